@@ -1,0 +1,1 @@
+//! The cache: answers without the handler.

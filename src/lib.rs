@@ -1,0 +1,56 @@
+//! Tower middleware that protects and speeds up an HTTP API.
+#![cfg_attr(docsrs, feature(doc_cfg))]
+// A build without all four layers leaves some of the words that they share unused.
+#![cfg_attr(
+    not(all(
+        feature = "api-key",
+        feature = "rate-limit",
+        feature = "cache",
+        feature = "access-log"
+    )),
+    allow(dead_code)
+)]
+
+// Ground: the words that all slices share.
+mod body;
+mod error;
+mod identity;
+mod json;
+mod record;
+mod rejection;
+mod runtime;
+mod store_future;
+mod store_key;
+mod time;
+
+// Four slices: each imports ground alone.
+#[cfg(feature = "access-log")]
+pub mod access_log;
+#[cfg(feature = "api-key")]
+pub mod api_key;
+#[cfg(feature = "cache")]
+pub mod cache;
+#[cfg(feature = "rate-limit")]
+pub mod rate_limit;
+
+// Backends, and what stands on all of it.
+#[cfg(feature = "test-util")]
+pub mod conformance;
+pub mod store;
+
+pub use self::body::ResponseBody;
+pub use self::error::{BoxError, ConfigError, StoreError, StoreErrorKind};
+pub use self::identity::{Identity, IdentityBuilder};
+pub use self::record::{
+    AuthDenial, AuthOutcome, CacheOutcome, CacheSource, FieldValue, PolicyOutcome,
+    RateLimitDecision, RateLimitOutcome, RecordHandle, RecordSlots,
+};
+pub use self::rejection::{Dialect, Rejection, Responder};
+#[cfg(feature = "tokio")]
+pub use self::runtime::TokioRuntime;
+pub use self::runtime::{Runtime, Task};
+pub use self::store_future::{Pending, StoreFuture};
+pub use self::store_key::{
+    KeySpace, LongKeyWriter, LongStoreKey, ShortKeyWriter, StoreKey, StoreKeys,
+};
+pub use self::time::{Clock, ManualClock, SystemClock, Timestamp};

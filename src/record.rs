@@ -1,0 +1,460 @@
+//! What the layers say of a request: the outcome types, and the handle by which they write them
+//! into the one record that the access log keeps.
+
+use std::{
+    borrow::Cow,
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use http::Extensions;
+use smallvec::SmallVec;
+
+use crate::{error::StoreErrorKind, identity::Identity};
+
+/// A handle on the record of the request at hand.
+///
+/// The access log puts one into the request's extensions; each layer inside writes its outcome
+/// through it, and so may a handler. What is written after the record has been emitted is lost.
+/// A clone is the same record.
+///
+/// ```
+/// use portcullis::RecordHandle;
+///
+/// let record = RecordHandle::default();
+/// record.set_field("order.id", 42_i64);
+/// assert_eq!(record.read(|slots| slots.fields().len()), 1);
+/// ```
+#[derive(Clone, Default)]
+pub struct RecordHandle {
+    slots: Arc<Mutex<RecordSlots>>,
+}
+
+impl RecordHandle {
+    /// Returns the handle in a request's extensions, if an access log put one there.
+    pub fn of(extensions: &Extensions) -> Option<&Self> {
+        extensions.get()
+    }
+
+    /// Writes what authentication found. The last word stands.
+    pub fn set_auth(&self, outcome: AuthOutcome) {
+        self.lock().auth = Some(outcome);
+    }
+
+    /// Adds what a limiter decided. A request may pass several.
+    pub fn push_rate_limit(&self, outcome: RateLimitOutcome) {
+        self.lock().rate_limits.push(outcome);
+    }
+
+    /// Writes what the cache did. The last word stands.
+    pub fn set_cache(&self, outcome: CacheOutcome) {
+        self.lock().cache = Some(outcome);
+    }
+
+    /// Writes a field of the handler's own, in the place of one of the same name.
+    ///
+    /// A record takes [`RecordSlots::FIELDS_MAX`] fields; further ones are counted and left out.
+    pub fn set_field(&self, name: impl Into<Cow<'static, str>>, value: impl Into<FieldValue>) {
+        self.lock().set_field(name.into(), value.into());
+    }
+
+    /// Reads what has been written so far.
+    pub fn read<T>(&self, read: impl FnOnce(&RecordSlots) -> T) -> T {
+        read(&self.lock())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, RecordSlots> {
+        // Each write is one assignment: what a panicking writer left behind is whole.
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for RecordHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("RecordHandle")
+    }
+}
+
+/// What the layers and the handler have written of one request.
+#[derive(Debug, Default)]
+pub struct RecordSlots {
+    auth: Option<AuthOutcome>,
+    rate_limits: SmallVec<[RateLimitOutcome; 2]>,
+    cache: Option<CacheOutcome>,
+    fields: Vec<(Cow<'static, str>, FieldValue)>,
+    fields_left_out: u32,
+}
+
+impl RecordSlots {
+    /// The most fields of a handler's own that one record takes.
+    pub const FIELDS_MAX: usize = 32;
+
+    /// Returns what authentication found, if it stood in the request's way.
+    pub fn auth(&self) -> Option<&AuthOutcome> {
+        self.auth.as_ref()
+    }
+
+    /// Returns what each limiter decided, outermost first.
+    pub fn rate_limits(&self) -> &[RateLimitOutcome] {
+        &self.rate_limits
+    }
+
+    /// Returns what the cache did, if the request came as far.
+    pub fn cache(&self) -> Option<&CacheOutcome> {
+        self.cache.as_ref()
+    }
+
+    /// Returns the handler's own fields, in the order in which they were first written.
+    pub fn fields(&self) -> &[(Cow<'static, str>, FieldValue)] {
+        &self.fields
+    }
+
+    /// Returns how many fields found no place.
+    pub fn fields_left_out(&self) -> u32 {
+        self.fields_left_out
+    }
+
+    fn set_field(&mut self, name: Cow<'static, str>, value: FieldValue) {
+        if let Some((_, old)) = self.fields.iter_mut().find(|(own, _)| *own == name) {
+            *old = value;
+        } else if self.fields.len() < Self::FIELDS_MAX {
+            self.fields.push((name, value));
+        } else {
+            self.fields_left_out += 1;
+        }
+    }
+}
+
+/// The value of a handler's own field.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum FieldValue {
+    /// Text.
+    Text(Cow<'static, str>),
+    /// A whole number.
+    Int(i64),
+    /// A number. Infinities and NaN are written as `null`.
+    Float(f64),
+    /// True or false.
+    Bool(bool),
+}
+
+impl From<&'static str> for FieldValue {
+    fn from(value: &'static str) -> Self {
+        Self::Text(Cow::Borrowed(value))
+    }
+}
+
+impl From<String> for FieldValue {
+    fn from(value: String) -> Self {
+        Self::Text(Cow::Owned(value))
+    }
+}
+
+impl From<i64> for FieldValue {
+    fn from(value: i64) -> Self {
+        Self::Int(value)
+    }
+}
+
+impl From<u32> for FieldValue {
+    fn from(value: u32) -> Self {
+        Self::Int(i64::from(value))
+    }
+}
+
+impl From<f64> for FieldValue {
+    fn from(value: f64) -> Self {
+        Self::Float(value)
+    }
+}
+
+impl From<bool> for FieldValue {
+    fn from(value: bool) -> Self {
+        Self::Bool(value)
+    }
+}
+
+/// What authentication found.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum AuthOutcome {
+    /// The caller is known.
+    Allowed(Identity),
+    /// Nothing was presented, and nothing was required.
+    Anonymous,
+    /// The caller was turned away.
+    Denied {
+        /// Why, for the operator's eyes; the caller is told less.
+        reason: AuthDenial,
+        /// The public id of the key, where the whole key was right.
+        key_id: Option<Arc<str>>,
+    },
+    /// The store of keys could not say.
+    StoreFailed(StoreErrorKind),
+}
+
+impl AuthOutcome {
+    /// Returns the outcome's name in the record.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Allowed(_) => "allowed",
+            Self::Anonymous => "anonymous",
+            Self::Denied { .. } => "denied",
+            Self::StoreFailed(_) => "error",
+        }
+    }
+}
+
+/// Why a caller was turned away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum AuthDenial {
+    /// No key was presented.
+    Missing,
+    /// Two keys, or a key in two places.
+    Ambiguous,
+    /// Not a key of ours: its form or its checksum is wrong.
+    Malformed,
+    /// A well-formed key that the store does not know, or whose secret is wrong.
+    Unknown,
+    /// The key's time is over.
+    Expired,
+    /// The key's time has not begun.
+    NotYetValid,
+    /// The key was revoked.
+    Revoked,
+    /// The key is switched off for the time being.
+    Disabled,
+    /// The key lacks a scope.
+    MissingScope,
+    /// The key may not be used from this address, origin or method.
+    Restricted,
+    /// The client has presented too many wrong keys.
+    TooManyFailures,
+}
+
+impl AuthDenial {
+    /// Returns the reason's name in the record.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Missing => "missing",
+            Self::Ambiguous => "ambiguous",
+            Self::Malformed => "malformed",
+            Self::Unknown => "unknown",
+            Self::Expired => "expired",
+            Self::NotYetValid => "not_yet_valid",
+            Self::Revoked => "revoked",
+            Self::Disabled => "disabled",
+            Self::MissingScope => "missing_scope",
+            Self::Restricted => "restricted",
+            Self::TooManyFailures => "too_many_failures",
+        }
+    }
+}
+
+/// What a limiter decided. Also in the extensions of the response, where the limiter puts it when
+/// it denies, and when a record is kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RateLimitOutcome {
+    /// What was decided.
+    pub decision: RateLimitDecision,
+    /// What each policy said, in the order of the configuration.
+    pub policies: SmallVec<[PolicyOutcome; 2]>,
+}
+
+impl RateLimitOutcome {
+    /// Creates an outcome.
+    pub fn new(
+        decision: RateLimitDecision,
+        policies: impl IntoIterator<Item = PolicyOutcome>,
+    ) -> Self {
+        Self {
+            decision,
+            policies: policies.into_iter().collect(),
+        }
+    }
+}
+
+/// The decisions of a limiter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum RateLimitDecision {
+    /// The request was admitted, and charged.
+    Allowed,
+    /// The request was turned away, and charged to nobody.
+    Denied,
+    /// No policy applied to the request.
+    Skipped,
+    /// The store failed, and the policy admits then.
+    FailedOpen(StoreErrorKind),
+    /// The store failed, and the policy turns away then.
+    FailedClosed(StoreErrorKind),
+}
+
+impl RateLimitDecision {
+    /// Returns the decision's name in the record.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Allowed => "allowed",
+            Self::Denied => "limited",
+            Self::Skipped => "skipped",
+            Self::FailedOpen(_) => "error_open",
+            Self::FailedClosed(_) => "error_closed",
+        }
+    }
+}
+
+/// What one policy said of a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PolicyOutcome {
+    /// The policy's name.
+    pub policy: Arc<str>,
+    /// How much the policy admits in a window.
+    pub limit: u64,
+    /// How much is left of it now; never more than the limit.
+    pub remaining: u64,
+    /// Whether this policy denied.
+    pub denied: bool,
+    /// How long until the same request would be admitted. `None` if it was, and if it never will.
+    pub retry_after: Option<Duration>,
+    /// How long until the quota is whole again, if nothing more is spent.
+    pub reset_after: Duration,
+}
+
+impl PolicyOutcome {
+    /// Creates what a policy says that admits.
+    pub fn allowed(policy: Arc<str>, limit: u64, remaining: u64, reset_after: Duration) -> Self {
+        Self {
+            policy,
+            limit,
+            remaining,
+            denied: false,
+            retry_after: None,
+            reset_after,
+        }
+    }
+
+    /// Creates what a policy says that denies.
+    pub fn denied(
+        policy: Arc<str>,
+        limit: u64,
+        remaining: u64,
+        retry_after: Option<Duration>,
+        reset_after: Duration,
+    ) -> Self {
+        Self {
+            policy,
+            limit,
+            remaining,
+            denied: true,
+            retry_after,
+            reset_after,
+        }
+    }
+}
+
+/// What the cache did. Also in the extensions of the response.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CacheOutcome {
+    /// Where the answer came from.
+    pub source: CacheSource,
+    /// Why it was not answered from the store, or not stored, in the words of RFC 9211 where it
+    /// has some.
+    pub detail: Option<&'static str>,
+    /// For how many seconds the answer stays fresh; negative once it is stale.
+    pub ttl_secs: Option<i64>,
+    /// Whether the answer is being stored.
+    pub stored: bool,
+    /// Whether the request waited for another one's answer.
+    pub collapsed: bool,
+}
+
+impl CacheOutcome {
+    /// Creates an outcome that says where the answer came from, and no more.
+    pub fn new(source: CacheSource) -> Self {
+        Self {
+            source,
+            detail: None,
+            ttl_secs: None,
+            stored: false,
+            collapsed: false,
+        }
+    }
+}
+
+/// Where an answer came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum CacheSource {
+    /// From the store, fresh: the handler was not called.
+    Hit,
+    /// From the store, stale: allowed by the response or the configuration.
+    Stale,
+    /// From the store, after the handler said that nothing has changed.
+    Revalidated,
+    /// From the handler: the store had nothing that fits.
+    Miss,
+    /// From the handler: the request was none for the cache.
+    Bypass,
+    /// From the handler: the store failed.
+    StoreFailed(StoreErrorKind),
+}
+
+impl CacheSource {
+    /// Returns the source's name in the record.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Hit => "hit",
+            Self::Stale => "stale",
+            Self::Revalidated => "revalidated",
+            Self::Miss => "miss",
+            Self::Bypass => "bypass",
+            Self::StoreFailed(_) => "error",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_field_written_twice_keeps_its_place_and_the_last_value() {
+        let record = RecordHandle::default();
+        record.set_field("a", 1_i64);
+        record.set_field("b", true);
+        record.set_field("a", "two");
+        record.read(|slots| {
+            assert_eq!(slots.fields()[0], ("a".into(), FieldValue::from("two")));
+            assert_eq!(slots.fields().len(), 2);
+        });
+    }
+
+    #[test]
+    fn fields_beyond_the_bound_are_counted_and_left_out() {
+        let record = RecordHandle::default();
+        for number in 0..40 {
+            record.set_field(format!("f{number}"), i64::from(number));
+        }
+        record.read(|slots| {
+            assert_eq!(slots.fields().len(), RecordSlots::FIELDS_MAX);
+            assert_eq!(slots.fields_left_out(), 8);
+        });
+    }
+
+    #[test]
+    fn a_handle_whose_writer_panicked_still_works() {
+        let record = RecordHandle::default();
+        let clone = record.clone();
+        let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            clone.read(|_| panic!("a reader of the user's"))
+        }));
+        record.set_auth(AuthOutcome::Anonymous);
+        assert!(record.read(|slots| slots.auth().is_some()));
+    }
+}

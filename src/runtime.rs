@@ -1,0 +1,71 @@
+//! Spawning and sleeping: the only file that does either.
+
+use std::{fmt, future::Future, pin::Pin, time::Duration};
+
+#[cfg(feature = "tokio")]
+pub use self::tokio_runtime::TokioRuntime;
+
+/// A future that a [`Runtime`] runs.
+pub type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// Spawns tasks and sleeps for the layers that need either.
+///
+/// No layer needs it to answer a request from memory: it serves work beside the request.
+/// `TokioRuntime` (feature `tokio`, on by default) is the one to use; this trait is for others.
+///
+/// ```
+/// use std::time::Duration;
+/// use portcullis::{Runtime, Task};
+///
+/// /// Runs on threads: for a service without an async runtime of its own.
+/// #[derive(Debug)]
+/// struct Threads;
+///
+/// impl Runtime for Threads {
+///     fn spawn(&self, task: Task) {
+///         std::thread::spawn(move || futures_block_on(task));
+///     }
+///
+///     fn sleep(&self, duration: Duration) -> Task {
+///         Box::pin(async move { std::thread::sleep(duration) })
+///     }
+/// }
+/// # fn futures_block_on(_task: Task) {}
+/// ```
+pub trait Runtime: fmt::Debug + Send + Sync + 'static {
+    /// Runs a task beside the caller. The task ends by itself.
+    fn spawn(&self, task: Task);
+
+    /// Returns a future that is ready once this much time has passed.
+    fn sleep(&self, duration: Duration) -> Task;
+}
+
+#[cfg(feature = "tokio")]
+mod tokio_runtime {
+    #![expect(
+        clippy::disallowed_methods,
+        reason = "the one place that spawns and sleeps"
+    )]
+
+    use std::time::Duration;
+
+    use super::{Runtime, Task};
+
+    /// Spawns and sleeps on the Tokio runtime that the caller runs in.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a Tokio runtime, or in one without a time driver.
+    #[derive(Clone, Copy, Debug, Default)]
+    pub struct TokioRuntime;
+
+    impl Runtime for TokioRuntime {
+        fn spawn(&self, task: Task) {
+            tokio::spawn(task);
+        }
+
+        fn sleep(&self, duration: Duration) -> Task {
+            Box::pin(tokio::time::sleep(duration))
+        }
+    }
+}

@@ -1,0 +1,215 @@
+//! A store in this process's memory.
+
+#[cfg(feature = "access-log")]
+mod access_log;
+#[cfg(not(feature = "access-log"))]
+#[path = "absent.rs"]
+mod access_log;
+#[cfg(feature = "api-key")]
+mod api_key;
+#[cfg(not(feature = "api-key"))]
+#[path = "absent.rs"]
+mod api_key;
+#[cfg(feature = "cache")]
+mod cache;
+#[cfg(not(feature = "cache"))]
+#[path = "absent.rs"]
+mod cache;
+#[cfg(feature = "rate-limit")]
+mod rate_limit;
+#[cfg(not(feature = "rate-limit"))]
+#[path = "absent.rs"]
+mod rate_limit;
+
+use std::{fmt, sync::Arc};
+
+use crate::{
+    error::ConfigError,
+    store_key::StoreKeys,
+    time::{Clock, SystemClock},
+};
+
+/// A store in this process's memory, for all four layers.
+///
+/// One value serves every layer; a clone is the same store. Each part is bounded, and none needs a
+/// task beside the requests: what has expired is found and reused when its place is needed.
+///
+/// | part | keeps at most | beyond that |
+/// |---|---|---|
+/// | API keys | 100 000 keys | creating one more fails: nothing is forgotten |
+/// | rate limits | 100 000 partitions | newcomers share a bucket that can only over-count |
+/// | cache | 64 MiB, headers and index included | the least useful answer goes |
+/// | access log | 1 000 records, 1 MiB | the oldest record goes |
+///
+/// ```
+/// use portcullis::store::MemoryStore;
+///
+/// let store = MemoryStore::builder()
+///     .cache_bytes_max(256 << 20)
+///     .rate_limit_partitions_max(1_000_000)
+///     .build()?;
+/// # let _ = store;
+/// # Ok::<(), portcullis::ConfigError>(())
+/// ```
+#[derive(Clone)]
+pub struct MemoryStore {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    shelf: Shelf,
+    access_log: access_log::Part,
+    api_key: api_key::Part,
+    cache: cache::Part,
+    rate_limit: rate_limit::Part,
+}
+
+/// What the parts are built from, and what they share.
+#[derive(Debug)]
+struct Shelf {
+    clock: Arc<dyn Clock>,
+    keys: StoreKeys,
+    bounds: Bounds,
+}
+
+/// How much each part may keep.
+#[derive(Clone, Debug)]
+struct Bounds {
+    api_keys_max: usize,
+    rate_limit_partitions_max: usize,
+    cache_bytes_max: u64,
+    log_records_max: usize,
+    log_bytes_max: usize,
+}
+
+impl MemoryStore {
+    /// Creates a store with the default bounds and the machine's clock.
+    pub fn new() -> Self {
+        Self::with_clock(SystemClock::new())
+    }
+
+    /// Creates a store with the default bounds and a clock of the caller's.
+    pub fn with_clock(clock: impl Clock) -> Self {
+        Self::builder().clock(clock).assemble()
+    }
+
+    /// Begins a store with bounds of the caller's.
+    pub fn builder() -> MemoryStoreBuilder {
+        MemoryStoreBuilder {
+            clock: None,
+            bounds: Bounds {
+                api_keys_max: 100_000,
+                rate_limit_partitions_max: 100_000,
+                cache_bytes_max: 64 << 20,
+                log_records_max: 1_000,
+                log_bytes_max: 1 << 20,
+            },
+        }
+    }
+}
+
+impl Default for MemoryStore {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for MemoryStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MemoryStore")
+            .field("bounds", &self.shared.shelf.bounds)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Builds a [`MemoryStore`].
+#[derive(Debug)]
+#[must_use]
+pub struct MemoryStoreBuilder {
+    clock: Option<Arc<dyn Clock>>,
+    bounds: Bounds,
+}
+
+impl MemoryStoreBuilder {
+    /// Sets the clock that the store tells the time by. The machine's by default.
+    pub fn clock(mut self, clock: impl Clock) -> Self {
+        self.clock = Some(Arc::new(clock));
+        self
+    }
+
+    /// Sets how many API keys the store holds at most. 100 000 by default.
+    pub fn api_keys_max(mut self, keys: usize) -> Self {
+        self.bounds.api_keys_max = keys;
+        self
+    }
+
+    /// Sets how many partitions are counted apart at most. 100 000 by default.
+    pub fn rate_limit_partitions_max(mut self, partitions: usize) -> Self {
+        self.bounds.rate_limit_partitions_max = partitions;
+        self
+    }
+
+    /// Sets how many bytes of answers are held at most, headers and index included. 64 MiB by
+    /// default.
+    pub fn cache_bytes_max(mut self, bytes: u64) -> Self {
+        self.bounds.cache_bytes_max = bytes;
+        self
+    }
+
+    /// Sets how many log records are held at most. 1 000 by default.
+    pub fn log_records_max(mut self, records: usize) -> Self {
+        self.bounds.log_records_max = records;
+        self
+    }
+
+    /// Sets how many bytes of log records are held at most. 1 MiB by default.
+    pub fn log_bytes_max(mut self, bytes: usize) -> Self {
+        self.bounds.log_bytes_max = bytes;
+        self
+    }
+
+    /// Returns the store.
+    ///
+    /// # Errors
+    ///
+    /// If a bound is zero.
+    pub fn build(self) -> Result<MemoryStore, ConfigError> {
+        let bounds = &self.bounds;
+        let named = [
+            ("api_keys_max", bounds.api_keys_max == 0),
+            (
+                "rate_limit_partitions_max",
+                bounds.rate_limit_partitions_max == 0,
+            ),
+            ("cache_bytes_max", bounds.cache_bytes_max == 0),
+            ("log_records_max", bounds.log_records_max == 0),
+            ("log_bytes_max", bounds.log_bytes_max == 0),
+        ];
+        match named.into_iter().find(|(_, zero)| *zero) {
+            Some((option, _)) => {
+                Err(
+                    ConfigError::new(option, 0, "a store of no room keeps nothing")
+                        .fix("give a bound of at least 1, or leave the default"),
+                )
+            }
+            None => Ok(self.assemble()),
+        }
+    }
+
+    fn assemble(self) -> MemoryStore {
+        let shelf = Shelf {
+            clock: self.clock.unwrap_or_else(|| Arc::new(SystemClock::new())),
+            keys: StoreKeys::random(),
+            bounds: self.bounds,
+        };
+        MemoryStore {
+            shared: Arc::new(Shared {
+                access_log: access_log::Part::new(&shelf),
+                api_key: api_key::Part::new(&shelf),
+                cache: cache::Part::new(&shelf),
+                rate_limit: rate_limit::Part::new(&shelf),
+                shelf,
+            }),
+        }
+    }
+}

@@ -1,0 +1,7 @@
+//! Where the layers keep things.
+
+#[cfg(feature = "memory")]
+mod memory;
+
+#[cfg(feature = "memory")]
+pub use self::memory::{MemoryStore, MemoryStoreBuilder};

@@ -1,0 +1,279 @@
+//! Time in whole microseconds, and the only file that reads a clock.
+#![expect(
+    clippy::disallowed_methods,
+    reason = "the one place that reads a clock"
+)]
+
+use std::{
+    fmt,
+    ops::{Add, Sub},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+/// A moment, in whole microseconds since the Unix epoch.
+///
+/// Microseconds are what all stores can count exactly: they fit a Lua double until the year 2255.
+/// Arithmetic saturates, it never panics.
+///
+/// ```
+/// use std::time::Duration;
+/// use portcullis::Timestamp;
+///
+/// let noon = Timestamp::from_micros(1_700_000_000_000_000);
+/// let later = noon + Duration::from_millis(1);
+/// assert_eq!(later - noon, Duration::from_millis(1));
+/// assert_eq!(noon - later, Duration::ZERO);
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Timestamp(u64);
+
+impl Timestamp {
+    /// The Unix epoch.
+    pub const EPOCH: Self = Self(0);
+
+    /// Creates the moment that many microseconds after the Unix epoch.
+    pub const fn from_micros(micros: u64) -> Self {
+        Self(micros)
+    }
+
+    /// Creates the moment that many whole seconds after the Unix epoch.
+    pub const fn from_secs(secs: u64) -> Self {
+        Self(secs.saturating_mul(1_000_000))
+    }
+
+    /// Returns the microseconds since the Unix epoch.
+    pub const fn as_micros(self) -> u64 {
+        self.0
+    }
+
+    /// Returns the whole milliseconds since the Unix epoch, rounded down.
+    pub const fn as_millis(self) -> u64 {
+        self.0 / 1_000
+    }
+
+    /// Returns the whole seconds since the Unix epoch, rounded down.
+    pub const fn as_secs(self) -> u64 {
+        self.0 / 1_000_000
+    }
+}
+
+impl From<SystemTime> for Timestamp {
+    /// Converts the machine's time; a moment before the epoch becomes the epoch.
+    fn from(time: SystemTime) -> Self {
+        Self(micros(time.duration_since(UNIX_EPOCH).unwrap_or_default()))
+    }
+}
+
+impl From<Timestamp> for SystemTime {
+    fn from(time: Timestamp) -> Self {
+        UNIX_EPOCH + Duration::from_micros(time.0)
+    }
+}
+
+impl Add<Duration> for Timestamp {
+    type Output = Self;
+
+    fn add(self, duration: Duration) -> Self {
+        Self(self.0.saturating_add(micros(duration)))
+    }
+}
+
+impl Sub<Duration> for Timestamp {
+    type Output = Self;
+
+    fn sub(self, duration: Duration) -> Self {
+        Self(self.0.saturating_sub(micros(duration)))
+    }
+}
+
+impl Sub for Timestamp {
+    type Output = Duration;
+
+    /// Returns the time from `earlier` to `self`, or zero if `earlier` is the later one.
+    fn sub(self, earlier: Self) -> Duration {
+        Duration::from_micros(self.0.saturating_sub(earlier.0))
+    }
+}
+
+/// Says what time it is.
+///
+/// Layers and stores in memory never read the machine's clock: they ask one of these, so that a
+/// test can move time instead of sleeping. A store on a server asks the server.
+pub trait Clock: fmt::Debug + Send + Sync + 'static {
+    /// Returns the time that durations and windows are measured by. It never goes back while the
+    /// process lives, and a step of the machine's clock does not move it.
+    fn now(&self) -> Timestamp;
+
+    /// Returns the calendar's time, as the machine has it now, steps included: what an expiry date
+    /// is compared with and what a log record is stamped with.
+    fn wall(&self) -> Timestamp {
+        self.now()
+    }
+}
+
+impl<C: Clock + ?Sized> Clock for Arc<C> {
+    fn now(&self) -> Timestamp {
+        (**self).now()
+    }
+
+    fn wall(&self) -> Timestamp {
+        (**self).wall()
+    }
+}
+
+/// The machine's clock.
+///
+/// [`Clock::now`] is the wall clock's time at construction plus the steady time since, so an
+/// administrator who sets the clock back by an hour reopens no window.
+#[derive(Clone, Debug)]
+pub struct SystemClock {
+    started: Instant,
+    started_at: Timestamp,
+}
+
+impl SystemClock {
+    /// Creates a clock that starts at the machine's time.
+    pub fn new() -> Self {
+        Self {
+            started: Instant::now(),
+            started_at: SystemTime::now().into(),
+        }
+    }
+}
+
+impl Default for SystemClock {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Clock for SystemClock {
+    fn now(&self) -> Timestamp {
+        self.started_at + self.started.elapsed()
+    }
+
+    fn wall(&self) -> Timestamp {
+        SystemTime::now().into()
+    }
+}
+
+/// A clock that stands still until it is moved: for tests.
+///
+/// Clones show the same time.
+///
+/// ```
+/// use std::time::Duration;
+/// use portcullis::{Clock, ManualClock};
+///
+/// let clock = ManualClock::default();
+/// let before = clock.now();
+/// clock.advance(Duration::from_secs(1));
+/// assert_eq!(clock.now() - before, Duration::from_secs(1));
+/// ```
+#[derive(Clone, Debug)]
+pub struct ManualClock {
+    hands: Arc<Hands>,
+}
+
+#[derive(Debug)]
+struct Hands {
+    now_micros: AtomicU64,
+    wall_micros: AtomicU64,
+}
+
+impl ManualClock {
+    /// Creates a clock that shows this moment, both as steady and as wall time.
+    pub fn new(at: Timestamp) -> Self {
+        Self {
+            hands: Arc::new(Hands {
+                now_micros: AtomicU64::new(at.as_micros()),
+                wall_micros: AtomicU64::new(at.as_micros()),
+            }),
+        }
+    }
+
+    /// Moves both hands on by a duration, rounded down to whole microseconds.
+    pub fn advance(&self, by: Duration) {
+        let by = micros(by);
+        self.hands.now_micros.fetch_add(by, Ordering::SeqCst);
+        self.hands.wall_micros.fetch_add(by, Ordering::SeqCst);
+    }
+
+    /// Sets the wall clock alone, forward or back, as an administrator or a leap would.
+    pub fn set_wall(&self, at: Timestamp) {
+        self.hands
+            .wall_micros
+            .store(at.as_micros(), Ordering::SeqCst);
+    }
+
+    /// Sets the steady time, forward or back. A real clock never does the latter: this is for
+    /// proving that nothing breaks if one does.
+    pub fn set_now(&self, at: Timestamp) {
+        self.hands
+            .now_micros
+            .store(at.as_micros(), Ordering::SeqCst);
+    }
+}
+
+impl Default for ManualClock {
+    /// Shows 2026-01-01T00:00:00Z.
+    fn default() -> Self {
+        Self::new(Timestamp::from_secs(1_767_225_600))
+    }
+}
+
+impl Clock for ManualClock {
+    fn now(&self) -> Timestamp {
+        Timestamp(self.hands.now_micros.load(Ordering::SeqCst))
+    }
+
+    fn wall(&self) -> Timestamp {
+        Timestamp(self.hands.wall_micros.load(Ordering::SeqCst))
+    }
+}
+
+/// Returns a duration in whole microseconds, rounded down, at most `u64::MAX`.
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arithmetic_saturates_at_both_ends() {
+        let end = Timestamp::from_micros(u64::MAX);
+        assert_eq!(end + Duration::MAX, end);
+        assert_eq!(Timestamp::EPOCH - Duration::MAX, Timestamp::EPOCH);
+        assert_eq!(Timestamp::from_secs(u64::MAX), end);
+    }
+
+    #[test]
+    fn a_time_before_the_epoch_becomes_the_epoch() {
+        let before = UNIX_EPOCH - Duration::from_secs(1);
+        assert_eq!(Timestamp::from(before), Timestamp::EPOCH);
+    }
+
+    #[test]
+    fn the_system_clock_starts_at_the_machines_time_and_never_goes_back() {
+        let clock = SystemClock::new();
+        let first = clock.now();
+        assert!(first >= clock.started_at);
+        assert!(clock.now() >= first);
+        assert!(clock.wall() - first < Duration::from_secs(60));
+    }
+
+    #[test]
+    fn a_step_of_the_wall_clock_does_not_move_steady_time() {
+        let clock = ManualClock::default();
+        let now = clock.now();
+        clock.set_wall(Timestamp::EPOCH);
+        assert_eq!(clock.now(), now);
+        assert_eq!(clock.wall(), Timestamp::EPOCH);
+    }
+}

@@ -1,0 +1,1 @@
+//! What the access_log layer does, seen by a client.

@@ -1,0 +1,1 @@
+//! What the api_key layer does, seen by a client.

@@ -1,0 +1,1 @@
+//! What the cache layer does, seen by a client.

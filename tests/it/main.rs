@@ -1,0 +1,12 @@
+//! The behaviour of the layers, proved from outside.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "tests spawn tasks and start servers"
+)]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod access_log;
+mod api_key;
+mod cache;
+mod rate_limit;
+mod support;

@@ -1,0 +1,1 @@
+//! What the rate_limit layer does, seen by a client.
