@@ -8,14 +8,17 @@
         feature = "cache",
         feature = "access-log"
     )),
-    allow(dead_code)
+    allow(dead_code, unused_imports)
 )]
 
 // Ground: the words that all slices share.
 mod body;
+mod client_addr;
 mod error;
+mod framework;
 mod identity;
 mod json;
+mod notice;
 mod record;
 mod rejection;
 mod runtime;
@@ -39,6 +42,10 @@ pub mod conformance;
 pub mod store;
 
 pub use self::body::ResponseBody;
+pub use self::client_addr::{
+    ClientAddr, ClientAddrResolver, ForwardedHeader, IpNetwork, MissingClientAddr, PeerAddr,
+    TrustedProxies,
+};
 pub use self::error::{BoxError, ConfigError, StoreError, StoreErrorKind};
 pub use self::identity::{Identity, IdentityBuilder};
 pub use self::record::{
