@@ -1,9 +1,8 @@
 //! The client's address: the peer's, or what trusted proxies say of it; never what a client says.
 
 use std::{
-    fmt, iter,
-    net::{IpAddr, Ipv6Addr, SocketAddr},
-    str::{self, FromStr},
+    fmt,
+    net::{IpAddr, SocketAddr},
     sync::atomic::AtomicBool,
 };
 
@@ -11,15 +10,14 @@ use http::{
     Extensions, HeaderMap,
     header::{FORWARDED, HeaderName},
 };
-use ipnet::{IpNet, Ipv4Net};
 
-use crate::{error::ConfigError, framework, notice};
-
-/// Entries of a forwarded header that are looked at, from the right; none further left is read.
-const MAX_ENTRIES: usize = 64;
-
-/// The longest node that is parsed: an IPv6 address in full, its brackets, a port, and room to spare.
-const MAX_NODE_BYTES: usize = 64;
+use crate::{
+    error::ConfigError,
+    forwarded::{hops, parse_element, parse_node, rsplit_unquoted},
+    framework,
+    ip_network::IpNetwork,
+    notice,
+};
 
 /// How many bits of an IPv6 address name one client, unless it is said otherwise.
 const DEFAULT_IPV6_PREFIX: u8 = 56;
@@ -319,7 +317,7 @@ impl ClientAddr {
 
     /// Returns the network that counts as this one client: an IPv4 address, or an IPv6 prefix.
     pub fn network(&self) -> IpNetwork {
-        IpNetwork(IpNet::new_assert(self.ip, self.prefix()).trunc())
+        IpNetwork::around(self.ip, self.prefix())
     }
 
     /// Returns the network in bytes: the same for all addresses of one client, and for no other.
@@ -327,7 +325,7 @@ impl ClientAddr {
         // The first byte keeps the families apart, and resolvers that group differently: no prefix
         // of an IPv6 client is as short as 4.
         let mut bytes = [0; 17];
-        match self.network().0.network() {
+        match self.network().address() {
             IpAddr::V4(ip) => {
                 bytes[0] = 4;
                 bytes[1..5].copy_from_slice(&ip.octets());
@@ -377,75 +375,9 @@ impl fmt::Display for ClientAddr {
 #[non_exhaustive]
 pub struct MissingClientAddr;
 
-/// A network of IP addresses, written as `10.0.0.0/8`, `2001:db8::/32`, or one address alone.
-///
-/// ```
-/// use portcullis::IpNetwork;
-///
-/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// let office: IpNetwork = "203.0.113.0/24".parse()?;
-/// assert!(office.contains("203.0.113.9".parse()?));
-/// assert!(office.contains("::ffff:203.0.113.9".parse()?));
-/// assert!(!office.contains("198.51.100.1".parse()?));
-///
-/// let mistaken = "203.0.113.9/24".parse::<IpNetwork>();
-/// assert!(mistaken.is_err(), "one host, or its whole network?");
-/// # Ok(())
-/// # }
-/// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct IpNetwork(IpNet);
-
-impl IpNetwork {
-    /// Returns whether the address is in the network.
-    ///
-    /// An IPv4 address in its IPv6 form (`::ffff:192.0.2.1`) is taken as IPv4, on both sides: no
-    /// IPv6 network but those of `::ffff:0:0/96` holds one.
-    pub fn contains(&self, ip: IpAddr) -> bool {
-        self.0.contains(&ip.to_canonical())
-    }
-
-    fn parse(option: &'static str, text: &str) -> Result<Self, ConfigError> {
-        let error = |problem| ConfigError::new(option, text, problem);
-        let network = match text.parse::<IpAddr>() {
-            Ok(ip) => IpNet::from(ip),
-            Err(_) => text.parse().map_err(|_| {
-                error("this is not a network").fix("write one such as 10.0.0.0/8 or fd00::/8")
-            })?,
-        };
-        if network.trunc() != network {
-            let fix = format!("write {}, or {} alone", network.trunc(), network.addr());
-            return Err(error("the address has bits to the right of the prefix").fix(fix));
-        }
-        Ok(Self(fold(network)))
-    }
-}
-
-impl FromStr for IpNetwork {
-    type Err = ConfigError;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Self::parse("network", text)
-    }
-}
-
-impl fmt::Display for IpNetwork {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-/// Takes a network of IPv4 addresses in their IPv6 form as the IPv4 network that it is.
-fn fold(network: IpNet) -> IpNet {
-    match (network.addr().to_canonical(), network.prefix_len()) {
-        (IpAddr::V4(ip), bits @ 96..) => IpNet::V4(Ipv4Net::new_assert(ip, bits - 96)),
-        _ => network,
-    }
-}
-
 fn trusted_network(text: &str) -> Result<IpNetwork, ConfigError> {
     let network = IpNetwork::parse("trusted_proxies", text)?;
-    if network.0.prefix_len() == 0 {
+    if network.prefix_len() == 0 {
         let problem = "where everybody is a proxy, each client chooses its own address";
         return Err(trusted_proxies_error(text, problem)
             .fix("name the proxies' networks, or count the proxies by `TrustedProxies::Hops`"));
@@ -485,118 +417,13 @@ fn unnamed_proxy_notice(peer: IpAddr, header: ForwardedHeader) -> String {
     )
 }
 
-/// Bounds the entries of a forwarded header, and leaves out the empty ones (RFC 9110, section 5.6.1).
-fn hops<'a>(entries: impl Iterator<Item = &'a [u8]>) -> impl Iterator<Item = &'a [u8]> {
-    // Empty entries count against the bound: a client may send as many of them as it likes.
-    entries
-        .take(MAX_ENTRIES)
-        .map(<[u8]>::trim_ascii)
-        .filter(|entry| !entry.is_empty())
-}
-
-/// Parses an element of `Forwarded`: pairs between semicolons, of which one is `for` (RFC 7239,
-/// section 4).
-fn parse_element(element: &[u8]) -> Option<IpAddr> {
-    let mut node = None;
-    for pair in rsplit_unquoted(element, b';').map(<[u8]>::trim_ascii) {
-        if pair.is_empty() {
-            continue;
-        }
-        let equals = pair.iter().position(|&byte| byte == b'=')?;
-        let value = unquote(&pair[equals + 1..])?;
-        if pair[..equals].eq_ignore_ascii_case(b"for") && node.replace(value).is_some() {
-            return None;
-        }
-    }
-    parse_node(node?)
-}
-
-fn unquote(value: &[u8]) -> Option<&[u8]> {
-    match value {
-        [b'"', inner @ .., b'"'] => Some(inner),
-        plain => (!plain.contains(&b'"')).then_some(plain),
-    }
-}
-
-/// Parses an address, which may have a port: `192.0.2.1:80`, `[2001:db8::1]:80`, `2001:db8::1`.
-fn parse_node(node: &[u8]) -> Option<IpAddr> {
-    if node.len() > MAX_NODE_BYTES {
-        return None;
-    }
-    let node = str::from_utf8(node).ok()?;
-    let ip = match node.strip_prefix('[') {
-        Some(bracketed) => {
-            let (ip, port) = bracketed.split_once(']')?;
-            if !port.is_empty() && !is_port(port.strip_prefix(':')?) {
-                return None;
-            }
-            IpAddr::V6(ip.parse::<Ipv6Addr>().ok()?)
-        }
-        None => match node.split_once(':') {
-            Some((ip, port)) if is_port(port) => IpAddr::V4(ip.parse().ok()?),
-            _ => node.parse().ok()?,
-        },
-    };
-    Some(ip.to_canonical())
-}
-
-/// Whether this is a port, or the obfuscated name of one (RFC 7239, section 6.2).
-fn is_port(port: &str) -> bool {
-    match port.strip_prefix('_') {
-        Some(name) => {
-            !name.is_empty()
-                && name
-                    .bytes()
-                    .all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
-        }
-        None => (1..=5).contains(&port.len()) && port.bytes().all(|byte| byte.is_ascii_digit()),
-    }
-}
-
-/// Splits at the separators that are not quoted; the rightmost part comes first.
-///
-/// The quotes are paired from the right as well: what a trusted proxy wrote there is well-formed,
-/// and a quote that the client leaves open further left cannot swallow it.
-fn rsplit_unquoted(line: &[u8], separator: u8) -> impl Iterator<Item = &[u8]> {
-    let mut rest = Some(line);
-    iter::from_fn(move || {
-        let line = rest?;
-        let separator_at = last_unquoted(line, separator);
-        rest = separator_at.map(|at| &line[..at]);
-        Some(separator_at.map_or(line, |at| &line[at + 1..]))
-    })
-}
-
-fn last_unquoted(line: &[u8], separator: u8) -> Option<usize> {
-    let mut quoted = false;
-    for (at, &byte) in line.iter().enumerate().rev() {
-        if byte == b'"' {
-            // From the right, a quotation begins at its closing quote and ends at the first that is
-            // not escaped.
-            quoted = !quoted || is_escaped(&line[..at]);
-        } else if byte == separator && !quoted {
-            return Some(at);
-        }
-    }
-    None
-}
-
-fn is_escaped(before: &[u8]) -> bool {
-    before
-        .iter()
-        .rev()
-        .take_while(|&&byte| byte == b'\\')
-        .count()
-        % 2
-        == 1
-}
-
 #[cfg(test)]
 mod tests {
     use http::HeaderValue;
     use proptest::{collection::vec, prelude::*};
 
     use super::*;
+    use crate::forwarded::{MAX_ENTRIES, MAX_NODE_BYTES};
 
     fn ip(text: &str) -> IpAddr {
         text.parse().unwrap()

@@ -15,8 +15,10 @@
 mod body;
 mod client_addr;
 mod error;
+mod forwarded;
 mod framework;
 mod identity;
+mod ip_network;
 mod json;
 mod notice;
 mod record;
@@ -43,11 +45,11 @@ pub mod store;
 
 pub use self::body::ResponseBody;
 pub use self::client_addr::{
-    ClientAddr, ClientAddrResolver, ForwardedHeader, IpNetwork, MissingClientAddr, PeerAddr,
-    TrustedProxies,
+    ClientAddr, ClientAddrResolver, ForwardedHeader, MissingClientAddr, PeerAddr, TrustedProxies,
 };
 pub use self::error::{BoxError, ConfigError, StoreError, StoreErrorKind};
 pub use self::identity::{Identity, IdentityBuilder};
+pub use self::ip_network::IpNetwork;
 pub use self::record::{
     AuthDenial, AuthOutcome, CacheOutcome, CacheSource, FieldValue, PolicyOutcome,
     RateLimitDecision, RateLimitOutcome, RecordHandle, RecordSlots,
