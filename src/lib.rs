@@ -8,14 +8,19 @@
         feature = "cache",
         feature = "access-log"
     )),
-    allow(dead_code)
+    allow(dead_code, unused_imports)
 )]
 
 // Ground: the words that all slices share.
 mod body;
+mod client_addr;
 mod error;
+mod forwarded;
+mod framework;
 mod identity;
+mod ip_network;
 mod json;
+mod notice;
 mod record;
 mod rejection;
 mod runtime;
@@ -39,8 +44,12 @@ pub mod conformance;
 pub mod store;
 
 pub use self::body::ResponseBody;
+pub use self::client_addr::{
+    ClientAddr, ClientAddrResolver, ForwardedHeader, MissingClientAddr, PeerAddr, TrustedProxies,
+};
 pub use self::error::{BoxError, ConfigError, StoreError, StoreErrorKind};
 pub use self::identity::{Identity, IdentityBuilder};
+pub use self::ip_network::IpNetwork;
 pub use self::record::{
     AuthDenial, AuthOutcome, CacheOutcome, CacheSource, FieldValue, PolicyOutcome,
     RateLimitDecision, RateLimitOutcome, RecordHandle, RecordSlots,

@@ -19,7 +19,7 @@ use crate::error::StoreError;
 /// use portcullis::StoreFuture;
 ///
 /// let at_once = StoreFuture::ready(7);
-/// assert_eq!(at_once.into_ready().unwrap().unwrap(), 7);
+/// assert!(matches!(at_once.into_ready(), Ok(Ok(7))));
 ///
 /// let later = StoreFuture::pending(async { Ok(7) });
 /// assert!(later.into_ready().is_err());

@@ -8,5 +8,6 @@
 mod access_log;
 mod api_key;
 mod cache;
+mod house;
 mod rate_limit;
 mod support;

@@ -1,6 +1,9 @@
 //! What the tests share: requests, bodies, and services with a will of their own.
 #![allow(dead_code, reason = "not every theme is built with every feature")]
 
+pub(crate) mod process;
+pub(crate) mod strict;
+
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response};
 use http_body::Body;

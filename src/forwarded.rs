@@ -1,0 +1,119 @@
+//! The forwarded headers, read from the right: `X-Forwarded-For`, and `Forwarded` (RFC 7239).
+
+use std::{
+    iter,
+    net::{IpAddr, Ipv6Addr},
+    str,
+};
+
+/// Entries of a forwarded header that are looked at, from the right; none further left is read.
+pub(crate) const MAX_ENTRIES: usize = 64;
+
+/// The longest node that is parsed: an IPv6 address in full, its brackets, a port, and room to spare.
+pub(crate) const MAX_NODE_BYTES: usize = 64;
+
+/// Bounds the entries of a forwarded header, and leaves out the empty ones (RFC 9110, section 5.6.1).
+pub(crate) fn hops<'a>(entries: impl Iterator<Item = &'a [u8]>) -> impl Iterator<Item = &'a [u8]> {
+    // Empty entries count against the bound: a client may send as many of them as it likes.
+    entries
+        .take(MAX_ENTRIES)
+        .map(<[u8]>::trim_ascii)
+        .filter(|entry| !entry.is_empty())
+}
+
+/// Parses an element of `Forwarded`: pairs between semicolons, of which one is `for` (RFC 7239,
+/// section 4).
+pub(crate) fn parse_element(element: &[u8]) -> Option<IpAddr> {
+    let mut node = None;
+    for pair in rsplit_unquoted(element, b';').map(<[u8]>::trim_ascii) {
+        if pair.is_empty() {
+            continue;
+        }
+        let equals = pair.iter().position(|&byte| byte == b'=')?;
+        let value = unquote(&pair[equals + 1..])?;
+        if pair[..equals].eq_ignore_ascii_case(b"for") && node.replace(value).is_some() {
+            return None;
+        }
+    }
+    parse_node(node?)
+}
+
+fn unquote(value: &[u8]) -> Option<&[u8]> {
+    match value {
+        [b'"', inner @ .., b'"'] => Some(inner),
+        plain => (!plain.contains(&b'"')).then_some(plain),
+    }
+}
+
+/// Parses an address, which may have a port: `192.0.2.1:80`, `[2001:db8::1]:80`, `2001:db8::1`.
+pub(crate) fn parse_node(node: &[u8]) -> Option<IpAddr> {
+    if node.len() > MAX_NODE_BYTES {
+        return None;
+    }
+    let node = str::from_utf8(node).ok()?;
+    let ip = match node.strip_prefix('[') {
+        Some(bracketed) => {
+            let (ip, port) = bracketed.split_once(']')?;
+            if !port.is_empty() && !is_port(port.strip_prefix(':')?) {
+                return None;
+            }
+            IpAddr::V6(ip.parse::<Ipv6Addr>().ok()?)
+        }
+        None => match node.split_once(':') {
+            Some((ip, port)) if is_port(port) => IpAddr::V4(ip.parse().ok()?),
+            _ => node.parse().ok()?,
+        },
+    };
+    Some(ip.to_canonical())
+}
+
+/// Whether this is a port, or the obfuscated name of one (RFC 7239, section 6.2).
+fn is_port(port: &str) -> bool {
+    match port.strip_prefix('_') {
+        Some(name) => {
+            !name.is_empty()
+                && name
+                    .bytes()
+                    .all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
+        }
+        None => (1..=5).contains(&port.len()) && port.bytes().all(|byte| byte.is_ascii_digit()),
+    }
+}
+
+/// Splits at the separators that are not quoted; the rightmost part comes first.
+///
+/// The quotes are paired from the right as well: what a trusted proxy wrote there is well-formed,
+/// and a quote that the client leaves open further left cannot swallow it.
+pub(crate) fn rsplit_unquoted(line: &[u8], separator: u8) -> impl Iterator<Item = &[u8]> {
+    let mut rest = Some(line);
+    iter::from_fn(move || {
+        let line = rest?;
+        let separator_at = last_unquoted(line, separator);
+        rest = separator_at.map(|at| &line[..at]);
+        Some(separator_at.map_or(line, |at| &line[at + 1..]))
+    })
+}
+
+fn last_unquoted(line: &[u8], separator: u8) -> Option<usize> {
+    let mut quoted = false;
+    for (at, &byte) in line.iter().enumerate().rev() {
+        if byte == b'"' {
+            // From the right, a quotation begins at its closing quote and ends at the first that is
+            // not escaped.
+            quoted = !quoted || is_escaped(&line[..at]);
+        } else if byte == separator && !quoted {
+            return Some(at);
+        }
+    }
+    None
+}
+
+fn is_escaped(before: &[u8]) -> bool {
+    before
+        .iter()
+        .rev()
+        .take_while(|&&byte| byte == b'\\')
+        .count()
+        % 2
+        == 1
+}

@@ -1,0 +1,15 @@
+//! No framework: the extensions hold only what the user puts there.
+
+use std::net::SocketAddr;
+
+use http::Extensions;
+
+/// Returns nothing: no framework has said who is connected.
+pub(crate) fn peer_addr(_extensions: &Extensions) -> Option<SocketAddr> {
+    None
+}
+
+/// Returns nothing: no framework has matched a route.
+pub(crate) fn matched_path(_extensions: &Extensions) -> Option<&str> {
+    None
+}

@@ -1,0 +1,11 @@
+//! What a web framework leaves in a request's extensions; nothing, without the framework's feature.
+
+#[cfg(feature = "axum")]
+mod axum;
+#[cfg(not(feature = "axum"))]
+mod bare;
+
+#[cfg(feature = "axum")]
+pub(crate) use self::axum::{matched_path, peer_addr};
+#[cfg(not(feature = "axum"))]
+pub(crate) use self::bare::{matched_path, peer_addr};

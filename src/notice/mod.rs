@@ -1,0 +1,54 @@
+//! What is misconfigured, said once: as a `tracing` event, or else as a line on stderr.
+
+#[cfg(not(feature = "tracing"))]
+mod stderr;
+#[cfg(feature = "tracing")]
+mod tracing;
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+#[cfg(not(feature = "tracing"))]
+use self::stderr::say;
+#[cfg(feature = "tracing")]
+use self::tracing::say;
+
+/// Says a message, unless the flag tells that it was said before.
+///
+/// A misconfiguration is met by every request; the operator hears of it once. The message is only
+/// written when it is said: a caller on the path of each request pays for one load.
+pub(crate) fn once(said: &AtomicBool, message: impl FnOnce() -> String) {
+    // A plain load first: requests on all cores would fight over the line that a swap takes.
+    if !said.load(Ordering::Relaxed) && !said.swap(true, Ordering::Relaxed) {
+        say(&message());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_notice_is_said_once_and_not_even_written_again() {
+        let said = AtomicBool::new(false);
+        let mut written = 0;
+        for _ in 0..3 {
+            once(&said, || {
+                written += 1;
+                String::from("a notice from a test")
+            });
+        }
+        assert_eq!(written, 1);
+    }
+
+    #[test]
+    fn two_notices_are_each_said() {
+        let mut written = 0;
+        for said in [AtomicBool::new(false), AtomicBool::new(false)] {
+            once(&said, || {
+                written += 1;
+                String::from("a notice from a test")
+            });
+        }
+        assert_eq!(written, 2);
+    }
+}
