@@ -12,6 +12,7 @@
 )]
 
 // Ground: the words that all slices share.
+mod audit;
 mod body;
 mod client_addr;
 mod error;
@@ -43,6 +44,7 @@ pub mod rate_limit;
 pub mod conformance;
 pub mod store;
 
+pub use self::audit::{AuditEvent, Auditor};
 pub use self::body::ResponseBody;
 pub use self::client_addr::{
     ClientAddr, ClientAddrResolver, ForwardedHeader, MissingClientAddr, PeerAddr, TrustedProxies,
