@@ -5,11 +5,13 @@ use std::{borrow::Cow, cell::RefCell, io::Write, net::IpAddr, time::Duration};
 use http::{HeaderName, Method, Version, header::USER_AGENT};
 
 use super::{
+    level::Level,
     record::Record,
     redact::{SHORT_BYTES_MAX, TEXT_BYTES_MAX, capped},
-    schema::{EVENT_NAME, Field, Names, SCHEMA_VERSION},
+    schema::{EVENT_NAME, Field, LOSS_EVENT_NAME, Names, SCHEMA_VERSION},
 };
 use crate::{
+    audit::AuditEvent,
     json,
     record::{AuthOutcome, FieldValue},
     time::Timestamp,
@@ -60,6 +62,55 @@ impl Record<'_> {
     }
 }
 
+/// Returns a line, without its line feed, that tells of records that were lost.
+pub(super) fn loss(names: Names, at: Timestamp, reason: &str, lost: u64) -> Vec<u8> {
+    event(names, at, Level::Warn, LOSS_EVENT_NAME, |object| {
+        object.text(Field::ErrorType, reason);
+        object.int(Field::Lost, lost);
+    })
+}
+
+/// Returns the line of an audit event, without its line feed.
+pub(super) fn audit(names: Names, at: Timestamp, audited: &AuditEvent) -> Vec<u8> {
+    let level = audit_level(audited);
+    event(names, at, level, audited.name(), |object| {
+        object.audit(audited)
+    })
+}
+
+fn audit_level(event: &AuditEvent) -> Level {
+    match event {
+        AuditEvent::KeyCreated { .. }
+        | AuditEvent::KeyRotated { .. }
+        | AuditEvent::KeyRevoked { .. }
+        | AuditEvent::LimitExceededInShadow { .. }
+        | AuditEvent::StoreUp { .. } => Level::Info,
+        AuditEvent::AuthDenied { .. }
+        | AuditEvent::BanRaised { .. }
+        | AuditEvent::ConfigWarning { .. } => Level::Warn,
+        AuditEvent::StoreDown { .. } => Level::Error,
+    }
+}
+
+/// Returns the line of an event that is no request.
+fn event(
+    names: Names,
+    at: Timestamp,
+    level: Level,
+    name: &str,
+    rest: impl FnOnce(&mut Object<'_>),
+) -> Vec<u8> {
+    let mut out = vec![b'{'];
+    let mut object = Object {
+        out: &mut out,
+        names,
+    };
+    object.preamble(at, level, name);
+    rest(&mut object);
+    out.push(b'}');
+    out
+}
+
 /// Appends a record as a JSON object.
 fn push_object(out: &mut Vec<u8>, record: &Record<'_>, names: Names) {
     out.push(b'{');
@@ -80,17 +131,69 @@ struct Object<'a> {
 
 impl Object<'_> {
     fn head(&mut self, record: &Record<'_>) {
-        self.name(Field::Timestamp);
-        push_rfc3339(self.out, record.arrived_at());
-        self.text(Field::SeverityText, record.level().as_str());
-        self.int(Field::SeverityNumber, record.level().severity_number());
-        self.text(Field::EventName, EVENT_NAME);
-        self.int(Field::SchemaVersion, SCHEMA_VERSION);
+        self.preamble(record.arrived_at(), record.level(), EVENT_NAME);
         self.text(Field::RequestId, record.request_id().as_str());
         if let Some(trace) = record.trace() {
             self.text(Field::TraceId, trace.trace_id());
             self.text(Field::SpanId, trace.span_id());
             self.text(Field::TraceFlags, trace.flags());
+        }
+    }
+
+    /// Writes what every line begins with.
+    fn preamble(&mut self, at: Timestamp, level: Level, name: &str) {
+        self.name(Field::Timestamp);
+        push_rfc3339(self.out, at);
+        self.text(Field::SeverityText, level.as_str());
+        self.int(Field::SeverityNumber, level.severity_number());
+        self.text(Field::EventName, name);
+        self.int(Field::SchemaVersion, SCHEMA_VERSION);
+    }
+
+    fn audit(&mut self, event: &AuditEvent) {
+        match event {
+            AuditEvent::KeyCreated { key_id, by } | AuditEvent::KeyRevoked { key_id, by } => {
+                self.short_text(Field::AuthKeyId, Some(key_id));
+                self.short_text(Field::AuditBy, by.as_deref());
+            }
+            AuditEvent::KeyRotated {
+                key_id,
+                successor,
+                by,
+            } => {
+                self.short_text(Field::AuthKeyId, Some(key_id));
+                self.short_text(Field::AuditSuccessor, Some(successor));
+                self.short_text(Field::AuditBy, by.as_deref());
+            }
+            AuditEvent::AuthDenied {
+                reason,
+                key_id,
+                client,
+                request_id,
+            } => {
+                self.short_text(Field::RequestId, Some(request_id));
+                if let Some(client) = client {
+                    self.addr(Field::ClientAddress, *client);
+                }
+                self.text(Field::AuthReason, reason.as_str());
+                self.short_text(Field::AuthKeyId, key_id.as_deref());
+            }
+            AuditEvent::BanRaised { subject, policy } => {
+                self.short_text(Field::AuditSubject, Some(subject));
+                self.short_text(Field::RateLimitPolicy, Some(policy));
+            }
+            AuditEvent::LimitExceededInShadow { policy, key_id } => {
+                self.short_text(Field::RateLimitPolicy, Some(policy));
+                self.short_text(Field::AuthKeyId, key_id.as_deref());
+            }
+            AuditEvent::StoreDown { store, kind } => {
+                self.short_text(Field::AuditStore, Some(store));
+                self.text(Field::AuditMessage, &kind.to_string());
+            }
+            AuditEvent::StoreUp { store } => self.short_text(Field::AuditStore, Some(store)),
+            AuditEvent::ConfigWarning { message } => {
+                self.text(Field::AuditMessage, &capped(message, TEXT_BYTES_MAX));
+            }
         }
     }
 

@@ -59,6 +59,7 @@
 //! The response's bytes are counted as the server takes them. A request's body keeps its type, so
 //! that any inner service can take it, and its length is written as the request declares it.
 
+mod backlog;
 mod body;
 mod config;
 mod encode;
@@ -67,6 +68,7 @@ mod guard;
 mod json_lines;
 mod layer;
 mod level;
+mod queue;
 mod recent;
 mod record;
 mod redact;
@@ -82,11 +84,13 @@ mod trace_context;
 mod tracing_sink;
 mod trust;
 
+pub use self::backlog::Losses;
 pub use self::body::AccessLogBody;
 pub use self::future::ResponseFuture;
 pub use self::json_lines::JsonLines;
 pub use self::layer::{AccessLogBuilder, AccessLogLayer};
 pub use self::level::Level;
+pub use self::queue::{LogQueue, LogQueueBuilder};
 pub use self::recent::RecentRecords;
 pub use self::record::{Outcome, Record};
 pub use self::request_id::RequestId;

@@ -8,6 +8,9 @@ pub const SCHEMA_VERSION: u32 = 1;
 /// What an access record is called among a log's events.
 pub(super) const EVENT_NAME: &str = "http.server.request";
 
+/// What the event is called that tells of lost records.
+pub(super) const LOSS_EVENT_NAME: &str = "portcullis.log.lost";
+
 /// By whose convention the fields are named.
 ///
 /// OpenTelemetry has no word for what this crate adds, so those fields stand under `portcullis.`
@@ -106,6 +109,12 @@ fields! {
     CacheTtl: "portcullis.cache.ttl", "portcullis.cache.ttl", "cache_ttl";
     CacheStored: "portcullis.cache.stored", "portcullis.cache.stored", "cache_stored";
     CacheCollapsed: "portcullis.cache.collapsed", "portcullis.cache.collapsed", "cache_collapsed";
+    AuditBy: "portcullis.audit.by", "portcullis.audit.by", "by";
+    AuditSubject: "portcullis.audit.subject", "portcullis.audit.subject", "subject";
+    AuditSuccessor: "portcullis.audit.successor", "portcullis.audit.successor", "successor";
+    AuditStore: "portcullis.audit.store", "portcullis.audit.store", "store";
+    AuditMessage: "portcullis.audit.message", "message", "message";
+    Lost: "portcullis.log.lost", "portcullis.log.lost", "lost";
     FieldsLeftOut: "portcullis.fields_left_out", "portcullis.fields_left_out", "fields_left_out";
 }
 

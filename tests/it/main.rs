@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod access_log;
+mod access_log_queue;
 mod access_log_secrets;
 mod access_log_server;
 mod api_key;
