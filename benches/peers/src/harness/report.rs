@@ -1,0 +1,158 @@
+//! Prints a table for people, then one line for each figure for machines.
+
+use super::case::{Unit, Who};
+use super::round::{Readings, Row, Sample};
+
+/// Prints what was measured.
+pub fn print(rows: &[Row]) {
+    table(rows);
+    println!();
+    rows.iter()
+        .filter(|row| row.who == Who::Ours)
+        .for_each(|ours| figures(ours, rows));
+}
+
+/// Returns the bare service that stands under a case: the longest of `bare` that its name begins
+/// with, a whole path segment at a time.
+pub fn base_of<'a>(name: &str, bare: &[&'a str]) -> Option<&'a str> {
+    let is_under = |base: &str| {
+        name.strip_prefix(base)
+            .is_some_and(|rest| rest.starts_with('/'))
+    };
+    bare.iter()
+        .copied()
+        .filter(|base| is_under(base))
+        .max_by_key(|base| base.len())
+}
+
+fn table(rows: &[Row]) {
+    println!(
+        "{:<26} {:<24} {:>10} {:>10} {:>11} {:>8} {:>8} {:>10}",
+        "case", "row", "median ns", "min ns", "above bare", "of bare", "allocs", "bytes"
+    );
+    let mut last = "";
+    for row in rows {
+        let name = if row.name == last { "" } else { row.name };
+        last = row.name;
+        println!("{name:<26} {:<24} {}", row.who.name(), cells(row, rows));
+    }
+}
+
+fn cells(row: &Row, rows: &[Row]) -> String {
+    let samples = match &row.readings {
+        Readings::Timed(samples) => samples,
+        Readings::Gauge(Unit::Bytes, value) => return format!("{value:>10.1} bytes"),
+        Readings::Gauge(Unit::Commands, value) => return format!("{value:>10.2} commands"),
+    };
+    let nanos = each(samples, |sample| sample.nanos);
+    let (above, of) = match base(row, rows) {
+        Some(bare) => (
+            format!(
+                "{:+.1}",
+                median(paired(samples, bare, |row, bare| row.nanos - bare.nanos))
+            ),
+            format!(
+                "{:.2}",
+                median(paired(samples, bare, |row, bare| row.nanos / bare.nanos))
+            ),
+        ),
+        None => ("-".into(), "-".into()),
+    };
+    format!(
+        "{:>10.1} {:>10.1} {above:>11} {of:>8} {:>8.2} {:>10.0}",
+        median(nanos.clone()),
+        nanos.iter().copied().fold(f64::INFINITY, f64::min),
+        median(each(samples, |sample| sample.allocations)),
+        median(each(samples, |sample| sample.bytes)),
+    )
+}
+
+/// Prints our figures of one case, and our ratio to each peer of it.
+fn figures(ours: &Row, rows: &[Row]) {
+    let bare = base(ours, rows);
+    match &ours.readings {
+        Readings::Timed(samples) => {
+            let above = match bare {
+                Some(bare) => paired(samples, bare, |ours, bare| {
+                    ours.allocations - bare.allocations
+                }),
+                None => each(samples, |sample| sample.allocations),
+            };
+            println!("ALLOCS {} {:.2}", ours.name, median(above));
+        }
+        Readings::Gauge(Unit::Bytes, value) => println!("BYTES {} {value:.1}", ours.name),
+        Readings::Gauge(Unit::Commands, value) => println!("COMMANDS {} {value:.2}", ours.name),
+    }
+    if let (Readings::Timed(samples), Some(bare)) = (&ours.readings, bare) {
+        let of_bare = median(paired(samples, bare, |ours, bare| ours.nanos / bare.nanos));
+        println!("RATIO {} bare {of_bare:.3}", ours.name);
+    }
+    for peer in rows
+        .iter()
+        .filter(|row| row.name == ours.name && row.who != Who::Ours)
+    {
+        match ratio(ours, peer, rows) {
+            Some(ratio) => println!("RATIO {} {} {ratio:.3}", ours.name, peer.who.name()),
+            None => println!("RATIO {} {} n/a", ours.name, peer.who.name()),
+        }
+    }
+}
+
+/// Returns the median of our cost divided by the peer's, or `None` where the peer costs so little
+/// above its bare service that noise is all there is to divide by.
+fn ratio(ours: &Row, peer: &Row, rows: &[Row]) -> Option<f64> {
+    let (ours, peer) = (costs(ours, rows), costs(peer, rows));
+    let measurable = peer.iter().filter(|cost| **cost > 0.0).count();
+    if measurable * 4 < peer.len() * 3 {
+        return None;
+    }
+    let pairs = ours.iter().zip(&peer).filter(|(_, peer)| **peer > 0.0);
+    Some(median(pairs.map(|(ours, peer)| ours / peer).collect()))
+}
+
+/// Returns a row's cost round by round, above its bare service if one stands under it.
+fn costs(row: &Row, rows: &[Row]) -> Vec<f64> {
+    match (&row.readings, base(row, rows)) {
+        (Readings::Gauge(_, value), _) => vec![*value],
+        (Readings::Timed(samples), None) => each(samples, |sample| sample.nanos),
+        (Readings::Timed(samples), Some(bare)) => {
+            paired(samples, bare, |row, bare| row.nanos - bare.nanos)
+        }
+    }
+}
+
+fn base<'a>(row: &Row, rows: &'a [Row]) -> Option<&'a [Sample]> {
+    if row.is_whole {
+        return None;
+    }
+    let bare = || rows.iter().filter(|row| row.who == Who::Bare);
+    let name = base_of(row.name, &bare().map(|row| row.name).collect::<Vec<_>>())?;
+    bare()
+        .filter(|row| row.name == name)
+        .find_map(|row| match &row.readings {
+            Readings::Timed(samples) => Some(samples.as_slice()),
+            Readings::Gauge(..) => None,
+        })
+}
+
+fn each(samples: &[Sample], of: impl Fn(&Sample) -> f64) -> Vec<f64> {
+    samples.iter().map(of).collect()
+}
+
+fn paired(samples: &[Sample], others: &[Sample], of: impl Fn(&Sample, &Sample) -> f64) -> Vec<f64> {
+    samples
+        .iter()
+        .zip(others)
+        .map(|(sample, other)| of(sample, other))
+        .collect()
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    let middle = values.len() / 2;
+    if values.len() % 2 == 1 {
+        values[middle]
+    } else {
+        (values[middle - 1] + values[middle]) / 2.0
+    }
+}

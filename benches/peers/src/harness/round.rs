@@ -1,0 +1,169 @@
+//! Rounds: each runs every row once, in turn, so that what disturbs the machine disturbs all.
+
+use super::allocator::Counts;
+use super::case::{Case, Measure, Run, Unit, Who};
+use super::clock::thread_cpu_nanos;
+
+/// How many rounds are run, and how long each row runs in one of them.
+#[derive(Clone, Copy)]
+pub struct Effort {
+    rounds: usize,
+    batch_nanos: u64,
+}
+
+impl Effort {
+    // Short batches and many rounds: what is compared must stand close together in time.
+    pub const FULL: Self = Self {
+        rounds: 201,
+        batch_nanos: 4_000_000,
+    };
+    pub const QUICK: Self = Self {
+        rounds: 7,
+        batch_nanos: 1_000_000,
+    };
+}
+
+/// What one operation cost, averaged over one batch.
+#[derive(Clone, Copy)]
+pub struct Sample {
+    pub nanos: f64,
+    pub allocations: f64,
+    pub bytes: f64,
+}
+
+/// A row with what was measured of it.
+pub struct Row {
+    pub name: &'static str,
+    pub who: Who,
+    pub is_whole: bool,
+    pub readings: Readings,
+}
+
+pub enum Readings {
+    /// One sample for each round; the same place in two rows is the same round.
+    Timed(Vec<Sample>),
+    Gauge(Unit, f64),
+}
+
+/// Runs the rounds, then reads the gauges; returns the rows in the order of `cases`.
+pub fn measure(cases: Vec<Case>, effort: Effort) -> Vec<Row> {
+    let mut started: Vec<_> = cases
+        .into_iter()
+        .map(|case| Started::new(case, effort))
+        .collect();
+    for round in 0..effort.rounds {
+        // There and back, so that no row always follows the same neighbour.
+        if round % 2 == 0 {
+            started.iter_mut().for_each(Started::run_once);
+        } else {
+            started.iter_mut().rev().for_each(Started::run_once);
+        }
+    }
+    // The gauges come last: one that fills the memory leaves an allocator behind that is slower.
+    started.into_iter().map(Started::finish).collect()
+}
+
+struct Started {
+    name: &'static str,
+    who: Who,
+    is_whole: bool,
+    work: Work,
+}
+
+enum Work {
+    Timed {
+        run: Run,
+        iterations: u64,
+        samples: Vec<Sample>,
+    },
+    Gauge {
+        unit: Unit,
+        read: Box<dyn FnOnce() -> f64>,
+    },
+}
+
+impl Started {
+    fn new(case: Case, effort: Effort) -> Self {
+        let Case {
+            name,
+            who,
+            measure,
+            is_whole,
+        } = case;
+        let work = match measure {
+            Measure::Gauge(unit, read) => Work::Gauge { unit, read },
+            Measure::Time(mut run) => {
+                let iterations = calibrate(&mut run, effort.batch_nanos);
+                Work::Timed {
+                    run,
+                    iterations,
+                    samples: Vec::with_capacity(effort.rounds),
+                }
+            }
+        };
+        Self {
+            name,
+            who,
+            is_whole,
+            work,
+        }
+    }
+
+    fn run_once(&mut self) {
+        if let Work::Timed {
+            run,
+            iterations,
+            samples,
+        } = &mut self.work
+        {
+            samples.push(sample(run, *iterations));
+        }
+    }
+
+    fn finish(self) -> Row {
+        let Self {
+            name,
+            who,
+            is_whole,
+            work,
+        } = self;
+        let readings = match work {
+            Work::Timed { samples, .. } => Readings::Timed(samples),
+            Work::Gauge { unit, read } => Readings::Gauge(unit, read()),
+        };
+        Row {
+            name,
+            who,
+            is_whole,
+            readings,
+        }
+    }
+}
+
+/// Finds how many operations fill a batch, and warms the row up on the way.
+fn calibrate(run: &mut Run, batch_nanos: u64) -> u64 {
+    let mut iterations = 16;
+    loop {
+        // The least of a few: a cost that is paid once must not make every batch too short.
+        let nanos = (0..4)
+            .map(|_| sample(run, iterations).nanos)
+            .fold(f64::INFINITY, f64::min);
+        let fitting = (batch_nanos as f64 / nanos) as u64;
+        if fitting <= iterations * 2 {
+            return fitting.max(1);
+        }
+        iterations *= 2;
+    }
+}
+
+fn sample(run: &mut Run, iterations: u64) -> Sample {
+    let (counts, nanos) = (Counts::now(), thread_cpu_nanos());
+    run(iterations);
+    let (nanos, after) = (thread_cpu_nanos() - nanos, Counts::now());
+    let per_operation = |total: u64| total as f64 / iterations as f64;
+    Sample {
+        nanos: per_operation(nanos),
+        allocations: per_operation(after.allocations - counts.allocations),
+        bytes: per_operation(after.bytes - counts.bytes),
+    }
+}

@@ -1,0 +1,53 @@
+//! Runs us and our peers in turn, in one process, and prints how we compare.
+
+mod arguments;
+mod harness;
+mod ours;
+mod peers;
+mod suite;
+mod workload;
+
+use std::process::ExitCode;
+
+use arguments::Arguments;
+use suite::Suite;
+
+fn main() -> ExitCode {
+    let arguments = match Arguments::parse(std::env::args().skip(1)) {
+        Ok(arguments) => arguments,
+        Err(problem) => return refuse(&problem),
+    };
+    // Whoever spawns a task finds a runtime. The rows themselves run on this thread, beside it.
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_time()
+        .build()
+        .expect("a runtime of one thread can be built");
+    let _entered = runtime.enter();
+    run(&arguments)
+}
+
+fn run(arguments: &Arguments) -> ExitCode {
+    let cases = match arguments.suite {
+        Suite::Redis => {
+            println!(
+                "redis: the Redis backend does not exist yet, so there is nothing to compare."
+            );
+            return ExitCode::SUCCESS;
+        }
+        suite => arguments.keep(suite.cases()),
+    };
+    if cases.is_empty() {
+        return refuse("no case's name contains what was asked for");
+    }
+    harness::print(&harness::measure(cases, arguments.effort));
+    ExitCode::SUCCESS
+}
+
+fn refuse(problem: &str) -> ExitCode {
+    eprintln!(
+        "{problem}\nusage: peers {} [--quick] [part of a case's name]...",
+        Suite::names()
+    );
+    ExitCode::from(2)
+}

@@ -1,0 +1,7 @@
+//! Our rows, a file for each suite.
+
+pub mod cache;
+pub mod keys;
+pub mod limits;
+pub mod log;
+pub mod stack;

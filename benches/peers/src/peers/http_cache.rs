@@ -1,0 +1,24 @@
+//! `http-cache-tower-server` on a hit, with its moka store.
+
+use http_cache::MokaManager;
+use http_cache_tower_server::ServerCacheLayer;
+use moka::future::Cache;
+use tower::Layer;
+
+use crate::harness::Case;
+use crate::workload::{CachedOrigin, Requests, drive_hits};
+
+pub fn cases() -> Vec<Case> {
+    let origin = CachedOrigin::default();
+    // The default holds 42 responses, which the requests' targets would drive out.
+    let layer = ServerCacheLayer::new(MokaManager::new(Cache::new(10_000)));
+    vec![Case::peer(
+        "cache/hit",
+        "http-cache-tower-server",
+        drive_hits(
+            layer.layer(origin.service()),
+            &origin,
+            Requests::anonymous(),
+        ),
+    )]
+}

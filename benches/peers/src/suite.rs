@@ -1,0 +1,86 @@
+//! Which cases stand in which suite.
+
+use crate::harness::Case;
+use crate::workload::{bare_router, bare_service_fn};
+use crate::{ours, peers};
+
+#[derive(Clone, Copy)]
+pub enum Suite {
+    Limits,
+    Keys,
+    Cache,
+    Log,
+    Stack,
+    Redis,
+}
+
+impl Suite {
+    const ALL: [(&'static str, Self); 6] = [
+        ("limits", Self::Limits),
+        ("keys", Self::Keys),
+        ("cache", Self::Cache),
+        ("log", Self::Log),
+        ("stack", Self::Stack),
+        ("redis", Self::Redis),
+    ];
+
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL
+            .iter()
+            .find(|(known, _)| *known == name)
+            .map(|(_, suite)| *suite)
+    }
+
+    pub fn names() -> String {
+        Self::ALL.map(|(name, _)| name).join("|")
+    }
+
+    /// Returns the suite's rows, those of one case together: bare, ours, peers.
+    pub fn cases(self) -> Vec<Case> {
+        let parts = match self {
+            Self::Limits => vec![
+                vec![
+                    bare_service_fn("layer/service_fn"),
+                    bare_router("layer/router"),
+                ],
+                ours::limits::cases(),
+                peers::tower_governor::cases(),
+                peers::governor::cases(),
+            ],
+            Self::Keys => vec![
+                vec![bare_service_fn("keys")],
+                ours::keys::cases(),
+                peers::hmac::cases(),
+                peers::tower_http_auth::cases(),
+            ],
+            Self::Cache => vec![
+                ours::cache::cases(),
+                peers::cache_floor::cases(),
+                peers::axum_response_cache::cases(),
+                peers::http_cache::cases(),
+            ],
+            Self::Log => vec![
+                vec![bare_service_fn("log")],
+                ours::log::cases(),
+                peers::tower_http_trace::cases(),
+            ],
+            Self::Stack => vec![
+                vec![
+                    bare_service_fn("stack/service_fn"),
+                    bare_router("stack/router"),
+                ],
+                ours::stack::cases(),
+            ],
+            Self::Redis => Vec::new(),
+        };
+        grouped(parts.into_iter().flatten().collect())
+    }
+}
+
+/// Brings the rows of a case together, to be run one after the other and printed so.
+fn grouped(cases: Vec<Case>) -> Vec<Case> {
+    let names: Vec<_> = cases.iter().map(|case| case.name).collect();
+    let mut cases = cases;
+    cases.sort_by_key(|case| names.iter().position(|name| *name == case.name));
+    cases
+}

@@ -1,0 +1,23 @@
+//! What every layer is measured on: the requests, the services under it, and one exchange.
+
+mod clients;
+mod exchange;
+mod origin;
+mod requests;
+
+pub use clients::{bytes_per_key, decide_keys};
+pub use exchange::{drive, drive_hits};
+pub use origin::{CachedOrigin, origin, router};
+pub use requests::{CREDENTIAL, Requests};
+
+use crate::harness::Case;
+
+/// Returns the row of a bare `service_fn`, to stand under the cases whose names begin with `name`.
+pub fn bare_service_fn(name: &'static str) -> Case {
+    Case::bare(name, drive(origin(), Requests::default()))
+}
+
+/// Returns the row of a bare axum `Router`, to stand under the cases whose names begin with `name`.
+pub fn bare_router(name: &'static str) -> Case {
+    Case::bare(name, drive(router(), Requests::default()))
+}

@@ -1,0 +1,89 @@
+//! The services that stand under the layers.
+
+use std::convert::Infallible;
+use std::future::{Ready, ready};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use axum::Router;
+use axum::body::Body;
+use axum::routing::get;
+use bytes::Bytes;
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, LAST_MODIFIED};
+use http::{HeaderValue, Request, Response};
+use tower::{Service, service_fn};
+
+/// Returns a `service_fn` that answers a few bytes of JSON.
+pub fn origin()
+-> impl Service<Request<Body>, Response = Response<Body>, Error = Infallible, Future: Send>
++ Clone
++ Send
++ Sync
++ 'static {
+    service_fn(answer)
+}
+
+/// Returns an axum `Router` whose one route answers the same.
+pub fn router() -> Router {
+    Router::new().route("/v1/items/{id}", get(|| async { small() }))
+}
+
+fn answer(_: Request<Body>) -> Ready<Result<Response<Body>, Infallible>> {
+    ready(Ok(small()))
+}
+
+fn small() -> Response<Body> {
+    let mut response = Response::new(Body::from(Bytes::from_static(br#"{"ok":true}"#)));
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+/// An origin of cacheable responses, 1 KiB and four headers each, that knows how often it was asked.
+#[derive(Clone, Default)]
+pub struct CachedOrigin {
+    asked: Arc<AtomicU64>,
+}
+
+impl CachedOrigin {
+    pub fn service(
+        &self,
+    ) -> impl Service<Request<Body>, Response = Response<Body>, Error = Infallible, Future: Send>
+    + Clone
+    + Send
+    + Sync
+    + 'static {
+        let asked = Arc::clone(&self.asked);
+        service_fn(move |_| counted(Arc::clone(&asked)))
+    }
+
+    /// Returns how many responses were made so far.
+    pub fn asked(&self) -> u64 {
+        self.asked.load(Ordering::Relaxed)
+    }
+
+    /// Returns the response that it makes.
+    pub fn response() -> Response<Body> {
+        let mut response = Response::new(Body::from(Bytes::from_static(&[b'x'; 1024])));
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.insert(
+            CACHE_CONTROL,
+            HeaderValue::from_static("public, max-age=3600"),
+        );
+        headers.insert(ETAG, HeaderValue::from_static("\"0123456789abcdef\""));
+        headers.insert(
+            LAST_MODIFIED,
+            HeaderValue::from_static("Sun, 06 Nov 1994 08:49:37 GMT"),
+        );
+        response
+    }
+}
+
+/// Counts when it is polled, not when it is made: one of the peers makes this future on a hit too,
+/// and drops it.
+async fn counted(asked: Arc<AtomicU64>) -> Result<Response<Body>, Infallible> {
+    asked.fetch_add(1, Ordering::Relaxed);
+    Ok(CachedOrigin::response())
+}
