@@ -42,6 +42,14 @@ pub mod rate_limit;
 // Backends, and what stands on all of it.
 #[cfg(feature = "test-util")]
 pub mod conformance;
+#[cfg(all(
+    feature = "api-key",
+    feature = "rate-limit",
+    feature = "cache",
+    feature = "access-log"
+))]
+mod gate;
+pub mod guide;
 pub mod store;
 
 pub use self::audit::{AuditEvent, Auditor};
@@ -50,6 +58,13 @@ pub use self::client_addr::{
     ClientAddr, ClientAddrResolver, ForwardedHeader, MissingClientAddr, PeerAddr, TrustedProxies,
 };
 pub use self::error::{BoxError, ConfigError, StoreError, StoreErrorKind};
+#[cfg(all(
+    feature = "api-key",
+    feature = "rate-limit",
+    feature = "cache",
+    feature = "access-log"
+))]
+pub use self::gate::{Gate, GateLayer};
 pub use self::identity::{Identity, IdentityBuilder};
 pub use self::ip_network::IpNetwork;
 pub use self::record::{

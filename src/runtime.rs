@@ -2,8 +2,12 @@
 
 use std::{fmt, future::Future, pin::Pin, time::Duration};
 
+#[cfg(not(feature = "tokio"))]
+pub(crate) use self::no_runtime::ambient;
 #[cfg(feature = "tokio")]
 pub use self::tokio_runtime::TokioRuntime;
+#[cfg(feature = "tokio")]
+pub(crate) use self::tokio_runtime::ambient;
 
 /// A future that a [`Runtime`] runs.
 pub type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -47,9 +51,14 @@ mod tokio_runtime {
         reason = "the one place that spawns and sleeps"
     )]
 
-    use std::time::Duration;
+    use std::{sync::Arc, time::Duration};
 
     use super::{Runtime, Task};
+
+    /// Returns the runtime that a layer uses unless it is told another.
+    pub(crate) fn ambient() -> Option<Arc<dyn Runtime>> {
+        Some(Arc::new(TokioRuntime))
+    }
 
     /// Spawns and sleeps on the Tokio runtime that the caller runs in.
     ///
@@ -67,5 +76,17 @@ mod tokio_runtime {
         fn sleep(&self, duration: Duration) -> Task {
             Box::pin(tokio::time::sleep(duration))
         }
+    }
+}
+
+#[cfg(not(feature = "tokio"))]
+mod no_runtime {
+    use std::sync::Arc;
+
+    use super::Runtime;
+
+    /// Returns the runtime that a layer uses unless it is told another: none.
+    pub(crate) fn ambient() -> Option<Arc<dyn Runtime>> {
+        None
     }
 }

@@ -167,6 +167,11 @@ impl fmt::Debug for LongKeyWriter {
 pub struct StoreKey([u8; 16]);
 
 impl StoreKey {
+    /// Takes a digest that [`StoreKey::as_bytes`] gave, back from where it was written down.
+    pub fn from_bytes(digest: [u8; 16]) -> Self {
+        Self(digest)
+    }
+
     /// Returns the digest, for a store to make a name of.
     pub fn as_bytes(&self) -> &[u8; 16] {
         &self.0

@@ -1,1 +1,90 @@
-//! The cache: answers without the handler.
+//! Middleware that answers from a store what has been answered before.
+//!
+//! A request that finds a fresh answer is answered with it, with `Age` and `Cache-Status`, and
+//! never reaches the inner service. Every other one does, and its answer streams to the client
+//! while it is being stored, if it may be.
+//!
+//! # One caller's answer is never another's
+//!
+//! The cache follows RFC 9111 as a shared cache, and is stricter where that does not know of
+//! callers. Where an [`Identity`](crate::Identity) stands in the request's extensions, the answer
+//! is kept for that caller alone. A request that bears a credential for which nobody vouches (an
+//! `Authorization`, a `Cookie`, an `X-API-Key`) goes to the handler, and nothing is kept. So this
+//! layer stands inside of the one that authenticates.
+//!
+//! Never kept are answers that do not say for how long they are fresh, that say `no-store`, that
+//! set a cookie, that vary by everything, that are parts, that did not end well, and of any status
+//! but 200, 203, 300, 301, 308, 404 and 410. What a caller changes by an unsafe method is gone for
+//! all callers.
+//!
+//! # Example
+//!
+//! ```
+//! use std::{convert::Infallible, time::Duration};
+//!
+//! use bytes::Bytes;
+//! use http::{Request, Response, header::{AGE, CACHE_CONTROL}};
+//! use http_body_util::Full;
+//! use portcullis::{ManualClock, cache::CacheLayer, store::MemoryStore};
+//! use tower::{ServiceBuilder, ServiceExt, service_fn};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let clock = ManualClock::default();
+//! let cache = CacheLayer::secure(MemoryStore::with_clock(clock.clone()))
+//!     .clock(clock.clone())
+//!     .build()?;
+//! let service = ServiceBuilder::new().layer(cache).service(service_fn(
+//!     |_: Request<Full<Bytes>>| async {
+//!         let answer = Response::builder().header(CACHE_CONTROL, "max-age=60");
+//!         Ok::<_, Infallible>(answer.body(Full::from("hello")).unwrap())
+//!     },
+//! ));
+//!
+//! let first = service.clone().oneshot(Request::default()).await?;
+//! assert_eq!(first.headers()["cache-status"], "portcullis; fwd=uri-miss; stored; ttl=60");
+//! drop(http_body_util::BodyExt::collect(first.into_body()).await?);
+//!
+//! clock.advance(Duration::from_secs(3));
+//! let second = service.oneshot(Request::default()).await?;
+//! assert_eq!(second.headers()["cache-status"], "portcullis; hit; ttl=57");
+//! assert_eq!(second.headers()[AGE], "3");
+//! # Ok(())
+//! # }
+//! ```
+
+mod answer;
+mod body;
+mod cache_status;
+mod condition;
+mod config;
+mod date;
+mod directives;
+mod entry;
+mod exchange;
+mod fill;
+mod freshness;
+mod future;
+mod invalidate;
+mod key;
+mod layer;
+mod reason;
+mod request;
+mod rules;
+mod service;
+mod storability;
+mod store;
+mod vary;
+
+pub use self::body::CacheBody;
+pub use self::entry::StoredResponse;
+pub use self::future::ResponseFuture;
+pub use self::key::CacheKey;
+pub use self::layer::{CacheLayer, CacheLayerBuilder};
+pub use self::reason::Reason;
+pub use self::service::Cache;
+pub use self::store::{
+    CacheStore, Fence, Found, Lease, LeaseToken, Lookup, PurgeMode, PurgeTarget, Put, PutOutcome,
+    Stamp, Touch,
+};
+pub use self::vary::{Selection, VariantId, VarySpec};

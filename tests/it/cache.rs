@@ -1,1 +1,721 @@
 //! What the cache layer does, seen by a client.
+
+use std::{
+    convert::Infallible,
+    future::Future,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full};
+use portcullis::{
+    CacheSource, Identity, ManualClock, RecordHandle, StoreErrorKind, StoreFuture, StoreKeys,
+    cache::{
+        Cache, CacheBody, CacheKey, CacheLayer, CacheLayerBuilder, CacheStore, Lookup, PurgeMode,
+        PurgeTarget, Put, PutOutcome, Selection, Touch,
+    },
+    store::MemoryStore,
+};
+use tower::{Layer, Service, ServiceExt};
+
+use crate::support::{get, header, request, text};
+
+/// A handler that counts its calls, and answers with what it was told.
+#[derive(Clone)]
+pub(crate) struct Handler {
+    state: Arc<State>,
+}
+
+type Answer = dyn Fn(&Request<Full<Bytes>>, usize) -> Response<Full<Bytes>> + Send + Sync;
+
+struct State {
+    calls: AtomicUsize,
+    answer: Box<Answer>,
+}
+
+impl Handler {
+    pub(crate) fn new(
+        answer: impl Fn(&Request<Full<Bytes>>, usize) -> Response<Full<Bytes>> + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            state: Arc::new(State {
+                calls: AtomicUsize::new(0),
+                answer: Box::new(answer),
+            }),
+        }
+    }
+
+    /// Answers `call N` with these fields.
+    pub(crate) fn with(fields: &'static [(&'static str, &'static str)]) -> Self {
+        Self::new(move |_, call| answer(fields, format!("call {call}")))
+    }
+
+    pub(crate) fn calls(&self) -> usize {
+        self.state.calls.load(Ordering::SeqCst)
+    }
+}
+
+impl Service<Request<Full<Bytes>>> for Handler {
+    type Response = Response<Full<Bytes>>;
+    type Error = Infallible;
+    type Future = std::future::Ready<Result<Self::Response, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Full<Bytes>>) -> Self::Future {
+        let call = self.state.calls.fetch_add(1, Ordering::SeqCst) + 1;
+        std::future::ready(Ok((self.state.answer)(&request, call)))
+    }
+}
+
+pub(crate) fn answer(
+    fields: &[(&'static str, &'static str)],
+    body: impl Into<Bytes>,
+) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(body.into()));
+    for (name, value) in fields {
+        response
+            .headers_mut()
+            .append(*name, HeaderValue::from_static(value));
+    }
+    response
+}
+
+/// A cache around a handler, and the clock that both go by.
+pub(crate) struct App {
+    pub(crate) clock: ManualClock,
+    pub(crate) service: Cache<Handler>,
+    pub(crate) handler: Handler,
+}
+
+impl App {
+    pub(crate) fn new(handler: Handler) -> Self {
+        Self::configured(handler, |builder| builder)
+    }
+
+    pub(crate) fn configured(
+        handler: Handler,
+        configure: impl FnOnce(CacheLayerBuilder) -> CacheLayerBuilder,
+    ) -> Self {
+        let clock = ManualClock::default();
+        let builder = CacheLayer::secure(MemoryStore::with_clock(clock.clone()));
+        Self::built(handler, clock, configure(builder))
+    }
+
+    pub(crate) fn rfc(handler: Handler) -> Self {
+        let clock = ManualClock::default();
+        let builder = CacheLayer::rfc(MemoryStore::with_clock(clock.clone()));
+        Self::built(handler, clock, builder)
+    }
+
+    fn built(handler: Handler, clock: ManualClock, builder: CacheLayerBuilder) -> Self {
+        let layer = builder.clock(clock.clone()).build().unwrap();
+        Self {
+            clock,
+            service: layer.layer(handler.clone()),
+            handler,
+        }
+    }
+
+    pub(crate) async fn send(&self, request: Request<Full<Bytes>>) -> Seen {
+        let response = self.service.clone().oneshot(request).await.unwrap();
+        Seen::read(response).await
+    }
+
+    pub(crate) async fn get(&self, uri: &str) -> Seen {
+        self.send(get(uri)).await
+    }
+
+    pub(crate) fn advance_secs(&self, secs: u64) {
+        self.clock.advance(Duration::from_secs(secs));
+    }
+}
+
+/// An answer as the client saw it.
+pub(crate) struct Seen {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: String,
+}
+
+impl Seen {
+    async fn read(response: Response<CacheBody<Full<Bytes>>>) -> Self {
+        Self {
+            status: response.status(),
+            headers: response.headers().clone(),
+            body: text(response).await,
+        }
+    }
+
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        header(&self.headers, name)
+    }
+
+    pub(crate) fn cache_status(&self) -> &str {
+        self.header("cache-status").unwrap_or_default()
+    }
+
+    pub(crate) fn is_hit(&self) -> bool {
+        self.cache_status().starts_with("portcullis; hit")
+    }
+}
+
+pub(crate) fn caller(key_id: &str) -> Identity {
+    Identity::trusted(key_id).build()
+}
+
+pub(crate) fn get_as(uri: &str, caller: &Identity) -> Request<Full<Bytes>> {
+    let mut request = get(uri);
+    request.extensions_mut().insert(caller.clone());
+    request
+}
+
+pub(crate) fn get_with(uri: &str, fields: &[(&'static str, &'static str)]) -> Request<Full<Bytes>> {
+    let mut request = get(uri);
+    for (name, value) in fields {
+        request
+            .headers_mut()
+            .append(*name, HeaderValue::from_static(value));
+    }
+    request
+}
+
+const FRESH: &[(&str, &str)] = &[("cache-control", "max-age=60")];
+
+#[tokio::test]
+async fn a_fresh_answer_is_given_again_with_its_age_and_without_the_handler() {
+    let app = App::new(Handler::with(FRESH));
+    let first = app.get("/a").await;
+    assert_eq!(first.body, "call 1");
+    assert_eq!(first.header("age"), None);
+    assert_eq!(
+        first.cache_status(),
+        "portcullis; fwd=uri-miss; stored; ttl=60"
+    );
+    app.advance_secs(7);
+    let second = app.get("/a").await;
+    assert_eq!(second.body, "call 1");
+    assert_eq!(second.header("age"), Some("7"));
+    assert_eq!(second.cache_status(), "portcullis; hit; ttl=53");
+    assert_eq!(app.handler.calls(), 1);
+}
+
+#[tokio::test]
+async fn an_answer_is_made_again_once_it_is_stale() {
+    let app = App::new(Handler::with(FRESH));
+    app.get("/a").await;
+    app.advance_secs(59);
+    assert_eq!(app.get("/a").await.body, "call 1");
+    app.advance_secs(1);
+    assert_eq!(app.get("/a").await.body, "call 2");
+    assert_eq!(app.get("/a").await.body, "call 2");
+}
+
+#[tokio::test]
+async fn nothing_is_kept_that_does_not_say_for_how_long_it_is_fresh() {
+    let app = App::new(Handler::with(&[]));
+    assert_eq!(
+        app.get("/a").await.cache_status(),
+        "portcullis; fwd=uri-miss; detail=no-freshness"
+    );
+    assert_eq!(app.get("/a").await.body, "call 2");
+}
+
+#[tokio::test]
+async fn each_caller_gets_an_answer_of_its_own() {
+    let app = App::new(Handler::new(|request, _| {
+        let caller = request.extensions().get::<Identity>();
+        answer(FRESH, caller.map_or("nobody", Identity::key_id).to_owned())
+    }));
+    let (one, two) = (caller("one"), caller("two"));
+    for _ in 0..2 {
+        assert_eq!(app.send(get_as("/a", &one)).await.body, "one");
+        assert_eq!(app.send(get_as("/a", &two)).await.body, "two");
+        assert_eq!(app.get("/a").await.body, "nobody");
+    }
+    assert_eq!(app.handler.calls(), 3);
+}
+
+#[tokio::test]
+async fn a_caller_whose_rights_change_sees_nothing_that_it_got_with_the_former_ones() {
+    let app = App::new(Handler::with(FRESH));
+    let before = Identity::trusted("k").scopes(["admin"]).build();
+    let after = Identity::trusted("k").build();
+    app.send(get_as("/a", &before)).await;
+    assert_eq!(app.send(get_as("/a", &after)).await.body, "call 2");
+}
+
+#[tokio::test]
+async fn a_credential_for_which_nobody_vouches_goes_past_the_cache() {
+    for name in [
+        "authorization",
+        "cookie",
+        "proxy-authorization",
+        "x-api-key",
+    ] {
+        let app = App::new(Handler::with(&[("cache-control", "public, max-age=60")]));
+        let seen = app.send(get_with("/a", &[(name, "secret")])).await;
+        assert_eq!(
+            seen.cache_status(),
+            "portcullis; fwd=bypass; detail=credential-without-identity"
+        );
+        assert_eq!(app.get("/a").await.body, "call 2", "{name}");
+        assert_eq!(
+            app.send(get_with("/a", &[(name, "secret")])).await.body,
+            "call 3"
+        );
+    }
+}
+
+#[tokio::test]
+async fn what_is_public_is_shared_among_callers_only_where_the_route_says_so() {
+    let handler = || Handler::with(&[("cache-control", "public, max-age=60")]);
+    let (one, two) = (caller("one"), caller("two"));
+
+    let apart = App::new(handler());
+    apart.send(get_as("/a", &one)).await;
+    assert_eq!(apart.send(get_as("/a", &two)).await.body, "call 2");
+
+    let sharing = App::configured(handler(), |builder| builder.share_where_public(true));
+    sharing.send(get_as("/a", &one)).await;
+    assert_eq!(sharing.send(get_as("/a", &two)).await.body, "call 1");
+    assert_eq!(sharing.get("/a").await.body, "call 1");
+    assert_eq!(
+        sharing
+            .send(get_with("/a", &[("authorization", "junk")]))
+            .await
+            .body,
+        "call 1"
+    );
+}
+
+#[tokio::test]
+async fn what_is_not_public_is_not_shared_even_where_the_route_shares() {
+    let app = App::configured(Handler::with(FRESH), |builder| {
+        builder.share_where_public(true)
+    });
+    let (one, two) = (caller("one"), caller("two"));
+    assert_eq!(app.send(get_as("/a", &one)).await.body, "call 1");
+    assert_eq!(app.send(get_as("/a", &two)).await.body, "call 2");
+    assert_eq!(app.send(get_as("/a", &one)).await.body, "call 1");
+    assert_eq!(app.get("/a").await.body, "call 3");
+    assert_eq!(
+        app.send(get_as("/a", &caller("three"))).await.body,
+        "call 3",
+        "shared with all"
+    );
+}
+
+#[tokio::test]
+async fn a_change_lets_go_of_the_answer_for_every_caller() {
+    let app = App::new(Handler::with(FRESH));
+    let (one, two) = (caller("one"), caller("two"));
+    for caller in [&one, &two] {
+        app.send(get_as("/a?q", caller)).await;
+        app.send(get_as("/b", caller)).await;
+    }
+    app.send(request(Method::POST, "/a?q")).await;
+    for caller in [&one, &two] {
+        assert!(!app.send(get_as("/a?q", caller)).await.is_hit());
+        assert!(app.send(get_as("/b", caller)).await.is_hit());
+    }
+}
+
+#[tokio::test]
+async fn a_change_that_failed_lets_go_of_nothing() {
+    let app = App::new(Handler::new(|request, _| {
+        let mut response = answer(FRESH, "x");
+        if request.method() == Method::POST {
+            *response.status_mut() = StatusCode::FORBIDDEN;
+        }
+        response
+    }));
+    app.get("/a").await;
+    app.send(request(Method::POST, "/a")).await;
+    assert!(app.get("/a").await.is_hit());
+}
+
+#[tokio::test]
+async fn a_change_lets_go_of_what_its_answer_names_on_the_same_origin() {
+    let app = App::new(Handler::with(&[
+        ("cache-control", "max-age=60"),
+        ("location", "/b"),
+        ("content-location", "http://elsewhere/c"),
+    ]));
+    app.get("/b").await;
+    app.get("/c").await;
+    app.send(request(Method::PUT, "/a")).await;
+    assert!(!app.get("/b").await.is_hit());
+    assert!(app.get("/c").await.is_hit());
+}
+
+#[tokio::test]
+async fn an_answer_that_was_being_made_while_a_change_came_is_not_given_again() {
+    let app = App::new(Handler::with(FRESH));
+    let making = app.service.clone().oneshot(get("/a")).await.unwrap();
+    app.send(request(Method::DELETE, "/a")).await;
+    assert_eq!(text(making).await, "call 1");
+    assert_eq!(app.get("/a").await.body, "call 3");
+    assert_eq!(app.get("/a").await.body, "call 3");
+}
+
+#[tokio::test]
+async fn no_method_but_get_and_head_is_answered_from_the_store() {
+    let app = App::new(Handler::with(FRESH));
+    for method in [Method::POST, Method::DELETE, Method::OPTIONS, Method::PATCH] {
+        let first = app.send(request(method.clone(), "/a")).await;
+        let second = app.send(request(method, "/a")).await;
+        assert_ne!(first.body, second.body);
+    }
+}
+
+#[tokio::test]
+async fn head_is_answered_from_get_and_never_the_other_way() {
+    let app = App::new(Handler::with(FRESH));
+    assert_eq!(
+        app.send(request(Method::HEAD, "/a")).await.header("age"),
+        None
+    );
+    assert_eq!(app.get("/a").await.body, "call 2");
+    let head = app.send(request(Method::HEAD, "/a")).await;
+    assert!(head.is_hit());
+    assert_eq!(
+        (head.body.as_str(), head.header("content-length")),
+        ("", Some("6"))
+    );
+}
+
+#[tokio::test]
+async fn answers_that_vary_stand_side_by_side() {
+    let app = App::new(Handler::with(&[
+        ("cache-control", "max-age=60"),
+        ("vary", "Accept, X-V"),
+    ]));
+    for (accept, body) in [
+        ("a", "call 1"),
+        ("b", "call 2"),
+        ("a", "call 1"),
+        ("b", "call 2"),
+    ] {
+        assert_eq!(
+            app.send(get_with("/a", &[("accept", accept)])).await.body,
+            body
+        );
+    }
+    let seen = app.send(get_with("/a", &[("accept", "c")])).await;
+    assert_eq!(
+        seen.cache_status(),
+        "portcullis; fwd=vary-miss; stored; ttl=60"
+    );
+}
+
+#[tokio::test]
+async fn the_oldest_variant_goes_when_there_are_too_many() {
+    let handler = Handler::with(&[("cache-control", "max-age=60"), ("vary", "accept")]);
+    let app = App::configured(handler, |builder| builder.variants_max(2));
+    for accept in ["a", "b", "c"] {
+        app.send(get_with("/a", &[("accept", accept)])).await;
+    }
+    assert!(app.send(get_with("/a", &[("accept", "b")])).await.is_hit());
+    assert!(app.send(get_with("/a", &[("accept", "c")])).await.is_hit());
+    assert!(!app.send(get_with("/a", &[("accept", "a")])).await.is_hit());
+}
+
+#[tokio::test]
+async fn a_client_that_has_the_answer_is_told_that_it_has_not_changed() {
+    let app = App::new(Handler::with(&[
+        ("cache-control", "max-age=60"),
+        ("etag", "\"v1\""),
+    ]));
+    app.get("/a").await;
+    let seen = app
+        .send(get_with("/a", &[("if-none-match", "\"v1\"")]))
+        .await;
+    assert_eq!(
+        (seen.status, seen.body.as_str()),
+        (StatusCode::NOT_MODIFIED, "")
+    );
+    assert_eq!(seen.header("etag"), Some("\"v1\""));
+    assert_eq!(seen.header("content-length"), None);
+    let seen = app
+        .send(get_with("/a", &[("if-none-match", "\"v2\"")]))
+        .await;
+    assert_eq!(
+        (seen.status, seen.body.as_str()),
+        (StatusCode::OK, "call 1")
+    );
+    assert_eq!(app.handler.calls(), 1);
+}
+
+#[tokio::test]
+async fn repeated_fields_are_given_again_as_they_were() {
+    let app = App::new(Handler::with(&[
+        ("cache-control", "max-age=60"),
+        ("link", "</a>"),
+        ("link", "</b>"),
+    ]));
+    app.get("/a").await;
+    let seen = app.get("/a").await;
+    let links: Vec<_> = seen.headers.get_all("link").iter().collect();
+    assert_eq!(links, ["</a>", "</b>"]);
+}
+
+#[tokio::test]
+async fn a_body_larger_than_the_bound_streams_through_and_is_not_kept() {
+    let handler = Handler::new(|_, _| answer(FRESH, vec![b'x'; 11]));
+    let app = App::configured(handler, |builder| builder.body_bytes_max(10));
+    let seen = app.get("/a").await;
+    assert_eq!(seen.body.len(), 11);
+    assert_eq!(
+        seen.cache_status(),
+        "portcullis; fwd=uri-miss; detail=too-large"
+    );
+    assert!(!app.get("/a").await.is_hit());
+}
+
+#[tokio::test]
+async fn a_body_that_the_client_did_not_read_to_its_end_is_not_kept() {
+    let app = App::new(Handler::with(FRESH));
+    drop(app.service.clone().oneshot(get("/a")).await.unwrap());
+    assert_eq!(app.get("/a").await.body, "call 2");
+}
+
+#[tokio::test]
+async fn an_announced_length_that_is_not_the_bodys_is_not_kept() {
+    let app = App::new(Handler::with(&[
+        ("cache-control", "max-age=60"),
+        ("content-length", "3"),
+    ]));
+    assert_eq!(
+        app.get("/a").await.cache_status(),
+        "portcullis; fwd=uri-miss; detail=incomplete"
+    );
+    assert!(!app.get("/a").await.is_hit());
+}
+
+#[tokio::test]
+async fn an_empty_body_is_kept_though_nobody_polls_it() {
+    let app = App::new(Handler::new(|_, _| answer(FRESH, "")));
+    drop(app.service.clone().oneshot(get("/a")).await.unwrap());
+    assert!(app.get("/a").await.is_hit());
+}
+
+#[tokio::test]
+async fn extensions_of_the_request_reach_the_handler() {
+    let app = App::new(Handler::new(|request, _| {
+        answer(
+            FRESH,
+            request
+                .extensions()
+                .get::<&'static str>()
+                .copied()
+                .unwrap_or("none"),
+        )
+    }));
+    let mut request = get("/a");
+    request.extensions_mut().insert("here");
+    assert_eq!(app.send(request).await.body, "here");
+}
+
+#[tokio::test]
+async fn the_record_and_the_response_say_what_the_cache_did() {
+    let app = App::new(Handler::with(FRESH));
+    for source in [CacheSource::Miss, CacheSource::Hit] {
+        let record = RecordHandle::default();
+        let mut request = get("/a");
+        request.extensions_mut().insert(record.clone());
+        let response = app.service.clone().oneshot(request).await.unwrap();
+        let told = response
+            .extensions()
+            .get::<portcullis::CacheOutcome>()
+            .unwrap()
+            .clone();
+        assert_eq!(told.source, source);
+        assert_eq!(told.stored, source == CacheSource::Miss);
+        record.read(|slots| assert_eq!(slots.cache(), Some(&told)));
+        response.into_body().collect().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn two_caches_in_one_store_do_not_see_each_other() {
+    let store = MemoryStore::new();
+    let service = |namespace: &str| {
+        let layer = CacheLayer::secure(store.clone())
+            .namespace(namespace)
+            .build()
+            .unwrap();
+        layer.layer(Handler::with(FRESH))
+    };
+    let (one, two) = (service("one"), service("two"));
+    text(one.clone().oneshot(get("/a")).await.unwrap()).await;
+    let response = two.oneshot(get("/a")).await.unwrap();
+    assert!(
+        response.headers()["cache-status"]
+            .to_str()
+            .unwrap()
+            .contains("fwd=uri-miss")
+    );
+    let response = one.oneshot(get("/a")).await.unwrap();
+    assert!(
+        response.headers()["cache-status"]
+            .to_str()
+            .unwrap()
+            .contains("hit")
+    );
+}
+
+#[tokio::test]
+async fn only_the_rfc_profile_heeds_what_a_request_asks_of_caches() {
+    let asks = [("cache-control", "no-cache")];
+    let app = App::new(Handler::with(FRESH));
+    app.get("/a").await;
+    assert!(app.send(get_with("/a", &asks)).await.is_hit());
+
+    let app = App::rfc(Handler::with(FRESH));
+    app.get("/a").await;
+    let seen = app.send(get_with("/a", &asks)).await;
+    assert_eq!(
+        seen.cache_status(),
+        "portcullis; fwd=request; stored; ttl=60"
+    );
+    let seen = app
+        .send(get_with("/b", &[("cache-control", "only-if-cached")]))
+        .await;
+    assert_eq!(seen.status, StatusCode::GATEWAY_TIMEOUT);
+    assert_eq!(app.handler.calls(), 2);
+}
+
+#[test]
+fn a_wrong_option_is_named_before_the_first_request() {
+    let builder = || CacheLayer::secure(MemoryStore::new());
+    let option = |builder: CacheLayerBuilder| builder.build().unwrap_err().option();
+    assert_eq!(option(builder().name("two words")), "name");
+    assert_eq!(
+        option(builder().credential_header("a b")),
+        "credential_header"
+    );
+    assert_eq!(option(builder().body_bytes_max(0)), "body_bytes_max");
+    assert_eq!(option(builder().variants_max(0)), "variants_max");
+}
+
+/// A store that answers a little later, as one on a server does, or not at all.
+#[derive(Clone)]
+struct Later {
+    store: MemoryStore,
+    fails: Arc<AtomicBool>,
+}
+
+impl Later {
+    fn new(clock: &ManualClock) -> Self {
+        Self {
+            store: MemoryStore::with_clock(clock.clone()),
+            fails: Arc::default(),
+        }
+    }
+
+    fn later<T: Send + 'static>(&self, answer: StoreFuture<T>) -> StoreFuture<T> {
+        if self.fails.load(Ordering::SeqCst) {
+            return StoreFuture::failed(StoreErrorKind::Unavailable);
+        }
+        StoreFuture::pending(async {
+            tokio::task::yield_now().await;
+            answer.await
+        })
+    }
+}
+
+impl CacheStore for Later {
+    fn keys(&self) -> &StoreKeys {
+        self.store.keys()
+    }
+
+    fn get(&self, key: &CacheKey, selection: &Selection<'_>) -> StoreFuture<Lookup> {
+        self.later(self.store.get(key, selection))
+    }
+
+    fn put(&self, put: Put) -> StoreFuture<PutOutcome> {
+        self.later(self.store.put(put))
+    }
+
+    fn touch(&self, touch: Touch) -> StoreFuture<bool> {
+        self.later(self.store.touch(touch))
+    }
+
+    fn purge(&self, targets: &[PurgeTarget], mode: PurgeMode) -> StoreFuture<()> {
+        self.later(self.store.purge(targets, mode))
+    }
+}
+
+#[tokio::test]
+async fn a_store_that_answers_later_serves_as_well() {
+    let clock = ManualClock::default();
+    let store = Later::new(&clock);
+    let builder = CacheLayer::secure(store.clone());
+    let app = App::built(
+        Handler::with(FRESH),
+        clock,
+        builder.share_where_public(true),
+    );
+    let one = caller("one");
+    assert_eq!(app.send(get_as("/a", &one)).await.body, "call 1");
+    // The answer is put beside the request.
+    while !app.send(get_as("/a", &one)).await.is_hit() {
+        tokio::task::yield_now().await;
+    }
+    app.send(request(Method::POST, "/a")).await;
+    let calls = app.handler.calls();
+    assert_eq!(
+        app.send(get_as("/a", &one)).await.body,
+        format!("call {}", calls + 1)
+    );
+}
+
+#[tokio::test]
+async fn a_store_that_fails_costs_a_call_of_the_handler_and_no_more() {
+    let clock = ManualClock::default();
+    let store = Later::new(&clock);
+    let app = App::built(
+        Handler::with(FRESH),
+        clock,
+        CacheLayer::secure(store.clone()),
+    );
+    store.fails.store(true, Ordering::SeqCst);
+    for call in 1..3 {
+        let seen = app.get("/a").await;
+        assert_eq!(seen.body, format!("call {call}"));
+        assert_eq!(
+            seen.cache_status(),
+            "portcullis; fwd=uri-miss; detail=store"
+        );
+    }
+    assert_eq!(
+        app.send(request(Method::POST, "/a")).await.status,
+        StatusCode::OK
+    );
+}
+
+#[tokio::test]
+async fn an_answer_dropped_at_any_poll_leaves_nothing_half_done() {
+    let clock = ManualClock::default();
+    let store = Later::new(&clock);
+    let app = App::built(Handler::with(FRESH), clock, CacheLayer::secure(store));
+    for polls in 0..4 {
+        let mut answer = Box::pin(app.service.clone().oneshot(get("/a")));
+        let mut cx = Context::from_waker(Waker::noop());
+        for _ in 0..polls {
+            if answer.as_mut().poll(&mut cx).is_ready() {
+                break;
+            }
+        }
+    }
+    assert!(!app.get("/a").await.is_hit());
+}

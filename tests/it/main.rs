@@ -11,6 +11,7 @@ mod access_log_secrets;
 mod access_log_server;
 mod api_key;
 mod cache;
+mod gateway;
 mod house;
 mod rate_limit;
 mod support;

@@ -1,0 +1,216 @@
+//! `Cache-Status` (RFC 9211), and the same words for the record.
+
+use http::{HeaderName, HeaderValue, StatusCode};
+
+use super::reason::Reason;
+use crate::record::{CacheOutcome, CacheSource};
+
+/// The field's name.
+pub(super) const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
+
+/// What the cache did with one request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Report {
+    pub(super) source: CacheSource,
+    /// Why the handler was called, if it was.
+    pub(super) forward: Option<Forward>,
+    /// What the handler answered, where the client is shown another status.
+    pub(super) forward_status: Option<StatusCode>,
+    /// For how long the answer stays fresh.
+    pub(super) ttl_secs: Option<i64>,
+    pub(super) stored: bool,
+    pub(super) collapsed: bool,
+    pub(super) reason: Option<Reason>,
+}
+
+/// Why the handler was called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Forward {
+    Bypass,
+    Method,
+    UriMiss,
+    VaryMiss,
+    Request,
+    Stale,
+}
+
+impl Forward {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Bypass => "bypass",
+            Self::Method => "method",
+            Self::UriMiss => "uri-miss",
+            Self::VaryMiss => "vary-miss",
+            Self::Request => "request",
+            Self::Stale => "stale",
+        }
+    }
+}
+
+impl Report {
+    /// Begins a report on an answer from the store.
+    pub(super) fn hit(source: CacheSource, ttl_secs: i64) -> Self {
+        Self {
+            source,
+            forward: None,
+            forward_status: None,
+            ttl_secs: Some(ttl_secs),
+            stored: false,
+            collapsed: false,
+            reason: None,
+        }
+    }
+
+    /// Begins a report on an answer from the handler.
+    pub(super) fn forwarded(source: CacheSource, forward: Forward) -> Self {
+        Self {
+            source,
+            forward: Some(forward),
+            forward_status: None,
+            ttl_secs: None,
+            stored: false,
+            collapsed: false,
+            reason: None,
+        }
+    }
+
+    pub(super) fn reason(self, reason: impl Into<Option<Reason>>) -> Self {
+        Self {
+            reason: reason.into(),
+            ..self
+        }
+    }
+
+    /// Returns the field's value, as the cache of this name writes it.
+    pub(super) fn to_value(self, name: &str) -> HeaderValue {
+        let mut line = Line::default();
+        line.push(name);
+        match self.forward {
+            None if self.source == CacheSource::Miss => {}
+            None => line.push("; hit"),
+            Some(forward) => line.push_pair("; fwd=", forward.as_str()),
+        }
+        if let Some(status) = self.forward_status {
+            line.push_pair("; fwd-status=", status.as_str());
+        }
+        if self.stored {
+            line.push("; stored");
+        }
+        if self.collapsed {
+            line.push("; collapsed");
+        }
+        if let Some(secs) = self.ttl_secs {
+            line.push("; ttl=");
+            line.push_number(secs);
+        }
+        if let Some(reason) = self.reason {
+            line.push_pair("; detail=", reason.as_str());
+        }
+        HeaderValue::from_bytes(line.as_bytes()).expect("a token, and words of our own")
+    }
+
+    /// Returns the same for the record.
+    pub(super) fn to_outcome(self) -> CacheOutcome {
+        let mut outcome = CacheOutcome::new(self.source);
+        outcome.detail = self.reason.map(Reason::as_str);
+        outcome.ttl_secs = self.ttl_secs;
+        outcome.stored = self.stored;
+        outcome.collapsed = self.collapsed;
+        outcome
+    }
+}
+
+/// A short line, written where no allocation is needed. What does not fit is left out: the longest
+/// line that can be written is shorter.
+struct Line {
+    bytes: [u8; 224],
+    len: usize,
+}
+
+impl Default for Line {
+    fn default() -> Self {
+        Self {
+            bytes: [0; 224],
+            len: 0,
+        }
+    }
+}
+
+impl Line {
+    fn push(&mut self, text: &str) {
+        if let Some(room) = self.bytes.get_mut(self.len..self.len + text.len()) {
+            room.copy_from_slice(text.as_bytes());
+            self.len += text.len();
+        }
+    }
+
+    fn push_pair(&mut self, name: &str, value: &str) {
+        self.push(name);
+        self.push(value);
+    }
+
+    fn push_number(&mut self, number: i64) {
+        if number < 0 {
+            self.push("-");
+        }
+        let mut digits = [0; 20];
+        let mut from = digits.len();
+        let mut rest = number.unsigned_abs();
+        loop {
+            from -= 1;
+            digits[from] = b'0' + u8::try_from(rest % 10).expect("a digit");
+            rest /= 10;
+            if rest == 0 {
+                break;
+            }
+        }
+        self.push(std::str::from_utf8(&digits[from..]).expect("digits are ASCII"));
+    }
+
+    fn as_bytes(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hit_says_how_long_it_stays_fresh() {
+        let report = Report::hit(CacheSource::Hit, 57);
+        assert_eq!(report.to_value("portcullis"), "portcullis; hit; ttl=57");
+        let stale = Report::hit(CacheSource::Stale, -3).reason(Reason::Store);
+        assert_eq!(stale.to_value("p"), "p; hit; ttl=-3; detail=store");
+    }
+
+    #[test]
+    fn an_answer_from_the_handler_says_why() {
+        let mut report = Report::forwarded(CacheSource::Miss, Forward::UriMiss);
+        report.stored = true;
+        assert_eq!(report.to_value("p"), "p; fwd=uri-miss; stored");
+        report.forward_status = Some(StatusCode::NOT_MODIFIED);
+        report.collapsed = true;
+        report.ttl_secs = Some(0);
+        let line = "p; fwd=uri-miss; fwd-status=304; stored; collapsed; ttl=0";
+        assert_eq!(report.to_value("p"), line);
+    }
+
+    #[test]
+    fn the_longest_line_fits() {
+        let mut report = Report::hit(CacheSource::Miss, i64::MIN);
+        report.forward = Some(Forward::UriMiss);
+        report.forward_status = Some(StatusCode::OK);
+        report.stored = true;
+        report.collapsed = true;
+        report.reason = Some(Reason::CredentialWithoutIdentity);
+        let name = "n".repeat(64);
+        let value = report.to_value(&name);
+        assert!(
+            value
+                .to_str()
+                .unwrap()
+                .ends_with("; detail=credential-without-identity")
+        );
+    }
+}

@@ -1,0 +1,303 @@
+//! `Cache-Control`, read once into numbers and flags.
+
+use http::{
+    HeaderMap, HeaderName,
+    header::{CACHE_CONTROL, PRAGMA},
+};
+
+/// The most seconds that a number in a field counts for (RFC 9111 section 1.2.2).
+pub(super) const DELTA_SECS_MAX: u32 = 1 << 31;
+
+/// What a response's `Cache-Control` says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct ResponseDirectives {
+    pub(super) max_age_secs: Option<u32>,
+    pub(super) s_maxage_secs: Option<u32>,
+    pub(super) stale_while_revalidate_secs: Option<u32>,
+    pub(super) stale_if_error_secs: Option<u32>,
+    pub(super) no_store: bool,
+    pub(super) no_cache: bool,
+    pub(super) private: bool,
+    pub(super) public: bool,
+    pub(super) must_revalidate: bool,
+    pub(super) proxy_revalidate: bool,
+    pub(super) must_understand: bool,
+    /// Fields that may not be shown from the store without asking (`no-cache="f"`), and fields
+    /// that a shared partition may not keep (`private="f"`).
+    pub(super) no_cache_fields: Vec<HeaderName>,
+    pub(super) private_fields: Vec<HeaderName>,
+}
+
+impl ResponseDirectives {
+    /// Reads all lines of `Cache-Control`.
+    pub(super) fn of(headers: &HeaderMap) -> Self {
+        let mut read = Self::default();
+        for line in headers.get_all(CACHE_CONTROL) {
+            for_each_directive(line.as_bytes(), |name, value| read.take(name, value));
+        }
+        read
+    }
+
+    fn take(&mut self, name: &[u8], value: Option<&[u8]>) {
+        if is(name, "max-age") {
+            smallest(&mut self.max_age_secs, value);
+        } else if is(name, "s-maxage") {
+            smallest(&mut self.s_maxage_secs, value);
+        } else if is(name, "stale-while-revalidate") {
+            smallest(&mut self.stale_while_revalidate_secs, value);
+        } else if is(name, "stale-if-error") {
+            smallest(&mut self.stale_if_error_secs, value);
+        } else if is(name, "no-store") {
+            self.no_store = true;
+        } else if is(name, "no-cache") {
+            self.no_cache |= !fields(value, &mut self.no_cache_fields);
+        } else if is(name, "private") {
+            self.private |= !fields(value, &mut self.private_fields);
+        } else if is(name, "public") {
+            self.public = true;
+        } else if is(name, "must-revalidate") {
+            self.must_revalidate = true;
+        } else if is(name, "proxy-revalidate") {
+            self.proxy_revalidate = true;
+        } else if is(name, "must-understand") {
+            self.must_understand = true;
+        }
+    }
+}
+
+/// What a request's `Cache-Control` says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct RequestDirectives {
+    pub(super) no_store: bool,
+    pub(super) no_cache: bool,
+    pub(super) only_if_cached: bool,
+    pub(super) max_age_secs: Option<u32>,
+    pub(super) min_fresh_secs: Option<u32>,
+    /// How stale an answer may be; `u32::MAX` if any age will do.
+    pub(super) max_stale_secs: Option<u32>,
+}
+
+impl RequestDirectives {
+    /// Reads all lines of `Cache-Control`; `Pragma: no-cache` counts where there is none.
+    pub(super) fn of(headers: &HeaderMap) -> Self {
+        let mut read = Self::default();
+        for line in headers.get_all(CACHE_CONTROL) {
+            for_each_directive(line.as_bytes(), |name, value| read.take(name, value));
+        }
+        if !headers.contains_key(CACHE_CONTROL) {
+            for line in headers.get_all(PRAGMA) {
+                for_each_directive(line.as_bytes(), |name, _| {
+                    read.no_cache |= is(name, "no-cache");
+                });
+            }
+        }
+        read
+    }
+
+    fn take(&mut self, name: &[u8], value: Option<&[u8]>) {
+        if is(name, "no-store") {
+            self.no_store = true;
+        } else if is(name, "no-cache") {
+            self.no_cache = true;
+        } else if is(name, "only-if-cached") {
+            self.only_if_cached = true;
+        } else if is(name, "max-age") {
+            smallest(&mut self.max_age_secs, value);
+        } else if is(name, "min-fresh") {
+            // What cannot be read asks for nothing: a client cannot be more precise than this.
+            self.min_fresh_secs = value.and_then(delta_seconds).or(self.min_fresh_secs);
+        } else if is(name, "max-stale") {
+            self.max_stale_secs = match value {
+                None => Some(u32::MAX),
+                Some(value) => delta_seconds(value).or(self.max_stale_secs),
+            };
+        }
+    }
+}
+
+/// Calls `take` with each directive's name and value. A quoted value comes without its quotes;
+/// what stands between quotes ends nothing.
+fn for_each_directive(line: &[u8], mut take: impl FnMut(&[u8], Option<&[u8]>)) {
+    let mut rest = line;
+    while !rest.is_empty() {
+        let end = member_end(rest);
+        let member = rest[..end].trim_ascii();
+        rest = rest.get(end + 1..).unwrap_or_default();
+        if member.is_empty() {
+            continue;
+        }
+        match member.iter().position(|byte| *byte == b'=') {
+            None => take(member, None),
+            Some(at) => take(&member[..at], Some(unquoted(&member[at + 1..]))),
+        }
+    }
+}
+
+/// Returns where the first member of a list ends: at a comma outside of quotes, or at the end.
+pub(super) fn member_end(list: &[u8]) -> usize {
+    let (mut quoted, mut escaped) = (false, false);
+    for (at, byte) in list.iter().enumerate() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if quoted => escaped = true,
+            b'"' => quoted = !quoted,
+            b',' if !quoted => return at,
+            _ => {}
+        }
+    }
+    list.len()
+}
+
+fn unquoted(value: &[u8]) -> &[u8] {
+    match value {
+        [b'"', inner @ .., b'"'] => inner,
+        _ => value,
+    }
+}
+
+fn is(name: &[u8], directive: &str) -> bool {
+    name.eq_ignore_ascii_case(directive.as_bytes())
+}
+
+/// Reads a whole number of seconds; what is too large counts as [`DELTA_SECS_MAX`].
+pub(super) fn delta_seconds(value: &[u8]) -> Option<u32> {
+    if value.is_empty() {
+        return None;
+    }
+    value.iter().try_fold(0_u32, |secs, byte| {
+        let digit = byte.is_ascii_digit().then(|| u32::from(byte - b'0'))?;
+        let secs = secs.saturating_mul(10).saturating_add(digit);
+        Some(secs.min(DELTA_SECS_MAX))
+    })
+}
+
+/// Keeps the smaller of two values. One that cannot be read counts as zero: what is unclear is
+/// stale (RFC 9111 section 4.2.1).
+fn smallest(kept: &mut Option<u32>, value: Option<&[u8]>) {
+    let secs = value.and_then(delta_seconds).unwrap_or(0);
+    *kept = Some(kept.map_or(secs, |kept| kept.min(secs)));
+}
+
+/// Adds the field names of `no-cache="a, b"`. Returns false if there are none that can be read:
+/// the directive then stands for the whole response.
+fn fields(value: Option<&[u8]>, names: &mut Vec<HeaderName>) -> bool {
+    let Some(value) = value else { return false };
+    let mut listed = Vec::new();
+    for name in value.split(|byte| *byte == b',') {
+        match HeaderName::from_bytes(name.trim_ascii()) {
+            Ok(name) => listed.push(name),
+            Err(_) => return false,
+        }
+    }
+    names.extend(listed);
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    fn response(lines: &[&'static str]) -> ResponseDirectives {
+        ResponseDirectives::of(&headers(lines))
+    }
+
+    fn request(lines: &[&'static str]) -> RequestDirectives {
+        RequestDirectives::of(&headers(lines))
+    }
+
+    fn headers(lines: &[&'static str]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for line in lines {
+            headers.append(CACHE_CONTROL, HeaderValue::from_static(line));
+        }
+        headers
+    }
+
+    #[test]
+    fn names_are_read_in_any_case_and_on_any_line() {
+        let read = response(&["MAX-AGE=60, PUBLIC", "No-Store", " , ,Private ,"]);
+        assert_eq!(read.max_age_secs, Some(60));
+        assert!(read.public && read.no_store && read.private);
+    }
+
+    #[test]
+    fn what_is_quoted_is_one_value() {
+        let read = response(&[r#"ext="no-store, max-age=1, \" private", max-age="60""#]);
+        assert_eq!(read.max_age_secs, Some(60));
+        assert!(!read.no_store && !read.private);
+    }
+
+    #[test]
+    fn unreadable_freshness_is_no_freshness() {
+        for value in [
+            "max-age=1h",
+            "max-age=-1",
+            "max-age=",
+            "max-age",
+            "max-age=1.5",
+        ] {
+            assert_eq!(response(&[value]).max_age_secs, Some(0), "{value}");
+        }
+    }
+
+    #[test]
+    fn the_smallest_of_repeated_values_counts() {
+        assert_eq!(
+            response(&["max-age=9", "max-age=3, max-age=7"]).max_age_secs,
+            Some(3)
+        );
+    }
+
+    #[test]
+    fn numbers_saturate() {
+        let read = response(&["max-age=18446744073709551616"]);
+        assert_eq!(read.max_age_secs, Some(DELTA_SECS_MAX));
+    }
+
+    #[test]
+    fn directives_with_fields_spare_the_rest() {
+        let read = response(&[r#"private="x-a, X-B", no-cache=x-c"#]);
+        assert!(!read.private && !read.no_cache);
+        assert_eq!(read.private_fields, ["x-a", "x-b"]);
+        assert_eq!(read.no_cache_fields, ["x-c"]);
+    }
+
+    #[test]
+    fn unreadable_fields_stand_for_all() {
+        assert!(response(&[r#"private="""#]).private);
+        assert!(response(&[r#"no-cache="a b""#]).no_cache);
+    }
+
+    #[test]
+    fn a_request_asks_in_the_same_grammar() {
+        let read = request(&[
+            "no-cache, max-age=5, min-fresh=3",
+            "max-stale",
+            "only-if-cached",
+        ]);
+        assert!(read.no_cache && read.only_if_cached);
+        assert_eq!(read.max_age_secs, Some(5));
+        assert_eq!(read.min_fresh_secs, Some(3));
+        assert_eq!(read.max_stale_secs, Some(u32::MAX));
+    }
+
+    #[test]
+    fn pragma_counts_where_there_is_no_cache_control() {
+        let mut headers = HeaderMap::new();
+        headers.insert(PRAGMA, HeaderValue::from_static("foo, No-Cache"));
+        assert!(RequestDirectives::of(&headers).no_cache);
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("max-age=1"));
+        assert!(!RequestDirectives::of(&headers).no_cache);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_line_makes_it_panic(line in proptest::collection::vec(0x20_u8..0x7f, 0..80)) {
+            let mut headers = HeaderMap::new();
+            headers.insert(CACHE_CONTROL, HeaderValue::from_bytes(&line).unwrap());
+            let _ = (ResponseDirectives::of(&headers), RequestDirectives::of(&headers));
+        }
+    }
+}

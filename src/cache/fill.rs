@@ -1,0 +1,136 @@
+//! An answer on its way into the store, while it streams to the client.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+
+use super::{
+    config::Config,
+    entry::{StoredResponse, compact},
+    freshness::Freshness,
+    key::CacheKey,
+    store::{Fence, Put},
+    vary::{VariantId, VarySpec},
+};
+use crate::store_key::StoreKey;
+
+/// An answer on its way into the store.
+///
+/// It is committed when its body has ended well, with the length that was announced; dropped
+/// before, it leaves nothing.
+#[derive(Debug)]
+pub(super) struct Fill {
+    pub(super) config: Arc<Config>,
+    pub(super) head: Head,
+    pub(super) expected_bytes: Option<u64>,
+    chunks: Vec<Bytes>,
+    bytes: u64,
+}
+
+/// All of a stored answer but its body.
+#[derive(Debug)]
+pub(super) struct Head {
+    pub(super) key: CacheKey,
+    pub(super) fence: Fence,
+    pub(super) retain: Duration,
+    pub(super) status: StatusCode,
+    pub(super) headers: HeaderMap,
+    pub(super) freshness: Freshness,
+    pub(super) vary: VarySpec,
+    pub(super) variant: VariantId,
+    pub(super) partition: StoreKey,
+    pub(super) tags: Vec<StoreKey>,
+}
+
+impl Fill {
+    pub(super) fn new(config: Arc<Config>, head: Head, expected_bytes: Option<u64>) -> Self {
+        Self {
+            config,
+            head,
+            expected_bytes,
+            chunks: Vec::new(),
+            bytes: 0,
+        }
+    }
+
+    /// Keeps a piece of the body. Returns false if there is no room for it: the answer is then
+    /// not stored.
+    pub(super) fn push(&mut self, chunk: &Bytes) -> bool {
+        let bytes = chunk.len() as u64;
+        let fits = self.bytes + bytes <= self.config.rules.body_bytes_max;
+        if !fits || !self.config.filling.take(bytes) {
+            return false;
+        }
+        self.bytes += bytes;
+        self.chunks.push(chunk.clone());
+        true
+    }
+
+    /// Returns whether all that was announced has come.
+    pub(super) fn is_complete(&self) -> bool {
+        self.expected_bytes == Some(self.bytes)
+    }
+
+    /// Stores the answer, now that its body has ended well.
+    pub(super) fn commit(mut self) {
+        if self
+            .expected_bytes
+            .is_some_and(|expected| expected != self.bytes)
+        {
+            return;
+        }
+        let body = self.joined();
+        let config = Arc::clone(&self.config);
+        match config.store.put(self.put(body)).into_ready() {
+            // A store that failed has lost an answer: it is made again when it is asked for.
+            Ok(_) => {}
+            Err(pending) => {
+                if let Some(runtime) = &config.runtime {
+                    runtime.spawn(Box::pin(async move {
+                        let _ = pending.await;
+                    }));
+                }
+            }
+        }
+    }
+
+    /// Copies the pieces into one of exactly their length: a piece may hold on to a buffer that is
+    /// far larger than itself.
+    fn joined(&self) -> Bytes {
+        let mut joined = Vec::with_capacity(self.chunks.iter().map(Bytes::len).sum());
+        for chunk in &self.chunks {
+            joined.extend_from_slice(chunk);
+        }
+        joined.into()
+    }
+
+    fn put(&mut self, body: Bytes) -> Put {
+        let head = &mut self.head;
+        let mut headers = std::mem::take(&mut head.headers);
+        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
+        let entry = StoredResponse {
+            status: head.status,
+            headers: compact(&headers),
+            body,
+            freshness: head.freshness,
+            vary: head.vary.clone(),
+            variant: head.variant,
+            partition: head.partition,
+            tags: std::mem::take(&mut head.tags),
+        };
+        Put {
+            key: head.key,
+            entry: Arc::new(entry),
+            fence: head.fence,
+            retain: head.retain,
+            variants_max: self.config.variants_max,
+        }
+    }
+}
+
+impl Drop for Fill {
+    fn drop(&mut self) {
+        self.config.filling.give_back(self.bytes);
+    }
+}

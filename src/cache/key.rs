@@ -1,0 +1,356 @@
+//! Under which key an answer is kept: who may see it, and what was asked.
+
+use std::fmt;
+
+use http::{HeaderMap, HeaderValue, Uri, header};
+
+use crate::store_key::{KeySpace, LongStoreKey, StoreKey, StoreKeys};
+
+/// Under which key an answer is kept.
+///
+/// Both halves are keyed digests: nothing of a URL or a caller stands in them.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct CacheKey {
+    uri: StoreKey,
+    full: LongStoreKey,
+}
+
+impl CacheKey {
+    /// Returns the digest of authority, path and query: the same for every caller and scheme.
+    ///
+    /// What is purged by URL is purged by this; a clustered store takes it as the hash tag, so
+    /// that the purges of a URL and all answers under it are in one place.
+    pub fn uri(&self) -> &StoreKey {
+        &self.uri
+    }
+
+    /// Returns the digest of all that tells answers apart: who may see it, scheme, authority,
+    /// path and query.
+    pub fn full(&self) -> &LongStoreKey {
+        &self.full
+    }
+}
+
+impl fmt::Debug for CacheKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "CacheKey({})", self.full)
+    }
+}
+
+/// Who may see an answer.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Partition<'a> {
+    /// Everybody.
+    Shared,
+    /// The one caller with this digest.
+    Own(&'a [u8; 32]),
+}
+
+/// What was asked: the parts of a request's target that tell answers apart.
+#[derive(Clone, Copy)]
+pub(super) struct Target<'a> {
+    pub(super) scheme: &'a str,
+    pub(super) authority: &'a str,
+    pub(super) path: &'a str,
+    pub(super) query: Option<&'a str>,
+    /// The request's fields, where one of them may change what it is routed to.
+    pub(super) rerouting: Option<&'a HeaderMap>,
+}
+
+/// Fields by which a proxy or a framework may be led to another answer. They are part of the key
+/// wherever a request bears one.
+pub(super) const REROUTING: [&str; 9] = [
+    "forwarded",
+    "x-forwarded-host",
+    "x-forwarded-port",
+    "x-forwarded-prefix",
+    "x-forwarded-proto",
+    "x-forwarded-scheme",
+    "x-host",
+    "x-original-url",
+    "x-rewrite-url",
+];
+
+impl<'a> Target<'a> {
+    /// Takes a target whose origin is known.
+    pub(super) fn plain(authority: &'a str, uri: &'a Uri) -> Self {
+        Self {
+            scheme: uri.scheme_str().unwrap_or_default(),
+            authority,
+            path: uri.path(),
+            query: uri.query(),
+            rerouting: None,
+        }
+    }
+
+    /// Reads a request's target. `None` if its host is not to be relied on: two of them, or one
+    /// that contradicts the target.
+    pub(super) fn of(uri: &'a Uri, headers: &'a HeaderMap, rerouted: bool) -> Option<Self> {
+        let mut hosts = headers.get_all(header::HOST).iter();
+        let host = match (hosts.next(), hosts.next()) {
+            (None, _) => None,
+            (Some(host), None) => Some(host.to_str().ok()?),
+            (Some(_), Some(_)) => return None,
+        };
+        let authority = match (uri.authority(), host) {
+            (Some(target), Some(host)) if !target.as_str().eq_ignore_ascii_case(host) => {
+                return None;
+            }
+            (Some(target), _) => target.as_str(),
+            (None, host) => host.unwrap_or_default(),
+        };
+        Some(Self {
+            scheme: uri.scheme_str().unwrap_or_default(),
+            authority,
+            path: uri.path(),
+            query: uri.query(),
+            rerouting: rerouted.then_some(headers),
+        })
+    }
+}
+
+/// Makes keys, for one cache among those of a store.
+#[derive(Clone, Debug)]
+pub(super) struct KeyMaker {
+    answers: KeySpace,
+    uris: KeySpace,
+    partitions: KeySpace,
+    variants: KeySpace,
+}
+
+impl KeyMaker {
+    pub(super) fn new(keys: &StoreKeys, namespace: &str) -> Self {
+        let space = |what: &str| keys.space(&format!("cache {what} {namespace}"));
+        Self {
+            answers: space("answer"),
+            uris: space("uri"),
+            partitions: space("partition"),
+            variants: space("variant"),
+        }
+    }
+
+    /// Returns the key of what was asked, for those who may see the answer.
+    pub(super) fn key(&self, target: &Target<'_>, partition: Partition<'_>) -> CacheKey {
+        let mut full = self.answers.long();
+        match partition {
+            Partition::Shared => full.field(b"shared"),
+            Partition::Own(digest) => full.field(b"own").field(digest),
+        };
+        full.field(target.scheme.as_bytes());
+        lower_case(target.authority, |authority| {
+            full.field(authority);
+        });
+        full.field(target.path.as_bytes());
+        // No query and an empty one are two targets.
+        full.field(&[u8::from(target.query.is_some())]);
+        full.field(target.query.unwrap_or_default().as_bytes());
+        if let Some(headers) = target.rerouting {
+            for name in REROUTING {
+                for value in headers.get_all(name) {
+                    full.field(name.as_bytes()).field(routing_part(name, value));
+                }
+            }
+        }
+        CacheKey {
+            uri: self.uri(target),
+            full: full.finish(),
+        }
+    }
+
+    /// Returns the key by which a URL is purged, for every caller.
+    pub(super) fn uri(&self, target: &Target<'_>) -> StoreKey {
+        let mut uri = self.uris.short();
+        lower_case(target.authority, |authority| {
+            uri.field(authority);
+        });
+        uri.field(target.path.as_bytes());
+        uri.field(&[u8::from(target.query.is_some())]);
+        uri.field(target.query.unwrap_or_default().as_bytes());
+        uri.finish()
+    }
+
+    /// Returns the key by which all that one caller got is purged.
+    pub(super) fn partition(&self, partition: Partition<'_>) -> StoreKey {
+        let mut key = self.partitions.short();
+        if let Partition::Own(digest) = partition {
+            key.field(digest);
+        }
+        key.finish()
+    }
+
+    /// Returns the space of the keys of variants.
+    pub(super) fn variants(&self) -> &KeySpace {
+        &self.variants
+    }
+}
+
+/// Returns the part of a field that may lead elsewhere.
+///
+/// `Forwarded` names the client too, by whom nothing is routed: of it, only what follows the
+/// first `host=` or `proto=` counts.
+fn routing_part<'a>(name: &str, value: &'a HeaderValue) -> &'a [u8] {
+    let bytes = value.as_bytes();
+    if name != "forwarded" {
+        return bytes;
+    }
+    let marks = |at: &usize| {
+        let rest = &bytes[*at..];
+        [&b"host="[..], b"proto="].iter().any(|mark| {
+            rest.get(..mark.len())
+                .is_some_and(|head| head.eq_ignore_ascii_case(mark))
+        })
+    };
+    match (0..bytes.len()).find(marks) {
+        Some(at) => &bytes[at..],
+        None => b"",
+    }
+}
+
+/// Gives an authority in lower case, without an allocation for one of common length.
+fn lower_case(authority: &str, give: impl FnOnce(&[u8])) {
+    let mut buffer = [0; 256];
+    let bytes = authority.as_bytes();
+    match buffer.get_mut(..bytes.len()) {
+        Some(lower) => {
+            lower.copy_from_slice(bytes);
+            lower.make_ascii_lowercase();
+            give(lower);
+        }
+        None => give(authority.to_ascii_lowercase().as_bytes()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn maker() -> KeyMaker {
+        KeyMaker::new(&StoreKeys::from_secret(&[1; 32]).unwrap(), "")
+    }
+
+    fn target(
+        authority: &'static str,
+        path: &'static str,
+        query: Option<&'static str>,
+    ) -> Target<'static> {
+        Target {
+            scheme: "",
+            authority,
+            path,
+            query,
+            rerouting: None,
+        }
+    }
+
+    #[test]
+    fn each_part_makes_another_key() {
+        let maker = maker();
+        let shared = |target: Target<'_>| *maker.key(&target, Partition::Shared).full();
+        let mut keys = vec![
+            shared(target("a", "/b", None)),
+            shared(target("a", "/b", Some(""))),
+            shared(target("a", "/", Some("b"))),
+            shared(target("ab", "/", None)),
+            shared(target("a", "/B", None)),
+            shared(Target {
+                scheme: "https",
+                ..target("a", "/b", None)
+            }),
+            *maker
+                .key(&target("a", "/b", None), Partition::Own(&[0; 32]))
+                .full(),
+            *maker
+                .key(&target("a", "/b", None), Partition::Own(&[1; 32]))
+                .full(),
+        ];
+        let all = keys.len();
+        keys.sort_unstable();
+        keys.dedup();
+        assert_eq!(keys.len(), all);
+    }
+
+    #[test]
+    fn the_case_of_a_host_does_not_matter_and_that_of_a_path_does() {
+        let maker = maker();
+        let key = |authority, path| maker.key(&target(authority, path, None), Partition::Shared);
+        assert_eq!(key("Example.COM", "/a"), key("example.com", "/a"));
+        assert_ne!(key("example.com", "/A"), key("example.com", "/a"));
+    }
+
+    #[test]
+    fn every_caller_shares_the_key_by_which_a_url_is_purged() {
+        let maker = maker();
+        let target = target("a", "/b", None);
+        let one = maker.key(&target, Partition::Shared);
+        let two = maker.key(&target, Partition::Own(&[2; 32]));
+        assert_eq!(one.uri(), two.uri());
+        assert_ne!(one.full(), two.full());
+    }
+
+    #[test]
+    fn a_field_that_reroutes_is_part_of_the_key() {
+        let maker = maker();
+        let key = |name: &'static str, value: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(name, HeaderValue::from_static(value));
+            let rerouting = Some(&headers);
+            maker.key(
+                &Target {
+                    rerouting,
+                    ..target("a", "/", None)
+                },
+                Partition::Shared,
+            )
+        };
+        assert_ne!(
+            key("x-forwarded-host", "evil"),
+            key("x-forwarded-host", "good")
+        );
+        assert_ne!(key("x-forwarded-host", "evil"), key("x-host", "evil"));
+        assert_ne!(
+            key("forwarded", "for=1;host=evil"),
+            key("forwarded", "for=1;Host=good")
+        );
+        assert_eq!(
+            key("forwarded", "for=1;proto=http"),
+            key("forwarded", "for=2;proto=http")
+        );
+    }
+
+    #[test]
+    fn a_host_that_is_not_to_be_relied_on_makes_no_key() {
+        let uri = Uri::from_static("http://a/");
+        let mut headers = HeaderMap::new();
+        assert!(Target::of(&uri, &headers, false).is_some());
+        headers.insert(header::HOST, HeaderValue::from_static("A"));
+        assert!(Target::of(&uri, &headers, false).is_some());
+        headers.insert(header::HOST, HeaderValue::from_static("b"));
+        assert!(Target::of(&uri, &headers, false).is_none());
+        let uri = Uri::from_static("/");
+        assert!(Target::of(&uri, &headers, false).is_some());
+        headers.append(header::HOST, HeaderValue::from_static("b"));
+        assert!(Target::of(&uri, &headers, false).is_none());
+    }
+
+    #[test]
+    fn debug_shows_a_digest_and_no_url() {
+        let key = maker().key(&target("host", "/secret", None), Partition::Shared);
+        assert!(!format!("{key:?}").contains("secret"));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn equal_keys_are_equal_parts(
+            one in ("[ab]{0,2}", "/[ab]{0,2}", proptest::option::of("[ab]{0,2}")),
+            two in ("[ab]{0,2}", "/[ab]{0,2}", proptest::option::of("[ab]{0,2}")),
+        ) {
+            let maker = maker();
+            let key = |(authority, path, query): &(String, String, Option<String>)| {
+                let query = query.as_deref();
+                let target = Target { scheme: "", authority, path, query, rerouting: None };
+                maker.key(&target, Partition::Shared)
+            };
+            proptest::prop_assert_eq!(one == two, key(&one) == key(&two));
+        }
+    }
+}

@@ -1,0 +1,238 @@
+//! The layer: what the cache is told, and how it wraps a service.
+
+use std::{
+    fmt,
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
+
+use http::HeaderName;
+use tower_layer::Layer;
+
+use super::{
+    config::{Budget, Config},
+    key::KeyMaker,
+    rules::Rules,
+    service::Cache,
+    store::CacheStore,
+};
+use crate::{
+    error::ConfigError,
+    runtime::{self, Runtime},
+    time::{Clock, SystemClock},
+};
+
+/// Answers from a store what has been answered before.
+///
+/// [`CacheLayer::new`] is safe where callers are told apart: see [`cache`](super) for what it does
+/// by default. A clone is the same cache.
+#[derive(Clone, Debug)]
+pub struct CacheLayer {
+    config: Arc<Config>,
+}
+
+impl CacheLayer {
+    /// Creates a cache of the secure profile, with defaults throughout.
+    pub fn new(store: impl CacheStore) -> Self {
+        Self::secure(store).build().expect("the defaults are right")
+    }
+
+    /// Begins a cache that keeps callers apart: what is not surely for all is kept for its caller
+    /// alone, or not at all.
+    pub fn secure(store: impl CacheStore) -> CacheLayerBuilder {
+        CacheLayerBuilder::new(store, Rules::secure())
+    }
+
+    /// Begins a shared cache by RFC 9111 that takes the freedoms which that gives: it keeps every
+    /// status, guesses freshness, heeds requests, and takes `Authorization` alone for a
+    /// credential. For what stands before an origin that knows of caches.
+    pub fn rfc(store: impl CacheStore) -> CacheLayerBuilder {
+        CacheLayerBuilder::new(store, Rules::rfc())
+    }
+}
+
+impl<S> Layer<S> for CacheLayer {
+    type Service = Cache<S>;
+
+    fn layer(&self, inner: S) -> Cache<S> {
+        Cache {
+            inner,
+            config: Arc::clone(&self.config),
+        }
+    }
+}
+
+/// Builds a [`CacheLayer`].
+#[must_use]
+pub struct CacheLayerBuilder {
+    store: Arc<dyn CacheStore>,
+    rules: Rules,
+    namespace: String,
+    name: Option<String>,
+    clock: Arc<dyn Clock>,
+    runtime: Option<Arc<dyn Runtime>>,
+    variants_max: usize,
+    filling_bytes_max: u64,
+    validated_for: Duration,
+    credential_headers: Vec<String>,
+}
+
+impl CacheLayerBuilder {
+    fn new(store: impl CacheStore, rules: Rules) -> Self {
+        Self {
+            store: Arc::new(store),
+            rules,
+            namespace: String::new(),
+            name: Some("portcullis".to_owned()),
+            clock: Arc::new(SystemClock::new()),
+            runtime: runtime::ambient(),
+            variants_max: 16,
+            filling_bytes_max: 32 << 20,
+            validated_for: Duration::from_secs(3_600),
+            credential_headers: Vec::new(),
+        }
+    }
+
+    /// Sets the clock that freshness is measured by. The machine's by default.
+    pub fn clock(mut self, clock: impl Clock) -> Self {
+        self.clock = Arc::new(clock);
+        self
+    }
+
+    /// Sets what runs the work beside requests. Tokio by default, where its feature is on.
+    pub fn runtime(mut self, runtime: impl Runtime) -> Self {
+        self.runtime = Some(Arc::new(runtime));
+        self
+    }
+
+    /// Keeps this cache's answers apart from those of others in the same store.
+    pub fn namespace(mut self, namespace: impl Into<String>) -> Self {
+        self.namespace = namespace.into();
+        self
+    }
+
+    /// Sets by which name the cache calls itself in `Cache-Status`. `portcullis` by default.
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.name = Some(name.into());
+        self
+    }
+
+    /// Leaves `Cache-Status` out: for clients that are not to know what is kept.
+    pub fn without_cache_status(mut self) -> Self {
+        self.name = None;
+        self
+    }
+
+    /// Adds a request field that is a credential. `Authorization`, `Cookie`,
+    /// `Proxy-Authorization` and `X-API-Key` are by default.
+    pub fn credential_header(mut self, name: impl Into<String>) -> Self {
+        self.credential_headers.push(name.into());
+        self
+    }
+
+    /// Adds a query parameter that is a credential.
+    pub fn credential_param(mut self, name: impl Into<String>) -> Self {
+        self.rules.credential_params.push(name.into());
+        self
+    }
+
+    /// Shares answers to requests with credentials where they say `public` or `s-maxage`: for
+    /// handlers that say so only of what is the same for every caller. Off by default.
+    pub fn share_where_public(mut self, share: bool) -> Self {
+        self.rules.share_where_public = share;
+        self
+    }
+
+    /// Sets how many bytes of a body are kept at most; a larger one streams through. 1 MiB by
+    /// default.
+    pub fn body_bytes_max(mut self, bytes: u64) -> Self {
+        self.rules.body_bytes_max = bytes;
+        self
+    }
+
+    /// Sets how many bytes all answers that are being stored at one moment may take together.
+    /// 32 MiB by default.
+    pub fn filling_bytes_max(mut self, bytes: u64) -> Self {
+        self.filling_bytes_max = bytes;
+        self
+    }
+
+    /// Sets how many variants of one URL are kept for one caller at most. 16 by default.
+    pub fn variants_max(mut self, variants: usize) -> Self {
+        self.variants_max = variants;
+        self
+    }
+
+    /// Sets for how long an answer that can be validated is kept after it went stale. An hour by
+    /// default.
+    pub fn validated_for(mut self, validated_for: Duration) -> Self {
+        self.validated_for = validated_for;
+        self
+    }
+
+    /// Returns the layer.
+    ///
+    /// # Errors
+    ///
+    /// If a name is not one, or a bound is zero.
+    pub fn build(mut self) -> Result<CacheLayer, ConfigError> {
+        if let Some(name) = &self.name {
+            checked_name(name)?;
+        }
+        for name in &self.credential_headers {
+            let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| {
+                ConfigError::new("credential_header", name, "this is no field name")
+                    .fix("give a name of letters, digits and dashes")
+            })?;
+            self.rules.credential_headers.push(name);
+        }
+        let zero = [
+            ("body_bytes_max", self.rules.body_bytes_max == 0),
+            ("filling_bytes_max", self.filling_bytes_max == 0),
+            ("variants_max", self.variants_max == 0),
+        ];
+        if let Some((option, _)) = zero.into_iter().find(|(_, zero)| *zero) {
+            return Err(
+                ConfigError::new(option, 0, "a cache of no room keeps nothing")
+                    .fix("give a bound of at least 1, or leave the layer out"),
+            );
+        }
+        Ok(CacheLayer {
+            config: Arc::new(Config {
+                keys: KeyMaker::new(self.store.keys(), &self.namespace),
+                store: self.store,
+                rules: self.rules,
+                clock: self.clock,
+                runtime: self.runtime,
+                name: self.name.map(Into::into),
+                variants_max: self.variants_max,
+                validated_for: self.validated_for,
+                filling: Budget::new(self.filling_bytes_max),
+                unvouched_said: AtomicBool::new(false),
+            }),
+        })
+    }
+}
+
+impl fmt::Debug for CacheLayerBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CacheLayerBuilder")
+            .field("rules", &self.rules)
+            .field("name", &self.name)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Checks that a name is a token by RFC 9110, and short enough for a field.
+fn checked_name(name: &str) -> Result<(), ConfigError> {
+    let letter = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    let begins_well = name.as_bytes().first().is_some_and(u8::is_ascii_alphabetic);
+    if begins_well && name.len() <= 64 && name.bytes().all(letter) {
+        return Ok(());
+    }
+    Err(
+        ConfigError::new("name", name, "this is no name for `Cache-Status`").fix(
+            "give a letter, and up to 63 letters, digits, dashes, dots or underscores after it",
+        ),
+    )
+}

@@ -1,0 +1,193 @@
+//! What a request is to the cache: read in one pass over its fields.
+
+use http::{HeaderMap, Method, Request, header};
+use http_body::Body;
+
+use super::{key::REROUTING, reason::Reason, rules::Rules};
+
+/// What a request is to the cache.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Facts {
+    /// What its method does.
+    pub(super) method: MethodClass,
+    /// Why it is none for the cache, if it is not.
+    pub(super) bypass: Option<Reason>,
+    /// Whether it bears a credential.
+    pub(super) credential: bool,
+    /// Whether a field may lead it elsewhere than its target says.
+    pub(super) rerouted: bool,
+    /// Whether it asks for a part.
+    pub(super) range: bool,
+    /// Whether it has a condition.
+    pub(super) condition: bool,
+}
+
+/// What a method does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum MethodClass {
+    /// GET.
+    #[default]
+    Get,
+    /// HEAD.
+    Head,
+    /// Safe, and none for the cache.
+    Safe,
+    /// Changes what it names, for all that is known.
+    Unsafe,
+}
+
+impl From<&Method> for MethodClass {
+    fn from(method: &Method) -> Self {
+        match *method {
+            Method::GET => Self::Get,
+            Method::HEAD => Self::Head,
+            Method::OPTIONS | Method::TRACE => Self::Safe,
+            // Safe, and without a constant.
+            _ if matches!(method.as_str(), "PROPFIND" | "QUERY" | "REPORT" | "SEARCH") => {
+                Self::Safe
+            }
+            _ => Self::Unsafe,
+        }
+    }
+}
+
+/// Reads a request.
+pub(super) fn read<B: Body>(request: &Request<B>, rules: &Rules) -> Facts {
+    let mut facts = Facts {
+        method: request.method().into(),
+        ..Facts::default()
+    };
+    if !request.body().is_end_stream() && request.body().size_hint().exact() != Some(0) {
+        facts.bypass = Some(Reason::RequestBody);
+    }
+    facts.read_fields(request.headers(), rules);
+    if !rules.credential_params.is_empty() {
+        let query = request.uri().query().unwrap_or_default();
+        facts.credential |= query.split('&').any(|pair| {
+            let name = pair.split('=').next().unwrap_or_default();
+            rules.credential_params.iter().any(|param| param == name)
+        });
+    }
+    facts
+}
+
+impl Facts {
+    fn read_fields(&mut self, headers: &HeaderMap, rules: &Rules) {
+        for (name, value) in headers {
+            let bypass = match name.as_str() {
+                "content-length" if value != "0" => Some(Reason::RequestBody),
+                "transfer-encoding" => Some(Reason::RequestBody),
+                "upgrade" => Some(Reason::Upgrade),
+                "content-type" if begins(value, b"application/grpc") => Some(Reason::Grpc),
+                "accept" if begins(value, b"text/event-stream") => Some(Reason::EventStream),
+                "x-http-method" | "x-http-method-override" | "x-method-override" => {
+                    Some(Reason::MethodOverride)
+                }
+                "range" => {
+                    self.range = true;
+                    None
+                }
+                "if-match" | "if-none-match" | "if-modified-since" | "if-unmodified-since" => {
+                    self.condition = true;
+                    None
+                }
+                _ => None,
+            };
+            self.bypass = self.bypass.or(bypass);
+            self.credential |= rules.credential_headers.contains(name);
+            // All of them begin so, and few others do.
+            if name.as_str().starts_with("x-") || *name == header::FORWARDED {
+                self.rerouted |= REROUTING.contains(&name.as_str());
+            }
+        }
+    }
+}
+
+fn begins(value: &http::HeaderValue, with: &[u8]) -> bool {
+    let head = value.as_bytes().get(..with.len());
+    head.is_some_and(|head| head.eq_ignore_ascii_case(with))
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use http_body_util::Full;
+
+    use super::*;
+
+    fn facts(fields: &[(&'static str, &'static str)]) -> Facts {
+        let mut request = Request::get("/?a=1&token=x")
+            .body(Full::<Bytes>::default())
+            .unwrap();
+        for (name, value) in fields {
+            request
+                .headers_mut()
+                .append(*name, http::HeaderValue::from_static(value));
+        }
+        read(&request, &Rules::secure())
+    }
+
+    #[test]
+    fn each_credential_is_seen() {
+        for name in [
+            "authorization",
+            "cookie",
+            "proxy-authorization",
+            "x-api-key",
+        ] {
+            assert!(facts(&[(name, "")]).credential, "{name}");
+        }
+        assert!(!facts(&[("accept", "*/*")]).credential);
+    }
+
+    #[test]
+    fn a_parameter_is_a_credential_where_the_rules_say_so() {
+        let request = Request::get("/?a=1&token=x")
+            .body(Full::<Bytes>::default())
+            .unwrap();
+        let mut rules = Rules::secure();
+        assert!(!read(&request, &rules).credential);
+        rules.credential_params.push("token".to_owned());
+        assert!(read(&request, &rules).credential);
+        rules.credential_params = vec!["tok".to_owned()];
+        assert!(!read(&request, &rules).credential);
+    }
+
+    #[test]
+    fn what_is_more_than_a_question_is_none_for_the_cache() {
+        for (name, value, reason) in [
+            ("content-length", "3", Reason::RequestBody),
+            ("transfer-encoding", "chunked", Reason::RequestBody),
+            ("upgrade", "websocket", Reason::Upgrade),
+            ("content-type", "application/grpc", Reason::Grpc),
+            ("accept", "text/event-stream", Reason::EventStream),
+            ("x-http-method-override", "DELETE", Reason::MethodOverride),
+        ] {
+            assert_eq!(facts(&[(name, value)]).bypass, Some(reason), "{name}");
+        }
+        assert_eq!(facts(&[("content-length", "0")]).bypass, None);
+        let fat = Request::get("/").body(Full::<Bytes>::from("x")).unwrap();
+        assert_eq!(
+            read(&fat, &Rules::secure()).bypass,
+            Some(Reason::RequestBody)
+        );
+    }
+
+    #[test]
+    fn all_but_known_safe_methods_change_what_they_name() {
+        let class = |method: &str| MethodClass::from(&method.parse::<Method>().unwrap());
+        assert_eq!(class("GET"), MethodClass::Get);
+        assert_eq!(class("OPTIONS"), MethodClass::Safe);
+        for method in ["POST", "PUT", "PATCH", "DELETE", "M-SEARCH", "FROB"] {
+            assert_eq!(class(method), MethodClass::Unsafe, "{method}");
+        }
+    }
+
+    #[test]
+    fn a_rerouting_field_is_seen() {
+        for name in REROUTING {
+            assert!(facts(&[(name, "x")]).rerouted, "{name}");
+        }
+        assert!(!facts(&[("x-request-id", "x")]).rerouted);
+    }
+}

@@ -1,0 +1,92 @@
+//! What a cache holds itself to: the two profiles, and what sets them apart.
+
+use http::{HeaderName, StatusCode, header};
+
+/// What the cache holds itself to.
+#[derive(Clone, Debug)]
+pub(super) struct Rules {
+    /// Which statuses are kept.
+    pub(super) statuses: Statuses,
+    /// Which request fields are credentials.
+    pub(super) credential_headers: Vec<HeaderName>,
+    /// Which query parameters are credentials.
+    pub(super) credential_params: Vec<String>,
+    /// Whether an answer to a credential may be shared where it says so.
+    pub(super) share_where_public: bool,
+    /// Whether `must-revalidate` says so too (RFC 9111 section 3.5).
+    pub(super) share_where_must_revalidate: bool,
+    /// Whether answers that set cookies are kept.
+    pub(super) keep_set_cookie: bool,
+    /// Whether freshness is guessed from `Last-Modified` where nothing is said.
+    pub(super) heuristic: bool,
+    /// Whether a stale answer stands in for a failing handler that has not allowed it.
+    pub(super) stale_on_error: bool,
+    /// Whether a request's own `Cache-Control` is heeded.
+    pub(super) heed_requests: bool,
+    /// How many bytes of a body are kept at most.
+    pub(super) body_bytes_max: u64,
+}
+
+/// Which statuses are kept.
+#[derive(Clone, Debug)]
+pub(super) enum Statuses {
+    /// All final ones, as RFC 9111 has it.
+    All,
+    /// These.
+    Listed(Vec<StatusCode>),
+}
+
+impl Statuses {
+    pub(super) fn admit(&self, status: StatusCode) -> bool {
+        match self {
+            Self::All => true,
+            Self::Listed(listed) => listed.contains(&status),
+        }
+    }
+}
+
+impl Rules {
+    /// Holds to what is safe where callers are told apart.
+    pub(super) fn secure() -> Self {
+        Self {
+            statuses: Statuses::Listed(vec![
+                StatusCode::OK,
+                StatusCode::NON_AUTHORITATIVE_INFORMATION,
+                StatusCode::MULTIPLE_CHOICES,
+                StatusCode::MOVED_PERMANENTLY,
+                StatusCode::PERMANENT_REDIRECT,
+                StatusCode::NOT_FOUND,
+                StatusCode::GONE,
+            ]),
+            credential_headers: vec![
+                header::AUTHORIZATION,
+                header::COOKIE,
+                header::PROXY_AUTHORIZATION,
+                HeaderName::from_static("x-api-key"),
+            ],
+            credential_params: Vec::new(),
+            share_where_public: false,
+            share_where_must_revalidate: false,
+            keep_set_cookie: false,
+            heuristic: false,
+            stale_on_error: false,
+            heed_requests: false,
+            body_bytes_max: 1 << 20,
+        }
+    }
+
+    /// Holds to RFC 9111 as a shared cache, and takes the freedoms that it gives.
+    pub(super) fn rfc() -> Self {
+        Self {
+            statuses: Statuses::All,
+            credential_headers: vec![header::AUTHORIZATION],
+            share_where_public: true,
+            share_where_must_revalidate: true,
+            keep_set_cookie: true,
+            heuristic: true,
+            stale_on_error: true,
+            heed_requests: true,
+            ..Self::secure()
+        }
+    }
+}

@@ -1,0 +1,381 @@
+//! Which answers are kept, where, and for how long.
+
+use http::{
+    HeaderMap, HeaderName, StatusCode,
+    header::{CONTENT_RANGE, CONTENT_TYPE, ETAG, LAST_MODIFIED, SET_COOKIE, WWW_AUTHENTICATE},
+};
+
+use super::{
+    directives::ResponseDirectives,
+    freshness::{Freshness, Times, explicit_lifetime_secs, heuristic_lifetime_secs},
+    reason::Reason,
+    rules::Rules,
+    vary::VarySpec,
+};
+
+/// Who asks, and so where the answer may go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Caller {
+    /// Nobody in particular: the answer goes to the shared partition.
+    Anonymous,
+    /// A known caller: the answer goes to a partition of its own, or to the shared one where the
+    /// route and the answer say so.
+    Known {
+        digest: [u8; 32],
+        share_where_public: bool,
+    },
+    /// A credential that nobody vouches for: shared where the route and the answer say so, and
+    /// not kept otherwise.
+    Unvouched,
+}
+
+/// Where an answer is kept, and what of it.
+#[derive(Debug)]
+pub(super) struct Verdict {
+    /// Whether it goes to the shared partition, and not to the caller's own.
+    pub(super) shared: bool,
+    pub(super) freshness: Freshness,
+    pub(super) vary: VarySpec,
+    /// Whether the handler can be asked if it has changed.
+    pub(super) has_validator: bool,
+    /// Fields that are left out of what is kept.
+    pub(super) without: Vec<HeaderName>,
+}
+
+/// Decides whether an answer is kept (RFC 9111 section 3).
+pub(super) fn judge(
+    rules: &Rules,
+    caller: &Caller,
+    status: StatusCode,
+    headers: &HeaderMap,
+    times: &Times,
+) -> Result<Verdict, Reason> {
+    let directives = ResponseDirectives::of(headers);
+    if status == StatusCode::PARTIAL_CONTENT || headers.contains_key(CONTENT_RANGE) {
+        return Err(Reason::Partial);
+    }
+    if status.is_informational() || status == StatusCode::NOT_MODIFIED {
+        return Err(Reason::Status);
+    }
+    if directives.no_store && !understood(&directives, status) {
+        return Err(Reason::NoStore);
+    }
+    if !rules.statuses.admit(status) {
+        return Err(Reason::Status);
+    }
+    let shared = shared(rules, caller, &directives)?;
+    if shared && directives.private {
+        return Err(Reason::Private);
+    }
+    let mut without = directives.no_cache_fields.clone();
+    if shared {
+        without.extend_from_slice(&directives.private_fields);
+    }
+    if !rules.keep_set_cookie && is_for_one_client(headers, &without) {
+        return Err(Reason::SetCookie);
+    }
+    if let Some(reason) = stream(headers) {
+        return Err(reason);
+    }
+    let vary = VarySpec::of(headers)?;
+    if shared && !rules.share_where_must_revalidate {
+        let credential = |name: &HeaderName| rules.credential_headers.contains(name);
+        if vary.names().iter().any(credential) {
+            return Err(Reason::VaryCredential);
+        }
+    }
+    let has_validator = headers.contains_key(ETAG) || headers.contains_key(LAST_MODIFIED);
+    let freshness = freshness(rules, &directives, status, headers, times, has_validator)?;
+    Ok(Verdict {
+        shared,
+        freshness,
+        vary,
+        has_validator,
+        without,
+    })
+}
+
+/// Returns whether a status is understood whose answer says `must-understand`: `no-store` beside
+/// it is for caches that do not understand it (RFC 9111 section 5.2.2.3).
+fn understood(directives: &ResponseDirectives, status: StatusCode) -> bool {
+    let known = matches!(
+        status.as_u16(),
+        200 | 203 | 204 | 300 | 301 | 302 | 303 | 307 | 308 | 404 | 405 | 410 | 414 | 501
+    );
+    directives.must_understand && known
+}
+
+/// Decides between the shared partition and the caller's own.
+fn shared(rules: &Rules, caller: &Caller, directives: &ResponseDirectives) -> Result<bool, Reason> {
+    let says_so = directives.public
+        || directives.s_maxage_secs.is_some()
+        || (rules.share_where_must_revalidate && directives.must_revalidate);
+    match caller {
+        Caller::Anonymous => Ok(true),
+        Caller::Known {
+            share_where_public, ..
+        } => Ok(*share_where_public && says_so && !directives.private),
+        Caller::Unvouched if says_so => Ok(true),
+        Caller::Unvouched => Err(Reason::Credential),
+    }
+}
+
+/// Returns whether an answer does something to the one client that asked.
+fn is_for_one_client(headers: &HeaderMap, without: &[HeaderName]) -> bool {
+    let set_cookie2 = HeaderName::from_static("set-cookie2");
+    let clear_site_data = HeaderName::from_static("clear-site-data");
+    let authentication_info = HeaderName::from_static("authentication-info");
+    [
+        SET_COOKIE,
+        set_cookie2,
+        clear_site_data,
+        WWW_AUTHENTICATE,
+        authentication_info,
+    ]
+    .iter()
+    .any(|name| headers.contains_key(name) && !without.contains(name))
+}
+
+/// Returns why an answer is a stream that has no end to wait for.
+fn stream(headers: &HeaderMap) -> Option<Reason> {
+    let content_type = headers.get(CONTENT_TYPE)?.as_bytes();
+    let begins = |with: &[u8]| {
+        let head = content_type.get(..with.len());
+        head.is_some_and(|head| head.eq_ignore_ascii_case(with))
+    };
+    if begins(b"application/grpc") {
+        Some(Reason::Grpc)
+    } else if begins(b"text/event-stream") {
+        Some(Reason::EventStream)
+    } else {
+        None
+    }
+}
+
+fn freshness(
+    rules: &Rules,
+    directives: &ResponseDirectives,
+    status: StatusCode,
+    headers: &HeaderMap,
+    times: &Times,
+    has_validator: bool,
+) -> Result<Freshness, Reason> {
+    let guessed = || match rules.heuristic {
+        true => heuristic_lifetime_secs(status, directives, headers, times),
+        false => None,
+    };
+    let lifetime_secs = match explicit_lifetime_secs(directives, headers, times).or_else(guessed) {
+        Some(secs) => secs,
+        // It may be shown after the handler has been asked: that is of use if it can be asked.
+        None if directives.no_cache && has_validator => 0,
+        None => return Err(Reason::NoFreshness),
+    };
+    let initial_age_secs = times.initial_age_secs(headers);
+    let freshness = Freshness {
+        received_at: times.received_at,
+        initial_age_secs,
+        lifetime_secs,
+        while_revalidate_secs: directives.stale_while_revalidate_secs.unwrap_or(0),
+        if_error_secs: directives.stale_if_error_secs.unwrap_or(0),
+        always_validate: directives.no_cache,
+        never_stale: directives.must_revalidate
+            || directives.proxy_revalidate
+            || directives.s_maxage_secs.is_some(),
+    };
+    let stale_is_of_use = has_validator
+        || rules.stale_on_error
+        || freshness.while_revalidate_secs > 0
+        || freshness.if_error_secs > 0;
+    let stale = lifetime_secs <= initial_age_secs || freshness.always_validate;
+    if stale && !stale_is_of_use {
+        return Err(Reason::Expired);
+    }
+    Ok(freshness)
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{HeaderValue, header::CACHE_CONTROL};
+
+    use super::*;
+    use crate::time::Timestamp;
+
+    const NOW: Timestamp = Timestamp::from_secs(784_111_777);
+    const KNOWN: Caller = Caller::Known {
+        digest: [0; 32],
+        share_where_public: false,
+    };
+    const SHARING: Caller = Caller::Known {
+        digest: [0; 32],
+        share_where_public: true,
+    };
+
+    fn judged(
+        caller: Caller,
+        status: u16,
+        fields: &[(&'static str, &'static str)],
+    ) -> Result<Verdict, Reason> {
+        let mut headers = HeaderMap::new();
+        for (name, value) in fields {
+            headers.append(*name, HeaderValue::from_static(value));
+        }
+        let status = StatusCode::from_u16(status).unwrap();
+        let times = Times {
+            asked_at: NOW,
+            received_at: NOW,
+            received_wall: NOW,
+        };
+        judge(&Rules::secure(), &caller, status, &headers, &times)
+    }
+
+    fn refused(caller: Caller, status: u16, fields: &[(&'static str, &'static str)]) -> Reason {
+        judged(caller, status, fields).unwrap_err()
+    }
+
+    fn control(value: &'static str) -> [(&'static str, &'static str); 1] {
+        [(CACHE_CONTROL.as_str(), value)]
+    }
+
+    #[test]
+    fn nothing_is_kept_that_does_not_say_for_how_long() {
+        assert_eq!(refused(Caller::Anonymous, 200, &[]), Reason::NoFreshness);
+        assert_eq!(
+            refused(Caller::Anonymous, 200, &control("public")),
+            Reason::NoFreshness
+        );
+        assert!(
+            judged(Caller::Anonymous, 200, &control("max-age=1"))
+                .unwrap()
+                .shared
+        );
+    }
+
+    #[test]
+    fn what_is_private_goes_to_its_callers_partition_alone() {
+        assert_eq!(
+            refused(Caller::Anonymous, 200, &control("private, max-age=9")),
+            Reason::Private
+        );
+        assert!(
+            !judged(KNOWN, 200, &control("private, max-age=9"))
+                .unwrap()
+                .shared
+        );
+        assert!(
+            !judged(SHARING, 200, &control("private, public, max-age=9"))
+                .unwrap()
+                .shared
+        );
+    }
+
+    #[test]
+    fn an_answer_to_a_known_caller_is_shared_only_where_route_and_answer_say_so() {
+        assert!(
+            !judged(KNOWN, 200, &control("public, max-age=9"))
+                .unwrap()
+                .shared
+        );
+        assert!(!judged(SHARING, 200, &control("max-age=9")).unwrap().shared);
+        assert!(
+            judged(SHARING, 200, &control("public, max-age=9"))
+                .unwrap()
+                .shared
+        );
+        assert!(judged(SHARING, 200, &control("s-maxage=9")).unwrap().shared);
+    }
+
+    #[test]
+    fn an_answer_to_an_unvouched_credential_is_kept_only_if_it_says_so() {
+        assert_eq!(
+            refused(Caller::Unvouched, 200, &control("max-age=9")),
+            Reason::Credential
+        );
+        assert!(
+            judged(Caller::Unvouched, 200, &control("public, max-age=9"))
+                .unwrap()
+                .shared
+        );
+    }
+
+    #[test]
+    fn no_store_in_any_case_on_any_line_is_obeyed() {
+        let lines = [
+            ("cache-control", "max-age=9"),
+            ("cache-control", "No-Store"),
+        ];
+        assert_eq!(refused(Caller::Anonymous, 200, &lines), Reason::NoStore);
+        assert_eq!(refused(KNOWN, 200, &lines), Reason::NoStore);
+    }
+
+    #[test]
+    fn only_listed_statuses_are_kept() {
+        for status in [201, 204, 302, 304, 400, 401, 403, 429, 500, 503] {
+            assert_eq!(
+                refused(Caller::Anonymous, status, &control("max-age=9")),
+                Reason::Status
+            );
+        }
+        assert_eq!(
+            refused(Caller::Anonymous, 206, &control("max-age=9")),
+            Reason::Partial
+        );
+        for status in [200, 203, 300, 301, 308, 404, 410] {
+            assert!(judged(Caller::Anonymous, status, &control("max-age=9")).is_ok());
+        }
+    }
+
+    #[test]
+    fn what_sets_a_cookie_is_for_one_client() {
+        let fields = [("cache-control", "max-age=9"), ("set-cookie", "a=1")];
+        assert_eq!(refused(Caller::Anonymous, 200, &fields), Reason::SetCookie);
+        assert_eq!(refused(KNOWN, 200, &fields), Reason::SetCookie);
+        let spared = [
+            ("cache-control", "max-age=9, no-cache=set-cookie"),
+            ("set-cookie", "a=1"),
+        ];
+        assert_eq!(judged(KNOWN, 200, &spared).unwrap().without, [SET_COOKIE]);
+    }
+
+    #[test]
+    fn what_varies_by_a_credential_is_not_shared() {
+        let fields = [("cache-control", "max-age=9"), ("vary", "X-Api-Key")];
+        assert_eq!(
+            refused(Caller::Anonymous, 200, &fields),
+            Reason::VaryCredential
+        );
+        assert!(judged(KNOWN, 200, &fields).is_ok());
+    }
+
+    #[test]
+    fn streams_without_an_end_are_not_kept() {
+        let stream = |kind| {
+            refused(
+                KNOWN,
+                200,
+                &[("cache-control", "max-age=9"), ("content-type", kind)],
+            )
+        };
+        assert_eq!(
+            stream("text/event-stream;charset=utf-8"),
+            Reason::EventStream
+        );
+        assert_eq!(stream("application/grpc+proto"), Reason::Grpc);
+    }
+
+    #[test]
+    fn what_is_stale_at_once_is_kept_only_if_it_can_be_validated() {
+        assert_eq!(refused(KNOWN, 200, &control("max-age=0")), Reason::Expired);
+        assert_eq!(
+            refused(KNOWN, 200, &control("no-cache, max-age=9")),
+            Reason::Expired
+        );
+        let tagged = [("cache-control", "no-cache"), ("etag", "\"a\"")];
+        assert!(
+            judged(KNOWN, 200, &tagged)
+                .unwrap()
+                .freshness
+                .always_validate
+        );
+        assert!(judged(KNOWN, 200, &control("max-age=0, stale-if-error=9")).is_ok());
+    }
+}

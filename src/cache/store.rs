@@ -1,0 +1,226 @@
+//! The port: where the cache keeps answers.
+
+use std::{sync::Arc, time::Duration};
+
+use super::{
+    entry::StoredResponse,
+    key::CacheKey,
+    vary::{Selection, VarySpec},
+};
+use crate::{
+    store_future::StoreFuture,
+    store_key::{StoreKey, StoreKeys},
+};
+
+/// Where the cache keeps answers.
+///
+/// A store answers for three things: that what it returns was put under that very key, that what
+/// was purged is never returned again, also not if it was being made while the purge came, and
+/// that it stays within its bounds. Freshness is the cache's own affair.
+///
+/// A store may lose an answer at any time: that costs a call of the handler. One that returns an
+/// answer under another key shows one caller what is another's; one that returns what was purged
+/// shows what is no longer true.
+///
+/// # Purges and fills
+///
+/// An answer is made while the world goes on: a purge may come between the lookup that found
+/// nothing and the [`put`](CacheStore::put) of the answer. So each lookup hands out a [`Fence`]:
+/// the store's own time at that moment. It comes back with the answer, and an answer whose fence
+/// is not later than a purge of its URL, of its partition, of one of its tags or of all is dead:
+/// refused when it is put, and not found when it is looked up. Purging a URL for every caller is
+/// so one write, and needs no list of what is kept.
+///
+/// # On a server
+///
+/// With Redis: all that is kept under [`CacheKey::uri`] has it as hash tag. `get` is one `HMGET`
+/// of the hash `{uri}:full` (fields for the variant that the store expects) beside one `HMGET` of
+/// `{uri}:purged`, in one script or one pipeline of one slot; `put`, `touch` and `lease` are one
+/// script each; `purge` of a URL is one `SET` of the server's time with an expiry.
+pub trait CacheStore: Send + Sync + 'static {
+    /// Returns the secret under which keys are digested: the same in each process that shares
+    /// this store.
+    fn keys(&self) -> &StoreKeys;
+
+    /// Returns the answer under a key that fits the request.
+    ///
+    /// A store that holds answers which vary asks [`Selection::variant`] for the one that fits.
+    /// One that had to guess what they vary by, and guessed wrong, returns [`Found::Varies`], and
+    /// is asked again with [`Selection::hint`].
+    fn get(&self, key: &CacheKey, selection: &Selection<'_>) -> StoreFuture<Lookup>;
+
+    /// Keeps an answer, in the place of one under the same key and variant.
+    fn put(&self, put: Put) -> StoreFuture<PutOutcome>;
+
+    /// Replaces the head of an answer, body untouched, if it is still the one with that stamp.
+    /// Returns whether it was.
+    fn touch(&self, touch: Touch) -> StoreFuture<bool>;
+
+    /// Lets go of all that the targets name. Once this has answered, no lookup that begins later
+    /// returns any of it.
+    fn purge(&self, targets: &[PurgeTarget], mode: PurgeMode) -> StoreFuture<()>;
+
+    /// Tries to become the one that makes an answer, among all processes that share the store.
+    ///
+    /// A store of one process has nothing to say here: the cache sees to that itself.
+    fn lease(&self, key: &CacheKey, at_most: Duration) -> StoreFuture<Lease> {
+        let _ = (key, at_most);
+        StoreFuture::ready(Lease::Unsupported)
+    }
+
+    /// Gives a lease back before its time.
+    fn release(&self, key: &CacheKey, token: LeaseToken) -> StoreFuture<()> {
+        let _ = (key, token);
+        StoreFuture::ready(())
+    }
+}
+
+impl<S: CacheStore + ?Sized> CacheStore for Arc<S> {
+    fn keys(&self) -> &StoreKeys {
+        (**self).keys()
+    }
+
+    fn get(&self, key: &CacheKey, selection: &Selection<'_>) -> StoreFuture<Lookup> {
+        (**self).get(key, selection)
+    }
+
+    fn put(&self, put: Put) -> StoreFuture<PutOutcome> {
+        (**self).put(put)
+    }
+
+    fn touch(&self, touch: Touch) -> StoreFuture<bool> {
+        (**self).touch(touch)
+    }
+
+    fn purge(&self, targets: &[PurgeTarget], mode: PurgeMode) -> StoreFuture<()> {
+        (**self).purge(targets, mode)
+    }
+
+    fn lease(&self, key: &CacheKey, at_most: Duration) -> StoreFuture<Lease> {
+        (**self).lease(key, at_most)
+    }
+
+    fn release(&self, key: &CacheKey, token: LeaseToken) -> StoreFuture<()> {
+        (**self).release(key, token)
+    }
+}
+
+/// The store's own time at a lookup, against which purges are held.
+///
+/// Any number that grows with each purge will do: a count in one process, the server's time in
+/// microseconds on a server. An answer lives if its fence is later than each purge.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Fence(pub u64);
+
+/// Which one of the answers that a key and variant had over time: another one with each `put`
+/// and `touch`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Stamp(pub u64);
+
+/// What a lookup found.
+#[derive(Clone, Debug)]
+pub struct Lookup {
+    /// When it was, by the store's own time.
+    pub fence: Fence,
+    /// What it found.
+    pub found: Found,
+}
+
+/// What is under a key.
+#[derive(Clone, Debug)]
+pub enum Found {
+    /// Nothing.
+    Nothing,
+    /// Answers, none of which fits the request.
+    NoVariant,
+    /// Answers which vary by these fields: not what the store had expected.
+    Varies(VarySpec),
+    /// The answer that fits.
+    Entry {
+        /// The answer.
+        entry: Arc<StoredResponse>,
+        /// Which one it is.
+        stamp: Stamp,
+        /// Whether a soft purge has come since: it is to be validated before it is shown.
+        expired: bool,
+    },
+}
+
+/// An answer to be kept.
+#[derive(Clone, Debug)]
+pub struct Put {
+    /// The key.
+    pub key: CacheKey,
+    /// The answer.
+    pub entry: Arc<StoredResponse>,
+    /// What the lookup said that began its making.
+    pub fence: Fence,
+    /// For how long it is of use.
+    pub retain: Duration,
+    /// How many variants the key has at most, this one included; the oldest goes first.
+    pub variants_max: usize,
+}
+
+/// What became of an answer that was to be kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PutOutcome {
+    /// It is kept.
+    Stored,
+    /// It was purged while it was being made.
+    Purged,
+    /// It is larger than what the store takes.
+    TooLarge,
+}
+
+/// A stored answer whose head is to be replaced.
+#[derive(Clone, Debug)]
+pub struct Touch {
+    /// The key.
+    pub key: CacheKey,
+    /// The answer with its new head. Its body is the one that is kept already.
+    pub entry: Arc<StoredResponse>,
+    /// Which one is to be replaced.
+    pub stamp: Stamp,
+    /// What the lookup said that began the validation.
+    pub fence: Fence,
+    /// For how long it is of use from now on.
+    pub retain: Duration,
+}
+
+/// What is to be let go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum PurgeTarget {
+    /// All answers under a URL, for every caller: [`CacheKey::uri`].
+    Uri(StoreKey),
+    /// All answers with a tag: one of [`StoredResponse::tags`].
+    Tag(StoreKey),
+    /// All answers that one caller got: [`StoredResponse::partition`].
+    Partition(StoreKey),
+    /// Everything.
+    All,
+}
+
+/// How it is let go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum PurgeMode {
+    /// It is gone.
+    Hard,
+    /// It is stale: kept to be validated, or to stand in for a failing handler.
+    Soft,
+}
+
+/// Who makes an answer, among all processes that share a store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lease {
+    /// The caller does.
+    Leader(LeaseToken),
+    /// Somebody else does, and is expected to have done so after this much time.
+    Busy(Duration),
+    /// The store does not say.
+    Unsupported,
+}
+
+/// Proves that a lease is the caller's own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LeaseToken(pub u64);
