@@ -237,6 +237,15 @@ impl Object<'_> {
         if let Some(time) = record.time_to_head() {
             self.secs(Field::TimeToHead, time);
         }
+        if record.is_slow() {
+            self.bool(Field::Slow, true);
+        }
+        if record.sample_rate() > 1 {
+            self.int(Field::SampleRate, record.sample_rate());
+        }
+        if record.repeat_count() > 1 {
+            self.int(Field::RepeatCount, record.repeat_count());
+        }
         if let Some(bytes) = record.request_bytes() {
             self.int(Field::RequestBytes, bytes);
         }

@@ -92,6 +92,9 @@ fields! {
     ErrorType: "error.type", "error.type", "error";
     Duration: "http.server.request.duration", "event.duration", "dur";
     TimeToHead: "portcullis.response.ttfb", "portcullis.response.ttfb", "ttfb";
+    Slow: "portcullis.slow", "portcullis.slow", "slow";
+    SampleRate: "portcullis.sample_rate", "portcullis.sample_rate", "sample_rate";
+    RepeatCount: "portcullis.repeat_count", "portcullis.repeat_count", "repeats";
     RequestBytes: "http.request.body.size", "http.request.body.bytes", "in";
     RequestBytesDeclared: "portcullis.request.body.declared", "portcullis.request.body.declared", "in_declared";
     ResponseBytes: "http.response.body.size", "http.response.body.bytes", "out";

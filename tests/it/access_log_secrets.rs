@@ -1,13 +1,17 @@
 //! What must never stand in a log, and what must never break one.
 
-use std::convert::Infallible;
+use std::{
+    convert::Infallible,
+    io::{self, Write},
+    sync::{Arc, Mutex},
+};
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use portcullis::{
     BoxError, RecordHandle,
-    access_log::{AccessLogLayer, JsonLines, Level, Names, RecentRecords, Trust},
+    access_log::{AccessLogLayer, JsonLines, Level, Names, PrettyLines, RecentRecords, Trust},
 };
 use proptest::prelude::*;
 use serde_json::Value;
@@ -66,8 +70,29 @@ fn infested(headers: impl IntoIterator<Item = HeaderName>) -> Request<Full<Bytes
     request
 }
 
+/// What was written, to be read by the test.
+#[derive(Clone, Default)]
+struct Paper(Arc<Mutex<Vec<u8>>>);
+
+impl Paper {
+    fn text(&self) -> String {
+        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+    }
+}
+
+impl Write for Paper {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 /// All sinks that keep what they are given, with all names.
-fn infested_layer() -> (AccessLogLayer, Vec<RecentRecords>) {
+fn infested_layer() -> (AccessLogLayer, Vec<RecentRecords>, Paper) {
     let kept: Vec<_> = [Names::Otel, Names::Ecs, Names::Short]
         .into_iter()
         .map(|names| RecentRecords::default().names(names))
@@ -77,13 +102,15 @@ fn infested_layer() -> (AccessLogLayer, Vec<RecentRecords>) {
         .fold(AccessLogLayer::builder(), |builder, recent| {
             builder.sink(recent.clone())
         });
+    let paper = Paper::default();
     let layer = builder
+        .sink(PrettyLines::writer(paper.clone()))
         .min_level(Level::Debug)
         .secret_path("/reset/{token}")
         .query_values(["page"])
         .build()
         .unwrap();
-    (layer, kept)
+    (layer, kept, paper)
 }
 
 #[tokio::test]
@@ -108,7 +135,7 @@ async fn a_secret_in_any_part_of_a_request_or_a_response_is_never_written() {
         || panic!("{CANARY}"),
     ];
     for answer in answers {
-        let (layer, kept) = infested_layer();
+        let (layer, kept, paper) = infested_layer();
         let app = layer.layer(service_fn(move |_: Request<Full<Bytes>>| async move {
             answer()
         }));
@@ -121,12 +148,18 @@ async fn a_secret_in_any_part_of_a_request_or_a_response_is_never_written() {
             );
             assert_no_canary(&record);
         }
+        assert!(
+            paper.text().contains("/reset/REDACTED/now?"),
+            "{}",
+            paper.text()
+        );
+        assert_no_canary(&paper.text());
     }
 }
 
 #[tokio::test]
 async fn what_shows_a_layer_for_debugging_shows_no_secret() {
-    let (layer, _) = infested_layer();
+    let (layer, ..) = infested_layer();
     let mut app = layer
         .clone()
         .layer(service_fn(async |_: Request<Full<Bytes>>| {
@@ -172,21 +205,24 @@ const CORPUS: [&str; 16] = [
 /// Whether a line shows what it says and nothing else.
 fn assert_one_plain_line(line: &str) {
     serde_json::from_str::<Value>(line).unwrap_or_else(|error| panic!("{error}: {line}"));
-    let unseen = |char: char| {
-        char.is_control()
-            || matches!(char, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-            || matches!(char, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{feff}')
-    };
-    assert!(!line.contains(unseen), "{line:?}");
+    assert!(!line.contains(is_unseen), "{line:?}");
+}
+
+/// Whether a character does something else than show itself.
+fn is_unseen(char: char) -> bool {
+    char.is_control()
+        || matches!(char, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+        || matches!(char, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{feff}')
 }
 
 async fn record_of(
     request: Request<Full<Bytes>>,
     write: impl Fn(&RecordHandle) + Clone + Send + Sync,
 ) -> String {
-    let recent = RecentRecords::default();
+    let (recent, paper) = (RecentRecords::default(), Paper::default());
     let layer = AccessLogLayer::builder()
         .sink(recent.clone())
+        .sink(PrettyLines::writer(paper.clone()))
         .request_headers([header::USER_AGENT, HeaderName::from_static("x-note")])
         .query_values(["q"])
         .trust_request_id(Trust::Everybody)
@@ -197,6 +233,12 @@ async fn record_of(
         Ok::<_, Infallible>(Response::new(Full::<Bytes>::default()))
     }));
     app.oneshot(request).await.unwrap();
+    let pretty = paper.text();
+    assert_eq!(pretty.matches('\n').count(), 1);
+    assert!(
+        !pretty.trim_end_matches('\n').contains(is_unseen),
+        "{pretty:?}"
+    );
     let all = recent.all();
     assert_eq!(all.len(), 1);
     all.into_iter().next().unwrap()

@@ -7,6 +7,7 @@
 
 mod access_log;
 mod access_log_queue;
+mod access_log_sampling;
 mod access_log_secrets;
 mod access_log_server;
 mod api_key;
