@@ -24,6 +24,7 @@ mod json;
 mod notice;
 mod record;
 mod rejection;
+mod request_id;
 mod runtime;
 mod store_future;
 mod store_key;
@@ -72,6 +73,7 @@ pub use self::record::{
     RateLimitDecision, RateLimitOutcome, RecordHandle, RecordSlots,
 };
 pub use self::rejection::{Dialect, Rejection, Responder};
+pub use self::request_id::RequestId;
 #[cfg(feature = "tokio")]
 pub use self::runtime::TokioRuntime;
 pub use self::runtime::{Runtime, Task};

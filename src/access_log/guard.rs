@@ -13,11 +13,11 @@ use super::{
     emit::{Emitter, Ended},
     record::{Arrival, Client, Departure, Outcome},
     redact::Headers,
-    request_id::RequestId,
+    request_id,
     stats::Active,
     trace_context::TraceContext,
 };
-use crate::{client_addr, framework, record::RecordHandle, time::Timestamp};
+use crate::{client_addr, framework, record::RecordHandle, request_id::RequestId, time::Timestamp};
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
@@ -65,9 +65,10 @@ impl Guard {
         if config.skips(&parts) {
             return (None, Request::from_parts(parts, body));
         }
-        let handle = RecordHandle::default();
+        let arrival = arrival(config, &parts);
+        let handle = RecordHandle::named(arrival.request_id.clone());
         let guard = Self {
-            arrival: Some(arrival(config, &parts)),
+            arrival: Some(arrival),
             handle: handle.clone(),
             started: config.clock.now(),
             polling: false,
@@ -178,7 +179,7 @@ fn arrival(config: &Config, parts: &Parts) -> Arrival {
     let peer = client_addr::peer_addr(&parts.extensions);
     Arrival {
         at,
-        request_id: request_id(config, parts, peer, at),
+        request_id: name(config, parts, peer, at),
         trace: trace(config, parts, peer),
         client: peer.and_then(|peer| client(config, parts, peer)),
         method: parts.method.clone(),
@@ -190,16 +191,11 @@ fn arrival(config: &Config, parts: &Parts) -> Arrival {
     }
 }
 
-fn request_id(
-    config: &Config,
-    parts: &Parts,
-    peer: Option<SocketAddr>,
-    at: Timestamp,
-) -> RequestId {
+fn name(config: &Config, parts: &Parts, peer: Option<SocketAddr>, at: Timestamp) -> RequestId {
     let sent = parts.headers.get(X_REQUEST_ID);
     sent.filter(|_| config.trust_request_id.believes(peer.map(|peer| peer.ip())))
         .and_then(RequestId::accept)
-        .unwrap_or_else(|| RequestId::generate(at))
+        .unwrap_or_else(|| request_id::generate(at))
 }
 
 fn trace(config: &Config, parts: &Parts, peer: Option<SocketAddr>) -> Option<TraceContext> {

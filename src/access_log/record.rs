@@ -12,7 +12,6 @@ use http::{HeaderName, Method, StatusCode, Uri, Version};
 use super::{
     level::Level,
     redact::{self, Headers, Redaction},
-    request_id::RequestId,
     trace_context::TraceContext,
 };
 use crate::{
@@ -20,6 +19,7 @@ use crate::{
     record::{
         AuthOutcome, CacheOutcome, PolicyOutcome, RateLimitDecision, RateLimitOutcome, RecordSlots,
     },
+    request_id::RequestId,
     time::Timestamp,
 };
 

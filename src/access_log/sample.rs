@@ -16,14 +16,14 @@ pub(super) fn keeps(request_id: &str, one_in: NonZeroU32) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::{access_log::RequestId, time::Timestamp};
+    use super::{super::request_id, *};
+    use crate::time::Timestamp;
 
     #[test]
     fn the_share_that_is_kept_is_the_share_that_was_asked_for() {
         for one_in in [1, 2, 10, 100] {
             let one_in = NonZeroU32::new(one_in).unwrap();
-            let id = || RequestId::generate(Timestamp::from_secs(1_767_225_600));
+            let id = || request_id::generate(Timestamp::from_secs(1_767_225_600));
             let kept = (0..20_000).filter(|_| keeps(id().as_str(), one_in)).count();
             let expected = 20_000.0 / f64::from(one_in.get());
             // Six standard deviations.

@@ -6,6 +6,8 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod access_log;
+#[cfg(feature = "axum")]
+mod access_log_axum;
 mod access_log_queue;
 mod access_log_sampling;
 mod access_log_secrets;
