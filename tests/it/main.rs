@@ -14,6 +14,8 @@ mod access_log_secrets;
 mod access_log_server;
 mod api_key;
 mod cache;
+mod contract;
+mod gate;
 mod gateway;
 mod house;
 mod rate_limit;

@@ -3,6 +3,7 @@
 
 pub(crate) mod process;
 pub(crate) mod slow_store;
+pub(crate) mod stack;
 pub(crate) mod strict;
 
 use bytes::Bytes;
