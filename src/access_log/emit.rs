@@ -4,7 +4,7 @@ use std::{
     hash::{BuildHasher, Hasher, RandomState},
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
-        Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -15,6 +15,7 @@ use super::{
     level::Level,
     record::{Arrival, Departure, Outcome, Record},
     sample,
+    sink::Sink,
 };
 use crate::{
     record::{AuthOutcome, RecordSlots},
@@ -52,6 +53,12 @@ impl Emitter {
             kinds: RandomState::new(),
         });
         Self { config, folding }
+    }
+
+    /// Returns whether any sink takes any record: if none does, none is kept.
+    pub(super) fn is_wanted(&self) -> bool {
+        let taken = |sink: &Arc<dyn Sink>| Level::ALL.iter().any(|level| sink.takes(*level));
+        self.config.sinks.iter().any(taken)
     }
 
     /// Emits the record of a request. A function or a sink of the user's that panics costs the

@@ -97,7 +97,7 @@ fn event(
     names: Names,
     at: Timestamp,
     level: Level,
-    name: &str,
+    name: &'static str,
     rest: impl FnOnce(&mut Object<'_>),
 ) -> Vec<u8> {
     let mut out = vec![b'{'];
@@ -141,12 +141,12 @@ impl Object<'_> {
     }
 
     /// Writes what every line begins with.
-    fn preamble(&mut self, at: Timestamp, level: Level, name: &str) {
+    fn preamble(&mut self, at: Timestamp, level: Level, name: &'static str) {
         self.name(Field::Timestamp);
         push_rfc3339(self.out, at);
-        self.text(Field::SeverityText, level.as_str());
+        self.word(Field::SeverityText, level.as_str());
         self.int(Field::SeverityNumber, level.severity_number());
-        self.text(Field::EventName, name);
+        self.word(Field::EventName, name);
         self.int(Field::SchemaVersion, SCHEMA_VERSION);
     }
 
@@ -175,7 +175,7 @@ impl Object<'_> {
                 if let Some(client) = client {
                     self.addr(Field::ClientAddress, *client);
                 }
-                self.text(Field::AuthReason, reason.as_str());
+                self.word(Field::AuthReason, reason.as_str());
                 self.short_text(Field::AuthKeyId, key_id.as_deref());
             }
             AuditEvent::BanRaised { subject, policy } => {
@@ -231,7 +231,7 @@ impl Object<'_> {
         if let Some(status) = record.status() {
             self.int(Field::Status, status.as_u16());
         }
-        self.text(Field::Outcome, record.outcome().as_str());
+        self.word(Field::Outcome, record.outcome().as_str());
         self.some_text(Field::ErrorType, record.error_type());
         self.duration(record.duration());
         if let Some(time) = record.time_to_head() {
@@ -261,7 +261,7 @@ impl Object<'_> {
             self.auth(auth);
         }
         if let Some((decision, policy)) = record.rate_limit() {
-            self.text(Field::RateLimitOutcome, decision.as_str());
+            self.word(Field::RateLimitOutcome, decision.as_str());
             if let Some(policy) = policy {
                 self.short_text(Field::RateLimitPolicy, Some(&policy.policy));
                 self.int(Field::RateLimitLimit, policy.limit);
@@ -272,7 +272,7 @@ impl Object<'_> {
             }
         }
         if let Some(cache) = record.cache() {
-            self.text(Field::CacheOutcome, cache.source.as_str());
+            self.word(Field::CacheOutcome, cache.source.as_str());
             self.some_text(Field::CacheDetail, cache.detail);
             if let Some(ttl) = cache.ttl_secs {
                 self.int(Field::CacheTtl, ttl);
@@ -283,7 +283,7 @@ impl Object<'_> {
     }
 
     fn auth(&mut self, auth: &AuthOutcome) {
-        self.text(Field::AuthOutcome, auth.as_str());
+        self.word(Field::AuthOutcome, auth.as_str());
         self.some_text(Field::AuthReason, auth_reason(Some(auth)));
         self.short_text(Field::AuthKeyId, auth_key_id(Some(auth)));
         if let AuthOutcome::Allowed(identity) = auth {
@@ -320,9 +320,17 @@ impl Object<'_> {
     }
 
     fn query(&mut self, record: &Record<'_>) {
-        let mut query = String::new();
-        if record.push_query(&mut query) {
-            self.text(Field::Query, &query);
+        let mut begun = false;
+        record.with_query(|piece| {
+            if !begun {
+                self.name(Field::Query);
+                self.out.push(b'"');
+                begun = true;
+            }
+            json::push_escaped(self.out, piece);
+        });
+        if begun {
+            self.out.push(b'"');
         }
     }
 
@@ -372,7 +380,9 @@ impl Object<'_> {
     /// An address needs no escape.
     fn addr(&mut self, field: Field, addr: IpAddr) {
         self.name(field);
-        write!(self.out, "\"{addr}\"").expect("a vector takes all that is written");
+        self.out.push(b'"');
+        push_addr(self.out, addr);
+        self.out.push(b'"');
     }
 
     fn short_text(&mut self, field: Field, text: Option<&str>) {
@@ -397,10 +407,17 @@ impl Object<'_> {
 
     /// Our own names need no escape.
     fn name(&mut self, field: Field) {
-        json::push_comma(self.out);
+        let member = self.names.member(field).as_bytes();
+        let first = self.out.last() == Some(&b'{');
+        self.out.extend_from_slice(&member[usize::from(first)..]);
+    }
+
+    /// Neither do our own words.
+    fn word(&mut self, field: Field, word: &'static str) {
+        self.name(field);
         self.out.push(b'"');
-        self.out.extend_from_slice(self.names.of(field).as_bytes());
-        self.out.extend_from_slice(b"\":");
+        self.out.extend_from_slice(word.as_bytes());
+        self.out.push(b'"');
     }
 }
 
@@ -450,6 +467,21 @@ pub(super) fn version(version: Version) -> Option<&'static str> {
         Version::HTTP_2 => Some("2"),
         Version::HTTP_3 => Some("3"),
         _ => None,
+    }
+}
+
+/// Appends an address; one of IPv4 without the detour of formatting.
+fn push_addr(out: &mut Vec<u8>, addr: IpAddr) {
+    match addr {
+        IpAddr::V4(addr) => {
+            let [first, rest @ ..] = addr.octets();
+            push_int(out, first);
+            for octet in rest {
+                out.push(b'.');
+                push_int(out, octet);
+            }
+        }
+        IpAddr::V6(addr) => write!(out, "{addr}").expect("a vector takes all that is written"),
     }
 }
 

@@ -54,12 +54,15 @@ struct End {
 }
 
 impl Guard {
-    /// Begins the record of a request, unless it is to be skipped; the request's extensions then
+    /// Begins the record of a request, unless it is to be skipped or no sink would take it; the request's extensions then
     /// hold the record's handle.
     pub(super) fn open<B>(
         emitter: &Arc<Emitter>,
         request: Request<B>,
     ) -> (Option<Self>, Request<B>) {
+        if !emitter.is_wanted() {
+            return (None, request);
+        }
         let config = &emitter.config;
         let (mut parts, body) = request.into_parts();
         if config.skips(&parts) {

@@ -73,8 +73,7 @@ fn push_line(out: &mut String, record: &Record<'_>) -> fmt::Result {
         None => out.push_str("--- "),
     }
     write!(out, "{} {}", record.method(), escaped(&record.path()))?;
-    let mut query = String::new();
-    if record.push_query(&mut query) {
+    if let Some(query) = record.query() {
         write!(out, "?{}", escaped(&query))?;
     }
     write!(

@@ -139,12 +139,18 @@ impl Record<'_> {
         self.redaction.path(self.arrival.uri.path())
     }
 
-    /// Appends the query without its values, but for those that are allowed; returns whether there
-    /// was one.
-    pub fn push_query(&self, out: &mut String) -> bool {
+    /// Returns the query without its values, but for those that are allowed, of bounded length.
+    pub fn query(&self) -> Option<String> {
+        let mut shown = String::new();
+        self.with_query(|piece| shown.push_str(piece))
+            .then_some(shown)
+    }
+
+    /// Shows the query piece by piece, and returns whether there is one.
+    pub(super) fn with_query(&self, show: impl FnMut(&str)) -> bool {
         match self.arrival.uri.query() {
             Some(query) => {
-                self.redaction.push_query(out, query);
+                self.redaction.query(query, show);
                 true
             }
             None => false,

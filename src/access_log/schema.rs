@@ -28,13 +28,20 @@ pub enum Names {
 }
 
 impl Names {
-    pub(super) const fn of(self, field: Field) -> &'static str {
-        let [otel, ecs, short] = field.names();
+    /// Returns a field's name as a member of a JSON object begins with it: `,"name":`.
+    pub(super) const fn member(self, field: Field) -> &'static str {
+        let [otel, ecs, short] = field.members();
         match self {
             Self::Otel => otel,
             Self::Ecs => ecs,
             Self::Short => short,
         }
+    }
+
+    /// Returns a field's name.
+    pub(super) fn of(self, field: Field) -> &'static str {
+        let member = self.member(field);
+        &member[2..member.len() - 2]
     }
 
     /// Returns whether a field of ours has this name.
@@ -55,9 +62,13 @@ macro_rules! fields {
             /// All fields.
             const ALL: &[Self] = &[$(Self::$field,)+];
 
-            const fn names(self) -> [&'static str; 3] {
+            const fn members(self) -> [&'static str; 3] {
                 match self {
-                    $(Self::$field => [$otel, $ecs, $short],)+
+                    $(Self::$field => [
+                        concat!(",\"", $otel, "\":"),
+                        concat!(",\"", $ecs, "\":"),
+                        concat!(",\"", $short, "\":"),
+                    ],)+
                 }
             }
         }
@@ -139,7 +150,9 @@ mod tests {
     fn names_need_no_escape_in_json() {
         let plain = |byte: u8| byte.is_ascii_lowercase() || b"@._0123456789".contains(&byte);
         for field in Field::ALL {
-            assert!(field.names().iter().all(|name| name.bytes().all(plain)));
+            for names in [Names::Otel, Names::Ecs, Names::Short] {
+                assert!(names.of(*field).bytes().all(plain), "{field:?}");
+            }
         }
     }
 }
