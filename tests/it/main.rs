@@ -8,6 +8,7 @@
 mod access_log;
 #[cfg(feature = "axum")]
 mod access_log_axum;
+mod access_log_layers;
 mod access_log_queue;
 mod access_log_sampling;
 mod access_log_secrets;
