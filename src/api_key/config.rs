@@ -9,6 +9,7 @@ use http::{
 
 use super::{
     extract::{self, KeySource},
+    failures::{Counted, Failures},
     key::ParsedKey,
     record::StoredKey,
     refusal::{Challenges, Denied},
@@ -18,6 +19,7 @@ use super::{
 };
 use crate::{
     body::ResponseBody,
+    client_addr::ClientAddrResolver,
     error::StoreError,
     record::{AuthDenial, AuthOutcome, RecordHandle},
     rejection::{Dialect, Responder},
@@ -33,6 +35,8 @@ pub(super) struct Config {
     pub(super) challenges: Challenges,
     pub(super) responder: Responder,
     pub(super) vary: HeaderValue,
+    pub(super) failures: Option<Failures>,
+    pub(super) client_addr: ClientAddrResolver,
 }
 
 /// What is to be said on the response of a request that was let through.
@@ -43,8 +47,58 @@ pub(super) struct Admission {
 }
 
 impl Config {
-    /// Decides on a key by what the store said of it.
-    pub(super) fn judge(
+    /// Decides on a key by what the store said of it, and counts it if it is wrong.
+    ///
+    /// `counted` is the failure that was counted before a server was asked: it is taken back where
+    /// there was none. A key that was found wrong a moment ago is not counted again: a client that
+    /// repeats one dead key has one failure.
+    pub(super) fn settle<B>(
+        &self,
+        request: &Request<B>,
+        presented: &ParsedKey<'_>,
+        counted: Option<Counted>,
+        answer: Result<Option<StoredKey>, StoreError>,
+    ) -> Result<StoredKey, Denied> {
+        let verdict = self.judge(presented, answer);
+        let is_wrong = matches!(&verdict, Err(denied) if denied.is_unknown());
+        if !is_wrong {
+            if let (Some(failures), Some(counted)) = (&self.failures, counted) {
+                failures.take_back(counted);
+            }
+            return verdict;
+        }
+        let ring = &self.ring.shared;
+        let fingerprint = ring.peppers.fingerprint(presented.bytes);
+        if counted.is_none() {
+            if ring.lookup.has_failed(&fingerprint) {
+                return verdict;
+            }
+            self.count_failure(request)?;
+        }
+        ring.lookup.remember_failure(fingerprint);
+        verdict
+    }
+
+    /// Counts a failure of the client's address, or turns it away because of those before. A client
+    /// without an address is not counted.
+    pub(super) fn count_failure<B>(&self, request: &Request<B>) -> Result<Option<Counted>, Denied> {
+        let Some(failures) = &self.failures else {
+            return Ok(None);
+        };
+        let address = self
+            .client_addr
+            .resolve(request.extensions(), request.headers());
+        let Ok(address) = address else {
+            return Ok(None);
+        };
+        let now = self.ring.shared.clock.now();
+        match failures.count(address.partition_bytes(), now) {
+            Ok(counted) => Ok(Some(counted)),
+            Err(retry_after) => Err(Denied::too_many_failures(retry_after)),
+        }
+    }
+
+    fn judge(
         &self,
         presented: &ParsedKey<'_>,
         answer: Result<Option<StoredKey>, StoreError>,

@@ -11,6 +11,7 @@ use crate::error::ConfigError;
 
 /// Separates these digests from any other use of the same pepper.
 const PURPOSE: &[u8] = b"apikey-v1\0";
+const FINGERPRINT_PURPOSE: &[u8] = b"apikey-v1 fingerprint\0";
 
 /// A secret of the service, under which keys are digested: whoever reads the store can neither
 /// forge a key nor tell whether one that was found belongs to it.
@@ -64,9 +65,9 @@ impl Pepper {
         self.id
     }
 
-    fn digest(&self, key: &[u8]) -> KeyDigest {
+    fn digest(&self, purpose: &[u8], key: &[u8]) -> KeyDigest {
         let mut mac = self.keyed.clone();
-        mac.update(PURPOSE);
+        mac.update(purpose);
         mac.update(key);
         KeyDigest(mac.finalize().into_bytes().into())
     }
@@ -158,9 +159,19 @@ impl Peppers {
 
     /// Digests a key as new ones are.
     pub(super) fn digest_new(&self, key: &[u8]) -> KeyDigest {
+        self.digest_for(PURPOSE, key)
+    }
+
+    /// Returns what tells a presented key from any other, without telling anything of it.
+    pub(super) fn fingerprint(&self, key: &[u8]) -> [u8; 16] {
+        let digest = self.digest_for(FINGERPRINT_PURPOSE, key);
+        std::array::from_fn(|at| digest.0[at])
+    }
+
+    fn digest_for(&self, purpose: &[u8], key: &[u8]) -> KeyDigest {
         match &self.current {
-            Some(pepper) => pepper.digest(key),
-            None => sha256(key),
+            Some(pepper) => pepper.digest(purpose, key),
+            None => sha256(purpose, key),
         }
     }
 
@@ -172,15 +183,15 @@ impl Peppers {
                 .iter()
                 .chain(&self.former)
                 .find(|pepper| pepper.id == pepper_id)
-                .map(|pepper| pepper.digest(key)),
-            DigestAlgorithm::Sha256 => Some(sha256(key)),
+                .map(|pepper| pepper.digest(PURPOSE, key)),
+            DigestAlgorithm::Sha256 => Some(sha256(PURPOSE, key)),
         }
     }
 }
 
-fn sha256(key: &[u8]) -> KeyDigest {
+fn sha256(purpose: &[u8], key: &[u8]) -> KeyDigest {
     KeyDigest(
-        Sha256::new_with_prefix(PURPOSE)
+        Sha256::new_with_prefix(purpose)
             .chain_update(key)
             .finalize()
             .into(),

@@ -14,10 +14,12 @@ use tower::Service;
 use super::{
     config::{Admission, Config, Refused, SharedConfig},
     extract::{self, Presented},
+    failures::Counted,
+    lookup::Wait,
     record::StoredKey,
     refusal::Denied,
 };
-use crate::{body::ResponseBody, error::StoreError, record::AuthDenial, store_future::Pending};
+use crate::{body::ResponseBody, error::StoreError, record::AuthDenial};
 
 pin_project! {
     /// The future of [`ApiKey`](super::ApiKey).
@@ -36,7 +38,8 @@ pin_project! {
     enum State<S, SFut, B> {
         // Finding => Calling | done. The request and the ready service wait beside the question.
         Finding {
-            find: Pending<Option<StoredKey>>,
+            find: Wait,
+            counted: Option<Counted>,
             ready: S,
             request: Option<Request<B>>,
         },
@@ -59,7 +62,8 @@ where
 {
     pub(super) fn finding(
         config: SharedConfig,
-        find: Pending<Option<StoredKey>>,
+        find: Wait,
+        counted: Option<Counted>,
         ready: S,
         request: Request<B>,
     ) -> Self {
@@ -67,6 +71,7 @@ where
             config,
             state: State::Finding {
                 find,
+                counted,
                 ready,
                 request: Some(request),
             },
@@ -105,12 +110,13 @@ where
             let next = match this.state.as_mut().project() {
                 StateProj::Finding {
                     find,
+                    counted,
                     ready,
                     request,
                 } => {
-                    let answer = ready!(find.as_mut().poll(cx));
+                    let answer = ready!(Pin::new(find).poll(cx));
                     let mut request = request.take().expect("a key is found once");
-                    match found(this.config, &request, answer) {
+                    match found(this.config, &request, counted.take(), answer) {
                         Ok(key) => State::Calling {
                             admission: Some(this.config.admit(&mut request, &key)),
                             response: ready.call(request),
@@ -144,6 +150,7 @@ where
 fn found<B>(
     config: &Config,
     request: &Request<B>,
+    counted: Option<Counted>,
     answer: Result<Option<StoredKey>, StoreError>,
 ) -> Result<StoredKey, Denied> {
     let malformed = || Denied::new(AuthDenial::Malformed, None);
@@ -152,7 +159,7 @@ fn found<B>(
     };
     let format = &config.ring.shared.format;
     let key = format.parse(presented).map_err(|_| malformed())?;
-    config.judge(&key, answer)
+    config.settle(request, &key, counted, answer)
 }
 
 impl<S, B> fmt::Debug for ResponseFuture<S, B>

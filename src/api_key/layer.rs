@@ -1,18 +1,19 @@
 //! The layer that checks API keys, and its setters.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
 
 use tower_layer::Layer;
 
 use super::{
     config::{self, Config},
     extract::KeySource,
+    failures::Failures,
     refusal::Challenges,
     ring::KeyRing,
     scopes::Requirement,
     service::ApiKey,
 };
-use crate::{error::ConfigError, rejection::Responder};
+use crate::{client_addr::ClientAddrResolver, error::ConfigError, rejection::Responder};
 
 /// Lets a request through if it bears a key of the ring, and tells the inner service whose it is.
 ///
@@ -33,6 +34,8 @@ impl ApiKeyLayer {
             requirement: Ok(Requirement::Nothing),
             realm: "api".to_owned(),
             responder: Responder::default(),
+            failure_limit: Some((60, Duration::from_secs(60))),
+            client_addr: ClientAddrResolver::default(),
         }
     }
 }
@@ -65,6 +68,8 @@ pub struct ApiKeyLayerBuilder {
     requirement: Result<Requirement, ConfigError>,
     realm: String,
     responder: Responder,
+    failure_limit: Option<(u32, Duration)>,
+    client_addr: ClientAddrResolver,
 }
 
 impl ApiKeyLayerBuilder {
@@ -124,12 +129,38 @@ impl ApiKeyLayerBuilder {
         self
     }
 
+    /// Sets how many different wrong keys one address may present at once, and again in the course
+    /// of each window. 60 per minute by default.
+    ///
+    /// Who presents more is answered `429` before the store is asked. A key that is remembered as a
+    /// good one is let through all the same, so nobody can lock its owner out, and repeating one
+    /// wrong key counts once. The count is kept in this process, by the address that
+    /// [`client_addr`](Self::client_addr) finds.
+    pub fn failure_limit(mut self, failures: u32, window: Duration) -> Self {
+        self.failure_limit = Some((failures, window));
+        self
+    }
+
+    /// Lets each address present as many wrong keys as it likes.
+    pub fn without_failure_limit(mut self) -> Self {
+        self.failure_limit = None;
+        self
+    }
+
+    /// Sets how the address of a client is found. By default it is the peer's: behind a proxy, name
+    /// the proxy.
+    pub fn client_addr(mut self, resolver: ClientAddrResolver) -> Self {
+        self.client_addr = resolver;
+        self
+    }
+
     /// Returns the layer.
     ///
     /// # Errors
     ///
     /// If there is no place to look for a key, or one twice; if scopes are demanded of callers who
-    /// need no key; if a scope or the realm cannot stand in a header.
+    /// need no key; if a scope or the realm cannot stand in a header; if the limit of failures
+    /// admits none.
     pub fn build(self) -> Result<ApiKeyLayer, ConfigError> {
         let requirement = self.requirement?;
         if self.optional && !matches!(requirement, Requirement::Nothing) {
@@ -155,6 +186,11 @@ impl ApiKeyLayerBuilder {
             keeps_credential: self.keeps_credential,
             requirement,
             responder: self.responder,
+            failures: match self.failure_limit {
+                Some((failures, window)) => Some(Failures::new(failures, window)?),
+                None => None,
+            },
+            client_addr: self.client_addr,
         };
         Ok(ApiKeyLayer {
             config: Arc::new(config),

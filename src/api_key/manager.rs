@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::{
+    changes::Listener,
     key::{KeyId, NoRandomness},
     new_key::{Invalid, NewKey},
     record::{KeyRecord, KeyState, StateChange, StoredKey},
@@ -189,7 +190,10 @@ impl KeyManager {
             change(&mut record)?;
             record.version += 1;
             let after = StoredKey::new(record);
-            match store.update(after.clone(), before.version()).await {
+            let updated = store.update(after.clone(), before.version()).await;
+            // Also when it failed: a store that did not answer in time may have done it.
+            self.ring.shared.lookup.forget(id);
+            match updated {
                 Ok(()) => return Ok(after),
                 Err(error) if error.kind() == StoreErrorKind::Conflict && attempt < ATTEMPTS => {
                     attempt += 1;

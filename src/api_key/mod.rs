@@ -10,6 +10,7 @@
 //! | a key that is malformed, unknown, expired, revoked, disabled or not yet valid | `401`, `invalid-credentials`: the same bytes for each |
 //! | two keys, or one in two places | `400`, `ambiguous-credentials` |
 //! | a key without a scope that is asked for | `403`, `insufficient-scope` |
+//! | one more wrong key of too many from one address | `429`, `too-many-auth-failures`, `Retry-After` |
 //! | a key, while the store is away | `503`, `auth-unavailable`, `Retry-After` |
 //!
 //! The bodies are `application/problem+json`, and no cache stores them.
@@ -52,13 +53,18 @@
 //!
 //! The checksum is public: it keeps typing errors from the store, not attackers.
 
+mod changes;
 mod codec;
 mod config;
 mod digest;
+mod expiring;
 mod extract;
+mod failures;
+mod flight;
 mod future;
 mod key;
 mod layer;
+mod lookup;
 mod manager;
 mod new_key;
 mod record;
@@ -71,6 +77,7 @@ mod service;
 mod store;
 mod verify;
 
+pub use self::changes::{ChangeFeed, KeyChanges};
 pub use self::digest::{DigestAlgorithm, Pepper};
 pub use self::extract::KeySource;
 pub use self::future::ResponseFuture;

@@ -24,6 +24,8 @@ pub(super) enum Refusal {
     Ambiguous,
     /// 403: the key is good, but not for this.
     InsufficientScope,
+    /// 429: too many keys from this client were no good.
+    TooManyFailures { retry_after: Duration },
     /// 503: nobody knows at the moment.
     Unavailable { retry_after: Duration },
     /// 500: nobody will know until an operator looks.
@@ -59,6 +61,24 @@ impl Denied {
                 key_id: key_id.map(|id| id.as_str().into()),
             },
         }
+    }
+
+    pub(super) fn too_many_failures(retry_after: Duration) -> Self {
+        Self {
+            refusal: Refusal::TooManyFailures { retry_after },
+            ..Self::new(AuthDenial::TooManyFailures, None)
+        }
+    }
+
+    /// Returns whether the secret was wrong, or the key not known.
+    pub(super) fn is_unknown(&self) -> bool {
+        matches!(
+            self.outcome,
+            AuthOutcome::Denied {
+                reason: AuthDenial::Unknown,
+                ..
+            }
+        )
     }
 
     /// A store that may answer later is no fault of the caller's, and neither is one that will not.
@@ -150,6 +170,12 @@ impl Challenges {
                 "The API key lacks a scope",
                 &self.insufficient,
             ),
+            Refusal::TooManyFailures { .. } => (
+                StatusCode::TOO_MANY_REQUESTS,
+                "too-many-auth-failures",
+                "Too many API keys from this client were not valid",
+                &[],
+            ),
             Refusal::Unavailable { .. } => (
                 StatusCode::SERVICE_UNAVAILABLE,
                 "auth-unavailable",
@@ -168,7 +194,9 @@ impl Challenges {
             |rejection, challenge| rejection.header(WWW_AUTHENTICATE, challenge.clone()),
         );
         match refusal {
-            Refusal::Unavailable { retry_after } => rejection.retry_after(retry_after),
+            Refusal::Unavailable { retry_after } | Refusal::TooManyFailures { retry_after } => {
+                rejection.retry_after(retry_after)
+            }
             Refusal::Missing
             | Refusal::Invalid
             | Refusal::Ambiguous

@@ -1,10 +1,11 @@
 //! The keys of one service: their format, their peppers and their store.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
 
 use super::{
     digest::{Pepper, Peppers},
     key::KeyFormat,
+    lookup::{Lookup, Memory, RECORDS_FOR_MAX},
     store::ApiKeyStore,
 };
 use crate::{
@@ -39,6 +40,7 @@ pub(super) struct Shared {
     pub(super) peppers: Peppers,
     pub(super) store: Arc<dyn ApiKeyStore>,
     pub(super) clock: Arc<dyn Clock>,
+    pub(super) lookup: Arc<Lookup>,
 }
 
 impl KeyRing {
@@ -53,6 +55,12 @@ impl KeyRing {
             unpeppered: false,
             store: Arc::new(store),
             clock: None,
+            memory: Memory {
+                records_max: 10_000,
+                records_for: None,
+                failures_max: 10_000,
+                failures_for: Duration::from_secs(5),
+            },
         }
     }
 }
@@ -75,6 +83,7 @@ pub struct KeyRingBuilder {
     unpeppered: bool,
     store: Arc<dyn ApiKeyStore>,
     clock: Option<Arc<dyn Clock>>,
+    memory: Memory,
 }
 
 impl KeyRingBuilder {
@@ -114,13 +123,40 @@ impl KeyRingBuilder {
         self
     }
 
+    /// Sets for how long a record that a server answered is remembered, 10 seconds at most; zero to
+    /// ask the store for each request.
+    ///
+    /// By default this is 10 seconds where the store announces changes, and zero where it does not.
+    /// A change made through a manager of this ring is known here at once. One made elsewhere is
+    /// known when the store announces it, and if it does not, after this time at the latest. A
+    /// store in memory is asked each time.
+    pub fn remember_keys_for(mut self, duration: Duration) -> Self {
+        self.memory.records_for = Some(duration);
+        self
+    }
+
+    /// Sets how many records are remembered at most. 10 000 by default.
+    pub fn remembered_keys_max(mut self, records: usize) -> Self {
+        self.memory.records_max = records;
+        self
+    }
+
     /// Returns the ring.
     ///
     /// # Errors
     ///
-    /// If the prefix or an environment is out of grammar, if two peppers have one id, or if there
-    /// is neither a pepper nor the word that there is none.
+    /// If the prefix or an environment is out of grammar, if two peppers have one id, if there is
+    /// neither a pepper nor the word that there is none, or if records are to be remembered for
+    /// more than 10 seconds.
     pub fn build(self) -> Result<KeyRing, ConfigError> {
+        if let Some(too_long) = self.memory.records_for.filter(|own| *own > RECORDS_FOR_MAX) {
+            return Err(ConfigError::new(
+                "remember_keys_for",
+                format_args!("{too_long:?}"),
+                "a revoked key could live on for as long",
+            )
+            .fix("give 10 seconds at most"));
+        }
         match (&self.pepper, self.unpeppered) {
             (None, false) => {
                 return Err(ConfigError::new(
@@ -140,12 +176,14 @@ impl KeyRingBuilder {
             }
             (Some(_), false) | (None, true) => {}
         }
+        let clock = self.clock.unwrap_or_else(|| Arc::new(SystemClock::new()));
         Ok(KeyRing {
             shared: Arc::new(Shared {
                 format: KeyFormat::new(&self.prefix, &self.environments)?,
                 peppers: Peppers::new(self.pepper, self.former)?,
+                lookup: Lookup::new(Arc::clone(&self.store), Arc::clone(&clock), self.memory),
                 store: self.store,
-                clock: self.clock.unwrap_or_else(|| Arc::new(SystemClock::new())),
+                clock,
             }),
         })
     }

@@ -11,11 +11,14 @@ use tower::Service;
 use super::{
     config::SharedConfig,
     extract::{self, Presented},
+    failures::Counted,
     future::ResponseFuture,
+    key::ParsedKey,
+    lookup::{Asked, Wait},
     record::StoredKey,
     refusal::Denied,
 };
-use crate::{body::ResponseBody, record::AuthDenial, store_future::Pending};
+use crate::{body::ResponseBody, record::AuthDenial};
 
 /// Checks the key of each request before the inner service sees it.
 #[derive(Clone)]
@@ -39,7 +42,7 @@ enum Step {
     /// The caller is turned away.
     Refuse(Denied),
     /// The store has been asked, and answers later.
-    Wait(Pending<Option<StoredKey>>),
+    Wait(Wait, Option<Counted>),
 }
 
 impl<S> ApiKey<S> {
@@ -56,13 +59,38 @@ impl<S> ApiKey<S> {
         let Ok(key) = config.ring.shared.format.parse(presented) else {
             return Step::Refuse(Denied::new(AuthDenial::Malformed, None));
         };
-        match config.ring.shared.store.find(key.id).into_ready() {
-            Ok(answer) => match config.judge(&key, answer) {
-                Ok(key) => Step::Admit(key),
-                Err(denied) => Step::Refuse(denied),
-            },
-            Err(pending) => Step::Wait(pending),
+        match self.find(request, &key) {
+            Ok((Asked::Now(answer), counted)) => {
+                match config.settle(request, &key, counted, answer) {
+                    Ok(key) => Step::Admit(key),
+                    Err(denied) => Step::Refuse(denied),
+                }
+            }
+            Ok((Asked::Later(wait), counted)) => Step::Wait(wait, counted),
+            Err(denied) => Step::Refuse(denied),
         }
+    }
+
+    /// Finds a record. A server is asked only for a key that was not wrong a moment ago, by a
+    /// client that has not presented too many wrong ones.
+    fn find<B>(
+        &self,
+        request: &Request<B>,
+        key: &ParsedKey<'_>,
+    ) -> Result<(Asked, Option<Counted>), Denied> {
+        let ring = &self.config.ring.shared;
+        if let Some(at_hand) = ring.lookup.at_hand(key.id) {
+            return Ok((at_hand, None));
+        }
+        let fingerprint = ring.peppers.fingerprint(key.bytes);
+        if ring.lookup.has_failed(&fingerprint) {
+            return Err(Denied::new(AuthDenial::Unknown, None));
+        }
+        if let Some(wait) = ring.lookup.join(key.id) {
+            return Ok((Asked::Later(wait), None));
+        }
+        let counted = self.config.count_failure(request)?;
+        Ok((ring.lookup.ask(key.id), counted))
     }
 }
 
@@ -93,10 +121,10 @@ where
             }
             Step::Refuse(denied) => ResponseFuture::refused(config.clone(), denied, &request),
             // The future calls the service that was polled ready; the clone left behind was not.
-            Step::Wait(pending) => {
+            Step::Wait(wait, counted) => {
                 let clone = self.inner.clone();
                 let ready = mem::replace(&mut self.inner, clone);
-                ResponseFuture::finding(self.config.clone(), pending, ready, request)
+                ResponseFuture::finding(self.config.clone(), wait, counted, ready, request)
             }
         }
     }
