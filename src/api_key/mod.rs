@@ -53,6 +53,7 @@
 //!
 //! The checksum is public: it keeps typing errors from the store, not attackers.
 
+mod audit;
 mod changes;
 mod codec;
 mod config;
@@ -75,8 +76,10 @@ mod scopes;
 mod secret;
 mod service;
 mod store;
+mod update;
 mod verify;
 
+pub use self::audit::{KeyAction, KeyEvent};
 pub use self::changes::{ChangeFeed, KeyChanges};
 pub use self::digest::{DigestAlgorithm, Pepper};
 pub use self::extract::KeySource;
@@ -91,3 +94,4 @@ pub use self::ring::{KeyRing, KeyRingBuilder};
 pub use self::secret::SecretKey;
 pub use self::service::ApiKey;
 pub use self::store::{ApiKeyStore, KeyCursor, KeyPage, KeyQuery, KeyUse, ListedKey};
+pub use self::update::KeyUpdate;

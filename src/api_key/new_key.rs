@@ -2,13 +2,14 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use super::scopes::is_scope;
+use super::{record::KeyRecord, scopes::is_scope};
 use crate::time::Timestamp;
 
 const OWNER_LEN_MAX: usize = 256;
 const NAME_LEN_MAX: usize = 256;
 const TIER_LEN_MAX: usize = 64;
 const SCOPES_MAX: usize = 64;
+const METADATA_MAX: usize = 64;
 /// Names and values together.
 const METADATA_BYTES_MAX: usize = 4_096;
 
@@ -122,20 +123,6 @@ impl NewKey {
         self.metadata.insert(name.into(), value.into());
         self
     }
-
-    /// Sorts the scopes, and says what is out of bounds.
-    pub(super) fn checked(mut self) -> Result<Self, Invalid> {
-        check_len("owner", &self.owner, OWNER_LEN_MAX)?;
-        if let Some(name) = &self.name {
-            check_len("name", name, NAME_LEN_MAX)?;
-        }
-        if let Some(tier) = &self.tier {
-            check_len("tier", tier, TIER_LEN_MAX)?;
-        }
-        check_scopes(&mut self.scopes)?;
-        check_metadata(&self.metadata)?;
-        Ok(self)
-    }
 }
 
 /// What is out of bounds in a key that was asked for.
@@ -153,7 +140,20 @@ impl Invalid {
     }
 }
 
-pub(super) fn check_len(field: &'static str, value: &str, bytes_max: usize) -> Result<(), Invalid> {
+/// Sorts a record's scopes, and says what is out of bounds.
+pub(super) fn check_record(record: &mut KeyRecord) -> Result<(), Invalid> {
+    check_len("owner", &record.owner, OWNER_LEN_MAX)?;
+    if let Some(name) = &record.name {
+        check_len("name", name, NAME_LEN_MAX)?;
+    }
+    if let Some(tier) = &record.tier {
+        check_len("tier", tier, TIER_LEN_MAX)?;
+    }
+    check_scopes(&mut record.scopes)?;
+    check_metadata(&record.metadata)
+}
+
+fn check_len(field: &'static str, value: &str, bytes_max: usize) -> Result<(), Invalid> {
     let problem = match value.len() {
         0 => "is empty",
         len if len > bytes_max => "is too long",
@@ -162,7 +162,7 @@ pub(super) fn check_len(field: &'static str, value: &str, bytes_max: usize) -> R
     Err(Invalid { field, problem })
 }
 
-pub(super) fn check_scopes(scopes: &mut Vec<String>) -> Result<(), Invalid> {
+fn check_scopes(scopes: &mut Vec<String>) -> Result<(), Invalid> {
     let invalid = |problem| Invalid {
         field: "scopes",
         problem,
@@ -181,15 +181,13 @@ pub(super) fn check_scopes(scopes: &mut Vec<String>) -> Result<(), Invalid> {
     Ok(())
 }
 
-pub(super) fn check_metadata(metadata: &BTreeMap<String, String>) -> Result<(), Invalid> {
-    let bytes: usize = metadata
-        .iter()
-        .map(|(name, value)| name.len() + value.len())
-        .sum();
-    if bytes > METADATA_BYTES_MAX {
+fn check_metadata(metadata: &BTreeMap<String, String>) -> Result<(), Invalid> {
+    let len = |(name, value): (&String, &String)| name.len() + value.len();
+    let bytes: usize = metadata.iter().map(len).sum();
+    if metadata.len() > METADATA_MAX || bytes > METADATA_BYTES_MAX {
         return Err(Invalid {
             field: "metadata",
-            problem: "has more than 4096 bytes",
+            problem: "has more than 64 entries or 4096 bytes",
         });
     }
     Ok(())

@@ -3,6 +3,7 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use super::{
+    audit::{Audit, KeyEvent},
     digest::{Pepper, Peppers},
     key::KeyFormat,
     lookup::{Lookup, Memory, RECORDS_FOR_MAX},
@@ -41,6 +42,7 @@ pub(super) struct Shared {
     pub(super) store: Arc<dyn ApiKeyStore>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) lookup: Arc<Lookup>,
+    pub(super) audit: Audit,
 }
 
 impl KeyRing {
@@ -55,6 +57,7 @@ impl KeyRing {
             unpeppered: false,
             store: Arc::new(store),
             clock: None,
+            audit: Audit::default(),
             memory: Memory {
                 records_max: 10_000,
                 records_for: None,
@@ -84,6 +87,7 @@ pub struct KeyRingBuilder {
     store: Arc<dyn ApiKeyStore>,
     clock: Option<Arc<dyn Clock>>,
     memory: Memory,
+    audit: Audit,
 }
 
 impl KeyRingBuilder {
@@ -120,6 +124,14 @@ impl KeyRingBuilder {
     /// Sets the clock that expiry is told by. The machine's by default.
     pub fn clock(mut self, clock: impl Clock) -> Self {
         self.clock = Some(Arc::new(clock));
+        self
+    }
+
+    /// Sets who is told of each change that a manager of this ring has made.
+    ///
+    /// It is called once the change is kept, on the task that made it: it must not block.
+    pub fn audit(mut self, listener: impl Fn(&KeyEvent) + Send + Sync + 'static) -> Self {
+        self.audit = Audit::new(listener);
         self
     }
 
@@ -183,6 +195,7 @@ impl KeyRingBuilder {
                 peppers: Peppers::new(self.pepper, self.former)?,
                 lookup: Lookup::new(Arc::clone(&self.store), Arc::clone(&clock), self.memory),
                 store: self.store,
+                audit: self.audit,
                 clock,
             }),
         })

@@ -7,6 +7,7 @@
 
 mod access_log;
 mod api_key;
+mod api_key_manager;
 mod api_key_pipeline;
 mod cache;
 mod house;
