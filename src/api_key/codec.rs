@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, str};
 
 use super::{
+    constraints::Constraints,
     digest::{DigestAlgorithm, KeyDigest},
     key::KeyId,
     record::{KeyRecord, KeyState, StateChange},
@@ -48,6 +49,7 @@ impl KeyRecord {
             out.text(name);
             out.text(value);
         });
+        out.constraints(&self.constraints);
         out.0
     }
 
@@ -125,6 +127,16 @@ impl Writer {
         }
     }
 
+    fn constraints(&mut self, constraints: &Constraints) {
+        self.list(constraints.networks.iter(), |out, network| {
+            out.text(&network.to_string());
+        });
+        self.list(constraints.methods.iter(), |out, method| {
+            out.text(method.as_str());
+        });
+        self.list(constraints.origins.iter(), |out, origin| out.text(origin));
+    }
+
     fn state(&mut self, state: &KeyState) {
         let (tag, change) = match state {
             KeyState::Active => return self.byte(0),
@@ -166,6 +178,7 @@ impl Reader<'_> {
             rotated_from: self.optional(Self::id)?,
             rotated_to: self.optional(Self::id)?,
             metadata: self.metadata()?,
+            constraints: self.constraints()?,
         })
     }
 
@@ -241,6 +254,23 @@ impl Reader<'_> {
         Some(metadata)
     }
 
+    fn constraints(&mut self) -> Option<Constraints> {
+        Some(Constraints {
+            networks: self.list(|reader| reader.text()?.parse().ok())?,
+            methods: self.list(|reader| reader.text()?.parse().ok())?,
+            origins: self.list(Self::text)?,
+        })
+    }
+
+    fn list<T>(&mut self, mut read: impl FnMut(&mut Self) -> Option<T>) -> Option<Vec<T>> {
+        // Grown as it is read: a length that lies costs nothing.
+        let mut values = Vec::new();
+        for _ in 0..self.len()? {
+            values.push(read(self)?);
+        }
+        Some(values)
+    }
+
     fn state(&mut self) -> Option<KeyState> {
         let tag = self.byte()?;
         if tag == 0 {
@@ -276,6 +306,10 @@ mod tests {
         record.rotated_from = Some(record.id);
         record.rotated_to = Some(record.id);
         record.metadata.insert("a".to_owned(), "b".to_owned());
+        record.constraints = Constraints::new()
+            .networks(["10.0.0.0/8".parse().unwrap(), "::1".parse().unwrap()])
+            .methods([http::Method::GET])
+            .origins(["https://app.example"]);
         record.state = KeyState::Disabled(StateChange {
             at,
             by: Some("alice".to_owned()),
@@ -298,6 +332,7 @@ mod tests {
         let read = KeyRecord::from_bytes(&full().to_bytes()).unwrap();
         assert_eq!(read.state(), full().state());
         assert_eq!(read.metadata(), full().metadata());
+        assert_eq!(read.constraints(), full().constraints());
         assert_eq!(read.expires_at(), full().expires_at());
     }
 

@@ -31,10 +31,11 @@ pub(super) struct Config {
     pub(super) sources: Vec<KeySource>,
     pub(super) optional: bool,
     pub(super) keeps_credential: bool,
+    pub(super) allows_preflight: bool,
     pub(super) requirement: Requirement,
     pub(super) challenges: Challenges,
     pub(super) responder: Responder,
-    pub(super) vary: HeaderValue,
+    pub(super) vary: Option<HeaderValue>,
     pub(super) failures: Option<Failures>,
     pub(super) client_addr: ClientAddrResolver,
 }
@@ -59,7 +60,7 @@ impl Config {
         counted: Option<Counted>,
         answer: Result<Option<StoredKey>, StoreError>,
     ) -> Result<StoredKey, Denied> {
-        let verdict = self.judge(presented, answer);
+        let verdict = self.judge(request, presented, answer);
         let is_wrong = matches!(&verdict, Err(denied) if denied.is_unknown());
         if !is_wrong {
             if let (Some(failures), Some(counted)) = (&self.failures, counted) {
@@ -98,19 +99,30 @@ impl Config {
         }
     }
 
-    fn judge(
+    fn judge<B>(
         &self,
+        request: &Request<B>,
         presented: &ParsedKey<'_>,
         answer: Result<Option<StoredKey>, StoreError>,
     ) -> Result<StoredKey, Denied> {
         let now = self.ring.shared.clock.wall();
         let record = answer.map_err(|error| Denied::store_failed(&error, now))?;
         let key = verify(&self.ring.shared.peppers, presented, record, now)?;
-        if self.requirement.is_met_by(key.identity()) {
-            Ok(key)
-        } else {
-            Err(Denied::new(AuthDenial::MissingScope, Some(key.id())))
+        let address = || {
+            let (extensions, headers) = (request.extensions(), request.headers());
+            let address = self.client_addr.resolve(extensions, headers).ok()?;
+            Some(address.ip())
+        };
+        if !key
+            .constraints
+            .admit(request.method(), request.headers(), address)
+        {
+            return Err(Denied::new(AuthDenial::Restricted, Some(key.id())));
         }
+        if !self.requirement.is_met_by(key.identity()) {
+            return Err(Denied::new(AuthDenial::MissingScope, Some(key.id())));
+        }
+        Ok(key)
     }
 
     /// Prepares the request of a known caller for the inner service.
@@ -138,8 +150,10 @@ impl Config {
         if admission.known {
             mark_private(headers);
         }
-        if !headers.get_all(VARY).iter().any(|line| line == "*") {
-            headers.append(VARY, self.vary.clone());
+        if let Some(vary) = &self.vary
+            && !headers.get_all(VARY).iter().any(|line| line == "*")
+        {
+            headers.append(VARY, vary.clone());
         }
         if let Some(outcome) = admission.outcome {
             response.extensions_mut().insert(outcome);
@@ -215,16 +229,17 @@ impl Refused {
     }
 }
 
-/// Returns the value of `Vary` for the places where a key is looked for.
-pub(super) fn vary(sources: &[KeySource]) -> HeaderValue {
+/// Returns the value of `Vary` for the places where a key is looked for, if one is a header.
+pub(super) fn vary(sources: &[KeySource]) -> Option<HeaderValue> {
     let mut names: Vec<&str> = Vec::new();
-    for source in sources {
-        let name = source.header_name().as_str();
-        if !names.contains(&name) {
-            names.push(name);
+    for name in sources.iter().filter_map(KeySource::header_name) {
+        if !names.contains(&name.as_str()) {
+            names.push(name.as_str());
         }
     }
-    HeaderValue::try_from(names.join(", ")).expect("names of headers are a header's value")
+    let joined = HeaderValue::try_from(names.join(", "));
+    let joined = joined.expect("names of headers are a header's value");
+    (!joined.is_empty()).then_some(joined)
 }
 
 /// Adds `private` where nobody has said for whom a response is.
@@ -309,6 +324,6 @@ mod tests {
             KeySource::api_key_scheme(),
             KeySource::x_api_key(),
         ];
-        assert_eq!(vary(&sources), "authorization, x-api-key");
+        assert_eq!(vary(&sources).unwrap(), "authorization, x-api-key");
     }
 }

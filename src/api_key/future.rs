@@ -158,7 +158,7 @@ fn found<B>(
         return Err(malformed());
     };
     let format = &config.ring.shared.format;
-    let key = format.parse(presented).map_err(|_| malformed())?;
+    let key = format.parse(&presented).map_err(|_| malformed())?;
     config.settle(request, &key, counted, answer)
 }
 

@@ -31,6 +31,8 @@ impl ApiKeyLayer {
             sources: None,
             optional: false,
             keeps_credential: false,
+            hides_forbidden: false,
+            allows_preflight: false,
             requirement: Ok(Requirement::Nothing),
             realm: "api".to_owned(),
             responder: Responder::default(),
@@ -65,6 +67,8 @@ pub struct ApiKeyLayerBuilder {
     sources: Option<Vec<KeySource>>,
     optional: bool,
     keeps_credential: bool,
+    hides_forbidden: bool,
+    allows_preflight: bool,
     requirement: Result<Requirement, ConfigError>,
     realm: String,
     responder: Responder,
@@ -123,6 +127,19 @@ impl ApiKeyLayerBuilder {
         self
     }
 
+    /// Answers `404` where a known caller may not, so that it does not learn what there is.
+    pub fn hide_forbidden(mut self) -> Self {
+        self.hides_forbidden = true;
+        self
+    }
+
+    /// Lets a browser's question before a request from another origin through, without an
+    /// identity: it cannot bear a key. A CORS layer outside of this one answers it sooner.
+    pub fn allow_preflight(mut self) -> Self {
+        self.allows_preflight = true;
+        self
+    }
+
     /// Sets who writes the body of a rejection.
     pub fn responder(mut self, responder: Responder) -> Self {
         self.responder = responder;
@@ -178,7 +195,9 @@ impl ApiKeyLayerBuilder {
         let schemes = schemes(&sources);
         let scopes = requirement.to_challenge();
         let config = Config {
-            challenges: Challenges::new(&schemes, &self.realm, &scopes)?,
+            challenges: Challenges::new(&schemes, &self.realm, &scopes)?
+                .hiding_forbidden(self.hides_forbidden),
+            allows_preflight: self.allows_preflight,
             vary: config::vary(&sources),
             ring: self.ring,
             sources,
@@ -211,7 +230,7 @@ fn check_sources(sources: &[KeySource]) -> Result<(), ConfigError> {
         if sources[..at].contains(source) {
             return Err(ConfigError::new(
                 "sources",
-                source.header_name(),
+                format_args!("{source:?}"),
                 "a place that is looked at twice holds two keys each time",
             )
             .fix("name each place once"));

@@ -5,8 +5,9 @@ use std::{fmt, time::Duration};
 use super::{
     audit::{KeyAction, KeyEvent},
     changes::Listener,
+    invalid::Invalid,
     key::{KeyId, NoRandomness},
-    new_key::{self, Invalid, NewKey},
+    new_key::{self, NewKey},
     record::{KeyRecord, KeyState, KeyStatus, StateChange, StoredKey},
     ring::KeyRing,
     secret::SecretKey,
@@ -77,10 +78,8 @@ impl KeyManager {
         let environment = match &new.environment {
             Some(environment) if ring.format.has_environment(environment) => environment,
             Some(_) => {
-                return Err(KeyError::Invalid(Invalid {
-                    field: "environment",
-                    problem: "is not one of the ring's",
-                }));
+                let problem = "is not one of the ring's";
+                return Err(Invalid::new("environment", problem).into());
             }
             None => ring.format.default_environment(),
         };
@@ -348,6 +347,7 @@ impl KeyManager {
             rotated_from: None,
             rotated_to: None,
             metadata: new.metadata.clone(),
+            constraints: new.constraints.clone(),
         };
         new_key::check_record(&mut record)?;
         Ok(GeneratedKey {
@@ -412,8 +412,7 @@ impl KeyManager {
         let actor = self.actor.as_deref().unwrap_or_default();
         for (field, value) in [("reason", reason), ("actor", actor)] {
             if value.len() > REASON_LEN_MAX {
-                let problem = "is too long";
-                return Err(KeyError::Invalid(Invalid { field, problem }));
+                return Err(Invalid::new(field, "is too long").into());
             }
         }
         Ok(StateChange {

@@ -10,6 +10,7 @@
 //! | a key that is malformed, unknown, expired, revoked, disabled or not yet valid | `401`, `invalid-credentials`: the same bytes for each |
 //! | two keys, or one in two places | `400`, `ambiguous-credentials` |
 //! | a key without a scope that is asked for | `403`, `insufficient-scope` |
+//! | a key that may not be used from its address, for its method or by its page | `403`, `key-restricted` |
 //! | one more wrong key of too many from one address | `429`, `too-many-auth-failures`, `Retry-After` |
 //! | a key, while the store is away | `503`, `auth-unavailable`, `Retry-After` |
 //!
@@ -57,12 +58,15 @@ mod audit;
 mod changes;
 mod codec;
 mod config;
+mod constraints;
 mod digest;
+mod encoding;
 mod expiring;
 mod extract;
 mod failures;
 mod flight;
 mod future;
+mod invalid;
 mod key;
 mod layer;
 mod lookup;
@@ -81,13 +85,15 @@ mod verify;
 
 pub use self::audit::{KeyAction, KeyEvent};
 pub use self::changes::{ChangeFeed, KeyChanges};
+pub use self::constraints::Constraints;
 pub use self::digest::{DigestAlgorithm, Pepper};
 pub use self::extract::KeySource;
 pub use self::future::ResponseFuture;
+pub use self::invalid::Invalid;
 pub use self::key::{KeyId, Malformed, scan};
 pub use self::layer::{ApiKeyLayer, ApiKeyLayerBuilder};
 pub use self::manager::{GeneratedKey, KeyError, KeyManager};
-pub use self::new_key::{Invalid, NewKey};
+pub use self::new_key::NewKey;
 pub use self::record::{KeyRecord, KeyState, KeyStatus, StateChange, StoredKey};
 pub use self::require_scopes::{RequireScopes, RequireScopesFuture, RequireScopesLayer};
 pub use self::ring::{KeyRing, KeyRingBuilder};

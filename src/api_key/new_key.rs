@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use super::{record::KeyRecord, scopes::is_scope};
+use super::{constraints::Constraints, invalid::Invalid, record::KeyRecord, scopes::is_scope};
 use crate::time::Timestamp;
 
 const OWNER_LEN_MAX: usize = 256;
@@ -37,6 +37,7 @@ pub struct NewKey {
     pub(super) not_before: Option<Timestamp>,
     pub(super) expiry: Expiry,
     pub(super) metadata: BTreeMap<String, String>,
+    pub(super) constraints: Constraints,
 }
 
 /// When a new key ends.
@@ -69,6 +70,7 @@ impl NewKey {
             not_before: None,
             expiry: Expiry::Never,
             metadata: BTreeMap::new(),
+            constraints: Constraints::new(),
         }
     }
 
@@ -118,25 +120,16 @@ impl NewKey {
         self
     }
 
+    /// Restricts from where, and for what, the key may be used.
+    pub fn constraints(mut self, constraints: Constraints) -> Self {
+        self.constraints = constraints;
+        self
+    }
+
     /// Adds something else to be known of the key. Every layer inside can read it.
     pub fn metadata(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.metadata.insert(name.into(), value.into());
         self
-    }
-}
-
-/// What is out of bounds in a key that was asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{field}` {problem}")]
-pub struct Invalid {
-    pub(super) field: &'static str,
-    pub(super) problem: &'static str,
-}
-
-impl Invalid {
-    /// Returns which field is out of bounds.
-    pub fn field(&self) -> &'static str {
-        self.field
     }
 }
 
@@ -150,7 +143,8 @@ pub(super) fn check_record(record: &mut KeyRecord) -> Result<(), Invalid> {
         check_len("tier", tier, TIER_LEN_MAX)?;
     }
     check_scopes(&mut record.scopes)?;
-    check_metadata(&record.metadata)
+    check_metadata(&record.metadata)?;
+    record.constraints.check()
 }
 
 fn check_len(field: &'static str, value: &str, bytes_max: usize) -> Result<(), Invalid> {
@@ -159,14 +153,11 @@ fn check_len(field: &'static str, value: &str, bytes_max: usize) -> Result<(), I
         len if len > bytes_max => "is too long",
         _ => return Ok(()),
     };
-    Err(Invalid { field, problem })
+    Err(Invalid::new(field, problem))
 }
 
 fn check_scopes(scopes: &mut Vec<String>) -> Result<(), Invalid> {
-    let invalid = |problem| Invalid {
-        field: "scopes",
-        problem,
-    };
+    let invalid = |problem| Invalid::new("scopes", problem);
     scopes.sort_unstable();
     scopes.dedup();
     if scopes.len() > SCOPES_MAX {
@@ -185,10 +176,8 @@ fn check_metadata(metadata: &BTreeMap<String, String>) -> Result<(), Invalid> {
     let len = |(name, value): (&String, &String)| name.len() + value.len();
     let bytes: usize = metadata.iter().map(len).sum();
     if metadata.len() > METADATA_MAX || bytes > METADATA_BYTES_MAX {
-        return Err(Invalid {
-            field: "metadata",
-            problem: "has more than 64 entries or 4096 bytes",
-        });
+        let problem = "has more than 64 entries or 4096 bytes";
+        return Err(Invalid::new("metadata", problem));
     }
     Ok(())
 }

@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, fmt, ops::Deref, sync::Arc};
 
 use super::{
+    constraints::Constraints,
     digest::{DigestAlgorithm, KeyDigest},
     key::KeyId,
 };
@@ -32,6 +33,7 @@ pub struct KeyRecord {
     pub(super) rotated_from: Option<KeyId>,
     pub(super) rotated_to: Option<KeyId>,
     pub(super) metadata: BTreeMap<String, String>,
+    pub(super) constraints: Constraints,
 }
 
 impl KeyRecord {
@@ -122,6 +124,11 @@ impl KeyRecord {
     /// Returns what else the service wrote down.
     pub fn metadata(&self) -> &BTreeMap<String, String> {
         &self.metadata
+    }
+
+    /// Returns from where, and for what, the key may be used.
+    pub fn constraints(&self) -> &Constraints {
+        &self.constraints
     }
 
     /// Returns whether the key is accepted at this moment, and if not, why.
@@ -288,6 +295,7 @@ pub(super) mod tests {
             rotated_from: None,
             rotated_to: None,
             metadata: BTreeMap::new(),
+            constraints: Constraints::new(),
         }
     }
 

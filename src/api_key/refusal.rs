@@ -24,6 +24,8 @@ pub(super) enum Refusal {
     Ambiguous,
     /// 403: the key is good, but not for this.
     InsufficientScope,
+    /// 403: the key is good, but not from here or not for this. Nothing tells which.
+    Restricted,
     /// 429: too many keys from this client were no good.
     TooManyFailures { retry_after: Duration },
     /// 503: nobody knows at the moment.
@@ -45,13 +47,13 @@ impl Denied {
             AuthDenial::Missing => Refusal::Missing,
             AuthDenial::Ambiguous => Refusal::Ambiguous,
             AuthDenial::MissingScope => Refusal::InsufficientScope,
+            AuthDenial::Restricted => Refusal::Restricted,
             AuthDenial::Malformed
             | AuthDenial::Unknown
             | AuthDenial::Expired
             | AuthDenial::NotYetValid
             | AuthDenial::Revoked
             | AuthDenial::Disabled
-            | AuthDenial::Restricted
             | AuthDenial::TooManyFailures => Refusal::Invalid,
         };
         Self {
@@ -114,6 +116,8 @@ pub(super) struct Challenges {
     invalid: Vec<HeaderValue>,
     ambiguous: Vec<HeaderValue>,
     insufficient: Vec<HeaderValue>,
+    /// Whether who may not is told that there is nothing.
+    hides_forbidden: bool,
 }
 
 impl Challenges {
@@ -140,7 +144,18 @@ impl Challenges {
             invalid: lines(", error=\"invalid_token\""),
             ambiguous: lines(", error=\"invalid_request\""),
             insufficient: lines(&format!(", error=\"insufficient_scope\"{scope}")),
+            hides_forbidden: false,
         })
+    }
+
+    /// Says that there is nothing, where a caller may not (RFC 9110 section 15.5.4).
+    pub(super) fn hiding_forbidden(mut self, hides: bool) -> Self {
+        self.hides_forbidden = hides;
+        self
+    }
+
+    pub(super) fn hides_forbidden(&self) -> bool {
+        self.hides_forbidden
     }
 
     /// Returns what the caller is told.
@@ -163,6 +178,18 @@ impl Challenges {
                 "ambiguous-credentials",
                 "The request bears more than one API key",
                 &self.ambiguous,
+            ),
+            Refusal::InsufficientScope | Refusal::Restricted if self.hides_forbidden => (
+                StatusCode::NOT_FOUND,
+                "not-found",
+                "There is nothing here",
+                &[],
+            ),
+            Refusal::Restricted => (
+                StatusCode::FORBIDDEN,
+                "key-restricted",
+                "The API key may not be used so",
+                &[],
             ),
             Refusal::InsufficientScope => (
                 StatusCode::FORBIDDEN,
@@ -201,6 +228,7 @@ impl Challenges {
             | Refusal::Invalid
             | Refusal::Ambiguous
             | Refusal::InsufficientScope
+            | Refusal::Restricted
             | Refusal::Internal => rejection,
         }
     }

@@ -84,8 +84,18 @@ impl RequireScopesLayer {
     ///
     /// If the realm cannot stand in a header.
     pub fn realm(mut self, realm: &str) -> Result<Self, ConfigError> {
-        self.challenges = Arc::new(challenges(realm, &self.requirement)?);
+        let hides = self.challenges.hides_forbidden();
+        let challenges = challenges(realm, &self.requirement)?.hiding_forbidden(hides);
+        self.challenges = Arc::new(challenges);
         Ok(self)
+    }
+
+    /// Answers `404` where a known caller lacks a scope, so that it does not learn what there is.
+    #[must_use]
+    pub fn hide_forbidden(mut self) -> Self {
+        let challenges = Challenges::clone(&self.challenges).hiding_forbidden(true);
+        self.challenges = Arc::new(challenges);
+        self
     }
 
     /// Sets who writes the body of a rejection.

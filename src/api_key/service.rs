@@ -5,7 +5,10 @@ use std::{
     task::{Context, Poll},
 };
 
-use http::{Request, Response};
+use http::{
+    Method, Request, Response,
+    header::{ACCESS_CONTROL_REQUEST_METHOD, ORIGIN},
+};
 use tower::Service;
 
 use super::{
@@ -50,13 +53,16 @@ impl<S> ApiKey<S> {
         let config = &*self.config;
         let presented = match extract::extract(&config.sources, request) {
             Presented::Nothing if config.optional => return Step::AdmitAnonymous,
+            Presented::Nothing if config.allows_preflight && is_preflight(request) => {
+                return Step::AdmitAnonymous;
+            }
             Presented::Nothing => return Step::Refuse(Denied::new(AuthDenial::Missing, None)),
             Presented::Ambiguous => {
                 return Step::Refuse(Denied::new(AuthDenial::Ambiguous, None));
             }
             Presented::Key(presented) => presented,
         };
-        let Ok(key) = config.ring.shared.format.parse(presented) else {
+        let Ok(key) = config.ring.shared.format.parse(&presented) else {
             return Step::Refuse(Denied::new(AuthDenial::Malformed, None));
         };
         match self.find(request, &key) {
@@ -92,6 +98,12 @@ impl<S> ApiKey<S> {
         let counted = self.config.count_failure(request)?;
         Ok((ring.lookup.ask(key.id), counted))
     }
+}
+
+/// Returns whether a browser asks what it may ask (the CORS protocol of the Fetch standard).
+fn is_preflight<B>(request: &Request<B>) -> bool {
+    let has = |name| request.headers().contains_key(name);
+    request.method() == Method::OPTIONS && has(ORIGIN) && has(ACCESS_CONTROL_REQUEST_METHOD)
 }
 
 impl<S, ReqBody, ResBody> Service<Request<ReqBody>> for ApiKey<S>

@@ -2,10 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{
-    new_key::{self, Invalid},
-    record::KeyRecord,
-};
+use super::{constraints::Constraints, invalid::Invalid, new_key, record::KeyRecord};
 use crate::time::Timestamp;
 
 /// What is to become different about a key; what is not named stays.
@@ -28,6 +25,7 @@ pub struct KeyUpdate {
     not_before: Option<Option<Timestamp>>,
     expires_at: Option<Option<Timestamp>>,
     metadata: BTreeMap<String, Option<String>>,
+    constraints: Option<Constraints>,
     version: Option<u64>,
 }
 
@@ -73,6 +71,12 @@ impl KeyUpdate {
         self
     }
 
+    /// Sets from where, and for what, the key may be used, in the place of what holds now.
+    pub fn constraints(mut self, constraints: Constraints) -> Self {
+        self.constraints = Some(constraints);
+        self
+    }
+
     /// Sets or takes away one entry of the metadata.
     pub fn metadata<'a>(
         mut self,
@@ -111,6 +115,9 @@ impl KeyUpdate {
         }
         if let Some(at) = update.expires_at {
             record.expires_at = at;
+        }
+        if let Some(constraints) = update.constraints {
+            record.constraints = constraints;
         }
         for (name, value) in update.metadata {
             match value {
