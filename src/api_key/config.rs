@@ -15,17 +15,18 @@ use super::{
     refusal::{Challenges, Denied},
     ring::KeyRing,
     scopes::Requirement,
+    verifier::Verifier,
     verify::verify,
 };
 use crate::{
     body::ResponseBody,
     client_addr::ClientAddrResolver,
     error::StoreError,
+    identity::Identity,
     record::{AuthDenial, AuthOutcome, RecordHandle},
     rejection::{Dialect, Responder},
 };
 
-#[derive(Debug)]
 pub(super) struct Config {
     pub(super) ring: KeyRing,
     pub(super) sources: Vec<KeySource>,
@@ -38,6 +39,7 @@ pub(super) struct Config {
     pub(super) vary: Option<HeaderValue>,
     pub(super) failures: Option<Failures>,
     pub(super) client_addr: ClientAddrResolver,
+    pub(super) verifiers: Vec<Arc<dyn Verifier>>,
 }
 
 /// What is to be said on the response of a request that was let through.
@@ -51,33 +53,46 @@ impl Config {
     /// Decides on a key by what the store said of it, and counts it if it is wrong.
     ///
     /// `counted` is the failure that was counted before a server was asked: it is taken back where
-    /// there was none. A key that was found wrong a moment ago is not counted again: a client that
-    /// repeats one dead key has one failure.
+    /// there was none.
     pub(super) fn settle<B>(
         &self,
         request: &Request<B>,
         presented: &ParsedKey<'_>,
         counted: Option<Counted>,
         answer: Result<Option<StoredKey>, StoreError>,
-    ) -> Result<StoredKey, Denied> {
+    ) -> Result<Identity, Denied> {
         let verdict = self.judge(request, presented, answer);
         let is_wrong = matches!(&verdict, Err(denied) if denied.is_unknown());
-        if !is_wrong {
-            if let (Some(failures), Some(counted)) = (&self.failures, counted) {
-                failures.take_back(counted);
-            }
-            return verdict;
+        match (&self.failures, counted) {
+            (Some(failures), Some(counted)) if !is_wrong => failures.take_back(counted),
+            (_, None) if is_wrong => self.count_wrong(request, presented.bytes)?,
+            (_, Some(_)) if is_wrong => self.remember_wrong(presented.bytes),
+            (Some(_) | None, Some(_) | None) => {}
         }
-        let ring = &self.ring.shared;
-        let fingerprint = ring.peppers.fingerprint(presented.bytes);
-        if counted.is_none() {
-            if ring.lookup.has_failed(&fingerprint) {
-                return verdict;
-            }
-            self.count_failure(request)?;
-        }
-        ring.lookup.remember_failure(fingerprint);
         verdict
+    }
+
+    /// Counts a wrong credential, or turns the client away because of those before. One that was
+    /// found wrong a moment ago is not counted again: a client that repeats one dead key has one
+    /// failure.
+    pub(super) fn count_wrong<B>(
+        &self,
+        request: &Request<B>,
+        presented: &[u8],
+    ) -> Result<(), Denied> {
+        let ring = &self.ring.shared;
+        let fingerprint = ring.peppers.fingerprint(presented);
+        if !ring.lookup.has_failed(&fingerprint) {
+            self.count_failure(request)?;
+            ring.lookup.remember_failure(fingerprint);
+        }
+        Ok(())
+    }
+
+    fn remember_wrong(&self, presented: &[u8]) {
+        let ring = &self.ring.shared;
+        let fingerprint = ring.peppers.fingerprint(presented);
+        ring.lookup.remember_failure(fingerprint);
     }
 
     /// Counts a failure of the client's address, or turns it away because of those before. A client
@@ -104,7 +119,7 @@ impl Config {
         request: &Request<B>,
         presented: &ParsedKey<'_>,
         answer: Result<Option<StoredKey>, StoreError>,
-    ) -> Result<StoredKey, Denied> {
+    ) -> Result<Identity, Denied> {
         let now = self.ring.shared.clock.wall();
         let record = answer.map_err(|error| Denied::store_failed(&error, now))?;
         let key = verify(&self.ring.shared.peppers, presented, record, now)?;
@@ -119,20 +134,25 @@ impl Config {
         {
             return Err(Denied::new(AuthDenial::Restricted, Some(key.id())));
         }
-        if !self.requirement.is_met_by(key.identity()) {
-            return Err(Denied::new(AuthDenial::MissingScope, Some(key.id())));
+        self.admit_scopes(key.identity().clone())
+    }
+
+    /// Returns a caller who has the scopes that the layer asks for.
+    pub(super) fn admit_scopes(&self, caller: Identity) -> Result<Identity, Denied> {
+        if self.requirement.is_met_by(&caller) {
+            Ok(caller)
+        } else {
+            Err(Denied::missing_scope(&caller))
         }
-        Ok(key)
     }
 
     /// Prepares the request of a known caller for the inner service.
-    pub(super) fn admit<B>(&self, request: &mut Request<B>, key: &StoredKey) -> Admission {
+    pub(super) fn admit<B>(&self, request: &mut Request<B>, identity: Identity) -> Admission {
         if self.keeps_credential {
             extract::mark_sensitive(&self.sources, request);
         } else {
             extract::strip(&self.sources, request);
         }
-        let identity = key.identity().clone();
         let admission = Admission::of(request, true, || AuthOutcome::Allowed(identity.clone()));
         request.extensions_mut().insert(identity);
         admission

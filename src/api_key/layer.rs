@@ -12,6 +12,7 @@ use super::{
     ring::KeyRing,
     scopes::Requirement,
     service::ApiKey,
+    verifier::Verifier,
 };
 use crate::{client_addr::ClientAddrResolver, error::ConfigError, rejection::Responder};
 
@@ -38,6 +39,7 @@ impl ApiKeyLayer {
             responder: Responder::default(),
             failure_limit: Some((60, Duration::from_secs(60))),
             client_addr: ClientAddrResolver::default(),
+            verifiers: Vec::new(),
         }
     }
 }
@@ -60,7 +62,6 @@ impl fmt::Debug for ApiKeyLayer {
 }
 
 /// Builds an [`ApiKeyLayer`].
-#[derive(Debug)]
 #[must_use]
 pub struct ApiKeyLayerBuilder {
     ring: KeyRing,
@@ -74,6 +75,7 @@ pub struct ApiKeyLayerBuilder {
     responder: Responder,
     failure_limit: Option<(u32, Duration)>,
     client_addr: ClientAddrResolver,
+    verifiers: Vec<Arc<dyn Verifier>>,
 }
 
 impl ApiKeyLayerBuilder {
@@ -171,6 +173,13 @@ impl ApiKeyLayerBuilder {
         self
     }
 
+    /// Adds somebody who knows callers by what is no key of the ring. They are asked in the order in
+    /// which they are added.
+    pub fn verifier(mut self, verifier: impl Verifier) -> Self {
+        self.verifiers.push(Arc::new(verifier));
+        self
+    }
+
     /// Returns the layer.
     ///
     /// # Errors
@@ -210,10 +219,20 @@ impl ApiKeyLayerBuilder {
                 None => None,
             },
             client_addr: self.client_addr,
+            verifiers: self.verifiers,
         };
         Ok(ApiKeyLayer {
             config: Arc::new(config),
         })
+    }
+}
+
+impl fmt::Debug for ApiKeyLayerBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ApiKeyLayerBuilder")
+            .field("sources", &self.sources)
+            .field("optional", &self.optional)
+            .finish_non_exhaustive()
     }
 }
 

@@ -56,6 +56,7 @@
 
 mod audit;
 mod changes;
+mod check;
 mod codec;
 mod config;
 mod constraints;
@@ -81,6 +82,7 @@ mod secret;
 mod service;
 mod store;
 mod update;
+mod verifier;
 mod verify;
 
 pub use self::audit::{KeyAction, KeyEvent};
@@ -101,3 +103,4 @@ pub use self::secret::SecretKey;
 pub use self::service::ApiKey;
 pub use self::store::{ApiKeyStore, KeyCursor, KeyPage, KeyQuery, KeyUse, ListedKey};
 pub use self::update::KeyUpdate;
+pub use self::verifier::{Credential, StaticKeys, Verified, Verifier};

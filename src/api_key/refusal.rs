@@ -8,6 +8,7 @@ use http::{HeaderValue, StatusCode, header::WWW_AUTHENTICATE};
 use super::key::KeyId;
 use crate::{
     error::{ConfigError, StoreError, StoreErrorKind},
+    identity::Identity,
     record::{AuthDenial, AuthOutcome},
     rejection::Rejection,
     time::Timestamp,
@@ -65,6 +66,16 @@ impl Denied {
         }
     }
 
+    pub(super) fn missing_scope(caller: &Identity) -> Self {
+        Self {
+            refusal: Refusal::InsufficientScope,
+            outcome: AuthOutcome::Denied {
+                reason: AuthDenial::MissingScope,
+                key_id: Some(caller.key_id().into()),
+            },
+        }
+    }
+
     pub(super) fn too_many_failures(retry_after: Duration) -> Self {
         Self {
             refusal: Refusal::TooManyFailures { retry_after },
@@ -100,8 +111,8 @@ impl Denied {
         }
     }
 
-    /// The record names a pepper that this process was not given.
-    pub(super) fn unknown_pepper() -> Self {
+    /// The fault is this process's: a pepper that it was not given, a verifier that panicked.
+    pub(super) fn internal() -> Self {
         Self {
             refusal: Refusal::Internal,
             outcome: AuthOutcome::StoreFailed(StoreErrorKind::Misconfigured),

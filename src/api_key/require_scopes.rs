@@ -19,10 +19,7 @@ use super::{
     scopes::Requirement,
 };
 use crate::{
-    body::ResponseBody,
-    error::ConfigError,
-    identity::Identity,
-    record::{AuthDenial, AuthOutcome},
+    body::ResponseBody, error::ConfigError, identity::Identity, record::AuthDenial,
     rejection::Responder,
 };
 
@@ -152,13 +149,7 @@ impl<S> RequireScopes<S> {
         match request.extensions().get::<Identity>() {
             None => Some(Denied::new(AuthDenial::Missing, None)),
             Some(identity) if requirement.is_met_by(identity) => None,
-            Some(identity) => Some(Denied {
-                outcome: AuthOutcome::Denied {
-                    reason: AuthDenial::MissingScope,
-                    key_id: Some(identity.key_id().into()),
-                },
-                ..Denied::new(AuthDenial::MissingScope, None)
-            }),
+            Some(identity) => Some(Denied::missing_scope(identity)),
         }
     }
 }

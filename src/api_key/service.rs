@@ -5,23 +5,15 @@ use std::{
     task::{Context, Poll},
 };
 
-use http::{
-    Method, Request, Response,
-    header::{ACCESS_CONTROL_REQUEST_METHOD, ORIGIN},
-};
+use http::{Request, Response};
 use tower::Service;
 
 use super::{
+    check::{self, Decision, Step},
     config::SharedConfig,
-    extract::{self, Presented},
-    failures::Counted,
     future::ResponseFuture,
-    key::ParsedKey,
-    lookup::{Asked, Wait},
-    record::StoredKey,
-    refusal::Denied,
 };
-use crate::{body::ResponseBody, record::AuthDenial};
+use crate::body::ResponseBody;
 
 /// Checks the key of each request before the inner service sees it.
 #[derive(Clone)]
@@ -34,76 +26,6 @@ impl<S> ApiKey<S> {
     pub(super) fn new(inner: S, config: SharedConfig) -> Self {
         Self { inner, config }
     }
-}
-
-/// What is to become of a request.
-enum Step {
-    /// The caller is known.
-    Admit(StoredKey),
-    /// The caller presented nothing, and need not.
-    AdmitAnonymous,
-    /// The caller is turned away.
-    Refuse(Denied),
-    /// The store has been asked, and answers later.
-    Wait(Wait, Option<Counted>),
-}
-
-impl<S> ApiKey<S> {
-    fn look_at<B>(&self, request: &Request<B>) -> Step {
-        let config = &*self.config;
-        let presented = match extract::extract(&config.sources, request) {
-            Presented::Nothing if config.optional => return Step::AdmitAnonymous,
-            Presented::Nothing if config.allows_preflight && is_preflight(request) => {
-                return Step::AdmitAnonymous;
-            }
-            Presented::Nothing => return Step::Refuse(Denied::new(AuthDenial::Missing, None)),
-            Presented::Ambiguous => {
-                return Step::Refuse(Denied::new(AuthDenial::Ambiguous, None));
-            }
-            Presented::Key(presented) => presented,
-        };
-        let Ok(key) = config.ring.shared.format.parse(&presented) else {
-            return Step::Refuse(Denied::new(AuthDenial::Malformed, None));
-        };
-        match self.find(request, &key) {
-            Ok((Asked::Now(answer), counted)) => {
-                match config.settle(request, &key, counted, answer) {
-                    Ok(key) => Step::Admit(key),
-                    Err(denied) => Step::Refuse(denied),
-                }
-            }
-            Ok((Asked::Later(wait), counted)) => Step::Wait(wait, counted),
-            Err(denied) => Step::Refuse(denied),
-        }
-    }
-
-    /// Finds a record. A server is asked only for a key that was not wrong a moment ago, by a
-    /// client that has not presented too many wrong ones.
-    fn find<B>(
-        &self,
-        request: &Request<B>,
-        key: &ParsedKey<'_>,
-    ) -> Result<(Asked, Option<Counted>), Denied> {
-        let ring = &self.config.ring.shared;
-        if let Some(at_hand) = ring.lookup.at_hand(key.id) {
-            return Ok((at_hand, None));
-        }
-        let fingerprint = ring.peppers.fingerprint(key.bytes);
-        if ring.lookup.has_failed(&fingerprint) {
-            return Err(Denied::new(AuthDenial::Unknown, None));
-        }
-        if let Some(wait) = ring.lookup.join(key.id) {
-            return Ok((Asked::Later(wait), None));
-        }
-        let counted = self.config.count_failure(request)?;
-        Ok((ring.lookup.ask(key.id), counted))
-    }
-}
-
-/// Returns whether a browser asks what it may ask (the CORS protocol of the Fetch standard).
-fn is_preflight<B>(request: &Request<B>) -> bool {
-    let has = |name| request.headers().contains_key(name);
-    request.method() == Method::OPTIONS && has(ORIGIN) && has(ACCESS_CONTROL_REQUEST_METHOD)
 }
 
 impl<S, ReqBody, ResBody> Service<Request<ReqBody>> for ApiKey<S>
@@ -119,24 +41,26 @@ where
     }
 
     fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
-        let step = self.look_at(&request);
+        let step = check::begin(&self.config, &request);
         let config = &self.config;
         match step {
             // A store in memory answers at once: the readied service is called where it stands.
-            Step::Admit(key) => {
-                let admission = config.admit(&mut request, &key);
+            Step::Decided(Decision::Admit(identity)) => {
+                let admission = config.admit(&mut request, identity);
                 ResponseFuture::calling(config.clone(), admission, self.inner.call(request))
             }
-            Step::AdmitAnonymous => {
+            Step::Decided(Decision::AdmitAnonymous) => {
                 let admission = config.admit_anonymous(&request);
                 ResponseFuture::calling(config.clone(), admission, self.inner.call(request))
             }
-            Step::Refuse(denied) => ResponseFuture::refused(config.clone(), denied, &request),
+            Step::Decided(Decision::Refuse(denied)) => {
+                ResponseFuture::refused(config.clone(), denied, &request)
+            }
             // The future calls the service that was polled ready; the clone left behind was not.
-            Step::Wait(wait, counted) => {
+            Step::Wait(question) => {
                 let clone = self.inner.clone();
                 let ready = mem::replace(&mut self.inner, clone);
-                ResponseFuture::finding(self.config.clone(), wait, counted, ready, request)
+                ResponseFuture::waiting(self.config.clone(), question, ready, request)
             }
         }
     }

@@ -9,6 +9,7 @@ mod access_log;
 mod api_key;
 mod api_key_manager;
 mod api_key_pipeline;
+mod api_key_threats;
 mod cache;
 mod house;
 mod rate_limit;
