@@ -134,7 +134,11 @@ impl Config {
         {
             return Err(Denied::new(AuthDenial::Restricted, Some(key.id())));
         }
-        self.admit_scopes(key.identity().clone())
+        let caller = self.admit_scopes(key.identity().clone())?;
+        if let Some(usage) = &self.ring.shared.usage {
+            usage.record(key.id(), now);
+        }
+        Ok(caller)
     }
 
     /// Returns a caller who has the scopes that the layer asks for.

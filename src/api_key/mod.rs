@@ -82,6 +82,7 @@ mod secret;
 mod service;
 mod store;
 mod update;
+mod usage;
 mod verifier;
 mod verify;
 

@@ -1,6 +1,10 @@
 //! The keys of one service: their format, their peppers and their store.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 use super::{
     audit::{Audit, KeyEvent},
@@ -8,9 +12,11 @@ use super::{
     key::KeyFormat,
     lookup::{Lookup, Memory, RECORDS_FOR_MAX},
     store::ApiKeyStore,
+    usage::Usage,
 };
 use crate::{
-    error::ConfigError,
+    error::{ConfigError, StoreError, StoreErrorKind},
+    runtime::Runtime,
     time::{Clock, SystemClock},
 };
 
@@ -43,6 +49,7 @@ pub(super) struct Shared {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) lookup: Arc<Lookup>,
     pub(super) audit: Audit,
+    pub(super) usage: Option<Usage>,
 }
 
 impl KeyRing {
@@ -58,6 +65,8 @@ impl KeyRing {
             store: Arc::new(store),
             clock: None,
             audit: Audit::default(),
+            counts_uses: false,
+            flush: None,
             memory: Memory {
                 records_max: 10_000,
                 records_for: None,
@@ -65,6 +74,49 @@ impl KeyRing {
                 failures_for: Duration::from_secs(5),
             },
         }
+    }
+}
+
+impl KeyRing {
+    /// Tells the store which keys were used, when and how often, since the last time. Call it when
+    /// the service shuts down; what was not told by then is lost, and nothing else.
+    ///
+    /// # Errors
+    ///
+    /// If the store fails. What it certainly has not kept is told the next time.
+    pub async fn flush_uses(&self) -> Result<(), StoreError> {
+        flush_uses(&self.shared).await
+    }
+}
+
+async fn flush_uses(shared: &Shared) -> Result<(), StoreError> {
+    const BATCH: usize = 1_000;
+    let Some(usage) = &shared.usage else {
+        return Ok(());
+    };
+    let uses = usage.take();
+    let mut batches = uses.chunks(BATCH);
+    while let Some(batch) = batches.next() {
+        let Err(error) = shared.store.touch(batch.to_vec()).await else {
+            continue;
+        };
+        // Only who was not reached has certainly counted nothing.
+        if error.kind() == StoreErrorKind::Unavailable {
+            batch.iter().for_each(|used| usage.add(*used));
+        }
+        batches.flatten().for_each(|used| usage.add(*used));
+        return Err(error);
+    }
+    Ok(())
+}
+
+/// Tells the store of uses again and again, as long as the ring is there.
+async fn flush_uses_every(interval: Duration, runtime: Arc<dyn Runtime>, ring: Weak<Shared>) {
+    loop {
+        runtime.sleep(interval).await;
+        let Some(shared) = ring.upgrade() else { return };
+        // A store that fails is told again after the next interval.
+        let _ = flush_uses(&shared).await;
     }
 }
 
@@ -88,6 +140,8 @@ pub struct KeyRingBuilder {
     clock: Option<Arc<dyn Clock>>,
     memory: Memory,
     audit: Audit,
+    counts_uses: bool,
+    flush: Option<(Duration, Arc<dyn Runtime>)>,
 }
 
 impl KeyRingBuilder {
@@ -135,6 +189,22 @@ impl KeyRingBuilder {
         self
     }
 
+    /// Counts the uses of each key, to be told to the store by [`KeyRing::flush_uses`].
+    ///
+    /// No request writes to the store. Between two reports, the uses of 16 384 keys at most are
+    /// remembered.
+    pub fn count_uses(mut self) -> Self {
+        self.counts_uses = true;
+        self
+    }
+
+    /// Counts the uses of each key, and tells the store of them at this interval. 30 to 60 seconds
+    /// are plenty. The task ends with the ring.
+    pub fn count_uses_every(mut self, interval: Duration, runtime: impl Runtime) -> Self {
+        self.flush = Some((interval, Arc::new(runtime)));
+        self.count_uses()
+    }
+
     /// Sets for how long a record that a server answered is remembered, 10 seconds at most; zero to
     /// ask the store for each request.
     ///
@@ -158,8 +228,12 @@ impl KeyRingBuilder {
     /// # Errors
     ///
     /// If the prefix or an environment is out of grammar, if two peppers have one id, if there is
-    /// neither a pepper nor the word that there is none, or if records are to be remembered for
-    /// more than 10 seconds.
+    /// neither a pepper nor the word that there is none, if records are to be remembered for more
+    /// than 10 seconds, or if uses are to be told more often than each second.
+    ///
+    /// # Panics
+    ///
+    /// If uses are to be told at an interval, and the runtime cannot spawn here.
     pub fn build(self) -> Result<KeyRing, ConfigError> {
         if let Some(too_long) = self.memory.records_for.filter(|own| *own > RECORDS_FOR_MAX) {
             return Err(ConfigError::new(
@@ -188,9 +262,20 @@ impl KeyRingBuilder {
             }
             (Some(_), false) | (None, true) => {}
         }
+        if let Some((interval, _)) = &self.flush
+            && *interval < Duration::from_secs(1)
+        {
+            return Err(ConfigError::new(
+                "count_uses_every",
+                format_args!("{interval:?}"),
+                "the store would be told of hardly more than one request at a time",
+            )
+            .fix("give 30 to 60 seconds"));
+        }
         let clock = self.clock.unwrap_or_else(|| Arc::new(SystemClock::new()));
-        Ok(KeyRing {
+        let ring = KeyRing {
             shared: Arc::new(Shared {
+                usage: self.counts_uses.then(Usage::new),
                 format: KeyFormat::new(&self.prefix, &self.environments)?,
                 peppers: Peppers::new(self.pepper, self.former)?,
                 lookup: Lookup::new(Arc::clone(&self.store), Arc::clone(&clock), self.memory),
@@ -198,7 +283,13 @@ impl KeyRingBuilder {
                 audit: self.audit,
                 clock,
             }),
-        })
+        };
+        if let Some((interval, runtime)) = self.flush {
+            let ring = Arc::downgrade(&ring.shared);
+            let task = flush_uses_every(interval, Arc::clone(&runtime), ring);
+            runtime.spawn(Box::pin(task));
+        }
+        Ok(ring)
     }
 }
 

@@ -7,7 +7,7 @@ use std::{
 
 use http::StatusCode;
 use portcullis::{
-    AuthDenial, AuthOutcome, Clock, Identity, ManualClock,
+    AuthDenial, AuthOutcome, Clock, Identity, ManualClock, Runtime, Task,
     api_key::{
         GeneratedKey, KeyError, KeyManager, KeyQuery, KeyRing, KeyState, KeyStatus, KeyUpdate,
         NewKey,
@@ -386,4 +386,97 @@ async fn each_change_is_told_once_and_a_panicking_listener_undoes_none() {
         key.id()
     );
     assert_eq!(told[0], first);
+}
+
+#[tokio::test]
+async fn uses_are_told_to_the_store_when_they_are_flushed_and_not_before() {
+    let clock = ManualClock::default();
+    let ring = KeyRing::builder("acmepay", MemoryStore::new())
+        .pepper(pepper())
+        .clock(clock.clone())
+        .count_uses()
+        .build()
+        .unwrap();
+    let manager = KeyManager::new(&ring);
+    let used = manager.create(NewKey::of_owner("acme")).await.unwrap();
+    let unused = manager.create(NewKey::of_owner("acme")).await.unwrap();
+    let layer = portcullis::api_key::ApiKeyLayer::builder(&ring)
+        .build()
+        .unwrap();
+    clock.advance(HOUR);
+    for _ in 0..3 {
+        crate::api_key::send(layer.clone(), with_key(used.expose_secret())).await;
+    }
+    crate::api_key::send(layer, with_key(&unknown_key().await)).await;
+    let listed = async || manager.list(KeyQuery::all()).await.unwrap().keys;
+    assert!(listed().await.iter().all(|key| key.uses == 0));
+
+    ring.flush_uses().await.unwrap();
+    ring.flush_uses().await.unwrap();
+    let after = listed().await;
+    let of = |id| after.iter().find(|key| key.record.id() == id).unwrap();
+    assert_eq!(
+        (of(used.id()).uses, of(used.id()).last_used_at),
+        (3, Some(clock.wall()))
+    );
+    assert_eq!(
+        (of(unused.id()).uses, of(unused.id()).last_used_at),
+        (0, None)
+    );
+
+    let page = manager
+        .unused_since(clock.wall(), KeyQuery::all())
+        .await
+        .unwrap();
+    let found: Vec<_> = page.keys.iter().map(|listed| listed.record.id()).collect();
+    assert_eq!(found, [unused.id()]);
+}
+
+/// Spawns on Tokio, and sleeps until it is told that the time has come.
+#[derive(Clone, Debug, Default)]
+struct Alarm(Arc<tokio::sync::Notify>);
+
+impl Runtime for Alarm {
+    fn spawn(&self, task: Task) {
+        tokio::spawn(task);
+    }
+
+    fn sleep(&self, _: Duration) -> Task {
+        let alarm = Arc::clone(&self.0);
+        Box::pin(async move { alarm.notified().await })
+    }
+}
+
+#[tokio::test]
+async fn uses_are_told_at_each_interval_as_long_as_the_ring_is_there() {
+    let (store, alarm) = (MemoryStore::new(), Alarm::default());
+    let build = |interval| {
+        KeyRing::builder("acmepay", store.clone())
+            .pepper(pepper())
+            .count_uses_every(interval, alarm.clone())
+            .build()
+    };
+    assert_eq!(
+        build(Duration::ZERO).unwrap_err().option(),
+        "count_uses_every"
+    );
+    let ring = build(Duration::from_secs(30)).unwrap();
+    let manager = KeyManager::new(&ring);
+    let key = manager.create(NewKey::of_owner("acme")).await.unwrap();
+    let layer = portcullis::api_key::ApiKeyLayer::builder(&ring)
+        .build()
+        .unwrap();
+    for uses in 1..3 {
+        crate::api_key::send(layer.clone(), with_key(key.expose_secret())).await;
+        alarm.0.notify_one();
+        while manager.list(KeyQuery::all()).await.unwrap().keys[0].uses < uses {
+            tokio::task::yield_now().await;
+        }
+    }
+    // The task holds the runtime; once the ring is gone, the task ends and lets go of it.
+    drop((ring, manager, layer));
+    while Arc::strong_count(&alarm.0) > 1 {
+        alarm.0.notify_one();
+        tokio::task::yield_now().await;
+    }
 }
