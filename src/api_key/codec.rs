@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, str};
 
 use super::{
     constraints::Constraints,
-    digest::{DigestAlgorithm, KeyDigest},
+    digest::{DigestAlgorithm, KeyDigest, Seal},
     key::KeyId,
     record::{KeyRecord, KeyState, StateChange},
 };
@@ -24,6 +24,16 @@ impl KeyRecord {
     ///
     /// They hold no secret, but whoever can change them can change scopes.
     pub fn to_bytes(&self) -> Vec<u8> {
+        let mut out = Writer(self.body_bytes());
+        out.optional(self.seal.as_ref(), |out, seal| {
+            out.0.extend_from_slice(&seal.pepper_id.to_le_bytes());
+            out.0.extend_from_slice(seal.digest.as_bytes());
+        });
+        out.0
+    }
+
+    /// Returns all that a seal is for: everything but itself.
+    pub(super) fn body_bytes(&self) -> Vec<u8> {
         let mut out = Writer(Vec::with_capacity(256));
         out.byte(SCHEMA);
         out.text(self.id.as_str());
@@ -179,6 +189,7 @@ impl Reader<'_> {
             rotated_to: self.optional(Self::id)?,
             metadata: self.metadata()?,
             constraints: self.constraints()?,
+            seal: self.optional(Self::seal)?,
         })
     }
 
@@ -254,6 +265,13 @@ impl Reader<'_> {
         Some(metadata)
     }
 
+    fn seal(&mut self) -> Option<Seal> {
+        Some(Seal {
+            pepper_id: u16::from_le_bytes(self.array()?),
+            digest: KeyDigest::from_bytes(self.array()?),
+        })
+    }
+
     fn constraints(&mut self) -> Option<Constraints> {
         Some(Constraints {
             networks: self.list(|reader| reader.text()?.parse().ok())?,
@@ -305,6 +323,10 @@ mod tests {
         record.grace_until = Some(at);
         record.rotated_from = Some(record.id);
         record.rotated_to = Some(record.id);
+        record.seal = Some(Seal {
+            pepper_id: 3,
+            digest: KeyDigest::from_bytes([9; 32]),
+        });
         record.metadata.insert("a".to_owned(), "b".to_owned());
         record.constraints = Constraints::new()
             .networks(["10.0.0.0/8".parse().unwrap(), "::1".parse().unwrap()])

@@ -21,7 +21,7 @@ use super::{
 use crate::{
     body::ResponseBody,
     client_addr::ClientAddrResolver,
-    error::StoreError,
+    error::{StoreError, StoreErrorKind},
     identity::Identity,
     record::{AuthDenial, AuthOutcome, RecordHandle},
     rejection::{Dialect, Responder},
@@ -122,7 +122,16 @@ impl Config {
     ) -> Result<Identity, Denied> {
         let now = self.ring.shared.clock.wall();
         let record = answer.map_err(|error| Denied::store_failed(&error, now))?;
-        let key = verify(&self.ring.shared.peppers, presented, record, now)?;
+        let ring = &self.ring.shared;
+        let key = verify(&ring.peppers, presented, record, now)?;
+        if !ring.trusts(&key) {
+            let corrupt = StoreError::new(StoreErrorKind::Corrupt);
+            return Err(Denied::store_failed(&corrupt, now));
+        }
+        if key.algorithm != ring.peppers.current_algorithm() {
+            let digest = || ring.peppers.digest_new(presented.bytes);
+            ring.redigests.add(key.id(), digest);
+        }
         let address = || {
             let (extensions, headers) = (request.extensions(), request.headers());
             let address = self.client_addr.resolve(extensions, headers).ok()?;
@@ -135,7 +144,7 @@ impl Config {
             return Err(Denied::new(AuthDenial::Restricted, Some(key.id())));
         }
         let caller = self.admit_scopes(key.identity().clone())?;
-        if let Some(usage) = &self.ring.shared.usage {
+        if let Some(usage) = &ring.usage {
             usage.record(key.id(), now);
         }
         Ok(caller)

@@ -4,7 +4,6 @@ use std::{fmt, time::Duration};
 
 use super::{
     audit::{KeyAction, KeyEvent},
-    changes::Listener,
     invalid::Invalid,
     key::{KeyId, NoRandomness},
     new_key::{self, NewKey},
@@ -94,8 +93,13 @@ impl KeyManager {
     ///
     /// If the key is not known, or the store cannot say.
     pub async fn get(&self, id: KeyId) -> Result<StoredKey, KeyError> {
-        let found = self.ring.shared.store.find(id).await?;
-        found.ok_or(KeyError::NotFound)
+        let ring = &self.ring.shared;
+        let found = ring.store.find(id).await?.ok_or(KeyError::NotFound)?;
+        if ring.trusts(&found) {
+            Ok(found)
+        } else {
+            Err(KeyError::Store(StoreErrorKind::Corrupt.into()))
+        }
     }
 
     /// Returns a page of keys, oldest first.
@@ -144,6 +148,25 @@ impl KeyManager {
             let ends = listed.record.expires_at();
             listed.record.status_at(now) == KeyStatus::Active
                 && ends.is_some_and(|end| end <= now + duration)
+        });
+        Ok(page)
+    }
+
+    /// Returns those keys of a page that can still be used and whose digest was not made under the
+    /// current pepper. Once there are none left, the former pepper can go. A page may hold none of
+    /// them and have a next one.
+    ///
+    /// # Errors
+    ///
+    /// If the store cannot say.
+    pub async fn under_former_pepper(&self, query: KeyQuery) -> Result<KeyPage, KeyError> {
+        let ring = &self.ring.shared;
+        let now = ring.clock.wall();
+        let mut page = self.list(query).await?;
+        page.keys.retain(|listed| {
+            let gone = [KeyStatus::Revoked, KeyStatus::Expired];
+            listed.record.algorithm != ring.peppers.current_algorithm()
+                && !gone.contains(&listed.record.status_at(now))
         });
         Ok(page)
     }
@@ -348,10 +371,11 @@ impl KeyManager {
             rotated_to: None,
             metadata: new.metadata.clone(),
             constraints: new.constraints.clone(),
+            seal: None,
         };
         new_key::check_record(&mut record)?;
         Ok(GeneratedKey {
-            record: record.into(),
+            record: ring.seal(record),
             secret,
         })
     }
@@ -374,7 +398,7 @@ impl KeyManager {
             ..old.clone()
         };
         Ok(GeneratedKey {
-            record: record.into(),
+            record: ring.seal(record),
             secret,
         })
     }
@@ -437,11 +461,8 @@ impl KeyManager {
                 return Ok((before, Change::None));
             }
             record.version += 1;
-            let after = StoredKey::new(record);
-            let updated = ring.store.update(after.clone(), before.version()).await;
-            // Also when it failed: a store that did not answer in time may have done it.
-            ring.lookup.forget(id);
-            match updated {
+            let after = ring.seal(record);
+            match ring.update(&after, before.version()).await {
                 Ok(()) => return Ok((after, Change::Made)),
                 Err(error) if error.kind() == StoreErrorKind::Conflict && attempt < ATTEMPTS => {
                     attempt += 1;

@@ -2,7 +2,10 @@
 
 use std::{
     fmt,
-    sync::{Arc, Weak},
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -11,11 +14,13 @@ use super::{
     digest::{Pepper, Peppers},
     key::KeyFormat,
     lookup::{Lookup, Memory, RECORDS_FOR_MAX},
+    redigest::Redigests,
+    shared::Shared,
     store::ApiKeyStore,
     usage::Usage,
 };
 use crate::{
-    error::{ConfigError, StoreError, StoreErrorKind},
+    error::{ConfigError, StoreError},
     runtime::Runtime,
     time::{Clock, SystemClock},
 };
@@ -42,16 +47,6 @@ pub struct KeyRing {
     pub(super) shared: Arc<Shared>,
 }
 
-pub(super) struct Shared {
-    pub(super) format: KeyFormat,
-    pub(super) peppers: Peppers,
-    pub(super) store: Arc<dyn ApiKeyStore>,
-    pub(super) clock: Arc<dyn Clock>,
-    pub(super) lookup: Arc<Lookup>,
-    pub(super) audit: Audit,
-    pub(super) usage: Option<Usage>,
-}
-
 impl KeyRing {
     /// Begins a ring of keys that open with `prefix`: the service's name, 3 to 24 of `a-z`, `0-9`
     /// and inner underscores. Six letters or more keep scanners from false alarms.
@@ -66,6 +61,8 @@ impl KeyRing {
             clock: None,
             audit: Audit::default(),
             counts_uses: false,
+            seals: false,
+            plain_too: false,
             flush: None,
             memory: Memory {
                 records_max: 10_000,
@@ -78,45 +75,28 @@ impl KeyRing {
 }
 
 impl KeyRing {
-    /// Tells the store which keys were used, when and how often, since the last time. Call it when
-    /// the service shuts down; what was not told by then is lost, and nothing else.
+    /// Writes what has come up since the last time and need not be written at each request: which
+    /// keys were used, when and how often, if uses are counted, and digests under the current
+    /// pepper of keys that had a former one.
+    ///
+    /// Call it when the service shuts down. Uses that were not told by then are lost, and nothing
+    /// else.
     ///
     /// # Errors
     ///
     /// If the store fails. What it certainly has not kept is told the next time.
-    pub async fn flush_uses(&self) -> Result<(), StoreError> {
-        flush_uses(&self.shared).await
+    pub async fn flush(&self) -> Result<(), StoreError> {
+        self.shared.flush().await
     }
 }
 
-async fn flush_uses(shared: &Shared) -> Result<(), StoreError> {
-    const BATCH: usize = 1_000;
-    let Some(usage) = &shared.usage else {
-        return Ok(());
-    };
-    let uses = usage.take();
-    let mut batches = uses.chunks(BATCH);
-    while let Some(batch) = batches.next() {
-        let Err(error) = shared.store.touch(batch.to_vec()).await else {
-            continue;
-        };
-        // Only who was not reached has certainly counted nothing.
-        if error.kind() == StoreErrorKind::Unavailable {
-            batch.iter().for_each(|used| usage.add(*used));
-        }
-        batches.flatten().for_each(|used| usage.add(*used));
-        return Err(error);
-    }
-    Ok(())
-}
-
-/// Tells the store of uses again and again, as long as the ring is there.
-async fn flush_uses_every(interval: Duration, runtime: Arc<dyn Runtime>, ring: Weak<Shared>) {
+/// Flushes a ring again and again, as long as it is there.
+async fn flush_every(interval: Duration, runtime: Arc<dyn Runtime>, ring: Weak<Shared>) {
     loop {
         runtime.sleep(interval).await;
         let Some(shared) = ring.upgrade() else { return };
         // A store that fails is told again after the next interval.
-        let _ = flush_uses(&shared).await;
+        let _ = shared.flush().await;
     }
 }
 
@@ -141,6 +121,8 @@ pub struct KeyRingBuilder {
     memory: Memory,
     audit: Audit,
     counts_uses: bool,
+    seals: bool,
+    plain_too: bool,
     flush: Option<(Duration, Arc<dyn Runtime>)>,
 }
 
@@ -189,7 +171,7 @@ impl KeyRingBuilder {
         self
     }
 
-    /// Counts the uses of each key, to be told to the store by [`KeyRing::flush_uses`].
+    /// Counts the uses of each key, to be told to the store by [`KeyRing::flush`].
     ///
     /// No request writes to the store. Between two reports, the uses of 16 384 keys at most are
     /// remembered.
@@ -198,11 +180,29 @@ impl KeyRingBuilder {
         self
     }
 
-    /// Counts the uses of each key, and tells the store of them at this interval. 30 to 60 seconds
-    /// are plenty. The task ends with the ring.
-    pub fn count_uses_every(mut self, interval: Duration, runtime: impl Runtime) -> Self {
+    /// Flushes the ring at this interval (see [`KeyRing::flush`]). 30 to 60 seconds are plenty. The
+    /// task ends with the ring.
+    pub fn flush_every(mut self, interval: Duration, runtime: impl Runtime) -> Self {
         self.flush = Some((interval, Arc::new(runtime)));
-        self.count_uses()
+        self
+    }
+
+    /// Seals each record under the pepper, and believes no record that is not sealed: who can write
+    /// to the store can then neither make a key nor add a scope to one. What they can do is to put
+    /// an old record back in the place of a newer one.
+    ///
+    /// Seal from the first key on: those that were made without are answered `500`.
+    pub fn seal_records(mut self) -> Self {
+        self.seals = true;
+        self
+    }
+
+    /// Says that keys were made without a pepper before there was one: they are still accepted, and
+    /// get a digest under the pepper when they are used. Until the last of them has, who can write
+    /// to the store can make keys.
+    pub fn formerly_without_pepper(mut self) -> Self {
+        self.plain_too = true;
+        self
     }
 
     /// Sets for how long a record that a server answered is remembered, 10 seconds at most; zero to
@@ -229,11 +229,12 @@ impl KeyRingBuilder {
     ///
     /// If the prefix or an environment is out of grammar, if two peppers have one id, if there is
     /// neither a pepper nor the word that there is none, if records are to be remembered for more
-    /// than 10 seconds, or if uses are to be told more often than each second.
+    /// than 10 seconds, or if the ring is to be flushed
+    /// more often than each second, or if records are to be sealed without a pepper.
     ///
     /// # Panics
     ///
-    /// If uses are to be told at an interval, and the runtime cannot spawn here.
+    /// If the ring is to be flushed at an interval, and the runtime cannot spawn here.
     pub fn build(self) -> Result<KeyRing, ConfigError> {
         if let Some(too_long) = self.memory.records_for.filter(|own| *own > RECORDS_FOR_MAX) {
             return Err(ConfigError::new(
@@ -266,18 +267,28 @@ impl KeyRingBuilder {
             && *interval < Duration::from_secs(1)
         {
             return Err(ConfigError::new(
-                "count_uses_every",
+                "flush_every",
                 format_args!("{interval:?}"),
                 "the store would be told of hardly more than one request at a time",
             )
             .fix("give 30 to 60 seconds"));
         }
+        if self.seals && self.pepper.is_none() {
+            return Err(ConfigError::new(
+                "seal_records",
+                "called without a pepper",
+                "a seal that anybody can make seals nothing",
+            )
+            .fix("give a pepper"));
+        }
         let clock = self.clock.unwrap_or_else(|| Arc::new(SystemClock::new()));
         let ring = KeyRing {
             shared: Arc::new(Shared {
+                seals_as: self.seals.then(next_number),
+                redigests: Redigests::default(),
                 usage: self.counts_uses.then(Usage::new),
                 format: KeyFormat::new(&self.prefix, &self.environments)?,
-                peppers: Peppers::new(self.pepper, self.former)?,
+                peppers: Peppers::new(self.pepper, self.former, self.plain_too)?,
                 lookup: Lookup::new(Arc::clone(&self.store), Arc::clone(&clock), self.memory),
                 store: self.store,
                 audit: self.audit,
@@ -286,11 +297,17 @@ impl KeyRingBuilder {
         };
         if let Some((interval, runtime)) = self.flush {
             let ring = Arc::downgrade(&ring.shared);
-            let task = flush_uses_every(interval, Arc::clone(&runtime), ring);
+            let task = flush_every(interval, Arc::clone(&runtime), ring);
             runtime.spawn(Box::pin(task));
         }
         Ok(ring)
     }
+}
+
+/// Returns a number that no other ring of this process has; never zero.
+fn next_number() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
 impl fmt::Debug for KeyRingBuilder {

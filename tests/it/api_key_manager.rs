@@ -9,8 +9,8 @@ use http::StatusCode;
 use portcullis::{
     AuthDenial, AuthOutcome, Clock, Identity, ManualClock, Runtime, Task,
     api_key::{
-        GeneratedKey, KeyError, KeyManager, KeyQuery, KeyRing, KeyState, KeyStatus, KeyUpdate,
-        NewKey,
+        ApiKeyStore, GeneratedKey, KeyError, KeyManager, KeyQuery, KeyRecord, KeyRing, KeyState,
+        KeyStatus, KeyUpdate, NewKey, Pepper,
     },
     store::MemoryStore,
 };
@@ -411,8 +411,8 @@ async fn uses_are_told_to_the_store_when_they_are_flushed_and_not_before() {
     let listed = async || manager.list(KeyQuery::all()).await.unwrap().keys;
     assert!(listed().await.iter().all(|key| key.uses == 0));
 
-    ring.flush_uses().await.unwrap();
-    ring.flush_uses().await.unwrap();
+    ring.flush().await.unwrap();
+    ring.flush().await.unwrap();
     let after = listed().await;
     let of = |id| after.iter().find(|key| key.record.id() == id).unwrap();
     assert_eq!(
@@ -453,13 +453,11 @@ async fn uses_are_told_at_each_interval_as_long_as_the_ring_is_there() {
     let build = |interval| {
         KeyRing::builder("acmepay", store.clone())
             .pepper(pepper())
-            .count_uses_every(interval, alarm.clone())
+            .count_uses()
+            .flush_every(interval, alarm.clone())
             .build()
     };
-    assert_eq!(
-        build(Duration::ZERO).unwrap_err().option(),
-        "count_uses_every"
-    );
+    assert_eq!(build(Duration::ZERO).unwrap_err().option(), "flush_every");
     let ring = build(Duration::from_secs(30)).unwrap();
     let manager = KeyManager::new(&ring);
     let key = manager.create(NewKey::of_owner("acme")).await.unwrap();
@@ -479,4 +477,119 @@ async fn uses_are_told_at_each_interval_as_long_as_the_ring_is_there() {
         alarm.0.notify_one();
         tokio::task::yield_now().await;
     }
+}
+
+fn pepper_of(id: u16) -> Pepper {
+    let bytes: Vec<u8> = (0..32)
+        .map(|byte| byte + u8::try_from(id).unwrap())
+        .collect();
+    Pepper::new(id, bytes).unwrap()
+}
+
+async fn status(ring: &KeyRing, key: &GeneratedKey) -> StatusCode {
+    let layer = portcullis::api_key::ApiKeyLayer::builder(ring)
+        .build()
+        .unwrap();
+    crate::api_key::send(layer, with_key(key.expose_secret()))
+        .await
+        .status()
+}
+
+#[tokio::test]
+async fn a_pepper_is_rotated_key_by_key_as_they_are_used_until_the_former_can_go() {
+    let store = MemoryStore::new();
+    let builder = || KeyRing::builder("acmepay", store.clone());
+    let before = builder().pepper(pepper_of(1)).build().unwrap();
+    let manager = KeyManager::new(&before);
+    let used = manager.create(NewKey::of_owner("acme")).await.unwrap();
+    let unused = manager.create(NewKey::of_owner("acme")).await.unwrap();
+
+    let during = builder().pepper(pepper_of(2)).former_pepper(pepper_of(1));
+    let during = during.build().unwrap();
+    let manager = KeyManager::new(&during);
+    let old = async || {
+        let page = manager.under_former_pepper(KeyQuery::all()).await.unwrap();
+        page.keys
+            .iter()
+            .map(|listed| listed.record.id())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(old().await.len(), 2);
+    for _ in 0..2 {
+        assert_eq!(status(&during, &used).await, StatusCode::OK);
+        during.flush().await.unwrap();
+    }
+    assert_eq!(manager.get(used.id()).await.unwrap().version(), 2);
+    assert_eq!(old().await, [unused.id()]);
+    assert_eq!(status(&during, &used).await, StatusCode::OK);
+
+    let after = builder().pepper(pepper_of(2)).build().unwrap();
+    assert_eq!(status(&after, &used).await, StatusCode::OK);
+    assert_eq!(
+        status(&after, &unused).await,
+        StatusCode::INTERNAL_SERVER_ERROR
+    );
+}
+
+#[tokio::test]
+async fn a_service_that_had_no_pepper_gets_one_without_new_keys() {
+    let store = MemoryStore::new();
+    let builder = || KeyRing::builder("acmepay", store.clone());
+    let before = builder().without_pepper().build().unwrap();
+    let key = KeyManager::new(&before)
+        .create(NewKey::of_owner("acme"))
+        .await
+        .unwrap();
+    let abrupt = builder().pepper(pepper_of(1)).build().unwrap();
+    assert_eq!(
+        status(&abrupt, &key).await,
+        StatusCode::INTERNAL_SERVER_ERROR
+    );
+    let gentle = builder()
+        .pepper(pepper_of(1))
+        .formerly_without_pepper()
+        .build()
+        .unwrap();
+    assert_eq!(status(&gentle, &key).await, StatusCode::OK);
+    gentle.flush().await.unwrap();
+    assert_eq!(status(&abrupt, &key).await, StatusCode::OK);
+}
+
+/// Threat A14: who can write to the store can make no key, and give none a scope.
+#[tokio::test]
+async fn a_record_that_was_changed_in_the_store_is_not_believed() {
+    let store = MemoryStore::new();
+    let builder = || KeyRing::builder("acmepay", store.clone()).pepper(pepper_of(1));
+    let ring = builder().seal_records().build().unwrap();
+    let manager = KeyManager::new(&ring);
+    let key = manager
+        .create(NewKey::of_owner("acme").scopes(["read"]))
+        .await
+        .unwrap();
+    assert_eq!(status(&ring, &key).await, StatusCode::OK);
+    let update = KeyUpdate::new().scopes(["read", "list"]);
+    let record = manager.update(key.id(), update).await.unwrap();
+    assert_eq!(status(&ring, &key).await, StatusCode::OK);
+
+    let bytes = record.to_bytes();
+    let at = bytes.windows(4).position(|four| four == b"list").unwrap();
+    let forged = [&bytes[..at], b"root", &bytes[at + 4..]].concat();
+    // Sorted as a list of scopes must be, so that the seal alone stands against it.
+    assert!(KeyRecord::from_bytes(&forged).is_err());
+    let at = bytes.windows(4).position(|four| four == b"read").unwrap();
+    let forged = [&bytes[..at], b"root", &bytes[at + 4..]].concat();
+    let forged = KeyRecord::from_bytes(&forged).unwrap();
+    store.update(forged.into(), 2).await.unwrap();
+    assert_eq!(status(&ring, &key).await, StatusCode::INTERNAL_SERVER_ERROR);
+    // A manager does not put its seal under what somebody else wrote.
+    let disabled = manager.disable(key.id(), "").await;
+    assert!(matches!(disabled, Err(KeyError::Store(_))), "{disabled:?}");
+
+    // A ring that does not seal makes keys that this one does not believe.
+    let unsealed = KeyManager::new(&builder().build().unwrap());
+    let key = unsealed.create(NewKey::of_owner("acme")).await.unwrap();
+    assert_eq!(status(&ring, &key).await, StatusCode::INTERNAL_SERVER_ERROR);
+    let sealed_with_nothing = KeyRing::builder("acmepay", store.clone()).without_pepper();
+    let refused = sealed_with_nothing.seal_records().build().unwrap_err();
+    assert_eq!(refused.option(), "seal_records");
 }
