@@ -8,6 +8,7 @@
 mod access_log;
 mod api_key;
 mod cache;
+mod cache_leaks;
 mod house;
 mod rate_limit;
 mod support;
