@@ -389,11 +389,16 @@ fn trusted_proxies_error(value: &str, problem: &str) -> ConfigError {
     ConfigError::new("trusted_proxies", value, problem)
 }
 
+/// Returns the address at the other end of the connection, if somebody said so.
+pub(crate) fn peer_addr(extensions: &Extensions) -> Option<SocketAddr> {
+    let inserted = extensions.get().map(|&PeerAddr(addr)| addr);
+    inserted.or_else(|| framework::peer_addr(extensions))
+}
+
 fn peer_ip(extensions: &Extensions) -> Result<IpAddr, MissingClientAddr> {
     static SAID: AtomicBool = AtomicBool::new(false);
 
-    let inserted = extensions.get().map(|&PeerAddr(addr)| addr);
-    match inserted.or_else(|| framework::peer_addr(extensions)) {
+    match peer_addr(extensions) {
         Some(addr) => Ok(addr.ip().to_canonical()),
         None => {
             notice::once(&SAID, || MissingClientAddr.to_string());

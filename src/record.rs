@@ -3,7 +3,7 @@
 
 use std::{
     borrow::Cow,
-    fmt,
+    fmt, mem,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -59,6 +59,25 @@ impl RecordHandle {
         self.lock().set_field(name.into(), value.into());
     }
 
+    /// Writes the route that the request matched, as the router spells it: `/users/{id}`.
+    ///
+    /// Never the path itself: a route is one of a bounded set of names. The last word stands.
+    pub fn set_route(&self, route: impl Into<Cow<'static, str>>) {
+        self.lock().route = Some(route.into());
+    }
+
+    /// Adds to the bytes of the request's body that were read.
+    pub fn add_request_bytes(&self, bytes: u64) {
+        let mut slots = self.lock();
+        let read = slots.request_bytes.unwrap_or(0);
+        slots.request_bytes = Some(read.saturating_add(bytes));
+    }
+
+    /// Takes what has been written: the record is about to be emitted.
+    pub(crate) fn take(&self) -> RecordSlots {
+        mem::take(&mut *self.lock())
+    }
+
     /// Reads what has been written so far.
     pub fn read<T>(&self, read: impl FnOnce(&RecordSlots) -> T) -> T {
         read(&self.lock())
@@ -82,6 +101,8 @@ pub struct RecordSlots {
     auth: Option<AuthOutcome>,
     rate_limits: SmallVec<[RateLimitOutcome; 2]>,
     cache: Option<CacheOutcome>,
+    route: Option<Cow<'static, str>>,
+    request_bytes: Option<u64>,
     fields: Vec<(Cow<'static, str>, FieldValue)>,
     fields_left_out: u32,
 }
@@ -103,6 +124,16 @@ impl RecordSlots {
     /// Returns what the cache did, if the request came as far.
     pub fn cache(&self) -> Option<&CacheOutcome> {
         self.cache.as_ref()
+    }
+
+    /// Returns the route that the request matched, if somebody inside said so.
+    pub fn route(&self) -> Option<&str> {
+        self.route.as_deref()
+    }
+
+    /// Returns how many bytes of the request's body were read, if somebody inside counted them.
+    pub fn request_bytes(&self) -> Option<u64> {
+        self.request_bytes
     }
 
     /// Returns the handler's own fields, in the order in which they were first written.
@@ -445,6 +476,18 @@ mod tests {
             assert_eq!(slots.fields().len(), RecordSlots::FIELDS_MAX);
             assert_eq!(slots.fields_left_out(), 8);
         });
+    }
+
+    #[test]
+    fn what_is_taken_is_gone_from_the_handle() {
+        let record = RecordHandle::default();
+        record.set_route("/users/{id}");
+        record.add_request_bytes(2);
+        record.add_request_bytes(3);
+        let slots = record.take();
+        assert_eq!(slots.route(), Some("/users/{id}"));
+        assert_eq!(slots.request_bytes(), Some(5));
+        assert_eq!(record.read(|slots| slots.request_bytes()), None);
     }
 
     #[test]

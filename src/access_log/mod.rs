@@ -1,1 +1,102 @@
-//! The access log: one record for each request.
+//! Middleware that keeps exactly one record of each request.
+//!
+//! The record is emitted once, when the response's body has ended, when the client has left, or
+//! when the handler has panicked, and holds what every layer of this crate did with the request.
+//!
+//! ```
+//! # use std::convert::Infallible;
+//! use http::{Request, Response, StatusCode};
+//! use portcullis::{RecordHandle, access_log::AccessLogLayer};
+//! use tower::{ServiceBuilder, ServiceExt, service_fn};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() {
+//! // `AccessLogLayer::stderr()` is all that a server needs.
+//! let (layer, log) = AccessLogLayer::test();
+//! let app = ServiceBuilder::new()
+//!     .layer(layer)
+//!     .service(service_fn(async |request: Request<String>| {
+//!         if let Some(record) = RecordHandle::of(request.extensions()) {
+//!             record.set_field("order.id", 42_i64);
+//!         }
+//!         Ok::<_, Infallible>(Response::new(String::new()))
+//!     }));
+//!
+//! let request = Request::get("/orders?token=s3cret").body(String::new()).unwrap();
+//! let response = app.oneshot(request).await.unwrap();
+//! assert!(response.headers().contains_key("x-request-id"));
+//!
+//! let record = log.last().unwrap();
+//! assert!(record.contains(r#""url.path":"/orders","url.query":"token=REDACTED""#));
+//! assert!(record.contains(r#""portcullis.outcome":"completed""#));
+//! assert!(record.contains(r#""order.id":42"#));
+//! # }
+//! ```
+//!
+//! # How a request ends
+//!
+//! | `portcullis.outcome` | when | `error.type` |
+//! |---|---|---|
+//! | `completed` | the whole response was handed to the server | the status, from 500 on |
+//! | `dropped` | the request was given up before a head was made | `dropped` |
+//! | `body_dropped` | the response was given up before its body had ended | `body_dropped` |
+//! | `body_error` | the response's body failed | `body_error` |
+//! | `panicked` | the handler or the body panicked | `panic` |
+//! | `failed` | the inner service returned an error | `service_error` |
+//!
+//! A timeout outside of the access log drops the request as a client does that leaves: put the
+//! access log outside of the timeout, and the record has the timeout's response.
+//!
+//! # What is not written
+//!
+//! No header, `User-Agent` included, unless [it is asked for](AccessLogBuilder::request_headers);
+//! one that bears credentials cannot be. No value of the query unless [its parameter is
+//! named](AccessLogBuilder::query_values). No key but its public id. Control characters and those
+//! that turn the direction of text are escaped, and every text has a bounded length.
+//!
+//! # Bodies
+//!
+//! The response's bytes are counted as the server takes them. A request's body keeps its type, so
+//! that any inner service can take it, and its length is written as the request declares it.
+
+mod body;
+mod config;
+mod encode;
+mod future;
+mod guard;
+mod json_lines;
+mod layer;
+mod level;
+mod recent;
+mod record;
+mod redact;
+mod request_id;
+mod ring;
+mod schema;
+mod service;
+mod sink;
+mod stats;
+mod store;
+mod trace_context;
+#[cfg(feature = "tracing")]
+mod tracing_sink;
+mod trust;
+
+pub use self::body::AccessLogBody;
+pub use self::future::ResponseFuture;
+pub use self::json_lines::JsonLines;
+pub use self::layer::{AccessLogBuilder, AccessLogLayer};
+pub use self::level::Level;
+pub use self::recent::RecentRecords;
+pub use self::record::{Outcome, Record};
+pub use self::request_id::RequestId;
+pub(crate) use self::ring::Ring;
+pub use self::schema::{Names, SCHEMA_VERSION};
+pub use self::service::AccessLog;
+pub use self::sink::Sink;
+pub use self::stats::LogStats;
+pub use self::store::{LogEntry, LogQuery, LogStore, Trail};
+pub use self::trace_context::TraceContext;
+#[cfg(feature = "tracing")]
+pub use self::tracing_sink::TracingSink;
+pub use self::trust::Trust;

@@ -1,1 +1,86 @@
-//! API keys: who calls.
+//! Middleware that knows who calls, by an API key.
+//!
+//! A request bears its key in `Authorization: Bearer` or `x-api-key`. Who bears a good one reaches
+//! the inner service with an [`Identity`](crate::Identity) in the request's extensions, and without
+//! the key. Who does not is turned away, and is not told why:
+//!
+//! | the request bears | it is answered |
+//! |---|---|
+//! | no key | `401`, `missing-credentials`, a challenge |
+//! | a key that is malformed, unknown, expired, revoked, disabled or not yet valid | `401`, `invalid-credentials`: the same bytes for each |
+//! | two keys, or one in two places | `400`, `ambiguous-credentials` |
+//! | a key without a scope that is asked for | `403`, `insufficient-scope` |
+//! | a key, while the store is away | `503`, `auth-unavailable`, `Retry-After` |
+//!
+//! The bodies are `application/problem+json`, and no cache stores them.
+//!
+//! ```
+//! use http::{Request, Response};
+//! use portcullis::{
+//!     Identity,
+//!     api_key::{ApiKeyLayer, KeyManager, KeyRing, NewKey, Pepper},
+//!     store::MemoryStore,
+//! };
+//! use tower::{Layer, ServiceExt, service_fn};
+//!
+//! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let secret = [0, 1, 2, 3, 4, 5, 6, 7].repeat(4);
+//! let ring = KeyRing::builder("acmepay", MemoryStore::new())
+//!     .pepper(Pepper::new(1, secret)?)
+//!     .build()?;
+//! let key = KeyManager::new(&ring).create(NewKey::of_owner("acme")).await?;
+//!
+//! let service = ApiKeyLayer::builder(&ring).build()?.layer(service_fn(hello));
+//! async fn hello(request: Request<String>) -> Result<Response<String>, std::convert::Infallible> {
+//!     let caller: &Identity = request.extensions().get().unwrap();
+//!     Ok(Response::new(format!("hello {}", caller.owner().unwrap())))
+//! }
+//!
+//! let request = Request::builder().header("x-api-key", key.expose_secret());
+//! let response = service.clone().oneshot(request.body(String::new())?).await?;
+//! assert_eq!(response.status(), 200);
+//!
+//! let without = service.oneshot(Request::new(String::new())).await?;
+//! assert_eq!(without.status(), 401);
+//! # Ok(()) }
+//! ```
+//!
+//! A key reads `acmepay_live_1Zk3…_…`: the service's name, the environment, a public id by which it
+//! is looked up and logged, a secret of 256 bits, and a checksum that tells typing errors without
+//! asking the store. The store has the id and an HMAC-SHA-256 of the whole under a
+//! [`Pepper`]; the secret is in the hands of its owner alone.
+//!
+//! The checksum is public: it keeps typing errors from the store, not attackers.
+
+mod codec;
+mod config;
+mod digest;
+mod extract;
+mod future;
+mod key;
+mod layer;
+mod manager;
+mod new_key;
+mod record;
+mod refusal;
+mod require_scopes;
+mod ring;
+mod scopes;
+mod secret;
+mod service;
+mod store;
+mod verify;
+
+pub use self::digest::{DigestAlgorithm, Pepper};
+pub use self::extract::KeySource;
+pub use self::future::ResponseFuture;
+pub use self::key::{KeyId, Malformed, scan};
+pub use self::layer::{ApiKeyLayer, ApiKeyLayerBuilder};
+pub use self::manager::{GeneratedKey, KeyError, KeyManager};
+pub use self::new_key::{Invalid, NewKey};
+pub use self::record::{KeyRecord, KeyState, KeyStatus, StateChange, StoredKey};
+pub use self::require_scopes::{RequireScopes, RequireScopesFuture, RequireScopesLayer};
+pub use self::ring::{KeyRing, KeyRingBuilder};
+pub use self::secret::SecretKey;
+pub use self::service::ApiKey;
+pub use self::store::{ApiKeyStore, KeyCursor, KeyPage, KeyQuery, KeyUse, ListedKey};

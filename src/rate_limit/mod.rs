@@ -1,1 +1,94 @@
-//! Rate limits: how often.
+//! Middleware that limits how often a client may call.
+//!
+//! A request that finds its quota spent is answered `429 Too Many Requests`, with `Retry-After`
+//! and `application/problem+json`, and never reaches the inner service. It is charged to nobody: a
+//! client that keeps knocking is not punished for it.
+//!
+//! ```
+//! use std::time::Duration;
+//!
+//! use http::{Request, Response, StatusCode};
+//! use portcullis::{
+//!     Identity, ManualClock,
+//!     rate_limit::{Partition, Policy, Quota, RateLimitFields, RateLimitLayer, Tiers},
+//!     store::MemoryStore,
+//! };
+//! use tower::{Service, ServiceBuilder, ServiceExt, service_fn};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let clock = ManualClock::default();
+//! let tiers = Tiers::new("free")
+//!     .tier("free", [Policy::fixed_window("free", Quota::new(1, Duration::from_secs(10)))?])
+//!     .tier("pro", [Policy::token_bucket("pro", Quota::per_second(100).burst(20))?]);
+//! let limits = RateLimitLayer::builder(MemoryStore::with_clock(clock.clone()), Partition::identity())
+//!     .tiers(tiers)
+//!     .fields(RateLimitFields::Draft11)
+//!     .build()?;
+//! let mut app = ServiceBuilder::new()
+//!     .layer(limits)
+//!     .service(service_fn(async |_: Request<String>| {
+//!         Ok::<_, std::convert::Infallible>(Response::new("hello".to_owned()))
+//!     }));
+//!
+//! let request = || {
+//!     let mut request = Request::new(String::new());
+//!     // The API-key layer does this.
+//!     request.extensions_mut().insert(Identity::trusted("k1").tier("free").build());
+//!     request
+//! };
+//! assert_eq!(app.ready().await?.call(request()).await?.status(), StatusCode::OK);
+//! let denied = app.ready().await?.call(request()).await?;
+//! assert_eq!(denied.status(), StatusCode::TOO_MANY_REQUESTS);
+//! assert_eq!(denied.headers()["retry-after"], "10");
+//! assert_eq!(denied.headers()["ratelimit"], "\"free\";r=0;t=10");
+//!
+//! clock.advance(Duration::from_secs(10));
+//! assert_eq!(app.ready().await?.call(request()).await?.status(), StatusCode::OK);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # How it decides
+//!
+//! A [`Partition`] says who shares a quota, a [`Policy`] how much that is and how it is counted,
+//! and a [`RateLimitStore`] keeps the counts. All policies of a request are decided together:
+//! denied by one, it is charged to none. All of it is exact, in whole numbers: a quota of `n`
+//! admits `n`, never one more or less by rounding, and who comes back after `Retry-After` is
+//! admitted if nobody else of its partition came before.
+//!
+//! # What passes
+//!
+//! A request that is in no partition (no [`Identity`](crate::Identity), in a limiter by identity)
+//! passes uncounted; [`Partition::or`] says by what else to count it. A limiter by client address
+//! that does not know the address answers `500`, and says once what is missing.
+
+mod algorithm;
+mod charge;
+mod config;
+mod decision;
+mod future;
+mod headers;
+mod layer;
+mod partition;
+mod policy;
+mod policy_set;
+mod quota;
+mod request_head;
+mod service;
+mod store;
+
+pub use self::algorithm::State;
+pub use self::charge::{Charge, decide_all};
+pub use self::config::OnStoreError;
+pub use self::decision::{Decision, Decisions, Receipt};
+pub use self::future::ResponseFuture;
+pub use self::headers::{RateLimitFields, ResetForm};
+pub use self::layer::{RateLimitLayer, RateLimitLayerBuilder};
+pub use self::partition::Partition;
+pub use self::policy::Policy;
+pub use self::policy_set::Tiers;
+pub use self::quota::Quota;
+pub use self::request_head::RequestHead;
+pub use self::service::RateLimit;
+pub use self::store::{RateLimitStore, Refund};

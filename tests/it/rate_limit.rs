@@ -1,1 +1,451 @@
 //! What the rate_limit layer does, seen by a client.
+
+use std::{
+    convert::Infallible,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use http_body_util::Full;
+use portcullis::{
+    ClientAddrResolver, Identity, ManualClock, PeerAddr, RateLimitDecision, RateLimitOutcome,
+    RecordHandle, ResponseBody, StoreErrorKind, StoreFuture, StoreKey, StoreKeys,
+    rate_limit::{
+        Charge, Decisions, OnStoreError, Partition, Policy, Quota, RateLimitFields, RateLimitLayer,
+        RateLimitLayerBuilder, RateLimitStore, Refund, Tiers,
+    },
+    store::MemoryStore,
+};
+use tower::{Layer, Service, ServiceExt, service_fn, util::BoxCloneSyncService};
+
+use crate::support::{get, header, text};
+
+type Reply = Response<ResponseBody<Full<Bytes>>>;
+type App = BoxCloneSyncService<Request<Full<Bytes>>, Reply, Infallible>;
+
+/// Puts a limiter before a service that counts its calls.
+fn app(layer: &RateLimitLayer) -> (App, Arc<AtomicU32>) {
+    let calls = Arc::new(AtomicU32::new(0));
+    let counted = Arc::clone(&calls);
+    let inner = service_fn(move |_: Request<Full<Bytes>>| {
+        counted.fetch_add(1, Ordering::SeqCst);
+        async { Ok::<_, Infallible>(Response::new(Full::from("served"))) }
+    });
+    (BoxCloneSyncService::new(layer.layer(inner)), calls)
+}
+
+async fn send(app: &App, request: Request<Full<Bytes>>) -> Reply {
+    app.clone().oneshot(request).await.unwrap()
+}
+
+fn from(peer: &str) -> Request<Full<Bytes>> {
+    let mut request = get("/");
+    let peer = PeerAddr((peer.parse::<std::net::IpAddr>().unwrap(), 1).into());
+    request.extensions_mut().insert(peer);
+    request
+}
+
+fn by(identity: Identity) -> Request<Full<Bytes>> {
+    let mut request = get("/");
+    request.extensions_mut().insert(identity);
+    request
+}
+
+fn caller(key_id: &str, tier: &str) -> Identity {
+    Identity::trusted(key_id).tier(tier).build()
+}
+
+fn by_addr() -> Partition {
+    Partition::client_addr(ClientAddrResolver::default())
+}
+
+fn in_ten_seconds(limit: u64) -> Quota {
+    Quota::new(limit, Duration::from_secs(10))
+}
+
+fn window(name: &str, limit: u64) -> Policy {
+    Policy::fixed_window(name, in_ten_seconds(limit)).unwrap()
+}
+
+fn memory(partition: Partition) -> (RateLimitLayerBuilder, ManualClock) {
+    let clock = ManualClock::default();
+    let store = MemoryStore::with_clock(clock.clone());
+    (RateLimitLayer::builder(store, partition), clock)
+}
+
+fn tiers() -> Tiers {
+    Tiers::new("free")
+        .tier("free", [window("free", 10)])
+        .tier("pro", [window("pro", 100)])
+        .unlimited("internal")
+}
+
+#[tokio::test]
+async fn a_spent_quota_answers_429_until_its_window_ends() {
+    let (builder, clock) = memory(by_addr());
+    let (app, calls) = app(&builder.policy(window("address", 10)).build().unwrap());
+    for second in 0..10 {
+        assert_eq!(send(&app, from("203.0.113.9")).await.status(), 200);
+        clock.advance(Duration::from_millis(second));
+    }
+    clock.advance(Duration::from_millis(8_955));
+    let denied = send(&app, from("203.0.113.9")).await;
+    assert_eq!(denied.status(), StatusCode::TOO_MANY_REQUESTS);
+    assert_eq!(header(denied.headers(), "retry-after"), Some("1"));
+    assert_eq!(calls.load(Ordering::SeqCst), 10);
+
+    clock.advance(Duration::from_secs(1));
+    assert_eq!(send(&app, from("203.0.113.9")).await.status(), 200);
+}
+
+#[tokio::test]
+async fn a_429_names_the_policies_that_deny_and_is_never_stored() {
+    let (builder, _clock) = memory(by_addr());
+    let layer = builder
+        .policy(window("few", 1))
+        .policy(window("many", 9))
+        .build();
+    let (app, _) = app(&layer.unwrap());
+    send(&app, from("203.0.113.9")).await;
+    let denied = send(&app, from("203.0.113.9")).await;
+    assert_eq!(header(denied.headers(), "cache-control"), Some("no-store"));
+    assert_eq!(
+        header(denied.headers(), "content-type"),
+        Some("application/problem+json")
+    );
+    let body: serde_json::Value = serde_json::from_str(&text(denied).await).unwrap();
+    assert_eq!(
+        body["type"],
+        "https://iana.org/assignments/http-problem-types#quota-exceeded"
+    );
+    assert_eq!(body["violated-policies"], serde_json::json!(["few"]));
+}
+
+#[tokio::test]
+async fn a_grpc_caller_is_answered_resource_exhausted_in_the_head() {
+    let (builder, _clock) = memory(by_addr());
+    let (app, _) = app(&builder.policy(window("few", 1)).build().unwrap());
+    let request = || {
+        let mut request = from("203.0.113.9");
+        let grpc = "application/grpc+proto".parse().unwrap();
+        request.headers_mut().insert("content-type", grpc);
+        request
+    };
+    send(&app, request()).await;
+    let denied = send(&app, request()).await;
+    assert_eq!(denied.status(), 200);
+    assert_eq!(header(denied.headers(), "grpc-status"), Some("8"));
+    assert_eq!(text(denied).await, "");
+}
+
+#[tokio::test]
+async fn one_client_does_not_spend_anothers_quota() {
+    let (builder, _clock) = memory(by_addr());
+    let (app, _) = app(&builder.policy(window("address", 1)).build().unwrap());
+    for peer in [
+        "203.0.113.9",
+        "203.0.113.10",
+        "2001:db8::1",
+        "2001:db8:0:100::1",
+    ] {
+        assert_eq!(send(&app, from(peer)).await.status(), 200, "{peer}");
+        assert_eq!(send(&app, from(peer)).await.status(), 429, "{peer}");
+    }
+    assert_eq!(send(&app, from("2001:db8::2")).await.status(), 429);
+}
+
+#[tokio::test]
+async fn each_tier_has_its_own_quota_and_a_caller_of_none_has_the_fallbacks() {
+    let (builder, _clock) = memory(Partition::identity());
+    let (app, _) = app(&builder.tiers(tiers()).build().unwrap());
+    for (caller, quota) in [
+        (caller("k1", "free"), 10),
+        (caller("k2", "pro"), 100),
+        (caller("k3", "unheard of"), 10),
+        (Identity::trusted("k4").build(), 10),
+    ] {
+        for _ in 0..quota {
+            assert_eq!(send(&app, by(caller.clone())).await.status(), 200);
+        }
+        assert_eq!(send(&app, by(caller)).await.status(), 429);
+    }
+    for _ in 0..200 {
+        assert_eq!(send(&app, by(caller("k5", "internal"))).await.status(), 200);
+    }
+}
+
+#[tokio::test]
+async fn a_request_without_an_identity_passes_a_limiter_by_identity_and_the_record_says_so() {
+    let (builder, _clock) = memory(Partition::identity());
+    let (app, _) = app(&builder.policy(window("few", 1)).build().unwrap());
+    let record = RecordHandle::default();
+    for _ in 0..3 {
+        let mut request = get("/");
+        request.extensions_mut().insert(record.clone());
+        let response = send(&app, request).await;
+        assert_eq!(response.status(), 200);
+        let outcome: &RateLimitOutcome = response.extensions().get().unwrap();
+        assert_eq!(outcome.decision, RateLimitDecision::Skipped);
+    }
+    assert_eq!(record.read(|slots| slots.rate_limits().len()), 3);
+}
+
+#[tokio::test]
+async fn a_missing_client_address_is_a_500_and_never_a_shared_quota() {
+    let (builder, _clock) = memory(by_addr());
+    let (app, calls) = app(&builder.policy(window("address", 1)).build().unwrap());
+    let response = send(&app, get("/")).await;
+    assert_eq!(response.status(), 500);
+    assert!(!text(response).await.contains("portcullis::PeerAddr"));
+    assert_eq!(calls.load(Ordering::SeqCst), 0);
+}
+
+#[tokio::test]
+async fn denied_by_one_policy_is_charged_to_none() {
+    let (builder, clock) = memory(by_addr());
+    let second = Quota::per_second(1);
+    let layer = builder
+        .policy(window("ten", 3))
+        .policy(Policy::fixed_window("one", second).unwrap())
+        .fields(RateLimitFields::Draft11)
+        .build();
+    let (app, _) = app(&layer.unwrap());
+    for round in 0..3 {
+        assert_eq!(send(&app, from("203.0.113.9")).await.status(), 200);
+        for _ in 0..20 {
+            let denied = send(&app, from("203.0.113.9")).await;
+            assert_eq!(denied.status(), 429);
+            let left = format!("\"ten\";r={};t={}, \"one\";r=0;t=1", 2 - round, 10 - round);
+            assert_eq!(header(denied.headers(), "ratelimit"), Some(left.as_str()));
+        }
+        clock.advance(Duration::from_secs(1));
+    }
+    let denied = send(&app, from("203.0.113.9")).await;
+    assert_eq!(header(denied.headers(), "retry-after"), Some("7"));
+}
+
+#[tokio::test]
+async fn two_limiters_each_append_their_fields() {
+    let (outer, clock) = memory(by_addr());
+    let outer = outer
+        .policy(window("address", 300))
+        .fields(RateLimitFields::Draft11)
+        .build()
+        .unwrap();
+    let inner = RateLimitLayer::builder(MemoryStore::with_clock(clock), Partition::identity())
+        .tiers(tiers())
+        .fields(RateLimitFields::Draft11)
+        .build()
+        .unwrap();
+    let (app, _) = app(&inner);
+    let app = outer.layer(app);
+    let mut request = from("203.0.113.9");
+    request.extensions_mut().insert(caller("k", "pro"));
+    let response = app.oneshot(request).await.unwrap();
+    let lines = |name| response.headers().get_all(name).iter().collect::<Vec<_>>();
+    assert_eq!(
+        lines("ratelimit-policy"),
+        ["\"pro\";q=100;w=10", "\"address\";q=300;w=10"]
+    );
+    assert_eq!(
+        lines("ratelimit"),
+        ["\"pro\";r=99;t=10", "\"address\";r=299;t=10"]
+    );
+}
+
+#[tokio::test]
+async fn the_record_and_the_response_are_told_what_each_policy_said() {
+    let (builder, _clock) = memory(by_addr());
+    let (app, _) = app(&builder.policy(window("few", 2)).build().unwrap());
+    let record = RecordHandle::default();
+    let mut request = from("203.0.113.9");
+    request.extensions_mut().insert(record.clone());
+    let response = send(&app, request).await;
+    let outcome: &RateLimitOutcome = response.extensions().get().unwrap();
+    assert_eq!(outcome.decision, RateLimitDecision::Allowed);
+    assert_eq!(&*outcome.policies[0].policy, "few");
+    assert_eq!(
+        (outcome.policies[0].limit, outcome.policies[0].remaining),
+        (2, 1)
+    );
+    record.read(|slots| assert_eq!(slots.rate_limits(), std::slice::from_ref(outcome)));
+}
+
+#[tokio::test]
+async fn without_a_record_only_a_denial_is_told_to_the_response() {
+    let (builder, _clock) = memory(by_addr());
+    let (app, _) = app(&builder.policy(window("few", 1)).build().unwrap());
+    let admitted = send(&app, from("203.0.113.9")).await;
+    assert!(admitted.extensions().get::<RateLimitOutcome>().is_none());
+    let denied = send(&app, from("203.0.113.9")).await;
+    let outcome: &RateLimitOutcome = denied.extensions().get().unwrap();
+    assert_eq!(outcome.decision, RateLimitDecision::Denied);
+    assert!(outcome.policies[0].denied);
+}
+
+/// A store that answers later, or fails.
+#[derive(Clone, Debug)]
+struct Remote {
+    memory: MemoryStore,
+    fails: Option<StoreErrorKind>,
+}
+
+impl RateLimitStore for Remote {
+    fn keys(&self) -> &StoreKeys {
+        RateLimitStore::keys(&self.memory)
+    }
+
+    fn take(&self, partition: &StoreKey, charges: &[Charge<'_>]) -> StoreFuture<Decisions> {
+        let answer = match self.fails {
+            Some(kind) => Err(kind.into()),
+            None => self
+                .memory
+                .take(partition, charges)
+                .into_ready()
+                .ok()
+                .unwrap(),
+        };
+        StoreFuture::pending(async {
+            tokio::task::yield_now().await;
+            answer
+        })
+    }
+
+    fn peek(&self, partition: &StoreKey, charges: &[Charge<'_>]) -> StoreFuture<Decisions> {
+        self.memory.peek(partition, charges)
+    }
+
+    fn refund(&self, partition: &StoreKey, refunds: &[Refund<'_>]) -> StoreFuture<()> {
+        self.memory.refund(partition, refunds)
+    }
+
+    fn reset(&self, partition: &StoreKey, policies: &[&Policy]) -> StoreFuture<()> {
+        self.memory.reset(partition, policies)
+    }
+}
+
+fn remote(fails: Option<StoreErrorKind>) -> RateLimitLayerBuilder {
+    let memory = MemoryStore::with_clock(ManualClock::default());
+    RateLimitLayer::builder(Remote { memory, fails }, by_addr()).policy(window("few", 1))
+}
+
+#[tokio::test]
+async fn a_store_that_answers_later_is_waited_for() {
+    let (app, calls) = app(&remote(None)
+        .fields(RateLimitFields::Draft11)
+        .build()
+        .unwrap());
+    let admitted = send(&app, from("203.0.113.9")).await;
+    assert_eq!(admitted.status(), 200);
+    assert_eq!(
+        header(admitted.headers(), "ratelimit"),
+        Some("\"few\";r=0;t=10")
+    );
+    assert_eq!(send(&app, from("203.0.113.9")).await.status(), 429);
+    assert_eq!(calls.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn a_request_dropped_while_the_store_thinks_never_reaches_the_inner_service() {
+    let (mut app, calls) = app(&remote(None).build().unwrap());
+    let mut waiting = app.ready().await.unwrap().call(from("203.0.113.9"));
+    let polled = std::future::poll_fn(|cx| {
+        std::task::Poll::Ready(std::pin::Pin::new(&mut waiting).poll(cx).is_pending())
+    });
+    assert!(polled.await);
+    drop(waiting);
+    assert_eq!(calls.load(Ordering::SeqCst), 0);
+    assert_eq!(send(&app, from("203.0.113.10")).await.status(), 200);
+}
+
+#[tokio::test]
+async fn a_failing_store_turns_requests_away_with_503_unless_they_may_pass() {
+    let failing = || remote(Some(StoreErrorKind::Timeout));
+    let (app_closed, calls) = app(&failing().build().unwrap());
+    let response = send(&app_closed, from("203.0.113.9")).await;
+    assert_eq!(response.status(), 503);
+    assert_eq!(header(response.headers(), "retry-after"), Some("1"));
+    let outcome: &RateLimitOutcome = response.extensions().get().unwrap();
+    let closed = RateLimitDecision::FailedClosed(StoreErrorKind::Timeout);
+    assert_eq!(outcome.decision, closed);
+    assert_eq!(calls.load(Ordering::SeqCst), 0);
+
+    let open = failing().on_store_error(OnStoreError::Allow);
+    let (app_open, calls) = app(&open.build().unwrap());
+    for _ in 0..3 {
+        assert_eq!(send(&app_open, from("203.0.113.9")).await.status(), 200);
+    }
+    assert_eq!(calls.load(Ordering::SeqCst), 3);
+}
+
+#[test]
+fn a_limiter_that_limits_nothing_is_refused() {
+    let (builder, _clock) = memory(by_addr());
+    assert_eq!(builder.build().unwrap_err().option(), "policies");
+    let (builder, _clock) = memory(by_addr());
+    let unlimited = Tiers::new("all").unlimited("all");
+    assert!(builder.tiers(unlimited).build().is_err());
+}
+
+#[test]
+fn a_fallback_tier_that_does_not_exist_is_refused_by_name() {
+    let (builder, _clock) = memory(Partition::identity());
+    let tiers = Tiers::new("gratis").tier("free", [window("free", 1)]);
+    let error = builder.tiers(tiers).build().unwrap_err();
+    assert_eq!((error.option(), error.value()), ("fallback tier", "gratis"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tasks_that_hammer_one_partition_are_admitted_exactly_the_limit() {
+    for policies in [
+        vec![window("one", 100)],
+        vec![Policy::token_bucket("one", Quota::per_day(100)).unwrap()],
+        vec![
+            window("more", 500),
+            Policy::token_bucket("less", Quota::per_day(100)).unwrap(),
+            Policy::aligned_window("same", in_ten_seconds(100)).unwrap(),
+        ],
+    ] {
+        let (builder, _clock) = memory(by_addr());
+        let builder = policies
+            .into_iter()
+            .fold(builder, RateLimitLayerBuilder::policy);
+        let (app, calls) = app(&builder.build().unwrap());
+        let tasks: Vec<_> = (0..64)
+            .map(|_| {
+                let app = app.clone();
+                tokio::spawn(async move {
+                    for _ in 0..10 {
+                        send(&app, from("203.0.113.9")).await;
+                    }
+                })
+            })
+            .collect();
+        for task in tasks {
+            task.await.unwrap();
+        }
+        assert_eq!(calls.load(Ordering::SeqCst), 100);
+    }
+}
+
+#[tokio::test]
+async fn a_refund_and_a_reset_reach_what_was_taken() {
+    let store = MemoryStore::with_clock(ManualClock::default());
+    let policy = window("few", 10);
+    let key = RateLimitStore::keys(&store).space("test").short().finish();
+    let charge = [Charge::new(&policy, 8)];
+    let taken = store.take(&key, &charge).await.unwrap();
+    assert!(!store.take(&key, &charge).await.unwrap().is_admitted());
+    let refund = [Refund::new(&policy, taken.each()[0].receipt(), 5)];
+    store.refund(&key, &refund).await.unwrap();
+    let peek = store.peek(&key, &[Charge::new(&policy, 0)]).await.unwrap();
+    assert_eq!(peek.each()[0].remaining(), 7);
+    store.reset(&key, &[&policy]).await.unwrap();
+    let peek = store.peek(&key, &[Charge::new(&policy, 0)]).await.unwrap();
+    assert_eq!(peek.each()[0].remaining(), 10);
+}

@@ -1,13 +1,206 @@
-//! The api_key part of the store in memory.
+//! The records of keys, in memory.
 
-use super::Shelf;
+use std::{
+    collections::BTreeSet,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
 
-/// What this part keeps.
+use dashmap::DashMap;
+
+use super::{MemoryStore, Shelf};
+use crate::{
+    api_key::{ApiKeyStore, KeyCursor, KeyId, KeyPage, KeyQuery, KeyUse, ListedKey, StoredKey},
+    error::StoreErrorKind,
+    store_future::StoreFuture,
+    time::Timestamp,
+};
+
+/// Records by id, and the orders in which they are listed.
+///
+/// Requests read `kept` alone. Whoever writes holds `orders`, so that a record and its places in
+/// the orders change in one step.
 #[derive(Debug)]
-pub(super) struct Part;
+pub(super) struct Part {
+    kept: DashMap<KeyId, Kept>,
+    orders: Mutex<Orders>,
+    keys_max: usize,
+}
+
+#[derive(Debug)]
+struct Kept {
+    record: StoredKey,
+    last_used_at: Option<Timestamp>,
+    uses: u64,
+}
+
+#[derive(Debug, Default)]
+struct Orders {
+    by_creation: BTreeSet<KeyCursor>,
+    by_owner: BTreeSet<(String, KeyCursor)>,
+    by_end: BTreeSet<(Timestamp, KeyId)>,
+}
 
 impl Part {
-    pub(super) fn new(_: &Shelf) -> Self {
-        Self
+    pub(super) fn new(shelf: &Shelf) -> Self {
+        Self {
+            kept: DashMap::new(),
+            orders: Mutex::default(),
+            keys_max: shelf.bounds.api_keys_max,
+        }
+    }
+
+    fn orders(&self) -> MutexGuard<'_, Orders> {
+        // Nothing in between the lock and its release calls foreign code.
+        self.orders.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn create(&self, record: StoredKey) -> Result<(), StoreErrorKind> {
+        let mut orders = self.orders();
+        if self.kept.contains_key(&record.id()) {
+            return Err(StoreErrorKind::Conflict);
+        }
+        if orders.by_creation.len() >= self.keys_max {
+            return Err(StoreErrorKind::Full);
+        }
+        orders.add(&record);
+        let kept = Kept {
+            record,
+            last_used_at: None,
+            uses: 0,
+        };
+        self.kept.insert(kept.record.id(), kept);
+        Ok(())
+    }
+
+    fn update(&self, record: StoredKey, expected: u64) -> Result<(), StoreErrorKind> {
+        let mut orders = self.orders();
+        let mut kept = self
+            .kept
+            .get_mut(&record.id())
+            .ok_or(StoreErrorKind::NotFound)?;
+        if kept.record.version() != expected {
+            return Err(StoreErrorKind::Conflict);
+        }
+        orders.remove(&kept.record);
+        orders.add(&record);
+        kept.record = record;
+        Ok(())
+    }
+
+    fn list(&self, query: &KeyQuery) -> KeyPage {
+        let page_max = query.page_max.clamp(1, KeyQuery::PAGE_MAX);
+        let orders = self.orders();
+        // One more than fits tells whether there is a next page.
+        let mut places: Vec<KeyCursor> = orders.places(query).take(page_max + 1).collect();
+        let more = places.len() > page_max;
+        places.truncate(page_max);
+        let next = places.last().copied().filter(|_| more);
+        let keys = places.iter().filter_map(|place| self.listed(place.id));
+        KeyPage::new(keys.collect(), next)
+    }
+
+    fn listed(&self, id: KeyId) -> Option<ListedKey> {
+        let kept = self.kept.get(&id)?;
+        Some(ListedKey::new(
+            kept.record.clone(),
+            kept.last_used_at,
+            kept.uses,
+        ))
+    }
+
+    fn touch(&self, uses: &[KeyUse]) {
+        for one in uses {
+            if let Some(mut kept) = self.kept.get_mut(&one.id) {
+                kept.last_used_at = kept.last_used_at.max(Some(one.at));
+                kept.uses = kept.uses.saturating_add(one.uses);
+            }
+        }
+    }
+
+    fn purge(&self, before: Timestamp, max: usize) -> usize {
+        let mut orders = self.orders();
+        let ended = orders.by_end.iter().take_while(|(end, _)| *end < before);
+        let ended: Vec<KeyId> = ended.map(|(_, id)| *id).take(max).collect();
+        for id in &ended {
+            if let Some((_, kept)) = self.kept.remove(id) {
+                orders.remove(&kept.record);
+            }
+        }
+        ended.len()
+    }
+}
+
+impl Orders {
+    fn add(&mut self, record: &StoredKey) {
+        let place = KeyCursor::of(record);
+        self.by_creation.insert(place);
+        self.by_owner.insert((record.owner().to_owned(), place));
+        if let Some(end) = record.ended_at() {
+            self.by_end.insert((end, record.id()));
+        }
+    }
+
+    fn remove(&mut self, record: &StoredKey) {
+        let place = KeyCursor::of(record);
+        self.by_creation.remove(&place);
+        self.by_owner.remove(&(record.owner().to_owned(), place));
+        if let Some(end) = record.ended_at() {
+            self.by_end.remove(&(end, record.id()));
+        }
+    }
+
+    /// Returns the places behind a cursor, in order.
+    fn places<'a>(&'a self, query: &'a KeyQuery) -> Box<dyn Iterator<Item = KeyCursor> + 'a> {
+        let behind = move |place: &KeyCursor| query.after.is_none_or(|after| *place > after);
+        match (&query.owner, query.after) {
+            (None, None) => Box::new(self.by_creation.iter().copied()),
+            (None, Some(after)) => {
+                Box::new(self.by_creation.range(after..).copied().filter(behind))
+            }
+            (Some(owner), after) => {
+                let from = after.unwrap_or_else(first_place);
+                let places = self.by_owner.range((owner.clone(), from)..);
+                let of_owner = places.take_while(move |(own, _)| own == owner);
+                Box::new(of_owner.map(|(_, place)| *place).filter(behind))
+            }
+        }
+    }
+}
+
+/// Returns a place before that of any record.
+fn first_place() -> KeyCursor {
+    KeyCursor {
+        created_at: Timestamp::EPOCH,
+        id: "1000000000000000".parse().expect("this is the least id"),
+    }
+}
+
+impl ApiKeyStore for MemoryStore {
+    fn find(&self, id: KeyId) -> StoreFuture<Option<StoredKey>> {
+        let kept = self.shared.api_key.kept.get(&id);
+        StoreFuture::ready(kept.map(|kept| kept.record.clone()))
+    }
+
+    fn create(&self, record: StoredKey) -> StoreFuture<()> {
+        let kept = self.shared.api_key.create(record);
+        kept.map_err(Into::into).into()
+    }
+
+    fn update(&self, record: StoredKey, expected: u64) -> StoreFuture<()> {
+        let kept = self.shared.api_key.update(record, expected);
+        kept.map_err(Into::into).into()
+    }
+
+    fn list(&self, query: KeyQuery) -> StoreFuture<KeyPage> {
+        StoreFuture::ready(self.shared.api_key.list(&query))
+    }
+
+    fn touch(&self, uses: Vec<KeyUse>) -> StoreFuture<()> {
+        self.shared.api_key.touch(&uses);
+        StoreFuture::ready(())
+    }
+
+    fn purge(&self, before: Timestamp, max: usize) -> StoreFuture<usize> {
+        StoreFuture::ready(self.shared.api_key.purge(before, max))
     }
 }

@@ -1,0 +1,62 @@
+//! Everything that the layer was told, once.
+
+use std::sync::Arc;
+
+use http::request::Parts;
+
+use super::{
+    level::Level, record::Record, redact::Redaction, sink::Sink, stats::LogStats, trust::Trust,
+};
+use crate::{
+    client_addr::ClientAddrResolver,
+    time::{Clock, SystemClock},
+};
+
+/// What a user's function says of a record.
+pub(super) type LevelFn = dyn Fn(&Record<'_>) -> Level + Send + Sync;
+
+/// What a user's function says of a request.
+pub(super) type SkipFn = dyn Fn(&Parts) -> bool + Send + Sync;
+
+/// Everything that the layer was told.
+#[derive(Clone)]
+pub(super) struct Config {
+    pub(super) sinks: Vec<Arc<dyn Sink>>,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) level: Option<Arc<LevelFn>>,
+    pub(super) min_level: Level,
+    pub(super) skip: Vec<Arc<SkipFn>>,
+    pub(super) redaction: Redaction,
+    pub(super) client_addr: ClientAddrResolver,
+    pub(super) mask_client_addr: bool,
+    pub(super) trust_request_id: Trust,
+    pub(super) trust_traceparent: Trust,
+    pub(super) echo_request_id: bool,
+    pub(super) stats: LogStats,
+}
+
+impl Config {
+    /// Whether no record of this request is kept.
+    pub(super) fn skips(&self, parts: &Parts) -> bool {
+        self.skip.iter().any(|skip| skip(parts))
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            sinks: Vec::new(),
+            clock: Arc::new(SystemClock::new()),
+            level: None,
+            min_level: Level::Debug,
+            skip: Vec::new(),
+            redaction: Redaction::default(),
+            client_addr: ClientAddrResolver::default(),
+            mask_client_addr: false,
+            trust_request_id: Trust::Nobody,
+            trust_traceparent: Trust::Everybody,
+            echo_request_id: true,
+            stats: LogStats::default(),
+        }
+    }
+}

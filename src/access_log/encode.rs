@@ -1,0 +1,478 @@
+//! A record as one line of JSON.
+
+use std::{borrow::Cow, cell::RefCell, io::Write, net::IpAddr, time::Duration};
+
+use http::{HeaderName, Method, Version, header::USER_AGENT};
+
+use super::{
+    record::Record,
+    redact::{SHORT_BYTES_MAX, TEXT_BYTES_MAX, capped},
+    schema::{EVENT_NAME, Field, Names, SCHEMA_VERSION},
+};
+use crate::{
+    json,
+    record::{AuthOutcome, FieldValue},
+    time::Timestamp,
+};
+
+/// A buffer that has grown beyond this is given back after the line.
+const KEPT_BYTES_MAX: usize = 64 << 10;
+
+/// What OpenTelemetry calls a method that it does not know.
+const OTHER_METHOD: &str = "_OTHER";
+
+impl Record<'_> {
+    /// Writes the record as one line of JSON into a buffer that the thread keeps, and shows it.
+    ///
+    /// The line is one object and ends with a line feed: no other control stands in it.
+    pub fn with_json_line<T>(&self, names: Names, show: impl FnOnce(&[u8]) -> T) -> T {
+        thread_local! {
+            static LINE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+        }
+
+        // The buffer is taken out: a sink that is called from within another finds an empty one,
+        // and so does a request that is dropped while its thread ends.
+        let mut line = LINE.try_with(RefCell::take).unwrap_or_default();
+        line.clear();
+        push_object(&mut line, self, names);
+        line.push(b'\n');
+        let shown = show(&line);
+        if line.capacity() <= KEPT_BYTES_MAX {
+            let _ = LINE.try_with(|kept| kept.replace(line));
+        }
+        shown
+    }
+
+    /// Returns the handler's own fields as a JSON object, if it wrote any.
+    pub fn fields_json(&self) -> Option<String> {
+        if self.slots().fields().is_empty() {
+            return None;
+        }
+        let mut out = vec![b'{'];
+        let names = Names::Otel;
+        Object {
+            out: &mut out,
+            names,
+        }
+        .fields(self);
+        out.push(b'}');
+        Some(String::from_utf8(out).expect("JSON is UTF-8"))
+    }
+}
+
+/// Appends a record as a JSON object.
+fn push_object(out: &mut Vec<u8>, record: &Record<'_>, names: Names) {
+    out.push(b'{');
+    let mut object = Object { out, names };
+    object.head(record);
+    object.request(record);
+    object.response(record);
+    object.layers(record);
+    object.fields(record);
+    out.push(b'}');
+}
+
+/// A JSON object that is being written.
+struct Object<'a> {
+    out: &'a mut Vec<u8>,
+    names: Names,
+}
+
+impl Object<'_> {
+    fn head(&mut self, record: &Record<'_>) {
+        self.name(Field::Timestamp);
+        push_rfc3339(self.out, record.arrived_at());
+        self.text(Field::SeverityText, record.level().as_str());
+        self.int(Field::SeverityNumber, record.level().severity_number());
+        self.text(Field::EventName, EVENT_NAME);
+        self.int(Field::SchemaVersion, SCHEMA_VERSION);
+        self.text(Field::RequestId, record.request_id().as_str());
+        if let Some(trace) = record.trace() {
+            self.text(Field::TraceId, trace.trace_id());
+            self.text(Field::SpanId, trace.span_id());
+            self.text(Field::TraceFlags, trace.flags());
+        }
+    }
+
+    fn request(&mut self, record: &Record<'_>) {
+        let known = method(record.method());
+        self.text(Field::Method, known);
+        if known == OTHER_METHOD {
+            self.text(Field::MethodOriginal, &capped(record.method().as_str(), 32));
+        }
+        self.some_text(Field::Scheme, record.scheme());
+        self.text(Field::Path, &record.path());
+        self.query(record);
+        self.some_text(Field::Route, record.route());
+        self.some_text(Field::ProtocolVersion, version(record.version()));
+        self.client(record);
+        self.headers("http.request.header.", record.request_headers());
+    }
+
+    fn client(&mut self, record: &Record<'_>) {
+        if let Some(addr) = record.client_addr() {
+            self.addr(Field::ClientAddress, addr);
+        }
+        if record.is_client_masked() {
+            self.bool(Field::ClientMasked, true);
+        }
+        if let Some(addr) = record.peer_addr() {
+            self.addr(Field::PeerAddress, addr);
+        }
+        if let Some(port) = record.peer_port() {
+            self.int(Field::PeerPort, port);
+        }
+    }
+
+    fn response(&mut self, record: &Record<'_>) {
+        if let Some(status) = record.status() {
+            self.int(Field::Status, status.as_u16());
+        }
+        self.text(Field::Outcome, record.outcome().as_str());
+        self.some_text(Field::ErrorType, record.error_type());
+        self.duration(record.duration());
+        if let Some(time) = record.time_to_head() {
+            self.secs(Field::TimeToHead, time);
+        }
+        if let Some(bytes) = record.request_bytes() {
+            self.int(Field::RequestBytes, bytes);
+        }
+        if let Some(bytes) = record.request_bytes_declared() {
+            self.int(Field::RequestBytesDeclared, bytes);
+        }
+        self.int(Field::ResponseBytes, record.response_bytes());
+        self.headers("http.response.header.", record.response_headers());
+    }
+
+    fn layers(&mut self, record: &Record<'_>) {
+        if let Some(auth) = record.slots().auth() {
+            self.auth(auth);
+        }
+        if let Some((decision, policy)) = record.rate_limit() {
+            self.text(Field::RateLimitOutcome, decision.as_str());
+            if let Some(policy) = policy {
+                self.short_text(Field::RateLimitPolicy, Some(&policy.policy));
+                self.int(Field::RateLimitLimit, policy.limit);
+                self.int(Field::RateLimitRemaining, policy.remaining);
+                if let Some(after) = policy.retry_after {
+                    self.secs(Field::RateLimitRetryAfter, after);
+                }
+            }
+        }
+        if let Some(cache) = record.cache() {
+            self.text(Field::CacheOutcome, cache.source.as_str());
+            self.some_text(Field::CacheDetail, cache.detail);
+            if let Some(ttl) = cache.ttl_secs {
+                self.int(Field::CacheTtl, ttl);
+            }
+            self.bool(Field::CacheStored, cache.stored);
+            self.bool(Field::CacheCollapsed, cache.collapsed);
+        }
+    }
+
+    fn auth(&mut self, auth: &AuthOutcome) {
+        self.text(Field::AuthOutcome, auth.as_str());
+        self.some_text(Field::AuthReason, auth_reason(Some(auth)));
+        self.short_text(Field::AuthKeyId, auth_key_id(Some(auth)));
+        if let AuthOutcome::Allowed(identity) = auth {
+            self.short_text(Field::AuthTier, identity.tier());
+        }
+    }
+
+    /// Writes the handler's own fields. One that is named like a field of ours stands under
+    /// `field.`: no name stands twice in an object.
+    fn fields(&mut self, record: &Record<'_>) {
+        for (name, value) in record.slots().fields() {
+            let name = capped(name, SHORT_BYTES_MAX);
+            if self.names.contains(&name) {
+                json::push_name(self.out, &format!("field.{name}"));
+            } else {
+                json::push_name(self.out, &name);
+            }
+            self.value(value);
+        }
+        match record.slots().fields_left_out() {
+            0 => {}
+            left_out => self.int(Field::FieldsLeftOut, left_out),
+        }
+    }
+
+    fn value(&mut self, value: &FieldValue) {
+        match value {
+            FieldValue::Text(text) => json::push_string(self.out, &capped(text, TEXT_BYTES_MAX)),
+            FieldValue::Int(int) => push_int(self.out, *int),
+            FieldValue::Float(float) if float.is_finite() => push_float(self.out, *float),
+            FieldValue::Float(_) => self.out.extend_from_slice(b"null"),
+            FieldValue::Bool(bool) => push_bool(self.out, *bool),
+        }
+    }
+
+    fn query(&mut self, record: &Record<'_>) {
+        let mut query = String::new();
+        if record.push_query(&mut query) {
+            self.text(Field::Query, &query);
+        }
+    }
+
+    /// Writes headers that were asked for: each name once, with all its values.
+    fn headers<'r>(
+        &mut self,
+        prefix: &str,
+        headers: impl Iterator<Item = (&'r HeaderName, Cow<'r, str>)>,
+    ) {
+        let mut headers = headers.peekable();
+        while let Some((name, value)) = headers.next() {
+            if *name == USER_AGENT {
+                self.text(Field::UserAgent, &value);
+                while headers.next_if(|(next, _)| *next == name).is_some() {}
+                continue;
+            }
+            json::push_name(self.out, &format!("{prefix}{}", capped(name.as_str(), 64)));
+            self.out.push(b'[');
+            json::push_string(self.out, &value);
+            while let Some((_, value)) = headers.next_if(|(next, _)| *next == name) {
+                json::push_comma(self.out);
+                json::push_string(self.out, &value);
+            }
+            self.out.push(b']');
+        }
+    }
+
+    /// Writes how long the request took: in seconds, but for ECS, which counts nanoseconds.
+    fn duration(&mut self, duration: Duration) {
+        match self.names {
+            Names::Ecs => self.int(Field::Duration, micros(duration).saturating_mul(1_000)),
+            Names::Otel | Names::Short => self.secs(Field::Duration, duration),
+        }
+    }
+
+    fn text(&mut self, field: Field, text: &str) {
+        self.name(field);
+        json::push_string(self.out, text);
+    }
+
+    fn some_text(&mut self, field: Field, text: Option<&str>) {
+        if let Some(text) = text {
+            self.text(field, text);
+        }
+    }
+
+    /// An address needs no escape.
+    fn addr(&mut self, field: Field, addr: IpAddr) {
+        self.name(field);
+        write!(self.out, "\"{addr}\"").expect("a vector takes all that is written");
+    }
+
+    fn short_text(&mut self, field: Field, text: Option<&str>) {
+        let text = text.map(|text| capped(text, SHORT_BYTES_MAX));
+        self.some_text(field, text.as_deref());
+    }
+
+    fn int(&mut self, field: Field, int: impl itoa::Integer) {
+        self.name(field);
+        push_int(self.out, int);
+    }
+
+    fn bool(&mut self, field: Field, bool: bool) {
+        self.name(field);
+        push_bool(self.out, bool);
+    }
+
+    fn secs(&mut self, field: Field, duration: Duration) {
+        self.name(field);
+        push_secs(self.out, duration);
+    }
+
+    /// Our own names need no escape.
+    fn name(&mut self, field: Field) {
+        json::push_comma(self.out);
+        self.out.push(b'"');
+        self.out.extend_from_slice(self.names.of(field).as_bytes());
+        self.out.extend_from_slice(b"\":");
+    }
+}
+
+/// Returns why a caller was turned away.
+pub(super) fn auth_reason(auth: Option<&AuthOutcome>) -> Option<&'static str> {
+    match auth? {
+        AuthOutcome::Denied { reason, .. } => Some(reason.as_str()),
+        AuthOutcome::Allowed(_) | AuthOutcome::Anonymous | AuthOutcome::StoreFailed(_) => None,
+    }
+}
+
+/// Returns the public id of the key that was presented.
+pub(super) fn auth_key_id(auth: Option<&AuthOutcome>) -> Option<&str> {
+    match auth? {
+        AuthOutcome::Allowed(identity) => Some(identity.key_id()),
+        AuthOutcome::Denied { key_id, .. } => key_id.as_deref(),
+        AuthOutcome::Anonymous | AuthOutcome::StoreFailed(_) => None,
+    }
+}
+
+/// Returns a method of RFC 9110 or RFC 5789 as it is, and the others as one.
+pub(super) fn method(method: &Method) -> &str {
+    let known = [
+        Method::GET,
+        Method::HEAD,
+        Method::POST,
+        Method::PUT,
+        Method::DELETE,
+        Method::CONNECT,
+        Method::OPTIONS,
+        Method::TRACE,
+        Method::PATCH,
+    ];
+    if known.contains(method) {
+        method.as_str()
+    } else {
+        OTHER_METHOD
+    }
+}
+
+/// Returns a version as OpenTelemetry writes it: `1.1`, `2`, `3`.
+pub(super) fn version(version: Version) -> Option<&'static str> {
+    match version {
+        Version::HTTP_09 => Some("0.9"),
+        Version::HTTP_10 => Some("1.0"),
+        Version::HTTP_11 => Some("1.1"),
+        Version::HTTP_2 => Some("2"),
+        Version::HTTP_3 => Some("3"),
+        _ => None,
+    }
+}
+
+fn push_int(out: &mut Vec<u8>, int: impl itoa::Integer) {
+    out.extend_from_slice(itoa::Buffer::new().format(int).as_bytes());
+}
+
+fn push_bool(out: &mut Vec<u8>, bool: bool) {
+    out.extend_from_slice(if bool { b"true" } else { b"false" });
+}
+
+/// Appends a finite number. `Debug` writes the shortest digits that read back the same.
+fn push_float(out: &mut Vec<u8>, float: f64) {
+    write!(out, "{float:?}").expect("a vector takes all that is written");
+}
+
+/// Appends a duration in seconds, to the microsecond, without rounding through a float.
+fn push_secs(out: &mut Vec<u8>, duration: Duration) {
+    push_int(out, duration.as_secs());
+    out.push(b'.');
+    push_digits::<6>(out, u64::from(duration.subsec_micros()));
+}
+
+/// Appends a moment by RFC 3339, quotes included: `"2026-01-01T00:00:00.000000Z"`.
+fn push_rfc3339(out: &mut Vec<u8>, at: Timestamp) {
+    let (secs, micros) = (at.as_secs(), at.as_micros() % 1_000_000);
+    let (year, month, day) = civil(secs / 86_400);
+    out.push(b'"');
+    push_digits::<4>(out, year);
+    out.push(b'-');
+    push_digits::<2>(out, month);
+    out.push(b'-');
+    push_digits::<2>(out, day);
+    out.push(b'T');
+    push_digits::<2>(out, secs / 3_600 % 24);
+    out.push(b':');
+    push_digits::<2>(out, secs / 60 % 60);
+    out.push(b':');
+    push_digits::<2>(out, secs % 60);
+    out.push(b'.');
+    push_digits::<6>(out, micros);
+    out.extend_from_slice(b"Z\"");
+}
+
+/// Returns year, month and day of the day that many days after 1970-01-01.
+///
+/// Years are counted from the first of March, so that a leap day ends one: then the months before
+/// it have the same lengths in each year.
+fn civil(days: u64) -> (u64, u64, u64) {
+    const DAYS_OF_400_YEARS: u64 = 146_097;
+    const DAYS_FROM_0000_03_01: u64 = 719_468;
+
+    let days = days + DAYS_FROM_0000_03_01;
+    let (era, day_of_era) = (days / DAYS_OF_400_YEARS, days % DAYS_OF_400_YEARS);
+    let leap_days = day_of_era / 1_460 + day_of_era / 146_096 - day_of_era / 36_524;
+    let year_of_era = (day_of_era - leap_days) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month_from_march = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
+    let month = if month_from_march < 10 {
+        month_from_march + 3
+    } else {
+        month_from_march - 9
+    };
+    (era * 400 + year_of_era + u64::from(month <= 2), month, day)
+}
+
+/// Appends the last `N` digits of a number, with zeros in front.
+fn push_digits<const N: usize>(out: &mut Vec<u8>, mut number: u64) {
+    let mut digits = [b'0'; N];
+    for digit in digits.iter_mut().rev() {
+        *digit += (number % 10) as u8;
+        number /= 10;
+    }
+    out.extend_from_slice(&digits);
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn written(push: impl FnOnce(&mut Vec<u8>)) -> String {
+        let mut out = Vec::new();
+        push(&mut out);
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn moments_are_written_by_rfc_3339() {
+        let rfc3339 = |micros| written(|out| push_rfc3339(out, Timestamp::from_micros(micros)));
+        assert_eq!(rfc3339(0), "\"1970-01-01T00:00:00.000000Z\"");
+        assert_eq!(
+            rfc3339(951_782_400_000_000),
+            "\"2000-02-29T00:00:00.000000Z\""
+        );
+        assert_eq!(
+            rfc3339(1_767_225_599_999_999),
+            "\"2025-12-31T23:59:59.999999Z\""
+        );
+        assert_eq!(
+            rfc3339(4_107_542_400_000_000),
+            "\"2100-03-01T00:00:00.000000Z\""
+        );
+    }
+
+    #[test]
+    fn seconds_are_written_to_the_microsecond() {
+        let secs = |micros| written(|out| push_secs(out, Duration::from_micros(micros)));
+        assert_eq!(secs(0), "0.000000");
+        assert_eq!(secs(1_000_001), "1.000001");
+    }
+
+    proptest! {
+        #[test]
+        fn each_day_follows_the_one_before(days in 0_u64..1_000_000) {
+            let (year, month, day) = civil(days);
+            let (next_year, next_month, next_day) = civil(days + 1);
+            let same_month = (next_year, next_month, next_day) == (year, month, day + 1);
+            let new_month = (next_year, next_month, next_day) == (year, month + 1, 1);
+            let new_year = (next_year, next_month, next_day) == (year + 1, 1, 1);
+            prop_assert!(same_month || (new_month && day >= 28) || (new_year && (month, day) == (12, 31)));
+        }
+
+        #[test]
+        fn a_finite_float_is_read_back_the_same(float in any::<f64>()) {
+            prop_assume!(float.is_finite());
+            let text = written(|out| push_float(out, float));
+            prop_assert!(serde_json::from_str::<f64>(&text).is_ok());
+            prop_assert_eq!(text.parse::<f64>().unwrap(), float);
+        }
+    }
+}

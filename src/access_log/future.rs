@@ -1,0 +1,67 @@
+//! The response's head in the making.
+
+use std::{
+    fmt,
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use http::Response;
+use http_body::Body;
+use pin_project_lite::pin_project;
+
+use super::{body::AccessLogBody, guard::Guard, record::Outcome};
+
+pin_project! {
+    /// The future of [`AccessLog`](super::AccessLog): the inner service's, under watch.
+    ///
+    /// Dropped before it is ready, it leaves a record that says so.
+    pub struct ResponseFuture<F> {
+        // The inner future goes first: what its drop still writes stands in the record.
+        #[pin]
+        response: F,
+        guard: Option<Guard>,
+    }
+}
+
+impl<F> ResponseFuture<F> {
+    pub(super) fn new(response: F, guard: Option<Guard>) -> Self {
+        Self { response, guard }
+    }
+}
+
+impl<F, B, E> Future for ResponseFuture<F>
+where
+    F: Future<Output = Result<Response<B>, E>>,
+    B: Body,
+{
+    type Output = Result<Response<AccessLogBody<B>>, E>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        this.guard.iter_mut().for_each(Guard::enter);
+        let polled = this.response.poll(cx);
+        this.guard.iter_mut().for_each(Guard::leave);
+        let answer = ready!(polled);
+        let guard = this.guard.take();
+        Poll::Ready(match answer {
+            Ok(mut response) => {
+                let guard = guard.and_then(|guard| guard.head(&mut response));
+                Ok(response.map(|body| AccessLogBody::new(body, guard)))
+            }
+            Err(error) => {
+                guard
+                    .into_iter()
+                    .for_each(|guard| guard.finish(Outcome::Failed));
+                Err(error)
+            }
+        })
+    }
+}
+
+impl<F> fmt::Debug for ResponseFuture<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ResponseFuture")
+    }
+}

@@ -1,0 +1,255 @@
+//! The record in the making: it is emitted when this is dropped, however that comes about.
+
+use std::{
+    net::SocketAddr,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+};
+
+use http::{
+    HeaderMap, HeaderName, Method, Request, Response, StatusCode, header::CONTENT_LENGTH,
+    request::Parts,
+};
+use http_body::Body;
+
+use super::{
+    config::Config,
+    record::{Arrival, Client, Departure, Outcome, Record},
+    redact::Headers,
+    request_id::RequestId,
+    stats::Active,
+    trace_context::TraceContext,
+};
+use crate::{
+    client_addr, framework,
+    record::{RecordHandle, RecordSlots},
+    time::Timestamp,
+};
+
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+
+/// The record in the making.
+///
+/// It goes from the service into the future, and from there into the body. Whoever finds the
+/// request's end says which it is; if nobody does before the drop, the drop itself is the end.
+/// While code of the user's runs, `polling` is set: a drop that finds it set comes from unwinding.
+pub(super) struct Guard {
+    config: Arc<Config>,
+    handle: RecordHandle,
+    arrival: Arrival,
+    started: Timestamp,
+    polling: bool,
+    head: Option<Head>,
+    response_bytes: u64,
+    end: Option<End>,
+    _active: Active,
+}
+
+/// What the response's head said.
+struct Head {
+    status: StatusCode,
+    headers: Headers,
+    at: Timestamp,
+    /// How long the body is, where that is known before it comes.
+    bytes_expected: Option<u64>,
+}
+
+struct End {
+    outcome: Outcome,
+    at: Timestamp,
+}
+
+impl Guard {
+    /// Begins the record of a request, unless it is to be skipped; the request's extensions then
+    /// hold the record's handle.
+    pub(super) fn open<B>(config: &Arc<Config>, request: Request<B>) -> (Option<Self>, Request<B>) {
+        let (mut parts, body) = request.into_parts();
+        if config.skips(&parts) {
+            return (None, Request::from_parts(parts, body));
+        }
+        let handle = RecordHandle::default();
+        let guard = Self {
+            arrival: arrival(config, &parts),
+            handle: handle.clone(),
+            started: config.clock.now(),
+            polling: false,
+            head: None,
+            response_bytes: 0,
+            end: None,
+            _active: config.stats.enter(),
+            config: Arc::clone(config),
+        };
+        parts.extensions.insert(handle);
+        (Some(guard), Request::from_parts(parts, body))
+    }
+
+    /// Says that code of the user's begins to run.
+    pub(super) fn enter(&mut self) {
+        self.polling = true;
+    }
+
+    /// Says that code of the user's has returned.
+    pub(super) fn leave(&mut self) {
+        self.polling = false;
+    }
+
+    /// Notes the response's head; returns nothing if the response ends with it.
+    pub(super) fn head<B: Body>(mut self, response: &mut Response<B>) -> Option<Self> {
+        let at = self.config.clock.now();
+        let headers = response.headers();
+        self.head = Some(Head {
+            status: response.status(),
+            headers: self.config.redaction.response_headers(headers),
+            at,
+            bytes_expected: bytes_expected(&self.arrival.method, response),
+        });
+        if self.config.echo_request_id {
+            let name = self.arrival.request_id.header_value();
+            response.headers_mut().insert(X_REQUEST_ID, name);
+        }
+        if response.body().is_end_stream() {
+            self.end = Some(End {
+                outcome: Outcome::Completed,
+                at,
+            });
+            return None;
+        }
+        Some(self)
+    }
+
+    /// Notes bytes that were handed to the server.
+    pub(super) fn count(&mut self, bytes: u64) {
+        self.response_bytes += bytes;
+    }
+
+    /// Ends the record.
+    pub(super) fn finish(mut self, outcome: Outcome) {
+        let at = self.config.clock.now();
+        self.end = Some(End { outcome, at });
+    }
+
+    /// Returns what a drop means that nobody announced.
+    fn outcome_of_drop(&self) -> Outcome {
+        match &self.head {
+            _ if self.polling => Outcome::Panicked,
+            None => Outcome::Dropped,
+            // A server asks no further once it has all the bytes that it waits for.
+            Some(head) if head.bytes_expected == Some(self.response_bytes) => Outcome::Completed,
+            Some(_) => Outcome::BodyDropped,
+        }
+    }
+
+    fn departure(&mut self) -> Departure {
+        let end = self.end.take().unwrap_or_else(|| End {
+            outcome: self.outcome_of_drop(),
+            at: self.config.clock.now(),
+        });
+        let head = self.head.take();
+        Departure {
+            outcome: end.outcome,
+            status: head.as_ref().map(|head| head.status),
+            time_to_head: head.as_ref().map(|head| head.at - self.started),
+            headers: head.map(|head| head.headers).unwrap_or_default(),
+            duration: end.at - self.started,
+            response_bytes: self.response_bytes,
+        }
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        let departure = self.departure();
+        let slots = self.handle.take();
+        let emit = || emit(&self.config, &self.arrival, &departure, &slots);
+        // A sink of the user's that panics while the request's own panic unwinds would end the
+        // process.
+        match catch_unwind(AssertUnwindSafe(emit)) {
+            Ok(()) => {}
+            Err(_) => self.config.stats.count_failed(),
+        }
+    }
+}
+
+fn emit(config: &Config, arrival: &Arrival, departure: &Departure, slots: &RecordSlots) {
+    let mut record = Record::new(arrival, departure, slots, &config.redaction);
+    if let Some(level) = &config.level {
+        record.level = level(&record);
+    }
+    if record.level < config.min_level {
+        return;
+    }
+    for sink in &config.sinks {
+        if sink.takes(record.level) {
+            sink.write(&record);
+        }
+    }
+    config.stats.count_emitted();
+}
+
+fn arrival(config: &Config, parts: &Parts) -> Arrival {
+    let at = config.clock.wall();
+    let peer = client_addr::peer_addr(&parts.extensions);
+    Arrival {
+        at,
+        request_id: request_id(config, parts, peer, at),
+        trace: trace(config, parts, peer),
+        client: peer.and_then(|peer| client(config, parts, peer)),
+        method: parts.method.clone(),
+        uri: parts.uri.clone(),
+        version: parts.version,
+        headers: config.redaction.request_headers(&parts.headers),
+        bytes_declared: content_length(&parts.headers),
+        route: framework::matched_path(&parts.extensions).map(str::to_owned),
+    }
+}
+
+fn request_id(
+    config: &Config,
+    parts: &Parts,
+    peer: Option<SocketAddr>,
+    at: Timestamp,
+) -> RequestId {
+    let sent = parts.headers.get(X_REQUEST_ID);
+    sent.filter(|_| config.trust_request_id.believes(peer.map(|peer| peer.ip())))
+        .and_then(RequestId::accept)
+        .unwrap_or_else(|| RequestId::generate(at))
+}
+
+fn trace(config: &Config, parts: &Parts, peer: Option<SocketAddr>) -> Option<TraceContext> {
+    let sent = parts.headers.get(TRACEPARENT)?;
+    let peer = peer.map(|peer| peer.ip());
+    let believed = config.trust_traceparent.believes(peer);
+    believed.then(|| TraceContext::parse(sent)).flatten()
+}
+
+fn client(config: &Config, parts: &Parts, peer: SocketAddr) -> Option<Client> {
+    let addr = config
+        .client_addr
+        .resolve(&parts.extensions, &parts.headers);
+    addr.ok().map(|addr| Client {
+        addr: addr.ip(),
+        peer,
+        masked: config.mask_client_addr,
+    })
+}
+
+/// Returns how many bytes the server will ask a body for, where that is known.
+fn bytes_expected<B: Body>(method: &Method, response: &Response<B>) -> Option<u64> {
+    let status = response.status();
+    let bodiless = *method == Method::HEAD
+        || (*method == Method::CONNECT && status.is_success())
+        || status.is_informational()
+        || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    if bodiless {
+        return Some(0);
+    }
+    let exact = response.body().size_hint().exact();
+    exact.or_else(|| content_length(response.headers()))
+}
+
+fn content_length(headers: &HeaderMap) -> Option<u64> {
+    let value = headers.get(CONTENT_LENGTH)?.to_str().ok()?;
+    let digits = !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit());
+    digits.then(|| value.parse().ok()).flatten()
+}

@@ -1,0 +1,270 @@
+//! The layer, and what it can be told.
+
+use std::{
+    fmt,
+    io::{self, Write},
+    sync::Arc,
+};
+
+use http::{HeaderName, request::Parts};
+use tower_layer::Layer;
+
+use super::{
+    config::Config, json_lines::JsonLines, level::Level, recent::RecentRecords, record::Record,
+    redact::SecretPath, service::AccessLog, sink::Sink, stats::LogStats, trust::Trust,
+};
+use crate::{client_addr::ClientAddrResolver, error::ConfigError, time::Clock};
+
+/// Keeps exactly one record of each request, and hands it to its sinks when the request has ended.
+///
+/// It belongs outside of all layers whose answers are to be recorded, and is cheap to clone.
+#[derive(Clone)]
+pub struct AccessLogLayer {
+    config: Arc<Config>,
+}
+
+impl AccessLogLayer {
+    /// Creates a layer that hands its records to this sink, all else by default.
+    pub fn new(sink: impl Sink) -> Self {
+        Self::assemble(Config {
+            sinks: vec![Arc::new(sink)],
+            ..Config::default()
+        })
+    }
+
+    /// Creates a layer that writes lines of JSON to stderr.
+    pub fn stderr() -> Self {
+        Self::new(JsonLines::stderr())
+    }
+
+    /// Creates a layer that writes lines of JSON to stdout.
+    pub fn stdout() -> Self {
+        Self::new(JsonLines::stdout())
+    }
+
+    /// Creates a layer that writes lines of JSON to this writer.
+    pub fn json_lines(writer: impl Write + Send + 'static) -> Self {
+        Self::new(JsonLines::writer(writer))
+    }
+
+    /// Creates a layer, and what shows its records: for tests.
+    ///
+    /// ```
+    /// # use std::convert::Infallible;
+    /// use http::{Request, Response};
+    /// use portcullis::access_log::AccessLogLayer;
+    /// use tower::{ServiceBuilder, ServiceExt, service_fn};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let (layer, log) = AccessLogLayer::test();
+    /// let app = ServiceBuilder::new()
+    ///     .layer(layer)
+    ///     .service(service_fn(async |_: Request<String>| {
+    ///         Ok::<_, Infallible>(Response::new(String::new()))
+    ///     }));
+    ///
+    /// app.oneshot(Request::new(String::new())).await.unwrap();
+    /// assert!(log.last().unwrap().contains(r#""http.response.status_code":200"#));
+    /// # }
+    /// ```
+    pub fn test() -> (Self, RecentRecords) {
+        let recent = RecentRecords::default();
+        (Self::new(recent.clone()), recent)
+    }
+
+    /// Begins a layer that is told more.
+    pub fn builder() -> AccessLogBuilder {
+        AccessLogBuilder {
+            config: Config::default(),
+            secret_paths: Vec::new(),
+        }
+    }
+
+    /// Returns the counts of requests under way and of records.
+    pub fn stats(&self) -> LogStats {
+        self.config.stats.clone()
+    }
+
+    fn assemble(config: Config) -> Self {
+        Self {
+            config: Arc::new(config),
+        }
+    }
+}
+
+impl<S> Layer<S> for AccessLogLayer {
+    type Service = AccessLog<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        AccessLog::new(inner, Arc::clone(&self.config))
+    }
+}
+
+impl fmt::Debug for AccessLogLayer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AccessLogLayer")
+            .field("sinks", &self.config.sinks)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Builds an [`AccessLogLayer`].
+///
+/// ```
+/// use http::header::USER_AGENT;
+/// use portcullis::access_log::{AccessLogLayer, JsonLines};
+///
+/// let layer = AccessLogLayer::builder()
+///     .sink(JsonLines::stdout())
+///     .skip(|head| head.uri.path() == "/healthz")
+///     .request_headers([USER_AGENT])
+///     .query_values(["page"])
+///     .secret_path("/reset/{token}")
+///     .build()?;
+/// # let _ = layer;
+/// # Ok::<(), portcullis::ConfigError>(())
+/// ```
+#[must_use]
+pub struct AccessLogBuilder {
+    config: Config,
+    secret_paths: Vec<String>,
+}
+
+impl AccessLogBuilder {
+    /// Adds a sink. Each takes every record; without one, records go to stderr as lines of JSON.
+    pub fn sink(mut self, sink: impl Sink) -> Self {
+        self.config.sinks.push(Arc::new(sink));
+        self
+    }
+
+    /// Keeps no record of requests of which this says so. Given more than once, each may skip.
+    pub fn skip(mut self, skip: impl Fn(&Parts) -> bool + Send + Sync + 'static) -> Self {
+        self.config.skip.push(Arc::new(skip));
+        self
+    }
+
+    /// Says how much a record matters. What it matters by default stands in [`Record::level`].
+    ///
+    /// By default the server's failures (5xx, a panic, a body that failed) are errors, a caller
+    /// that authentication turned away is a warning, `OPTIONS` is for debugging, and all else,
+    /// `429` and clients that left included, is information.
+    pub fn level(mut self, level: impl Fn(&Record<'_>) -> Level + Send + Sync + 'static) -> Self {
+        self.config.level = Some(Arc::new(level));
+        self
+    }
+
+    /// Emits only records that matter at least this much. All by default.
+    pub fn min_level(mut self, level: Level) -> Self {
+        self.config.min_level = level;
+        self
+    }
+
+    /// Writes down these headers of requests. None by default, `User-Agent` included.
+    ///
+    /// A value that is marked as sensitive is not written even so.
+    pub fn request_headers(mut self, names: impl IntoIterator<Item = HeaderName>) -> Self {
+        self.config.redaction.request_headers.extend(names);
+        self
+    }
+
+    /// Writes down these headers of responses. None by default.
+    pub fn response_headers(mut self, names: impl IntoIterator<Item = HeaderName>) -> Self {
+        self.config.redaction.response_headers.extend(names);
+        self
+    }
+
+    /// Says that these headers bear credentials, as `Authorization` and `Cookie` do: building a
+    /// layer that writes one down fails.
+    pub fn secret_headers(mut self, names: impl IntoIterator<Item = HeaderName>) -> Self {
+        self.config.redaction.secret_headers.extend(names);
+        self
+    }
+
+    /// Writes down the values of these parameters of the query, as they are spelled. None by
+    /// default: their names are written, and `REDACTED` for each value.
+    pub fn query_values<I>(mut self, names: I) -> Self
+    where
+        I: IntoIterator,
+        I::Item: Into<String>,
+    {
+        let names = names.into_iter().map(Into::into);
+        self.config.redaction.query.extend(names);
+        self
+    }
+
+    /// Says that a path bears secrets: of `/reset/{token}` and all below it, the segment in braces
+    /// is written as `REDACTED`.
+    pub fn secret_path(mut self, pattern: impl Into<String>) -> Self {
+        self.secret_paths.push(pattern.into());
+        self
+    }
+
+    /// Sets how the client's address is found. The peer's by default.
+    pub fn client_addr(mut self, resolver: ClientAddrResolver) -> Self {
+        self.config.client_addr = resolver;
+        self
+    }
+
+    /// Writes down only the network of the client's and the peer's address, /24 or /48.
+    pub fn mask_client_addr(mut self) -> Self {
+        self.config.mask_client_addr = true;
+        self
+    }
+
+    /// Sets whose `x-request-id` is taken over as the request's name. Nobody's by default.
+    ///
+    /// A name is 1 to 128 of `A-Z a-z 0-9 . _ -`; instead of anything else a new one is made up.
+    pub fn trust_request_id(mut self, trust: Trust) -> Self {
+        self.config.trust_request_id = trust;
+        self
+    }
+
+    /// Sets whose `traceparent` is written down. Everybody's by default, where it is valid: the
+    /// record only refers to the trace.
+    pub fn trust_traceparent(mut self, trust: Trust) -> Self {
+        self.config.trust_traceparent = trust;
+        self
+    }
+
+    /// Leaves `x-request-id` out of responses.
+    pub fn without_response_header(mut self) -> Self {
+        self.config.echo_request_id = false;
+        self
+    }
+
+    /// Sets the clock that requests are timed and dated by. The machine's by default.
+    pub fn clock(mut self, clock: impl Clock) -> Self {
+        self.config.clock = Arc::new(clock);
+        self
+    }
+
+    /// Returns the layer.
+    ///
+    /// # Errors
+    ///
+    /// If a header that bears credentials is to be written down, or a secret path names no secret.
+    pub fn build(mut self) -> Result<AccessLogLayer, ConfigError> {
+        self.config.redaction.check()?;
+        for pattern in &self.secret_paths {
+            self.config
+                .redaction
+                .secret_paths
+                .push(SecretPath::parse(pattern)?);
+        }
+        if self.config.sinks.is_empty() {
+            self.config
+                .sinks
+                .push(Arc::new(JsonLines::<io::Stderr>::stderr()));
+        }
+        Ok(AccessLogLayer::assemble(self.config))
+    }
+}
+
+impl fmt::Debug for AccessLogBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AccessLogBuilder")
+            .field("sinks", &self.config.sinks)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,371 @@
+//! The record of one request, as a level function, a sampler and a sink see it.
+
+use std::{
+    borrow::Cow,
+    fmt,
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
+
+use http::{HeaderName, Method, StatusCode, Uri, Version};
+
+use super::{
+    level::Level,
+    redact::{self, Headers, Redaction},
+    request_id::RequestId,
+    trace_context::TraceContext,
+};
+use crate::{
+    ip_network::IpNetwork,
+    record::{
+        AuthOutcome, CacheOutcome, PolicyOutcome, RateLimitDecision, RateLimitOutcome, RecordSlots,
+    },
+    time::Timestamp,
+};
+
+/// The record of one request, complete and redacted.
+///
+/// What it returns may be written down: values of the query, secret segments of the path and
+/// headers that nobody asked for are gone already.
+pub struct Record<'a> {
+    pub(super) arrival: &'a Arrival,
+    pub(super) departure: &'a Departure,
+    pub(super) slots: &'a RecordSlots,
+    pub(super) redaction: &'a Redaction,
+    pub(super) level: Level,
+}
+
+/// What was known when the request arrived. Not redacted: it does not leave the slice.
+pub(super) struct Arrival {
+    pub(super) at: Timestamp,
+    pub(super) request_id: RequestId,
+    pub(super) trace: Option<TraceContext>,
+    pub(super) client: Option<Client>,
+    pub(super) method: Method,
+    pub(super) uri: Uri,
+    pub(super) version: Version,
+    pub(super) headers: Headers,
+    pub(super) bytes_declared: Option<u64>,
+    pub(super) route: Option<String>,
+}
+
+/// Who called, by address.
+pub(super) struct Client {
+    pub(super) addr: IpAddr,
+    pub(super) peer: SocketAddr,
+    pub(super) masked: bool,
+}
+
+/// How the request ended.
+pub(super) struct Departure {
+    pub(super) outcome: Outcome,
+    pub(super) status: Option<StatusCode>,
+    pub(super) headers: Headers,
+    pub(super) time_to_head: Option<Duration>,
+    pub(super) duration: Duration,
+    pub(super) response_bytes: u64,
+}
+
+impl<'a> Record<'a> {
+    /// Creates a record that matters as much as it does by default.
+    pub(super) fn new(
+        arrival: &'a Arrival,
+        departure: &'a Departure,
+        slots: &'a RecordSlots,
+        redaction: &'a Redaction,
+    ) -> Self {
+        let mut record = Self {
+            arrival,
+            departure,
+            slots,
+            redaction,
+            level: Level::Info,
+        };
+        record.level = record.default_level();
+        record
+    }
+}
+
+impl Record<'_> {
+    /// Returns the calendar's time at which the request arrived.
+    pub fn arrived_at(&self) -> Timestamp {
+        self.arrival.at
+    }
+
+    /// Returns how much the record matters. Inside of a level function: what it matters by default.
+    pub fn level(&self) -> Level {
+        self.level
+    }
+
+    /// Returns the request's name.
+    pub fn request_id(&self) -> &RequestId {
+        &self.arrival.request_id
+    }
+
+    /// Returns the trace that the request belongs to, if it said so and is believed.
+    pub fn trace(&self) -> Option<&TraceContext> {
+        self.arrival.trace.as_ref()
+    }
+
+    /// Returns the client's address, or its network where addresses are masked.
+    pub fn client_addr(&self) -> Option<IpAddr> {
+        self.arrival
+            .client
+            .as_ref()
+            .map(|client| client.shown(client.addr))
+    }
+
+    /// Returns the address at the other end of the connection, or its network where addresses are
+    /// masked.
+    pub fn peer_addr(&self) -> Option<IpAddr> {
+        let shown = |client: &Client| client.shown(client.peer.ip().to_canonical());
+        self.arrival.client.as_ref().map(shown)
+    }
+
+    /// Returns the port at the other end of the connection, unless addresses are masked.
+    pub fn peer_port(&self) -> Option<u16> {
+        let client = self.arrival.client.as_ref()?;
+        (!client.masked).then(|| client.peer.port())
+    }
+
+    /// Returns whether addresses are masked.
+    pub fn is_client_masked(&self) -> bool {
+        self.arrival
+            .client
+            .as_ref()
+            .is_some_and(|client| client.masked)
+    }
+
+    /// Returns the request's method.
+    pub fn method(&self) -> &Method {
+        &self.arrival.method
+    }
+
+    /// Returns the version of HTTP by which the request came.
+    pub fn version(&self) -> Version {
+        self.arrival.version
+    }
+
+    /// Returns the scheme, where the request says it: over HTTP/1 it does not.
+    pub fn scheme(&self) -> Option<&str> {
+        self.arrival.uri.scheme_str()
+    }
+
+    /// Returns the path without its secret segments, of bounded length.
+    pub fn path(&self) -> Cow<'_, str> {
+        self.redaction.path(self.arrival.uri.path())
+    }
+
+    /// Appends the query without its values, but for those that are allowed; returns whether there
+    /// was one.
+    pub fn push_query(&self, out: &mut String) -> bool {
+        match self.arrival.uri.query() {
+            Some(query) => {
+                self.redaction.push_query(out, query);
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Returns the route that the request matched, as the router spells it; never the path itself.
+    pub fn route(&self) -> Option<&str> {
+        self.slots.route().or(self.arrival.route.as_deref())
+    }
+
+    /// Returns the headers of the request that are written down, with their text.
+    pub fn request_headers(&self) -> impl Iterator<Item = (&HeaderName, Cow<'_, str>)> {
+        texts(&self.arrival.headers)
+    }
+
+    /// Returns the headers of the response that are written down, with their text.
+    pub fn response_headers(&self) -> impl Iterator<Item = (&HeaderName, Cow<'_, str>)> {
+        texts(&self.departure.headers)
+    }
+
+    /// Returns the status, if a head was made.
+    pub fn status(&self) -> Option<StatusCode> {
+        self.departure.status
+    }
+
+    /// Returns how the request ended.
+    pub fn outcome(&self) -> Outcome {
+        self.departure.outcome
+    }
+
+    /// Returns what went wrong, in one of a bounded set of words; nothing if nothing did.
+    pub fn error_type(&self) -> Option<&str> {
+        match (self.departure.outcome, self.departure.status.as_ref()) {
+            (Outcome::Completed, Some(status)) if status.is_server_error() => Some(status.as_str()),
+            (Outcome::Completed, _) => None,
+            (Outcome::Dropped, _) => Some("dropped"),
+            (Outcome::BodyDropped, _) => Some("body_dropped"),
+            (Outcome::BodyError, _) => Some("body_error"),
+            (Outcome::Panicked, _) => Some("panic"),
+            (Outcome::Failed, _) => Some("service_error"),
+        }
+    }
+
+    /// Returns the time from the request's arrival to the end of the response's body.
+    pub fn duration(&self) -> Duration {
+        self.departure.duration
+    }
+
+    /// Returns the time from the request's arrival to the response's head, if there was one.
+    pub fn time_to_head(&self) -> Option<Duration> {
+        self.departure.time_to_head
+    }
+
+    /// Returns how many bytes of the request's body were read, if that is known.
+    pub fn request_bytes(&self) -> Option<u64> {
+        self.slots.request_bytes()
+    }
+
+    /// Returns how many bytes the request's body has by its own account, `Content-Length`.
+    pub fn request_bytes_declared(&self) -> Option<u64> {
+        self.arrival.bytes_declared
+    }
+
+    /// Returns how many bytes of the response's body were handed to the server.
+    pub fn response_bytes(&self) -> u64 {
+        self.departure.response_bytes
+    }
+
+    /// Returns what the layers inside and the handler have written.
+    pub fn slots(&self) -> &RecordSlots {
+        self.slots
+    }
+
+    /// Returns whether a layer turned the caller away: authentication, or a limiter.
+    pub fn is_denied(&self) -> bool {
+        let limited = matches!(
+            self.rate_limit().map(|(decision, _)| decision),
+            Some(RateLimitDecision::Denied | RateLimitDecision::FailedClosed(_))
+        );
+        limited || matches!(self.slots.auth(), Some(AuthOutcome::Denied { .. }))
+    }
+
+    /// Returns the decision that counted among those of all limiters, and the policy behind it.
+    ///
+    /// Who denied counted. Where nobody did, the policy with the smallest share left speaks.
+    pub fn rate_limit(&self) -> Option<(RateLimitDecision, Option<&PolicyOutcome>)> {
+        let outcomes = self.slots.rate_limits();
+        let outcome = outcomes
+            .iter()
+            .max_by_key(|outcome| weight(outcome.decision))?;
+        let same = outcomes
+            .iter()
+            .filter(|other| weight(other.decision) == weight(outcome.decision));
+        Some((outcome.decision, scarcest(same)))
+    }
+
+    /// Returns what the cache did, if the request came as far.
+    pub fn cache(&self) -> Option<&CacheOutcome> {
+        self.slots.cache()
+    }
+
+    /// Returns how much the record matters, unless the user says otherwise.
+    pub(super) fn default_level(&self) -> Level {
+        match self.departure.outcome {
+            Outcome::Panicked | Outcome::BodyError | Outcome::Failed => Level::Error,
+            Outcome::Completed | Outcome::BodyDropped if self.is_server_error() => Level::Error,
+            Outcome::Completed | Outcome::Dropped | Outcome::BodyDropped => self.level_of_client(),
+        }
+    }
+
+    fn is_server_error(&self) -> bool {
+        self.departure
+            .status
+            .is_some_and(|status| status.is_server_error())
+    }
+
+    fn level_of_client(&self) -> Level {
+        if matches!(self.slots.auth(), Some(AuthOutcome::Denied { .. })) {
+            Level::Warn
+        } else if self.arrival.method == Method::OPTIONS {
+            Level::Debug
+        } else {
+            Level::Info
+        }
+    }
+}
+
+impl fmt::Debug for Record<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Record")
+            .field("request_id", self.request_id())
+            .field("method", self.method())
+            .field("status", &self.status())
+            .field("outcome", &self.outcome())
+            .finish_non_exhaustive()
+    }
+}
+
+/// How a request ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Outcome {
+    /// The whole response was handed to the server.
+    Completed,
+    /// The request was dropped before a head was made: the client left, or something outside of
+    /// the access log, such as a timeout, gave up.
+    Dropped,
+    /// The response was dropped before its body had ended.
+    BodyDropped,
+    /// The response's body failed.
+    BodyError,
+    /// The handler, or the response's body, panicked.
+    Panicked,
+    /// The inner service returned an error instead of a response.
+    Failed,
+}
+
+impl Outcome {
+    /// Returns the outcome's name in the record.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Completed => "completed",
+            Self::Dropped => "dropped",
+            Self::BodyDropped => "body_dropped",
+            Self::BodyError => "body_error",
+            Self::Panicked => "panicked",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+impl Client {
+    fn shown(&self, addr: IpAddr) -> IpAddr {
+        match addr {
+            _ if !self.masked => addr,
+            IpAddr::V4(_) => IpNetwork::around(addr, 24).address(),
+            IpAddr::V6(_) => IpNetwork::around(addr, 48).address(),
+        }
+    }
+}
+
+fn texts(headers: &Headers) -> impl Iterator<Item = (&HeaderName, Cow<'_, str>)> {
+    headers
+        .iter()
+        .map(|(name, value)| (name, redact::header_text(value)))
+}
+
+/// How much a decision counts among several: the one that turned the request away counts most.
+fn weight(decision: RateLimitDecision) -> u8 {
+    match decision {
+        RateLimitDecision::Skipped => 0,
+        RateLimitDecision::Allowed => 1,
+        RateLimitDecision::FailedOpen(_) => 2,
+        RateLimitDecision::FailedClosed(_) => 3,
+        RateLimitDecision::Denied => 4,
+    }
+}
+
+fn scarcest<'a>(outcomes: impl Iterator<Item = &'a RateLimitOutcome>) -> Option<&'a PolicyOutcome> {
+    let share = |policy: &PolicyOutcome| {
+        u128::from(policy.remaining) * 1_000_000 / u128::from(policy.limit.max(1))
+    };
+    outcomes
+        .flat_map(|outcome| &outcome.policies)
+        .min_by_key(|policy| (!policy.denied, share(policy)))
+}

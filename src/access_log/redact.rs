@@ -1,0 +1,365 @@
+//! What of a request may be written down. What is not named here is not.
+
+use std::borrow::Cow;
+
+use http::{
+    HeaderMap, HeaderName, HeaderValue,
+    header::{AUTHORIZATION, COOKIE, PROXY_AUTHORIZATION, SET_COOKIE},
+};
+
+use crate::error::ConfigError;
+
+/// What stands in the place of what is not written down.
+pub(super) const REDACTED: &str = "REDACTED";
+
+/// What stands at the end of a text that was longer.
+const CUT: char = '…';
+
+/// The longest text of a field.
+pub(super) const TEXT_BYTES_MAX: usize = 1_024;
+
+/// The longest value of a header that is written down, and the longest name.
+pub(super) const SHORT_BYTES_MAX: usize = 256;
+
+/// The longest name of a parameter: what is longer is a value in a name's place.
+const PARAMETER_BYTES_MAX: usize = 64;
+
+/// Headers that bear credentials: never written, not even on demand.
+const CREDENTIALS: [HeaderName; 9] = [
+    AUTHORIZATION,
+    PROXY_AUTHORIZATION,
+    COOKIE,
+    SET_COOKIE,
+    HeaderName::from_static("x-api-key"),
+    HeaderName::from_static("api-key"),
+    HeaderName::from_static("x-auth-token"),
+    HeaderName::from_static("x-csrf-token"),
+    HeaderName::from_static("x-amz-security-token"),
+];
+
+/// The headers of a request or a response that are written down, each with all its values.
+pub(super) type Headers = Vec<(HeaderName, HeaderValue)>;
+
+/// What may be written down.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Redaction {
+    /// Parameters of the query whose values are no secrets.
+    pub(super) query: Vec<String>,
+    pub(super) request_headers: Vec<HeaderName>,
+    pub(super) response_headers: Vec<HeaderName>,
+    /// Headers that are as secret as [`CREDENTIALS`].
+    pub(super) secret_headers: Vec<HeaderName>,
+    pub(super) secret_paths: Vec<SecretPath>,
+}
+
+impl Redaction {
+    /// Refuses to write down what bears credentials.
+    pub(super) fn check(&self) -> Result<(), ConfigError> {
+        let secret =
+            |name: &&HeaderName| CREDENTIALS.contains(name) || self.secret_headers.contains(name);
+        let asked = [
+            ("request_headers", &self.request_headers),
+            ("response_headers", &self.response_headers),
+        ];
+        for (option, names) in asked {
+            if let Some(name) = names.iter().find(secret) {
+                return Err(
+                    ConfigError::new(option, name, "this header bears credentials")
+                        .fix("take it from the list; the key's public id is in the record anyway"),
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns the headers of a request that are written down.
+    pub(super) fn request_headers(&self, headers: &HeaderMap) -> Headers {
+        allowed(&self.request_headers, headers)
+    }
+
+    /// Returns the headers of a response that are written down.
+    pub(super) fn response_headers(&self, headers: &HeaderMap) -> Headers {
+        allowed(&self.response_headers, headers)
+    }
+
+    /// Returns a path without its secret segments, of bounded length.
+    pub(super) fn path<'a>(&self, path: &'a str) -> Cow<'a, str> {
+        match self
+            .secret_paths
+            .iter()
+            .find_map(|secret| secret.hide(path))
+        {
+            Some(hidden) => Cow::Owned(capped(&hidden, TEXT_BYTES_MAX).into_owned()),
+            None => capped(path, TEXT_BYTES_MAX),
+        }
+    }
+
+    /// Appends a query without its values, but for those of the parameters that are allowed.
+    ///
+    /// A name is kept only where a value follows it: what stands alone may be a token, and one in
+    /// Base64 ends with equals signs.
+    pub(super) fn push_query(&self, out: &mut String, query: &str) {
+        let start = out.len();
+        for parameter in query.split('&') {
+            if out.len() - start > TEXT_BYTES_MAX {
+                out.push(CUT);
+                return;
+            }
+            if out.len() > start {
+                out.push('&');
+            }
+            self.push_parameter(out, parameter);
+        }
+    }
+
+    fn push_parameter(&self, out: &mut String, parameter: &str) {
+        let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
+        if self.query.iter().any(|allowed| allowed == name) {
+            out.push_str(&capped(parameter, SHORT_BYTES_MAX));
+            return;
+        }
+        if !value.trim_start_matches('=').is_empty() && name.len() <= PARAMETER_BYTES_MAX {
+            out.push_str(name);
+            out.push('=');
+        }
+        out.push_str(REDACTED);
+    }
+}
+
+/// A path some of whose segments are secret: `/reset/{token}`.
+#[derive(Clone, Debug)]
+pub(super) struct SecretPath {
+    segments: Vec<Segment>,
+}
+
+#[derive(Clone, Debug)]
+enum Segment {
+    Plain(String),
+    Secret,
+}
+
+impl SecretPath {
+    /// Reads a pattern: segments in braces are secret, the others are as they stand.
+    pub(super) fn parse(pattern: &str) -> Result<Self, ConfigError> {
+        let segment = |text: &str| match text.strip_prefix('{') {
+            Some(_) => Segment::Secret,
+            None => Segment::Plain(text.to_owned()),
+        };
+        let segments: Vec<_> = segments(pattern).map(segment).collect();
+        if !segments
+            .iter()
+            .any(|segment| matches!(segment, Segment::Secret))
+        {
+            let problem = "no segment stands in braces, so nothing would be hidden";
+            return Err(ConfigError::new("secret_path", pattern, problem)
+                .fix("name the secret segment: `/reset/{token}`"));
+        }
+        Ok(Self { segments })
+    }
+
+    /// Returns a path that begins like this one, its secret segments hidden.
+    ///
+    /// Neither doubled slashes nor escaped letters let a path slip through.
+    fn hide(&self, path: &str) -> Option<String> {
+        let mut own = self.segments.iter();
+        let mut out = String::with_capacity(path.len());
+        for (at, part) in path.split('/').enumerate() {
+            if at > 0 {
+                out.push('/');
+            }
+            let segment = if part.is_empty() { None } else { own.next() };
+            match segment {
+                Some(Segment::Secret) => out.push_str(REDACTED),
+                Some(Segment::Plain(text)) if !unescaped_eq(part, text) => return None,
+                Some(Segment::Plain(_)) | None => out.push_str(part),
+            }
+        }
+        // A path that ends before its first secret segment has none to hide.
+        Some(out)
+    }
+}
+
+/// Returns a text, cut and marked where it is longer.
+pub(super) fn capped(text: &str, bytes_max: usize) -> Cow<'_, str> {
+    if text.len() <= bytes_max {
+        return Cow::Borrowed(text);
+    }
+    let boundary = (0..=bytes_max).rev().find(|at| text.is_char_boundary(*at));
+    let mut cut = text[..boundary.unwrap_or(0)].to_owned();
+    cut.push(CUT);
+    Cow::Owned(cut)
+}
+
+/// Returns a header's value as it is written down.
+pub(super) fn header_text(value: &HeaderValue) -> Cow<'_, str> {
+    if value.is_sensitive() {
+        return Cow::Borrowed(REDACTED);
+    }
+    let bytes = value.as_bytes();
+    let bounded = &bytes[..bytes.len().min(SHORT_BYTES_MAX + 1)];
+    match String::from_utf8_lossy(bounded) {
+        Cow::Borrowed(text) => capped(text, SHORT_BYTES_MAX),
+        Cow::Owned(text) => Cow::Owned(capped(&text, SHORT_BYTES_MAX).into_owned()),
+    }
+}
+
+fn allowed(names: &[HeaderName], headers: &HeaderMap) -> Headers {
+    names
+        .iter()
+        .flat_map(|name| headers.get_all(name).iter().map(move |value| (name, value)))
+        .map(|(name, value)| (name.clone(), value.clone()))
+        .collect()
+}
+
+fn segments(path: &str) -> impl Iterator<Item = &str> {
+    path.split('/').filter(|segment| !segment.is_empty())
+}
+
+/// Whether a segment is this text, once its percent escapes are read.
+fn unescaped_eq(segment: &str, text: &str) -> bool {
+    let mut bytes = segment.bytes();
+    let digit = |byte: Option<u8>| byte.and_then(|byte| char::from(byte).to_digit(16));
+    let mut unescaped = Vec::with_capacity(segment.len());
+    while let Some(byte) = bytes.next() {
+        let mut ahead = bytes.clone();
+        match (byte, digit(ahead.next()), digit(ahead.next())) {
+            (b'%', Some(high), Some(low)) => {
+                unescaped.push((high << 4 | low) as u8);
+                bytes = ahead;
+            }
+            (plain, ..) => unescaped.push(plain),
+        }
+    }
+    unescaped == text.as_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn query(allowed: &[&str], query: &str) -> String {
+        let redaction = Redaction {
+            query: allowed.iter().map(ToString::to_string).collect(),
+            ..Redaction::default()
+        };
+        let mut out = String::new();
+        redaction.push_query(&mut out, query);
+        out
+    }
+
+    fn path(pattern: &str, path: &str) -> String {
+        let redaction = Redaction {
+            secret_paths: vec![SecretPath::parse(pattern).unwrap()],
+            ..Redaction::default()
+        };
+        redaction.path(path).into_owned()
+    }
+
+    #[test]
+    fn names_are_kept_and_values_are_not() {
+        assert_eq!(
+            query(&["page"], "token=abc&page=2&q=a%20b"),
+            "token=REDACTED&page=2&q=REDACTED"
+        );
+    }
+
+    #[test]
+    fn a_name_is_allowed_as_it_is_spelled() {
+        assert_eq!(
+            query(&["page"], "Page=2&pages=3"),
+            "Page=REDACTED&pages=REDACTED"
+        );
+    }
+
+    #[test]
+    fn what_stands_without_a_value_may_be_a_token() {
+        for bare in ["sk_live_1234", "c2VjcmV0=", "c2VjcmV0cw==", &"n".repeat(65)] {
+            assert_eq!(query(&[], bare), REDACTED);
+        }
+        assert_eq!(query(&[], &format!("{}=v", "n".repeat(65))), REDACTED);
+    }
+
+    #[test]
+    fn a_long_query_is_cut() {
+        let cut = query(&[], &"a=b&".repeat(10_000));
+        assert!(cut.len() < TEXT_BYTES_MAX + 32 && cut.ends_with(CUT));
+    }
+
+    #[test]
+    fn secret_segments_are_hidden_and_the_rest_is_kept() {
+        assert_eq!(
+            path("/reset/{token}", "/reset/s3cret/done"),
+            "/reset/REDACTED/done"
+        );
+        assert_eq!(path("/reset/{token}", "/resets/s3cret"), "/resets/s3cret");
+        assert_eq!(path("/reset/{token}", "/reset"), "/reset");
+    }
+
+    #[test]
+    fn no_spelling_of_a_secret_path_slips_through() {
+        for spelled in ["//reset/s3cret", "/reset//s3cret", "/%72eset/s3cret"] {
+            assert!(
+                !path("/reset/{token}", spelled).contains("s3cret"),
+                "{spelled}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_pattern_that_hides_nothing_is_refused() {
+        assert_eq!(
+            SecretPath::parse("/reset").unwrap_err().option(),
+            "secret_path"
+        );
+    }
+
+    #[test]
+    fn a_header_that_bears_credentials_cannot_be_asked_for() {
+        let redaction = Redaction {
+            request_headers: vec![COOKIE],
+            ..Redaction::default()
+        };
+        assert_eq!(redaction.check().unwrap_err().value(), "cookie");
+        let redaction = Redaction {
+            response_headers: vec![HeaderName::from_static("x-session")],
+            secret_headers: vec![HeaderName::from_static("x-session")],
+            ..Redaction::default()
+        };
+        assert_eq!(redaction.check().unwrap_err().option(), "response_headers");
+    }
+
+    #[test]
+    fn a_value_that_is_marked_sensitive_is_not_written() {
+        let mut value = HeaderValue::from_static("s3cret");
+        assert_eq!(header_text(&value), "s3cret");
+        value.set_sensitive(true);
+        assert_eq!(header_text(&value), REDACTED);
+    }
+
+    proptest! {
+        #[test]
+        fn no_value_is_ever_in_a_query(
+            parameters in prop::collection::vec(("[a-z]{0,9}", "[A-Z0-9=]{0,9}"), 0..9)
+        ) {
+            let text: Vec<_> = parameters.iter().map(|(name, value)| format!("{name}={value}")).collect();
+            let hidden = query(&[], &text.join("&")).replace(REDACTED, "");
+            prop_assert!(!hidden.contains(|char: char| char.is_ascii_uppercase()));
+        }
+
+        #[test]
+        fn a_cut_text_is_a_bounded_beginning(text in any::<String>(), max in 0_usize..20) {
+            let cut = capped(&text, max);
+            prop_assert!(cut.len() <= max + CUT.len_utf8());
+            prop_assert!(text.starts_with(cut.trim_end_matches(CUT)));
+        }
+
+        #[test]
+        fn any_header_value_can_be_written(bytes in prop::collection::vec(32_u8..=255, 0..600)) {
+            if let Ok(value) = HeaderValue::from_bytes(&bytes) {
+                prop_assert!(header_text(&value).chars().count() <= SHORT_BYTES_MAX + 1);
+            }
+        }
+    }
+}

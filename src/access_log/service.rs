@@ -1,0 +1,56 @@
+//! The service that keeps the records.
+
+use std::{
+    fmt,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use http::{Request, Response};
+use http_body::Body;
+use tower::Service;
+
+use super::{body::AccessLogBody, config::Config, future::ResponseFuture, guard::Guard};
+
+/// Keeps one record of each request; made by [`AccessLogLayer`](super::AccessLogLayer).
+#[derive(Clone)]
+pub struct AccessLog<S> {
+    inner: S,
+    config: Arc<Config>,
+}
+
+impl<S> AccessLog<S> {
+    pub(super) fn new(inner: S, config: Arc<Config>) -> Self {
+        Self { inner, config }
+    }
+}
+
+impl<S, ReqBody, ResBody> Service<Request<ReqBody>> for AccessLog<S>
+where
+    S: Service<Request<ReqBody>, Response = Response<ResBody>>,
+    ResBody: Body,
+{
+    type Response = Response<AccessLogBody<ResBody>>;
+    type Error = S::Error;
+    type Future = ResponseFuture<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
+        let (mut guard, request) = Guard::open(&self.config, request);
+        guard.iter_mut().for_each(Guard::enter);
+        let response = self.inner.call(request);
+        guard.iter_mut().for_each(Guard::leave);
+        ResponseFuture::new(response, guard)
+    }
+}
+
+impl<S: fmt::Debug> fmt::Debug for AccessLog<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AccessLog")
+            .field("inner", &self.inner)
+            .finish_non_exhaustive()
+    }
+}

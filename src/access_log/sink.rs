@@ -1,0 +1,50 @@
+//! Where records go.
+
+use std::{fmt, sync::Arc};
+
+use super::{level::Level, record::Record};
+
+/// Takes the records of requests, one call for each.
+///
+/// It is called where the request ends, on the thread that serves it: a sink that waits makes the
+/// request wait. One that may wait, for a disk or a server, belongs behind a queue. A sink that
+/// panics costs its record, never the request.
+///
+/// ```
+/// use portcullis::access_log::{AccessLogLayer, Record, Sink};
+///
+/// /// Tells of slow requests only.
+/// #[derive(Debug)]
+/// struct Slow;
+///
+/// impl Sink for Slow {
+///     fn write(&self, record: &Record<'_>) {
+///         if record.duration().as_secs() >= 1 {
+///             eprintln!("{} was slow", record.request_id());
+///         }
+///     }
+/// }
+///
+/// let layer = AccessLogLayer::new(Slow);
+/// # let _ = layer;
+/// ```
+pub trait Sink: fmt::Debug + Send + Sync + 'static {
+    /// Takes one record.
+    fn write(&self, record: &Record<'_>);
+
+    /// Returns whether records of this level are taken at all.
+    fn takes(&self, level: Level) -> bool {
+        let _ = level;
+        true
+    }
+}
+
+impl<T: Sink + ?Sized> Sink for Arc<T> {
+    fn write(&self, record: &Record<'_>) {
+        (**self).write(record);
+    }
+
+    fn takes(&self, level: Level) -> bool {
+        (**self).takes(level)
+    }
+}

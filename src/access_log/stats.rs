@@ -1,0 +1,61 @@
+//! How many requests are under way, and what became of their records.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
+
+/// Counts requests under way and what became of their records. A clone shows the same counts.
+#[derive(Clone, Debug, Default)]
+pub struct LogStats {
+    counts: Arc<Counts>,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    active: AtomicU64,
+    emitted: AtomicU64,
+    failed: AtomicU64,
+}
+
+impl LogStats {
+    /// Returns how many requests are under way: arrived, and their response's body not yet at its
+    /// end. A request that is dropped or panics counts until then, and no longer.
+    pub fn active(&self) -> u64 {
+        self.counts.active.load(Ordering::Relaxed)
+    }
+
+    /// Returns how many records were handed to the sinks.
+    pub fn emitted(&self) -> u64 {
+        self.counts.emitted.load(Ordering::Relaxed)
+    }
+
+    /// Returns how many records were lost because a sink, or a function of the user's, panicked.
+    pub fn failed(&self) -> u64 {
+        self.counts.failed.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn count_emitted(&self) {
+        self.counts.emitted.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn count_failed(&self) {
+        self.counts.failed.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts a request as under way until what is returned is dropped.
+    pub(super) fn enter(&self) -> Active {
+        self.counts.active.fetch_add(1, Ordering::Relaxed);
+        Active(Arc::clone(&self.counts))
+    }
+}
+
+/// A request that is under way.
+#[derive(Debug)]
+pub(super) struct Active(Arc<Counts>);
+
+impl Drop for Active {
+    fn drop(&mut self) {
+        self.0.active.fetch_sub(1, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,182 @@
+//! Records as `tracing` events, for whoever has a subscriber already.
+
+use super::{encode, level::Level, record::Record, schema::EVENT_NAME, sink::Sink};
+
+/// The target of the events, to filter by: `portcullis::access`.
+const TARGET: &str = "portcullis::access";
+
+/// Emits each record as one `tracing` event of target `portcullis::access`, without a span.
+///
+/// The fields have OpenTelemetry's names and their own types; those that a record lacks are left
+/// out. A subscriber that formats them escapes what it writes in its own way: tracing-subscriber's
+/// JSON does, its text format does not escape line feeds in every version. The handler's own fields
+/// stand together in `portcullis.fields`, as JSON, because an event's fields are fixed.
+///
+/// ```
+/// use portcullis::access_log::{AccessLogLayer, TracingSink};
+///
+/// let layer = AccessLogLayer::new(TracingSink);
+/// # let _ = layer;
+/// ```
+#[derive(Clone, Copy, Debug, Default)]
+pub struct TracingSink;
+
+/// Emits an event whose level is fixed, as `tracing` demands.
+macro_rules! emit {
+    ($level:expr, $record:expr, $query:expr, $own:expr) => {{
+        let record = $record;
+        let rate_limit = record.rate_limit();
+        let policy = rate_limit.and_then(|(_, policy)| policy);
+        let auth = record.slots().auth();
+        ::tracing::event!(
+            target: TARGET,
+            $level,
+            "event.name" = EVENT_NAME,
+            "portcullis.request.id" = record.request_id().as_str(),
+            "trace_id" = record.trace().map(|trace| trace.trace_id()),
+            "span_id" = record.trace().map(|trace| trace.span_id()),
+            "http.request.method" = encode::method(record.method()),
+            "url.path" = &*record.path(),
+            "url.query" = $query,
+            "http.route" = record.route(),
+            "network.protocol.version" = encode::version(record.version()),
+            "client.address" = record.client_addr().map(::tracing::field::display),
+            "http.response.status_code" = record.status().map(|status| status.as_u16()),
+            "portcullis.outcome" = record.outcome().as_str(),
+            "error.type" = record.error_type(),
+            "http.server.request.duration" = record.duration().as_secs_f64(),
+            "portcullis.response.ttfb" = record.time_to_head().map(|time| time.as_secs_f64()),
+            "http.request.body.size" = record.request_bytes(),
+            "http.response.body.size" = record.response_bytes(),
+            "portcullis.auth.outcome" = auth.map(|auth| auth.as_str()),
+            "portcullis.auth.reason" = encode::auth_reason(auth),
+            "portcullis.auth.key_id" = encode::auth_key_id(auth),
+            "portcullis.rate_limit.outcome" = rate_limit.map(|(decision, _)| decision.as_str()),
+            "portcullis.rate_limit.policy" = policy.map(|policy| &*policy.policy),
+            "portcullis.rate_limit.remaining" = policy.map(|policy| policy.remaining),
+            "portcullis.cache.outcome" = record.cache().map(|cache| cache.source.as_str()),
+            "portcullis.fields" = $own,
+        );
+    }};
+}
+
+impl Sink for TracingSink {
+    fn write(&self, record: &Record<'_>) {
+        let mut query = String::new();
+        let query = record.push_query(&mut query).then_some(query.as_str());
+        let own = record.fields_json();
+        let own = own.as_deref();
+        match record.level() {
+            Level::Debug => emit!(::tracing::Level::DEBUG, record, query, own),
+            Level::Info => emit!(::tracing::Level::INFO, record, query, own),
+            Level::Warn => emit!(::tracing::Level::WARN, record, query, own),
+            Level::Error => emit!(::tracing::Level::ERROR, record, query, own),
+        }
+    }
+
+    fn takes(&self, level: Level) -> bool {
+        match level {
+            Level::Debug => ::tracing::enabled!(target: TARGET, ::tracing::Level::DEBUG),
+            Level::Info => ::tracing::enabled!(target: TARGET, ::tracing::Level::INFO),
+            Level::Warn => ::tracing::enabled!(target: TARGET, ::tracing::Level::WARN),
+            Level::Error => ::tracing::enabled!(target: TARGET, ::tracing::Level::ERROR),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        collections::BTreeMap,
+        fmt,
+        sync::{Arc, Mutex},
+    };
+
+    use http::{Request, Response};
+    use tower::{Layer, ServiceExt, service_fn};
+    use tracing::{
+        Event, Metadata, Subscriber,
+        field::{Field, Visit},
+        span,
+    };
+
+    use super::*;
+    use crate::{access_log::AccessLogLayer, body::ResponseBody, record::RecordHandle};
+
+    /// Keeps the fields of all events above a level.
+    #[derive(Clone)]
+    struct Collector {
+        max: tracing::Level,
+        events: Arc<Mutex<Vec<BTreeMap<String, String>>>>,
+    }
+
+    impl Subscriber for Collector {
+        fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+            *metadata.level() <= self.max && metadata.target() == TARGET
+        }
+
+        fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
+            panic!("no span on the path of a request")
+        }
+
+        fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
+        fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
+        fn enter(&self, _: &span::Id) {}
+        fn exit(&self, _: &span::Id) {}
+
+        fn event(&self, event: &Event<'_>) {
+            let mut fields = Fields::default();
+            event.record(&mut fields);
+            self.events.lock().unwrap().push(fields.0);
+        }
+    }
+
+    #[derive(Default)]
+    struct Fields(BTreeMap<String, String>);
+
+    impl Visit for Fields {
+        fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+            self.0.insert(field.name().to_owned(), format!("{value:?}"));
+        }
+    }
+
+    async fn events_at(max: tracing::Level) -> Vec<BTreeMap<String, String>> {
+        let collector = Collector {
+            max,
+            events: Arc::default(),
+        };
+        let events = Arc::clone(&collector.events);
+        let _guard = tracing::subscriber::set_default(collector);
+        let app =
+            AccessLogLayer::new(TracingSink).layer(service_fn(async |request: Request<()>| {
+                let record = RecordHandle::of(request.extensions()).unwrap();
+                record.set_field("order.id", 42_i64);
+                Ok::<_, std::convert::Infallible>(Response::new(ResponseBody::<String>::empty()))
+            }));
+        let request = Request::get("/things?token=s3cret").body(()).unwrap();
+        app.oneshot(request).await.unwrap();
+        let events = events.lock().unwrap();
+        events.clone()
+    }
+
+    #[tokio::test]
+    async fn a_record_is_one_event_with_the_names_of_opentelemetry() {
+        let events = events_at(tracing::Level::INFO).await;
+        assert_eq!(events.len(), 1);
+        let event = &events[0];
+        assert_eq!(event["http.request.method"], "\"GET\"");
+        assert_eq!(event["url.query"], "\"token=REDACTED\"");
+        assert_eq!(event["http.response.status_code"], "200");
+        assert_eq!(event["portcullis.outcome"], "\"completed\"");
+        assert_eq!(event["portcullis.fields"], "\"{\\\"order.id\\\":42}\"");
+        assert!(
+            !event.contains_key("error.type"),
+            "an absent field is left out"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_level_that_the_subscriber_does_not_want_costs_no_event() {
+        assert!(events_at(tracing::Level::WARN).await.is_empty());
+    }
+}

@@ -1,0 +1,266 @@
+//! What is kept of a key in place of its secret.
+
+use std::fmt;
+
+use hmac::{Hmac, KeyInit, Mac};
+use sha2::{Digest, Sha256};
+use subtle::ConstantTimeEq;
+use zeroize::Zeroize;
+
+use crate::error::ConfigError;
+
+/// Separates these digests from any other use of the same pepper.
+const PURPOSE: &[u8] = b"apikey-v1\0";
+
+/// A secret of the service, under which keys are digested: whoever reads the store can neither
+/// forge a key nor tell whether one that was found belongs to it.
+///
+/// It stands outside the store, in a secret manager. There is no default.
+///
+/// ```
+/// use portcullis::api_key::Pepper;
+///
+/// let pepper = Pepper::new(1, b"thirty-two bytes or more, from a secret manager")?;
+/// assert_eq!(pepper.id(), 1);
+/// assert!(Pepper::new(2, b"too short").is_err());
+/// # Ok::<(), portcullis::ConfigError>(())
+/// ```
+#[derive(Clone)]
+pub struct Pepper {
+    id: u16,
+    keyed: Hmac<Sha256>,
+}
+
+impl Pepper {
+    /// Names a pepper. The id stands in each record that was digested under it.
+    ///
+    /// # Errors
+    ///
+    /// If the pepper has fewer than 32 bytes, or all of them are equal.
+    pub fn new(id: u16, pepper: impl AsRef<[u8]>) -> Result<Self, ConfigError> {
+        let pepper = pepper.as_ref();
+        let refused = |problem: &str| {
+            ConfigError::new(
+                "pepper",
+                format_args!("{} bytes long", pepper.len()),
+                problem,
+            )
+            .fix("generate one with `openssl rand -hex 32`, and keep it apart from the store")
+        };
+        if pepper.len() < 32 {
+            return Err(refused("a pepper under 32 bytes can be guessed"));
+        }
+        if pepper.iter().all(|byte| *byte == pepper[0]) {
+            return Err(refused("a pepper of equal bytes is no secret"));
+        }
+        Ok(Self {
+            id,
+            keyed: Hmac::new_from_slice(pepper).expect("HMAC takes a key of any length"),
+        })
+    }
+
+    /// Returns the pepper's name.
+    pub fn id(&self) -> u16 {
+        self.id
+    }
+
+    fn digest(&self, key: &[u8]) -> KeyDigest {
+        let mut mac = self.keyed.clone();
+        mac.update(PURPOSE);
+        mac.update(key);
+        KeyDigest(mac.finalize().into_bytes().into())
+    }
+}
+
+impl fmt::Debug for Pepper {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Pepper")
+    }
+}
+
+/// A digest of a whole key, 256 bits.
+///
+/// It has no comparison but one of constant time, and `Debug` prints the type's name.
+#[derive(Clone)]
+pub(super) struct KeyDigest([u8; 32]);
+
+impl KeyDigest {
+    pub(super) fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    pub(super) fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+
+    /// Returns whether both are the same digest, in the same time for any two.
+    pub(super) fn matches(&self, other: &Self) -> bool {
+        self.0.ct_eq(&other.0).into()
+    }
+}
+
+impl Drop for KeyDigest {
+    fn drop(&mut self) {
+        self.0.zeroize();
+    }
+}
+
+impl fmt::Debug for KeyDigest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("KeyDigest")
+    }
+}
+
+/// How a record's digest was made. It stands in the record: a key never chooses it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum DigestAlgorithm {
+    /// HMAC-SHA-256 under a pepper.
+    HmacSha256 {
+        /// Which pepper.
+        pepper_id: u16,
+    },
+    /// SHA-256 alone: the service has no pepper.
+    Sha256,
+}
+
+/// The peppers of a service: the one that new digests are made under, and former ones.
+#[derive(Clone, Debug)]
+pub(super) struct Peppers {
+    current: Option<Pepper>,
+    former: Vec<Pepper>,
+}
+
+impl Peppers {
+    pub(super) fn new(current: Option<Pepper>, former: Vec<Pepper>) -> Result<Self, ConfigError> {
+        let mut ids: Vec<u16> = current.iter().chain(&former).map(Pepper::id).collect();
+        ids.sort_unstable();
+        if let Some(twice) = ids.windows(2).find(|pair| pair[0] == pair[1]) {
+            return Err(ConfigError::new(
+                "former_pepper",
+                twice[0],
+                "two peppers of one id cannot be told apart",
+            )
+            .fix("give each pepper an id of its own, and never use one again"));
+        }
+        Ok(Self { current, former })
+    }
+
+    /// Returns how new digests are made.
+    pub(super) fn current_algorithm(&self) -> DigestAlgorithm {
+        match &self.current {
+            Some(pepper) => DigestAlgorithm::HmacSha256 {
+                pepper_id: pepper.id,
+            },
+            None => DigestAlgorithm::Sha256,
+        }
+    }
+
+    /// Digests a key as new ones are.
+    pub(super) fn digest_new(&self, key: &[u8]) -> KeyDigest {
+        match &self.current {
+            Some(pepper) => pepper.digest(key),
+            None => sha256(key),
+        }
+    }
+
+    /// Digests a key as a record's was, or returns nothing if the pepper is not known here.
+    pub(super) fn digest_as(&self, algorithm: DigestAlgorithm, key: &[u8]) -> Option<KeyDigest> {
+        match algorithm {
+            DigestAlgorithm::HmacSha256 { pepper_id } => self
+                .current
+                .iter()
+                .chain(&self.former)
+                .find(|pepper| pepper.id == pepper_id)
+                .map(|pepper| pepper.digest(key)),
+            DigestAlgorithm::Sha256 => Some(sha256(key)),
+        }
+    }
+}
+
+fn sha256(key: &[u8]) -> KeyDigest {
+    KeyDigest(
+        Sha256::new_with_prefix(PURPOSE)
+            .chain_update(key)
+            .finalize()
+            .into(),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hex(digest: &KeyDigest) -> String {
+        digest
+            .as_bytes()
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect()
+    }
+
+    fn pepper(id: u16) -> Pepper {
+        let bytes: Vec<u8> = (0..32)
+            .map(|byte| byte + u8::try_from(id).unwrap() - 1)
+            .collect();
+        Pepper::new(id, bytes).unwrap()
+    }
+
+    /// Threat A4: a digest has 32 bytes, and these are they.
+    #[test]
+    fn the_published_vectors_are_met() {
+        let vectors = [
+            (
+                "acme_live_1AAAAAAAAAAAAAAA_00000000000000000000000000000000000000000000w2Xzo",
+                "d4a75af03d9b6b40550f7e5c748e7f18388ffeca5da051213ba520def3a9e761",
+            ),
+            (
+                "acme_test_1abcdefGHIJK0123_ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopq49Kuff",
+                "9c4d3096ebc687850ffbbe7b3c16b3fe678853ef0935f01b63397b9ad6f89271",
+            ),
+            (
+                "my_co_live_1zzzzzzzzzzzzzzz_zzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzz1q7m5L",
+                "f4befd3efaf6bf4edc096ac3f64983464c045f769a4ec2b167220e192d3a6011",
+            ),
+        ];
+        let peppers = Peppers::new(Some(pepper(1)), Vec::new()).unwrap();
+        for (key, digest) in vectors {
+            assert_eq!(hex(&peppers.digest_new(key.as_bytes())), digest);
+        }
+        let unpeppered = Peppers::new(None, Vec::new()).unwrap();
+        assert_eq!(
+            hex(&unpeppered.digest_new(vectors[0].0.as_bytes())),
+            "9879173fe1e6406851b981cbc01740b73913c649e45de5ecdb98949b9a50c5e8",
+        );
+    }
+
+    /// Threat A13: no weak pepper is taken, and none is shown.
+    #[test]
+    fn a_weak_pepper_is_refused_without_being_shown() {
+        let error = Pepper::new(1, b"hunter2").unwrap_err();
+        assert_eq!((error.option(), error.value()), ("pepper", "7 bytes long"));
+        assert!(Pepper::new(1, [7; 64]).is_err());
+    }
+
+    #[test]
+    fn a_former_pepper_still_tells_its_own_digests() {
+        let before = Peppers::new(Some(pepper(1)), Vec::new()).unwrap();
+        let after = Peppers::new(Some(pepper(2)), vec![pepper(1)]).unwrap();
+        let old = before.digest_new(b"key");
+        let algorithm = before.current_algorithm();
+        assert!(after.digest_as(algorithm, b"key").unwrap().matches(&old));
+        assert!(!after.digest_new(b"key").matches(&old));
+    }
+
+    #[test]
+    fn an_unknown_pepper_gives_no_digest() {
+        let peppers = Peppers::new(Some(pepper(1)), Vec::new()).unwrap();
+        let unknown = DigestAlgorithm::HmacSha256 { pepper_id: 9 };
+        assert!(peppers.digest_as(unknown, b"key").is_none());
+    }
+
+    #[test]
+    fn two_peppers_of_one_id_are_refused() {
+        assert!(Peppers::new(Some(pepper(1)), vec![pepper(1)]).is_err());
+    }
+}

@@ -1,0 +1,495 @@
+//! The format of a key: `prefix_environment_id_secretcheck`.
+
+use std::{fmt, ops::RangeInclusive, str};
+
+use zeroize::{Zeroize, Zeroizing};
+
+use super::secret::SecretKey;
+use crate::error::ConfigError;
+
+/// How long a key can be, in bytes.
+const KEY_LEN: RangeInclusive<usize> = 72..=102;
+const ID_LEN: usize = 16;
+const SECRET_LEN: usize = 43;
+const CHECK_LEN: usize = 6;
+/// The id, its underscore, the secret and the check: what stands right of the names.
+const TAIL_LEN: usize = ID_LEN + 1 + SECRET_LEN + CHECK_LEN;
+const PREFIX_LEN: RangeInclusive<usize> = 3..=24;
+const ENVIRONMENT_LEN: RangeInclusive<usize> = 1..=10;
+const FORMAT_VERSION: u8 = b'1';
+const BASE62: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+
+/// The public part of a key: what it is looked up by, logged as and spoken of.
+///
+/// 16 characters, of which 15 are random. It tells nothing of the secret, nor of when the key was
+/// made.
+///
+/// ```
+/// use portcullis::api_key::KeyId;
+///
+/// let id: KeyId = "1AAAAAAAAAAAAAAA".parse()?;
+/// assert_eq!(id.as_str(), "1AAAAAAAAAAAAAAA");
+/// assert!("1AAA; DROP TABLE".parse::<KeyId>().is_err());
+/// # Ok::<(), portcullis::api_key::Malformed>(())
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct KeyId([u8; ID_LEN]);
+
+impl KeyId {
+    /// Returns the id: 16 characters of `0-9A-Za-z`.
+    pub fn as_str(&self) -> &str {
+        str::from_utf8(&self.0).expect("an id is ASCII")
+    }
+
+    fn new(bytes: &[u8]) -> Result<Self, Malformed> {
+        let id: [u8; ID_LEN] = bytes.try_into().map_err(|_| Malformed)?;
+        if id[0] == FORMAT_VERSION && id.iter().all(u8::is_ascii_alphanumeric) {
+            Ok(Self(id))
+        } else {
+            Err(Malformed)
+        }
+    }
+}
+
+impl str::FromStr for KeyId {
+    type Err = Malformed;
+
+    fn from_str(id: &str) -> Result<Self, Malformed> {
+        Self::new(id.as_bytes())
+    }
+}
+
+impl fmt::Display for KeyId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+impl fmt::Debug for KeyId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// The error of what is not a key, or not an id, of this crate's format.
+///
+/// It does not say what is wrong, nor repeat what was given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("this is not a key of the expected format")]
+pub struct Malformed;
+
+/// The names that a key begins with, and the environments that are accepted.
+#[derive(Clone, Debug)]
+pub(super) struct KeyFormat {
+    prefix: Box<str>,
+    environments: Vec<Box<str>>,
+}
+
+impl KeyFormat {
+    pub(super) fn new(prefix: &str, environments: &[String]) -> Result<Self, ConfigError> {
+        if !is_prefix(prefix.as_bytes()) {
+            return Err(ConfigError::new(
+                "prefix",
+                prefix,
+                "a prefix is 3 to 24 of `a-z`, `0-9` and single inner underscores, and begins \
+                 with a letter",
+            )
+            .fix("take the product's name in lower case, six letters or more, as in `acmepay`"));
+        }
+        let mut accepted: Vec<Box<str>> = Vec::new();
+        for environment in environments {
+            if !is_environment(environment.as_bytes()) {
+                return Err(ConfigError::new(
+                    "environments",
+                    environment,
+                    "an environment is 1 to 10 of `a-z` and `0-9`, and begins with a letter",
+                )
+                .fix("use `live` or `test`"));
+            }
+            if !accepted.iter().any(|own| **own == **environment) {
+                accepted.push(environment.as_str().into());
+            }
+        }
+        if accepted.is_empty() {
+            return Err(ConfigError::new(
+                "environments",
+                "empty",
+                "a key of no environment can neither be made nor accepted",
+            )
+            .fix("name at least one, as in `[\"live\"]`"));
+        }
+        Ok(Self {
+            prefix: prefix.into(),
+            environments: accepted,
+        })
+    }
+
+    pub(super) fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
+    /// Returns the environment of keys that name none.
+    pub(super) fn default_environment(&self) -> &str {
+        &self.environments[0]
+    }
+
+    pub(super) fn has_environment(&self, environment: &str) -> bool {
+        self.environments.iter().any(|own| **own == *environment)
+    }
+
+    /// Reads what a client presented. What passes is whole and of this product, no more is known.
+    pub(super) fn parse<'a>(&self, presented: &'a [u8]) -> Result<ParsedKey<'a>, Malformed> {
+        let key = ParsedKey::parse(presented)?;
+        if key.prefix == &*self.prefix && self.has_environment(key.environment) {
+            Ok(key)
+        } else {
+            Err(Malformed)
+        }
+    }
+
+    /// Makes a key of 256 random bits. `fill` is the system's source of randomness.
+    pub(super) fn generate(
+        &self,
+        environment: &str,
+        fill: Fill,
+    ) -> Result<(KeyId, SecretKey), NoRandomness> {
+        let mut symbols = Zeroizing::new([0; ID_LEN - 1 + SECRET_LEN]);
+        random_symbols(&mut symbols[..], fill)?;
+        let (id, secret) = symbols.split_at(ID_LEN - 1);
+
+        // The capacity is exact: a string that grew would leave a copy of the secret behind.
+        let names = self.prefix.len() + environment.len() + 2;
+        let mut key = Zeroizing::new(String::with_capacity(names + TAIL_LEN));
+        for part in [&self.prefix, "_", environment, "_"] {
+            key.push_str(part);
+        }
+        key.push(char::from(FORMAT_VERSION));
+        key.extend(id.iter().map(|symbol| char::from(*symbol)));
+        key.push('_');
+        key.extend(secret.iter().map(|symbol| char::from(*symbol)));
+        let check = check_of(key.as_bytes());
+        key.extend(check.map(char::from));
+
+        let id = KeyId::new(&key.as_bytes()[names..names + ID_LEN])
+            .expect("a generated id has the format of ids");
+        Ok((id, SecretKey::new(key)))
+    }
+}
+
+/// Fills a buffer with random bytes.
+pub(super) type Fill = fn(&mut [u8]) -> Result<(), getrandom::Error>;
+
+/// The error of a system that has no randomness to give. No key is made of anything less.
+#[derive(Debug, thiserror::Error)]
+#[error("the system's source of randomness failed")]
+pub(super) struct NoRandomness;
+
+/// A key as a client presented it, taken apart. It borrows the request: nothing is copied.
+pub(super) struct ParsedKey<'a> {
+    pub(super) prefix: &'a str,
+    pub(super) environment: &'a str,
+    pub(super) id: KeyId,
+    /// The whole key, which is what is digested.
+    pub(super) bytes: &'a [u8],
+}
+
+impl<'a> ParsedKey<'a> {
+    /// Takes a key apart, from the right, in the same steps for each input of the right length.
+    pub(super) fn parse(presented: &'a [u8]) -> Result<Self, Malformed> {
+        if !KEY_LEN.contains(&presented.len()) {
+            return Err(Malformed);
+        }
+        let (names, tail) = presented.split_at(presented.len() - TAIL_LEN);
+        let (id, secret_and_check) = tail.split_at(ID_LEN);
+        let (checked, check) = presented.split_at(presented.len() - CHECK_LEN);
+        let names = names.strip_suffix(b"_").ok_or(Malformed)?;
+        let last = names.iter().rposition(|byte| *byte == b'_');
+        let (prefix, environment) = names.split_at(last.ok_or(Malformed)?);
+        let environment = &environment[1..];
+
+        let whole = secret_and_check[0] == b'_'
+            && secret_and_check[1..].iter().all(u8::is_ascii_alphanumeric)
+            && is_prefix(prefix)
+            && is_environment(environment);
+        let id = KeyId::new(id)?;
+        if !whole || check_of(checked) != check {
+            return Err(Malformed);
+        }
+        Ok(Self {
+            prefix: str::from_utf8(prefix).map_err(|_| Malformed)?,
+            environment: str::from_utf8(environment).map_err(|_| Malformed)?,
+            id,
+            bytes: presented,
+        })
+    }
+}
+
+impl fmt::Debug for ParsedKey<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ParsedKey")
+    }
+}
+
+/// Finds keys that stand where none should: in a repository, a paste, a log.
+///
+/// The expression `[a-z][a-z0-9_]{2,23}_[a-z][a-z0-9]{0,9}_1[0-9A-Za-z]{15}_[0-9A-Za-z]{49}` finds
+/// candidates in text (with the product's prefix in front it is exact: `acme_(live|test)_1..`), and
+/// [`verify`](scan::verify) tells whether one is a key or looks like one. No store is asked. As a
+/// rule for gitleaks:
+///
+/// ```toml
+/// [[rules]]
+/// id = "acme-api-key"
+/// description = "An API key of acme"
+/// regex = '''\b(acme_(?:live|test)_1[0-9A-Za-z]{15}_[0-9A-Za-z]{49})\b'''
+/// keywords = ["acme_live_1", "acme_test_1"]
+/// ```
+///
+/// ```
+/// use portcullis::api_key::scan;
+///
+/// let found = "acme_live_1AAAAAAAAAAAAAAA_00000000000000000000000000000000000000000000w2Xzo";
+/// assert_eq!(scan::verify(found).unwrap().as_str(), "1AAAAAAAAAAAAAAA");
+/// assert!(scan::verify(&found.replace("live", "test")).is_none());
+/// ```
+pub mod scan {
+    use super::{KeyId, ParsedKey};
+
+    /// Finds candidates for [`verify`] in any text. It has neither look-around nor anchors.
+    pub const CANDIDATE_REGEX: &str =
+        "[a-z][a-z0-9_]{2,23}_[a-z][a-z0-9]{0,9}_1[0-9A-Za-z]{15}_[0-9A-Za-z]{49}";
+
+    /// Returns the id of what has the form and the checksum of a key, of whatever product.
+    pub fn verify(candidate: &str) -> Option<KeyId> {
+        ParsedKey::parse(candidate.as_bytes())
+            .ok()
+            .map(|key| key.id)
+    }
+}
+
+fn is_prefix(bytes: &[u8]) -> bool {
+    PREFIX_LEN.contains(&bytes.len())
+        && bytes[0].is_ascii_lowercase()
+        && bytes[bytes.len() - 1] != b'_'
+        && bytes.windows(2).all(|pair| pair != b"__")
+        && bytes.iter().all(|byte| is_name(*byte) || *byte == b'_')
+}
+
+fn is_environment(bytes: &[u8]) -> bool {
+    ENVIRONMENT_LEN.contains(&bytes.len())
+        && bytes[0].is_ascii_lowercase()
+        && bytes.iter().copied().all(is_name)
+}
+
+fn is_name(byte: u8) -> bool {
+    byte.is_ascii_lowercase() || byte.is_ascii_digit()
+}
+
+/// Returns the CRC-32 of a key's other bytes, in six digits of base 62.
+fn check_of(bytes: &[u8]) -> [u8; CHECK_LEN] {
+    let mut rest = crc32fast::hash(bytes) as usize;
+    let mut check = [0; CHECK_LEN];
+    for digit in check.iter_mut().rev() {
+        *digit = BASE62[rest % 62];
+        rest /= 62;
+    }
+    check
+}
+
+/// Fills a buffer with random symbols of base 62, each as likely as any other.
+fn random_symbols(symbols: &mut [u8], fill: Fill) -> Result<(), NoRandomness> {
+    /// The greatest multiple of 62 that a byte can hold: what is above would favour some symbols.
+    const FAIR: u8 = 248;
+    let mut random = Zeroizing::new([0; 64]);
+    let mut made = 0;
+    while made < symbols.len() {
+        fill(&mut random[..]).map_err(|_| NoRandomness)?;
+        let fair = random.iter().filter(|byte| **byte < FAIR);
+        for (symbol, byte) in symbols[made..].iter_mut().zip(fair) {
+            *symbol = BASE62[usize::from(*byte % 62)];
+            made += 1;
+        }
+    }
+    random.zeroize();
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    pub(super) const VECTORS: [&str; 3] = [
+        "acme_live_1AAAAAAAAAAAAAAA_00000000000000000000000000000000000000000000w2Xzo",
+        "acme_test_1abcdefGHIJK0123_ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopq49Kuff",
+        "my_co_live_1zzzzzzzzzzzzzzz_zzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzz1q7m5L",
+    ];
+
+    fn format(prefix: &str) -> KeyFormat {
+        KeyFormat::new(prefix, &["live".to_owned(), "test".to_owned()]).unwrap()
+    }
+
+    fn generate(format: &KeyFormat) -> (KeyId, SecretKey) {
+        format.generate("live", getrandom::fill).unwrap()
+    }
+
+    #[test]
+    fn the_published_vectors_are_read() {
+        let key = format("acme").parse(VECTORS[0].as_bytes()).unwrap();
+        assert_eq!(key.id.as_str(), "1AAAAAAAAAAAAAAA");
+        assert_eq!(key.environment, "live");
+        let key = format("acme").parse(VECTORS[1].as_bytes()).unwrap();
+        assert_eq!(key.environment, "test");
+        let key = format("my_co").parse(VECTORS[2].as_bytes()).unwrap();
+        assert_eq!((key.prefix, key.environment), ("my_co", "live"));
+    }
+
+    #[test]
+    fn a_key_of_another_product_or_environment_is_malformed() {
+        assert!(format("acne").parse(VECTORS[0].as_bytes()).is_err());
+        let live = KeyFormat::new("acme", &["live".to_owned()]).unwrap();
+        assert!(live.parse(VECTORS[1].as_bytes()).is_err());
+    }
+
+    #[test]
+    fn each_change_of_one_byte_is_malformed() {
+        let format = format("acme");
+        let mut key = VECTORS[0].as_bytes().to_vec();
+        for at in 0..key.len() {
+            let right = key[at];
+            for wrong in (0..=255).filter(|byte| *byte != right) {
+                key[at] = wrong;
+                assert!(format.parse(&key).is_err(), "byte {at} as {wrong:#x}");
+            }
+            key[at] = right;
+        }
+        assert!(format.parse(&key).is_ok());
+    }
+
+    #[test]
+    fn cut_extended_and_joined_keys_are_malformed() {
+        let key = VECTORS[0].as_bytes();
+        for len in 0..key.len() {
+            assert!(ParsedKey::parse(&key[..len]).is_err(), "cut to {len}");
+        }
+        for wrong in [
+            [key, b"0"].concat(),
+            [b" ", key].concat(),
+            [key, b",", key].concat(),
+            [key, b"\n"].concat(),
+            vec![b'0'; 128],
+            vec![b'0'; 129],
+            vec![b'_'; 1 << 20],
+        ] {
+            assert!(ParsedKey::parse(&wrong).is_err());
+        }
+    }
+
+    #[test]
+    fn look_alikes_are_malformed() {
+        let key = VECTORS[0];
+        for wrong in [
+            key.replace("live", "test"),
+            key.replace("_1A", "_2A"),
+            key.replacen('A', "\u{410}", 1),
+            key.replacen('0', "\u{ff10}", 1),
+            key.replace('_', "%5F"),
+            key.to_uppercase(),
+            key.replacen('0', "\0", 1),
+            key.replacen('0', "\r", 1),
+            key.replacen('0', "\u{7f}", 1),
+        ] {
+            assert!(ParsedKey::parse(wrong.as_bytes()).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_prefix_or_an_environment_out_of_grammar_is_refused() {
+        for wrong in [
+            "",
+            "ab",
+            "Acme",
+            "_acme",
+            "acme_",
+            "a__b",
+            "1acme",
+            "a-me",
+            &"a".repeat(25),
+        ] {
+            assert!(
+                KeyFormat::new(wrong, &["live".to_owned()]).is_err(),
+                "{wrong}"
+            );
+        }
+        for wrong in ["", "Live", "1live", "li_ve", &"e".repeat(11)] {
+            assert!(
+                KeyFormat::new("acme", &[wrong.to_owned()]).is_err(),
+                "{wrong}"
+            );
+        }
+        assert!(KeyFormat::new("acme", &[]).is_err());
+    }
+
+    /// Threat A3: a source that fails makes no key, and nothing stands in for it.
+    #[test]
+    fn without_randomness_there_is_no_key() {
+        let broken: Fill = |_| Err(getrandom::Error::new_custom(7));
+        assert!(format("acme").generate("live", broken).is_err());
+    }
+
+    /// Threat A3: no two keys are alike, and no symbol is favoured.
+    #[test]
+    fn generated_keys_are_unique_and_uniform() {
+        const KEYS: usize = 20_000;
+        let format = format("acme");
+        let mut ids = HashSet::new();
+        let mut secrets = HashSet::new();
+        let mut counts = [0_u32; 256];
+        for _ in 0..KEYS {
+            let (id, key) = generate(&format);
+            let key = key.expose_secret();
+            let secret = &key[key.len() - SECRET_LEN - CHECK_LEN..key.len() - CHECK_LEN];
+            assert!(ids.insert(id));
+            assert!(secrets.insert(secret.to_owned()));
+            secret
+                .bytes()
+                .for_each(|symbol| counts[usize::from(symbol)] += 1);
+        }
+        let expected = (KEYS * SECRET_LEN) as f64 / 62.0;
+        let chi_square: f64 = BASE62
+            .iter()
+            .map(|symbol| (f64::from(counts[usize::from(*symbol)]) - expected).powi(2) / expected)
+            .sum();
+        // 61 degrees of freedom: beyond 130 by chance less often than once in a million runs.
+        assert!(chi_square < 130.0, "chi-square {chi_square}");
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read_without_a_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = ParsedKey::parse(&bytes);
+        }
+
+        #[test]
+        fn what_was_generated_is_read(prefix in "[a-z][a-z0-9]{2,10}(_[a-z0-9]{1,6}){0,2}", environment in "[a-z][a-z0-9]{0,9}") {
+            let format = KeyFormat::new(&prefix, std::slice::from_ref(&environment)).unwrap();
+            let (id, secret) = format.generate(&environment, getrandom::fill).unwrap();
+            let key = format.parse(secret.expose_secret().as_bytes()).unwrap();
+            prop_assert_eq!(key.id, id);
+            prop_assert_eq!(key.prefix, prefix);
+            prop_assert_eq!(key.environment, environment);
+        }
+
+        #[test]
+        fn two_changed_bytes_are_malformed(one in 0..76_usize, two in 0..76_usize, by in 1..255_u8) {
+            prop_assume!(one != two);
+            let mut key = VECTORS[1].as_bytes().to_vec();
+            key[one] ^= by;
+            key[two] ^= by;
+            prop_assert!(ParsedKey::parse(&key).is_err());
+        }
+    }
+}

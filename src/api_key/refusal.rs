@@ -1,0 +1,225 @@
+//! How a caller is turned away: status, challenge and words, the same for all that must not be
+//! told apart.
+
+use std::time::Duration;
+
+use http::{HeaderValue, StatusCode, header::WWW_AUTHENTICATE};
+
+use super::key::KeyId;
+use crate::{
+    error::{ConfigError, StoreError, StoreErrorKind},
+    record::{AuthDenial, AuthOutcome},
+    rejection::Rejection,
+    time::Timestamp,
+};
+
+/// What a caller is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Refusal {
+    /// 401: there is no key.
+    Missing,
+    /// 401: the key is no good. Nothing tells why.
+    Invalid,
+    /// 400: there is more than one key.
+    Ambiguous,
+    /// 403: the key is good, but not for this.
+    InsufficientScope,
+    /// 503: nobody knows at the moment.
+    Unavailable { retry_after: Duration },
+    /// 500: nobody will know until an operator looks.
+    Internal,
+}
+
+/// A caller turned away: what it is told, and what the record says.
+#[derive(Clone, Debug)]
+pub(super) struct Denied {
+    pub(super) refusal: Refusal,
+    pub(super) outcome: AuthOutcome,
+}
+
+impl Denied {
+    pub(super) fn new(reason: AuthDenial, key_id: Option<KeyId>) -> Self {
+        let refusal = match reason {
+            AuthDenial::Missing => Refusal::Missing,
+            AuthDenial::Ambiguous => Refusal::Ambiguous,
+            AuthDenial::MissingScope => Refusal::InsufficientScope,
+            AuthDenial::Malformed
+            | AuthDenial::Unknown
+            | AuthDenial::Expired
+            | AuthDenial::NotYetValid
+            | AuthDenial::Revoked
+            | AuthDenial::Disabled
+            | AuthDenial::Restricted
+            | AuthDenial::TooManyFailures => Refusal::Invalid,
+        };
+        Self {
+            refusal,
+            outcome: AuthOutcome::Denied {
+                reason,
+                key_id: key_id.map(|id| id.as_str().into()),
+            },
+        }
+    }
+
+    /// A store that may answer later is no fault of the caller's, and neither is one that will not.
+    pub(super) fn store_failed(error: &StoreError, now: Timestamp) -> Self {
+        let refusal = if error.is_transient() {
+            // The clock's last digits spread the callers: they do not come back all at once.
+            let spread = now.as_micros() % 4;
+            Refusal::Unavailable {
+                retry_after: Duration::from_secs(1 + spread),
+            }
+        } else {
+            Refusal::Internal
+        };
+        Self {
+            refusal,
+            outcome: AuthOutcome::StoreFailed(error.kind()),
+        }
+    }
+
+    /// The record names a pepper that this process was not given.
+    pub(super) fn unknown_pepper() -> Self {
+        Self {
+            refusal: Refusal::Internal,
+            outcome: AuthOutcome::StoreFailed(StoreErrorKind::Misconfigured),
+        }
+    }
+}
+
+/// The challenges of a layer, written once.
+#[derive(Clone, Debug)]
+pub(super) struct Challenges {
+    missing: Vec<HeaderValue>,
+    invalid: Vec<HeaderValue>,
+    ambiguous: Vec<HeaderValue>,
+    insufficient: Vec<HeaderValue>,
+}
+
+impl Challenges {
+    /// Writes a challenge for each scheme, the first one first, a line for each: readers that know
+    /// one challenge alone find theirs.
+    pub(super) fn new(schemes: &[&str], realm: &str, scopes: &str) -> Result<Self, ConfigError> {
+        let realm = quoted(realm)?;
+        let lines = |attributes: &str| -> Vec<HeaderValue> {
+            schemes
+                .iter()
+                .map(|scheme| {
+                    HeaderValue::try_from(format!("{scheme} realm={realm}{attributes}"))
+                        .expect("a scheme, a quoted realm and our attributes are visible ASCII")
+                })
+                .collect()
+        };
+        let scope = if scopes.is_empty() {
+            String::new()
+        } else {
+            format!(", scope=\"{scopes}\"")
+        };
+        Ok(Self {
+            missing: lines(""),
+            invalid: lines(", error=\"invalid_token\""),
+            ambiguous: lines(", error=\"invalid_request\""),
+            insufficient: lines(&format!(", error=\"insufficient_scope\"{scope}")),
+        })
+    }
+
+    /// Returns what the caller is told.
+    pub(super) fn rejection(&self, refusal: Refusal) -> Rejection {
+        let (status, problem, title, challenges): (_, _, _, &[_]) = match refusal {
+            Refusal::Missing => (
+                StatusCode::UNAUTHORIZED,
+                "missing-credentials",
+                "An API key is required",
+                &self.missing,
+            ),
+            Refusal::Invalid => (
+                StatusCode::UNAUTHORIZED,
+                "invalid-credentials",
+                "The API key is not valid",
+                &self.invalid,
+            ),
+            Refusal::Ambiguous => (
+                StatusCode::BAD_REQUEST,
+                "ambiguous-credentials",
+                "The request bears more than one API key",
+                &self.ambiguous,
+            ),
+            Refusal::InsufficientScope => (
+                StatusCode::FORBIDDEN,
+                "insufficient-scope",
+                "The API key lacks a scope",
+                &self.insufficient,
+            ),
+            Refusal::Unavailable { .. } => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "auth-unavailable",
+                "API keys cannot be checked at the moment",
+                &[],
+            ),
+            Refusal::Internal => (
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "internal",
+                "The API key could not be checked",
+                &[],
+            ),
+        };
+        let rejection = challenges.iter().fold(
+            Rejection::new(status, problem, title),
+            |rejection, challenge| rejection.header(WWW_AUTHENTICATE, challenge.clone()),
+        );
+        match refusal {
+            Refusal::Unavailable { retry_after } => rejection.retry_after(retry_after),
+            Refusal::Missing
+            | Refusal::Invalid
+            | Refusal::Ambiguous
+            | Refusal::InsufficientScope
+            | Refusal::Internal => rejection,
+        }
+    }
+}
+
+/// Returns a realm as a quoted string (RFC 9110 section 5.6.4).
+fn quoted(realm: &str) -> Result<String, ConfigError> {
+    if realm.is_empty() || !realm.bytes().all(|byte| (0x20..=0x7e).contains(&byte)) {
+        return Err(ConfigError::new(
+            "realm",
+            realm.escape_debug(),
+            "a realm is one or more printable ASCII characters",
+        )
+        .fix("name the API, as in `api`"));
+    }
+    let escaped = realm.replace('\\', r"\\").replace('"', "\\\"");
+    Ok(format!("\"{escaped}\""))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_scheme_has_its_line_and_a_missing_key_no_error() {
+        let challenges = Challenges::new(&["Bearer", "ApiKey"], "a \"b\\", "x y").unwrap();
+        let lines = |refusal| -> Vec<String> {
+            let rejection = challenges.rejection(refusal);
+            let lines = rejection.headers().get_all(WWW_AUTHENTICATE).iter();
+            lines
+                .map(|line| line.to_str().unwrap().to_owned())
+                .collect()
+        };
+        assert_eq!(
+            lines(Refusal::Missing),
+            [r#"Bearer realm="a \"b\\""#, r#"ApiKey realm="a \"b\\""#]
+        );
+        assert_eq!(
+            lines(Refusal::InsufficientScope)[0],
+            r#"Bearer realm="a \"b\\", error="insufficient_scope", scope="x y""#
+        );
+        assert!(lines(Refusal::Internal).is_empty());
+    }
+
+    #[test]
+    fn a_realm_that_would_break_a_header_is_refused() {
+        assert!(Challenges::new(&["Bearer"], "a\r\nb", "").is_err());
+        assert!(Challenges::new(&["Bearer"], "", "").is_err());
+    }
+}

@@ -1,0 +1,200 @@
+//! Where records are kept: the port.
+
+use std::sync::Arc;
+
+use super::{
+    key::KeyId,
+    record::{KeyRecord, StoredKey},
+};
+use crate::{store_future::StoreFuture, time::Timestamp};
+
+/// Where the service keeps what it knows of its keys.
+///
+/// A store never sees a secret: it gets a public id and a record with a digest. Each method is one
+/// step for any two callers, and one command of a server: on Redis a hash of records, one sorted
+/// set of ids for each owner and one of all, and one of ends, under one hash tag, changed by one
+/// script; in SQL one table with a unique id, and one statement each.
+///
+/// A store that loses a record denies a key that was good. One that brings back an old record
+/// brings a revoked key back to life. One whose `update` is not atomic lets a change of scopes undo
+/// a revocation that happened meanwhile.
+pub trait ApiKeyStore: Send + Sync + 'static {
+    /// Finds a record by the public id. This is what each request asks: `HGET`, or a primary key.
+    fn find(&self, id: KeyId) -> StoreFuture<Option<StoredKey>>;
+
+    /// Keeps a new record.
+    ///
+    /// Fails with [`Conflict`](crate::StoreErrorKind::Conflict) if the id exists, and with
+    /// [`Full`](crate::StoreErrorKind::Full) where nothing can be kept without forgetting.
+    fn create(&self, record: StoredKey) -> StoreFuture<()>;
+
+    /// Puts a record in the place of the one of the same id, if that has the version `expected`.
+    ///
+    /// Fails with [`NotFound`](crate::StoreErrorKind::NotFound) if there is none, and with
+    /// [`Conflict`](crate::StoreErrorKind::Conflict) if its version is another.
+    fn update(&self, record: StoredKey, expected: u64) -> StoreFuture<()>;
+
+    /// Returns a page of records in the order of their creation.
+    ///
+    /// A record that stands throughout is on exactly one page, whatever is created meanwhile.
+    fn list(&self, query: KeyQuery) -> StoreFuture<KeyPage>;
+
+    /// Adds up uses: the latest moment stays, counts are added. An id that is gone is skipped.
+    fn touch(&self, uses: Vec<KeyUse>) -> StoreFuture<()>;
+
+    /// Removes at most `max` records that ended before a moment (see [`KeyRecord::ended_at`]) and
+    /// what is known of their use, and returns how many.
+    fn purge(&self, before: Timestamp, max: usize) -> StoreFuture<usize>;
+}
+
+impl<S: ApiKeyStore + ?Sized> ApiKeyStore for Arc<S> {
+    fn find(&self, id: KeyId) -> StoreFuture<Option<StoredKey>> {
+        (**self).find(id)
+    }
+
+    fn create(&self, record: StoredKey) -> StoreFuture<()> {
+        (**self).create(record)
+    }
+
+    fn update(&self, record: StoredKey, expected: u64) -> StoreFuture<()> {
+        (**self).update(record, expected)
+    }
+
+    fn list(&self, query: KeyQuery) -> StoreFuture<KeyPage> {
+        (**self).list(query)
+    }
+
+    fn touch(&self, uses: Vec<KeyUse>) -> StoreFuture<()> {
+        (**self).touch(uses)
+    }
+
+    fn purge(&self, before: Timestamp, max: usize) -> StoreFuture<usize> {
+        (**self).purge(before, max)
+    }
+}
+
+/// Which records to list.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct KeyQuery {
+    /// Whose keys; everybody's, if `None`.
+    pub owner: Option<String>,
+    /// Where the former page ended.
+    pub after: Option<KeyCursor>,
+    /// How many records a page has at most: from 1 to [`KeyQuery::PAGE_MAX`].
+    pub page_max: usize,
+}
+
+impl KeyQuery {
+    /// The most records that a page has.
+    pub const PAGE_MAX: usize = 1_000;
+
+    /// Asks for the first page of everybody's keys.
+    pub fn all() -> Self {
+        Self {
+            owner: None,
+            after: None,
+            page_max: 100,
+        }
+    }
+
+    /// Asks for the first page of an owner's keys.
+    pub fn of_owner(owner: impl Into<String>) -> Self {
+        Self {
+            owner: Some(owner.into()),
+            ..Self::all()
+        }
+    }
+
+    /// Asks for what stands behind a page.
+    #[must_use]
+    pub fn after(mut self, cursor: KeyCursor) -> Self {
+        self.after = Some(cursor);
+        self
+    }
+
+    /// Sets how many records a page has at most. 100 by default, [`KeyQuery::PAGE_MAX`] at most.
+    #[must_use]
+    pub fn page_max(mut self, records: usize) -> Self {
+        self.page_max = records.clamp(1, Self::PAGE_MAX);
+        self
+    }
+}
+
+/// Where a page ends: the place of its last record in the order of creation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct KeyCursor {
+    /// When the record was created.
+    pub created_at: Timestamp,
+    /// The record's id.
+    pub id: KeyId,
+}
+
+impl KeyCursor {
+    /// Returns the place of a record.
+    pub fn of(record: &KeyRecord) -> Self {
+        Self {
+            created_at: record.created_at(),
+            id: record.id(),
+        }
+    }
+}
+
+/// A page of records.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct KeyPage {
+    /// The records, oldest first.
+    pub keys: Vec<ListedKey>,
+    /// Where to go on, if there is more.
+    pub next: Option<KeyCursor>,
+}
+
+impl KeyPage {
+    /// Creates a page.
+    pub fn new(keys: Vec<ListedKey>, next: Option<KeyCursor>) -> Self {
+        Self { keys, next }
+    }
+}
+
+/// A record in a list, with what is known of its use.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct ListedKey {
+    /// The record.
+    pub record: StoredKey,
+    /// When it was last used, if it ever was.
+    pub last_used_at: Option<Timestamp>,
+    /// How often it was used.
+    pub uses: u64,
+}
+
+impl ListedKey {
+    /// Creates an entry of a list.
+    pub fn new(record: StoredKey, last_used_at: Option<Timestamp>, uses: u64) -> Self {
+        Self {
+            record,
+            last_used_at,
+            uses,
+        }
+    }
+}
+
+/// How a key was used since it was last told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct KeyUse {
+    /// Which key.
+    pub id: KeyId,
+    /// When it was last used.
+    pub at: Timestamp,
+    /// How often.
+    pub uses: u64,
+}
+
+impl KeyUse {
+    /// Creates a report of uses.
+    pub fn new(id: KeyId, at: Timestamp, uses: u64) -> Self {
+        Self { id, at, uses }
+    }
+}

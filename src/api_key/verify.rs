@@ -1,0 +1,41 @@
+//! Whether a presented key is the one that a record tells of.
+
+use super::{
+    digest::{KeyDigest, Peppers},
+    key::ParsedKey,
+    record::{KeyStatus, StoredKey},
+    refusal::Denied,
+};
+use crate::{record::AuthDenial, time::Timestamp};
+
+/// Decides on a key. The secret is compared before anything else is looked at, so that only who
+/// holds the whole key can learn that it exists; an unknown id costs the same digest and the same
+/// comparison as a known one.
+pub(super) fn verify(
+    peppers: &Peppers,
+    presented: &ParsedKey<'_>,
+    record: Option<StoredKey>,
+    now: Timestamp,
+) -> Result<StoredKey, Denied> {
+    let unknown = || Denied::new(AuthDenial::Unknown, None);
+    let Some(record) = record else {
+        let digest = peppers.digest_new(presented.bytes);
+        // The comparison's answer is not looked at: nothing has this digest.
+        std::hint::black_box(digest.matches(&KeyDigest::from_bytes([0; 32])));
+        return Err(unknown());
+    };
+    let digest = peppers
+        .digest_as(record.algorithm, presented.bytes)
+        .ok_or_else(Denied::unknown_pepper)?;
+    if !digest.matches(&record.digest) || record.id != presented.id {
+        return Err(unknown());
+    }
+    let reason = match record.status_at(now) {
+        KeyStatus::Active => return Ok(record),
+        KeyStatus::Disabled => AuthDenial::Disabled,
+        KeyStatus::Revoked => AuthDenial::Revoked,
+        KeyStatus::NotYetValid => AuthDenial::NotYetValid,
+        KeyStatus::Expired => AuthDenial::Expired,
+    };
+    Err(Denied::new(reason, Some(record.id)))
+}

@@ -1,0 +1,130 @@
+//! The algorithms: pure functions of what is remembered, the time, and what is asked for.
+
+mod fixed_window;
+mod token_bucket;
+
+use super::{
+    decision::{Decision, Receipt},
+    quota::Quota,
+};
+use crate::{error::ConfigError, time::Timestamp};
+
+pub(super) use self::{
+    fixed_window::{Alignment, FixedWindow},
+    token_bucket::TokenBucket,
+};
+
+/// What is remembered of one partition under one policy.
+///
+/// Three words. The first is the same for all algorithms: the moment from which this state equals
+/// none at all, and may be forgotten. The other two are the algorithm's own.
+///
+/// ```
+/// use portcullis::{Timestamp, rate_limit::State};
+///
+/// let state = State::from_words([Timestamp::from_secs(60).as_micros(), 7, 0]);
+/// assert!(state.is_alive(Timestamp::from_secs(59)));
+/// assert!(!state.is_alive(Timestamp::from_secs(60)));
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct State {
+    forget_at: Timestamp,
+    words: [u64; 2],
+}
+
+impl State {
+    /// Nothing is remembered.
+    pub const NONE: Self = Self::new(Timestamp::EPOCH, [0, 0]);
+
+    const fn new(forget_at: Timestamp, words: [u64; 2]) -> Self {
+        Self { forget_at, words }
+    }
+
+    /// Takes a state from the words that a store kept.
+    pub const fn from_words([forget_at, one, two]: [u64; 3]) -> Self {
+        Self::new(Timestamp::from_micros(forget_at), [one, two])
+    }
+
+    /// Returns the words for a store to keep.
+    pub const fn to_words(self) -> [u64; 3] {
+        [self.forget_at.as_micros(), self.words[0], self.words[1]]
+    }
+
+    /// Returns the moment from which the state equals none.
+    pub const fn forget_at(self) -> Timestamp {
+        self.forget_at
+    }
+
+    /// Returns whether there is still something to remember.
+    pub fn is_alive(self, now: Timestamp) -> bool {
+        now < self.forget_at
+    }
+}
+
+/// The last moment that is counted to. A clock that shows a later one is taken to show this.
+const LATEST: Timestamp = Timestamp::from_micros(1 << 62);
+
+/// How a quota is counted: one of the algorithms, and the numbers that it needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Algorithm {
+    FixedWindow(FixedWindow),
+    TokenBucket(TokenBucket),
+}
+
+impl Algorithm {
+    pub(super) fn fixed_window(quota: &Quota, alignment: Alignment) -> Result<Self, ConfigError> {
+        FixedWindow::new(quota, alignment).map(Self::FixedWindow)
+    }
+
+    pub(super) fn token_bucket(quota: &Quota) -> Result<Self, ConfigError> {
+        TokenBucket::new(quota).map(Self::TokenBucket)
+    }
+
+    /// Decides one request, and says what to remember of it.
+    ///
+    /// If it is denied, the state comes back as it was, but for one thing: if the clock went back,
+    /// it is cut to the longest that it may last.
+    pub(super) fn decide(&self, state: State, now: Timestamp, cost: u64) -> (Decision, State) {
+        let now = now.min(LATEST);
+        match self {
+            Self::FixedWindow(window) => window.decide(state, now, cost),
+            Self::TokenBucket(bucket) => bucket.decide(state, now, cost),
+        }
+    }
+
+    /// Gives back what was taken too much by the charge that the receipt is for.
+    pub(super) fn refund(&self, state: State, now: Timestamp, paid: Receipt, amount: u64) -> State {
+        let now = now.min(LATEST);
+        match self {
+            Self::FixedWindow(window) => window.refund(state, now, paid, amount),
+            Self::TokenBucket(bucket) => bucket.refund(state, now, paid, amount),
+        }
+    }
+
+    /// Returns the most that can be left.
+    pub(super) fn capacity(&self) -> u64 {
+        match self {
+            Self::FixedWindow(window) => window.limit(),
+            Self::TokenBucket(bucket) => bucket.capacity(),
+        }
+    }
+
+    /// Returns the time in which the whole capacity comes back, in microseconds, rounded up.
+    pub(super) fn horizon_micros(&self) -> u64 {
+        match self {
+            Self::FixedWindow(window) => window.window_micros(),
+            Self::TokenBucket(bucket) => bucket.refill_micros(),
+        }
+    }
+
+    /// Returns the letter that keeps the states of two algorithms apart.
+    pub(super) fn letter(&self) -> char {
+        match self {
+            Self::FixedWindow(window) => match window.alignment() {
+                Alignment::Clock => 'w',
+                Alignment::FirstRequest => 'a',
+            },
+            Self::TokenBucket(_) => 'b',
+        }
+    }
+}

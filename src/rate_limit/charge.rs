@@ -1,0 +1,130 @@
+//! Several policies on one request: denied by one, charged to none.
+
+use smallvec::SmallVec;
+
+use super::{
+    algorithm::State,
+    decision::{Decision, Decisions},
+    policy::Policy,
+};
+use crate::time::Timestamp;
+
+/// What a request asks of one policy.
+#[derive(Clone, Copy, Debug)]
+pub struct Charge<'a> {
+    /// The policy.
+    pub policy: &'a Policy,
+    /// How much the request costs; with zero nothing is charged.
+    pub cost: u64,
+}
+
+impl<'a> Charge<'a> {
+    /// Creates a charge of this much.
+    pub fn new(policy: &'a Policy, cost: u64) -> Self {
+        Self { policy, cost }
+    }
+}
+
+/// Decides a request by all its policies at once, and writes what to remember into the states.
+///
+/// The states stand in the order of the charges. If one policy denies, none is charged; what the
+/// others say is then what they had left before.
+///
+/// A store reads all states, asks this, and writes them all back, as one step.
+///
+/// ```
+/// use portcullis::{Timestamp, rate_limit::{Charge, Policy, Quota, State, decide_all}};
+///
+/// let two = Policy::fixed_window("two", Quota::per_minute(2))?;
+/// let one = Policy::fixed_window("one", Quota::per_minute(1))?;
+/// let charges = [Charge::new(&two, 1), Charge::new(&one, 1)];
+/// let (now, mut states) = (Timestamp::EPOCH, [State::NONE; 2]);
+///
+/// assert!(decide_all(&charges, &mut states, now).is_admitted());
+/// let denied = decide_all(&charges, &mut states, now);
+/// assert!(!denied.is_admitted());
+/// assert_eq!(denied.each()[0].remaining(), 1);
+/// # Ok::<(), portcullis::ConfigError>(())
+/// ```
+///
+/// # Panics
+///
+/// If there are fewer states than charges.
+pub fn decide_all(charges: &[Charge<'_>], states: &mut [State], now: Timestamp) -> Decisions {
+    if let ([charge], [state, ..]) = (charges, &mut *states) {
+        let (decision, next) = charge.policy.decide(*state, now, charge.cost);
+        *state = next;
+        return Decisions::new(decision.is_admitted(), now, [decision]);
+    }
+    assert!(charges.len() <= states.len(), "each charge has a state");
+    let decided: SmallVec<[(Decision, State); 4]> = charges
+        .iter()
+        .zip(&*states)
+        .map(|(charge, state)| charge.policy.decide(*state, now, charge.cost))
+        .collect();
+    let admitted = decided.iter().all(|(decision, _)| decision.is_admitted());
+    let settled = charges.iter().zip(states).zip(decided);
+    Decisions::new(
+        admitted,
+        now,
+        settled.map(|((charge, state), (decision, next))| {
+            if admitted || !decision.is_admitted() {
+                *state = next;
+                return decision;
+            }
+            // Not charged after all: what the policy has left is what it had before.
+            let (peek, kept) = charge.policy.decide(*state, now, 0);
+            *state = kept;
+            peek
+        }),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use proptest::{collection::vec, prelude::*};
+
+    use super::*;
+    use crate::rate_limit::quota::Quota;
+
+    fn policies(limits: [u64; 3]) -> [Policy; 3] {
+        let quota = |limit| Quota::new(limit, Duration::from_secs(1));
+        [
+            Policy::token_bucket("bucket", quota(limits[0])).unwrap(),
+            Policy::fixed_window("anchored", quota(limits[1])).unwrap(),
+            Policy::aligned_window("aligned", quota(limits[2])).unwrap(),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(10_000))]
+
+        #[test]
+        fn denied_by_one_is_charged_to_none_and_admitted_is_charged_to_all(
+            limits in [1_u64..6, 1_u64..6, 1_u64..6],
+            steps in vec((0_u64..300_000, [0_u64..4, 0_u64..4, 0_u64..4]), 1..60),
+        ) {
+            let policies = policies(limits);
+            let (mut now, mut states) = (0, [State::NONE; 3]);
+            for (pause, costs) in steps {
+                now += pause;
+                let at = Timestamp::from_micros(now);
+                let charges = [0, 1, 2].map(|i| Charge::new(&policies[i], costs[i]));
+                let alone = [0, 1, 2].map(|i| policies[i].decide(states[i], at, costs[i]));
+                let before = [0, 1, 2].map(|i| policies[i].decide(states[i], at, 0).0.remaining());
+                let together = decide_all(&charges, &mut states, at);
+                let admitted = alone.iter().all(|(decision, _)| decision.is_admitted());
+                prop_assert_eq!(together.is_admitted(), admitted);
+                for i in 0..3 {
+                    let left = policies[i].decide(states[i], at, 0).0.remaining();
+                    let spent = if admitted { costs[i] } else { 0 };
+                    prop_assert_eq!(left, before[i] - spent);
+                    prop_assert_eq!(together.each()[i].remaining(), left);
+                    prop_assert!(left <= limits[i]);
+                }
+            }
+        }
+    }
+}

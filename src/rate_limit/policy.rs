@@ -1,0 +1,174 @@
+//! A policy: a named quota, and how it is counted.
+
+use std::sync::Arc;
+
+use super::{
+    algorithm::{Algorithm, Alignment, State},
+    decision::{Decision, Receipt},
+    quota::Quota,
+};
+use crate::{error::ConfigError, time::Timestamp};
+
+/// A named quota, and how it is counted.
+///
+/// The name is shown to callers in the `RateLimit` fields and in the body of a `429`, and it is
+/// part of what the store counts by: two layers on one store that use a policy of the same name
+/// for the same partition share its count.
+///
+/// | | admits at most | choose it when |
+/// |---|---|---|
+/// | [`token_bucket`](Self::token_bucket) | the burst, and the rate from then on | traffic should be steady, and bursts are fine |
+/// | [`fixed_window`](Self::fixed_window) | the limit in each window from a client's first request | "100 in a minute" should mean just that to the client |
+/// | [`aligned_window`](Self::aligned_window) | the limit in each window of the clock | quotas are by the hour or the day |
+///
+/// A bucket that may burst its whole limit admits up to twice the limit in the first window: the
+/// burst, and what is gained meanwhile. Windows admit up to twice the limit around an edge. For
+/// less, give the bucket a smaller burst.
+///
+/// ```
+/// use portcullis::rate_limit::{Policy, Quota};
+///
+/// let burst = Policy::token_bucket("burst", Quota::per_second(10).burst(20))?;
+/// let daily = Policy::aligned_window("daily", Quota::per_day(10_000))?;
+/// assert_eq!((burst.capacity(), daily.capacity()), (20, 10_000));
+/// # Ok::<(), portcullis::ConfigError>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Policy {
+    name: Arc<str>,
+    quota: Quota,
+    algorithm: Algorithm,
+    id: u64,
+}
+
+impl Policy {
+    /// Counts in windows, each of which begins with the first request that finds none open.
+    ///
+    /// # Errors
+    ///
+    /// If the name or the quota cannot be used; so for all constructors.
+    pub fn fixed_window(name: &str, quota: Quota) -> Result<Self, ConfigError> {
+        let algorithm = Algorithm::fixed_window(&quota, Alignment::FirstRequest)?;
+        Self::new(name, quota, algorithm)
+    }
+
+    /// Counts in windows that begin at whole multiples of their length since the Unix epoch: on
+    /// the minute, on the hour, at midnight UTC.
+    pub fn aligned_window(name: &str, quota: Quota) -> Result<Self, ConfigError> {
+        let algorithm = Algorithm::fixed_window(&quota, Alignment::Clock)?;
+        Self::new(name, quota, algorithm)
+    }
+
+    /// Counts by a bucket that refills at the quota's rate, up to its burst.
+    pub fn token_bucket(name: &str, quota: Quota) -> Result<Self, ConfigError> {
+        Self::new(name, quota, Algorithm::token_bucket(&quota)?)
+    }
+
+    fn new(name: &str, quota: Quota, algorithm: Algorithm) -> Result<Self, ConfigError> {
+        let shown = |byte: u8| (0x20..=0x7e).contains(&byte);
+        if name.is_empty() || name.len() > 64 || !name.bytes().all(shown) {
+            return Err(ConfigError::new(
+                "policy name",
+                name,
+                "a policy is named in a header by 1 to 64 printable ASCII characters",
+            )
+            .fix("name it by what it is for, such as `burst` or `daily`"));
+        }
+        Ok(Self {
+            id: id(name, algorithm.letter()),
+            name: name.into(),
+            quota,
+            algorithm,
+        })
+    }
+
+    /// Returns the name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Returns the quota.
+    pub fn quota(&self) -> Quota {
+        self.quota
+    }
+
+    /// Returns the most that can be left: the limit of a window, the burst of a bucket.
+    pub fn capacity(&self) -> u64 {
+        self.algorithm.capacity()
+    }
+
+    /// Returns a number that stands for the name and the algorithm, the same in each process: what
+    /// a store keeps the policy's states under, beside the partition.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// Decides one request, and says what to remember of it.
+    ///
+    /// This is the one truth that all stores hold to. A store reads the state, asks this, and
+    /// writes the state that comes back, all in one step.
+    ///
+    /// A state that is no longer alive is the same as [`State::NONE`]. With a cost of zero nothing
+    /// is charged, and the decision says what is left.
+    pub fn decide(&self, state: State, now: Timestamp, cost: u64) -> (Decision, State) {
+        self.algorithm.decide(state, now, cost)
+    }
+
+    /// Gives back what was taken too much by the charge that the receipt is for, and returns what to
+    /// remember.
+    ///
+    /// What is over is over: a charge whose window has ended, or that has leaked away, gives
+    /// nothing back.
+    pub fn refund(&self, state: State, now: Timestamp, paid: Receipt, amount: u64) -> State {
+        self.algorithm.refund(state, now, paid, amount)
+    }
+
+    pub(super) fn shared_name(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    /// Returns the time in which the whole capacity comes back, in whole seconds, rounded up.
+    pub(super) fn window_secs(&self) -> u64 {
+        self.algorithm.horizon_micros().div_ceil(1_000_000)
+    }
+}
+
+/// FNV-1a of the name and the algorithm's letter. The names come from the configuration: nobody
+/// chooses them so that they collide.
+fn id(name: &str, letter: char) -> u64 {
+    let bytes = name.bytes().chain([0, letter as u8]);
+    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_that_a_header_cannot_show_is_refused() {
+        for name in ["", "täglich", "a\nb", &"n".repeat(65)] {
+            let error = Policy::token_bucket(name, Quota::per_second(1)).unwrap_err();
+            assert_eq!(error.option(), "policy name");
+        }
+    }
+
+    #[test]
+    fn another_name_or_another_algorithm_counts_apart() {
+        let quota = Quota::per_second(1);
+        let ids = [
+            Policy::token_bucket("a", quota).unwrap().id(),
+            Policy::token_bucket("b", quota).unwrap().id(),
+            Policy::fixed_window("a", quota).unwrap().id(),
+            Policy::aligned_window("a", quota).unwrap().id(),
+        ];
+        for (at, id) in ids.iter().enumerate() {
+            assert!(!ids[at + 1..].contains(id));
+        }
+        assert_eq!(
+            Policy::token_bucket("a", Quota::per_day(9)).unwrap().id(),
+            ids[0]
+        );
+    }
+}

@@ -1,0 +1,216 @@
+//! The policies that a request must pass, and which tier has which.
+
+use std::sync::Arc;
+
+use http::HeaderValue;
+
+use super::{headers, policy::Policy};
+use crate::error::ConfigError;
+
+/// Which policies the callers of a tier must pass.
+///
+/// The tier is the [`Identity`](crate::Identity)'s. A caller without a tier, or of a tier that is
+/// not named here, has the fallback's policies.
+///
+/// ```
+/// use std::time::Duration;
+/// use portcullis::rate_limit::{Policy, Quota, Tiers};
+///
+/// let in_ten_seconds = |limit| Quota::new(limit, Duration::from_secs(10));
+/// let tiers = Tiers::new("free")
+///     .tier("free", [Policy::fixed_window("free", in_ten_seconds(10))?])
+///     .tier("pro", [Policy::fixed_window("pro", in_ten_seconds(100))?])
+///     .unlimited("internal");
+/// assert!(tiers.contains("pro"));
+/// # Ok::<(), portcullis::ConfigError>(())
+/// ```
+///
+/// A caller whose tier changes begins a new count where the tiers' policies have different names,
+/// and keeps its count where they have the same.
+#[derive(Clone, Debug)]
+pub struct Tiers {
+    fallback: String,
+    tiers: Vec<(String, Vec<Policy>)>,
+}
+
+impl Tiers {
+    /// Begins a list of tiers, and names the one for callers whose tier is not in it.
+    pub fn new(fallback: impl Into<String>) -> Self {
+        Self {
+            fallback: fallback.into(),
+            tiers: Vec::new(),
+        }
+    }
+
+    /// Adds a tier, and the policies that its callers must all pass.
+    #[must_use]
+    pub fn tier(
+        mut self,
+        name: impl Into<String>,
+        policies: impl IntoIterator<Item = Policy>,
+    ) -> Self {
+        self.tiers
+            .push((name.into(), policies.into_iter().collect()));
+        self
+    }
+
+    /// Adds a tier whose callers are not limited by any policy of its own.
+    #[must_use]
+    pub fn unlimited(self, name: impl Into<String>) -> Self {
+        self.tier(name, [])
+    }
+
+    /// Returns whether there is a tier of this name.
+    pub fn contains(&self, name: &str) -> bool {
+        self.tiers.iter().any(|(tier, _)| tier == name)
+    }
+
+    /// Returns the tiers' names, in the order in which they were added.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.tiers.iter().map(|(tier, _)| tier.as_str())
+    }
+}
+
+/// The policies of one request, and what is said of them in a header, rendered once.
+#[derive(Debug)]
+pub(super) struct PolicySet {
+    policies: Box<[Policy]>,
+    policy_field: HeaderValue,
+}
+
+impl PolicySet {
+    fn new(policies: Vec<Policy>) -> Result<Self, ConfigError> {
+        for (at, policy) in policies.iter().enumerate() {
+            let same = |other: &Policy| other.name() == policy.name();
+            if policies[at + 1..].iter().any(same) {
+                return Err(ConfigError::new(
+                    "policies",
+                    policy.name(),
+                    "two policies of one request have the same name",
+                )
+                .fix("name each by what it is for"));
+            }
+        }
+        Ok(Self {
+            policy_field: headers::policy_field(&policies),
+            policies: policies.into(),
+        })
+    }
+
+    pub(super) fn policies(&self) -> &[Policy] {
+        &self.policies
+    }
+
+    pub(super) fn policy_field(&self) -> &HeaderValue {
+        &self.policy_field
+    }
+}
+
+/// Chooses the policies of a request by its caller's tier.
+#[derive(Debug)]
+pub(super) struct PolicySets {
+    fallback: Arc<PolicySet>,
+    tiers: Box<[(Box<str>, Arc<PolicySet>)]>,
+}
+
+impl PolicySets {
+    /// Puts the policies that all must pass before those of each tier.
+    pub(super) fn new(for_all: &[Policy], tiers: Option<&Tiers>) -> Result<Self, ConfigError> {
+        let Some(tiers) = tiers else {
+            return Ok(Self {
+                fallback: Arc::new(PolicySet::new(for_all.to_vec())?),
+                tiers: Box::default(),
+            });
+        };
+        let mut sets = Vec::with_capacity(tiers.tiers.len());
+        for (name, own) in &tiers.tiers {
+            if sets
+                .iter()
+                .any(|(other, _): &(Box<str>, _)| **other == **name)
+            {
+                return Err(ConfigError::new("tiers", name, "the tier stands twice")
+                    .fix("give all policies of a tier in one call"));
+            }
+            let policies = [for_all, own].concat();
+            sets.push((name.as_str().into(), Arc::new(PolicySet::new(policies)?)));
+        }
+        let fallback = sets
+            .iter()
+            .find(|(name, _)| **name == *tiers.fallback)
+            .map(|(_, set)| Arc::clone(set));
+        match fallback {
+            Some(fallback) => Ok(Self {
+                fallback,
+                tiers: sets.into(),
+            }),
+            None => Err(ConfigError::new(
+                "fallback tier",
+                &tiers.fallback,
+                "there is no tier of this name",
+            )
+            .fix("add it with `tier`, or with `unlimited`")),
+        }
+    }
+
+    pub(super) fn of_tier(&self, tier: Option<&str>) -> &Arc<PolicySet> {
+        let named = tier.and_then(|tier| self.tiers.iter().find(|(name, _)| **name == *tier));
+        named.map_or(&self.fallback, |(_, set)| set)
+    }
+
+    /// Returns whether the choice depends on who calls.
+    pub(super) fn by_tier(&self) -> bool {
+        !self.tiers.is_empty()
+    }
+
+    /// Returns whether no request is ever limited.
+    pub(super) fn is_empty(&self) -> bool {
+        let empty = |set: &PolicySet| set.policies.is_empty();
+        empty(&self.fallback) && self.tiers.iter().all(|(_, set)| empty(set))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rate_limit::quota::Quota;
+
+    fn policy(name: &str) -> Policy {
+        Policy::token_bucket(name, Quota::per_second(1)).unwrap()
+    }
+
+    fn names(set: &PolicySet) -> Vec<&str> {
+        set.policies().iter().map(Policy::name).collect()
+    }
+
+    #[test]
+    fn a_tier_has_its_own_policies_after_those_of_all_and_others_have_the_fallbacks() {
+        let tiers = Tiers::new("free")
+            .tier("free", [policy("few")])
+            .tier("pro", [policy("many")])
+            .unlimited("internal");
+        let sets = PolicySets::new(&[policy("all")], Some(&tiers)).unwrap();
+        assert_eq!(names(sets.of_tier(Some("pro"))), ["all", "many"]);
+        assert_eq!(names(sets.of_tier(Some("internal"))), ["all"]);
+        for tier in [None, Some("free"), Some("unheard of")] {
+            assert_eq!(names(sets.of_tier(tier)), ["all", "few"]);
+        }
+    }
+
+    #[test]
+    fn a_fallback_that_is_no_tier_is_refused() {
+        let tiers = Tiers::new("fre").tier("free", [policy("few")]);
+        let error = PolicySets::new(&[], Some(&tiers)).unwrap_err();
+        assert_eq!((error.option(), error.value()), ("fallback tier", "fre"));
+    }
+
+    #[test]
+    fn two_tiers_or_two_policies_of_one_name_are_refused() {
+        let tiers = Tiers::new("a").tier("a", []).tier("a", []);
+        assert_eq!(
+            PolicySets::new(&[], Some(&tiers)).unwrap_err().option(),
+            "tiers"
+        );
+        let error = PolicySets::new(&[policy("p"), policy("p")], None).unwrap_err();
+        assert_eq!(error.option(), "policies");
+    }
+}

@@ -1,0 +1,87 @@
+//! The service: asks the store, then calls the inner service or answers in its place.
+
+use std::{
+    mem,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use http::{Request, Response};
+use tower::Service;
+
+use super::{
+    config::{Config, Plan, Ruling, skipped},
+    future::{Deciding, Note, ResponseFuture},
+    headers::Lines,
+    request_head::RequestHead,
+};
+use crate::{body::ResponseBody, rejection::Dialect};
+
+/// Limits how often requests reach the inner service: see the [module](super).
+#[derive(Clone, Debug)]
+pub struct RateLimit<S> {
+    inner: S,
+    config: Arc<Config>,
+}
+
+impl<S> RateLimit<S> {
+    pub(super) fn new(inner: S, config: Arc<Config>) -> Self {
+        Self { inner, config }
+    }
+}
+
+impl<S, ReqBody, ResBody> Service<Request<ReqBody>> for RateLimit<S>
+where
+    S: Service<Request<ReqBody>, Response = Response<ResBody>> + Clone,
+{
+    type Response = Response<ResponseBody<ResBody>>;
+    type Error = S::Error;
+    type Future = ResponseFuture<S, ReqBody>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
+        let (partition, set) = match self.config.plan(&RequestHead::of(&request)) {
+            Plan::Ask(partition, set) => (partition, set),
+            Plan::Skip => {
+                let note = Note::write(&request, Lines::None, skipped);
+                return ResponseFuture::calling(self.inner.call(request), note);
+            }
+            Plan::Reject(rejection) => {
+                let dialect = Dialect::of(&request);
+                let responder = &self.config.responder;
+                return ResponseFuture::rejected(rejection, dialect, responder, Note::default());
+            }
+        };
+        match self.config.take(&partition, set).into_ready() {
+            // A store in memory answers at once: the readied service is called where it stands.
+            Ok(answer) => match self.config.rule(&answer, set) {
+                Ruling::Admit(lines) => {
+                    let outcome = || self.config.outcome(&answer, set);
+                    let note = Note::write(&request, lines, outcome);
+                    ResponseFuture::calling(self.inner.call(request), note)
+                }
+                Ruling::Reject(rejection, lines) => {
+                    let note = Note::deny(&request, lines, self.config.outcome(&answer, set));
+                    let dialect = Dialect::of(&request);
+                    ResponseFuture::rejected(rejection, dialect, &self.config.responder, note)
+                }
+            },
+            // The future calls the service that was polled ready; the clone left behind was not.
+            Err(take) => {
+                let (config, set) = (Arc::clone(&self.config), Arc::clone(set));
+                let clone = self.inner.clone();
+                let ready = mem::replace(&mut self.inner, clone);
+                ResponseFuture::deciding(Deciding {
+                    take,
+                    ready,
+                    request,
+                    config,
+                    set,
+                })
+            }
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! The port: where a limiter keeps what each partition has used.
+
+use std::{fmt, sync::Arc};
+
+use super::{
+    charge::Charge,
+    decision::{Decisions, Receipt},
+    policy::Policy,
+};
+use crate::{
+    store_future::StoreFuture,
+    store_key::{StoreKey, StoreKeys},
+};
+
+/// Where a limiter keeps what each partition has used.
+///
+/// A store answers for two things: that reading the states of one partition, deciding on them and
+/// writing them back is one step for any two callers, and what time it is. The arithmetic is
+/// [`decide_all`](super::decide_all)'s.
+///
+/// A store that loses a state admits up to one more quota. One whose step is not atomic admits as
+/// many requests as it has racing callers: it is no limiter. One that cannot say what it did (a
+/// timeout) is never asked again for the same request.
+///
+/// # One command
+///
+/// Each question is about one partition, and so about one key of a server: on Redis a hash named
+/// by the partition's digest, with a field for each policy (its name and its algorithm's letter,
+/// or [`Policy::id`]). One script reads the server's time and the fields, decides, writes the
+/// fields and moves the key's expiry on to the latest of their
+/// [`forget_at`](super::State::forget_at). One key has one slot of a cluster, and all words of a
+/// state are below 2^53.
+pub trait RateLimitStore: fmt::Debug + Send + Sync + 'static {
+    /// Returns the secret under which partitions are digested.
+    fn keys(&self) -> &StoreKeys;
+
+    /// Takes what the charges ask for, all of it or nothing, and says what is left of each.
+    ///
+    /// No policy stands twice among the charges.
+    fn take(&self, partition: &StoreKey, charges: &[Charge<'_>]) -> StoreFuture<Decisions>;
+
+    /// Says what [`take`](Self::take) would say, and takes nothing.
+    fn peek(&self, partition: &StoreKey, charges: &[Charge<'_>]) -> StoreFuture<Decisions>;
+
+    /// Gives back what was taken too much.
+    ///
+    /// A refund only reaches what its receipt was given for: once the window in which it was
+    /// charged is over, or the charge has leaked away, there is nothing to give back.
+    fn refund(&self, partition: &StoreKey, refunds: &[Refund<'_>]) -> StoreFuture<()>;
+
+    /// Forgets what the partition has used of these policies.
+    fn reset(&self, partition: &StoreKey, policies: &[&Policy]) -> StoreFuture<()>;
+}
+
+impl<T: RateLimitStore + ?Sized> RateLimitStore for Arc<T> {
+    fn keys(&self) -> &StoreKeys {
+        (**self).keys()
+    }
+
+    fn take(&self, partition: &StoreKey, charges: &[Charge<'_>]) -> StoreFuture<Decisions> {
+        (**self).take(partition, charges)
+    }
+
+    fn peek(&self, partition: &StoreKey, charges: &[Charge<'_>]) -> StoreFuture<Decisions> {
+        (**self).peek(partition, charges)
+    }
+
+    fn refund(&self, partition: &StoreKey, refunds: &[Refund<'_>]) -> StoreFuture<()> {
+        (**self).refund(partition, refunds)
+    }
+
+    fn reset(&self, partition: &StoreKey, policies: &[&Policy]) -> StoreFuture<()> {
+        (**self).reset(partition, policies)
+    }
+}
+
+/// What is given back to one policy.
+#[derive(Clone, Copy, Debug)]
+pub struct Refund<'a> {
+    /// The policy.
+    pub policy: &'a Policy,
+    /// The receipt of the charge, from its [`Decision`](super::Decision).
+    pub receipt: Receipt,
+    /// How much of the charge was too much.
+    pub amount: u64,
+}
+
+impl<'a> Refund<'a> {
+    /// Creates a refund of this much.
+    pub fn new(policy: &'a Policy, receipt: Receipt, amount: u64) -> Self {
+        Self {
+            policy,
+            receipt,
+            amount,
+        }
+    }
+}

@@ -1,0 +1,540 @@
+//! A table of fixed size that a flood of new keys cannot make forget an old one.
+//!
+//! It is an array of slots, in groups. A key has one group, and may stand in any slot of it; it is
+//! known there by 64 bits of its keyed digest, and by its group. A slot holds the three words of a
+//! state, and a state that is over is the same as none: its slot is free for another key.
+//!
+//! What is known is found without a lock, and changed under a lock of its own, one bit of the
+//! state's first word. A new key takes a slot under the lock of its group, in which it looks again
+//! first: so no two tasks ever take two slots for one key, or one slot for two keys.
+//!
+//! Where all slots of a group are alive, a new key goes to a shared slot, of which each policy has
+//! [`SHARED_PER_GROUP`] in each shared group: it counts together with all that are sent there. When
+//! a slot of its own becomes free, it takes what the shared one has counted along. So a key in
+//! excess may be counted too high, and none is ever counted too low. If `n` requests of such keys
+//! come in one window and there are `w` shared slots, one of them finds its limit `l` spent with
+//! the probability that a Poisson variable of mean `n / w` is at least `l`.
+//!
+//! Locks are taken in this order: groups ascending, then slots ascending. Who holds a slot never
+//! waits for a group.
+
+use std::{
+    hint,
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    thread,
+};
+
+use smallvec::SmallVec;
+
+use crate::{rate_limit::State, store_key::StoreKey, time::Timestamp};
+
+/// The slots of a group.
+const GROUP: usize = 128;
+
+/// As many keys of its own are reckoned for a group, so that chance rarely fills one before all.
+const KEYS_PER_GROUP: usize = 100;
+
+/// One shared group is made for so many of the others.
+const GROUPS_PER_SHARED: usize = 16;
+
+/// The shared slots of a policy in each shared group.
+const SHARED_PER_GROUP: u64 = 16;
+
+/// The bit of a state's first word by which its slot is locked. No moment reaches it: that would
+/// be in the year 294 000.
+const LOCKED: u64 = 1 << 63;
+
+/// What a slot is found by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Key {
+    /// Chooses the group.
+    spread: u64,
+    /// Tells it from others of its group. Never zero.
+    fingerprint: u64,
+    /// The same for all keys of a policy.
+    policy: u64,
+}
+
+impl Key {
+    pub(super) fn new(partition: &StoreKey, policy: u64) -> Self {
+        let bytes = partition.as_bytes();
+        let word = |from: usize| u64::from_le_bytes(std::array::from_fn(|at| bytes[from + at]));
+        // The digest is keyed and uniform: to mix in a constant keeps it so.
+        Self {
+            spread: word(0) ^ policy.rotate_left(32),
+            fingerprint: (word(8) ^ policy).max(1),
+            policy,
+        }
+    }
+}
+
+pub(super) struct Table {
+    slots: Box<[Slot]>,
+    groups: Box<[Mutex<()>]>,
+    own_groups: usize,
+    /// Whether any key was ever sent to a shared slot.
+    shared: AtomicBool,
+}
+
+/// One state, and the key that it is of: half a cache line.
+#[derive(Default)]
+#[repr(align(32))]
+struct Slot {
+    fingerprint: AtomicU64,
+    forget_at: AtomicU64,
+    one: AtomicU64,
+    two: AtomicU64,
+}
+
+/// A place in the table, and what must stand there.
+#[derive(Clone, Copy, Debug)]
+struct Spot {
+    at: usize,
+    fingerprint: u64,
+}
+
+/// A slot that nobody else may change; what stands in `state` is written when this is dropped.
+struct Held<'t> {
+    slot: &'t Slot,
+    state: State,
+}
+
+impl Table {
+    pub(super) fn new(keys_max: usize) -> Self {
+        let own_groups = keys_max.div_ceil(KEYS_PER_GROUP).max(1);
+        let groups = own_groups + own_groups.div_ceil(GROUPS_PER_SHARED);
+        Self {
+            slots: (0..groups * GROUP).map(|_| Slot::default()).collect(),
+            groups: (0..groups).map(|_| Mutex::new(())).collect(),
+            own_groups,
+            shared: AtomicBool::new(false),
+        }
+    }
+
+    /// Changes the state of a key, which is none at first, as one step.
+    ///
+    /// Returns `None` if there is no slot for the key, not even a shared one.
+    #[inline]
+    pub(super) fn change_one<T>(
+        &self,
+        key: Key,
+        now: Timestamp,
+        change: impl FnOnce(&mut State) -> T,
+    ) -> Option<T> {
+        match self.hold_known(key) {
+            Some(mut held) => Some(change(&mut held.state)),
+            None => self.change_all(&[key], now, |states| change(&mut states[0])),
+        }
+    }
+
+    /// Changes the states of several keys as one step.
+    ///
+    /// Returns `None` if there is no slot for one of them, not even a shared one, or if a key
+    /// stands twice.
+    pub(super) fn change_all<T>(
+        &self,
+        keys: &[Key],
+        now: Timestamp,
+        change: impl FnOnce(&mut [State]) -> T,
+    ) -> Option<T> {
+        let mut held = match self.hold_all_known(keys) {
+            Some(held) => held,
+            None => self.hold_all_new(keys, now)?,
+        };
+        let mut states: SmallVec<[State; 4]> = held.iter().map(|held| held.state).collect();
+        let answer = change(&mut states);
+        for (held, state) in held.iter_mut().zip(states) {
+            held.state = state;
+        }
+        Some(answer)
+    }
+
+    /// Changes the state of a key if it is known, in its own slot or a shared one.
+    pub(super) fn change_known(&self, key: Key, change: impl FnOnce(&mut State)) {
+        if let Some(mut held) = self.hold_known(key).or_else(|| self.hold_shared(key)) {
+            change(&mut held.state);
+        }
+    }
+
+    /// Returns the state of a key.
+    pub(super) fn read(&self, key: Key) -> State {
+        let held = self.hold_known(key).or_else(|| self.hold_shared(key));
+        held.map_or(State::NONE, |held| held.state)
+    }
+
+    #[inline]
+    fn hold_known(&self, key: Key) -> Option<Held<'_>> {
+        loop {
+            let spot = self.find(self.own_group(key), key.fingerprint)?;
+            // If it was given to another key meanwhile, this one may stand elsewhere by now.
+            if let Some(held) = self.hold(spot) {
+                return Some(held);
+            }
+        }
+    }
+
+    fn hold_shared(&self, key: Key) -> Option<Held<'_>> {
+        if !self.shared.load(Ordering::Acquire) {
+            return None;
+        }
+        let spot = self.find(self.shared_group(key), self.shared_fingerprint(key))?;
+        self.hold(spot)
+    }
+
+    fn hold_all_known(&self, keys: &[Key]) -> Option<SmallVec<[Held<'_>; 4]>> {
+        let find = |key: &Key| self.find(self.own_group(*key), key.fingerprint);
+        let spots: SmallVec<[Spot; 4]> = keys.iter().map(find).collect::<Option<_>>()?;
+        self.hold_all(&spots)
+    }
+
+    /// Holds the slots of all keys, and takes one for each that has none.
+    fn hold_all_new(&self, keys: &[Key], now: Timestamp) -> Option<SmallVec<[Held<'_>; 4]>> {
+        let twice = |(at, key): (usize, &Key)| keys[at + 1..].contains(key);
+        if keys.iter().enumerate().any(twice) {
+            return None;
+        }
+        let _locks = self.lock_groups(keys);
+        // All that are known first: their slots, even if they are over, are not free.
+        let find = |key: &Key| self.find(self.own_group(*key), key.fingerprint);
+        let mut spots: SmallVec<[Option<Spot>; 4]> = keys.iter().map(find).collect();
+        for (at, key) in keys.iter().enumerate() {
+            if spots[at].is_none() {
+                spots[at] = Some(self.spot_for_new(*key, now, &spots)?);
+            }
+        }
+        // No slot of these groups changes its key while their locks are held.
+        let spots: SmallVec<[Spot; 4]> = spots.into_iter().flatten().collect();
+        self.hold_all(&spots)
+    }
+
+    /// Takes a slot for a key that has none; a shared one if need be.
+    fn spot_for_new(&self, key: Key, now: Timestamp, taken: &[Option<Spot>]) -> Option<Spot> {
+        let counted = self.hold_shared(key).map_or(State::NONE, |held| held.state);
+        if let Some(spot) = self.claim(self.own_group(key), key.fingerprint, counted, now, taken) {
+            return Some(spot);
+        }
+        self.shared.store(true, Ordering::Release);
+        let (group, fingerprint) = (self.shared_group(key), self.shared_fingerprint(key));
+        self.find(group, fingerprint)
+            .or_else(|| self.claim(group, fingerprint, State::NONE, now, taken))
+    }
+
+    /// Gives the first free slot of a group to a key. The group is locked.
+    fn claim(
+        &self,
+        group: usize,
+        fingerprint: u64,
+        state: State,
+        now: Timestamp,
+        taken: &[Option<Spot>],
+    ) -> Option<Spot> {
+        let is_taken = |at| taken.iter().flatten().any(|spot| spot.at == at);
+        let mut free = probe(group, fingerprint).filter(|at| !is_taken(*at));
+        free.find(|at| self.slots[*at].give(fingerprint, state, now))
+            .map(|at| Spot { at, fingerprint })
+    }
+
+    /// Finds a key in a group, without a lock.
+    #[inline]
+    fn find(&self, group: usize, fingerprint: u64) -> Option<Spot> {
+        for at in probe(group, fingerprint) {
+            let found = self.slots[at].fingerprint.load(Ordering::Relaxed);
+            if found == fingerprint {
+                return Some(Spot { at, fingerprint });
+            }
+            // A slot once given is never empty again, and the first free one is given: beyond an
+            // empty one there is nothing.
+            if found == 0 {
+                return None;
+            }
+        }
+        None
+    }
+
+    #[inline]
+    fn hold(&self, spot: Spot) -> Option<Held<'_>> {
+        let held = self.slots[spot.at].hold();
+        let same = held.slot.fingerprint.load(Ordering::Relaxed) == spot.fingerprint;
+        same.then_some(held)
+    }
+
+    /// Holds all spots, or none of them if one was given to another key, or if two are the same.
+    /// They come back in the order of the spots.
+    fn hold_all(&self, spots: &[Spot]) -> Option<SmallVec<[Held<'_>; 4]>> {
+        let mut ascending: SmallVec<[usize; 4]> = (0..spots.len()).collect();
+        ascending.sort_unstable_by_key(|at| spots[*at].at);
+        if ascending
+            .windows(2)
+            .any(|two| spots[two[0]].at == spots[two[1]].at)
+        {
+            return None;
+        }
+        let mut held: SmallVec<[(usize, Held<'_>); 4]> = SmallVec::new();
+        for at in ascending {
+            held.push((at, self.hold(spots[at])?));
+        }
+        held.sort_unstable_by_key(|(at, _)| *at);
+        Some(held.into_iter().map(|(_, held)| held).collect())
+    }
+
+    /// Locks the groups in which the keys may stand, ascending.
+    fn lock_groups(&self, keys: &[Key]) -> SmallVec<[MutexGuard<'_, ()>; 8]> {
+        let both = |key: &Key| [self.own_group(*key), self.shared_group(*key)];
+        let mut groups: SmallVec<[usize; 8]> = keys.iter().flat_map(both).collect();
+        groups.sort_unstable();
+        groups.dedup();
+        let lock = |group: usize| self.groups[group].lock();
+        // There is nothing in the mutex that a panic could have left half done.
+        groups
+            .into_iter()
+            .map(|group| lock(group).unwrap_or_else(PoisonError::into_inner))
+            .collect()
+    }
+
+    #[inline]
+    fn own_group(&self, key: Key) -> usize {
+        scale(key.spread, self.own_groups)
+    }
+
+    fn shared_group(&self, key: Key) -> usize {
+        let shared_groups = self.groups.len() - self.own_groups;
+        self.own_groups + scale(key.fingerprint.rotate_left(32), shared_groups)
+    }
+
+    fn shared_fingerprint(&self, key: Key) -> u64 {
+        let which = key.spread % SHARED_PER_GROUP;
+        (key.policy.rotate_left(16) ^ (which << 48)).max(1)
+    }
+}
+
+/// Returns the slots of a group in the order in which a key may stand in them.
+#[inline]
+fn probe(group: usize, fingerprint: u64) -> impl Iterator<Item = usize> {
+    let first = group * GROUP;
+    let start = fingerprint as usize % GROUP;
+    (0..GROUP).map(move |step| first + (start + step) % GROUP)
+}
+
+/// Maps a uniform number to one of so many groups.
+#[inline]
+fn scale(uniform: u64, groups: usize) -> usize {
+    ((u128::from(uniform) * groups as u128) >> 64) as usize
+}
+
+impl Slot {
+    /// Locks the slot. Who holds it only computes: it is soon free.
+    #[inline]
+    fn hold(&self) -> Held<'_> {
+        let mut tries = 0_u32;
+        loop {
+            let forget_at = self.forget_at.load(Ordering::Relaxed);
+            if forget_at & LOCKED == 0 && self.try_lock(forget_at) {
+                return Held {
+                    slot: self,
+                    state: State::from_words([
+                        forget_at,
+                        self.one.load(Ordering::Relaxed),
+                        self.two.load(Ordering::Relaxed),
+                    ]),
+                };
+            }
+            tries += 1;
+            if tries.is_multiple_of(64) {
+                // Its holder may have been put to sleep meanwhile.
+                thread::yield_now();
+            } else {
+                hint::spin_loop();
+            }
+        }
+    }
+
+    #[inline]
+    fn try_lock(&self, forget_at: u64) -> bool {
+        self.forget_at
+            .compare_exchange_weak(
+                forget_at,
+                forget_at | LOCKED,
+                Ordering::Acquire,
+                Ordering::Relaxed,
+            )
+            .is_ok()
+    }
+
+    /// Gives the slot to another key, unless its state is alive. The group is locked.
+    fn give(&self, fingerprint: u64, state: State, now: Timestamp) -> bool {
+        let alive = |forget_at: u64| Timestamp::from_micros(forget_at & !LOCKED) > now;
+        if alive(self.forget_at.load(Ordering::Relaxed)) {
+            return false;
+        }
+        // Its key may have come back just now.
+        let mut held = self.hold();
+        if held.state.is_alive(now) {
+            return false;
+        }
+        self.fingerprint.store(fingerprint, Ordering::Relaxed);
+        held.state = state;
+        true
+    }
+}
+
+impl Drop for Held<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        let [forget_at, one, two] = self.state.to_words();
+        self.slot.one.store(one, Ordering::Relaxed);
+        self.slot.two.store(two, Ordering::Relaxed);
+        self.slot.forget_at.store(forget_at, Ordering::Release);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::Arc, time::Duration};
+
+    use super::*;
+    use crate::{
+        rate_limit::{Charge, Policy, Quota, decide_all},
+        store_key::StoreKeys,
+    };
+
+    const NOW: Timestamp = Timestamp::from_secs(1_000);
+
+    fn policy(name: &str, limit: u64) -> Policy {
+        Policy::fixed_window(name, Quota::per_minute(limit)).unwrap()
+    }
+
+    fn partitions(count: u64) -> impl Iterator<Item = StoreKey> {
+        let space = StoreKeys::from_secret(&[7; 32]).unwrap().space("test");
+        (0..count).map(move |number| space.short().field(&number.to_le_bytes()).finish())
+    }
+
+    fn take(table: &Table, partition: &StoreKey, policy: &Policy, now: Timestamp) -> Option<bool> {
+        let key = Key::new(partition, policy.id());
+        table.change_one(key, now, |state| {
+            let charges = [Charge::new(policy, 1)];
+            decide_all(&charges, std::slice::from_mut(state), now).is_admitted()
+        })
+    }
+
+    #[test]
+    fn up_to_the_bound_nearly_every_key_has_a_slot_of_its_own() {
+        let (table, policy) = (Table::new(10_000), policy("p", 1));
+        let keys: Vec<_> = partitions(10_000).collect();
+        let admitted = |key| take(&table, key, &policy, NOW) == Some(true);
+        let first = keys.iter().filter(|key| admitted(key)).count();
+        assert!(first >= 9_990, "{first}");
+        assert_eq!(keys.iter().filter(|key| admitted(key)).count(), 0);
+    }
+
+    #[test]
+    fn a_flood_of_new_keys_makes_the_table_forget_nobody() {
+        let (table, policy) = (Table::new(1_000), policy("p", 2));
+        let mut keys = partitions(200_000);
+        let victim = keys.next().unwrap();
+        while take(&table, &victim, &policy, NOW) == Some(true) {}
+        for (number, key) in keys.enumerate() {
+            take(&table, &key, &policy, NOW).unwrap();
+            if number % 1_000 == 0 {
+                assert_eq!(take(&table, &victim, &policy, NOW), Some(false));
+            }
+        }
+        let later = NOW + Duration::from_secs(60);
+        assert_eq!(take(&table, &victim, &policy, later), Some(true));
+    }
+
+    #[test]
+    fn a_key_in_excess_never_gains_by_moving_from_a_shared_slot_to_its_own() {
+        let (table, short, long) = (Table::new(1), policy("a", 1), policy("b", 3));
+        // Slots of a minute's length fill all groups of `long`'s keys but for some that end early.
+        let mut admitted = std::collections::HashMap::<StoreKey, u32>::new();
+        let keys: Vec<_> = partitions(2_000).collect();
+        for key in &keys[..120] {
+            take(&table, key, &short, NOW).unwrap();
+        }
+        for second in 1..60 {
+            let now = NOW + Duration::from_secs(second);
+            for key in &keys[second as usize * 30..][..40] {
+                if take(&table, key, &long, now) == Some(true) {
+                    *admitted.entry(*key).or_default() += 1;
+                }
+            }
+        }
+        assert!(admitted.values().all(|admitted| *admitted <= 3));
+        assert!(table.shared.load(Ordering::Relaxed));
+    }
+
+    #[test]
+    fn a_slot_whose_state_is_over_is_given_to_another_key() {
+        let (table, policy) = (Table::new(1), policy("p", 1));
+        for round in 0..50 {
+            let now = NOW + Duration::from_secs(60 * round);
+            let keys: Vec<_> = partitions((round + 1) * 100).collect();
+            for key in &keys[round as usize * 100..] {
+                assert_eq!(take(&table, key, &policy, now), Some(true));
+            }
+        }
+        assert!(!table.shared.load(Ordering::Relaxed));
+    }
+
+    #[test]
+    fn more_policies_than_the_shared_slots_hold_are_refused_and_not_admitted() {
+        let table = Table::new(1);
+        let key = |number: u64| Key {
+            spread: number,
+            fingerprint: number + 1,
+            policy: number << 20,
+        };
+        let mark = |state: &mut State| *state = State::from_words([u64::MAX >> 1, 1, 0]);
+        let taken = (0..10_000).filter_map(|number| table.change_one(key(number), NOW, mark));
+        assert_eq!(taken.count(), 2 * GROUP);
+    }
+
+    #[test]
+    fn the_same_key_twice_is_refused_rather_than_waited_for() {
+        let table = Table::new(1);
+        let key = Key::new(&partitions(1).next().unwrap(), 7);
+        assert!(table.change_all(&[key, key], NOW, |_| ()).is_none());
+    }
+
+    #[test]
+    fn a_holder_that_panics_leaves_its_slot_free_and_as_it_was() {
+        let (table, policy) = (Table::new(1), policy("p", 1));
+        let partition = partitions(1).next().unwrap();
+        let key = Key::new(&partition, policy.id());
+        take(&table, &partition, &policy, NOW);
+        let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            table.change_one(key, NOW, |_| panic!("a bug"))
+        }));
+        assert!(panicked.is_err());
+        assert_eq!(take(&table, &partition, &policy, NOW), Some(false));
+    }
+
+    #[test]
+    fn threads_that_race_for_few_slots_neither_lose_nor_double_a_count() {
+        // Each round, windows end and all threads come for the same new keys at once.
+        let (table, policy) = (Arc::new(Table::new(1)), policy("p", 5));
+        for round in 0..200_u64 {
+            let now = NOW + Duration::from_secs(60 * round);
+            let keys: Vec<_> = partitions((round + 1) * 20)
+                .skip(round as usize * 20)
+                .collect();
+            let admitted: usize = thread::scope(|scope| {
+                let worker = || {
+                    let admitted = |key: &&StoreKey| take(&table, key, &policy, now) == Some(true);
+                    (0..4)
+                        .map(|_| keys.iter().filter(admitted).count())
+                        .sum::<usize>()
+                };
+                let workers: Vec<_> = (0..4).map(|_| scope.spawn(worker)).collect();
+                workers
+                    .into_iter()
+                    .map(|worker| worker.join().unwrap())
+                    .sum()
+            });
+            assert_eq!(admitted, 20 * 5, "in round {round}");
+        }
+    }
+}
