@@ -2,7 +2,7 @@
 
 use http::{
     HeaderMap, HeaderName, StatusCode,
-    header::{CONTENT_RANGE, CONTENT_TYPE, ETAG, LAST_MODIFIED, SET_COOKIE, WWW_AUTHENTICATE},
+    header::{CONTENT_TYPE, ETAG, LAST_MODIFIED, SET_COOKIE, WWW_AUTHENTICATE},
 };
 
 use super::{
@@ -50,14 +50,19 @@ pub(super) fn judge(
     headers: &HeaderMap,
     times: &Times,
 ) -> Result<Verdict, Reason> {
-    let directives = ResponseDirectives::of(headers);
-    if status == StatusCode::PARTIAL_CONTENT || headers.contains_key(CONTENT_RANGE) {
+    let directives = ResponseDirectives::of(headers, &rules.targeted);
+    if status == StatusCode::PARTIAL_CONTENT {
         return Err(Reason::Partial);
     }
     if status.is_informational() || status == StatusCode::NOT_MODIFIED {
         return Err(Reason::Status);
     }
-    if directives.no_store && !understood(&directives, status) {
+    // `no-store` beside `must-understand` is for caches that do not understand the status (RFC 9111
+    // section 5.2.2.3).
+    if directives.must_understand && !is_understood(status) {
+        return Err(Reason::Status);
+    }
+    if directives.no_store && !directives.must_understand {
         return Err(Reason::NoStore);
     }
     if !rules.statuses.admit(status) {
@@ -95,14 +100,12 @@ pub(super) fn judge(
     })
 }
 
-/// Returns whether a status is understood whose answer says `must-understand`: `no-store` beside
-/// it is for caches that do not understand it (RFC 9111 section 5.2.2.3).
-fn understood(directives: &ResponseDirectives, status: StatusCode) -> bool {
-    let known = matches!(
+/// Returns whether the cache knows what a status asks of it.
+fn is_understood(status: StatusCode) -> bool {
+    matches!(
         status.as_u16(),
         200 | 203 | 204 | 300 | 301 | 302 | 303 | 307 | 308 | 404 | 405 | 410 | 414 | 501
-    );
-    directives.must_understand && known
+    )
 }
 
 /// Decides between the shared partition and the caller's own.
@@ -305,6 +308,13 @@ mod tests {
         ];
         assert_eq!(refused(Caller::Anonymous, 200, &lines), Reason::NoStore);
         assert_eq!(refused(KNOWN, 200, &lines), Reason::NoStore);
+    }
+
+    #[test]
+    fn what_must_be_understood_is_kept_where_it_is() {
+        let both = control("no-store, must-understand, max-age=9");
+        assert!(judged(Caller::Anonymous, 200, &both).is_ok());
+        assert_eq!(refused(Caller::Anonymous, 299, &both), Reason::Status);
     }
 
     #[test]

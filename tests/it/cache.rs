@@ -116,7 +116,7 @@ impl App {
         Self::built(handler, clock, builder)
     }
 
-    fn built(handler: Handler, clock: ManualClock, builder: CacheLayerBuilder) -> Self {
+    pub(crate) fn built(handler: Handler, clock: ManualClock, builder: CacheLayerBuilder) -> Self {
         let layer = builder.clock(clock.clone()).build().unwrap();
         Self {
             clock,

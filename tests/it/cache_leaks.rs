@@ -24,7 +24,7 @@ use http::{
 use http_body::{Body, Frame};
 use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
 use portcullis::{cache::CacheLayer, store::MemoryStore};
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, task::JoinSet};
 use tower::{ServiceBuilder, ServiceExt, service_fn, util::BoxCloneService};
 
 use crate::{
@@ -59,9 +59,11 @@ fn ours(handler: Client) -> Client {
     BoxCloneService::new(service)
 }
 
+type Kept = HashMap<String, (StatusCode, HeaderMap, Bytes)>;
+
 /// Keeps whatever it sees under its path, whole, and gives it to whoever comes.
 fn bad(handler: Client) -> Client {
-    let kept: Arc<Mutex<HashMap<String, (StatusCode, HeaderMap, Bytes)>>> = Arc::default();
+    let kept: Arc<Mutex<Kept>> = Arc::default();
     BoxCloneService::new(service_fn(move |request: Request<Full<Bytes>>| {
         let (handler, kept) = (handler.clone(), Arc::clone(&kept));
         async move {
@@ -318,6 +320,30 @@ async fn repeated_fields_are_all_given_again() {
         body(&client, get("/a")).await;
         let again = client.oneshot(get("/a")).await.unwrap();
         again.headers().get_all("link").iter().count() == 2
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn forty_misses_at_once_are_one_call_of_the_handler() {
+    holds(|cached| async move {
+        let calls = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&calls);
+        let client = cached(BoxCloneService::new(service_fn(move |_| {
+            counted.fetch_add(1, Ordering::SeqCst);
+            async {
+                tokio::task::yield_now().await;
+                let answer = with_fields(FRESH, "x".to_owned());
+                Ok(answer.map(|body| Full::from(body).boxed_unsync()))
+            }
+        })));
+        let mut asking = JoinSet::new();
+        for _ in 0..40 {
+            let asked = client.clone().oneshot(get("/a"));
+            asking.spawn(async move { text(asked.await.unwrap()).await });
+        }
+        asking.join_all().await;
+        calls.load(Ordering::SeqCst) == 1
     })
     .await;
 }

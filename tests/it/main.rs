@@ -8,7 +8,9 @@
 mod access_log;
 mod api_key;
 mod cache;
+mod cache_collapse;
 mod cache_leaks;
+mod cache_validation;
 mod house;
 mod rate_limit;
 mod support;
