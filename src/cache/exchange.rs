@@ -110,6 +110,8 @@ impl Exchange {
                 let selection = Selection::new(request.headers(), self.config.keys.variants());
                 if !fits(&selection, &entry) {
                     look.forward = Forward::VaryMiss;
+                } else if !look.is_meant_for_caller(&entry) {
+                    // What was made for the anonymous is not for a caller who is known.
                 } else if !expired && look.is_fresh(&entry) && look.is_fresh_enough(&entry) {
                     return Step::Answer(self.hit(&entry, request.headers()));
                 } else if let Some(key) = look.key() {
@@ -311,6 +313,7 @@ impl Exchange {
         if let (Ok(verdict), Some(fence)) = (&verdict, look.fence) {
             entry.headers = kept_headers(&dated, verdict, &times);
             entry.freshness = verdict.freshness;
+            entry.says_shared = verdict.says_shared;
             let touch = Touch {
                 key: stale.key,
                 entry: Arc::new(entry.clone()),
@@ -434,6 +437,7 @@ impl Exchange {
             vary: verdict.vary.clone(),
             variant,
             partition: config.keys.partition(partition),
+            says_shared: verdict.says_shared,
             tags: Vec::new(),
         })
     }
@@ -548,6 +552,10 @@ impl Exchange {
 }
 
 impl Look {
+    fn is_meant_for_caller(&self, entry: &StoredResponse) -> bool {
+        self.in_own || entry.says_shared || self.caller == Caller::Anonymous
+    }
+
     fn is_fresh(&self, entry: &StoredResponse) -> bool {
         let freshness = &entry.freshness;
         !freshness.always_validate && freshness.ttl_secs(self.asked_at) > 0

@@ -43,6 +43,7 @@ pub(super) struct Head {
     pub(super) vary: VarySpec,
     pub(super) variant: VariantId,
     pub(super) partition: StoreKey,
+    pub(super) says_shared: bool,
     pub(super) tags: Vec<StoreKey>,
 }
 
@@ -127,6 +128,7 @@ impl Fill {
             vary: head.vary.clone(),
             variant: head.variant,
             partition: head.partition,
+            says_shared: head.says_shared,
             tags: std::mem::take(&mut head.tags),
         };
         Put {

@@ -34,6 +34,8 @@ pub(super) enum Caller {
 pub(super) struct Verdict {
     /// Whether it goes to the shared partition, and not to the caller's own.
     pub(super) shared: bool,
+    /// Whether the answer itself says that it may be shared among callers.
+    pub(super) says_shared: bool,
     pub(super) freshness: Freshness,
     pub(super) vary: VarySpec,
     /// Whether the handler can be asked if it has changed.
@@ -68,7 +70,8 @@ pub(super) fn judge(
     if !rules.statuses.admit(status) {
         return Err(Reason::Status);
     }
-    let shared = shared(rules, caller, &directives)?;
+    let says_shared = says_shared(rules, &directives);
+    let shared = shared(caller, says_shared)?;
     if shared && directives.private {
         return Err(Reason::Private);
     }
@@ -93,6 +96,7 @@ pub(super) fn judge(
     let freshness = freshness(rules, &directives, status, headers, times, has_validator)?;
     Ok(Verdict {
         shared,
+        says_shared,
         freshness,
         vary,
         has_validator,
@@ -108,17 +112,22 @@ fn is_understood(status: StatusCode) -> bool {
     )
 }
 
-/// Decides between the shared partition and the caller's own.
-fn shared(rules: &Rules, caller: &Caller, directives: &ResponseDirectives) -> Result<bool, Reason> {
+/// Returns whether an answer says that it is the same for callers with credentials.
+fn says_shared(rules: &Rules, directives: &ResponseDirectives) -> bool {
     let says_so = directives.public
         || directives.s_maxage_secs.is_some()
         || (rules.share_where_must_revalidate && directives.must_revalidate);
+    says_so && !directives.private
+}
+
+/// Decides between the shared partition and the caller's own.
+fn shared(caller: &Caller, says_shared: bool) -> Result<bool, Reason> {
     match caller {
         Caller::Anonymous => Ok(true),
         Caller::Known {
             share_where_public, ..
-        } => Ok(*share_where_public && says_so && !directives.private),
-        Caller::Unvouched if says_so => Ok(true),
+        } => Ok(*share_where_public && says_shared),
+        Caller::Unvouched if says_shared => Ok(true),
         Caller::Unvouched => Err(Reason::Credential),
     }
 }

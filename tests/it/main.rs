@@ -10,6 +10,7 @@ mod api_key;
 mod cache;
 mod cache_collapse;
 mod cache_leaks;
+mod cache_oracle;
 mod cache_validation;
 mod contract;
 mod gate;
