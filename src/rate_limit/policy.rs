@@ -1,6 +1,6 @@
 //! A policy: a named quota, and how it is counted.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use super::{
     algorithm::{Algorithm, Alignment, State},
@@ -20,6 +20,9 @@ use crate::{error::ConfigError, time::Timestamp};
 /// | [`token_bucket`](Self::token_bucket) | the burst, and the rate from then on | traffic should be steady, and bursts are fine |
 /// | [`fixed_window`](Self::fixed_window) | the limit in each window from a client's first request | "100 in a minute" should mean just that to the client |
 /// | [`aligned_window`](Self::aligned_window) | the limit in each window of the clock | quotas are by the hour or the day |
+/// | [`calendar_month`](Self::calendar_month) | the limit in each month | quotas are billed |
+/// | [`sliding_window`](Self::sliding_window) | the limit in each window of the clock, and less than twice that in any other | windows should have no edge to wait for |
+/// | [`leaky_bucket`](Self::leaky_bucket) | what a token bucket does | that is the name you know it by |
 ///
 /// A bucket that may burst its whole limit admits up to twice the limit in the first window: the
 /// burst, and what is gained meanwhile. Windows admit up to twice the limit around an edge. For
@@ -57,6 +60,25 @@ impl Policy {
     pub fn aligned_window(name: &str, quota: Quota) -> Result<Self, ConfigError> {
         let algorithm = Algorithm::fixed_window(&quota, Alignment::Clock)?;
         Self::new(name, quota, algorithm)
+    }
+
+    /// Counts in months of the calendar, which begin at midnight UTC.
+    pub fn calendar_month(name: &str, limit: u64) -> Result<Self, ConfigError> {
+        let quota = Quota::new(limit, Duration::from_secs(31 * 24 * 60 * 60));
+        let algorithm = Algorithm::fixed_window(&quota, Alignment::Month)?;
+        Self::new(name, quota, algorithm)
+    }
+
+    /// Counts this window of the clock, and of the last one the share that a window reaching back
+    /// from now still covers.
+    pub fn sliding_window(name: &str, quota: Quota) -> Result<Self, ConfigError> {
+        Self::new(name, quota, Algorithm::sliding_window(&quota)?)
+    }
+
+    /// Counts by a bucket that leaks at the quota's rate, and holds its burst: what would overflow
+    /// it is denied.
+    pub fn leaky_bucket(name: &str, quota: Quota) -> Result<Self, ConfigError> {
+        Self::new(name, quota, Algorithm::leaky_bucket(&quota)?)
     }
 
     /// Counts by a bucket that refills at the quota's rate, up to its burst.

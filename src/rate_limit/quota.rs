@@ -4,10 +4,10 @@ use std::{fmt, time::Duration};
 
 use crate::error::ConfigError;
 
-/// The longest window, and the longest time in which a burst may refill: some 142 years.
+/// The longest window, and the longest time in which a burst may refill: some 71 years.
 ///
 /// A moment that far from today still fits into the 53 bits that a store counts exactly in.
-pub(super) const MICROS_MAX: u64 = 1 << 52;
+pub(super) const MICROS_MAX: u64 = 1 << 51;
 
 /// The largest product of a burst and a fraction of a microsecond that a store counts exactly.
 const EXACT_MAX: u64 = 1 << 53;
@@ -117,7 +117,7 @@ impl Quota {
             .ok()
             .filter(|micros| *micros <= MICROS_MAX)
             .ok_or_else(|| {
-                self.error("the window is longer than 142 years")
+                self.error("the window is longer than 71 years")
                     .fix("give a window that somebody will see the end of")
             })
     }
@@ -171,7 +171,7 @@ impl Quota {
         }
         if refill > u128::from(MICROS_MAX) {
             return Err(self
-                .error("the burst would refill in more than 142 years")
+                .error("the burst would refill in more than 71 years")
                 .fix("give a smaller burst"));
         }
         Ok(pace)
@@ -314,8 +314,8 @@ mod tests {
         assert!(problem(Quota::per_second(1).burst(0)).contains("a burst of zero"));
         assert!(problem(Quota::new(1, Duration::ZERO)).contains("a window of no time"));
         assert!(problem(Quota::new(1, Duration::from_nanos(1_500))).contains("whole microseconds"));
-        assert!(problem(Quota::new(1, Duration::from_secs(u64::MAX))).contains("142 years"));
-        assert!(problem(Quota::per_day(1).burst(1 << 40)).contains("142 years"));
+        assert!(problem(Quota::new(1, Duration::from_secs(u64::MAX))).contains("71 years"));
+        assert!(problem(Quota::per_day(1).burst(1 << 40)).contains("71 years"));
         assert!(problem(Quota::per_second(u64::MAX)).contains("counted exactly"));
     }
 

@@ -1,6 +1,8 @@
 //! The algorithms: pure functions of what is remembered, the time, and what is asked for.
 
 mod fixed_window;
+mod leaky_bucket;
+mod sliding_window;
 mod token_bucket;
 
 use super::{
@@ -11,6 +13,8 @@ use crate::{error::ConfigError, time::Timestamp};
 
 pub(super) use self::{
     fixed_window::{Alignment, FixedWindow},
+    leaky_bucket::LeakyBucket,
+    sliding_window::SlidingWindow,
     token_bucket::TokenBucket,
 };
 
@@ -68,7 +72,9 @@ const LATEST: Timestamp = Timestamp::from_micros(1 << 62);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Algorithm {
     FixedWindow(FixedWindow),
+    SlidingWindow(SlidingWindow),
     TokenBucket(TokenBucket),
+    LeakyBucket(LeakyBucket),
 }
 
 impl Algorithm {
@@ -76,8 +82,16 @@ impl Algorithm {
         FixedWindow::new(quota, alignment).map(Self::FixedWindow)
     }
 
+    pub(super) fn sliding_window(quota: &Quota) -> Result<Self, ConfigError> {
+        SlidingWindow::new(quota).map(Self::SlidingWindow)
+    }
+
     pub(super) fn token_bucket(quota: &Quota) -> Result<Self, ConfigError> {
         TokenBucket::new(quota).map(Self::TokenBucket)
+    }
+
+    pub(super) fn leaky_bucket(quota: &Quota) -> Result<Self, ConfigError> {
+        LeakyBucket::new(quota).map(Self::LeakyBucket)
     }
 
     /// Decides one request, and says what to remember of it.
@@ -88,7 +102,9 @@ impl Algorithm {
         let now = now.min(LATEST);
         match self {
             Self::FixedWindow(window) => window.decide(state, now, cost),
+            Self::SlidingWindow(window) => window.decide(state, now, cost),
             Self::TokenBucket(bucket) => bucket.decide(state, now, cost),
+            Self::LeakyBucket(bucket) => bucket.decide(state, now, cost),
         }
     }
 
@@ -97,7 +113,9 @@ impl Algorithm {
         let now = now.min(LATEST);
         match self {
             Self::FixedWindow(window) => window.refund(state, now, paid, amount),
+            Self::SlidingWindow(window) => window.refund(state, now, paid, amount),
             Self::TokenBucket(bucket) => bucket.refund(state, now, paid, amount),
+            Self::LeakyBucket(bucket) => bucket.refund(state, now, paid, amount),
         }
     }
 
@@ -105,7 +123,9 @@ impl Algorithm {
     pub(super) fn capacity(&self) -> u64 {
         match self {
             Self::FixedWindow(window) => window.limit(),
+            Self::SlidingWindow(window) => window.limit(),
             Self::TokenBucket(bucket) => bucket.capacity(),
+            Self::LeakyBucket(bucket) => bucket.mirror().capacity(),
         }
     }
 
@@ -113,7 +133,9 @@ impl Algorithm {
     pub(super) fn horizon_micros(&self) -> u64 {
         match self {
             Self::FixedWindow(window) => window.window_micros(),
+            Self::SlidingWindow(window) => window.window_micros(),
             Self::TokenBucket(bucket) => bucket.refill_micros(),
+            Self::LeakyBucket(bucket) => bucket.mirror().refill_micros(),
         }
     }
 
@@ -123,8 +145,11 @@ impl Algorithm {
             Self::FixedWindow(window) => match window.alignment() {
                 Alignment::Clock => 'w',
                 Alignment::FirstRequest => 'a',
+                Alignment::Month => 'm',
             },
+            Self::SlidingWindow(_) => 's',
             Self::TokenBucket(_) => 'b',
+            Self::LeakyBucket(_) => 'l',
         }
     }
 }
