@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{
-    algorithm::{Algorithm, Alignment, State},
+    algorithm::{Algorithm, Alignment, Log, State},
     decision::{Decision, Receipt},
     quota::Quota,
 };
@@ -22,6 +22,7 @@ use crate::{error::ConfigError, time::Timestamp};
 /// | [`aligned_window`](Self::aligned_window) | the limit in each window of the clock | quotas are by the hour or the day |
 /// | [`calendar_month`](Self::calendar_month) | the limit in each month | quotas are billed |
 /// | [`sliding_window`](Self::sliding_window) | the limit in each window of the clock, and less than twice that in any other | windows should have no edge to wait for |
+/// | [`sliding_log`](Self::sliding_log) | the limit in any window at all | limits are small and strict |
 /// | [`leaky_bucket`](Self::leaky_bucket) | what a token bucket does | that is the name you know it by |
 ///
 /// A bucket that may burst its whole limit admits up to twice the limit in the first window: the
@@ -73,6 +74,15 @@ impl Policy {
     /// from now still covers.
     pub fn sliding_window(name: &str, quota: Quota) -> Result<Self, ConfigError> {
         Self::new(name, quota, Algorithm::sliding_window(&quota)?)
+    }
+
+    /// Remembers each request of the last window: in any window at all at most the limit is
+    /// admitted.
+    ///
+    /// The limit is at most 10 000, and each partition may take 16 bytes times that. A store that
+    /// keeps words alone counts as [`sliding_window`](Self::sliding_window) does.
+    pub fn sliding_log(name: &str, quota: Quota) -> Result<Self, ConfigError> {
+        Self::new(name, quota, Algorithm::sliding_log(&quota)?)
     }
 
     /// Counts by a bucket that leaks at the quota's rate, and holds its burst: what would overflow
@@ -143,6 +153,22 @@ impl Policy {
     /// nothing back.
     pub fn refund(&self, state: State, now: Timestamp, paid: Receipt, amount: u64) -> State {
         self.algorithm.refund(state, now, paid, amount)
+    }
+
+    /// Returns whether the policy counts exactly only in a [`Log`].
+    pub fn keeps_a_log(&self) -> bool {
+        self.algorithm.log().is_some()
+    }
+
+    /// Gives back to a log what was taken too much by the charge that the receipt is for.
+    pub fn refund_log(&self, log: &mut Log, paid: Receipt, amount: u64) {
+        if let Some(exact) = self.algorithm.log() {
+            exact.refund(log, paid, amount);
+        }
+    }
+
+    pub(super) fn algorithm(&self) -> &Algorithm {
+        &self.algorithm
     }
 
     pub(super) fn shared_name(&self) -> &Arc<str> {

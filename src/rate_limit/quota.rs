@@ -1,6 +1,6 @@
 //! How much, in how long.
 
-use std::{fmt, time::Duration};
+use std::time::Duration;
 
 use crate::error::ConfigError;
 
@@ -24,7 +24,8 @@ const EXACT_MAX: u64 = 1 << 53;
 /// const SEARCH: Quota = Quota::per_minute(100).burst(20);
 /// assert_eq!(SEARCH.limit(), 100);
 /// assert_eq!(SEARCH.window(), Duration::from_secs(60));
-/// assert_eq!(Quota::new(10, Duration::from_secs(10)).to_string(), "10 per 10s");
+/// assert_eq!(Quota::new(10, Duration::from_secs(10)).to_string(), "10/10s");
+/// assert_eq!("100/minute burst 20".parse(), Ok(SEARCH));
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Quota {
@@ -90,6 +91,11 @@ impl Quota {
             Some(burst) => burst,
             None => self.limit,
         }
+    }
+
+    /// Returns the burst, if it was given.
+    pub(super) const fn own_burst(&self) -> Option<u64> {
+        self.burst
     }
 
     /// Returns the window in whole microseconds.
@@ -179,17 +185,6 @@ impl Quota {
 
     fn error(&self, problem: &str) -> ConfigError {
         ConfigError::new("quota", self, problem)
-    }
-}
-
-impl fmt::Display for Quota {
-    /// Writes `100 per 60s burst 20`; the burst only if it was given.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} per {:?}", self.limit, self.window)?;
-        match self.burst {
-            Some(burst) => write!(f, " burst {burst}"),
-            None => Ok(()),
-        }
     }
 }
 

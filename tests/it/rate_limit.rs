@@ -402,13 +402,24 @@ fn a_fallback_tier_that_does_not_exist_is_refused_by_name() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn tasks_that_hammer_one_partition_are_admitted_exactly_the_limit() {
+    let per_day = Quota::per_day(100);
     for policies in [
         vec![window("one", 100)],
-        vec![Policy::token_bucket("one", Quota::per_day(100)).unwrap()],
+        vec![Policy::aligned_window("one", per_day).unwrap()],
+        vec![Policy::calendar_month("one", 100).unwrap()],
+        vec![Policy::sliding_window("one", per_day).unwrap()],
+        vec![Policy::sliding_log("one", per_day).unwrap()],
+        vec![Policy::token_bucket("one", per_day).unwrap()],
+        vec![Policy::leaky_bucket("one", per_day).unwrap()],
         vec![
             window("more", 500),
-            Policy::token_bucket("less", Quota::per_day(100)).unwrap(),
+            Policy::token_bucket("less", per_day).unwrap(),
             Policy::aligned_window("same", in_ten_seconds(100)).unwrap(),
+        ],
+        vec![
+            Policy::sliding_log("log", Quota::per_day(500)).unwrap(),
+            window("window", 100),
+            Policy::sliding_log("less", per_day).unwrap(),
         ],
     ] {
         let (builder, _clock) = memory(by_addr());

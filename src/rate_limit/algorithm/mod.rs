@@ -2,6 +2,7 @@
 
 mod fixed_window;
 mod leaky_bucket;
+mod sliding_log;
 mod sliding_window;
 mod token_bucket;
 
@@ -11,6 +12,8 @@ use super::{
 };
 use crate::{error::ConfigError, time::Timestamp};
 
+pub use self::sliding_log::Log;
+pub(super) use self::sliding_log::SlidingLog;
 pub(super) use self::{
     fixed_window::{Alignment, FixedWindow},
     leaky_bucket::LeakyBucket,
@@ -73,6 +76,8 @@ const LATEST: Timestamp = Timestamp::from_micros(1 << 62);
 pub(super) enum Algorithm {
     FixedWindow(FixedWindow),
     SlidingWindow(SlidingWindow),
+    /// Exactly in a log, or as a sliding window where a store keeps words alone.
+    SlidingLog(SlidingLog, SlidingWindow),
     TokenBucket(TokenBucket),
     LeakyBucket(LeakyBucket),
 }
@@ -84,6 +89,11 @@ impl Algorithm {
 
     pub(super) fn sliding_window(quota: &Quota) -> Result<Self, ConfigError> {
         SlidingWindow::new(quota).map(Self::SlidingWindow)
+    }
+
+    pub(super) fn sliding_log(quota: &Quota) -> Result<Self, ConfigError> {
+        let log = SlidingLog::new(quota)?;
+        Ok(Self::SlidingLog(log, SlidingWindow::new(quota)?))
     }
 
     pub(super) fn token_bucket(quota: &Quota) -> Result<Self, ConfigError> {
@@ -102,7 +112,9 @@ impl Algorithm {
         let now = now.min(LATEST);
         match self {
             Self::FixedWindow(window) => window.decide(state, now, cost),
-            Self::SlidingWindow(window) => window.decide(state, now, cost),
+            Self::SlidingWindow(window) | Self::SlidingLog(_, window) => {
+                window.decide(state, now, cost)
+            }
             Self::TokenBucket(bucket) => bucket.decide(state, now, cost),
             Self::LeakyBucket(bucket) => bucket.decide(state, now, cost),
         }
@@ -113,7 +125,9 @@ impl Algorithm {
         let now = now.min(LATEST);
         match self {
             Self::FixedWindow(window) => window.refund(state, now, paid, amount),
-            Self::SlidingWindow(window) => window.refund(state, now, paid, amount),
+            Self::SlidingWindow(window) | Self::SlidingLog(_, window) => {
+                window.refund(state, now, paid, amount)
+            }
             Self::TokenBucket(bucket) => bucket.refund(state, now, paid, amount),
             Self::LeakyBucket(bucket) => bucket.refund(state, now, paid, amount),
         }
@@ -123,7 +137,7 @@ impl Algorithm {
     pub(super) fn capacity(&self) -> u64 {
         match self {
             Self::FixedWindow(window) => window.limit(),
-            Self::SlidingWindow(window) => window.limit(),
+            Self::SlidingWindow(window) | Self::SlidingLog(_, window) => window.limit(),
             Self::TokenBucket(bucket) => bucket.capacity(),
             Self::LeakyBucket(bucket) => bucket.mirror().capacity(),
         }
@@ -133,7 +147,7 @@ impl Algorithm {
     pub(super) fn horizon_micros(&self) -> u64 {
         match self {
             Self::FixedWindow(window) => window.window_micros(),
-            Self::SlidingWindow(window) => window.window_micros(),
+            Self::SlidingWindow(window) | Self::SlidingLog(_, window) => window.window_micros(),
             Self::TokenBucket(bucket) => bucket.refill_micros(),
             Self::LeakyBucket(bucket) => bucket.mirror().refill_micros(),
         }
@@ -148,8 +162,33 @@ impl Algorithm {
                 Alignment::Month => 'm',
             },
             Self::SlidingWindow(_) => 's',
+            Self::SlidingLog(..) => 'g',
             Self::TokenBucket(_) => 'b',
             Self::LeakyBucket(_) => 'l',
+        }
+    }
+
+    /// Returns the log's algorithm, if it is one.
+    pub(super) fn log(&self) -> Option<&SlidingLog> {
+        match self {
+            Self::SlidingLog(log, _) => Some(log),
+            Self::FixedWindow(_)
+            | Self::SlidingWindow(_)
+            | Self::TokenBucket(_)
+            | Self::LeakyBucket(_) => None,
+        }
+    }
+
+    /// Decides as [`decide`](Self::decide) does, on a log.
+    pub(super) fn decide_log(&self, log: &mut Log, now: Timestamp, cost: u64) -> Option<Decision> {
+        self.log()
+            .map(|exact| exact.decide(log, now.min(LATEST), cost))
+    }
+
+    /// Charges a log what was admitted just now.
+    pub(super) fn record(&self, log: &mut Log, now: Timestamp, cost: u64) {
+        if let Some(exact) = self.log() {
+            exact.record(log, now.min(LATEST), cost);
         }
     }
 }
