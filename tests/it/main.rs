@@ -10,4 +10,6 @@ mod api_key;
 mod cache;
 mod house;
 mod rate_limit;
+mod rate_limit_fields;
+mod rate_limit_regressions;
 mod support;
