@@ -23,12 +23,18 @@ impl<'a> Charge<'a> {
     pub fn new(policy: &'a Policy, cost: u64) -> Self {
         Self { policy, cost }
     }
+
+    /// Returns whether this decision lets the request pass.
+    fn passes(&self, decision: &Decision) -> bool {
+        decision.is_admitted() || self.policy.is_shadow()
+    }
 }
 
 /// Decides a request by all its policies at once, and writes what to remember into the states.
 ///
 /// The states stand in the order of the charges. If one policy denies, none is charged; what the
-/// others say is then what they had left before.
+/// others say is then what they had left before. A policy that only watches denies nothing, and is
+/// charged if the others admit and it would.
 ///
 /// A store reads all states, asks this, and writes them all back, as one step.
 ///
@@ -54,7 +60,7 @@ pub fn decide_all(charges: &[Charge<'_>], states: &mut [State], now: Timestamp) 
     if let ([charge], [state, ..]) = (charges, &mut *states) {
         let (decision, next) = charge.policy.decide(*state, now, charge.cost);
         *state = next;
-        return Decisions::new(decision.is_admitted(), now, [decision]);
+        return Decisions::new(charge.passes(&decision), now, [decision]);
     }
     settle(charges, states, now)
 }
@@ -100,7 +106,10 @@ fn settle<R: Recall>(charges: &[Charge<'_>], memories: &mut [R], now: Timestamp)
         .zip(&mut *memories)
         .map(|(charge, memory)| memory.decide(charge, now))
         .collect();
-    let admitted = decided.iter().all(|(decision, _)| decision.is_admitted());
+    let admitted = charges
+        .iter()
+        .zip(&decided)
+        .all(|(charge, (decision, _))| charge.passes(decision));
     let settled = charges.iter().zip(memories).zip(decided);
     let each = settled.map(|((charge, memory), (decision, next))| {
         if admitted || !decision.is_admitted() {

@@ -64,6 +64,7 @@
 //! that does not know the address answers `500`, and says once what is missing.
 
 mod algorithm;
+mod callers;
 mod charge;
 mod config;
 mod decision;
@@ -82,6 +83,7 @@ mod service;
 mod store;
 
 pub use self::algorithm::{Log, State};
+pub use self::callers::Callers;
 pub use self::charge::{Charge, Memory, decide_all, decide_all_with_logs};
 pub use self::config::OnStoreError;
 pub use self::decision::{Decision, Decisions, Receipt};

@@ -43,6 +43,7 @@ pub struct Policy {
     quota: Quota,
     algorithm: Algorithm,
     id: u64,
+    shadow: bool,
 }
 
 impl Policy {
@@ -111,7 +112,23 @@ impl Policy {
             name: name.into(),
             quota,
             algorithm,
+            shadow: false,
         })
+    }
+
+    /// Only watches: what the policy would deny is admitted all the same.
+    ///
+    /// It counts as it would if it were enforced, and its word stands in the record, but no header
+    /// and no answer speaks of it. For trying a limit on real traffic before it turns anyone away.
+    #[must_use]
+    pub fn shadow(mut self) -> Self {
+        self.shadow = true;
+        self
+    }
+
+    /// Returns whether the policy only watches.
+    pub fn is_shadow(&self) -> bool {
+        self.shadow
     }
 
     /// Returns the name.
