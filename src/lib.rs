@@ -1,4 +1,70 @@
-//! Tower middleware that protects and speeds up an HTTP API.
+//! Tower middleware that protects and speeds up an HTTP API: four layers that know one another.
+//!
+//! | layer | says | module |
+//! |---|---|---|
+//! | API keys | who calls | [`api_key`] |
+//! | rate limits | how often | [`rate_limit`] |
+//! | secure cache | what was answered before, to the same caller | [`cache`] |
+//! | access log | what became of each request | [`access_log`] |
+//!
+//! Each works alone. Together they share three words: the [`Identity`] that authentication puts
+//! into a request's extensions, by which limits are chosen and answers kept apart; the
+//! [`RecordHandle`] through which each layer writes what it did; and the outcome types, which stand
+//! in the response's extensions too. [`Gate`] stacks them in the only safe order.
+//!
+//! ```
+//! use portcullis::{
+//!     Gate,
+//!     access_log::AccessLogLayer,
+//!     api_key::{ApiKeyLayer, KeyManager, KeyRing, NewKey, Pepper},
+//!     cache::CacheLayer,
+//!     store::MemoryStore,
+//! };
+//! use tower::{Layer, ServiceExt, service_fn};
+//! # use http::{Request, Response, StatusCode};
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # type Body = http_body_util::Full<bytes::Bytes>;
+//!
+//! // One store for all layers: here in memory, which needs no server.
+//! let store = MemoryStore::new();
+//! let ring = KeyRing::builder("acmepay", store.clone())
+//!     .pepper(Pepper::random(1))
+//!     .build()?;
+//! let key = KeyManager::new(&ring).create(NewKey::of_owner("freya")).await?;
+//!
+//! let gate = Gate::new()
+//!     .access_log(AccessLogLayer::json_lines(std::io::sink()))
+//!     .api_keys(ApiKeyLayer::builder(&ring).build()?)
+//!     .cache(CacheLayer::new(store))
+//!     .build()?;
+//! let service = gate.layer(service_fn(async |_: Request<Body>| {
+//!     Ok::<_, std::convert::Infallible>(Response::new(Body::from("hello")))
+//! }));
+//!
+//! let without = Request::get("/").body(Body::default())?;
+//! let response = service.clone().oneshot(without).await?;
+//! assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
+//!
+//! let with = Request::get("/").header("x-api-key", key.expose_secret());
+//! let response = service.oneshot(with.body(Body::default())?).await?;
+//! assert_eq!(response.status(), StatusCode::OK);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Features
+//!
+//! | feature | default | what it does |
+//! |---|---|---|
+//! | `api-key`, `rate-limit`, `cache`, `access-log` | yes | the four layers |
+//! | `memory` | yes | [`store::MemoryStore`] |
+//! | `tokio` | yes | [`TokioRuntime`]: spawning and sleeping on Tokio |
+//! | `axum` | no | `ConnectInfo` and `MatchedPath` are understood, [`Identity`] is an extractor |
+//! | `tracing` | no | records and notices as `tracing` events |
+//! | `governor` | no | governor's limiters and quotas beside ours |
+//! | `test-util` | no | suites that prove a store of your own |
+//! | `full` | no | all of these |
 #![cfg_attr(docsrs, feature(doc_cfg))]
 // A build without all four layers leaves some of the words that they share unused.
 #![cfg_attr(
@@ -41,6 +107,14 @@ pub mod rate_limit;
 // Backends, and what stands on all of it.
 #[cfg(feature = "test-util")]
 pub mod conformance;
+#[cfg(all(
+    feature = "api-key",
+    feature = "rate-limit",
+    feature = "cache",
+    feature = "access-log"
+))]
+mod gate;
+pub mod guide;
 pub mod store;
 
 pub use self::body::ResponseBody;
@@ -48,6 +122,13 @@ pub use self::client_addr::{
     ClientAddr, ClientAddrResolver, ForwardedHeader, MissingClientAddr, PeerAddr, TrustedProxies,
 };
 pub use self::error::{BoxError, ConfigError, StoreError, StoreErrorKind};
+#[cfg(all(
+    feature = "api-key",
+    feature = "rate-limit",
+    feature = "cache",
+    feature = "access-log"
+))]
+pub use self::gate::{Gate, GateLayer};
 pub use self::identity::{Identity, IdentityBuilder};
 pub use self::ip_network::IpNetwork;
 pub use self::record::{
@@ -63,3 +144,8 @@ pub use self::store_key::{
     KeySpace, LongKeyWriter, LongStoreKey, ShortKeyWriter, StoreKey, StoreKeys,
 };
 pub use self::time::{Clock, ManualClock, SystemClock, Timestamp};
+
+// The README's code compiles, or the tests fail.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

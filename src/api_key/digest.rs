@@ -5,7 +5,7 @@ use std::fmt;
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
-use zeroize::Zeroize;
+use zeroize::{Zeroize, Zeroizing};
 
 use crate::error::ConfigError;
 
@@ -57,6 +57,21 @@ impl Pepper {
             id,
             keyed: Hmac::new_from_slice(pepper).expect("HMAC takes a key of any length"),
         })
+    }
+
+    /// Makes up a pepper for this process alone: for demos and tests. No key that is made under it
+    /// is valid in another process, or after a restart.
+    ///
+    /// # Panics
+    ///
+    /// If the system has no source of randomness, as the standard library's maps do.
+    pub fn random(id: u16) -> Self {
+        let mut bytes = Zeroizing::new([0; 32]);
+        getrandom::fill(&mut *bytes).expect("the system has a source of randomness");
+        Self {
+            id,
+            keyed: Hmac::new_from_slice(&*bytes).expect("HMAC takes a key of any length"),
+        }
     }
 
     /// Returns the pepper's name.

@@ -44,6 +44,18 @@ impl RateLimitLayer {
     }
 }
 
+impl RateLimitLayer {
+    /// Returns whether the limiter counts or chooses by something of the caller's identity.
+    pub(crate) fn reads_identity(&self) -> bool {
+        self.config.partition.reads_identity() || self.config.sets.by_tier()
+    }
+
+    /// Returns whether the limiter lets every request pass whose caller is not known.
+    pub(crate) fn needs_identity(&self) -> bool {
+        self.config.partition.needs_identity()
+    }
+}
+
 impl<S> Layer<S> for RateLimitLayer {
     type Service = RateLimit<S>;
 

@@ -138,6 +138,18 @@ impl Partition {
         self
     }
 
+    /// Returns whether any part of it is known only once the caller is.
+    pub(super) fn reads_identity(&self) -> bool {
+        self.alternatives.iter().flatten().any(Part::reads_identity)
+    }
+
+    /// Returns whether a request whose caller is not known is in no partition.
+    pub(super) fn needs_identity(&self) -> bool {
+        self.alternatives
+            .iter()
+            .all(|parts| parts.iter().any(Part::reads_identity))
+    }
+
     fn one(part: Part) -> Self {
         Self {
             alternatives: SmallVec::from_iter([SmallVec::from_iter([part])]),
@@ -175,6 +187,15 @@ fn write_all(
 }
 
 impl Part {
+    fn reads_identity(&self) -> bool {
+        match self {
+            Self::Identity | Self::Owner => true,
+            Self::ClientAddr(_) | Self::Header(_) | Self::Method | Self::Route | Self::By(_) => {
+                false
+            }
+        }
+    }
+
     /// Adds what the request has of this part to the key, and returns whether it has any.
     fn write(
         &self,

@@ -8,6 +8,9 @@
 mod access_log;
 mod api_key;
 mod cache;
+mod contract;
+mod gate;
+mod gateway;
 mod house;
 mod rate_limit;
 mod rate_limit_fields;

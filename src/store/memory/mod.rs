@@ -1,26 +1,29 @@
 //! A store in this process's memory.
 
+#[cfg(not(all(
+    feature = "access-log",
+    feature = "api-key",
+    feature = "cache",
+    feature = "rate-limit"
+)))]
+mod absent;
 #[cfg(feature = "access-log")]
-mod access_log;
-#[cfg(not(feature = "access-log"))]
-#[path = "absent.rs"]
 mod access_log;
 #[cfg(feature = "api-key")]
 mod api_key;
-#[cfg(not(feature = "api-key"))]
-#[path = "absent.rs"]
-mod api_key;
 #[cfg(feature = "cache")]
-mod cache;
-#[cfg(not(feature = "cache"))]
-#[path = "absent.rs"]
 mod cache;
 #[cfg(feature = "rate-limit")]
 mod rate_limit;
-#[cfg(not(feature = "rate-limit"))]
-#[path = "absent.rs"]
-mod rate_limit;
 
+#[cfg(not(feature = "access-log"))]
+use self::absent as access_log;
+#[cfg(not(feature = "api-key"))]
+use self::absent as api_key;
+#[cfg(not(feature = "cache"))]
+use self::absent as cache;
+#[cfg(not(feature = "rate-limit"))]
+use self::absent as rate_limit;
 use std::{fmt, sync::Arc};
 
 use crate::{

@@ -1,0 +1,219 @@
+//! An axum service behind all four layers, on the store in memory.
+//!
+//! ```text
+//! cargo run --example gateway
+//! ```
+//!
+//! It listens on 127.0.0.1:3000 (`PORTCULLIS_ADDR` changes it), makes three demo keys, and prints
+//! them with `curl` lines to try. Its access log is JSON lines on stderr.
+#![allow(clippy::disallowed_methods, reason = "a slow stream has to sleep")]
+
+use std::{
+    env,
+    error::Error,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, SystemTime},
+};
+
+use axum::{
+    Extension, Json, Router,
+    body::{Body, Bytes},
+    extract::{ConnectInfo, Request, State},
+    http::header::{CACHE_CONTROL, CONTENT_TYPE},
+    middleware::map_request,
+    response::IntoResponse,
+    routing::{get, post},
+};
+use http_body_util::channel::Channel;
+use portcullis::{
+    ClientAddrResolver, ConfigError, Gate, Identity, PeerAddr,
+    access_log::AccessLogLayer,
+    api_key::{ApiKeyLayer, KeyManager, KeyRing, NewKey, Pepper, RequireScopesLayer},
+    cache::CacheLayer,
+    rate_limit::{Partition, Policy, Quota, RateLimitFields, RateLimitLayer, Tiers},
+    store::MemoryStore,
+};
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn Error>> {
+    if env::var_os("REDIS_URL").is_some() {
+        return Err("REDIS_URL is set, but this version has no Redis store yet: unset it".into());
+    }
+    let store = MemoryStore::new();
+    // The demo's keys die with the process, and so may their pepper. A service reads its own from
+    // a secret manager: under another pepper none of its keys is valid.
+    let ring = KeyRing::builder("demo", store.clone())
+        .pepper(Pepper::random(1))
+        .build()?;
+    let keys = DemoKeys::create(&KeyManager::new(&ring)).await?;
+    let app = router(&ring, store)?;
+
+    let addr = env::var("PORTCULLIS_ADDR").unwrap_or_else(|_| "127.0.0.1:3000".to_owned());
+    let listener = TcpListener::bind(&addr).await?;
+    keys.print(listener.local_addr()?);
+    let service = app.into_make_service_with_connect_info::<SocketAddr>();
+    axum::serve(listener, service)
+        .with_graceful_shutdown(async { drop(tokio::signal::ctrl_c().await) })
+        .await?;
+    Ok(())
+}
+
+/// Puts the routes behind the gate, and the health check beside it.
+fn router(ring: &KeyRing, store: MemoryStore) -> Result<Router, ConfigError> {
+    let in_ten_seconds = |limit| Quota::new(limit, Duration::from_secs(10));
+    let by_address = Partition::client_addr(ClientAddrResolver::default());
+    let tiers = Tiers::new("free")
+        .tier("free", [Policy::fixed_window("free", in_ten_seconds(10))?])
+        .tier("pro", [Policy::fixed_window("pro", in_ten_seconds(100))?]);
+
+    let gate = Gate::new()
+        .access_log(AccessLogLayer::stderr())
+        .limit_addresses(
+            RateLimitLayer::builder(store.clone(), by_address)
+                .policy(Policy::fixed_window("address", in_ten_seconds(300))?)
+                .build()?,
+        )
+        // Optional, because `/public` asks for no key; the other routes say what they ask for.
+        .api_keys(ApiKeyLayer::builder(ring).optional().build()?)
+        .limit_callers(
+            RateLimitLayer::builder(store.clone(), Partition::identity())
+                .tiers(tiers)
+                .fields(RateLimitFields::Draft11)
+                .build()?,
+        )
+        .cache(CacheLayer::new(store))
+        .build()?;
+
+    let any_key = RequireScopesLayer::none();
+    let may_read = RequireScopesLayer::all(["data.read"])?;
+    let may_write = RequireScopesLayer::all(["data.write"])?;
+    let data = get(read_data)
+        .layer(may_read)
+        .merge(post(write_data).layer(may_write));
+
+    Ok(Router::new()
+        .route("/public", get(public))
+        .route("/data", data)
+        .route("/me", get(me).layer(any_key.clone()))
+        .route("/time", get(time).layer(any_key.clone()))
+        .route("/stream", get(stream).layer(any_key))
+        .with_state(Calls::default())
+        .layer(gate)
+        .route("/healthz", get("ok\n"))
+        // With the crate's feature `axum` this line is not needed: `ConnectInfo` is found.
+        .layer(map_request(peer_addr)))
+}
+
+/// How often the handlers were called: what the cache answers does not count.
+type Calls = Arc<AtomicU64>;
+
+async fn public(State(calls): State<Calls>) -> impl IntoResponse {
+    let call = calls.fetch_add(1, Ordering::Relaxed) + 1;
+    let body = json!({ "message": "for everybody", "handler_call": call });
+    ([(CACHE_CONTROL, "public, max-age=60")], Json(body))
+}
+
+async fn read_data(
+    State(calls): State<Calls>,
+    Extension(caller): Extension<Identity>,
+) -> impl IntoResponse {
+    let call = calls.fetch_add(1, Ordering::Relaxed) + 1;
+    let body = json!({ "data_of": caller.owner(), "handler_call": call });
+    ([(CACHE_CONTROL, "max-age=60")], Json(body))
+}
+
+async fn write_data(State(calls): State<Calls>) -> Json<Value> {
+    let call = calls.fetch_add(1, Ordering::Relaxed) + 1;
+    Json(json!({ "written": true, "handler_call": call }))
+}
+
+async fn me(Extension(caller): Extension<Identity>) -> Json<Value> {
+    Json(json!({
+        "key_id": caller.key_id(),
+        "owner": caller.owner(),
+        "tier": caller.tier(),
+        "scopes": caller.scopes().collect::<Vec<_>>(),
+    }))
+}
+
+async fn time() -> impl IntoResponse {
+    let since_epoch = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
+    let body = json!({ "unix_seconds": since_epoch.as_secs() });
+    ([(CACHE_CONTROL, "no-store")], Json(body))
+}
+
+/// Sends a line every 200 ms: the record of this request is written when the last one has gone.
+async fn stream() -> impl IntoResponse {
+    let (mut sender, body) = Channel::<Bytes, axum::Error>::new(1);
+    tokio::spawn(async move {
+        for line in 1..=5 {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            let line = format!("line {line} of 5\n");
+            // A client that has left takes no more.
+            if sender.send_data(line.into()).await.is_err() {
+                break;
+            }
+        }
+    });
+    ([(CONTENT_TYPE, "text/plain")], Body::new(body))
+}
+
+/// Tells the gate who is at the other end of the connection.
+async fn peer_addr(ConnectInfo(addr): ConnectInfo<SocketAddr>, mut request: Request) -> Request {
+    request.extensions_mut().insert(PeerAddr(addr));
+    request
+}
+
+/// The keys to try the service with.
+struct DemoKeys {
+    free: String,
+    pro: String,
+    admin: String,
+}
+
+impl DemoKeys {
+    async fn create(manager: &KeyManager) -> Result<Self, Box<dyn Error>> {
+        let create = async |owner: &str, tier: &str, scopes: &[&str]| {
+            let key = NewKey::of_owner(owner)
+                .tier(tier)
+                .scopes(scopes.iter().copied());
+            // The only moment at which the secret is known.
+            manager
+                .create(key)
+                .await
+                .map(|key| key.expose_secret().to_owned())
+        };
+        Ok(Self {
+            free: create("freya", "free", &["data.read"]).await?,
+            pro: create("petra", "pro", &["data.read"]).await?,
+            admin: create("adam", "pro", &["data.read", "data.write"]).await?,
+        })
+    }
+
+    fn print(&self, addr: SocketAddr) {
+        println!("listening on http://{addr}");
+        println!("free key: {}", self.free);
+        println!("pro key: {}", self.pro);
+        println!("admin key: {}", self.admin);
+        println!();
+        println!("curl -i http://{addr}/public");
+        println!("curl -i http://{addr}/data");
+        println!("curl -i -H 'x-api-key: {}' http://{addr}/data", self.free);
+        println!(
+            "curl -i -H 'authorization: Bearer {}' http://{addr}/data",
+            self.pro
+        );
+        println!(
+            "curl -i -X POST -H 'x-api-key: {}' http://{addr}/data",
+            self.admin
+        );
+        println!("curl -i -H 'x-api-key: {}' http://{addr}/me", self.pro);
+        println!("curl -iN -H 'x-api-key: {}' http://{addr}/stream", self.pro);
+    }
+}
