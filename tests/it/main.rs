@@ -28,4 +28,6 @@ mod gateway;
 mod house;
 mod hyper_example;
 mod rate_limit;
+mod rate_limit_fields;
+mod rate_limit_regressions;
 mod support;
