@@ -9,6 +9,8 @@ mod access_log;
 #[cfg(feature = "axum")]
 mod access_log_axum;
 mod access_log_layers;
+#[cfg(feature = "metrics")]
+mod access_log_metrics;
 mod access_log_queue;
 mod access_log_sampling;
 mod access_log_secrets;
