@@ -15,6 +15,8 @@ mod access_log_queue;
 mod access_log_sampling;
 mod access_log_secrets;
 mod access_log_server;
+#[cfg(feature = "test-util")]
+mod access_log_store;
 mod api_key;
 mod api_key_manager;
 mod api_key_pipeline;
