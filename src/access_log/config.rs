@@ -5,7 +5,8 @@ use std::{num::NonZeroU32, sync::Arc, time::Duration};
 use http::request::Parts;
 
 use super::{
-    level::Level, record::Record, redact::Redaction, sink::Sink, stats::LogStats, trust::Trust,
+    level::Level, observer::Observer, record::Record, redact::Redaction, sink::Sink,
+    stats::LogStats, trust::Trust,
 };
 use crate::{
     client_addr::ClientAddrResolver,
@@ -22,6 +23,7 @@ pub(super) type SkipFn = dyn Fn(&Parts) -> bool + Send + Sync;
 #[derive(Clone)]
 pub(super) struct Config {
     pub(super) sinks: Vec<Arc<dyn Sink>>,
+    pub(super) observers: Vec<Arc<dyn Observer>>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) level: Option<Arc<LevelFn>>,
     pub(super) min_level: Level,
@@ -49,6 +51,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             sinks: Vec::new(),
+            observers: Vec::new(),
             clock: Arc::new(SystemClock::new()),
             level: None,
             min_level: Level::Debug,

@@ -69,6 +69,7 @@ impl Guard {
             return (None, Request::from_parts(parts, body));
         }
         let arrival = arrival(config, &parts);
+        emitter.arrived(&arrival.method);
         let handle = RecordHandle::named(arrival.request_id.clone());
         let guard = Self {
             arrival: Some(arrival),

@@ -9,10 +9,14 @@ mod access_log;
 #[cfg(feature = "axum")]
 mod access_log_axum;
 mod access_log_layers;
+#[cfg(feature = "metrics")]
+mod access_log_metrics;
 mod access_log_queue;
 mod access_log_sampling;
 mod access_log_secrets;
 mod access_log_server;
+#[cfg(feature = "test-util")]
+mod access_log_store;
 mod api_key;
 mod api_key_manager;
 mod api_key_pipeline;
