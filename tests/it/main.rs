@@ -7,6 +7,8 @@
 
 mod access_log;
 mod api_key;
+#[cfg(feature = "test-util")]
+mod api_key_conformance;
 mod api_key_manager;
 mod api_key_pipeline;
 mod api_key_threats;
