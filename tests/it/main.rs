@@ -18,5 +18,6 @@ mod gate;
 mod gateway;
 mod house;
 mod hyper_example;
+mod keys_example;
 mod rate_limit;
 mod support;
