@@ -155,6 +155,12 @@ impl KeyRecord {
         }
     }
 
+    /// Returns whether the key is accepted whatever the time is.
+    pub(super) fn is_active_at_any_time(&self) -> bool {
+        let times = [self.not_before, self.expires_at, self.grace_until];
+        matches!(self.state, KeyState::Active) && times.iter().all(Option::is_none)
+    }
+
     /// Returns the moment from which on the key will never be accepted again, if it is known. A
     /// store keeps its index for `purge` by it.
     pub fn ended_at(&self) -> Option<Timestamp> {

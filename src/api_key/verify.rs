@@ -15,7 +15,7 @@ pub(super) fn verify(
     peppers: &Peppers,
     presented: &ParsedKey<'_>,
     record: Option<StoredKey>,
-    now: Timestamp,
+    now: impl FnOnce() -> Timestamp,
 ) -> Result<StoredKey, Denied> {
     let unknown = || Denied::new(AuthDenial::Unknown, None);
     let Some(record) = record else {
@@ -30,7 +30,10 @@ pub(super) fn verify(
     if !digest.matches(&record.digest) || record.id != presented.id {
         return Err(unknown());
     }
-    let reason = match record.status_at(now) {
+    if record.is_active_at_any_time() {
+        return Ok(record);
+    }
+    let reason = match record.status_at(now()) {
         KeyStatus::Active => return Ok(record),
         KeyStatus::Disabled => AuthDenial::Disabled,
         KeyStatus::Revoked => AuthDenial::Revoked,

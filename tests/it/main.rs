@@ -18,6 +18,8 @@ mod access_log_server;
 #[cfg(feature = "test-util")]
 mod access_log_store;
 mod api_key;
+#[cfg(feature = "test-util")]
+mod api_key_conformance;
 mod api_key_manager;
 mod api_key_pipeline;
 mod api_key_threats;
@@ -31,6 +33,7 @@ mod gate;
 mod gateway;
 mod house;
 mod hyper_example;
+mod keys_example;
 mod rate_limit;
 mod rate_limit_fields;
 mod rate_limit_regressions;
