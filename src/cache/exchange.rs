@@ -22,6 +22,7 @@ use super::{
     reason::Reason,
     storability::{Caller, Verdict, judge},
     store::{Fence, Found, Lookup, PurgeMode, PurgeTarget, Touch},
+    tags::{self, CacheTags},
     validation,
     vary::Selection,
 };
@@ -29,6 +30,7 @@ use crate::{
     error::StoreError,
     record::{CacheSource, RecordHandle},
     store_future::StoreFuture,
+    store_key::StoreKey,
 };
 
 /// One request and its answer.
@@ -311,7 +313,7 @@ impl Exchange {
         };
         let mut settling = None;
         if let (Ok(verdict), Some(fence)) = (&verdict, look.fence) {
-            entry.headers = kept_headers(&dated, verdict, &times);
+            entry.headers = self.kept_headers(&dated, verdict, &times);
             entry.freshness = verdict.freshness;
             entry.says_shared = verdict.says_shared;
             let touch = Touch {
@@ -362,7 +364,10 @@ impl Exchange {
         if look.validates {
             report.forward_status = Some(response.status());
         }
-        match self.filling(&look, &response) {
+        let filling = self.filling(&look, &response);
+        let mut response = response;
+        self.take_tags_off(response.headers_mut());
+        match filling {
             Err(reason) => {
                 self.land(&mut look, Landing::NotStored);
                 let report = report.reason(reason);
@@ -432,14 +437,24 @@ impl Exchange {
             fence,
             retain: self.retain(verdict),
             status: response.status(),
-            headers: kept_headers(response.headers(), verdict, times),
+            headers: self.kept_headers(response.headers(), verdict, times),
             freshness: verdict.freshness,
             vary: verdict.vary.clone(),
             variant,
             partition: config.keys.partition(partition),
             says_shared: verdict.says_shared,
-            tags: Vec::new(),
+            tags: self.tags(response),
         })
+    }
+
+    fn tags<B>(&self, response: &Response<B>) -> Vec<StoreKey> {
+        let mut keys = Vec::new();
+        let fields = &self.config.rules.tag_headers;
+        let named = response.extensions().get::<CacheTags>();
+        tags::each(response.headers(), fields, named, |tag| {
+            keys.push(self.config.keys.tag(tag));
+        });
+        keys
     }
 
     fn times(&self, look: &Look) -> Times {
@@ -447,6 +462,26 @@ impl Exchange {
             asked_at: look.asked_at,
             received_at: self.config.clock.now(),
             received_wall: self.config.clock.wall(),
+        }
+    }
+
+    /// Returns the fields that are kept of an answer.
+    fn kept_headers(&self, headers: &HeaderMap, verdict: &Verdict, times: &Times) -> HeaderMap {
+        let mut kept = headers.clone();
+        remove_hop_by_hop(&mut kept);
+        self.take_tags_off(&mut kept);
+        for name in &verdict.without {
+            kept.remove(name);
+        }
+        // Who receives an answer without a date gives it one (RFC 9110 section 6.6.1).
+        kept.entry(header::DATE)
+            .or_insert_with(|| date::format(times.received_wall));
+        kept
+    }
+
+    fn take_tags_off(&self, headers: &mut HeaderMap) {
+        for name in &self.config.rules.tag_headers {
+            headers.remove(name);
         }
     }
 
@@ -644,17 +679,4 @@ fn expected_bytes<B: Body>(response: &Response<B>) -> Result<Option<u64>, Reason
         (Some(announced), Some(exact)) if announced != exact => Err(Reason::Incomplete),
         (announced, exact) => Ok(announced.or(exact)),
     }
-}
-
-/// Returns the fields that are kept of an answer.
-fn kept_headers(headers: &HeaderMap, verdict: &Verdict, times: &Times) -> HeaderMap {
-    let mut kept = headers.clone();
-    remove_hop_by_hop(&mut kept);
-    for name in &verdict.without {
-        kept.remove(name);
-    }
-    // Who receives an answer without a date gives it one (RFC 9110 section 6.6.1).
-    kept.entry(header::DATE)
-        .or_insert_with(|| date::format(times.received_wall));
-    kept
 }

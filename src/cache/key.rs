@@ -116,6 +116,7 @@ pub(super) struct KeyMaker {
     answers: KeySpace,
     uris: KeySpace,
     partitions: KeySpace,
+    tags: KeySpace,
     variants: Variants,
 }
 
@@ -126,6 +127,7 @@ impl KeyMaker {
             answers: space("answer"),
             uris: space("uri"),
             partitions: space("partition"),
+            tags: space("tag"),
             variants: Variants::new(space("variant"), normalise),
         }
     }
@@ -176,6 +178,13 @@ impl KeyMaker {
         if let Partition::Own(digest) = partition {
             key.field(digest);
         }
+        key.finish()
+    }
+
+    /// Returns the key by which all that bears a tag is purged.
+    pub(super) fn tag(&self, tag: &[u8]) -> StoreKey {
+        let mut key = self.tags.short();
+        key.field(tag);
         key.finish()
     }
 

@@ -17,8 +17,8 @@ use http_body_util::{BodyExt, Full};
 use portcullis::{
     CacheSource, Identity, ManualClock, RecordHandle, StoreErrorKind, StoreFuture, StoreKeys,
     cache::{
-        Cache, CacheBody, CacheKey, CacheLayer, CacheLayerBuilder, CacheStore, Lookup, PurgeMode,
-        PurgeTarget, Put, PutOutcome, Selection, Touch,
+        Cache, CacheBody, CacheKey, CacheLayer, CacheLayerBuilder, CachePurger, CacheStore,
+        CacheTags, Lookup, Purge, PurgeMode, PurgeTarget, Put, PutOutcome, Selection, Touch,
     },
     store::MemoryStore,
 };
@@ -94,6 +94,7 @@ pub(crate) struct App {
     pub(crate) clock: ManualClock,
     pub(crate) service: Cache<Handler>,
     pub(crate) handler: Handler,
+    pub(crate) purger: CachePurger,
 }
 
 impl App {
@@ -122,6 +123,7 @@ impl App {
             clock,
             service: layer.layer(handler.clone()),
             handler,
+            purger: layer.purger(),
         }
     }
 
@@ -716,5 +718,110 @@ async fn an_answer_dropped_at_any_poll_leaves_nothing_half_done() {
             }
         }
     }
+    assert!(!app.get("/a").await.is_hit());
+}
+
+async fn purge(app: &App, what: Purge, mode: PurgeMode) {
+    app.purger.purge([what], mode).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_purge_by_tag_lets_go_of_all_that_bears_it() {
+    let app = App::new(Handler::new(|request, call| {
+        let mut response = answer(FRESH, format!("call {call}"));
+        let path = request.uri().path().trim_start_matches('/').to_owned();
+        match &*path {
+            "extension" => {
+                response
+                    .extensions_mut()
+                    .insert(CacheTags::new(["all", "extension"]));
+            }
+            "comma" => {
+                let tags = HeaderValue::from_static("other,all");
+                response.headers_mut().insert("cache-tag", tags);
+            }
+            _ => {
+                let tags = HeaderValue::from_static("none of it");
+                response.headers_mut().insert("surrogate-key", tags);
+            }
+        }
+        response
+    }));
+    let paths = ["/extension", "/comma", "/space"];
+    for path in paths {
+        let seen = app.get(path).await;
+        assert_eq!(
+            (seen.header("cache-tag"), seen.header("surrogate-key")),
+            (None, None)
+        );
+        let hit = app.get(path).await;
+        assert_eq!(
+            (hit.header("cache-tag"), hit.header("surrogate-key")),
+            (None, None)
+        );
+    }
+    purge(&app, Purge::tag("all"), PurgeMode::Hard).await;
+    assert!(!app.get("/extension").await.is_hit());
+    assert!(!app.get("/comma").await.is_hit());
+    assert!(app.get("/space").await.is_hit());
+}
+
+#[tokio::test]
+async fn a_purge_by_url_lets_go_of_it_for_every_caller() {
+    let app = App::new(Handler::with(FRESH));
+    let (one, two) = (caller("one"), caller("two"));
+    for caller in [&one, &two] {
+        app.send(get_as("http://a/x?y", caller)).await;
+        app.send(get_as("http://a/z", caller)).await;
+    }
+    purge(
+        &app,
+        Purge::uri("http://A/x?y".parse().unwrap()),
+        PurgeMode::Hard,
+    )
+    .await;
+    for caller in [&one, &two] {
+        assert!(!app.send(get_as("http://a/x?y", caller)).await.is_hit());
+        assert!(app.send(get_as("http://a/z", caller)).await.is_hit());
+    }
+}
+
+#[tokio::test]
+async fn a_purge_by_caller_lets_go_of_nobody_elses() {
+    let app = App::new(Handler::with(FRESH));
+    let (one, two) = (caller("one"), caller("two"));
+    for caller in [&one, &two] {
+        app.send(get_as("/a", caller)).await;
+    }
+    purge(&app, Purge::Caller(one.clone()), PurgeMode::Hard).await;
+    assert!(!app.send(get_as("/a", &one)).await.is_hit());
+    assert!(app.send(get_as("/a", &two)).await.is_hit());
+    purge(&app, Purge::All, PurgeMode::Hard).await;
+    assert!(!app.send(get_as("/a", &two)).await.is_hit());
+}
+
+#[tokio::test]
+async fn what_is_purged_softly_is_validated_before_it_is_shown() {
+    let app = App::new(Handler::new(|request, _| {
+        let mut response = answer(&[("cache-control", "max-age=60"), ("etag", "\"v\"")], "x");
+        if request.headers().contains_key("if-none-match") {
+            *response.status_mut() = StatusCode::NOT_MODIFIED;
+        }
+        response
+    }));
+    app.get("/a").await;
+    purge(&app, Purge::All, PurgeMode::Soft).await;
+    let seen = app.get("/a").await;
+    let status = "portcullis; fwd=stale; fwd-status=304; stored; ttl=60";
+    assert_eq!((seen.body.as_str(), seen.cache_status()), ("x", status));
+    assert!(app.get("/a").await.is_hit());
+}
+
+#[tokio::test]
+async fn a_purge_reaches_an_answer_that_is_being_made() {
+    let app = App::new(Handler::with(FRESH));
+    let making = app.service.clone().oneshot(get("/a")).await.unwrap();
+    purge(&app, Purge::All, PurgeMode::Hard).await;
+    assert_eq!(text(making).await, "call 1");
     assert!(!app.get("/a").await.is_hit());
 }
