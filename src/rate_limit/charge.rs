@@ -3,7 +3,7 @@
 use smallvec::SmallVec;
 
 use super::{
-    algorithm::State,
+    algorithm::{Log, State},
     decision::{Decision, Decisions},
     policy::Policy,
 };
@@ -23,12 +23,18 @@ impl<'a> Charge<'a> {
     pub fn new(policy: &'a Policy, cost: u64) -> Self {
         Self { policy, cost }
     }
+
+    /// Returns whether this decision lets the request pass.
+    fn passes(&self, decision: &Decision) -> bool {
+        decision.is_admitted() || self.policy.is_shadow()
+    }
 }
 
 /// Decides a request by all its policies at once, and writes what to remember into the states.
 ///
 /// The states stand in the order of the charges. If one policy denies, none is charged; what the
-/// others say is then what they had left before.
+/// others say is then what they had left before. A policy that only watches denies nothing, and is
+/// charged if the others admit and it would.
 ///
 /// A store reads all states, asks this, and writes them all back, as one step.
 ///
@@ -54,30 +60,112 @@ pub fn decide_all(charges: &[Charge<'_>], states: &mut [State], now: Timestamp) 
     if let ([charge], [state, ..]) = (charges, &mut *states) {
         let (decision, next) = charge.policy.decide(*state, now, charge.cost);
         *state = next;
-        return Decisions::new(decision.is_admitted(), now, [decision]);
+        return Decisions::new(charge.passes(&decision), now, [decision]);
     }
-    assert!(charges.len() <= states.len(), "each charge has a state");
-    let decided: SmallVec<[(Decision, State); 4]> = charges
+    settle(charges, states, now)
+}
+
+/// What a store remembers of one partition under one policy.
+#[derive(Debug)]
+pub enum Memory<'a> {
+    /// Three words: any policy can be decided on them.
+    State(&'a mut State),
+    /// A log, for a policy that [keeps one](Policy::keeps_a_log).
+    Log(&'a mut Log),
+}
+
+/// Decides as [`decide_all`] does, for a store that also keeps logs.
+///
+/// # Panics
+///
+/// If there are fewer memories than charges, or a log for a policy that keeps none.
+pub fn decide_all_with_logs(
+    charges: &[Charge<'_>],
+    memories: &mut [Memory<'_>],
+    now: Timestamp,
+) -> Decisions {
+    settle(charges, memories, now)
+}
+
+/// What is decided on and written, in whatever form.
+trait Recall {
+    /// What would be remembered after the charge.
+    type Next;
+
+    /// Decides a charge, and does not yet remember it.
+    fn decide(&mut self, charge: &Charge<'_>, now: Timestamp) -> (Decision, Self::Next);
+
+    /// Remembers the charge.
+    fn keep(&mut self, charge: &Charge<'_>, now: Timestamp, next: Self::Next);
+}
+
+fn settle<R: Recall>(charges: &[Charge<'_>], memories: &mut [R], now: Timestamp) -> Decisions {
+    assert!(charges.len() <= memories.len(), "each charge has a memory");
+    let decided: SmallVec<[(Decision, R::Next); 4]> = charges
         .iter()
-        .zip(&*states)
-        .map(|(charge, state)| charge.policy.decide(*state, now, charge.cost))
+        .zip(&mut *memories)
+        .map(|(charge, memory)| memory.decide(charge, now))
         .collect();
-    let admitted = decided.iter().all(|(decision, _)| decision.is_admitted());
-    let settled = charges.iter().zip(states).zip(decided);
-    Decisions::new(
-        admitted,
-        now,
-        settled.map(|((charge, state), (decision, next))| {
-            if admitted || !decision.is_admitted() {
-                *state = next;
-                return decision;
+    let admitted = charges
+        .iter()
+        .zip(&decided)
+        .all(|(charge, (decision, _))| charge.passes(decision));
+    let settled = charges.iter().zip(memories).zip(decided);
+    let each = settled.map(|((charge, memory), (decision, next))| {
+        if admitted || !decision.is_admitted() {
+            memory.keep(charge, now, next);
+            return decision;
+        }
+        // Not charged after all: what the policy has left is what it had before.
+        let peek = Charge { cost: 0, ..*charge };
+        let (decision, kept) = memory.decide(&peek, now);
+        memory.keep(&peek, now, kept);
+        decision
+    });
+    Decisions::new(admitted, now, each)
+}
+
+impl Recall for State {
+    type Next = State;
+
+    fn decide(&mut self, charge: &Charge<'_>, now: Timestamp) -> (Decision, State) {
+        charge.policy.decide(*self, now, charge.cost)
+    }
+
+    fn keep(&mut self, _: &Charge<'_>, _: Timestamp, next: State) {
+        *self = next;
+    }
+}
+
+impl Recall for Memory<'_> {
+    /// A state; for a log, whether to record the charge.
+    type Next = Result<State, bool>;
+
+    fn decide(&mut self, charge: &Charge<'_>, now: Timestamp) -> (Decision, Self::Next) {
+        match self {
+            Self::State(state) => {
+                let (decision, next) = charge.policy.decide(**state, now, charge.cost);
+                (decision, Ok(next))
             }
-            // Not charged after all: what the policy has left is what it had before.
-            let (peek, kept) = charge.policy.decide(*state, now, 0);
-            *state = kept;
-            peek
-        }),
-    )
+            Self::Log(log) => {
+                let algorithm = charge.policy.algorithm();
+                let decision = algorithm
+                    .decide_log(log, now, charge.cost)
+                    .expect("a log is only given to a policy that keeps one");
+                (decision, Err(decision.is_admitted()))
+            }
+        }
+    }
+
+    fn keep(&mut self, charge: &Charge<'_>, now: Timestamp, next: Self::Next) {
+        match (self, next) {
+            (Self::State(state), Ok(next)) => **state = next,
+            (Self::Log(log), Err(true)) => {
+                charge.policy.algorithm().record(log, now, charge.cost);
+            }
+            (Self::State(_), Err(_)) | (Self::Log(_), Ok(_) | Err(false)) => {}
+        }
+    }
 }
 
 #[cfg(test)]

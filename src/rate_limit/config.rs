@@ -1,11 +1,12 @@
 //! Everything that the layer was told, and what it follows from it for a request.
 
-use std::{borrow::Cow, sync::Arc, time::Duration};
+use std::{borrow::Cow, fmt, sync::Arc, time::Duration};
 
 use http::StatusCode;
 use smallvec::SmallVec;
 
 use super::{
+    callers::Callers,
     charge::Charge,
     decision::{Decision, Decisions},
     headers::{Lines, RateLimitFields},
@@ -16,6 +17,7 @@ use super::{
     store::RateLimitStore,
 };
 use crate::{
+    client_addr::MissingClientAddr,
     error::StoreError,
     identity::Identity,
     record::{PolicyOutcome, RateLimitDecision, RateLimitOutcome},
@@ -35,7 +37,6 @@ pub enum OnStoreError {
     Allow,
 }
 
-#[derive(Debug)]
 pub(super) struct Config {
     pub(super) store: Arc<dyn RateLimitStore>,
     pub(super) space: KeySpace,
@@ -44,7 +45,17 @@ pub(super) struct Config {
     pub(super) fields: RateLimitFields,
     pub(super) on_store_error: OnStoreError,
     pub(super) responder: Responder,
+    pub(super) allow: Callers,
+    pub(super) deny: Callers,
+    pub(super) skip: Option<Arc<Skip>>,
+    pub(super) tier_by: Option<Arc<TierBy>>,
+    pub(super) cost: Option<Arc<Cost>>,
+    pub(super) retry_jitter: Duration,
 }
+
+pub(super) type Skip = dyn Fn(&RequestHead<'_>) -> bool + Send + Sync;
+pub(super) type TierBy = dyn for<'a> Fn(&RequestHead<'a>) -> Option<Cow<'a, str>> + Send + Sync;
+pub(super) type Cost = dyn Fn(&RequestHead<'_>, &Policy) -> u64 + Send + Sync;
 
 /// What a request is asked for.
 pub(super) enum Plan<'a> {
@@ -66,26 +77,47 @@ pub(super) enum Ruling {
 
 impl Config {
     pub(super) fn plan(&self, head: &RequestHead<'_>) -> Plan<'_> {
-        let set = self.sets.of_tier(self.tier(head));
+        self.try_plan(head)
+            .unwrap_or_else(|_missing| Plan::Reject(address_unknown()))
+    }
+
+    fn try_plan(&self, head: &RequestHead<'_>) -> Result<Plan<'_>, MissingClientAddr> {
+        if self.deny.include(head)? {
+            return Ok(Plan::Reject(caller_denied()));
+        }
+        if self.skip.as_ref().is_some_and(|skip| skip(head)) || self.allow.include(head)? {
+            return Ok(Plan::Skip);
+        }
+        let set = self.set(head);
         if set.policies().is_empty() {
-            return Plan::Skip;
+            return Ok(Plan::Skip);
         }
-        match self.partition.place(&self.space, head) {
-            Ok(Place::In(partition)) => Plan::Ask(partition, set),
-            Ok(Place::Outside) => Plan::Skip,
-            Err(_missing) => Plan::Reject(address_unknown()),
-        }
+        Ok(match self.partition.place(&self.space, head)? {
+            Place::In(partition) => Plan::Ask(partition, set),
+            Place::Outside => Plan::Skip,
+        })
     }
 
-    fn tier<'a>(&self, head: &RequestHead<'a>) -> Option<&'a str> {
+    fn set(&self, head: &RequestHead<'_>) -> &Arc<PolicySet> {
         if !self.sets.by_tier() {
-            return None;
+            return self.sets.of_tier(None);
         }
-        head.extensions.get().and_then(Identity::tier)
+        match &self.tier_by {
+            Some(tier_by) => self.sets.of_tier(tier_by(head).as_deref()),
+            None => self
+                .sets
+                .of_tier(head.extensions.get().and_then(Identity::tier)),
+        }
     }
 
-    pub(super) fn take(&self, partition: &StoreKey, set: &PolicySet) -> StoreFuture<Decisions> {
-        let charge = |policy| Charge::new(policy, 1);
+    pub(super) fn take(
+        &self,
+        partition: &StoreKey,
+        set: &PolicySet,
+        head: &RequestHead<'_>,
+    ) -> StoreFuture<Decisions> {
+        let cost = |policy| self.cost.as_ref().map_or(1, |cost| cost(head, policy));
+        let charge = |policy| Charge::new(policy, cost(policy));
         match set.policies() {
             [one] => self.store.take(partition, &[charge(one)]),
             several => {
@@ -96,19 +128,33 @@ impl Config {
     }
 
     /// Returns what follows from the store's answer.
-    pub(super) fn rule(&self, answer: &Result<Decisions, StoreError>, set: &PolicySet) -> Ruling {
+    pub(super) fn rule(
+        &self,
+        answer: &Result<Decisions, StoreError>,
+        partition: &StoreKey,
+        set: &PolicySet,
+    ) -> Ruling {
         match (answer, self.on_store_error) {
             (Ok(decisions), _) => {
                 let lines = Lines::new(self.fields, set.policies(), set.policy_field(), decisions);
                 if decisions.is_admitted() {
                     Ruling::Admit(lines)
                 } else {
-                    Ruling::Reject(quota_exceeded(set, decisions), lines)
+                    Ruling::Reject(
+                        quota_exceeded(set, decisions, self.jitter(partition)),
+                        lines,
+                    )
                 }
             }
             (Err(_), OnStoreError::Allow) => Ruling::Admit(Lines::None),
             (Err(_), OnStoreError::Deny) => Ruling::Reject(store_failed(), Lines::None),
         }
+    }
+
+    /// Returns the partition's own part of the jitter: always the same, and another than most
+    /// others'.
+    fn jitter(&self, partition: &StoreKey) -> Duration {
+        self.retry_jitter * u32::from(partition.as_bytes()[15]) / 255
     }
 
     /// Returns what the record is told of the store's answer.
@@ -139,6 +185,16 @@ impl Config {
     }
 }
 
+impl fmt::Debug for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Config")
+            .field("store", &self.store)
+            .field("partition", &self.partition)
+            .field("sets", &self.sets)
+            .finish_non_exhaustive()
+    }
+}
+
 pub(super) fn skipped() -> RateLimitOutcome {
     RateLimitOutcome::new(RateLimitDecision::Skipped, [])
 }
@@ -153,9 +209,10 @@ fn policy_outcome((policy, said): (&Policy, &Decision)) -> PolicyOutcome {
     }
 }
 
-fn quota_exceeded(set: &PolicySet, decisions: &Decisions) -> Rejection {
+fn quota_exceeded(set: &PolicySet, decisions: &Decisions, jitter: Duration) -> Rejection {
     let said = || set.policies().iter().zip(decisions.each());
-    let denying = || said().filter(|(_, decision)| !decision.is_admitted());
+    let denies = |(policy, said): &(&Policy, &Decision)| !policy.is_shadow() && !said.is_admitted();
+    let denying = || said().filter(denies);
     let rejection = Rejection::new(
         StatusCode::TOO_MANY_REQUESTS,
         Cow::Borrowed("https://iana.org/assignments/http-problem-types#quota-exceeded"),
@@ -171,7 +228,7 @@ fn quota_exceeded(set: &PolicySet, decisions: &Decisions) -> Rejection {
     let longest = denying()
         .filter_map(|(_, decision)| decision.retry_after())
         .max();
-    rejection.retry_after(longest.unwrap_or_default())
+    rejection.retry_after(longest.unwrap_or_default() + jitter)
 }
 
 fn store_failed() -> Rejection {
@@ -181,6 +238,14 @@ fn store_failed() -> Rejection {
         "Rate limits cannot be checked at the moment",
     )
     .retry_after(Duration::from_secs(1))
+}
+
+fn caller_denied() -> Rejection {
+    Rejection::new(
+        StatusCode::FORBIDDEN,
+        "caller-denied",
+        "This caller is not let in",
+    )
 }
 
 fn address_unknown() -> Rejection {

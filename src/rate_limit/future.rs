@@ -24,6 +24,7 @@ use crate::{
     record::{RateLimitOutcome, RecordHandle},
     rejection::{Dialect, Rejection, Responder},
     store_future::Pending,
+    store_key::StoreKey,
 };
 
 pin_project! {
@@ -55,6 +56,7 @@ pub(super) struct Deciding<S, B> {
     pub(super) ready: S,
     pub(super) request: Request<B>,
     pub(super) config: Arc<Config>,
+    pub(super) partition: StoreKey,
     pub(super) set: Arc<PolicySet>,
 }
 
@@ -195,10 +197,11 @@ where
         let Self {
             request,
             config,
+            partition,
             set,
             ..
         } = self;
-        match config.rule(&answer, &set) {
+        match config.rule(&answer, &partition, &set) {
             Ruling::Admit(lines) => {
                 let note = Note::write(&request, lines, || config.outcome(&answer, &set));
                 State::Calling {

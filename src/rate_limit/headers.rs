@@ -59,13 +59,16 @@ pub(super) enum Lines {
 }
 
 impl Lines {
-    /// `policy` is what [`policy_field`] rendered of the policies, of which there is at least one.
+    /// `policy` is what [`policy_field`] rendered of the policies.
     pub(super) fn new(
         fields: RateLimitFields,
         policies: &[Policy],
         policy: &HeaderValue,
         decisions: &Decisions,
     ) -> Self {
+        if policies.iter().all(Policy::is_shadow) {
+            return Self::None;
+        }
         match fields {
             RateLimitFields::Off => Self::None,
             RateLimitFields::Draft11 => Self::Draft11 {
@@ -100,7 +103,7 @@ type Text = SmallVec<[u8; 128]>;
 /// Renders `"burst";q=20;w=2, "daily";q=1000;w=86400`.
 pub(super) fn policy_field(policies: &[Policy]) -> HeaderValue {
     let mut text = Text::new();
-    for policy in policies {
+    for policy in policies.iter().filter(|policy| !policy.is_shadow()) {
         push_name(&mut text, policy.name());
         push_parameter(&mut text, b";q=", policy.capacity());
         push_parameter(&mut text, b";w=", policy.window_secs());
@@ -111,12 +114,20 @@ pub(super) fn policy_field(policies: &[Policy]) -> HeaderValue {
 /// Renders `"burst";r=7;t=2, "daily";r=900;t=3600`.
 fn limit_field(policies: &[Policy], decisions: &Decisions) -> HeaderValue {
     let mut text = Text::new();
-    for (policy, decision) in policies.iter().zip(decisions.each()) {
+    for (policy, decision) in enforced(policies, decisions) {
         push_name(&mut text, policy.name());
         push_parameter(&mut text, b";r=", decision.remaining());
         push_parameter(&mut text, b";t=", effective_secs(decision));
     }
     value(&text)
+}
+
+fn enforced<'a>(
+    policies: &'a [Policy],
+    decisions: &'a Decisions,
+) -> impl Iterator<Item = (&'a Policy, &'a Decision)> {
+    let said = policies.iter().zip(decisions.each());
+    said.filter(|(policy, _)| !policy.is_shadow())
 }
 
 /// Returns for how many seconds the caller can use no more than what remains, rounded up.
@@ -129,19 +140,16 @@ fn effective_secs(decision: &Decision) -> u64 {
 }
 
 fn x_ratelimit(form: ResetForm, policies: &[Policy], decisions: &Decisions) -> [HeaderValue; 3] {
-    let nearest = policies
-        .iter()
-        .zip(decisions.each())
-        .min_by(|(one, this), (other, that)| {
-            // this / one < that / other, without a division.
-            let share = u128::from(this.remaining()) * u128::from(other.capacity());
-            let other_share = u128::from(that.remaining()) * u128::from(one.capacity());
-            let longer = that.retry_after().cmp(&this.retry_after());
-            (this.is_admitted().cmp(&that.is_admitted()))
-                .then(longer)
-                .then(share.cmp(&other_share))
-        });
-    let (policy, decision) = nearest.expect("there is at least one policy");
+    let nearest = enforced(policies, decisions).min_by(|(one, this), (other, that)| {
+        // this / one < that / other, without a division.
+        let share = u128::from(this.remaining()) * u128::from(other.capacity());
+        let other_share = u128::from(that.remaining()) * u128::from(one.capacity());
+        let longer = that.retry_after().cmp(&this.retry_after());
+        (this.is_admitted().cmp(&that.is_admitted()))
+            .then(longer)
+            .then(share.cmp(&other_share))
+    });
+    let (policy, decision) = nearest.expect("one policy at least is enforced");
     let reset = match form {
         ResetForm::Delta => effective_secs(decision),
         ResetForm::Epoch => {

@@ -1,15 +1,17 @@
 //! The layer, and how it is built.
 
-use std::{fmt, sync::Arc};
+use std::{borrow::Cow, fmt, sync::Arc, time::Duration};
 
 use tower_layer::Layer;
 
 use super::{
-    config::{Config, OnStoreError},
+    callers::Callers,
+    config::{Config, Cost, OnStoreError, Skip, TierBy},
     headers::RateLimitFields,
     partition::Partition,
     policy::Policy,
     policy_set::{PolicySets, Tiers},
+    request_head::RequestHead,
     service::RateLimit,
     store::RateLimitStore,
 };
@@ -32,6 +34,12 @@ impl RateLimitLayer {
             fields: RateLimitFields::default(),
             on_store_error: OnStoreError::default(),
             responder: Responder::default(),
+            allow: Callers::new(),
+            deny: Callers::new(),
+            skip: None,
+            tier_by: None,
+            cost: None,
+            retry_jitter: Duration::ZERO,
         }
     }
 }
@@ -66,6 +74,12 @@ pub struct RateLimitLayerBuilder {
     fields: RateLimitFields,
     on_store_error: OnStoreError,
     responder: Responder,
+    allow: Callers,
+    deny: Callers,
+    skip: Option<Arc<Skip>>,
+    tier_by: Option<Arc<TierBy>>,
+    cost: Option<Arc<Cost>>,
+    retry_jitter: Duration,
 }
 
 impl RateLimitLayerBuilder {
@@ -80,6 +94,58 @@ impl RateLimitLayerBuilder {
     /// Sets which further policies the callers of each tier must pass.
     pub fn tiers(mut self, tiers: Tiers) -> Self {
         self.tiers = Some(tiers);
+        self
+    }
+
+    /// Chooses the tier of a request by a function, instead of by the caller's
+    /// [`Identity`](crate::Identity): by method, by route, or by what a layer outside of this one
+    /// has left in the extensions.
+    pub fn tier_by<F>(mut self, tier: F) -> Self
+    where
+        F: for<'a> Fn(&RequestHead<'a>) -> Option<Cow<'a, str>> + Send + Sync + 'static,
+    {
+        self.tier_by = Some(Arc::new(tier));
+        self
+    }
+
+    /// Sets how much a request costs a policy. One, unless this is called.
+    ///
+    /// A cost of zero passes and is not charged; one above what the quota ever holds is always
+    /// denied.
+    pub fn cost<F>(mut self, cost: F) -> Self
+    where
+        F: Fn(&RequestHead<'_>, &Policy) -> u64 + Send + Sync + 'static,
+    {
+        self.cost = Some(Arc::new(cost));
+        self
+    }
+
+    /// Lets the requests pass uncounted for which this says so.
+    pub fn skip<F>(mut self, skip: F) -> Self
+    where
+        F: Fn(&RequestHead<'_>) -> bool + Send + Sync + 'static,
+    {
+        self.skip = Some(Arc::new(skip));
+        self
+    }
+
+    /// Lets these callers pass uncounted.
+    pub fn allow(mut self, callers: Callers) -> Self {
+        self.allow = callers;
+        self
+    }
+
+    /// Turns these callers away with `403`, whatever else is said of them.
+    pub fn deny(mut self, callers: Callers) -> Self {
+        self.deny = callers;
+        self
+    }
+
+    /// Adds up to this much to `Retry-After`, so that clients whose windows end together do not
+    /// all come back together. Each partition has its own part of it, always the same. None by
+    /// default.
+    pub fn retry_jitter(mut self, most: Duration) -> Self {
+        self.retry_jitter = most;
         self
     }
 
@@ -125,6 +191,12 @@ impl RateLimitLayerBuilder {
             fields: self.fields,
             on_store_error: self.on_store_error,
             responder: self.responder,
+            allow: self.allow,
+            deny: self.deny,
+            skip: self.skip,
+            tier_by: self.tier_by,
+            cost: self.cost,
+            retry_jitter: self.retry_jitter,
         };
         Ok(RateLimitLayer {
             config: Arc::new(config),

@@ -64,6 +64,7 @@
 //! that does not know the address answers `500`, and says once what is missing.
 
 mod algorithm;
+mod callers;
 mod charge;
 mod config;
 mod decision;
@@ -74,12 +75,16 @@ mod partition;
 mod policy;
 mod policy_set;
 mod quota;
+#[cfg(feature = "serde")]
+mod quota_serde;
+mod quota_text;
 mod request_head;
 mod service;
 mod store;
 
-pub use self::algorithm::State;
-pub use self::charge::{Charge, decide_all};
+pub use self::algorithm::{Log, State};
+pub use self::callers::Callers;
+pub use self::charge::{Charge, Memory, decide_all, decide_all_with_logs};
 pub use self::config::OnStoreError;
 pub use self::decision::{Decision, Decisions, Receipt};
 pub use self::future::ResponseFuture;
@@ -89,6 +94,7 @@ pub use self::partition::Partition;
 pub use self::policy::Policy;
 pub use self::policy_set::Tiers;
 pub use self::quota::Quota;
+pub use self::quota_text::Quotas;
 pub use self::request_head::RequestHead;
 pub use self::service::RateLimit;
 pub use self::store::{RateLimitStore, Refund};

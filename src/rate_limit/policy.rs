@@ -1,9 +1,9 @@
 //! A policy: a named quota, and how it is counted.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use super::{
-    algorithm::{Algorithm, Alignment, State},
+    algorithm::{Algorithm, Alignment, Log, State},
     decision::{Decision, Receipt},
     quota::Quota,
 };
@@ -20,6 +20,10 @@ use crate::{error::ConfigError, time::Timestamp};
 /// | [`token_bucket`](Self::token_bucket) | the burst, and the rate from then on | traffic should be steady, and bursts are fine |
 /// | [`fixed_window`](Self::fixed_window) | the limit in each window from a client's first request | "100 in a minute" should mean just that to the client |
 /// | [`aligned_window`](Self::aligned_window) | the limit in each window of the clock | quotas are by the hour or the day |
+/// | [`calendar_month`](Self::calendar_month) | the limit in each month | quotas are billed |
+/// | [`sliding_window`](Self::sliding_window) | the limit in each window of the clock, and less than twice that in any other | windows should have no edge to wait for |
+/// | [`sliding_log`](Self::sliding_log) | the limit in any window at all | limits are small and strict |
+/// | [`leaky_bucket`](Self::leaky_bucket) | what a token bucket does | that is the name you know it by |
 ///
 /// A bucket that may burst its whole limit admits up to twice the limit in the first window: the
 /// burst, and what is gained meanwhile. Windows admit up to twice the limit around an edge. For
@@ -39,6 +43,7 @@ pub struct Policy {
     quota: Quota,
     algorithm: Algorithm,
     id: u64,
+    shadow: bool,
 }
 
 impl Policy {
@@ -57,6 +62,34 @@ impl Policy {
     pub fn aligned_window(name: &str, quota: Quota) -> Result<Self, ConfigError> {
         let algorithm = Algorithm::fixed_window(&quota, Alignment::Clock)?;
         Self::new(name, quota, algorithm)
+    }
+
+    /// Counts in months of the calendar, which begin at midnight UTC.
+    pub fn calendar_month(name: &str, limit: u64) -> Result<Self, ConfigError> {
+        let quota = Quota::new(limit, Duration::from_secs(31 * 24 * 60 * 60));
+        let algorithm = Algorithm::fixed_window(&quota, Alignment::Month)?;
+        Self::new(name, quota, algorithm)
+    }
+
+    /// Counts this window of the clock, and of the last one the share that a window reaching back
+    /// from now still covers.
+    pub fn sliding_window(name: &str, quota: Quota) -> Result<Self, ConfigError> {
+        Self::new(name, quota, Algorithm::sliding_window(&quota)?)
+    }
+
+    /// Remembers each request of the last window: in any window at all at most the limit is
+    /// admitted.
+    ///
+    /// The limit is at most 10 000, and each partition may take 16 bytes times that. A store that
+    /// keeps words alone counts as [`sliding_window`](Self::sliding_window) does.
+    pub fn sliding_log(name: &str, quota: Quota) -> Result<Self, ConfigError> {
+        Self::new(name, quota, Algorithm::sliding_log(&quota)?)
+    }
+
+    /// Counts by a bucket that leaks at the quota's rate, and holds its burst: what would overflow
+    /// it is denied.
+    pub fn leaky_bucket(name: &str, quota: Quota) -> Result<Self, ConfigError> {
+        Self::new(name, quota, Algorithm::leaky_bucket(&quota)?)
     }
 
     /// Counts by a bucket that refills at the quota's rate, up to its burst.
@@ -79,7 +112,23 @@ impl Policy {
             name: name.into(),
             quota,
             algorithm,
+            shadow: false,
         })
+    }
+
+    /// Only watches: what the policy would deny is admitted all the same.
+    ///
+    /// It counts as it would if it were enforced, and its word stands in the record, but no header
+    /// and no answer speaks of it. For trying a limit on real traffic before it turns anyone away.
+    #[must_use]
+    pub fn shadow(mut self) -> Self {
+        self.shadow = true;
+        self
+    }
+
+    /// Returns whether the policy only watches.
+    pub fn is_shadow(&self) -> bool {
+        self.shadow
     }
 
     /// Returns the name.
@@ -121,6 +170,22 @@ impl Policy {
     /// nothing back.
     pub fn refund(&self, state: State, now: Timestamp, paid: Receipt, amount: u64) -> State {
         self.algorithm.refund(state, now, paid, amount)
+    }
+
+    /// Returns whether the policy counts exactly only in a [`Log`].
+    pub fn keeps_a_log(&self) -> bool {
+        self.algorithm.log().is_some()
+    }
+
+    /// Gives back to a log what was taken too much by the charge that the receipt is for.
+    pub fn refund_log(&self, log: &mut Log, paid: Receipt, amount: u64) {
+        if let Some(exact) = self.algorithm.log() {
+            exact.refund(log, paid, amount);
+        }
+    }
+
+    pub(super) fn algorithm(&self) -> &Algorithm {
+        &self.algorithm
     }
 
     pub(super) fn shared_name(&self) -> &Arc<str> {

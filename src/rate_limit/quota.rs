@@ -1,13 +1,13 @@
 //! How much, in how long.
 
-use std::{fmt, time::Duration};
+use std::time::Duration;
 
 use crate::error::ConfigError;
 
-/// The longest window, and the longest time in which a burst may refill: some 142 years.
+/// The longest window, and the longest time in which a burst may refill: some 71 years.
 ///
 /// A moment that far from today still fits into the 53 bits that a store counts exactly in.
-pub(super) const MICROS_MAX: u64 = 1 << 52;
+pub(super) const MICROS_MAX: u64 = 1 << 51;
 
 /// The largest product of a burst and a fraction of a microsecond that a store counts exactly.
 const EXACT_MAX: u64 = 1 << 53;
@@ -24,7 +24,8 @@ const EXACT_MAX: u64 = 1 << 53;
 /// const SEARCH: Quota = Quota::per_minute(100).burst(20);
 /// assert_eq!(SEARCH.limit(), 100);
 /// assert_eq!(SEARCH.window(), Duration::from_secs(60));
-/// assert_eq!(Quota::new(10, Duration::from_secs(10)).to_string(), "10 per 10s");
+/// assert_eq!(Quota::new(10, Duration::from_secs(10)).to_string(), "10/10s");
+/// assert_eq!("100/minute burst 20".parse(), Ok(SEARCH));
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Quota {
@@ -92,6 +93,11 @@ impl Quota {
         }
     }
 
+    /// Returns the burst, if it was given.
+    pub(super) const fn own_burst(&self) -> Option<u64> {
+        self.burst
+    }
+
     /// Returns the window in whole microseconds.
     ///
     /// # Errors
@@ -117,7 +123,7 @@ impl Quota {
             .ok()
             .filter(|micros| *micros <= MICROS_MAX)
             .ok_or_else(|| {
-                self.error("the window is longer than 142 years")
+                self.error("the window is longer than 71 years")
                     .fix("give a window that somebody will see the end of")
             })
     }
@@ -171,7 +177,7 @@ impl Quota {
         }
         if refill > u128::from(MICROS_MAX) {
             return Err(self
-                .error("the burst would refill in more than 142 years")
+                .error("the burst would refill in more than 71 years")
                 .fix("give a smaller burst"));
         }
         Ok(pace)
@@ -179,17 +185,6 @@ impl Quota {
 
     fn error(&self, problem: &str) -> ConfigError {
         ConfigError::new("quota", self, problem)
-    }
-}
-
-impl fmt::Display for Quota {
-    /// Writes `100 per 60s burst 20`; the burst only if it was given.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} per {:?}", self.limit, self.window)?;
-        match self.burst {
-            Some(burst) => write!(f, " burst {burst}"),
-            None => Ok(()),
-        }
     }
 }
 
@@ -314,8 +309,8 @@ mod tests {
         assert!(problem(Quota::per_second(1).burst(0)).contains("a burst of zero"));
         assert!(problem(Quota::new(1, Duration::ZERO)).contains("a window of no time"));
         assert!(problem(Quota::new(1, Duration::from_nanos(1_500))).contains("whole microseconds"));
-        assert!(problem(Quota::new(1, Duration::from_secs(u64::MAX))).contains("142 years"));
-        assert!(problem(Quota::per_day(1).burst(1 << 40)).contains("142 years"));
+        assert!(problem(Quota::new(1, Duration::from_secs(u64::MAX))).contains("71 years"));
+        assert!(problem(Quota::per_day(1).burst(1 << 40)).contains("71 years"));
         assert!(problem(Quota::per_second(u64::MAX)).contains("counted exactly"));
     }
 

@@ -55,9 +55,10 @@ where
                 return ResponseFuture::rejected(rejection, dialect, responder, Note::default());
             }
         };
-        match self.config.take(&partition, set).into_ready() {
+        let head = RequestHead::of(&request);
+        match self.config.take(&partition, set, &head).into_ready() {
             // A store in memory answers at once: the readied service is called where it stands.
-            Ok(answer) => match self.config.rule(&answer, set) {
+            Ok(answer) => match self.config.rule(&answer, &partition, set) {
                 Ruling::Admit(lines) => {
                     let outcome = || self.config.outcome(&answer, set);
                     let note = Note::write(&request, lines, outcome);
@@ -79,6 +80,7 @@ where
                     ready,
                     request,
                     config,
+                    partition,
                     set,
                 })
             }

@@ -16,8 +16,8 @@ use portcullis::{
     ClientAddrResolver, Identity, ManualClock, PeerAddr, RateLimitDecision, RateLimitOutcome,
     RecordHandle, ResponseBody, StoreErrorKind, StoreFuture, StoreKey, StoreKeys,
     rate_limit::{
-        Charge, Decisions, OnStoreError, Partition, Policy, Quota, RateLimitFields, RateLimitLayer,
-        RateLimitLayerBuilder, RateLimitStore, Refund, Tiers,
+        Callers, Charge, Decisions, OnStoreError, Partition, Policy, Quota, RateLimitFields,
+        RateLimitLayer, RateLimitLayerBuilder, RateLimitStore, Refund, Tiers,
     },
     store::MemoryStore,
 };
@@ -288,6 +288,169 @@ async fn without_a_record_only_a_denial_is_told_to_the_response() {
     assert!(outcome.policies[0].denied);
 }
 
+#[tokio::test]
+async fn a_policy_that_only_watches_denies_nobody_and_is_told_to_the_record_alone() {
+    let (builder, _clock) = memory(by_addr());
+    let layer = builder
+        .policy(window("strict", 1).shadow())
+        .policy(window("real", 3))
+        .fields(RateLimitFields::Draft11)
+        .build();
+    let (app, _) = app(&layer.unwrap());
+    let record = RecordHandle::default();
+    for round in 0..3 {
+        let mut request = from("203.0.113.9");
+        request.extensions_mut().insert(record.clone());
+        let response = send(&app, request).await;
+        assert_eq!(response.status(), 200);
+        let outcome: &RateLimitOutcome = response.extensions().get().unwrap();
+        assert_eq!(outcome.policies[0].denied, round > 0);
+        let policies = header(response.headers(), "ratelimit-policy");
+        assert_eq!(policies, Some("\"real\";q=3;w=10"));
+    }
+    let denied = send(&app, from("203.0.113.9")).await;
+    assert_eq!(denied.status(), 429);
+    assert!(!text(denied).await.contains("strict"));
+}
+
+#[tokio::test]
+async fn a_limiter_whose_policies_all_watch_says_nothing() {
+    let (builder, _clock) = memory(by_addr());
+    let builder = builder.policy(window("strict", 1).shadow());
+    let (app, _) = app(&builder.fields(RateLimitFields::Draft11).build().unwrap());
+    for _ in 0..3 {
+        let response = send(&app, from("203.0.113.9")).await;
+        assert_eq!(response.status(), 200);
+        assert!(response.headers().is_empty());
+    }
+}
+
+#[tokio::test]
+async fn a_request_costs_each_policy_what_the_function_says() {
+    let (builder, _clock) = memory(by_addr());
+    let layer = builder
+        .policy(window("requests", 10))
+        .policy(window("units", 10))
+        .fields(RateLimitFields::Draft11)
+        .cost(|head, policy| match (head.method.as_str(), policy.name()) {
+            ("POST", "units") => 4,
+            ("HEAD", _) => 0,
+            _ => 1,
+        })
+        .build();
+    let (app, _) = app(&layer.unwrap());
+    for (method, left) in [
+        ("GET", (9, 9)),
+        ("POST", (8, 5)),
+        ("HEAD", (8, 5)),
+        ("POST", (7, 1)),
+    ] {
+        let mut request = from("203.0.113.9");
+        *request.method_mut() = method.parse().unwrap();
+        let response = send(&app, request).await;
+        let left = format!(
+            "\"requests\";r={};t=10, \"units\";r={};t=10",
+            left.0, left.1
+        );
+        assert_eq!(header(response.headers(), "ratelimit"), Some(left.as_str()));
+    }
+}
+
+#[tokio::test]
+async fn callers_on_the_lists_are_let_in_uncounted_or_not_at_all() {
+    let (builder, _clock) = memory(by_addr());
+    let network = |network: &str| [network.parse().unwrap()];
+    let resolver = ClientAddrResolver::default;
+    let layer = builder
+        .policy(window("few", 1))
+        .allow(
+            Callers::new()
+                .networks(resolver(), network("203.0.113.0/24"))
+                .owners(["acme"]),
+        )
+        .deny(
+            Callers::new()
+                .networks(resolver(), network("203.0.113.66"))
+                .lineages(["spam"]),
+        )
+        .skip(|head| head.uri.path() == "/healthz")
+        .build();
+    let (app, calls) = app(&layer.unwrap());
+    let with = |identity: Identity| {
+        let mut request = from("198.51.100.1");
+        request.extensions_mut().insert(identity);
+        request
+    };
+    for _ in 0..3 {
+        assert_eq!(send(&app, from("203.0.113.9")).await.status(), 200);
+        let acme = Identity::trusted("k").owner("acme").build();
+        assert_eq!(send(&app, with(acme)).await.status(), 200);
+        assert_eq!(send(&app, get("/healthz")).await.status(), 500);
+        let mut healthz = from("198.51.100.9");
+        *healthz.uri_mut() = "/healthz".parse().unwrap();
+        assert_eq!(send(&app, healthz).await.status(), 200);
+    }
+    let served = calls.load(Ordering::SeqCst);
+    assert_eq!(send(&app, from("203.0.113.66")).await.status(), 403);
+    let spam = Identity::trusted("k9").lineage("spam").build();
+    assert_eq!(send(&app, with(spam)).await.status(), 403);
+    assert_eq!(calls.load(Ordering::SeqCst), served);
+}
+
+#[tokio::test]
+async fn the_tier_may_be_chosen_by_the_request() {
+    let (builder, _clock) = memory(by_addr());
+    let tiers = Tiers::new("read")
+        .tier("read", [window("read", 5)])
+        .tier("write", [window("write", 1)]);
+    let layer = builder
+        .tiers(tiers)
+        .tier_by(|head| {
+            Some(
+                if head.method == "POST" {
+                    "write"
+                } else {
+                    "read"
+                }
+                .into(),
+            )
+        })
+        .build();
+    let (app, _) = app(&layer.unwrap());
+    let post = || {
+        let mut request = from("203.0.113.9");
+        *request.method_mut() = http::Method::POST;
+        request
+    };
+    assert_eq!(send(&app, post()).await.status(), 200);
+    assert_eq!(send(&app, post()).await.status(), 429);
+    assert_eq!(send(&app, from("203.0.113.9")).await.status(), 200);
+}
+
+#[tokio::test]
+async fn jitter_spreads_the_clients_and_never_calls_one_back_too_early() {
+    let (builder, _clock) = memory(by_addr());
+    let builder = builder.policy(window("few", 1));
+    let (app, _) = app(&builder
+        .retry_jitter(Duration::from_secs(60))
+        .build()
+        .unwrap());
+    let mut waits = std::collections::BTreeSet::new();
+    for number in 0..50 {
+        let peer = format!("203.0.113.{number}");
+        send(&app, from(&peer)).await;
+        let denied = send(&app, from(&peer)).await;
+        waits.insert(
+            header(denied.headers(), "retry-after")
+                .unwrap()
+                .parse::<u64>()
+                .unwrap(),
+        );
+    }
+    assert!(waits.iter().all(|wait| (10..=70).contains(wait)));
+    assert!(waits.len() > 10, "{waits:?}");
+}
+
 /// A store that answers later, or fails.
 #[derive(Clone, Debug)]
 struct Remote {
@@ -402,13 +565,24 @@ fn a_fallback_tier_that_does_not_exist_is_refused_by_name() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn tasks_that_hammer_one_partition_are_admitted_exactly_the_limit() {
+    let per_day = Quota::per_day(100);
     for policies in [
         vec![window("one", 100)],
-        vec![Policy::token_bucket("one", Quota::per_day(100)).unwrap()],
+        vec![Policy::aligned_window("one", per_day).unwrap()],
+        vec![Policy::calendar_month("one", 100).unwrap()],
+        vec![Policy::sliding_window("one", per_day).unwrap()],
+        vec![Policy::sliding_log("one", per_day).unwrap()],
+        vec![Policy::token_bucket("one", per_day).unwrap()],
+        vec![Policy::leaky_bucket("one", per_day).unwrap()],
         vec![
             window("more", 500),
-            Policy::token_bucket("less", Quota::per_day(100)).unwrap(),
+            Policy::token_bucket("less", per_day).unwrap(),
             Policy::aligned_window("same", in_ten_seconds(100)).unwrap(),
+        ],
+        vec![
+            Policy::sliding_log("log", Quota::per_day(500)).unwrap(),
+            window("window", 100),
+            Policy::sliding_log("less", per_day).unwrap(),
         ],
     ] {
         let (builder, _clock) = memory(by_addr());

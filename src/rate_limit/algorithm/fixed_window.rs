@@ -17,6 +17,8 @@ pub(in crate::rate_limit) enum Alignment {
     Clock,
     /// With the first request that finds no window open.
     FirstRequest,
+    /// With each month of the calendar, at midnight UTC.
+    Month,
 }
 
 /// Counts in windows that follow one another.
@@ -98,6 +100,7 @@ impl FixedWindow {
         match self.alignment {
             Alignment::Clock => now - now % self.window_micros + self.window_micros,
             Alignment::FirstRequest => now + self.window_micros,
+            Alignment::Month => next_month(now / MICROS_PER_DAY) * MICROS_PER_DAY,
         }
     }
 
@@ -109,6 +112,26 @@ impl FixedWindow {
             State::NONE
         }
     }
+}
+
+const MICROS_PER_DAY: u64 = 24 * 60 * 60 * 1_000_000;
+
+/// Returns the first day of the month after the one of this day; both are counted since the epoch.
+///
+/// (Howard Hinnant's `civil_from_days` and back: years begin in March, so that the leap day is the
+/// last of one, and eras of 400 years are all alike.)
+fn next_month(day: u64) -> u64 {
+    // The epoch is so many days after the first of March of the year 0.
+    const EPOCH: u64 = 719_468;
+    const DAYS_PER_ERA: u64 = 146_097;
+    let (era, of_era) = ((day + EPOCH) / DAYS_PER_ERA, (day + EPOCH) % DAYS_PER_ERA);
+    let year = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let day_of_year = of_era - (365 * year + year / 4 - year / 100);
+    let month = (5 * day_of_year + 2) / 153 + 1;
+    // The twelfth is February: after it the next year's March begins.
+    let (year, month) = (year + month / 12, month % 12);
+    let first = (153 * month + 2) / 5;
+    era * DAYS_PER_ERA + 365 * year + year / 4 - year / 100 + year / 400 + first - EPOCH
 }
 
 #[cfg(test)]
@@ -146,6 +169,28 @@ mod tests {
     fn an_aligned_window_ends_with_the_clocks() {
         let (_, state) = window(2, Alignment::Clock).decide(State::NONE, at(7_000_000), 1);
         assert_eq!(state.forget_at(), at(WINDOW));
+    }
+
+    #[test]
+    fn a_month_ends_when_the_next_begins() {
+        let month = window(2, Alignment::Month);
+        for (now, end) in [
+            // date -u -d .. +%s
+            ("1970-01-01", 0, 2_678_400),
+            ("1999-12-31", 946_598_400, 946_684_800),
+            ("2000-02-29", 951_782_400, 951_868_800),
+            ("2023-02-01", 1_675_209_600, 1_677_628_800),
+            ("2024-02-01", 1_706_745_600, 1_709_251_200),
+            ("2026-11-22", 1_795_305_600, 1_796_083_200),
+            ("2026-12-31", 1_798_675_200, 1_798_761_600),
+            ("2100-02-28", 4_107_456_000, 4_107_542_400),
+            ("2100-12-01", 4_131_302_400, 4_133_980_800),
+        ]
+        .map(|(_, now, end)| (now, end))
+        {
+            let (_, state) = month.decide(State::NONE, Timestamp::from_secs(now), 1);
+            assert_eq!(state.forget_at(), Timestamp::from_secs(end), "{now}");
+        }
     }
 
     #[test]

@@ -1,6 +1,9 @@
 //! The algorithms: pure functions of what is remembered, the time, and what is asked for.
 
 mod fixed_window;
+mod leaky_bucket;
+mod sliding_log;
+mod sliding_window;
 mod token_bucket;
 
 use super::{
@@ -9,8 +12,12 @@ use super::{
 };
 use crate::{error::ConfigError, time::Timestamp};
 
+pub use self::sliding_log::Log;
+pub(super) use self::sliding_log::SlidingLog;
 pub(super) use self::{
     fixed_window::{Alignment, FixedWindow},
+    leaky_bucket::LeakyBucket,
+    sliding_window::SlidingWindow,
     token_bucket::TokenBucket,
 };
 
@@ -68,7 +75,11 @@ const LATEST: Timestamp = Timestamp::from_micros(1 << 62);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Algorithm {
     FixedWindow(FixedWindow),
+    SlidingWindow(SlidingWindow),
+    /// Exactly in a log, or as a sliding window where a store keeps words alone.
+    SlidingLog(SlidingLog, SlidingWindow),
     TokenBucket(TokenBucket),
+    LeakyBucket(LeakyBucket),
 }
 
 impl Algorithm {
@@ -76,8 +87,21 @@ impl Algorithm {
         FixedWindow::new(quota, alignment).map(Self::FixedWindow)
     }
 
+    pub(super) fn sliding_window(quota: &Quota) -> Result<Self, ConfigError> {
+        SlidingWindow::new(quota).map(Self::SlidingWindow)
+    }
+
+    pub(super) fn sliding_log(quota: &Quota) -> Result<Self, ConfigError> {
+        let log = SlidingLog::new(quota)?;
+        Ok(Self::SlidingLog(log, SlidingWindow::new(quota)?))
+    }
+
     pub(super) fn token_bucket(quota: &Quota) -> Result<Self, ConfigError> {
         TokenBucket::new(quota).map(Self::TokenBucket)
+    }
+
+    pub(super) fn leaky_bucket(quota: &Quota) -> Result<Self, ConfigError> {
+        LeakyBucket::new(quota).map(Self::LeakyBucket)
     }
 
     /// Decides one request, and says what to remember of it.
@@ -88,7 +112,11 @@ impl Algorithm {
         let now = now.min(LATEST);
         match self {
             Self::FixedWindow(window) => window.decide(state, now, cost),
+            Self::SlidingWindow(window) | Self::SlidingLog(_, window) => {
+                window.decide(state, now, cost)
+            }
             Self::TokenBucket(bucket) => bucket.decide(state, now, cost),
+            Self::LeakyBucket(bucket) => bucket.decide(state, now, cost),
         }
     }
 
@@ -97,7 +125,11 @@ impl Algorithm {
         let now = now.min(LATEST);
         match self {
             Self::FixedWindow(window) => window.refund(state, now, paid, amount),
+            Self::SlidingWindow(window) | Self::SlidingLog(_, window) => {
+                window.refund(state, now, paid, amount)
+            }
             Self::TokenBucket(bucket) => bucket.refund(state, now, paid, amount),
+            Self::LeakyBucket(bucket) => bucket.refund(state, now, paid, amount),
         }
     }
 
@@ -105,7 +137,9 @@ impl Algorithm {
     pub(super) fn capacity(&self) -> u64 {
         match self {
             Self::FixedWindow(window) => window.limit(),
+            Self::SlidingWindow(window) | Self::SlidingLog(_, window) => window.limit(),
             Self::TokenBucket(bucket) => bucket.capacity(),
+            Self::LeakyBucket(bucket) => bucket.mirror().capacity(),
         }
     }
 
@@ -113,7 +147,9 @@ impl Algorithm {
     pub(super) fn horizon_micros(&self) -> u64 {
         match self {
             Self::FixedWindow(window) => window.window_micros(),
+            Self::SlidingWindow(window) | Self::SlidingLog(_, window) => window.window_micros(),
             Self::TokenBucket(bucket) => bucket.refill_micros(),
+            Self::LeakyBucket(bucket) => bucket.mirror().refill_micros(),
         }
     }
 
@@ -123,8 +159,36 @@ impl Algorithm {
             Self::FixedWindow(window) => match window.alignment() {
                 Alignment::Clock => 'w',
                 Alignment::FirstRequest => 'a',
+                Alignment::Month => 'm',
             },
+            Self::SlidingWindow(_) => 's',
+            Self::SlidingLog(..) => 'g',
             Self::TokenBucket(_) => 'b',
+            Self::LeakyBucket(_) => 'l',
+        }
+    }
+
+    /// Returns the log's algorithm, if it is one.
+    pub(super) fn log(&self) -> Option<&SlidingLog> {
+        match self {
+            Self::SlidingLog(log, _) => Some(log),
+            Self::FixedWindow(_)
+            | Self::SlidingWindow(_)
+            | Self::TokenBucket(_)
+            | Self::LeakyBucket(_) => None,
+        }
+    }
+
+    /// Decides as [`decide`](Self::decide) does, on a log.
+    pub(super) fn decide_log(&self, log: &mut Log, now: Timestamp, cost: u64) -> Option<Decision> {
+        self.log()
+            .map(|exact| exact.decide(log, now.min(LATEST), cost))
+    }
+
+    /// Charges a log what was admitted just now.
+    pub(super) fn record(&self, log: &mut Log, now: Timestamp, cost: u64) {
+        if let Some(exact) = self.log() {
+            exact.record(log, now.min(LATEST), cost);
         }
     }
 }

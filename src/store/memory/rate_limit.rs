@@ -1,5 +1,6 @@
 //! The rate_limit part of the store in memory.
 
+mod logs;
 mod table;
 
 use std::{
@@ -9,11 +10,17 @@ use std::{
 
 use smallvec::SmallVec;
 
-use self::table::{Key, Table};
+use self::{
+    logs::Logs,
+    table::{Key, Table},
+};
 use super::{MemoryStore, Shelf};
 use crate::{
     error::StoreErrorKind,
-    rate_limit::{Charge, Decisions, Policy, RateLimitStore, Refund, State, decide_all},
+    rate_limit::{
+        Charge, Decisions, Log, Memory, Policy, RateLimitStore, Refund, State, decide_all,
+        decide_all_with_logs,
+    },
     store_future::StoreFuture,
     store_key::{StoreKey, StoreKeys},
     time::{Clock, Timestamp},
@@ -26,6 +33,7 @@ pub(super) struct Part {
     states_max: usize,
     // Allocated whole at the first request: a store that serves other layers alone pays nothing.
     table: OnceLock<Table>,
+    logs: Logs,
 }
 
 impl Part {
@@ -35,6 +43,7 @@ impl Part {
             keys: shelf.keys.clone(),
             states_max: shelf.bounds.rate_limit_partitions_max,
             table: OnceLock::new(),
+            logs: Logs::new(shelf.bounds.rate_limit_partitions_max),
         }
     }
 
@@ -45,6 +54,9 @@ impl Part {
     fn take(&self, partition: &StoreKey, charges: &[Charge<'_>]) -> StoreFuture<Decisions> {
         let now = self.clock.now();
         let decisions = match charges {
+            _ if charges.iter().any(|charge| charge.policy.keeps_a_log()) => {
+                self.take_with_logs(partition, charges, now)
+            }
             [charge] => self
                 .table()
                 .change_one(key(partition, charge.policy), now, |state| {
@@ -62,13 +74,40 @@ impl Part {
         }
     }
 
+    /// Decides with the logs of the partition in hand: nobody else has them meanwhile.
+    fn take_with_logs(
+        &self,
+        partition: &StoreKey,
+        charges: &[Charge<'_>],
+        now: Timestamp,
+    ) -> Option<Decisions> {
+        let words = charges.iter().filter(|charge| !charge.policy.keeps_a_log());
+        let keys = keys(partition, words.map(|charge| charge.policy));
+        let logged = charges.iter().filter(|charge| charge.policy.keeps_a_log());
+        let ids: SmallVec<[u64; 4]> = logged.map(|charge| charge.policy.id()).collect();
+        self.logs.change(partition, &ids, now, |logs| {
+            let mut decide = |states: &mut [State]| {
+                decide_all_with_logs(charges, &mut memories(charges, states, logs), now)
+            };
+            if keys.is_empty() {
+                Some(decide(&mut []))
+            } else {
+                self.table().change_all(&keys, now, decide)
+            }
+        })?
+    }
+
     fn peek(&self, partition: &StoreKey, charges: &[Charge<'_>]) -> Decisions {
         let now = self.clock.now();
-        let mut states: SmallVec<[State; 4]> = keys(partition, policies(charges))
-            .iter()
-            .map(|key| self.table().read(*key))
-            .collect();
-        decide_all(charges, &mut states, now)
+        let (mut states, mut logs) = (SmallVec::<[State; 4]>::new(), Vec::new());
+        for charge in charges {
+            if charge.policy.keeps_a_log() {
+                logs.push(self.logs.read(partition, charge.policy.id()));
+            } else {
+                states.push(self.table().read(key(partition, charge.policy)));
+            }
+        }
+        decide_all_with_logs(charges, &mut memories(charges, &mut states, &mut logs), now)
     }
 
     fn change_known(
@@ -98,31 +137,50 @@ impl RateLimitStore for MemoryStore {
     }
 
     fn refund(&self, partition: &StoreKey, refunds: &[Refund<'_>]) -> StoreFuture<()> {
-        for refund in refunds {
-            let give_back = |state, now| {
-                refund
-                    .policy
-                    .refund(state, now, refund.receipt, refund.amount)
-            };
-            self.shared
-                .rate_limit
-                .change_known(partition, refund.policy, give_back);
+        let part = &self.shared.rate_limit;
+        for Refund {
+            policy,
+            receipt,
+            amount,
+        } in refunds
+        {
+            if policy.keeps_a_log() {
+                let give_back = |log: &mut Log| policy.refund_log(log, *receipt, *amount);
+                part.logs.change_known(partition, policy.id(), give_back);
+            } else {
+                let give_back = |state, now| policy.refund(state, now, *receipt, *amount);
+                part.change_known(partition, policy, give_back);
+            }
         }
         StoreFuture::ready(())
     }
 
     fn reset(&self, partition: &StoreKey, policies: &[&Policy]) -> StoreFuture<()> {
+        let part = &self.shared.rate_limit;
         for policy in policies {
-            self.shared
-                .rate_limit
-                .change_known(partition, policy, |_, _| State::NONE);
+            part.change_known(partition, policy, |_, _| State::NONE);
+            let clear = |log: &mut Log| *log = Log::default();
+            part.logs.change_known(partition, policy.id(), clear);
         }
         StoreFuture::ready(())
     }
 }
 
-fn policies<'a>(charges: &'a [Charge<'a>]) -> impl Iterator<Item = &'a Policy> {
-    charges.iter().map(|charge| charge.policy)
+/// Puts states and logs, each in their own order, into that of the charges.
+fn memories<'a>(
+    charges: &[Charge<'_>],
+    states: &'a mut [State],
+    logs: &'a mut [Log],
+) -> SmallVec<[Memory<'a>; 4]> {
+    let (mut states, mut logs) = (states.iter_mut(), logs.iter_mut());
+    let memory = |charge: &Charge<'_>| {
+        if charge.policy.keeps_a_log() {
+            logs.next().map(Memory::Log)
+        } else {
+            states.next().map(Memory::State)
+        }
+    };
+    charges.iter().filter_map(memory).collect()
 }
 
 fn keys<'a>(

@@ -1,0 +1,174 @@
+//! The logs of those policies that remember each request: bounded, and swept when there is no room.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use crate::{rate_limit::Log, store_key::StoreKey, time::Timestamp};
+
+/// The logs are kept in so many shards, each under a lock of its own.
+const SHARDS: usize = 64;
+
+/// The logs may remember so many moments for each state that the store may hold.
+const MOMENTS_PER_STATE: usize = 8;
+
+pub(super) struct Logs {
+    shards: Box<[Mutex<Shard>]>,
+    /// The most moments that a shard remembers, a log's place counted as one more.
+    moments_max: usize,
+}
+
+#[derive(Default)]
+struct Shard {
+    logs: HashMap<(StoreKey, u64), Log>,
+    moments: usize,
+    /// Before this nothing is over that was not when it was last looked for.
+    sweep_at: Timestamp,
+}
+
+impl Logs {
+    pub(super) fn new(states_max: usize) -> Self {
+        Self {
+            shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
+            moments_max: (states_max.saturating_mul(MOMENTS_PER_STATE) / SHARDS).max(2),
+        }
+    }
+
+    /// Changes the logs of a partition, which are empty at first, as one step.
+    ///
+    /// Returns `None` if there is no room for what they may come to remember.
+    pub(super) fn change<T>(
+        &self,
+        partition: &StoreKey,
+        policies: &[u64],
+        now: Timestamp,
+        change: impl FnOnce(&mut [Log]) -> T,
+    ) -> Option<T> {
+        let mut shard = self.shard(partition);
+        if !shard.has_room(2 * policies.len(), self.moments_max, now) {
+            return None;
+        }
+        let mut logs: Vec<Log> = policies
+            .iter()
+            .map(|policy| shard.take(partition, *policy))
+            .collect();
+        let answer = change(&mut logs);
+        for (policy, log) in policies.iter().zip(logs) {
+            shard.put(partition, *policy, log);
+        }
+        Some(answer)
+    }
+
+    /// Changes a log if it is known.
+    pub(super) fn change_known(
+        &self,
+        partition: &StoreKey,
+        policy: u64,
+        change: impl FnOnce(&mut Log),
+    ) {
+        let mut shard = self.shard(partition);
+        let mut log = shard.take(partition, policy);
+        change(&mut log);
+        shard.put(partition, policy, log);
+    }
+
+    /// Returns a copy of a log.
+    pub(super) fn read(&self, partition: &StoreKey, policy: u64) -> Log {
+        let shard = self.shard(partition);
+        shard
+            .logs
+            .get(&(*partition, policy))
+            .cloned()
+            .unwrap_or_default()
+    }
+
+    fn shard(&self, partition: &StoreKey) -> MutexGuard<'_, Shard> {
+        let shard = usize::from(partition.as_bytes()[0]) % SHARDS;
+        // What is in the shard is whole at each step: a panic leaves a log out, at worst.
+        self.shards[shard]
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Shard {
+    fn take(&mut self, partition: &StoreKey, policy: u64) -> Log {
+        let log = self.logs.remove(&(*partition, policy)).unwrap_or_default();
+        self.moments -= weight(&log);
+        log
+    }
+
+    fn put(&mut self, partition: &StoreKey, policy: u64, log: Log) {
+        if !log.is_empty() {
+            self.moments += weight(&log);
+            self.logs.insert((*partition, policy), log);
+        }
+    }
+
+    /// Returns whether so many more fit, once what is over has been forgotten.
+    fn has_room(&mut self, more: usize, moments_max: usize, now: Timestamp) -> bool {
+        let fits = |moments: usize| moments + more <= moments_max;
+        if !fits(self.moments) && self.sweep_at <= now {
+            self.logs.retain(|_, log| log.forget_at() > now);
+            self.moments = self.logs.values().map(weight).sum();
+            let next = self.logs.values().map(Log::forget_at).min();
+            self.sweep_at = next.unwrap_or_default();
+        }
+        fits(self.moments)
+    }
+}
+
+/// What a log takes: its moments, and a place in the map.
+fn weight(log: &Log) -> usize {
+    if log.is_empty() { 0 } else { log.len() + 1 }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::{
+        rate_limit::{Charge, Memory, Policy, Quota, decide_all_with_logs},
+        store_key::StoreKeys,
+    };
+
+    const NOW: Timestamp = Timestamp::from_secs(1_000);
+
+    fn partitions(count: u64) -> Vec<StoreKey> {
+        let space = StoreKeys::from_secret(&[7; 32]).unwrap().space("test");
+        let key = |number: u64| space.short().field(&number.to_le_bytes()).finish();
+        (0..count).map(key).collect()
+    }
+
+    fn take(logs: &Logs, partition: &StoreKey, policy: &Policy, now: Timestamp) -> Option<bool> {
+        logs.change(partition, &[policy.id()], now, |logs| {
+            let mut memories = [Memory::Log(&mut logs[0])];
+            decide_all_with_logs(&[Charge::new(policy, 1)], &mut memories, now).is_admitted()
+        })
+    }
+
+    #[test]
+    fn a_flood_is_refused_once_there_is_no_room_and_makes_nobody_forgotten() {
+        let logs = Logs::new(1_000);
+        let policy = Policy::sliding_log("log", Quota::per_minute(2)).unwrap();
+        let keys = partitions(20_000);
+        assert_eq!(take(&logs, &keys[0], &policy, NOW), Some(true));
+        assert_eq!(take(&logs, &keys[0], &policy, NOW), Some(true));
+        let refused = keys[1..]
+            .iter()
+            .filter(|key| take(&logs, key, &policy, NOW).is_none());
+        assert!(refused.count() >= 20_000 - 8_000);
+        assert_ne!(take(&logs, &keys[0], &policy, NOW), Some(true));
+        let moments: usize = logs
+            .shards
+            .iter()
+            .map(|shard| shard.lock().unwrap().moments)
+            .sum();
+        assert!(moments <= 8_000);
+
+        let later = NOW + Duration::from_secs(60);
+        assert_eq!(take(&logs, &keys[19_999], &policy, later), Some(true));
+    }
+}

@@ -1,0 +1,475 @@
+//! What has gone wrong in other rate limiters, and must not in this one.
+
+use std::{convert::Infallible, time::Duration};
+
+use bytes::Bytes;
+use http::{HeaderName, Request, Response};
+use http_body_util::{BodyExt, Empty, Full};
+use portcullis::{
+    ClientAddrResolver, ManualClock, PeerAddr, ResponseBody, Timestamp, TrustedProxies,
+    rate_limit::{
+        Charge, Partition, Policy, Quota, RateLimitFields, RateLimitLayer, RateLimitStore, Receipt,
+        Refund, State,
+    },
+    store::MemoryStore,
+};
+use tower::{Layer, Service, ServiceExt, service_fn};
+
+use crate::support::header;
+
+/// What one partition uses of one policy, and a clock to move.
+struct Client {
+    policy: Policy,
+    state: State,
+    now: Timestamp,
+}
+
+impl Client {
+    fn new(policy: Policy) -> Self {
+        Self {
+            policy,
+            state: State::NONE,
+            now: Timestamp::from_secs(1_000_000),
+        }
+    }
+
+    fn take(&mut self, cost: u64) -> bool {
+        let (decision, next) = self.policy.decide(self.state, self.now, cost);
+        self.state = next;
+        decision.is_admitted()
+    }
+
+    fn admitted_of(&mut self, requests: u64) -> u64 {
+        (0..requests).map(|_| u64::from(self.take(1))).sum()
+    }
+
+    fn left(&self) -> u64 {
+        self.policy.decide(self.state, self.now, 0).0.remaining()
+    }
+
+    fn retry_after(&self, cost: u64) -> Option<Duration> {
+        self.policy
+            .decide(self.state, self.now, cost)
+            .0
+            .retry_after()
+    }
+
+    fn wait(&mut self, time: Duration) -> &mut Self {
+        self.now = self.now + time;
+        self
+    }
+}
+
+fn secs(secs: u64) -> Duration {
+    Duration::from_secs(secs)
+}
+
+fn bucket(quota: Quota) -> Client {
+    Client::new(Policy::token_bucket("bucket", quota).unwrap())
+}
+
+/// One client of each algorithm, with the same quota.
+fn each(limit: u64, window: Duration) -> [Client; 6] {
+    let quota = Quota::new(limit, window);
+    [
+        Policy::fixed_window("anchored", quota),
+        Policy::aligned_window("aligned", quota),
+        Policy::sliding_window("sliding", quota),
+        Policy::sliding_log("log", quota),
+        Policy::token_bucket("token", quota),
+        Policy::leaky_bucket("leaky", quota),
+    ]
+    .map(|policy| Client::new(policy.unwrap()))
+}
+
+fn peer(address: [u8; 4]) -> PeerAddr {
+    PeerAddr((address, 4711).into())
+}
+
+fn request(forwarded_for: &str) -> Request<Full<Bytes>> {
+    let mut request = Request::new(Full::default());
+    request.extensions_mut().insert(peer([10, 0, 0, 1]));
+    let value = forwarded_for.parse().unwrap();
+    request.headers_mut().insert("x-forwarded-for", value);
+    request
+}
+
+fn behind_one_proxy(policy: Policy) -> RateLimitLayer {
+    let resolver = ClientAddrResolver::new(TrustedProxies::Hops(1));
+    let store = MemoryStore::with_clock(ManualClock::default());
+    let builder = RateLimitLayer::builder(store, Partition::client_addr(resolver));
+    let builder = builder.policy(policy).fields(RateLimitFields::Draft11);
+    builder.build().unwrap()
+}
+
+async fn serve<B>(_: Request<B>) -> Result<Response<Empty<Bytes>>, Infallible> {
+    Ok(Response::new(Empty::new()))
+}
+
+// tower_governor: a wait of less than a second became `Retry-After: 0`.
+#[tokio::test]
+async fn a_wait_of_less_than_a_second_is_not_announced_as_zero() {
+    let policy = Policy::token_bucket("fast", Quota::per_second(100).burst(1)).unwrap();
+    let app = behind_one_proxy(policy).layer(service_fn(serve));
+    app.clone().oneshot(request("203.0.113.9")).await.unwrap();
+    let denied = app.oneshot(request("203.0.113.9")).await.unwrap();
+    assert_eq!(denied.status(), 429);
+    assert_eq!(header(denied.headers(), "retry-after"), Some("1"));
+    assert_eq!(
+        header(denied.headers(), "ratelimit"),
+        Some("\"fast\";r=0;t=1")
+    );
+}
+
+// axum-governor: 1.99 s became 1, and the client came back too early.
+#[tokio::test]
+async fn a_wait_is_not_rounded_down() {
+    let quota = Quota::new(1, Duration::from_millis(1_990));
+    let app = behind_one_proxy(Policy::token_bucket("slow", quota).unwrap());
+    let app = app.layer(service_fn(serve));
+    app.clone().oneshot(request("203.0.113.9")).await.unwrap();
+    let denied = app.oneshot(request("203.0.113.9")).await.unwrap();
+    assert_eq!(header(denied.headers(), "retry-after"), Some("2"));
+}
+
+// actix-governor: `per_second(4000)` meant one in 4000 seconds, and a burst hid it for weeks.
+#[test]
+fn a_number_per_second_is_not_a_number_of_seconds() {
+    let mut client = bucket(Quota::per_second(4_000).burst(1));
+    client.take(1);
+    assert!(client.wait(Duration::from_micros(250)).take(1));
+}
+
+// status-list-server, slowapi and others: the leftmost entry is what the client writes.
+#[tokio::test]
+async fn a_rotated_forwarded_for_does_not_get_around_the_limit() {
+    let policy = Policy::fixed_window("few", Quota::per_minute(3)).unwrap();
+    let app = behind_one_proxy(policy).layer(service_fn(serve));
+    let mut admitted = 0;
+    for number in 0..20 {
+        let forwarded = format!("198.51.100.{number}, 203.0.113.9");
+        let response = app.clone().oneshot(request(&forwarded)).await.unwrap();
+        admitted += u32::from(response.status() == 200);
+    }
+    assert_eq!(admitted, 3);
+}
+
+// rari, PostHog: behind a proxy, all clients were one.
+#[tokio::test]
+async fn clients_behind_a_trusted_proxy_are_not_one_client() {
+    let policy = Policy::fixed_window("few", Quota::per_minute(1)).unwrap();
+    let app = behind_one_proxy(policy).layer(service_fn(serve));
+    for client in ["203.0.113.9", "203.0.113.10", "[2001:db8::1]:443"] {
+        let response = app.clone().oneshot(request(client)).await.unwrap();
+        assert_eq!(response.status(), 200, "{client}");
+    }
+}
+
+// express-rate-limit: an address in its IPv6 form counted apart, and so did each address of a /56.
+#[tokio::test]
+async fn one_client_does_not_count_as_many_by_writing_its_address_in_other_ways() {
+    let policy = Policy::fixed_window("few", Quota::per_minute(1)).unwrap();
+    let app = behind_one_proxy(policy).layer(service_fn(serve));
+    for forms in [
+        ["203.0.113.9", "::ffff:203.0.113.9", "203.0.113.9:80"],
+        ["2001:db8::1.2.3.4", "2001:db8::2", "[2001:db8:0:ff::1]:80"],
+    ] {
+        let mut statuses = Vec::new();
+        for form in forms {
+            let response = app.clone().oneshot(request(form)).await.unwrap();
+            statuses.push(response.status().as_u16());
+        }
+        assert_eq!(statuses, [200, 429, 429], "{forms:?}");
+    }
+}
+
+// tower's own limiter: each clone of a service counted for itself.
+#[tokio::test]
+async fn clones_of_a_service_do_not_each_have_a_quota() {
+    let policy = Policy::fixed_window("few", Quota::per_minute(5)).unwrap();
+    let layer = behind_one_proxy(policy);
+    let (one, other) = (
+        layer.layer(service_fn(serve)),
+        layer.clone().layer(service_fn(serve)),
+    );
+    let mut admitted = 0;
+    for _ in 0..10 {
+        for app in [one.clone(), other.clone()] {
+            let response = app.oneshot(request("203.0.113.9")).await.unwrap();
+            admitted += u32::from(response.status() == 200);
+        }
+    }
+    assert_eq!(admitted, 5);
+}
+
+// tower_governor: bodies other than axum's did not compile.
+#[tokio::test]
+async fn no_body_type_is_asked_of_the_user() {
+    let policy = || Policy::fixed_window("few", Quota::per_minute(5)).unwrap();
+    let layer = behind_one_proxy(policy());
+    let boxed = layer.layer(service_fn(async |_: Request<String>| {
+        let body = Full::new(Bytes::from("boxed")).boxed();
+        Ok::<_, Infallible>(Response::new(body))
+    }));
+    let mut asked = Request::new(String::new());
+    asked.extensions_mut().insert(peer([10, 0, 0, 1]));
+    let response: Response<ResponseBody<_>> = boxed.oneshot(asked).await.unwrap();
+    assert_eq!(
+        response.into_body().collect().await.unwrap().to_bytes(),
+        "boxed"
+    );
+
+    // No body at all, on either side, as a limiter of other messages has.
+    let mut bare = layer.layer(service_fn(async |_: Request<()>| {
+        Ok::<_, Infallible>(Response::new(()))
+    }));
+    let mut asked = Request::new(());
+    asked.extensions_mut().insert(peer([10, 0, 0, 2]));
+    assert_eq!(
+        bare.ready()
+            .await
+            .unwrap()
+            .call(asked)
+            .await
+            .unwrap()
+            .status(),
+        200
+    );
+}
+
+// @upstash/ratelimit: a denied costly request drove the bucket below zero, for 115 days.
+#[test]
+fn a_denied_costly_request_does_not_drive_the_quota_below_zero() {
+    for mut client in each(10, secs(10)) {
+        assert!(client.take(8));
+        for _ in 0..50 {
+            assert!(!client.take(5), "{}", client.policy.name());
+        }
+        assert_eq!(client.left(), 2, "{}", client.policy.name());
+        assert!(client.take(2), "{}", client.policy.name());
+    }
+}
+
+// @upstash/ratelimit, cozy-stack: a counter without an expiry locked its client out for ever.
+#[test]
+fn nobody_is_locked_out_for_longer_than_two_windows() {
+    for mut client in each(10, secs(10)) {
+        client.admitted_of(100);
+        client.wait(secs(20));
+        assert_eq!(client.left(), 10, "{}", client.policy.name());
+        assert!(
+            !client.state.is_alive(client.now),
+            "{}",
+            client.policy.name()
+        );
+    }
+}
+
+// express-rate-limit, fiber: a refund in the next window made its count negative.
+#[tokio::test]
+async fn a_late_refund_does_not_admit_more_than_the_limit() {
+    for policy in each(10, secs(10)).map(|client| client.policy) {
+        let clock = ManualClock::default();
+        let store = MemoryStore::with_clock(clock.clone());
+        let key = RateLimitStore::keys(&store).space("test").short().finish();
+        let charge = [Charge::new(&policy, 10)];
+        let paid = store.take(&key, &charge).await.unwrap().each()[0].receipt();
+        clock.advance(secs(20));
+        let refund = [Refund::new(&policy, paid, 10)];
+        store.refund(&key, &refund).await.unwrap();
+        assert!(store.take(&key, &charge).await.unwrap().is_admitted());
+        store.refund(&key, &refund).await.unwrap();
+        let again = store.take(&key, &charge).await.unwrap();
+        assert!(!again.is_admitted(), "{}", policy.name());
+    }
+}
+
+#[test]
+fn a_receipt_of_nothing_refunds_nothing() {
+    for mut client in each(10, secs(10)) {
+        client.take(10);
+        let (policy, now) = (&client.policy, client.now);
+        client.state = policy.refund(client.state, now, Receipt::default(), 10);
+        assert_eq!(client.left(), 0, "{}", client.policy.name());
+    }
+}
+
+// shenyu: each request moved the end of its window on, which so never came.
+#[test]
+fn a_client_that_keeps_knocking_does_not_put_off_the_end_of_its_window() {
+    for mut client in each(10, secs(10)) {
+        client.admitted_of(10);
+        for _ in 0..200 {
+            client.wait(Duration::from_millis(100)).take(1);
+        }
+        let mut admitted = 0;
+        for _ in 0..200 {
+            admitted += client.wait(Duration::from_millis(100)).admitted_of(1);
+        }
+        assert!(
+            (18..=22).contains(&admitted),
+            "{}: {admitted}",
+            client.policy.name()
+        );
+    }
+}
+
+// ASP.NET Core: the whole window was announced, however little of it was left.
+#[test]
+fn the_wait_is_not_the_whole_window() {
+    let quota = Quota::new(2, secs(10));
+    let mut client = Client::new(Policy::fixed_window("window", quota).unwrap());
+    client.take(2);
+    client.wait(secs(7));
+    assert_eq!(client.retry_after(1), Some(secs(3)));
+}
+
+// Python limits: the reset followed from the newest request instead of the oldest.
+#[tokio::test]
+async fn a_log_frees_a_place_when_its_oldest_request_leaves_the_window() {
+    let clock = ManualClock::default();
+    let store = MemoryStore::with_clock(clock.clone());
+    let key = RateLimitStore::keys(&store).space("test").short().finish();
+    let policy = Policy::sliding_log("log", Quota::new(2, secs(10))).unwrap();
+    let charge = [Charge::new(&policy, 1)];
+    for _ in 0..2 {
+        assert!(store.take(&key, &charge).await.unwrap().is_admitted());
+        clock.advance(secs(4));
+    }
+    let denied = store.take(&key, &charge).await.unwrap();
+    assert_eq!(denied.each()[0].retry_after(), Some(secs(2)));
+    assert_eq!(denied.each()[0].reset_after(), secs(6));
+}
+
+// governor: one more than the burst came through after a pause. throttlecrab: seven more.
+#[test]
+fn no_pause_gives_more_than_the_quota_at_once() {
+    for mut client in each(10, secs(10)) {
+        client.admitted_of(10);
+        for pause in [1, 7, 17, 100, 86_400] {
+            client.wait(secs(pause));
+            assert!(client.left() <= 10, "{}", client.policy.name());
+            assert!(client.admitted_of(100) <= 10, "{}", client.policy.name());
+        }
+    }
+}
+
+// @upstash/ratelimit: a limit of one admitted nobody.
+#[test]
+fn a_limit_of_one_admits_one() {
+    for mut client in each(1, secs(10)) {
+        assert_eq!(client.admitted_of(5), 1, "{}", client.policy.name());
+    }
+}
+
+// Python limits: after a costly request, a cheap one slipped through.
+#[test]
+fn nothing_slips_through_after_a_costly_request() {
+    for mut client in each(10, secs(10)) {
+        assert!(client.take(10));
+        assert!(!client.take(1), "{}", client.policy.name());
+    }
+}
+
+// bucket4j: tokens overflowed after twelve idle hours. traefik: the expiry did.
+#[test]
+fn no_idle_time_makes_the_numbers_overflow() {
+    for mut client in each(1_000, secs(60)) {
+        client.take(1_000);
+        client.now = Timestamp::from_micros(u64::MAX);
+        assert_eq!(client.left(), 1_000, "{}", client.policy.name());
+        assert_eq!(client.admitted_of(2_000), 1_000, "{}", client.policy.name());
+    }
+}
+
+// redis-cell: a rate beyond one in a microsecond limited nothing.
+#[test]
+fn a_very_high_rate_is_still_a_limit() {
+    let mut client = bucket(Quota::per_second(50_000_000));
+    assert!(client.take(50_000_000));
+    assert!(!client.take(1));
+    client.wait(Duration::from_micros(1));
+    assert_eq!(client.left(), 50);
+}
+
+// gubernator: the bucket was full again after each duration, or what dripped was lost by rounding.
+#[test]
+fn a_bucket_gains_at_its_rate_and_neither_more_nor_less() {
+    for policy in [
+        Policy::token_bucket("token", Quota::new(7, secs(10))).unwrap(),
+        Policy::leaky_bucket("leaky", Quota::new(7, secs(10))).unwrap(),
+    ] {
+        let mut client = Client::new(policy);
+        client.take(7);
+        let mut admitted = 0;
+        for _ in 0..100_000 {
+            client.wait(Duration::from_micros(997));
+            admitted += u64::from(client.take(1));
+        }
+        // 7 in 10 s, for 99.7 s.
+        assert_eq!(admitted, 69, "{}", client.policy.name());
+    }
+}
+
+// traefik: what was used was forgotten before the bucket was full again.
+#[test]
+fn a_bucket_that_is_not_full_is_not_forgotten() {
+    let mut client = bucket(Quota::per_second(1).burst(100));
+    assert_eq!(client.admitted_of(200), 100);
+    assert_eq!(client.wait(secs(1)).admitted_of(200), 1);
+    assert_eq!(client.wait(secs(3)).admitted_of(200), 3);
+}
+
+// envoy ratelimit: what was denied counted, so a raised limit helped nobody until the window ended.
+#[test]
+fn what_was_denied_does_not_count_against_a_raised_limit() {
+    let mut client = Client::new(Policy::fixed_window("w", Quota::per_minute(10)).unwrap());
+    client.admitted_of(1_000);
+    client.policy = Policy::fixed_window("w", Quota::per_minute(15)).unwrap();
+    assert_eq!(client.admitted_of(100), 5);
+}
+
+// better-auth: address and path were joined without anything between them.
+#[tokio::test]
+async fn two_partitions_do_not_meet_by_the_way_in_which_they_are_joined() {
+    let part = |name| Partition::header(HeaderName::from_static(name));
+    let store = MemoryStore::with_clock(ManualClock::default());
+    let layer = RateLimitLayer::builder(store, part("a").and(part("b")))
+        .policy(Policy::fixed_window("one", Quota::per_minute(1)).unwrap())
+        .build()
+        .unwrap();
+    let app = layer.layer(service_fn(serve));
+    for (a, b) in [("1", "23"), ("12", "3"), ("123", ""), ("", "123")] {
+        let mut request = Request::new(Full::<Bytes>::default());
+        request.headers_mut().insert("a", a.parse().unwrap());
+        request.headers_mut().insert("b", b.parse().unwrap());
+        let response = app.clone().oneshot(request).await.unwrap();
+        assert_eq!(response.status(), 200, "{a:?} and {b:?}");
+    }
+}
+
+// redis_rate, governor: "17 in 30 s" admitted 32.
+#[test]
+fn a_bucket_without_a_burst_of_its_own_admits_no_more_than_its_rate() {
+    let mut client = bucket(Quota::new(17, secs(30)).burst(1));
+    let mut admitted = 0;
+    for _ in 0..3_000 {
+        admitted += client.admitted_of(1);
+        client.wait(Duration::from_millis(10));
+    }
+    assert_eq!(admitted, 17);
+}
+
+// redis-gcra, Redis: a cost above the burst gave numbers that contradicted one another.
+#[test]
+fn a_cost_that_never_fits_says_so_and_changes_nothing() {
+    for mut client in each(10, secs(10)) {
+        client.take(4);
+        let (never, _) = client.policy.decide(client.state, client.now, 11);
+        assert!(never.is_never());
+        assert_eq!(never.retry_after(), None);
+        assert_eq!(never.remaining(), 6, "{}", client.policy.name());
+        assert!(!client.take(11));
+        assert_eq!(client.left(), 6, "{}", client.policy.name());
+    }
+}
