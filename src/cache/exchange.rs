@@ -19,6 +19,7 @@ use super::{
     invalidate,
     key::{Partition, Target},
     plan::{Change, Look, Plan, Stale},
+    policy::CachePolicy,
     reason::Reason,
     storability::{Caller, Verdict, judge},
     store::{Fence, Found, Lookup, PurgeMode, PurgeTarget, Touch},
@@ -262,7 +263,8 @@ impl Exchange {
     {
         if let Some(stale) = look.stale.take() {
             if look.validates && response.status() == StatusCode::NOT_MODIFIED {
-                return self.revalidated(&mut look, &stale, response.headers());
+                let policy = response.extensions().get();
+                return self.revalidated(&mut look, &stale, response.headers(), policy);
             }
             if stands_in_for(response.status()) && self.may_stand_in(&look, &stale) {
                 let asked = look.asked_fields();
@@ -294,6 +296,7 @@ impl Exchange {
         look: &mut Look,
         stale: &Stale,
         fresh: &HeaderMap,
+        policy: Option<&CachePolicy>,
     ) -> (Response<CacheBody<B>>, Settling) {
         let headers = validation::merged(&stale.entry.headers, fresh);
         // What has not changed is as old as the answer that says so, and not as it was stored.
@@ -306,7 +309,7 @@ impl Exchange {
         }
         let times = self.times(look);
         let (rules, status) = (&self.config.rules, stale.entry.status);
-        let verdict = judge(rules, &look.caller, status, &dated, &times);
+        let verdict = judge(rules, &look.caller, status, &dated, policy, &times);
         let mut entry = StoredResponse {
             headers,
             ..(*stale.entry).clone()
@@ -406,7 +409,15 @@ impl Exchange {
         let times = self.times(look);
         let headers = response.headers();
         let rules = &self.config.rules;
-        let verdict = judge(rules, &look.caller, response.status(), headers, &times)?;
+        let policy = response.extensions().get();
+        let verdict = judge(
+            rules,
+            &look.caller,
+            response.status(),
+            headers,
+            policy,
+            &times,
+        )?;
         let expected_bytes = expected_bytes(response)?;
         if expected_bytes.is_some_and(|bytes| bytes > rules.body_bytes_max) {
             return Err(Some(Reason::TooLarge));

@@ -12,13 +12,14 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use portcullis::{
     CacheSource, Identity, ManualClock, RecordHandle, StoreErrorKind, StoreFuture, StoreKeys,
     cache::{
-        Cache, CacheBody, CacheKey, CacheLayer, CacheLayerBuilder, CachePurger, CacheStore,
-        CacheTags, Lookup, Purge, PurgeMode, PurgeTarget, Put, PutOutcome, Selection, Touch,
+        Cache, CacheBody, CacheKey, CacheLayer, CacheLayerBuilder, CachePolicy, CachePurger,
+        CacheStore, CacheTags, Lookup, Purge, PurgeMode, PurgeTarget, Put, PutOutcome, Selection,
+        Touch,
     },
     store::MemoryStore,
 };
@@ -824,4 +825,60 @@ async fn a_purge_reaches_an_answer_that_is_being_made() {
     purge(&app, Purge::All, PurgeMode::Hard).await;
     assert_eq!(text(making).await, "call 1");
     assert!(!app.get("/a").await.is_hit());
+}
+
+#[tokio::test]
+async fn a_routes_policy_keeps_it_out_or_apart() {
+    let app = App::new(Handler::with(&[("cache-control", "public, max-age=60")]));
+    let with = |policy: CachePolicy, request: Request<Full<Bytes>>| {
+        let mut request = request;
+        request.extensions_mut().insert(policy);
+        request
+    };
+    app.get("/a").await;
+    let off = app.send(with(CachePolicy::new().off(), get("/a"))).await;
+    assert_eq!(off.cache_status(), "portcullis; fwd=bypass; detail=off");
+
+    let shared = || CachePolicy::new().share_where_public(true);
+    let (one, two) = (caller("one"), caller("two"));
+    app.send(with(shared(), get_as("/b", &one))).await;
+    assert!(app.send(with(shared(), get_as("/b", &two))).await.is_hit());
+    assert!(!app.send(get_as("/b", &two)).await.is_hit());
+
+    let by_tenant = || CachePolicy::new().vary_by([HeaderName::from_static("x-tenant")]);
+    let tenant = |name| with(by_tenant(), get_with("/c", &[("x-tenant", name)]));
+    let first = app.send(tenant("a")).await.body;
+    assert_ne!(app.send(tenant("b")).await.body, first);
+    assert_eq!(app.send(tenant("a")).await.body, first);
+}
+
+#[tokio::test]
+async fn an_answers_policy_goes_before_its_fields_but_not_before_what_they_forbid() {
+    let policy = CachePolicy::new().fresh_for(Duration::from_secs(5));
+    let handler = Handler::new(move |request, _| {
+        let mut response = match request.uri().path() {
+            "/forbidden" => answer(&[("cache-control", "no-store")], "x"),
+            _ => answer(&[], "x"),
+        };
+        let policy = match request.uri().path() {
+            "/off" => policy.clone().off(),
+            "/private" => policy.clone().private(),
+            _ => policy.clone(),
+        };
+        response.extensions_mut().insert(policy);
+        response
+    });
+    let app = App::new(handler);
+    for path in ["/off", "/private", "/forbidden"] {
+        app.get(path).await;
+        assert!(!app.get(path).await.is_hit(), "{path}");
+    }
+    app.get("/a").await;
+    app.advance_secs(4);
+    assert!(app.get("/a").await.is_hit());
+    app.advance_secs(1);
+    assert!(!app.get("/a").await.is_hit());
+    let one = caller("one");
+    app.send(get_as("/private", &one)).await;
+    assert!(app.send(get_as("/private", &one)).await.is_hit());
 }
