@@ -98,6 +98,7 @@ pub struct KeySpace {
 
 impl KeySpace {
     /// Begins a key of 128 bits (SipHash-1-3): for what is counted.
+    #[inline]
     pub fn short(&self) -> ShortKeyWriter {
         ShortKeyWriter(self.short)
     }
@@ -120,6 +121,7 @@ pub struct ShortKeyWriter(SipHasher13);
 
 impl ShortKeyWriter {
     /// Adds a field.
+    #[inline]
     pub fn field(&mut self, field: &[u8]) -> &mut Self {
         self.0.write_u64(field.len() as u64);
         self.0.write(field);
@@ -127,6 +129,7 @@ impl ShortKeyWriter {
     }
 
     /// Returns the key of all fields added so far.
+    #[inline]
     pub fn finish(&self) -> StoreKey {
         StoreKey(self.0.finish128().as_bytes())
     }

@@ -3,13 +3,13 @@
 //! A suite panics at the first promise that is not kept, and says which. It runs on any runtime.
 //!
 //! ```
-//! # #[cfg(all(feature = "memory", feature = "api-key", feature = "rate-limit"))]
+//! # #[cfg(all(feature = "memory", feature = "api-key"))]
 //! # #[tokio::main(flavor = "current_thread")] async fn main() {
 //! use portcullis::{conformance, store::MemoryStore};
 //!
 //! conformance::api_key(MemoryStore::new()).await;
 //! # }
-//! # #[cfg(not(all(feature = "memory", feature = "api-key", feature = "rate-limit")))]
+//! # #[cfg(not(all(feature = "memory", feature = "api-key")))]
 //! # fn main() {}
 //! ```
 
@@ -17,8 +17,12 @@
 mod api_key;
 #[cfg(feature = "access-log")]
 mod log_store;
+#[cfg(feature = "rate-limit")]
+mod rate_limit;
 
 #[cfg(feature = "api-key")]
 pub use self::api_key::api_key;
 #[cfg(feature = "access-log")]
 pub use self::log_store::log_store;
+#[cfg(feature = "rate-limit")]
+pub use self::rate_limit::rate_limit;

@@ -75,6 +75,8 @@ mod partition;
 mod policy;
 mod policy_set;
 mod quota;
+#[cfg(feature = "governor")]
+mod quota_governor;
 #[cfg(feature = "serde")]
 mod quota_serde;
 mod quota_text;

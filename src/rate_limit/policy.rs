@@ -44,6 +44,7 @@ pub struct Policy {
     algorithm: Algorithm,
     id: u64,
     shadow: bool,
+    bears_coarse_time: bool,
 }
 
 impl Policy {
@@ -113,6 +114,7 @@ impl Policy {
             quota,
             algorithm,
             shadow: false,
+            bears_coarse_time: algorithm.horizon_micros() >= 100_000 && algorithm.log().is_none(),
         })
     }
 
@@ -127,6 +129,7 @@ impl Policy {
     }
 
     /// Returns whether the policy only watches.
+    #[inline]
     pub fn is_shadow(&self) -> bool {
         self.shadow
     }
@@ -148,6 +151,7 @@ impl Policy {
 
     /// Returns a number that stands for the name and the algorithm, the same in each process: what
     /// a store keeps the policy's states under, beside the partition.
+    #[inline]
     pub fn id(&self) -> u64 {
         self.id
     }
@@ -159,6 +163,7 @@ impl Policy {
     ///
     /// A state that is no longer alive is the same as [`State::NONE`]. With a cost of zero nothing
     /// is charged, and the decision says what is left.
+    #[inline]
     pub fn decide(&self, state: State, now: Timestamp, cost: u64) -> (Decision, State) {
         self.algorithm.decide(state, now, cost)
     }
@@ -173,8 +178,16 @@ impl Policy {
     }
 
     /// Returns whether the policy counts exactly only in a [`Log`].
+    #[inline]
     pub fn keeps_a_log(&self) -> bool {
         self.algorithm.log().is_some()
+    }
+
+    /// Returns whether a time that is some milliseconds late decides as well: whether the window
+    /// is at least a tenth of a second, and no log of moments is kept.
+    #[inline]
+    pub fn bears_coarse_time(&self) -> bool {
+        self.bears_coarse_time
     }
 
     /// Gives back to a log what was taken too much by the charge that the receipt is for.

@@ -35,6 +35,8 @@ mod house;
 mod hyper_example;
 mod keys_example;
 mod rate_limit;
+#[cfg(feature = "test-util")]
+mod rate_limit_conformance;
 mod rate_limit_fields;
 mod rate_limit_regressions;
 mod support;

@@ -48,11 +48,13 @@ impl State {
     }
 
     /// Takes a state from the words that a store kept.
+    #[inline]
     pub const fn from_words([forget_at, one, two]: [u64; 3]) -> Self {
         Self::new(Timestamp::from_micros(forget_at), [one, two])
     }
 
     /// Returns the words for a store to keep.
+    #[inline]
     pub const fn to_words(self) -> [u64; 3] {
         [self.forget_at.as_micros(), self.words[0], self.words[1]]
     }
@@ -63,6 +65,7 @@ impl State {
     }
 
     /// Returns whether there is still something to remember.
+    #[inline]
     pub fn is_alive(self, now: Timestamp) -> bool {
         now < self.forget_at
     }
@@ -70,6 +73,9 @@ impl State {
 
 /// The last moment that is counted to. A clock that shows a later one is taken to show this.
 const LATEST: Timestamp = Timestamp::from_micros(1 << 62);
+
+/// So far back a clock may go, or one that is read in turn with a coarser one, and nothing is cut.
+const SLACK_MICROS: u64 = 1_000_000;
 
 /// How a quota is counted: one of the algorithms, and the numbers that it needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,8 +112,9 @@ impl Algorithm {
 
     /// Decides one request, and says what to remember of it.
     ///
-    /// If it is denied, the state comes back as it was, but for one thing: if the clock went back,
-    /// it is cut to the longest that it may last.
+    /// If it is denied, the state comes back as it was, but for one thing: if the clock went back
+    /// by more than a second, it is cut to the longest that it may last.
+    #[inline]
     pub(super) fn decide(&self, state: State, now: Timestamp, cost: u64) -> (Decision, State) {
         let now = now.min(LATEST);
         match self {
@@ -169,6 +176,7 @@ impl Algorithm {
     }
 
     /// Returns the log's algorithm, if it is one.
+    #[inline]
     pub(super) fn log(&self) -> Option<&SlidingLog> {
         match self {
             Self::SlidingLog(log, _) => Some(log),
