@@ -14,6 +14,7 @@ mod access_log_sampling;
 mod access_log_secrets;
 mod access_log_server;
 mod api_key;
+mod api_key_answers;
 #[cfg(feature = "test-util")]
 mod api_key_conformance;
 mod api_key_manager;
