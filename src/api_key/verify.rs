@@ -25,12 +25,12 @@ pub(super) fn verify(
         return Err(unknown());
     };
     let digest = peppers
-        .digest_as(record.algorithm, presented.bytes)
+        .digest_as(record.brief().algorithm, presented.bytes)
         .ok_or_else(Denied::internal)?;
-    if !digest.matches(&record.digest) || record.id != presented.id {
+    if !digest.matches(&record.brief().digest) || record.brief().id != presented.id {
         return Err(unknown());
     }
-    if record.is_active_at_any_time() {
+    if record.brief().is_active_at_any_time {
         return Ok(record);
     }
     let reason = match record.status_at(now()) {

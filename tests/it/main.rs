@@ -18,6 +18,7 @@ mod access_log_server;
 #[cfg(feature = "test-util")]
 mod access_log_store;
 mod api_key;
+mod api_key_answers;
 #[cfg(feature = "test-util")]
 mod api_key_conformance;
 mod api_key_manager;
