@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{HeaderMap, Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
 use http_body::Body;
 
 use super::{
@@ -304,9 +304,10 @@ impl Exchange {
         if !fresh.contains_key(header::DATE) {
             dated.remove(header::DATE);
         }
-        if let Some(age) = fresh.get(header::AGE) {
-            dated.insert(header::AGE, age.clone());
-        }
+        match fresh.get(header::AGE) {
+            Some(age) => dated.insert(header::AGE, age.clone()),
+            None => dated.remove(header::AGE),
+        };
         let times = self.times(look);
         let (rules, status) = (&self.config.rules, stale.entry.status);
         let verdict = judge(rules, &look.caller, status, &dated, policy, &times);
@@ -487,6 +488,9 @@ impl Exchange {
         // Who receives an answer without a date gives it one (RFC 9110 section 6.6.1).
         kept.entry(header::DATE)
             .or_insert_with(|| date::format(times.received_wall));
+        // Room for what each hit writes: a map that grows is copied.
+        kept.insert(header::AGE, HeaderValue::from_static("0"));
+        kept.insert(CACHE_STATUS, HeaderValue::from_static(""));
         kept
     }
 
@@ -583,10 +587,20 @@ impl Exchange {
 
     /// Adds to a response, and to the record, what the cache did.
     fn reported<B>(&self, report: Report, mut response: Response<B>) -> Response<B> {
-        if let Some(name) = &self.config.name {
-            response
-                .headers_mut()
-                .append(CACHE_STATUS, report.to_value(name));
+        let headers = response.headers_mut();
+        // What is stored has an empty place for it.
+        let place = headers
+            .get_mut(CACHE_STATUS)
+            .filter(|value| value.is_empty());
+        match (&self.config.name, place) {
+            (Some(name), Some(place)) => *place = report.to_value(name),
+            (Some(name), None) => {
+                headers.append(CACHE_STATUS, report.to_value(name));
+            }
+            (None, Some(_)) => {
+                headers.remove(CACHE_STATUS);
+            }
+            (None, None) => {}
         }
         if let Some(record) = &self.record {
             let outcome = report.to_outcome();

@@ -882,3 +882,18 @@ async fn an_answers_policy_goes_before_its_fields_but_not_before_what_they_forbi
     app.send(get_as("/private", &one)).await;
     assert!(app.send(get_as("/private", &one)).await.is_hit());
 }
+
+#[tokio::test]
+async fn a_cache_without_a_name_says_nothing_of_itself() {
+    let app = App::configured(
+        Handler::with(FRESH),
+        CacheLayerBuilder::without_cache_status,
+    );
+    for age in [None, Some("0")] {
+        let seen = app.get("/a").await;
+        assert_eq!(
+            (seen.header("cache-status"), seen.header("age")),
+            (None, age)
+        );
+    }
+}

@@ -25,6 +25,7 @@ mod api_key_manager;
 mod api_key_pipeline;
 mod api_key_threats;
 mod cache;
+mod cache_bounds;
 mod cache_collapse;
 mod cache_leaks;
 mod cache_oracle;
