@@ -2,7 +2,7 @@
 
 use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
-use http::request::Parts;
+use http::{Request, request::Parts};
 
 use super::{
     level::Level, observer::Observer, record::Record, redact::Redaction, sink::Sink,
@@ -41,9 +41,14 @@ pub(super) struct Config {
 }
 
 impl Config {
-    /// Whether no record of this request is kept.
-    pub(super) fn skips(&self, parts: &Parts) -> bool {
-        self.skip.iter().any(|skip| skip(parts))
+    /// Returns whether no record of this request is kept, and the request.
+    pub(super) fn skips<B>(&self, request: Request<B>) -> (bool, Request<B>) {
+        if self.skip.is_empty() {
+            return (false, request);
+        }
+        let (parts, body) = request.into_parts();
+        let skips = self.skip.iter().any(|skip| skip(&parts));
+        (skips, Request::from_parts(parts, body))
     }
 }
 

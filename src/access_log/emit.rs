@@ -79,7 +79,10 @@ impl Emitter {
         for observer in &self.config.observers {
             self.guarded(|| observer.ended(&self.levelled(&ended, 1)));
         }
-        self.guarded(|| self.emit_unguarded(ended, now));
+        match &self.folding {
+            Some(folding) => self.guarded(|| self.fold(folding, ended, now)),
+            None => self.guarded(|| self.write(&ended, 1)),
+        }
     }
 
     fn guarded(&self, run: impl FnOnce()) {
@@ -89,10 +92,7 @@ impl Emitter {
         }
     }
 
-    fn emit_unguarded(&self, ended: Ended, now: Timestamp) {
-        let Some(folding) = &self.folding else {
-            return self.write(&ended, 1);
-        };
+    fn fold(&self, folding: &Folding, ended: Ended, now: Timestamp) {
         while let Some((folded, count)) = folding.take_due(now) {
             self.write(&folded, count);
         }
