@@ -342,6 +342,10 @@ pub enum RateLimitDecision {
     Denied,
     /// No policy applied to the request.
     Skipped,
+    /// The store failed; a local one was asked in its place, and admitted and charged the request.
+    LocallyAllowed(StoreErrorKind),
+    /// The store failed; a local one was asked in its place, and turned the request away.
+    LocallyDenied(StoreErrorKind),
     /// The store failed, and the policy admits then.
     FailedOpen(StoreErrorKind),
     /// The store failed, and the policy turns away then.
@@ -355,8 +359,21 @@ impl RateLimitDecision {
             Self::Allowed => "allowed",
             Self::Denied => "limited",
             Self::Skipped => "skipped",
+            Self::LocallyAllowed(_) => "local_allowed",
+            Self::LocallyDenied(_) => "local_limited",
             Self::FailedOpen(_) => "error_open",
             Self::FailedClosed(_) => "error_closed",
+        }
+    }
+
+    /// Returns how the store failed, if it did.
+    pub fn store_error(self) -> Option<StoreErrorKind> {
+        match self {
+            Self::LocallyAllowed(kind)
+            | Self::LocallyDenied(kind)
+            | Self::FailedOpen(kind)
+            | Self::FailedClosed(kind) => Some(kind),
+            Self::Allowed | Self::Denied | Self::Skipped => None,
         }
     }
 }

@@ -152,14 +152,22 @@ fn count_decisions(record: &Record<'_>) {
     }
     for limiter in record.slots().rate_limits() {
         for policy in &limiter.policies {
-            let outcome = limiter.decision.as_str();
-            let outcome = if policy.denied { "limited" } else { outcome };
+            let outcome = match limiter.decision {
+                decision if !policy.denied => decision,
+                // A policy that only watches denies where the limiter admits.
+                RateLimitDecision::LocallyAllowed(kind)
+                | RateLimitDecision::LocallyDenied(kind) => RateLimitDecision::LocallyDenied(kind),
+                RateLimitDecision::Allowed
+                | RateLimitDecision::Denied
+                | RateLimitDecision::Skipped
+                | RateLimitDecision::FailedOpen(_)
+                | RateLimitDecision::FailedClosed(_) => RateLimitDecision::Denied,
+            };
+            let outcome = outcome.as_str();
             let name = policy.policy.to_string();
             counter!(RATE_LIMIT, "outcome" => outcome, "policy" => name).increment(1);
         }
-        if let RateLimitDecision::FailedOpen(kind) | RateLimitDecision::FailedClosed(kind) =
-            limiter.decision
-        {
+        if let Some(kind) = limiter.decision.store_error() {
             count_store_error("rate_limit", kind);
         }
     }

@@ -245,7 +245,11 @@ impl Record<'_> {
     pub fn is_denied(&self) -> bool {
         let limited = matches!(
             self.rate_limit().map(|(decision, _)| decision),
-            Some(RateLimitDecision::Denied | RateLimitDecision::FailedClosed(_))
+            Some(
+                RateLimitDecision::Denied
+                    | RateLimitDecision::LocallyDenied(_)
+                    | RateLimitDecision::FailedClosed(_)
+            )
         );
         limited || matches!(self.slots.auth(), Some(AuthOutcome::Denied { .. }))
     }
@@ -360,9 +364,10 @@ fn weight(decision: RateLimitDecision) -> u8 {
     match decision {
         RateLimitDecision::Skipped => 0,
         RateLimitDecision::Allowed => 1,
-        RateLimitDecision::FailedOpen(_) => 2,
-        RateLimitDecision::FailedClosed(_) => 3,
-        RateLimitDecision::Denied => 4,
+        RateLimitDecision::LocallyAllowed(_) => 2,
+        RateLimitDecision::FailedOpen(_) => 3,
+        RateLimitDecision::FailedClosed(_) => 4,
+        RateLimitDecision::Denied | RateLimitDecision::LocallyDenied(_) => 5,
     }
 }
 

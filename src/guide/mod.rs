@@ -1,5 +1,8 @@
 //! The guide: what to know beyond the reference of each type.
 
+#[doc = include_str!("from_tower_governor.md")]
+pub mod from_tower_governor {}
+
 #[doc = include_str!("observing.md")]
 pub mod observing {}
 

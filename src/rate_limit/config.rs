@@ -10,6 +10,7 @@ use super::{
     charge::Charge,
     decision::{Decision, Decisions},
     headers::{Lines, RateLimitFields},
+    on_store_error::OnStoreError,
     partition::{Place, StoredPartition},
     policy::Policy,
     policy_set::{Chosen, LiveSets, PolicySet},
@@ -18,24 +19,13 @@ use super::{
 };
 use crate::{
     client_addr::MissingClientAddr,
-    error::StoreError,
+    error::StoreErrorKind,
     identity::Identity,
     record::{PolicyOutcome, RateLimitDecision, RateLimitOutcome},
     rejection::{Rejection, Responder},
     store_future::StoreFuture,
     store_key::StoreKey,
 };
-
-/// What a limiter does with a request when its store fails.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum OnStoreError {
-    /// Turns it away with `503`.
-    #[default]
-    Deny,
-    /// Lets it pass, unlimited.
-    Allow,
-}
 
 pub(super) struct Config {
     pub(super) store: Arc<dyn RateLimitStore>,
@@ -64,6 +54,17 @@ pub(super) enum Plan<'a> {
     Ask(StoreKey, Chosen<'a>),
     /// It cannot be counted.
     Reject(Rejection),
+}
+
+/// Who answered.
+#[derive(Clone, Copy)]
+pub(super) enum Answer<'a> {
+    /// The store.
+    Store(&'a Decisions),
+    /// The local store in its place, on the local set: the store failed so.
+    Local(&'a Decisions, StoreErrorKind),
+    /// Nobody: the store failed so.
+    Failed(StoreErrorKind),
 }
 
 /// What came of it.
@@ -113,38 +114,63 @@ impl Config {
         set: &PolicySet,
         head: &RequestHead<'_>,
     ) -> StoreFuture<Decisions> {
+        self.take_from(&*self.store, partition, set, head)
+    }
+
+    /// Asks the local store, if there is one, on the local set.
+    pub(super) fn take_locally(
+        &self,
+        partition: &StoreKey,
+        local: &PolicySet,
+        head: &RequestHead<'_>,
+    ) -> Option<StoreFuture<Decisions>> {
+        match &self.on_store_error {
+            OnStoreError::Local { store, .. } => {
+                Some(self.take_from(&**store, partition, local, head))
+            }
+            OnStoreError::Allow | OnStoreError::Deny => None,
+        }
+    }
+
+    #[inline]
+    fn take_from(
+        &self,
+        store: &dyn RateLimitStore,
+        partition: &StoreKey,
+        set: &PolicySet,
+        head: &RequestHead<'_>,
+    ) -> StoreFuture<Decisions> {
         let cost = |policy| self.cost.as_ref().map_or(1, |cost| cost(head, policy));
         let charge = |policy| Charge::new(policy, cost(policy));
         match set.policies() {
-            [one] => self.store.take(partition, &[charge(one)]),
+            [one] => store.take(partition, &[charge(one)]),
             several => {
                 let charges: SmallVec<[Charge<'_>; 4]> = several.iter().map(charge).collect();
-                self.store.take(partition, &charges)
+                store.take(partition, &charges)
             }
         }
     }
 
-    /// Returns what follows from the store's answer.
-    pub(super) fn rule(
-        &self,
-        answer: &Result<Decisions, StoreError>,
-        partition: &StoreKey,
-        set: &PolicySet,
-    ) -> Ruling {
-        match (answer, self.on_store_error) {
-            (Ok(decisions), _) => {
-                let lines = Lines::new(self.fields, set.policies(), set.policy_field(), decisions);
-                if decisions.is_admitted() {
-                    Ruling::Admit(lines)
-                } else {
-                    Ruling::Reject(
-                        quota_exceeded(set, decisions, self.jitter(partition)),
-                        lines,
-                    )
-                }
-            }
-            (Err(_), OnStoreError::Allow) => Ruling::Admit(Lines::None),
-            (Err(_), OnStoreError::Deny) => Ruling::Reject(store_failed(), Lines::None),
+    /// Returns what follows from the answer.
+    pub(super) fn rule(&self, answer: Answer<'_>, partition: &StoreKey, set: &PolicySet) -> Ruling {
+        let (decisions, exceeded): (_, Exceeded) = match answer {
+            Answer::Store(decisions) => (decisions, quota_exceeded),
+            Answer::Local(decisions, _) => (decisions, local_quota_exceeded),
+            Answer::Failed(_) if self.fails_open() => return Ruling::Admit(Lines::None),
+            Answer::Failed(_) => return Ruling::Reject(store_failed(), Lines::None),
+        };
+        let lines = Lines::new(self.fields, set.policies(), set.policy_field(), decisions);
+        if decisions.is_admitted() {
+            Ruling::Admit(lines)
+        } else {
+            Ruling::Reject(exceeded(set, decisions, self.jitter(partition)), lines)
+        }
+    }
+
+    fn fails_open(&self) -> bool {
+        match self.on_store_error {
+            OnStoreError::Allow => true,
+            OnStoreError::Local { .. } | OnStoreError::Deny => false,
         }
     }
 
@@ -154,31 +180,26 @@ impl Config {
         self.retry_jitter * u32::from(partition.as_bytes()[15]) / 255
     }
 
-    /// Returns what the record is told of the store's answer.
-    pub(super) fn outcome(
-        &self,
-        answer: &Result<Decisions, StoreError>,
-        set: &PolicySet,
-    ) -> RateLimitOutcome {
-        match answer {
-            Ok(decisions) => {
-                let said = set.policies().iter().zip(decisions.each());
-                let decision = if decisions.is_admitted() {
-                    RateLimitDecision::Allowed
-                } else {
-                    RateLimitDecision::Denied
-                };
-                RateLimitOutcome::new(decision, said.map(policy_outcome))
+    /// Returns what the record is told of the answer.
+    pub(super) fn outcome(&self, answer: Answer<'_>, set: &PolicySet) -> RateLimitOutcome {
+        let (decisions, decision) = match answer {
+            Answer::Store(decisions) if decisions.is_admitted() => {
+                (decisions, RateLimitDecision::Allowed)
             }
-            Err(error) => {
-                let kind = error.kind();
-                let decision = match self.on_store_error {
-                    OnStoreError::Allow => RateLimitDecision::FailedOpen(kind),
-                    OnStoreError::Deny => RateLimitDecision::FailedClosed(kind),
-                };
-                RateLimitOutcome::new(decision, [])
+            Answer::Store(decisions) => (decisions, RateLimitDecision::Denied),
+            Answer::Local(decisions, kind) if decisions.is_admitted() => {
+                (decisions, RateLimitDecision::LocallyAllowed(kind))
             }
-        }
+            Answer::Local(decisions, kind) => (decisions, RateLimitDecision::LocallyDenied(kind)),
+            Answer::Failed(kind) if self.fails_open() => {
+                return RateLimitOutcome::new(RateLimitDecision::FailedOpen(kind), []);
+            }
+            Answer::Failed(kind) => {
+                return RateLimitOutcome::new(RateLimitDecision::FailedClosed(kind), []);
+            }
+        };
+        let said = set.policies().iter().zip(decisions.each());
+        RateLimitOutcome::new(decision, said.map(policy_outcome))
     }
 }
 
@@ -206,27 +227,52 @@ fn policy_outcome((policy, said): (&Policy, &Decision)) -> PolicyOutcome {
     }
 }
 
+/// Words a denial.
+type Exceeded = fn(&PolicySet, &Decisions, Duration) -> Rejection;
+
 fn quota_exceeded(set: &PolicySet, decisions: &Decisions, jitter: Duration) -> Rejection {
-    let said = || set.policies().iter().zip(decisions.each());
-    let denies = |(policy, said): &(&Policy, &Decision)| !policy.is_shadow() && !said.is_admitted();
-    let denying = || said().filter(denies);
-    let rejection = Rejection::new(
+    if denying(set, decisions).any(|(_, decision)| decision.is_never()) {
+        return exceeded(set, decisions).detail("The request costs more than the quota ever holds");
+    }
+    exceeded(set, decisions).retry_after(longest_wait(set, decisions) + jitter)
+}
+
+/// The same where the store failed. What costs more than an instance's share will be admitted once
+/// the store is back: there is no never, and such a wait is no more than a guess.
+fn local_quota_exceeded(set: &PolicySet, decisions: &Decisions, jitter: Duration) -> Rejection {
+    let wait = longest_wait(set, decisions).max(STORE_RETRY_AFTER);
+    exceeded(set, decisions).retry_after(wait + jitter)
+}
+
+fn exceeded(set: &PolicySet, decisions: &Decisions) -> Rejection {
+    Rejection::new(
         StatusCode::TOO_MANY_REQUESTS,
         Cow::Borrowed("https://iana.org/assignments/http-problem-types#quota-exceeded"),
         "Request cannot be satisfied as assigned quota has been exceeded",
     )
     .member(
         "violated-policies",
-        denying().map(|(policy, _)| policy.name()),
-    );
-    if denying().any(|(_, decision)| decision.is_never()) {
-        return rejection.detail("The request costs more than the quota ever holds");
-    }
-    let longest = denying()
-        .filter_map(|(_, decision)| decision.retry_after())
-        .max();
-    rejection.retry_after(longest.unwrap_or_default() + jitter)
+        denying(set, decisions).map(|(policy, _)| policy.name()),
+    )
 }
+
+fn longest_wait(set: &PolicySet, decisions: &Decisions) -> Duration {
+    denying(set, decisions)
+        .filter_map(|(_, decision)| decision.retry_after())
+        .max()
+        .unwrap_or_default()
+}
+
+fn denying<'a>(
+    set: &'a PolicySet,
+    decisions: &'a Decisions,
+) -> impl Iterator<Item = (&'a Policy, &'a Decision)> {
+    let said = set.policies().iter().zip(decisions.each());
+    said.filter(|(policy, said)| !policy.is_shadow() && !said.is_admitted())
+}
+
+/// When a store that failed is worth another try.
+const STORE_RETRY_AFTER: Duration = Duration::from_secs(1);
 
 fn store_failed() -> Rejection {
     Rejection::new(
@@ -234,7 +280,7 @@ fn store_failed() -> Rejection {
         "rate-limit-unavailable",
         "Rate limits cannot be checked at the moment",
     )
-    .retry_after(Duration::from_secs(1))
+    .retry_after(STORE_RETRY_AFTER)
 }
 
 fn caller_denied() -> Rejection {

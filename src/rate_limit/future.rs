@@ -13,17 +13,18 @@ use pin_project_lite::pin_project;
 use tower::Service;
 
 use super::{
-    config::{Config, Ruling},
+    config::{Answer, Config, Ruling},
     decision::Decisions,
     headers::Lines,
     policy_set::PolicySet,
+    request_head::RequestHead,
 };
 use crate::{
     body::ResponseBody,
-    error::StoreError,
+    error::{StoreError, StoreErrorKind},
     record::{RateLimitOutcome, RecordHandle},
     rejection::{Dialect, Rejection, Responder},
-    store_future::Pending,
+    store_future::StoreFuture,
     store_key::StoreKey,
 };
 
@@ -50,9 +51,11 @@ pin_project! {
     }
 }
 
-/// A request that waits for the store.
+/// A request that waits for the store, or for the local one after it.
 pub(super) struct Deciding<S, B> {
-    pub(super) take: Pending<Decisions>,
+    pub(super) take: StoreFuture<Decisions>,
+    // How the store failed, once the local one is asked.
+    pub(super) failed: Option<StoreErrorKind>,
     pub(super) ready: S,
     pub(super) request: Request<B>,
     pub(super) config: Arc<Config>,
@@ -170,7 +173,12 @@ where
             let next = match state.as_mut().project() {
                 StateProj::Deciding { deciding } => {
                     let waiting = deciding.as_mut().expect("polled after it was ready");
-                    let answer = ready!(waiting.take.as_mut().poll(cx));
+                    let answer = ready!(Pin::new(&mut waiting.take).poll(cx));
+                    if let Err(error) = &answer
+                        && waiting.ask_locally(error.kind())
+                    {
+                        continue;
+                    }
                     let decided = deciding.take().expect("it has just answered");
                     decided.go_on(answer)
                 }
@@ -193,24 +201,46 @@ impl<S, B> Deciding<S, B>
 where
     S: Service<Request<B>>,
 {
+    /// Puts the question to the local store, and returns whether there is one that was not asked
+    /// yet.
+    fn ask_locally(&mut self, failed: StoreErrorKind) -> bool {
+        // The local set has no further one behind it.
+        let Some(local) = self.set.local() else {
+            return false;
+        };
+        let head = RequestHead::of(&self.request);
+        let Some(take) = self.config.take_locally(&self.partition, local, &head) else {
+            return false;
+        };
+        let local = Arc::clone(local);
+        (self.take, self.set, self.failed) = (take, local, Some(failed));
+        true
+    }
+
     fn go_on(mut self, answer: Result<Decisions, StoreError>) -> State<S, S::Future, B> {
         let Self {
             request,
             config,
             partition,
             set,
+            failed,
             ..
         } = self;
-        match config.rule(&answer, &partition, &set) {
+        let answer = match (&answer, failed) {
+            (Ok(decisions), None) => Answer::Store(decisions),
+            (Ok(decisions), Some(kind)) => Answer::Local(decisions, kind),
+            (Err(error), failed) => Answer::Failed(failed.unwrap_or_else(|| error.kind())),
+        };
+        match config.rule(answer, &partition, &set) {
             Ruling::Admit(lines) => {
-                let note = Note::write(&request, lines, || config.outcome(&answer, &set));
+                let note = Note::write(&request, lines, || config.outcome(answer, &set));
                 State::Calling {
                     response: self.ready.call(request),
                     note,
                 }
             }
             Ruling::Reject(rejection, lines) => {
-                let note = Note::deny(&request, lines, config.outcome(&answer, &set));
+                let note = Note::deny(&request, lines, config.outcome(answer, &set));
                 State::rejected(rejection, Dialect::of(&request), &config.responder, note)
             }
         }

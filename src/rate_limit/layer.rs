@@ -1,13 +1,14 @@
 //! The layer, and how it is built.
 
-use std::{borrow::Cow, fmt, sync::Arc, time::Duration};
+use std::{borrow::Cow, fmt, num::NonZeroU32, sync::Arc, time::Duration};
 
 use tower_layer::Layer;
 
 use super::{
     callers::Callers,
-    config::{Config, Cost, OnStoreError, Skip, TierBy},
+    config::{Config, Cost, Skip, TierBy},
     headers::RateLimitFields,
+    on_store_error::OnStoreError,
     partition::Partition,
     policy::Policy,
     policy_set::{LiveSets, PolicySets, Tiers},
@@ -162,7 +163,8 @@ impl RateLimitLayerBuilder {
         self
     }
 
-    /// Sets what happens to a request when the store fails. It is turned away by default.
+    /// Sets what happens to a request when the store fails. It is turned away by default: a limiter
+    /// has no other store to ask until [`OnStoreError::local`] names one.
     pub fn on_store_error(mut self, action: OnStoreError) -> Self {
         self.on_store_error = action;
         self
@@ -178,10 +180,11 @@ impl RateLimitLayerBuilder {
     ///
     /// # Errors
     ///
-    /// If there is no policy, two of one request have the same name, or the tiers have no
-    /// fallback.
+    /// If there is no policy, two of one request have the same name, the tiers have no fallback, or
+    /// the share of [`OnStoreError::local`] is zero.
     pub fn build(self) -> Result<RateLimitLayer, ConfigError> {
-        let sets = sets(&self.policies, self.tiers.as_ref())?;
+        let share = self.on_store_error.share()?;
+        let sets = sets(&self.policies, self.tiers.as_ref(), share)?;
         let config = Config {
             partition: self.partition.in_store(self.store.keys()),
             store: self.store,
@@ -202,8 +205,12 @@ impl RateLimitLayerBuilder {
     }
 }
 
-fn sets(policies: &[Policy], tiers: Option<&Tiers>) -> Result<PolicySets, ConfigError> {
-    let sets = PolicySets::new(policies, tiers)?;
+fn sets(
+    policies: &[Policy],
+    tiers: Option<&Tiers>,
+    share: Option<NonZeroU32>,
+) -> Result<PolicySets, ConfigError> {
+    let sets = PolicySets::new(policies, tiers, share)?;
     if sets.is_empty() {
         return Err(ConfigError::new(
             "policies",
@@ -238,7 +245,8 @@ impl Limits {
         tiers: Option<Tiers>,
     ) -> Result<(), ConfigError> {
         let policies: Vec<Policy> = policies.into_iter().collect();
-        let sets = sets(&policies, tiers.as_ref())?;
+        let share = self.config.on_store_error.share()?;
+        let sets = sets(&policies, tiers.as_ref(), share)?;
         self.config.sets.replace(sets);
         Ok(())
     }

@@ -62,6 +62,12 @@
 //! A request that is in no partition (no [`Identity`](crate::Identity), in a limiter by identity)
 //! passes uncounted; [`Partition::or`] says by what else to count it. A limiter by client address
 //! that does not know the address answers `500`, and says once what is missing.
+//!
+//! # When the store fails
+//!
+//! [`OnStoreError`] says what becomes of the request: it is turned away with `503`, let pass, or
+//! decided by a store in this process, on this instance's share of the quota. The record tells
+//! which it was.
 
 mod algorithm;
 mod callers;
@@ -71,6 +77,7 @@ mod decision;
 mod future;
 mod headers;
 mod layer;
+mod on_store_error;
 mod partition;
 mod policy;
 mod policy_set;
@@ -87,11 +94,11 @@ mod store;
 pub use self::algorithm::{Log, State};
 pub use self::callers::Callers;
 pub use self::charge::{Charge, Memory, decide_all, decide_all_with_logs};
-pub use self::config::OnStoreError;
 pub use self::decision::{Decision, Decisions, Receipt};
 pub use self::future::ResponseFuture;
 pub use self::headers::{RateLimitFields, ResetForm};
 pub use self::layer::{Limits, RateLimitLayer, RateLimitLayerBuilder};
+pub use self::on_store_error::OnStoreError;
 pub use self::partition::Partition;
 pub use self::policy::Policy;
 pub use self::policy_set::Tiers;

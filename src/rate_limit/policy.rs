@@ -1,6 +1,6 @@
 //! A policy: a named quota, and how it is counted.
 
-use std::{sync::Arc, time::Duration};
+use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
 use super::{
     algorithm::{Algorithm, Alignment, Log, State},
@@ -128,6 +128,21 @@ impl Policy {
         self
     }
 
+    /// Returns the policy by which each of so many instances has its part of the quota, under the
+    /// same name.
+    ///
+    /// # Errors
+    ///
+    /// If the part cannot be counted.
+    pub(super) fn divided(&self, share: NonZeroU32) -> Result<Self, ConfigError> {
+        let (quota, algorithm) = self.algorithm.divided(&self.quota, share)?;
+        let part = Self::new(&self.name, quota, algorithm)?;
+        Ok(Self {
+            shadow: self.shadow,
+            ..part
+        })
+    }
+
     /// Returns whether the policy only watches.
     #[inline]
     pub fn is_shadow(&self) -> bool {
@@ -229,6 +244,28 @@ mod tests {
         for name in ["", "täglich", "a\nb", &"n".repeat(65)] {
             let error = Policy::token_bucket(name, Quota::per_second(1)).unwrap_err();
             assert_eq!(error.option(), "policy name");
+        }
+    }
+
+    #[test]
+    fn a_part_of_a_policy_keeps_its_name_its_algorithm_and_whether_it_only_watches() {
+        let quota = Quota::per_minute(10);
+        let share = NonZeroU32::new(3).unwrap();
+        for policy in [
+            Policy::fixed_window("p", quota).unwrap(),
+            Policy::aligned_window("p", quota).unwrap(),
+            Policy::calendar_month("p", 10).unwrap(),
+            Policy::sliding_window("p", quota).unwrap(),
+            Policy::sliding_log("p", quota).unwrap(),
+            Policy::leaky_bucket("p", quota).unwrap(),
+            Policy::token_bucket("p", quota).unwrap().shadow(),
+        ] {
+            let part = policy.divided(share).unwrap();
+            assert_eq!((part.id(), part.name()), (policy.id(), "p"));
+            assert_eq!(part.is_shadow(), policy.is_shadow());
+            assert_eq!(part.capacity(), 4, "{policy:?}");
+            let alone = policy.divided(NonZeroU32::MIN).unwrap();
+            assert_eq!(alone.algorithm(), policy.algorithm());
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::{
     borrow::Cow,
+    num::NonZeroU32,
     ops::Deref,
     sync::{
         Arc, PoisonError, RwLock,
@@ -83,10 +84,12 @@ impl Tiers {
 pub(super) struct PolicySet {
     policies: Box<[Policy]>,
     policy_field: HeaderValue,
+    // What is decided on while the store fails.
+    local: Option<Arc<PolicySet>>,
 }
 
 impl PolicySet {
-    fn new(policies: Vec<Policy>) -> Result<Self, ConfigError> {
+    fn new(policies: Vec<Policy>, share: Option<NonZeroU32>) -> Result<Self, ConfigError> {
         for (at, policy) in policies.iter().enumerate() {
             let same = |other: &Policy| other.name() == policy.name();
             if policies[at + 1..].iter().any(same) {
@@ -98,9 +101,18 @@ impl PolicySet {
                 .fix("name each by what it is for"));
             }
         }
+        let local = match share {
+            Some(share) => {
+                let part = |policy: &Policy| policy.divided(share);
+                let parts = policies.iter().map(part).collect::<Result<Vec<_>, _>>()?;
+                Some(Arc::new(Self::new(parts, None)?))
+            }
+            None => None,
+        };
         Ok(Self {
             policy_field: headers::policy_field(&policies),
             policies: policies.into(),
+            local,
         })
     }
 
@@ -110,6 +122,12 @@ impl PolicySet {
 
     pub(super) fn policy_field(&self) -> &HeaderValue {
         &self.policy_field
+    }
+
+    /// Returns the same policies with the quotas of one instance, if the store may be replaced by
+    /// a local one.
+    pub(super) fn local(&self) -> Option<&Arc<Self>> {
+        self.local.as_ref()
     }
 }
 
@@ -121,11 +139,16 @@ pub(super) struct PolicySets {
 }
 
 impl PolicySets {
-    /// Puts the policies that all must pass before those of each tier.
-    pub(super) fn new(for_all: &[Policy], tiers: Option<&Tiers>) -> Result<Self, ConfigError> {
+    /// Puts the policies that all must pass before those of each tier. With a share, each set has
+    /// a local one whose quotas are divided by it.
+    pub(super) fn new(
+        for_all: &[Policy],
+        tiers: Option<&Tiers>,
+        share: Option<NonZeroU32>,
+    ) -> Result<Self, ConfigError> {
         let Some(tiers) = tiers else {
             return Ok(Self {
-                fallback: Arc::new(PolicySet::new(for_all.to_vec())?),
+                fallback: Arc::new(PolicySet::new(for_all.to_vec(), share)?),
                 tiers: Box::default(),
             });
         };
@@ -139,7 +162,10 @@ impl PolicySets {
                     .fix("give all policies of a tier in one call"));
             }
             let policies = [for_all, own].concat();
-            sets.push((name.as_str().into(), Arc::new(PolicySet::new(policies)?)));
+            sets.push((
+                name.as_str().into(),
+                Arc::new(PolicySet::new(policies, share)?),
+            ));
         }
         let fallback = sets
             .iter()
@@ -265,7 +291,7 @@ mod tests {
             .tier("free", [policy("few")])
             .tier("pro", [policy("many")])
             .unlimited("internal");
-        let sets = PolicySets::new(&[policy("all")], Some(&tiers)).unwrap();
+        let sets = PolicySets::new(&[policy("all")], Some(&tiers), None).unwrap();
         assert_eq!(names(sets.of_tier(Some("pro"))), ["all", "many"]);
         assert_eq!(names(sets.of_tier(Some("internal"))), ["all"]);
         for tier in [None, Some("free"), Some("unheard of")] {
@@ -276,7 +302,7 @@ mod tests {
     #[test]
     fn a_fallback_that_is_no_tier_is_refused() {
         let tiers = Tiers::new("fre").tier("free", [policy("few")]);
-        let error = PolicySets::new(&[], Some(&tiers)).unwrap_err();
+        let error = PolicySets::new(&[], Some(&tiers), None).unwrap_err();
         assert_eq!((error.option(), error.value()), ("fallback tier", "fre"));
     }
 
@@ -284,10 +310,12 @@ mod tests {
     fn two_tiers_or_two_policies_of_one_name_are_refused() {
         let tiers = Tiers::new("a").tier("a", []).tier("a", []);
         assert_eq!(
-            PolicySets::new(&[], Some(&tiers)).unwrap_err().option(),
+            PolicySets::new(&[], Some(&tiers), None)
+                .unwrap_err()
+                .option(),
             "tiers"
         );
-        let error = PolicySets::new(&[policy("p"), policy("p")], None).unwrap_err();
+        let error = PolicySets::new(&[policy("p"), policy("p")], None, None).unwrap_err();
         assert_eq!(error.option(), "policies");
     }
 }

@@ -1,6 +1,6 @@
 //! How much, in how long.
 
-use std::time::Duration;
+use std::{num::NonZeroU32, time::Duration};
 
 use crate::error::ConfigError;
 
@@ -96,6 +96,30 @@ impl Quota {
     /// Returns the burst, if it was given.
     pub(super) const fn own_burst(&self) -> Option<u64> {
         self.burst
+    }
+
+    /// Returns what one of so many instances admits in each window, rounded up.
+    pub(super) fn windows_part(&self, share: NonZeroU32) -> Self {
+        Self {
+            limit: self.limit.div_ceil(share.get().into()),
+            ..*self
+        }
+    }
+
+    /// Returns the bucket of one of so many instances: the burst is rounded up, and the rate is
+    /// not rounded at all.
+    pub(super) fn buckets_part(&self, share: NonZeroU32) -> Self {
+        // A limit divided is the same rate as a window stretched, and that always comes out even.
+        let divisor = gcd(share.get().into(), self.limit);
+        let stretch = u64::from(share.get()) / divisor;
+        let window = u32::try_from(stretch)
+            .ok()
+            .and_then(|stretch| self.window.checked_mul(stretch));
+        Self {
+            limit: self.limit / divisor,
+            window: window.unwrap_or(Duration::MAX),
+            burst: Some(self.burst_size().div_ceil(share.get().into())),
+        }
     }
 
     /// Returns the window in whole microseconds.
@@ -287,6 +311,30 @@ mod tests {
         );
         let pace = Quota::per_second(4_000).pace().unwrap();
         assert_eq!((pace.interval.micros, pace.parts), (250, 1));
+    }
+
+    #[test]
+    fn a_part_of_a_quota_is_rounded_up_and_of_a_bucket_the_burst_alone() {
+        let share = NonZeroU32::new(3).unwrap();
+        assert_eq!(
+            Quota::per_second(10).windows_part(share),
+            Quota::per_second(4)
+        );
+        assert_eq!(
+            Quota::per_second(1).windows_part(share),
+            Quota::per_second(1)
+        );
+        assert_eq!(
+            Quota::per_second(10).burst(20).buckets_part(share),
+            Quota::new(10, Duration::from_secs(3)).burst(7)
+        );
+        assert_eq!(
+            Quota::per_second(9).buckets_part(share),
+            Quota::per_second(3).burst(3)
+        );
+        // Rounded to whole limits, a third of this could not be counted exactly.
+        let third = Quota::per_second(1_000_000_000).buckets_part(share);
+        assert!(third.pace().is_ok());
     }
 
     #[test]

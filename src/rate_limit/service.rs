@@ -10,12 +10,12 @@ use http::{Request, Response};
 use tower::Service;
 
 use super::{
-    config::{Config, Plan, Ruling, skipped},
+    config::{Answer, Config, Plan, Ruling, skipped},
     future::{Deciding, Note, ResponseFuture},
     headers::Lines,
     request_head::RequestHead,
 };
-use crate::{body::ResponseBody, rejection::Dialect};
+use crate::{body::ResponseBody, rejection::Dialect, store_future::StoreFuture};
 
 /// Limits how often requests reach the inner service: see the [module](super).
 #[derive(Clone, Debug)]
@@ -56,34 +56,39 @@ where
             }
         };
         let head = RequestHead::of(&request);
-        match self.config.take(&partition, &set, &head).into_ready() {
+        let take = match self.config.take(&partition, &set, &head).into_ready() {
             // A store in memory answers at once: the readied service is called where it stands.
-            Ok(answer) => match self.config.rule(&answer, &partition, &set) {
-                Ruling::Admit(lines) => {
-                    let outcome = || self.config.outcome(&answer, &set);
-                    let note = Note::write(&request, lines, outcome);
-                    ResponseFuture::calling(self.inner.call(request), note)
-                }
-                Ruling::Reject(rejection, lines) => {
-                    let note = Note::deny(&request, lines, self.config.outcome(&answer, &set));
-                    let dialect = Dialect::of(&request);
-                    ResponseFuture::rejected(rejection, dialect, &self.config.responder, note)
-                }
-            },
-            // The future calls the service that was polled ready; the clone left behind was not.
-            Err(take) => {
-                let (config, set) = (Arc::clone(&self.config), set.into_owned());
-                let clone = self.inner.clone();
-                let ready = mem::replace(&mut self.inner, clone);
-                ResponseFuture::deciding(Deciding {
-                    take,
-                    ready,
-                    request,
-                    config,
-                    partition,
-                    set,
-                })
+            Ok(Ok(decisions)) => {
+                let answer = Answer::Store(&decisions);
+                return match self.config.rule(answer, &partition, &set) {
+                    Ruling::Admit(lines) => {
+                        let outcome = || self.config.outcome(answer, &set);
+                        let note = Note::write(&request, lines, outcome);
+                        ResponseFuture::calling(self.inner.call(request), note)
+                    }
+                    Ruling::Reject(rejection, lines) => {
+                        let note = Note::deny(&request, lines, self.config.outcome(answer, &set));
+                        let dialect = Dialect::of(&request);
+                        ResponseFuture::rejected(rejection, dialect, &self.config.responder, note)
+                    }
+                };
             }
-        }
+            // A failure goes the way of an answer that comes later: there it is seen to.
+            Ok(Err(error)) => StoreFuture::failed(error),
+            Err(pending) => StoreFuture::Pending(pending),
+        };
+        // The future calls the service that was polled ready; the clone left behind was not.
+        let (config, set) = (Arc::clone(&self.config), set.into_owned());
+        let clone = self.inner.clone();
+        let ready = mem::replace(&mut self.inner, clone);
+        ResponseFuture::deciding(Deciding {
+            take,
+            failed: None,
+            ready,
+            request,
+            config,
+            partition,
+            set,
+        })
     }
 }

@@ -39,6 +39,7 @@ mod keys_example;
 mod rate_limit;
 #[cfg(feature = "test-util")]
 mod rate_limit_conformance;
+mod rate_limit_failure;
 mod rate_limit_fields;
 mod rate_limit_regressions;
 mod support;

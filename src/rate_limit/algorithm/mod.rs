@@ -6,6 +6,8 @@ mod sliding_log;
 mod sliding_window;
 mod token_bucket;
 
+use std::num::NonZeroU32;
+
 use super::{
     decision::{Decision, Receipt},
     quota::Quota,
@@ -108,6 +110,29 @@ impl Algorithm {
 
     pub(super) fn leaky_bucket(quota: &Quota) -> Result<Self, ConfigError> {
         LeakyBucket::new(quota).map(Self::LeakyBucket)
+    }
+
+    /// Returns the part of each of so many instances of the quota that this was made of, and the
+    /// same algorithm made of it.
+    pub(super) fn divided(
+        &self,
+        quota: &Quota,
+        share: NonZeroU32,
+    ) -> Result<(Quota, Self), ConfigError> {
+        let part = match self {
+            Self::FixedWindow(_) | Self::SlidingWindow(_) | Self::SlidingLog(..) => {
+                quota.windows_part(share)
+            }
+            Self::TokenBucket(_) | Self::LeakyBucket(_) => quota.buckets_part(share),
+        };
+        let same = match self {
+            Self::FixedWindow(window) => Self::fixed_window(&part, window.alignment()),
+            Self::SlidingWindow(_) => Self::sliding_window(&part),
+            Self::SlidingLog(..) => Self::sliding_log(&part),
+            Self::TokenBucket(_) => Self::token_bucket(&part),
+            Self::LeakyBucket(_) => Self::leaky_bucket(&part),
+        };
+        Ok((part, same?))
     }
 
     /// Decides one request, and says what to remember of it.

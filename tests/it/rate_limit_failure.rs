@@ -1,0 +1,325 @@
+//! What the rate_limit layer does while its store fails, seen by a client.
+
+use std::{
+    convert::Infallible,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::Full;
+use portcullis::{
+    Identity, ManualClock, RateLimitDecision, RateLimitOutcome, RecordHandle, ResponseBody,
+    StoreErrorKind, StoreFuture, StoreKey, StoreKeys,
+    rate_limit::{
+        Charge, Decisions, OnStoreError, Partition, Policy, Quota, RateLimitFields, RateLimitLayer,
+        RateLimitLayerBuilder, RateLimitStore, Refund, Tiers,
+    },
+    store::MemoryStore,
+};
+use tower::{Layer, ServiceExt, service_fn};
+
+use crate::support::{get, header, slow_store::SlowStore, strict::YieldOnce, text};
+
+type Reply = Response<ResponseBody<Full<Bytes>>>;
+
+/// How a server that can be cut off says that it is.
+#[derive(Clone, Copy, Debug)]
+enum Says {
+    AtOnce,
+    Later,
+}
+
+const BOTH: [Says; 2] = [Says::AtOnce, Says::Later];
+
+/// A server that can be cut off.
+#[derive(Clone, Debug)]
+struct Server {
+    memory: MemoryStore,
+    is_down: Arc<AtomicBool>,
+    says: Says,
+    kind: StoreErrorKind,
+}
+
+impl Server {
+    fn new(says: Says, clock: &ManualClock) -> Self {
+        Self {
+            memory: MemoryStore::with_clock(clock.clone()),
+            is_down: Arc::new(AtomicBool::new(true)),
+            says,
+            kind: StoreErrorKind::Unavailable,
+        }
+    }
+
+    fn set_down(&self, is_down: bool) {
+        self.is_down.store(is_down, Ordering::SeqCst);
+    }
+}
+
+impl RateLimitStore for Server {
+    fn keys(&self) -> &StoreKeys {
+        RateLimitStore::keys(&self.memory)
+    }
+
+    fn take(&self, partition: &StoreKey, charges: &[Charge<'_>]) -> StoreFuture<Decisions> {
+        if !self.is_down.load(Ordering::SeqCst) {
+            return self.memory.take(partition, charges);
+        }
+        match self.says {
+            Says::AtOnce => StoreFuture::failed(self.kind),
+            Says::Later => {
+                let kind = self.kind;
+                StoreFuture::pending(async move {
+                    YieldOnce::new().await;
+                    Err(kind.into())
+                })
+            }
+        }
+    }
+
+    fn peek(&self, partition: &StoreKey, charges: &[Charge<'_>]) -> StoreFuture<Decisions> {
+        self.memory.peek(partition, charges)
+    }
+
+    fn refund(&self, partition: &StoreKey, refunds: &[Refund<'_>]) -> StoreFuture<()> {
+        self.memory.refund(partition, refunds)
+    }
+
+    fn reset(&self, partition: &StoreKey, policies: &[&Policy]) -> StoreFuture<()> {
+        self.memory.reset(partition, policies)
+    }
+}
+
+fn window(limit: u64) -> Policy {
+    Policy::fixed_window("few", Quota::new(limit, Duration::from_secs(10))).unwrap()
+}
+
+fn limiter(server: &Server, action: OnStoreError) -> RateLimitLayerBuilder {
+    RateLimitLayer::builder(server.clone(), Partition::identity())
+        .fields(RateLimitFields::Draft11)
+        .on_store_error(action)
+}
+
+fn local(clock: &ManualClock, share: u32) -> OnStoreError {
+    OnStoreError::local(MemoryStore::with_clock(clock.clone()), share)
+}
+
+/// Sends a request of this caller's, and returns the answer beside what the record was told.
+async fn send_as(caller: &str, layer: &RateLimitLayer) -> (Reply, RateLimitOutcome) {
+    let record = RecordHandle::default();
+    let mut request = get("/");
+    let identity = Identity::trusted(caller).tier("pro").build();
+    request.extensions_mut().insert(identity);
+    request.extensions_mut().insert(record.clone());
+    let inner = service_fn(|_: Request<Full<Bytes>>| async {
+        Ok::<_, Infallible>(Response::new(Full::from("served")))
+    });
+    let reply = layer.layer(inner).oneshot(request).await.unwrap();
+    let outcome = record.read(|slots| slots.rate_limits()[0].clone());
+    assert_eq!(reply.extensions().get(), Some(&outcome));
+    (reply, outcome)
+}
+
+async fn send(layer: &RateLimitLayer) -> (Reply, RateLimitOutcome) {
+    send_as("k1", layer).await
+}
+
+/// Sends requests until one is turned away, and returns how many were not.
+async fn admitted(layer: &RateLimitLayer) -> u32 {
+    for count in 0..1_000 {
+        let status = send(layer).await.0.status();
+        if status != 200 {
+            assert_eq!(status, 429);
+            return count;
+        }
+    }
+    panic!("nothing limits");
+}
+
+#[tokio::test]
+async fn without_a_local_store_a_request_is_turned_away_with_503_and_told_when_to_come_back() {
+    for says in BOTH {
+        let server = Server::new(says, &ManualClock::default());
+        let layer = limiter(&server, OnStoreError::default()).policy(window(1));
+        let (reply, outcome) = send(&layer.build().unwrap()).await;
+        assert_eq!(reply.status(), 503, "{says:?}");
+        let wait: u64 = header(reply.headers(), "retry-after")
+            .unwrap()
+            .parse()
+            .unwrap();
+        assert!((1..=5).contains(&wait));
+        assert_eq!(header(reply.headers(), "cache-control"), Some("no-store"));
+        assert_eq!(header(reply.headers(), "ratelimit"), None);
+        let closed = RateLimitDecision::FailedClosed(StoreErrorKind::Unavailable);
+        assert_eq!((outcome.decision, outcome.policies.len()), (closed, 0));
+    }
+}
+
+#[tokio::test]
+async fn where_it_is_allowed_all_pass_and_no_header_says_what_nobody_knows() {
+    for says in BOTH {
+        let server = Server::new(says, &ManualClock::default());
+        let layer = limiter(&server, OnStoreError::Allow).policy(window(1));
+        let layer = layer.build().unwrap();
+        for _ in 0..3 {
+            let (reply, outcome) = send(&layer).await;
+            assert_eq!(reply.status(), 200, "{says:?}");
+            assert_eq!(header(reply.headers(), "ratelimit"), None);
+            let open = RateLimitDecision::FailedOpen(StoreErrorKind::Unavailable);
+            assert_eq!((outcome.decision, outcome.policies.len()), (open, 0));
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_local_store_admits_its_share_of_each_window_rounded_up_and_then_answers_429() {
+    for says in BOTH {
+        for (limit, share, part) in [(10, 3, 4), (10, 1, 10), (9, 3, 3), (2, 100, 1)] {
+            let clock = ManualClock::default();
+            let server = Server::new(says, &clock);
+            let layer = limiter(&server, local(&clock, share)).policy(window(limit));
+            let layer = layer.build().unwrap();
+            for _ in 0..2 {
+                assert_eq!(admitted(&layer).await, part, "{limit} / {share}, {says:?}");
+                clock.advance(Duration::from_secs(10));
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_record_and_the_headers_tell_of_the_share_that_was_decided_on() {
+    for says in BOTH {
+        let clock = ManualClock::default();
+        let server = Server::new(says, &clock);
+        let layer = limiter(&server, local(&clock, 2)).policy(window(2));
+        let layer = layer.build().unwrap();
+        let kind = StoreErrorKind::Unavailable;
+
+        let (reply, outcome) = send(&layer).await;
+        let headers = reply.headers();
+        assert_eq!(
+            header(headers, "ratelimit-policy"),
+            Some("\"few\";q=1;w=10")
+        );
+        assert_eq!(header(headers, "ratelimit"), Some("\"few\";r=0;t=10"));
+        assert_eq!(outcome.decision, RateLimitDecision::LocallyAllowed(kind));
+        assert_eq!(
+            (outcome.policies[0].limit, outcome.policies[0].remaining),
+            (1, 0)
+        );
+
+        let (reply, outcome) = send(&layer).await;
+        assert_eq!(reply.status(), 429, "{says:?}");
+        assert_eq!(header(reply.headers(), "retry-after"), Some("10"));
+        assert_eq!(outcome.decision, RateLimitDecision::LocallyDenied(kind));
+        assert!(outcome.policies[0].denied);
+        let body: serde_json::Value = serde_json::from_str(&text(reply).await).unwrap();
+        assert_eq!(body["violated-policies"], serde_json::json!(["few"]));
+    }
+}
+
+#[tokio::test]
+async fn a_store_that_is_back_decides_again_on_what_it_knew() {
+    for says in BOTH {
+        let clock = ManualClock::default();
+        let server = Server::new(says, &clock);
+        let layer = limiter(&server, local(&clock, 2)).policy(window(4));
+        let layer = layer.build().unwrap();
+        server.set_down(false);
+        assert_eq!(send(&layer).await.1.decision, RateLimitDecision::Allowed);
+        server.set_down(true);
+        assert_eq!(admitted(&layer).await, 2);
+        server.set_down(false);
+        let (reply, outcome) = send(&layer).await;
+        assert_eq!(outcome.decision, RateLimitDecision::Allowed);
+        assert_eq!(
+            header(reply.headers(), "ratelimit"),
+            Some("\"few\";r=2;t=10")
+        );
+        assert_eq!(admitted(&layer).await, 2, "{says:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_local_store_may_answer_later_and_counts_each_caller_apart() {
+    for says in BOTH {
+        let server = Server::new(says, &ManualClock::default());
+        let action = OnStoreError::local(SlowStore::default(), 2);
+        let layer = limiter(&server, action).policy(window(2)).build().unwrap();
+        assert_eq!(admitted(&layer).await, 1);
+        assert_eq!(send_as("k2", &layer).await.0.status(), 200, "{says:?}");
+    }
+}
+
+#[tokio::test]
+async fn where_the_local_store_fails_too_the_answer_is_503_and_names_the_first_failure() {
+    for (says, locally) in [(Says::AtOnce, Says::Later), (Says::Later, Says::AtOnce)] {
+        let clock = ManualClock::default();
+        let second = Server {
+            kind: StoreErrorKind::Full,
+            ..Server::new(locally, &clock)
+        };
+        let server = Server::new(says, &clock);
+        let layer = limiter(&server, OnStoreError::local(second, 2)).policy(window(2));
+        let (reply, outcome) = send(&layer.build().unwrap()).await;
+        assert_eq!(reply.status(), 503);
+        let closed = RateLimitDecision::FailedClosed(StoreErrorKind::Unavailable);
+        assert_eq!(outcome.decision, closed);
+    }
+}
+
+#[tokio::test]
+async fn limits_of_tiers_and_limits_that_were_changed_are_divided_too() {
+    let clock = ManualClock::default();
+    let server = Server::new(Says::AtOnce, &clock);
+    let tiers = Tiers::new("pro").tier("pro", [window(6)]);
+    let layer = limiter(&server, local(&clock, 2)).tiers(tiers).build();
+    let layer = layer.unwrap();
+    assert_eq!(admitted(&layer).await, 3);
+    layer.limits().replace([window(10)], None).unwrap();
+    assert_eq!(admitted(&layer).await, 2);
+}
+
+#[tokio::test]
+async fn what_costs_more_than_a_share_is_told_to_come_back_and_not_that_it_never_may() {
+    let clock = ManualClock::default();
+    let server = Server::new(Says::Later, &clock);
+    let layer = limiter(&server, local(&clock, 10)).policy(window(10));
+    let layer = layer.cost(|_, _| 5).build().unwrap();
+    let (reply, _) = send(&layer).await;
+    assert_eq!(reply.status(), 429);
+    assert_eq!(header(reply.headers(), "retry-after"), Some("1"));
+    assert!(!text(reply).await.contains("ever holds"));
+    server.set_down(false);
+    assert_eq!(send(&layer).await.0.status(), 200);
+}
+
+#[tokio::test]
+async fn together_the_instances_buckets_refill_as_fast_as_the_one_that_they_share() {
+    let clock = ManualClock::default();
+    let server = Server::new(Says::AtOnce, &clock);
+    let bucket = Policy::token_bucket("rate", Quota::per_second(1)).unwrap();
+    let layer = limiter(&server, local(&clock, 4)).policy(bucket).build();
+    let layer = layer.unwrap();
+    assert_eq!(admitted(&layer).await, 1);
+    clock.advance(Duration::from_secs(3));
+    assert_eq!(admitted(&layer).await, 0);
+    clock.advance(Duration::from_secs(1));
+    assert_eq!(admitted(&layer).await, 1);
+}
+
+#[test]
+fn a_share_of_zero_is_refused_by_name() {
+    let server = Server::new(Says::AtOnce, &ManualClock::default());
+    let action = OnStoreError::local(MemoryStore::new(), 0);
+    let error = limiter(&server, action)
+        .policy(window(1))
+        .build()
+        .unwrap_err();
+    assert_eq!((error.option(), error.value()), ("share", "0"));
+}
