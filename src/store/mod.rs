@@ -1,4 +1,27 @@
 //! Where the layers keep things.
+//!
+//! [`MemoryStore`] keeps them in this process, for all four layers at once. A store of your own
+//! implements one port or several, and stands wherever a `MemoryStore` does:
+//! [how](crate::guide::stores).
+//!
+//! ```
+//! use portcullis::{
+//!     ManualClock,
+//!     cache::CacheLayer,
+//!     rate_limit::{Partition, Policy, Quota, RateLimitLayer},
+//!     store::MemoryStore,
+//! };
+//!
+//! // In a test the clock is moved by hand; `MemoryStore::new()` has the machine's.
+//! let clock = ManualClock::default();
+//! let store = MemoryStore::with_clock(clock.clone());
+//! let limits = RateLimitLayer::builder(store.clone(), Partition::identity())
+//!     .policy(Policy::token_bucket("caller", Quota::per_minute(100).burst(20))?)
+//!     .build()?;
+//! let cache = CacheLayer::new(store);
+//! # let _ = (limits, cache);
+//! # Ok::<(), portcullis::ConfigError>(())
+//! ```
 
 #[cfg(feature = "memory")]
 mod memory;

@@ -12,6 +12,7 @@ mod contract;
 mod gate;
 mod gateway;
 mod house;
+mod hyper_example;
 mod rate_limit;
 mod rate_limit_fields;
 mod rate_limit_regressions;
