@@ -113,6 +113,12 @@ pub trait Clock: fmt::Debug + Send + Sync + 'static {
     fn wall(&self) -> Timestamp {
         self.now()
     }
+
+    /// Returns the time of [`now`](Self::now) where some milliseconds do not matter: cheaper, and
+    /// off by less than 10 ms. It never goes back either.
+    fn coarse(&self) -> Timestamp {
+        self.now()
+    }
 }
 
 impl<C: Clock + ?Sized> Clock for Arc<C> {
@@ -123,6 +129,10 @@ impl<C: Clock + ?Sized> Clock for Arc<C> {
     fn wall(&self) -> Timestamp {
         (**self).wall()
     }
+
+    fn coarse(&self) -> Timestamp {
+        (**self).coarse()
+    }
 }
 
 /// The machine's clock.
@@ -132,6 +142,7 @@ impl<C: Clock + ?Sized> Clock for Arc<C> {
 #[derive(Clone, Debug)]
 pub struct SystemClock {
     started: Instant,
+    coarse_started: coarsetime::Instant,
     started_at: Timestamp,
 }
 
@@ -140,6 +151,7 @@ impl SystemClock {
     pub fn new() -> Self {
         Self {
             started: Instant::now(),
+            coarse_started: coarsetime::Instant::now(),
             started_at: SystemTime::now().into(),
         }
     }
@@ -158,6 +170,11 @@ impl Clock for SystemClock {
 
     fn wall(&self) -> Timestamp {
         SystemTime::now().into()
+    }
+
+    fn coarse(&self) -> Timestamp {
+        let elapsed = self.coarse_started.elapsed();
+        Timestamp(self.started_at.0.saturating_add(elapsed.as_micros()))
     }
 }
 
@@ -266,6 +283,16 @@ mod tests {
         assert!(first >= clock.started_at);
         assert!(clock.now() >= first);
         assert!(clock.wall() - first < Duration::from_secs(60));
+    }
+
+    #[test]
+    fn the_coarse_time_of_the_system_clock_is_the_precise_one_give_or_take() {
+        let clock = SystemClock::new();
+        let (coarse, now) = (clock.coarse(), clock.now());
+        let apart = (coarse - now).max(now - coarse);
+        // Ten milliseconds, and what a machine under load may take between the two readings.
+        assert!(apart < Duration::from_secs(5), "{apart:?}");
+        assert!(clock.coarse() >= coarse);
     }
 
     #[test]

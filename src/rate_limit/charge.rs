@@ -60,7 +60,7 @@ pub fn decide_all(charges: &[Charge<'_>], states: &mut [State], now: Timestamp) 
     if let ([charge], [state, ..]) = (charges, &mut *states) {
         let (decision, next) = charge.policy.decide(*state, now, charge.cost);
         *state = next;
-        return Decisions::new(charge.passes(&decision), now, [decision]);
+        return Decisions::one(charge.passes(&decision), now, decision);
     }
     settle(charges, states, now)
 }

@@ -1,21 +1,24 @@
 //! What a limiter answers.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use smallvec::SmallVec;
 
 use crate::time::Timestamp;
 
 /// What one policy says of one request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Decision {
-    verdict: Verdict,
+    /// Zero where it admits, [`NEVER`] where it never will.
+    retry_after_micros: u64,
     remaining: u64,
     reset_after_micros: u64,
     receipt: Receipt,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// In place of the time until a request would be admitted.
+const NEVER: u64 = u64::MAX;
+
 enum Verdict {
     Admitted,
     Denied { retry_after_micros: u64 },
@@ -73,8 +76,20 @@ impl Decision {
     }
 
     const fn new(verdict: Verdict, remaining: u64, reset_after: u64, receipt: Receipt) -> Self {
+        let retry_after_micros = match verdict {
+            Verdict::Admitted => 0,
+            // Who is denied is so for a microsecond at least.
+            Verdict::Denied {
+                retry_after_micros: 0,
+            } => 1,
+            Verdict::Denied {
+                retry_after_micros: NEVER,
+            } => NEVER - 1,
+            Verdict::Denied { retry_after_micros } => retry_after_micros,
+            Verdict::Never => NEVER,
+        };
         Self {
-            verdict,
+            retry_after_micros,
             remaining,
             reset_after_micros: reset_after,
             receipt,
@@ -83,7 +98,7 @@ impl Decision {
 
     /// Returns whether the policy admits the request.
     pub fn is_admitted(&self) -> bool {
-        self.verdict == Verdict::Admitted
+        self.retry_after_micros == 0
     }
 
     /// Returns how much is left, rounded down.
@@ -100,17 +115,15 @@ impl Decision {
     ///
     /// `None` if it was admitted, and if it asks for more than the quota ever holds.
     pub fn retry_after(&self) -> Option<Duration> {
-        match self.verdict {
-            Verdict::Denied { retry_after_micros } => {
-                Some(Duration::from_micros(retry_after_micros))
-            }
-            Verdict::Admitted | Verdict::Never => None,
+        match self.retry_after_micros {
+            0 | NEVER => None,
+            micros => Some(Duration::from_micros(micros)),
         }
     }
 
     /// Returns whether the request asks for more than the quota ever holds.
     pub fn is_never(&self) -> bool {
-        self.verdict == Verdict::Never
+        self.retry_after_micros == NEVER
     }
 
     /// Returns the receipt of the charge, if there was one.
@@ -119,12 +132,24 @@ impl Decision {
     }
 }
 
+impl fmt::Debug for Decision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Decision")
+            .field("admitted", &self.is_admitted())
+            .field("remaining", &self.remaining)
+            .field("reset_after", &self.reset_after())
+            .field("retry_after", &self.retry_after())
+            .field("receipt", &self.receipt)
+            .finish()
+    }
+}
+
 /// What all policies say of one request: denied by one, charged to none.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Decisions {
     admitted: bool,
     at: Timestamp,
-    each: SmallVec<[Decision; 4]>,
+    each: SmallVec<[Decision; 2]>,
 }
 
 impl Decisions {
@@ -136,6 +161,14 @@ impl Decisions {
             at,
             each: each.into_iter().collect(),
         }
+    }
+
+    /// Creates the answer to one charge.
+    #[inline]
+    pub(super) fn one(admitted: bool, at: Timestamp, decision: Decision) -> Self {
+        let mut each = SmallVec::new();
+        each.push(decision);
+        Self { admitted, at, each }
     }
 
     /// Returns whether the request is admitted, and so charged.

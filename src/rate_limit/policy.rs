@@ -44,7 +44,12 @@ pub struct Policy {
     algorithm: Algorithm,
     id: u64,
     shadow: bool,
+    coarse: bool,
 }
+
+/// A capacity that takes this long to come back is counted by a clock that is some milliseconds
+/// off.
+const COARSE_FROM_MICROS: u64 = 100_000;
 
 impl Policy {
     /// Counts in windows, each of which begins with the first request that finds none open.
@@ -110,6 +115,7 @@ impl Policy {
         Ok(Self {
             id: id(name, algorithm.letter()),
             name: name.into(),
+            coarse: algorithm.horizon_micros() >= COARSE_FROM_MICROS,
             quota,
             algorithm,
             shadow: false,
@@ -134,6 +140,13 @@ impl Policy {
     /// Returns the name.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Returns whether a store may count by [`Clock::coarse`](crate::Clock::coarse): the whole
+    /// capacity takes 100 ms or more to come back.
+    #[inline]
+    pub fn may_count_coarsely(&self) -> bool {
+        self.coarse
     }
 
     /// Returns the quota.

@@ -52,7 +52,7 @@ impl Part {
     }
 
     fn take(&self, partition: &StoreKey, charges: &[Charge<'_>]) -> StoreFuture<Decisions> {
-        let now = self.clock.now();
+        let now = self.now(charges);
         let decisions = match charges {
             _ if charges.iter().any(|charge| charge.policy.keeps_a_log()) => {
                 self.take_with_logs(partition, charges, now)
@@ -97,8 +97,21 @@ impl Part {
         })?
     }
 
+    /// Reads the clock, by a cheap look where that will do.
+    #[inline]
+    fn now(&self, charges: &[Charge<'_>]) -> Timestamp {
+        if charges
+            .iter()
+            .all(|charge| charge.policy.may_count_coarsely())
+        {
+            self.clock.coarse()
+        } else {
+            self.clock.now()
+        }
+    }
+
     fn peek(&self, partition: &StoreKey, charges: &[Charge<'_>]) -> Decisions {
-        let now = self.clock.now();
+        let now = self.now(charges);
         let (mut states, mut logs) = (SmallVec::<[State; 4]>::new(), Vec::new());
         for charge in charges {
             if charge.policy.keeps_a_log() {
@@ -116,7 +129,11 @@ impl Part {
         policy: &Policy,
         change: impl FnOnce(State, Timestamp) -> State,
     ) {
-        let now = self.clock.now();
+        let now = if policy.may_count_coarsely() {
+            self.clock.coarse()
+        } else {
+            self.clock.now()
+        };
         self.table().change_known(key(partition, policy), |state| {
             *state = change(*state, now);
         });
