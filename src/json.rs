@@ -6,6 +6,12 @@
 /// the direction of text are escaped: a line shown on a terminal is then only what it says.
 pub(crate) fn push_string(out: &mut Vec<u8>, value: &str) {
     out.push(b'"');
+    push_escaped(out, value);
+    out.push(b'"');
+}
+
+/// Appends a part of a JSON string: what [`push_string`] writes between the quotes.
+pub(crate) fn push_escaped(out: &mut Vec<u8>, value: &str) {
     let bytes = value.as_bytes();
     let mut plain_from = 0;
     let mut at = 0;
@@ -28,7 +34,6 @@ pub(crate) fn push_string(out: &mut Vec<u8>, value: &str) {
         at = after;
     }
     out.extend_from_slice(&bytes[plain_from..]);
-    out.push(b'"');
 }
 
 /// Appends a comma unless an object or a list has just been opened.

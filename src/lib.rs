@@ -78,6 +78,7 @@
 )]
 
 // Ground: the words that all slices share.
+mod audit;
 mod body;
 mod client_addr;
 mod error;
@@ -89,6 +90,7 @@ mod json;
 mod notice;
 mod record;
 mod rejection;
+mod request_id;
 mod runtime;
 mod store_future;
 mod store_key;
@@ -117,6 +119,7 @@ mod gate;
 pub mod guide;
 pub mod store;
 
+pub use self::audit::{AuditEvent, Auditor};
 pub use self::body::ResponseBody;
 pub use self::client_addr::{
     ClientAddr, ClientAddrResolver, ForwardedHeader, MissingClientAddr, PeerAddr, TrustedProxies,
@@ -136,6 +139,7 @@ pub use self::record::{
     RateLimitDecision, RateLimitOutcome, RecordHandle, RecordSlots,
 };
 pub use self::rejection::{Dialect, Rejection, Responder};
+pub use self::request_id::RequestId;
 #[cfg(feature = "tokio")]
 pub use self::runtime::TokioRuntime;
 pub use self::runtime::{Runtime, Task};

@@ -11,7 +11,7 @@ use std::{
 use http::Extensions;
 use smallvec::SmallVec;
 
-use crate::{error::StoreErrorKind, identity::Identity};
+use crate::{error::StoreErrorKind, identity::Identity, request_id::RequestId};
 
 /// A handle on the record of the request at hand.
 ///
@@ -32,6 +32,17 @@ pub struct RecordHandle {
 }
 
 impl RecordHandle {
+    /// Creates the handle on the record of a request of this name.
+    pub(crate) fn named(request_id: RequestId) -> Self {
+        let slots = RecordSlots {
+            request_id: Some(request_id),
+            ..RecordSlots::default()
+        };
+        Self {
+            slots: Arc::new(Mutex::new(slots)),
+        }
+    }
+
     /// Returns the handle in a request's extensions, if an access log put one there.
     pub fn of(extensions: &Extensions) -> Option<&Self> {
         extensions.get()
@@ -75,7 +86,18 @@ impl RecordHandle {
 
     /// Takes what has been written: the record is about to be emitted.
     pub(crate) fn take(&self) -> RecordSlots {
-        mem::take(&mut *self.lock())
+        let mut slots = self.lock();
+        let request_id = slots.request_id.clone();
+        let emptied = RecordSlots {
+            request_id,
+            ..RecordSlots::default()
+        };
+        mem::replace(&mut *slots, emptied)
+    }
+
+    /// Returns the request's name, if an access log gave it one: to hand it on, or to show it.
+    pub fn request_id(&self) -> Option<RequestId> {
+        self.lock().request_id.clone()
     }
 
     /// Reads what has been written so far.
@@ -98,6 +120,7 @@ impl fmt::Debug for RecordHandle {
 /// What the layers and the handler have written of one request.
 #[derive(Debug, Default)]
 pub struct RecordSlots {
+    request_id: Option<RequestId>,
     auth: Option<AuthOutcome>,
     rate_limits: SmallVec<[RateLimitOutcome; 2]>,
     cache: Option<CacheOutcome>,

@@ -4,6 +4,7 @@ use std::fmt;
 
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
+
 use siphasher::sip128::SipHasher13;
 
 use crate::error::ConfigError;
@@ -66,7 +67,7 @@ impl StoreKeys {
         // A space has a key of its own, made of the store's and the space's name.
         let space_key = |use_of: &[u8]| {
             let mut writer = ShortKeyWriter::new(self.short);
-            sip(&writer.field(name.as_bytes()).field(use_of).finish().0)
+            SipHasher13::new_with_key(&writer.field(name.as_bytes()).field(use_of).finish().0)
         };
         let mut long = LongKeyWriter(self.long.clone());
         long.field(name.as_bytes());
@@ -80,7 +81,7 @@ impl StoreKeys {
     fn derive(secret: &[u8]) -> Self {
         let short = derive(secret, b"portcullis-v1 short store key");
         Self {
-            short: sip(short.first_chunk().expect("a digest has 32 bytes")),
+            short: SipHasher13::new_with_key(short.first_chunk().expect("a digest has 32 bytes")),
             long: keyed(&derive(secret, b"portcullis-v1 long store key")),
         }
     }
@@ -103,6 +104,7 @@ pub struct KeySpace {
 
 impl KeySpace {
     /// Begins a key of 128 bits (SipHash-1-3): for what is counted.
+    #[inline]
     pub fn short(&self) -> ShortKeyWriter {
         ShortKeyWriter::new(self.short)
     }
@@ -287,10 +289,6 @@ fn derive(secret: &[u8], purpose: &[u8]) -> [u8; 32] {
 
 fn keyed(secret: &[u8]) -> Hmac<Sha256> {
     Hmac::new_from_slice(secret).expect("HMAC takes a key of any length")
-}
-
-fn sip(key: &[u8; 16]) -> SipHasher13 {
-    SipHasher13::new_with_key(key)
 }
 
 fn hex(bytes: &[u8], f: &mut fmt::Formatter<'_>) -> fmt::Result {

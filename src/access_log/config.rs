@@ -1,6 +1,6 @@
 //! Everything that the layer was told, once.
 
-use std::sync::Arc;
+use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
 use http::request::Parts;
 
@@ -25,6 +25,9 @@ pub(super) struct Config {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) level: Option<Arc<LevelFn>>,
     pub(super) min_level: Level,
+    pub(super) slow_after: Option<Duration>,
+    pub(super) one_in: NonZeroU32,
+    pub(super) fold_window: Option<Duration>,
     pub(super) skip: Vec<Arc<SkipFn>>,
     pub(super) redaction: Redaction,
     pub(super) client_addr: ClientAddrResolver,
@@ -49,6 +52,9 @@ impl Default for Config {
             clock: Arc::new(SystemClock::new()),
             level: None,
             min_level: Level::Debug,
+            slow_after: None,
+            one_in: NonZeroU32::MIN,
+            fold_window: None,
             skip: Vec::new(),
             redaction: Redaction::default(),
             client_addr: ClientAddrResolver::default(),

@@ -5,11 +5,13 @@ use std::{borrow::Cow, cell::RefCell, io::Write, net::IpAddr, time::Duration};
 use http::{HeaderName, Method, Version, header::USER_AGENT};
 
 use super::{
+    level::Level,
     record::Record,
     redact::{SHORT_BYTES_MAX, TEXT_BYTES_MAX, capped},
-    schema::{EVENT_NAME, Field, Names, SCHEMA_VERSION},
+    schema::{EVENT_NAME, Field, LOSS_EVENT_NAME, Names, SCHEMA_VERSION},
 };
 use crate::{
+    audit::AuditEvent,
     json,
     record::{AuthOutcome, FieldValue},
     time::Timestamp,
@@ -60,6 +62,55 @@ impl Record<'_> {
     }
 }
 
+/// Returns a line, without its line feed, that tells of records that were lost.
+pub(super) fn loss(names: Names, at: Timestamp, reason: &str, lost: u64) -> Vec<u8> {
+    event(names, at, Level::Warn, LOSS_EVENT_NAME, |object| {
+        object.text(Field::ErrorType, reason);
+        object.int(Field::Lost, lost);
+    })
+}
+
+/// Returns the line of an audit event, without its line feed.
+pub(super) fn audit(names: Names, at: Timestamp, audited: &AuditEvent) -> Vec<u8> {
+    let level = audit_level(audited);
+    event(names, at, level, audited.name(), |object| {
+        object.audit(audited)
+    })
+}
+
+fn audit_level(event: &AuditEvent) -> Level {
+    match event {
+        AuditEvent::KeyCreated { .. }
+        | AuditEvent::KeyRotated { .. }
+        | AuditEvent::KeyRevoked { .. }
+        | AuditEvent::LimitExceededInShadow { .. }
+        | AuditEvent::StoreUp { .. } => Level::Info,
+        AuditEvent::AuthDenied { .. }
+        | AuditEvent::BanRaised { .. }
+        | AuditEvent::ConfigWarning { .. } => Level::Warn,
+        AuditEvent::StoreDown { .. } => Level::Error,
+    }
+}
+
+/// Returns the line of an event that is no request.
+fn event(
+    names: Names,
+    at: Timestamp,
+    level: Level,
+    name: &'static str,
+    rest: impl FnOnce(&mut Object<'_>),
+) -> Vec<u8> {
+    let mut out = vec![b'{'];
+    let mut object = Object {
+        out: &mut out,
+        names,
+    };
+    object.preamble(at, level, name);
+    rest(&mut object);
+    out.push(b'}');
+    out
+}
+
 /// Appends a record as a JSON object.
 fn push_object(out: &mut Vec<u8>, record: &Record<'_>, names: Names) {
     out.push(b'{');
@@ -80,17 +131,69 @@ struct Object<'a> {
 
 impl Object<'_> {
     fn head(&mut self, record: &Record<'_>) {
-        self.name(Field::Timestamp);
-        push_rfc3339(self.out, record.arrived_at());
-        self.text(Field::SeverityText, record.level().as_str());
-        self.int(Field::SeverityNumber, record.level().severity_number());
-        self.text(Field::EventName, EVENT_NAME);
-        self.int(Field::SchemaVersion, SCHEMA_VERSION);
+        self.preamble(record.arrived_at(), record.level(), EVENT_NAME);
         self.text(Field::RequestId, record.request_id().as_str());
         if let Some(trace) = record.trace() {
             self.text(Field::TraceId, trace.trace_id());
             self.text(Field::SpanId, trace.span_id());
             self.text(Field::TraceFlags, trace.flags());
+        }
+    }
+
+    /// Writes what every line begins with.
+    fn preamble(&mut self, at: Timestamp, level: Level, name: &'static str) {
+        self.name(Field::Timestamp);
+        push_rfc3339(self.out, at);
+        self.word(Field::SeverityText, level.as_str());
+        self.int(Field::SeverityNumber, level.severity_number());
+        self.word(Field::EventName, name);
+        self.int(Field::SchemaVersion, SCHEMA_VERSION);
+    }
+
+    fn audit(&mut self, event: &AuditEvent) {
+        match event {
+            AuditEvent::KeyCreated { key_id, by } | AuditEvent::KeyRevoked { key_id, by } => {
+                self.short_text(Field::AuthKeyId, Some(key_id));
+                self.short_text(Field::AuditBy, by.as_deref());
+            }
+            AuditEvent::KeyRotated {
+                key_id,
+                successor,
+                by,
+            } => {
+                self.short_text(Field::AuthKeyId, Some(key_id));
+                self.short_text(Field::AuditSuccessor, Some(successor));
+                self.short_text(Field::AuditBy, by.as_deref());
+            }
+            AuditEvent::AuthDenied {
+                reason,
+                key_id,
+                client,
+                request_id,
+            } => {
+                self.short_text(Field::RequestId, Some(request_id));
+                if let Some(client) = client {
+                    self.addr(Field::ClientAddress, *client);
+                }
+                self.word(Field::AuthReason, reason.as_str());
+                self.short_text(Field::AuthKeyId, key_id.as_deref());
+            }
+            AuditEvent::BanRaised { subject, policy } => {
+                self.short_text(Field::AuditSubject, Some(subject));
+                self.short_text(Field::RateLimitPolicy, Some(policy));
+            }
+            AuditEvent::LimitExceededInShadow { policy, key_id } => {
+                self.short_text(Field::RateLimitPolicy, Some(policy));
+                self.short_text(Field::AuthKeyId, key_id.as_deref());
+            }
+            AuditEvent::StoreDown { store, kind } => {
+                self.short_text(Field::AuditStore, Some(store));
+                self.text(Field::AuditMessage, &kind.to_string());
+            }
+            AuditEvent::StoreUp { store } => self.short_text(Field::AuditStore, Some(store)),
+            AuditEvent::ConfigWarning { message } => {
+                self.text(Field::AuditMessage, &capped(message, TEXT_BYTES_MAX));
+            }
         }
     }
 
@@ -128,11 +231,20 @@ impl Object<'_> {
         if let Some(status) = record.status() {
             self.int(Field::Status, status.as_u16());
         }
-        self.text(Field::Outcome, record.outcome().as_str());
+        self.word(Field::Outcome, record.outcome().as_str());
         self.some_text(Field::ErrorType, record.error_type());
         self.duration(record.duration());
         if let Some(time) = record.time_to_head() {
             self.secs(Field::TimeToHead, time);
+        }
+        if record.is_slow() {
+            self.bool(Field::Slow, true);
+        }
+        if record.sample_rate() > 1 {
+            self.int(Field::SampleRate, record.sample_rate());
+        }
+        if record.repeat_count() > 1 {
+            self.int(Field::RepeatCount, record.repeat_count());
         }
         if let Some(bytes) = record.request_bytes() {
             self.int(Field::RequestBytes, bytes);
@@ -149,7 +261,7 @@ impl Object<'_> {
             self.auth(auth);
         }
         if let Some((decision, policy)) = record.rate_limit() {
-            self.text(Field::RateLimitOutcome, decision.as_str());
+            self.word(Field::RateLimitOutcome, decision.as_str());
             if let Some(policy) = policy {
                 self.short_text(Field::RateLimitPolicy, Some(&policy.policy));
                 self.int(Field::RateLimitLimit, policy.limit);
@@ -160,7 +272,7 @@ impl Object<'_> {
             }
         }
         if let Some(cache) = record.cache() {
-            self.text(Field::CacheOutcome, cache.source.as_str());
+            self.word(Field::CacheOutcome, cache.source.as_str());
             self.some_text(Field::CacheDetail, cache.detail);
             if let Some(ttl) = cache.ttl_secs {
                 self.int(Field::CacheTtl, ttl);
@@ -171,7 +283,7 @@ impl Object<'_> {
     }
 
     fn auth(&mut self, auth: &AuthOutcome) {
-        self.text(Field::AuthOutcome, auth.as_str());
+        self.word(Field::AuthOutcome, auth.as_str());
         self.some_text(Field::AuthReason, auth_reason(Some(auth)));
         self.short_text(Field::AuthKeyId, auth_key_id(Some(auth)));
         if let AuthOutcome::Allowed(identity) = auth {
@@ -208,9 +320,17 @@ impl Object<'_> {
     }
 
     fn query(&mut self, record: &Record<'_>) {
-        let mut query = String::new();
-        if record.push_query(&mut query) {
-            self.text(Field::Query, &query);
+        let mut begun = false;
+        record.with_query(|piece| {
+            if !begun {
+                self.name(Field::Query);
+                self.out.push(b'"');
+                begun = true;
+            }
+            json::push_escaped(self.out, piece);
+        });
+        if begun {
+            self.out.push(b'"');
         }
     }
 
@@ -260,7 +380,9 @@ impl Object<'_> {
     /// An address needs no escape.
     fn addr(&mut self, field: Field, addr: IpAddr) {
         self.name(field);
-        write!(self.out, "\"{addr}\"").expect("a vector takes all that is written");
+        self.out.push(b'"');
+        push_addr(self.out, addr);
+        self.out.push(b'"');
     }
 
     fn short_text(&mut self, field: Field, text: Option<&str>) {
@@ -285,10 +407,17 @@ impl Object<'_> {
 
     /// Our own names need no escape.
     fn name(&mut self, field: Field) {
-        json::push_comma(self.out);
+        let member = self.names.member(field).as_bytes();
+        let first = self.out.last() == Some(&b'{');
+        self.out.extend_from_slice(&member[usize::from(first)..]);
+    }
+
+    /// Neither do our own words.
+    fn word(&mut self, field: Field, word: &'static str) {
+        self.name(field);
         self.out.push(b'"');
-        self.out.extend_from_slice(self.names.of(field).as_bytes());
-        self.out.extend_from_slice(b"\":");
+        self.out.extend_from_slice(word.as_bytes());
+        self.out.push(b'"');
     }
 }
 
@@ -338,6 +467,21 @@ pub(super) fn version(version: Version) -> Option<&'static str> {
         Version::HTTP_2 => Some("2"),
         Version::HTTP_3 => Some("3"),
         _ => None,
+    }
+}
+
+/// Appends an address; one of IPv4 without the detour of formatting.
+fn push_addr(out: &mut Vec<u8>, addr: IpAddr) {
+    match addr {
+        IpAddr::V4(addr) => {
+            let [first, rest @ ..] = addr.octets();
+            push_int(out, first);
+            for octet in rest {
+                out.push(b'.');
+                push_int(out, octet);
+            }
+        }
+        IpAddr::V6(addr) => write!(out, "{addr}").expect("a vector takes all that is written"),
     }
 }
 

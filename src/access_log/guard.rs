@@ -1,10 +1,6 @@
 //! The record in the making: it is emitted when this is dropped, however that comes about.
 
-use std::{
-    net::SocketAddr,
-    panic::{AssertUnwindSafe, catch_unwind},
-    sync::Arc,
-};
+use std::{net::SocketAddr, sync::Arc};
 
 use http::{
     HeaderMap, HeaderName, Method, Request, Response, StatusCode, header::CONTENT_LENGTH,
@@ -14,17 +10,14 @@ use http_body::Body;
 
 use super::{
     config::Config,
-    record::{Arrival, Client, Departure, Outcome, Record},
+    emit::{Emitter, Ended},
+    record::{Arrival, Client, Departure, Outcome},
     redact::Headers,
-    request_id::RequestId,
+    request_id,
     stats::Active,
     trace_context::TraceContext,
 };
-use crate::{
-    client_addr, framework,
-    record::{RecordHandle, RecordSlots},
-    time::Timestamp,
-};
+use crate::{client_addr, framework, record::RecordHandle, request_id::RequestId, time::Timestamp};
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
@@ -35,9 +28,9 @@ const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 /// request's end says which it is; if nobody does before the drop, the drop itself is the end.
 /// While code of the user's runs, `polling` is set: a drop that finds it set comes from unwinding.
 pub(super) struct Guard {
-    config: Arc<Config>,
+    emitter: Arc<Emitter>,
     handle: RecordHandle,
-    arrival: Arrival,
+    arrival: Option<Arrival>,
     started: Timestamp,
     polling: bool,
     head: Option<Head>,
@@ -61,16 +54,24 @@ struct End {
 }
 
 impl Guard {
-    /// Begins the record of a request, unless it is to be skipped; the request's extensions then
+    /// Begins the record of a request, unless it is to be skipped or no sink would take it; the request's extensions then
     /// hold the record's handle.
-    pub(super) fn open<B>(config: &Arc<Config>, request: Request<B>) -> (Option<Self>, Request<B>) {
+    pub(super) fn open<B>(
+        emitter: &Arc<Emitter>,
+        request: Request<B>,
+    ) -> (Option<Self>, Request<B>) {
+        if !emitter.is_wanted() {
+            return (None, request);
+        }
+        let config = &emitter.config;
         let (mut parts, body) = request.into_parts();
         if config.skips(&parts) {
             return (None, Request::from_parts(parts, body));
         }
-        let handle = RecordHandle::default();
+        let arrival = arrival(config, &parts);
+        let handle = RecordHandle::named(arrival.request_id.clone());
         let guard = Self {
-            arrival: arrival(config, &parts),
+            arrival: Some(arrival),
             handle: handle.clone(),
             started: config.clock.now(),
             polling: false,
@@ -78,7 +79,7 @@ impl Guard {
             response_bytes: 0,
             end: None,
             _active: config.stats.enter(),
-            config: Arc::clone(config),
+            emitter: Arc::clone(emitter),
         };
         parts.extensions.insert(handle);
         (Some(guard), Request::from_parts(parts, body))
@@ -96,16 +97,17 @@ impl Guard {
 
     /// Notes the response's head; returns nothing if the response ends with it.
     pub(super) fn head<B: Body>(mut self, response: &mut Response<B>) -> Option<Self> {
-        let at = self.config.clock.now();
+        let at = self.emitter.config.clock.now();
         let headers = response.headers();
+        let arrival = self.arrival.as_ref()?;
         self.head = Some(Head {
             status: response.status(),
-            headers: self.config.redaction.response_headers(headers),
+            headers: self.emitter.config.redaction.response_headers(headers),
             at,
-            bytes_expected: bytes_expected(&self.arrival.method, response),
+            bytes_expected: bytes_expected(&arrival.method, response),
         });
-        if self.config.echo_request_id {
-            let name = self.arrival.request_id.header_value();
+        if self.emitter.config.echo_request_id {
+            let name = arrival.request_id.header_value();
             response.headers_mut().insert(X_REQUEST_ID, name);
         }
         if response.body().is_end_stream() {
@@ -125,7 +127,7 @@ impl Guard {
 
     /// Ends the record.
     pub(super) fn finish(mut self, outcome: Outcome) {
-        let at = self.config.clock.now();
+        let at = self.emitter.config.clock.now();
         self.end = Some(End { outcome, at });
     }
 
@@ -140,51 +142,39 @@ impl Guard {
         }
     }
 
-    fn departure(&mut self) -> Departure {
+    /// Returns how the request ended, and when.
+    fn departure(&mut self) -> (Departure, Timestamp) {
         let end = self.end.take().unwrap_or_else(|| End {
             outcome: self.outcome_of_drop(),
-            at: self.config.clock.now(),
+            at: self.emitter.config.clock.now(),
         });
         let head = self.head.take();
-        Departure {
+        let departure = Departure {
             outcome: end.outcome,
             status: head.as_ref().map(|head| head.status),
             time_to_head: head.as_ref().map(|head| head.at - self.started),
             headers: head.map(|head| head.headers).unwrap_or_default(),
             duration: end.at - self.started,
             response_bytes: self.response_bytes,
-        }
+        };
+        (departure, end.at)
     }
 }
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        let departure = self.departure();
-        let slots = self.handle.take();
-        let emit = || emit(&self.config, &self.arrival, &departure, &slots);
-        // A sink of the user's that panics while the request's own panic unwinds would end the
-        // process.
-        match catch_unwind(AssertUnwindSafe(emit)) {
-            Ok(()) => {}
-            Err(_) => self.config.stats.count_failed(),
-        }
+        // Nothing takes the arrival away but this.
+        let Some(arrival) = self.arrival.take() else {
+            return;
+        };
+        let (departure, at) = self.departure();
+        let ended = Ended {
+            arrival,
+            departure,
+            slots: self.handle.take(),
+        };
+        self.emitter.emit(ended, at);
     }
-}
-
-fn emit(config: &Config, arrival: &Arrival, departure: &Departure, slots: &RecordSlots) {
-    let mut record = Record::new(arrival, departure, slots, &config.redaction);
-    if let Some(level) = &config.level {
-        record.level = level(&record);
-    }
-    if record.level < config.min_level {
-        return;
-    }
-    for sink in &config.sinks {
-        if sink.takes(record.level) {
-            sink.write(&record);
-        }
-    }
-    config.stats.count_emitted();
 }
 
 fn arrival(config: &Config, parts: &Parts) -> Arrival {
@@ -192,7 +182,7 @@ fn arrival(config: &Config, parts: &Parts) -> Arrival {
     let peer = client_addr::peer_addr(&parts.extensions);
     Arrival {
         at,
-        request_id: request_id(config, parts, peer, at),
+        request_id: name(config, parts, peer, at),
         trace: trace(config, parts, peer),
         client: peer.and_then(|peer| client(config, parts, peer)),
         method: parts.method.clone(),
@@ -204,16 +194,11 @@ fn arrival(config: &Config, parts: &Parts) -> Arrival {
     }
 }
 
-fn request_id(
-    config: &Config,
-    parts: &Parts,
-    peer: Option<SocketAddr>,
-    at: Timestamp,
-) -> RequestId {
+fn name(config: &Config, parts: &Parts, peer: Option<SocketAddr>, at: Timestamp) -> RequestId {
     let sent = parts.headers.get(X_REQUEST_ID);
     sent.filter(|_| config.trust_request_id.believes(peer.map(|peer| peer.ip())))
         .and_then(RequestId::accept)
-        .unwrap_or_else(|| RequestId::generate(at))
+        .unwrap_or_else(|| request_id::generate(at))
 }
 
 fn trace(config: &Config, parts: &Parts, peer: Option<SocketAddr>) -> Option<TraceContext> {

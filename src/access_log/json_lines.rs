@@ -9,7 +9,8 @@ use std::{
     },
 };
 
-use super::{record::Record, schema::Names, sink::Sink};
+use super::{encode, record::Record, schema::Names, sink::Sink};
+use crate::time::Timestamp;
 
 /// Writes each record as one line of JSON, by one call of the writer.
 ///
@@ -65,12 +66,14 @@ impl<W: Write + Send + 'static> JsonLines<W> {
         self.lost.load(Ordering::Relaxed)
     }
 
-    fn write_line(&self, line: &[u8]) -> io::Result<()> {
+    fn write_line(&self, line: &[u8], at: Timestamp) -> io::Result<()> {
         // A line is whole or it is an error: what a panicking writer left behind is its own affair.
         let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         let lost = self.lost();
         if lost > 0 {
-            writer.write_all(loss_line(lost).as_bytes())?;
+            let mut loss = encode::loss(self.names, at, "sink_failed", lost);
+            loss.push(b'\n');
+            writer.write_all(&loss)?;
             self.lost.fetch_sub(lost, Ordering::Relaxed);
         }
         writer.write_all(line)
@@ -79,10 +82,9 @@ impl<W: Write + Send + 'static> JsonLines<W> {
 
 impl<W: Write + Send + 'static> Sink for JsonLines<W> {
     fn write(&self, record: &Record<'_>) {
-        if record
-            .with_json_line(self.names, |line| self.write_line(line))
-            .is_err()
-        {
+        let at = record.arrived_at();
+        let written = record.with_json_line(self.names, |line| self.write_line(line, at));
+        if written.is_err() {
             self.lost.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -95,11 +97,4 @@ impl<W> fmt::Debug for JsonLines<W> {
             .field("lost", &self.lost)
             .finish_non_exhaustive()
     }
-}
-
-/// Returns the line that tells of lost ones.
-fn loss_line(lost: u64) -> String {
-    format!(
-        "{{\"event.name\":\"portcullis.log.lost\",\"portcullis.log.lost\":{lost},\"error.type\":\"sink_failed\"}}\n"
-    )
 }

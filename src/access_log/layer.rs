@@ -3,15 +3,18 @@
 use std::{
     fmt,
     io::{self, Write},
+    num::NonZeroU32,
     sync::Arc,
+    time::Duration,
 };
 
 use http::{HeaderName, request::Parts};
 use tower_layer::Layer;
 
 use super::{
-    config::Config, json_lines::JsonLines, level::Level, recent::RecentRecords, record::Record,
-    redact::SecretPath, service::AccessLog, sink::Sink, stats::LogStats, trust::Trust,
+    config::Config, emit::Emitter, json_lines::JsonLines, level::Level, recent::RecentRecords,
+    record::Record, redact::SecretPath, service::AccessLog, sink::Sink, stats::LogStats,
+    trust::Trust,
 };
 use crate::{client_addr::ClientAddrResolver, error::ConfigError, time::Clock};
 
@@ -20,7 +23,7 @@ use crate::{client_addr::ClientAddrResolver, error::ConfigError, time::Clock};
 /// It belongs outside of all layers whose answers are to be recorded, and is cheap to clone.
 #[derive(Clone)]
 pub struct AccessLogLayer {
-    config: Arc<Config>,
+    emitter: Arc<Emitter>,
 }
 
 impl AccessLogLayer {
@@ -78,17 +81,18 @@ impl AccessLogLayer {
         AccessLogBuilder {
             config: Config::default(),
             secret_paths: Vec::new(),
+            one_in: 1,
         }
     }
 
     /// Returns the counts of requests under way and of records.
     pub fn stats(&self) -> LogStats {
-        self.config.stats.clone()
+        self.emitter.config.stats.clone()
     }
 
     fn assemble(config: Config) -> Self {
         Self {
-            config: Arc::new(config),
+            emitter: Arc::new(Emitter::new(config)),
         }
     }
 }
@@ -97,14 +101,14 @@ impl<S> Layer<S> for AccessLogLayer {
     type Service = AccessLog<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        AccessLog::new(inner, Arc::clone(&self.config))
+        AccessLog::new(inner, Arc::clone(&self.emitter))
     }
 }
 
 impl fmt::Debug for AccessLogLayer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("AccessLogLayer")
-            .field("sinks", &self.config.sinks)
+            .field("sinks", &self.emitter.config.sinks)
             .finish_non_exhaustive()
     }
 }
@@ -129,6 +133,7 @@ impl fmt::Debug for AccessLogLayer {
 pub struct AccessLogBuilder {
     config: Config,
     secret_paths: Vec<String>,
+    one_in: u32,
 }
 
 impl AccessLogBuilder {
@@ -157,6 +162,33 @@ impl AccessLogBuilder {
     /// Emits only records that matter at least this much. All by default.
     pub fn min_level(mut self, level: Level) -> Self {
         self.config.min_level = level;
+        self
+    }
+
+    /// Marks requests that take this long as slow. None are by default.
+    pub fn slow_after(mut self, slow: Duration) -> Self {
+        self.config.slow_after = Some(slow);
+        self
+    }
+
+    /// Keeps the records of one in so many requests that are like most. All by default.
+    ///
+    /// A request that failed, was dropped, denied or slow, or whose level is a warning or more, is
+    /// always kept. Which of the others are is a digest of the request's name, the same in each
+    /// process, and `portcullis.sample_rate` says for how many a record stands.
+    pub fn sample_one_in(mut self, requests: u32) -> Self {
+        self.one_in = requests;
+        self
+    }
+
+    /// Folds denials that repeat one another within this time: the same caller or client, route
+    /// and reason. None are by default.
+    ///
+    /// The first denial is recorded at once. The last of the others stands for all of them, with
+    /// `portcullis.repeat_count`; it is recorded with the first request that ends after the window,
+    /// or when the layer and all its services are gone.
+    pub fn fold_denials(mut self, window: Duration) -> Self {
+        self.config.fold_window = Some(window);
         self
     }
 
@@ -243,8 +275,13 @@ impl AccessLogBuilder {
     ///
     /// # Errors
     ///
-    /// If a header that bears credentials is to be written down, or a secret path names no secret.
+    /// If a header that bears credentials is to be written down, a secret path names no secret, or
+    /// one in zero requests is to be kept.
     pub fn build(mut self) -> Result<AccessLogLayer, ConfigError> {
+        self.config.one_in = NonZeroU32::new(self.one_in).ok_or_else(|| {
+            ConfigError::new("sample_one_in", 0, "one in zero requests is not a share")
+                .fix("give 1 to keep all, or raise `min_level` to keep fewer")
+        })?;
         self.config.redaction.check()?;
         for pattern in &self.secret_paths {
             self.config

@@ -14,6 +14,9 @@ pub enum Level {
 }
 
 impl Level {
+    /// All levels, the one that matters most first.
+    pub(super) const ALL: [Self; 4] = [Self::Error, Self::Warn, Self::Info, Self::Debug];
+
     /// Returns the level's name, as `severity_text` has it.
     pub const fn as_str(self) -> &'static str {
         match self {

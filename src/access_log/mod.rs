@@ -6,7 +6,7 @@
 //! ```
 //! # use std::convert::Infallible;
 //! use http::{Request, Response, StatusCode};
-//! use portcullis::{RecordHandle, access_log::AccessLogLayer};
+//! use portcullis::access_log::{AccessLogLayer, RequestLog};
 //! use tower::{ServiceBuilder, ServiceExt, service_fn};
 //!
 //! # #[tokio::main(flavor = "current_thread")]
@@ -16,9 +16,7 @@
 //! let app = ServiceBuilder::new()
 //!     .layer(layer)
 //!     .service(service_fn(async |request: Request<String>| {
-//!         if let Some(record) = RecordHandle::of(request.extensions()) {
-//!             record.set_field("order.id", 42_i64);
-//!         }
+//!         RequestLog::of(request.extensions()).set("order.id", 42_i64);
 //!         Ok::<_, Infallible>(Response::new(String::new()))
 //!     }));
 //!
@@ -57,21 +55,39 @@
 //! # Bodies
 //!
 //! The response's bytes are counted as the server takes them. A request's body keeps its type, so
-//! that any inner service can take it, and its length is written as the request declares it.
+//! that any inner service can take it, and its length is written as the request declares it; a
+//! [`CountRequestBodyLayer`] next to the handler counts what is really read.
+//!
+//! # Routes
+//!
+//! `http.route` is the route's template, `/users/{id}`, and absent where none matched: never the
+//! path. Applied by axum's `Router::layer` (feature `axum`) the access log finds it; standing
+//! outside of the router it needs a [`RecordRouteLayer`] inside, or a handler that asks for its
+//! [`RequestLog`].
 
+#[cfg(feature = "axum")]
+mod axum;
+mod backlog;
 mod body;
 mod config;
+mod emit;
 mod encode;
+mod fold;
 mod future;
 mod guard;
+mod inside;
 mod json_lines;
 mod layer;
 mod level;
+mod pretty;
+mod queue;
 mod recent;
 mod record;
 mod redact;
 mod request_id;
+mod request_log;
 mod ring;
+mod sample;
 mod schema;
 mod service;
 mod sink;
@@ -82,14 +98,20 @@ mod trace_context;
 mod tracing_sink;
 mod trust;
 
+pub use self::backlog::Losses;
 pub use self::body::AccessLogBody;
 pub use self::future::ResponseFuture;
+pub use self::inside::{
+    CountRequestBody, CountRequestBodyLayer, CountedBody, RecordRoute, RecordRouteLayer,
+};
 pub use self::json_lines::JsonLines;
 pub use self::layer::{AccessLogBuilder, AccessLogLayer};
 pub use self::level::Level;
+pub use self::pretty::PrettyLines;
+pub use self::queue::{LogQueue, LogQueueBuilder};
 pub use self::recent::RecentRecords;
 pub use self::record::{Outcome, Record};
-pub use self::request_id::RequestId;
+pub use self::request_log::RequestLog;
 pub(crate) use self::ring::Ring;
 pub use self::schema::{Names, SCHEMA_VERSION};
 pub use self::service::AccessLog;

@@ -12,7 +12,6 @@ use http::{HeaderName, Method, StatusCode, Uri, Version};
 use super::{
     level::Level,
     redact::{self, Headers, Redaction},
-    request_id::RequestId,
     trace_context::TraceContext,
 };
 use crate::{
@@ -20,6 +19,7 @@ use crate::{
     record::{
         AuthOutcome, CacheOutcome, PolicyOutcome, RateLimitDecision, RateLimitOutcome, RecordSlots,
     },
+    request_id::RequestId,
     time::Timestamp,
 };
 
@@ -33,6 +33,9 @@ pub struct Record<'a> {
     pub(super) slots: &'a RecordSlots,
     pub(super) redaction: &'a Redaction,
     pub(super) level: Level,
+    pub(super) is_slow: bool,
+    pub(super) sample_rate: u32,
+    pub(super) repeat_count: u64,
 }
 
 /// What was known when the request arrived. Not redacted: it does not leave the slice.
@@ -64,26 +67,6 @@ pub(super) struct Departure {
     pub(super) time_to_head: Option<Duration>,
     pub(super) duration: Duration,
     pub(super) response_bytes: u64,
-}
-
-impl<'a> Record<'a> {
-    /// Creates a record that matters as much as it does by default.
-    pub(super) fn new(
-        arrival: &'a Arrival,
-        departure: &'a Departure,
-        slots: &'a RecordSlots,
-        redaction: &'a Redaction,
-    ) -> Self {
-        let mut record = Self {
-            arrival,
-            departure,
-            slots,
-            redaction,
-            level: Level::Info,
-        };
-        record.level = record.default_level();
-        record
-    }
 }
 
 impl Record<'_> {
@@ -156,12 +139,18 @@ impl Record<'_> {
         self.redaction.path(self.arrival.uri.path())
     }
 
-    /// Appends the query without its values, but for those that are allowed; returns whether there
-    /// was one.
-    pub fn push_query(&self, out: &mut String) -> bool {
+    /// Returns the query without its values, but for those that are allowed, of bounded length.
+    pub fn query(&self) -> Option<String> {
+        let mut shown = String::new();
+        self.with_query(|piece| shown.push_str(piece))
+            .then_some(shown)
+    }
+
+    /// Shows the query piece by piece, and returns whether there is one.
+    pub(super) fn with_query(&self, show: impl FnMut(&str)) -> bool {
         match self.arrival.uri.query() {
             Some(query) => {
-                self.redaction.push_query(out, query);
+                self.redaction.query(query, show);
                 true
             }
             None => false,
@@ -214,6 +203,22 @@ impl Record<'_> {
     /// Returns the time from the request's arrival to the response's head, if there was one.
     pub fn time_to_head(&self) -> Option<Duration> {
         self.departure.time_to_head
+    }
+
+    /// Returns whether the request took as long as what counts as slow.
+    pub fn is_slow(&self) -> bool {
+        self.is_slow
+    }
+
+    /// Returns for how many requests this record stands because the others are not kept: 1 unless
+    /// records are sampled and this one is like most.
+    pub fn sample_rate(&self) -> u32 {
+        self.sample_rate
+    }
+
+    /// Returns for how many denials in a row this record stands: 1 unless denials are folded.
+    pub fn repeat_count(&self) -> u64 {
+        self.repeat_count
     }
 
     /// Returns how many bytes of the request's body were read, if that is known.

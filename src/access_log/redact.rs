@@ -13,7 +13,7 @@ use crate::error::ConfigError;
 pub(super) const REDACTED: &str = "REDACTED";
 
 /// What stands at the end of a text that was longer.
-const CUT: char = '…';
+const CUT: &str = "…";
 
 /// The longest text of a field.
 pub(super) const TEXT_BYTES_MAX: usize = 1_024;
@@ -94,35 +94,38 @@ impl Redaction {
         }
     }
 
-    /// Appends a query without its values, but for those of the parameters that are allowed.
+    /// Shows a query without its values, but for those of the parameters that are allowed, piece by
+    /// piece.
     ///
     /// A name is kept only where a value follows it: what stands alone may be a token, and one in
     /// Base64 ends with equals signs.
-    pub(super) fn push_query(&self, out: &mut String, query: &str) {
-        let start = out.len();
-        for parameter in query.split('&') {
-            if out.len() - start > TEXT_BYTES_MAX {
-                out.push(CUT);
+    pub(super) fn query(&self, query: &str, mut show: impl FnMut(&str)) {
+        let mut shown = 0;
+        let mut show = |piece: &str| {
+            shown += piece.len();
+            show(piece);
+            shown <= TEXT_BYTES_MAX
+        };
+        for (at, parameter) in query.split('&').enumerate() {
+            let room = at == 0 || show("&");
+            if !room || !self.parameter(parameter, &mut show) {
+                show(CUT);
                 return;
             }
-            if out.len() > start {
-                out.push('&');
-            }
-            self.push_parameter(out, parameter);
         }
     }
 
-    fn push_parameter(&self, out: &mut String, parameter: &str) {
+    /// Shows a parameter, and returns whether there is room for another.
+    fn parameter(&self, parameter: &str, mut show: impl FnMut(&str) -> bool) -> bool {
         let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
         if self.query.iter().any(|allowed| allowed == name) {
-            out.push_str(&capped(parameter, SHORT_BYTES_MAX));
-            return;
+            return show(&capped(parameter, SHORT_BYTES_MAX));
         }
         if !value.trim_start_matches('=').is_empty() && name.len() <= PARAMETER_BYTES_MAX {
-            out.push_str(name);
-            out.push('=');
+            show(name);
+            show("=");
         }
-        out.push_str(REDACTED);
+        show(REDACTED)
     }
 }
 
@@ -186,7 +189,7 @@ pub(super) fn capped(text: &str, bytes_max: usize) -> Cow<'_, str> {
     }
     let boundary = (0..=bytes_max).rev().find(|at| text.is_char_boundary(*at));
     let mut cut = text[..boundary.unwrap_or(0)].to_owned();
-    cut.push(CUT);
+    cut.push_str(CUT);
     Cow::Owned(cut)
 }
 
@@ -245,7 +248,7 @@ mod tests {
             ..Redaction::default()
         };
         let mut out = String::new();
-        redaction.push_query(&mut out, query);
+        redaction.query(query, |piece| out.push_str(piece));
         out
     }
 
@@ -351,7 +354,7 @@ mod tests {
         #[test]
         fn a_cut_text_is_a_bounded_beginning(text in any::<String>(), max in 0_usize..20) {
             let cut = capped(&text, max);
-            prop_assert!(cut.len() <= max + CUT.len_utf8());
+            prop_assert!(cut.len() <= max + CUT.len());
             prop_assert!(text.starts_with(cut.trim_end_matches(CUT)));
         }
 

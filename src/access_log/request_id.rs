@@ -1,79 +1,17 @@
-//! What a request is called: by a UUID of ours, or by a name that was sent with it.
+//! Makes up the names of requests.
 
-use std::fmt;
-
-use http::HeaderValue;
 use uuid::Builder;
 
-use crate::time::Timestamp;
+use crate::{request_id::RequestId, time::Timestamp};
 
-/// The longest name of a caller's that is taken over.
-const INBOUND_BYTES_MAX: usize = 128;
-
-const UUID_BYTES: usize = 36;
-
-/// The name of one request: in its record, and in the response's `x-request-id`.
-///
-/// A UUIDv7 unless a trusted caller sent a name: two of them sort as their requests arrived, to the
-/// millisecond. It is no secret, and can be guessed.
-#[derive(Clone)]
-pub struct RequestId(Kind);
-
-#[derive(Clone)]
-enum Kind {
-    Own([u8; UUID_BYTES]),
-    Inbound(HeaderValue),
-}
-
-impl RequestId {
-    /// Makes up the name of a request that arrived at this time of the calendar.
-    pub(super) fn generate(at: Timestamp) -> Self {
-        let random = fastrand::u128(..).to_le_bytes();
-        let bits: &[u8; 10] = random.first_chunk().expect("16 bytes hold 10");
-        let uuid = Builder::from_unix_timestamp_millis(at.as_millis(), bits).into_uuid();
-        let mut text = [0; UUID_BYTES];
-        uuid.hyphenated().encode_lower(&mut text);
-        Self(Kind::Own(text))
-    }
-
-    /// Takes over a name that was sent, if it is one: 1 to 128 of `A-Z a-z 0-9 . _ -`.
-    ///
-    /// What is not is left out of the record altogether: not even the refused value is written.
-    pub(super) fn accept(value: &HeaderValue) -> Option<Self> {
-        let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"._-".contains(byte);
-        let valid = (1..=INBOUND_BYTES_MAX).contains(&value.len())
-            && value.as_bytes().iter().all(plain)
-            && !value.is_sensitive();
-        valid.then(|| Self(Kind::Inbound(value.clone())))
-    }
-
-    /// Returns the name.
-    pub fn as_str(&self) -> &str {
-        match &self.0 {
-            Kind::Own(text) => str::from_utf8(text).expect("a UUID is ASCII"),
-            Kind::Inbound(value) => value.to_str().expect("an accepted name is ASCII"),
-        }
-    }
-
-    /// Returns the name as a header's value.
-    pub(super) fn header_value(&self) -> HeaderValue {
-        match &self.0 {
-            Kind::Own(text) => HeaderValue::from_bytes(text).expect("a UUID is a header value"),
-            Kind::Inbound(value) => value.clone(),
-        }
-    }
-}
-
-impl fmt::Debug for RequestId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "RequestId({self})")
-    }
-}
-
-impl fmt::Display for RequestId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
+/// Makes up the name of a request that arrived at this time of the calendar.
+pub(super) fn generate(at: Timestamp) -> RequestId {
+    let random = fastrand::u128(..).to_le_bytes();
+    let bits: &[u8; 10] = random.first_chunk().expect("16 bytes hold 10");
+    let uuid = Builder::from_unix_timestamp_millis(at.as_millis(), bits).into_uuid();
+    let mut text = [0; 36];
+    uuid.hyphenated().encode_lower(&mut text);
+    RequestId::own(text)
 }
 
 #[cfg(test)]
@@ -83,7 +21,7 @@ mod tests {
     #[test]
     fn a_made_up_name_is_a_uuid_of_version_7_that_tells_the_time() {
         let at = Timestamp::from_micros(1_767_225_600_123_456);
-        let id = RequestId::generate(at);
+        let id = generate(at);
         let uuid: uuid::Uuid = id.as_str().parse().unwrap();
         assert_eq!(uuid.get_version_num(), 7);
         assert_eq!(uuid.as_u128() >> 80, u128::from(at.as_millis()));
@@ -92,18 +30,8 @@ mod tests {
 
     #[test]
     fn two_requests_of_one_moment_have_two_names() {
-        let one = RequestId::generate(Timestamp::EPOCH);
-        let two = RequestId::generate(Timestamp::EPOCH);
+        let one = generate(Timestamp::EPOCH);
+        let two = generate(Timestamp::EPOCH);
         assert_ne!(one.as_str(), two.as_str());
-    }
-
-    #[test]
-    fn only_plain_names_of_bounded_length_are_accepted() {
-        let accept = |bytes: &[u8]| RequestId::accept(&HeaderValue::from_bytes(bytes).unwrap());
-        assert_eq!(accept(b"Az09._-").unwrap().as_str(), "Az09._-");
-        assert!(accept(&[b'a'; 128]).is_some());
-        for refused in [&b""[..], b"a b", b"a\"b", b"a/b", b"\xff", &[b'a'; 129]] {
-            assert!(accept(refused).is_none(), "{refused:?}");
-        }
     }
 }

@@ -8,6 +8,9 @@ pub const SCHEMA_VERSION: u32 = 1;
 /// What an access record is called among a log's events.
 pub(super) const EVENT_NAME: &str = "http.server.request";
 
+/// What the event is called that tells of lost records.
+pub(super) const LOSS_EVENT_NAME: &str = "portcullis.log.lost";
+
 /// By whose convention the fields are named.
 ///
 /// OpenTelemetry has no word for what this crate adds, so those fields stand under `portcullis.`
@@ -25,13 +28,20 @@ pub enum Names {
 }
 
 impl Names {
-    pub(super) const fn of(self, field: Field) -> &'static str {
-        let [otel, ecs, short] = field.names();
+    /// Returns a field's name as a member of a JSON object begins with it: `,"name":`.
+    pub(super) const fn member(self, field: Field) -> &'static str {
+        let [otel, ecs, short] = field.members();
         match self {
             Self::Otel => otel,
             Self::Ecs => ecs,
             Self::Short => short,
         }
+    }
+
+    /// Returns a field's name.
+    pub(super) fn of(self, field: Field) -> &'static str {
+        let member = self.member(field);
+        &member[2..member.len() - 2]
     }
 
     /// Returns whether a field of ours has this name.
@@ -52,9 +62,13 @@ macro_rules! fields {
             /// All fields.
             const ALL: &[Self] = &[$(Self::$field,)+];
 
-            const fn names(self) -> [&'static str; 3] {
+            const fn members(self) -> [&'static str; 3] {
                 match self {
-                    $(Self::$field => [$otel, $ecs, $short],)+
+                    $(Self::$field => [
+                        concat!(",\"", $otel, "\":"),
+                        concat!(",\"", $ecs, "\":"),
+                        concat!(",\"", $short, "\":"),
+                    ],)+
                 }
             }
         }
@@ -89,6 +103,9 @@ fields! {
     ErrorType: "error.type", "error.type", "error";
     Duration: "http.server.request.duration", "event.duration", "dur";
     TimeToHead: "portcullis.response.ttfb", "portcullis.response.ttfb", "ttfb";
+    Slow: "portcullis.slow", "portcullis.slow", "slow";
+    SampleRate: "portcullis.sample_rate", "portcullis.sample_rate", "sample_rate";
+    RepeatCount: "portcullis.repeat_count", "portcullis.repeat_count", "repeats";
     RequestBytes: "http.request.body.size", "http.request.body.bytes", "in";
     RequestBytesDeclared: "portcullis.request.body.declared", "portcullis.request.body.declared", "in_declared";
     ResponseBytes: "http.response.body.size", "http.response.body.bytes", "out";
@@ -106,6 +123,12 @@ fields! {
     CacheTtl: "portcullis.cache.ttl", "portcullis.cache.ttl", "cache_ttl";
     CacheStored: "portcullis.cache.stored", "portcullis.cache.stored", "cache_stored";
     CacheCollapsed: "portcullis.cache.collapsed", "portcullis.cache.collapsed", "cache_collapsed";
+    AuditBy: "portcullis.audit.by", "portcullis.audit.by", "by";
+    AuditSubject: "portcullis.audit.subject", "portcullis.audit.subject", "subject";
+    AuditSuccessor: "portcullis.audit.successor", "portcullis.audit.successor", "successor";
+    AuditStore: "portcullis.audit.store", "portcullis.audit.store", "store";
+    AuditMessage: "portcullis.audit.message", "message", "message";
+    Lost: "portcullis.log.lost", "portcullis.log.lost", "lost";
     FieldsLeftOut: "portcullis.fields_left_out", "portcullis.fields_left_out", "fields_left_out";
 }
 
@@ -127,7 +150,9 @@ mod tests {
     fn names_need_no_escape_in_json() {
         let plain = |byte: u8| byte.is_ascii_lowercase() || b"@._0123456789".contains(&byte);
         for field in Field::ALL {
-            assert!(field.names().iter().all(|name| name.bytes().all(plain)));
+            for names in [Names::Otel, Names::Ecs, Names::Short] {
+                assert!(names.of(*field).bytes().all(plain), "{field:?}");
+            }
         }
     }
 }

@@ -10,18 +10,18 @@ use http::{Request, Response};
 use http_body::Body;
 use tower::Service;
 
-use super::{body::AccessLogBody, config::Config, future::ResponseFuture, guard::Guard};
+use super::{body::AccessLogBody, emit::Emitter, future::ResponseFuture, guard::Guard};
 
 /// Keeps one record of each request; made by [`AccessLogLayer`](super::AccessLogLayer).
 #[derive(Clone)]
 pub struct AccessLog<S> {
     inner: S,
-    config: Arc<Config>,
+    emitter: Arc<Emitter>,
 }
 
 impl<S> AccessLog<S> {
-    pub(super) fn new(inner: S, config: Arc<Config>) -> Self {
-        Self { inner, config }
+    pub(super) fn new(inner: S, emitter: Arc<Emitter>) -> Self {
+        Self { inner, emitter }
     }
 }
 
@@ -39,7 +39,7 @@ where
     }
 
     fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
-        let (mut guard, request) = Guard::open(&self.config, request);
+        let (mut guard, request) = Guard::open(&self.emitter, request);
         guard.iter_mut().for_each(Guard::enter);
         let response = self.inner.call(request);
         guard.iter_mut().for_each(Guard::leave);

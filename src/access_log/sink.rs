@@ -33,6 +33,9 @@ pub trait Sink: fmt::Debug + Send + Sync + 'static {
     fn write(&self, record: &Record<'_>);
 
     /// Returns whether records of this level are taken at all.
+    ///
+    /// While no sink takes any, requests pass as if there were no access log: without a record, a
+    /// name, and a response's `x-request-id`.
     fn takes(&self, level: Level) -> bool {
         let _ = level;
         true

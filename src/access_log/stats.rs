@@ -16,6 +16,8 @@ struct Counts {
     active: AtomicU64,
     emitted: AtomicU64,
     failed: AtomicU64,
+    folded: AtomicU64,
+    sampled_out: AtomicU64,
 }
 
 impl LogStats {
@@ -33,6 +35,24 @@ impl LogStats {
     /// Returns how many records were lost because a sink, or a function of the user's, panicked.
     pub fn failed(&self) -> u64 {
         self.counts.failed.load(Ordering::Relaxed)
+    }
+
+    /// Returns how many denials were folded into the record of another.
+    pub fn folded(&self) -> u64 {
+        self.counts.folded.load(Ordering::Relaxed)
+    }
+
+    /// Returns how many records were left out because others stand for them.
+    pub fn sampled_out(&self) -> u64 {
+        self.counts.sampled_out.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn count_folded(&self) {
+        self.counts.folded.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn count_sampled_out(&self) {
+        self.counts.sampled_out.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(super) fn count_emitted(&self) {

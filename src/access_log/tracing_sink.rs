@@ -62,8 +62,8 @@ macro_rules! emit {
 
 impl Sink for TracingSink {
     fn write(&self, record: &Record<'_>) {
-        let mut query = String::new();
-        let query = record.push_query(&mut query).then_some(query.as_str());
+        let query = record.query();
+        let query = query.as_deref();
         let own = record.fields_json();
         let own = own.as_deref();
         match record.level() {

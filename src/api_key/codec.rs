@@ -3,7 +3,8 @@
 use std::{collections::BTreeMap, str};
 
 use super::{
-    digest::{DigestAlgorithm, KeyDigest},
+    constraints::Constraints,
+    digest::{DigestAlgorithm, KeyDigest, Seal},
     key::KeyId,
     record::{KeyRecord, KeyState, StateChange},
 };
@@ -23,6 +24,16 @@ impl KeyRecord {
     ///
     /// They hold no secret, but whoever can change them can change scopes.
     pub fn to_bytes(&self) -> Vec<u8> {
+        let mut out = Writer(self.body_bytes());
+        out.optional(self.seal.as_ref(), |out, seal| {
+            out.0.extend_from_slice(&seal.pepper_id.to_le_bytes());
+            out.0.extend_from_slice(seal.digest.as_bytes());
+        });
+        out.0
+    }
+
+    /// Returns all that a seal is for: everything but itself.
+    pub(super) fn body_bytes(&self) -> Vec<u8> {
         let mut out = Writer(Vec::with_capacity(256));
         out.byte(SCHEMA);
         out.text(self.id.as_str());
@@ -48,6 +59,7 @@ impl KeyRecord {
             out.text(name);
             out.text(value);
         });
+        out.constraints(&self.constraints);
         out.0
     }
 
@@ -125,6 +137,16 @@ impl Writer {
         }
     }
 
+    fn constraints(&mut self, constraints: &Constraints) {
+        self.list(constraints.networks.iter(), |out, network| {
+            out.text(&network.to_string());
+        });
+        self.list(constraints.methods.iter(), |out, method| {
+            out.text(method.as_str());
+        });
+        self.list(constraints.origins.iter(), |out, origin| out.text(origin));
+    }
+
     fn state(&mut self, state: &KeyState) {
         let (tag, change) = match state {
             KeyState::Active => return self.byte(0),
@@ -166,6 +188,8 @@ impl Reader<'_> {
             rotated_from: self.optional(Self::id)?,
             rotated_to: self.optional(Self::id)?,
             metadata: self.metadata()?,
+            constraints: self.constraints()?,
+            seal: self.optional(Self::seal)?,
         })
     }
 
@@ -241,6 +265,30 @@ impl Reader<'_> {
         Some(metadata)
     }
 
+    fn seal(&mut self) -> Option<Seal> {
+        Some(Seal {
+            pepper_id: u16::from_le_bytes(self.array()?),
+            digest: KeyDigest::from_bytes(self.array()?),
+        })
+    }
+
+    fn constraints(&mut self) -> Option<Constraints> {
+        Some(Constraints {
+            networks: self.list(|reader| reader.text()?.parse().ok())?,
+            methods: self.list(|reader| reader.text()?.parse().ok())?,
+            origins: self.list(Self::text)?,
+        })
+    }
+
+    fn list<T>(&mut self, mut read: impl FnMut(&mut Self) -> Option<T>) -> Option<Vec<T>> {
+        // Grown as it is read: a length that lies costs nothing.
+        let mut values = Vec::new();
+        for _ in 0..self.len()? {
+            values.push(read(self)?);
+        }
+        Some(values)
+    }
+
     fn state(&mut self) -> Option<KeyState> {
         let tag = self.byte()?;
         if tag == 0 {
@@ -275,7 +323,15 @@ mod tests {
         record.grace_until = Some(at);
         record.rotated_from = Some(record.id);
         record.rotated_to = Some(record.id);
+        record.seal = Some(Seal {
+            pepper_id: 3,
+            digest: KeyDigest::from_bytes([9; 32]),
+        });
         record.metadata.insert("a".to_owned(), "b".to_owned());
+        record.constraints = Constraints::new()
+            .networks(["10.0.0.0/8".parse().unwrap(), "::1".parse().unwrap()])
+            .methods([http::Method::GET])
+            .origins(["https://app.example"]);
         record.state = KeyState::Disabled(StateChange {
             at,
             by: Some("alice".to_owned()),
@@ -298,6 +354,7 @@ mod tests {
         let read = KeyRecord::from_bytes(&full().to_bytes()).unwrap();
         assert_eq!(read.state(), full().state());
         assert_eq!(read.metadata(), full().metadata());
+        assert_eq!(read.constraints(), full().constraints());
         assert_eq!(read.expires_at(), full().expires_at());
     }
 

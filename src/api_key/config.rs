@@ -9,30 +9,37 @@ use http::{
 
 use super::{
     extract::{self, KeySource},
+    failures::{Counted, Failures},
     key::ParsedKey,
     record::StoredKey,
     refusal::{Challenges, Denied},
     ring::KeyRing,
     scopes::Requirement,
+    verifier::Verifier,
     verify::verify,
 };
 use crate::{
     body::ResponseBody,
-    error::StoreError,
+    client_addr::ClientAddrResolver,
+    error::{StoreError, StoreErrorKind},
+    identity::Identity,
     record::{AuthDenial, AuthOutcome, RecordHandle},
     rejection::{Dialect, Responder},
 };
 
-#[derive(Debug)]
 pub(super) struct Config {
     pub(super) ring: KeyRing,
     pub(super) sources: Vec<KeySource>,
     pub(super) optional: bool,
     pub(super) keeps_credential: bool,
+    pub(super) allows_preflight: bool,
     pub(super) requirement: Requirement,
     pub(super) challenges: Challenges,
     pub(super) responder: Responder,
-    pub(super) vary: HeaderValue,
+    pub(super) vary: Option<HeaderValue>,
+    pub(super) failures: Option<Failures>,
+    pub(super) client_addr: ClientAddrResolver,
+    pub(super) verifiers: Vec<Arc<dyn Verifier>>,
 }
 
 /// What is to be said on the response of a request that was let through.
@@ -43,30 +50,122 @@ pub(super) struct Admission {
 }
 
 impl Config {
-    /// Decides on a key by what the store said of it.
-    pub(super) fn judge(
+    /// Decides on a key by what the store said of it, and counts it if it is wrong.
+    ///
+    /// `counted` is the failure that was counted before a server was asked: it is taken back where
+    /// there was none.
+    pub(super) fn settle<B>(
         &self,
+        request: &Request<B>,
+        presented: &ParsedKey<'_>,
+        counted: Option<Counted>,
+        answer: Result<Option<StoredKey>, StoreError>,
+    ) -> Result<Identity, Denied> {
+        let verdict = self.judge(request, presented, answer);
+        let is_wrong = matches!(&verdict, Err(denied) if denied.is_unknown());
+        match (&self.failures, counted) {
+            (Some(failures), Some(counted)) if !is_wrong => failures.take_back(counted),
+            (_, None) if is_wrong => self.count_wrong(request, presented.bytes)?,
+            (_, Some(_)) if is_wrong => self.remember_wrong(presented.bytes),
+            (Some(_) | None, Some(_) | None) => {}
+        }
+        verdict
+    }
+
+    /// Counts a wrong credential, or turns the client away because of those before. One that was
+    /// found wrong a moment ago is not counted again: a client that repeats one dead key has one
+    /// failure.
+    pub(super) fn count_wrong<B>(
+        &self,
+        request: &Request<B>,
+        presented: &[u8],
+    ) -> Result<(), Denied> {
+        let ring = &self.ring.shared;
+        let fingerprint = ring.peppers.fingerprint(presented);
+        if !ring.lookup.has_failed(&fingerprint) {
+            self.count_failure(request)?;
+            ring.lookup.remember_failure(fingerprint);
+        }
+        Ok(())
+    }
+
+    fn remember_wrong(&self, presented: &[u8]) {
+        let ring = &self.ring.shared;
+        let fingerprint = ring.peppers.fingerprint(presented);
+        ring.lookup.remember_failure(fingerprint);
+    }
+
+    /// Counts a failure of the client's address, or turns it away because of those before. A client
+    /// without an address is not counted.
+    pub(super) fn count_failure<B>(&self, request: &Request<B>) -> Result<Option<Counted>, Denied> {
+        let Some(failures) = &self.failures else {
+            return Ok(None);
+        };
+        let address = self
+            .client_addr
+            .resolve(request.extensions(), request.headers());
+        let Ok(address) = address else {
+            return Ok(None);
+        };
+        let now = self.ring.shared.clock.now();
+        match failures.count(address.partition_bytes(), now) {
+            Ok(counted) => Ok(Some(counted)),
+            Err(retry_after) => Err(Denied::too_many_failures(retry_after)),
+        }
+    }
+
+    fn judge<B>(
+        &self,
+        request: &Request<B>,
         presented: &ParsedKey<'_>,
         answer: Result<Option<StoredKey>, StoreError>,
-    ) -> Result<StoredKey, Denied> {
+    ) -> Result<Identity, Denied> {
         let now = self.ring.shared.clock.wall();
         let record = answer.map_err(|error| Denied::store_failed(&error, now))?;
-        let key = verify(&self.ring.shared.peppers, presented, record, now)?;
-        if self.requirement.is_met_by(key.identity()) {
-            Ok(key)
+        let ring = &self.ring.shared;
+        let key = verify(&ring.peppers, presented, record, now)?;
+        if !ring.trusts(&key) {
+            let corrupt = StoreError::new(StoreErrorKind::Corrupt);
+            return Err(Denied::store_failed(&corrupt, now));
+        }
+        if key.algorithm != ring.peppers.current_algorithm() {
+            let digest = || ring.peppers.digest_new(presented.bytes);
+            ring.redigests.add(key.id(), digest);
+        }
+        let address = || {
+            let (extensions, headers) = (request.extensions(), request.headers());
+            let address = self.client_addr.resolve(extensions, headers).ok()?;
+            Some(address.ip())
+        };
+        if !key
+            .constraints
+            .admit(request.method(), request.headers(), address)
+        {
+            return Err(Denied::new(AuthDenial::Restricted, Some(key.id())));
+        }
+        let caller = self.admit_scopes(key.identity().clone())?;
+        if let Some(usage) = &ring.usage {
+            usage.record(key.id(), now);
+        }
+        Ok(caller)
+    }
+
+    /// Returns a caller who has the scopes that the layer asks for.
+    pub(super) fn admit_scopes(&self, caller: Identity) -> Result<Identity, Denied> {
+        if self.requirement.is_met_by(&caller) {
+            Ok(caller)
         } else {
-            Err(Denied::new(AuthDenial::MissingScope, Some(key.id())))
+            Err(Denied::missing_scope(&caller))
         }
     }
 
     /// Prepares the request of a known caller for the inner service.
-    pub(super) fn admit<B>(&self, request: &mut Request<B>, key: &StoredKey) -> Admission {
+    pub(super) fn admit<B>(&self, request: &mut Request<B>, identity: Identity) -> Admission {
         if self.keeps_credential {
             extract::mark_sensitive(&self.sources, request);
         } else {
             extract::strip(&self.sources, request);
         }
-        let identity = key.identity().clone();
         let admission = Admission::of(request, true, || AuthOutcome::Allowed(identity.clone()));
         request.extensions_mut().insert(identity);
         admission
@@ -84,8 +183,10 @@ impl Config {
         if admission.known {
             mark_private(headers);
         }
-        if !headers.get_all(VARY).iter().any(|line| line == "*") {
-            headers.append(VARY, self.vary.clone());
+        if let Some(vary) = &self.vary
+            && !headers.get_all(VARY).iter().any(|line| line == "*")
+        {
+            headers.append(VARY, vary.clone());
         }
         if let Some(outcome) = admission.outcome {
             response.extensions_mut().insert(outcome);
@@ -161,16 +262,17 @@ impl Refused {
     }
 }
 
-/// Returns the value of `Vary` for the places where a key is looked for.
-pub(super) fn vary(sources: &[KeySource]) -> HeaderValue {
+/// Returns the value of `Vary` for the places where a key is looked for, if one is a header.
+pub(super) fn vary(sources: &[KeySource]) -> Option<HeaderValue> {
     let mut names: Vec<&str> = Vec::new();
-    for source in sources {
-        let name = source.header_name().as_str();
-        if !names.contains(&name) {
-            names.push(name);
+    for name in sources.iter().filter_map(KeySource::header_name) {
+        if !names.contains(&name.as_str()) {
+            names.push(name.as_str());
         }
     }
-    HeaderValue::try_from(names.join(", ")).expect("names of headers are a header's value")
+    let joined = HeaderValue::try_from(names.join(", "));
+    let joined = joined.expect("names of headers are a header's value");
+    (!joined.is_empty()).then_some(joined)
 }
 
 /// Adds `private` where nobody has said for whom a response is.
@@ -255,6 +357,6 @@ mod tests {
             KeySource::api_key_scheme(),
             KeySource::x_api_key(),
         ];
-        assert_eq!(vary(&sources), "authorization, x-api-key");
+        assert_eq!(vary(&sources).unwrap(), "authorization, x-api-key");
     }
 }

@@ -11,6 +11,8 @@ use crate::error::ConfigError;
 
 /// Separates these digests from any other use of the same pepper.
 const PURPOSE: &[u8] = b"apikey-v1\0";
+const SEAL_PURPOSE: &[u8] = b"apikey-v1 record\0";
+const FINGERPRINT_PURPOSE: &[u8] = b"apikey-v1 fingerprint\0";
 
 /// A secret of the service, under which keys are digested: whoever reads the store can neither
 /// forge a key nor tell whether one that was found belongs to it.
@@ -79,9 +81,9 @@ impl Pepper {
         self.id
     }
 
-    fn digest(&self, key: &[u8]) -> KeyDigest {
+    fn digest(&self, purpose: &[u8], key: &[u8]) -> KeyDigest {
         let mut mac = self.keyed.clone();
-        mac.update(PURPOSE);
+        mac.update(purpose);
         mac.update(key);
         KeyDigest(mac.finalize().into_bytes().into())
     }
@@ -144,10 +146,23 @@ pub enum DigestAlgorithm {
 pub(super) struct Peppers {
     current: Option<Pepper>,
     former: Vec<Pepper>,
+    /// Whether digests without a pepper are taken beside those with one.
+    plain_too: bool,
+}
+
+/// What tells that a record is as it was written: a keyed digest of it.
+#[derive(Clone)]
+pub(super) struct Seal {
+    pub(super) pepper_id: u16,
+    pub(super) digest: KeyDigest,
 }
 
 impl Peppers {
-    pub(super) fn new(current: Option<Pepper>, former: Vec<Pepper>) -> Result<Self, ConfigError> {
+    pub(super) fn new(
+        current: Option<Pepper>,
+        former: Vec<Pepper>,
+        plain_too: bool,
+    ) -> Result<Self, ConfigError> {
         let mut ids: Vec<u16> = current.iter().chain(&former).map(Pepper::id).collect();
         ids.sort_unstable();
         if let Some(twice) = ids.windows(2).find(|pair| pair[0] == pair[1]) {
@@ -158,7 +173,11 @@ impl Peppers {
             )
             .fix("give each pepper an id of its own, and never use one again"));
         }
-        Ok(Self { current, former })
+        Ok(Self {
+            current,
+            former,
+            plain_too,
+        })
     }
 
     /// Returns how new digests are made.
@@ -173,29 +192,61 @@ impl Peppers {
 
     /// Digests a key as new ones are.
     pub(super) fn digest_new(&self, key: &[u8]) -> KeyDigest {
+        self.digest_for(PURPOSE, key)
+    }
+
+    /// Returns what tells a presented key from any other, without telling anything of it.
+    pub(super) fn fingerprint(&self, key: &[u8]) -> [u8; 16] {
+        let digest = self.digest_for(FINGERPRINT_PURPOSE, key);
+        std::array::from_fn(|at| digest.0[at])
+    }
+
+    fn digest_for(&self, purpose: &[u8], key: &[u8]) -> KeyDigest {
         match &self.current {
-            Some(pepper) => pepper.digest(key),
-            None => sha256(key),
+            Some(pepper) => pepper.digest(purpose, key),
+            None => sha256(purpose, key),
         }
     }
 
+    /// Seals a record's bytes, if there is a pepper.
+    pub(super) fn seal(&self, record: &[u8]) -> Option<Seal> {
+        self.current.as_ref().map(|pepper| Seal {
+            pepper_id: pepper.id,
+            digest: pepper.digest(SEAL_PURPOSE, record),
+        })
+    }
+
+    /// Returns whether these are the bytes that were sealed.
+    pub(super) fn is_sealed(&self, seal: &Seal, record: &[u8]) -> bool {
+        let pepper = self.find(seal.pepper_id);
+        pepper.is_some_and(|pepper| pepper.digest(SEAL_PURPOSE, record).matches(&seal.digest))
+    }
+
+    fn find(&self, id: u16) -> Option<&Pepper> {
+        let mut peppers = self.current.iter().chain(&self.former);
+        peppers.find(|pepper| pepper.id == id)
+    }
+
     /// Digests a key as a record's was, or returns nothing if the pepper is not known here.
+    ///
+    /// Where there is a pepper, a record without one is not believed: whoever can write to the
+    /// store could have made it.
     pub(super) fn digest_as(&self, algorithm: DigestAlgorithm, key: &[u8]) -> Option<KeyDigest> {
         match algorithm {
             DigestAlgorithm::HmacSha256 { pepper_id } => self
-                .current
-                .iter()
-                .chain(&self.former)
-                .find(|pepper| pepper.id == pepper_id)
-                .map(|pepper| pepper.digest(key)),
-            DigestAlgorithm::Sha256 => Some(sha256(key)),
+                .find(pepper_id)
+                .map(|pepper| pepper.digest(PURPOSE, key)),
+            DigestAlgorithm::Sha256 if self.current.is_none() || self.plain_too => {
+                Some(sha256(PURPOSE, key))
+            }
+            DigestAlgorithm::Sha256 => None,
         }
     }
 }
 
-fn sha256(key: &[u8]) -> KeyDigest {
+fn sha256(purpose: &[u8], key: &[u8]) -> KeyDigest {
     KeyDigest(
-        Sha256::new_with_prefix(PURPOSE)
+        Sha256::new_with_prefix(purpose)
             .chain_update(key)
             .finalize()
             .into(),
@@ -238,11 +289,11 @@ mod tests {
                 "f4befd3efaf6bf4edc096ac3f64983464c045f769a4ec2b167220e192d3a6011",
             ),
         ];
-        let peppers = Peppers::new(Some(pepper(1)), Vec::new()).unwrap();
+        let peppers = Peppers::new(Some(pepper(1)), Vec::new(), false).unwrap();
         for (key, digest) in vectors {
             assert_eq!(hex(&peppers.digest_new(key.as_bytes())), digest);
         }
-        let unpeppered = Peppers::new(None, Vec::new()).unwrap();
+        let unpeppered = Peppers::new(None, Vec::new(), false).unwrap();
         assert_eq!(
             hex(&unpeppered.digest_new(vectors[0].0.as_bytes())),
             "9879173fe1e6406851b981cbc01740b73913c649e45de5ecdb98949b9a50c5e8",
@@ -259,8 +310,8 @@ mod tests {
 
     #[test]
     fn a_former_pepper_still_tells_its_own_digests() {
-        let before = Peppers::new(Some(pepper(1)), Vec::new()).unwrap();
-        let after = Peppers::new(Some(pepper(2)), vec![pepper(1)]).unwrap();
+        let before = Peppers::new(Some(pepper(1)), Vec::new(), false).unwrap();
+        let after = Peppers::new(Some(pepper(2)), vec![pepper(1)], false).unwrap();
         let old = before.digest_new(b"key");
         let algorithm = before.current_algorithm();
         assert!(after.digest_as(algorithm, b"key").unwrap().matches(&old));
@@ -269,13 +320,29 @@ mod tests {
 
     #[test]
     fn an_unknown_pepper_gives_no_digest() {
-        let peppers = Peppers::new(Some(pepper(1)), Vec::new()).unwrap();
+        let peppers = Peppers::new(Some(pepper(1)), Vec::new(), false).unwrap();
         let unknown = DigestAlgorithm::HmacSha256 { pepper_id: 9 };
         assert!(peppers.digest_as(unknown, b"key").is_none());
     }
 
+    /// Threat A14: who can write to the store cannot leave the pepper out.
+    #[test]
+    fn where_there_is_a_pepper_a_digest_without_one_is_not_believed() {
+        let peppers = |plain_too| Peppers::new(Some(pepper(1)), Vec::new(), plain_too).unwrap();
+        assert!(
+            peppers(false)
+                .digest_as(DigestAlgorithm::Sha256, b"key")
+                .is_none()
+        );
+        assert!(
+            peppers(true)
+                .digest_as(DigestAlgorithm::Sha256, b"key")
+                .is_some()
+        );
+    }
+
     #[test]
     fn two_peppers_of_one_id_are_refused() {
-        assert!(Peppers::new(Some(pepper(1)), vec![pepper(1)]).is_err());
+        assert!(Peppers::new(Some(pepper(1)), vec![pepper(1)], false).is_err());
     }
 }

@@ -12,12 +12,11 @@ use pin_project_lite::pin_project;
 use tower::Service;
 
 use super::{
+    check::{self, Decision, Question, Step},
     config::{Admission, Config, Refused, SharedConfig},
-    extract::{self, Presented},
-    record::StoredKey,
     refusal::Denied,
 };
-use crate::{body::ResponseBody, error::StoreError, record::AuthDenial, store_future::Pending};
+use crate::body::ResponseBody;
 
 pin_project! {
     /// The future of [`ApiKey`](super::ApiKey).
@@ -34,9 +33,10 @@ pin_project! {
 pin_project! {
     #[project = StateProj]
     enum State<S, SFut, B> {
-        // Finding => Calling | done. The request and the ready service wait beside the question.
-        Finding {
-            find: Pending<Option<StoredKey>>,
+        // Waiting => Waiting | Calling | Refused. The request and the ready service wait beside
+        // the question.
+        Waiting {
+            question: Question,
             ready: S,
             request: Option<Request<B>>,
         },
@@ -57,16 +57,16 @@ impl<S, B> ResponseFuture<S, B>
 where
     S: Service<Request<B>>,
 {
-    pub(super) fn finding(
+    pub(super) fn waiting(
         config: SharedConfig,
-        find: Pending<Option<StoredKey>>,
+        question: Question,
         ready: S,
         request: Request<B>,
     ) -> Self {
         Self {
             config,
-            state: State::Finding {
-                find,
+            state: State::Waiting {
+                question,
                 ready,
                 request: Some(request),
             },
@@ -103,21 +103,24 @@ where
         let mut this = self.project();
         loop {
             let next = match this.state.as_mut().project() {
-                StateProj::Finding {
-                    find,
+                StateProj::Waiting {
+                    question,
                     ready,
                     request,
                 } => {
-                    let answer = ready!(find.as_mut().poll(cx));
-                    let mut request = request.take().expect("a key is found once");
-                    match found(this.config, &request, answer) {
-                        Ok(key) => State::Calling {
-                            admission: Some(this.config.admit(&mut request, &key)),
-                            response: ready.call(request),
-                        },
-                        Err(denied) => State::Refused {
-                            refused: Some(Refused::new(denied, &request)),
-                        },
+                    let reply = ready!(question.poll(cx));
+                    let asked = request
+                        .as_ref()
+                        .expect("a request waits until it is decided");
+                    match check::go_on(this.config, asked, reply) {
+                        Step::Wait(next) => {
+                            *question = next;
+                            continue;
+                        }
+                        Step::Decided(decision) => {
+                            let request = request.take().expect("a request is decided once");
+                            decided(this.config, decision, request, ready)
+                        }
                     }
                 }
                 StateProj::Calling {
@@ -139,20 +142,28 @@ where
     }
 }
 
-/// Decides on a key that had to be waited for. It is read from the request again: no copy of a
-/// secret has waited with it.
-fn found<B>(
+/// Sends a request on, or turns its caller away.
+fn decided<S, B>(
     config: &Config,
-    request: &Request<B>,
-    answer: Result<Option<StoredKey>, StoreError>,
-) -> Result<StoredKey, Denied> {
-    let malformed = || Denied::new(AuthDenial::Malformed, None);
-    let Presented::Key(presented) = extract::extract(&config.sources, request) else {
-        return Err(malformed());
+    decision: Decision,
+    mut request: Request<B>,
+    ready: &mut S,
+) -> State<S, S::Future, B>
+where
+    S: Service<Request<B>>,
+{
+    let admission = match decision {
+        Decision::Admit(identity) => config.admit(&mut request, identity),
+        Decision::AdmitAnonymous => config.admit_anonymous(&request),
+        Decision::Refuse(denied) => {
+            let refused = Some(Refused::new(denied, &request));
+            return State::Refused { refused };
+        }
     };
-    let format = &config.ring.shared.format;
-    let key = format.parse(presented).map_err(|_| malformed())?;
-    config.judge(&key, answer)
+    State::Calling {
+        admission: Some(admission),
+        response: ready.call(request),
+    }
 }
 
 impl<S, B> fmt::Debug for ResponseFuture<S, B>
@@ -161,7 +172,7 @@ where
 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.state {
-            State::Finding { .. } => "ResponseFuture(finding)",
+            State::Waiting { .. } => "ResponseFuture(waiting)",
             State::Calling { .. } => "ResponseFuture(calling)",
             State::Refused { .. } => "ResponseFuture(refused)",
         })

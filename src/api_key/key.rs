@@ -315,18 +315,22 @@ fn random_symbols(symbols: &mut [u8], fill: Fill) -> Result<(), NoRandomness> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::collections::HashSet;
 
     use proptest::prelude::*;
 
     use super::*;
 
-    pub(super) const VECTORS: [&str; 3] = [
+    const VECTORS: [&str; 3] = [
         "acme_live_1AAAAAAAAAAAAAAA_00000000000000000000000000000000000000000000w2Xzo",
         "acme_test_1abcdefGHIJK0123_ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopq49Kuff",
         "my_co_live_1zzzzzzzzzzzzzzz_zzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzz1q7m5L",
     ];
+
+    pub(in crate::api_key) fn id(number: u64) -> KeyId {
+        format!("1{number:015}").parse().unwrap()
+    }
 
     fn format(prefix: &str) -> KeyFormat {
         KeyFormat::new(prefix, &["live".to_owned(), "test".to_owned()]).unwrap()

@@ -1,18 +1,20 @@
 //! The layer that checks API keys, and its setters.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
 
 use tower_layer::Layer;
 
 use super::{
     config::{self, Config},
     extract::KeySource,
+    failures::Failures,
     refusal::Challenges,
     ring::KeyRing,
     scopes::Requirement,
     service::ApiKey,
+    verifier::Verifier,
 };
-use crate::{error::ConfigError, rejection::Responder};
+use crate::{client_addr::ClientAddrResolver, error::ConfigError, rejection::Responder};
 
 /// Lets a request through if it bears a key of the ring, and tells the inner service whose it is.
 ///
@@ -30,9 +32,14 @@ impl ApiKeyLayer {
             sources: None,
             optional: false,
             keeps_credential: false,
+            hides_forbidden: false,
+            allows_preflight: false,
             requirement: Ok(Requirement::Nothing),
             realm: "api".to_owned(),
             responder: Responder::default(),
+            failure_limit: Some((60, Duration::from_secs(60))),
+            client_addr: ClientAddrResolver::default(),
+            verifiers: Vec::new(),
         }
     }
 }
@@ -55,16 +62,20 @@ impl fmt::Debug for ApiKeyLayer {
 }
 
 /// Builds an [`ApiKeyLayer`].
-#[derive(Debug)]
 #[must_use]
 pub struct ApiKeyLayerBuilder {
     ring: KeyRing,
     sources: Option<Vec<KeySource>>,
     optional: bool,
     keeps_credential: bool,
+    hides_forbidden: bool,
+    allows_preflight: bool,
     requirement: Result<Requirement, ConfigError>,
     realm: String,
     responder: Responder,
+    failure_limit: Option<(u32, Duration)>,
+    client_addr: ClientAddrResolver,
+    verifiers: Vec<Arc<dyn Verifier>>,
 }
 
 impl ApiKeyLayerBuilder {
@@ -118,9 +129,54 @@ impl ApiKeyLayerBuilder {
         self
     }
 
+    /// Answers `404` where a known caller may not, so that it does not learn what there is.
+    pub fn hide_forbidden(mut self) -> Self {
+        self.hides_forbidden = true;
+        self
+    }
+
+    /// Lets a browser's question before a request from another origin through, without an
+    /// identity: it cannot bear a key. A CORS layer outside of this one answers it sooner.
+    pub fn allow_preflight(mut self) -> Self {
+        self.allows_preflight = true;
+        self
+    }
+
     /// Sets who writes the body of a rejection.
     pub fn responder(mut self, responder: Responder) -> Self {
         self.responder = responder;
+        self
+    }
+
+    /// Sets how many different wrong keys one address may present at once, and again in the course
+    /// of each window. 60 per minute by default.
+    ///
+    /// Who presents more is answered `429` before the store is asked. A key that is remembered as a
+    /// good one is let through all the same, so nobody can lock its owner out, and repeating one
+    /// wrong key counts once. The count is kept in this process, by the address that
+    /// [`client_addr`](Self::client_addr) finds.
+    pub fn failure_limit(mut self, failures: u32, window: Duration) -> Self {
+        self.failure_limit = Some((failures, window));
+        self
+    }
+
+    /// Lets each address present as many wrong keys as it likes.
+    pub fn without_failure_limit(mut self) -> Self {
+        self.failure_limit = None;
+        self
+    }
+
+    /// Sets how the address of a client is found. By default it is the peer's: behind a proxy, name
+    /// the proxy.
+    pub fn client_addr(mut self, resolver: ClientAddrResolver) -> Self {
+        self.client_addr = resolver;
+        self
+    }
+
+    /// Adds somebody who knows callers by what is no key of the ring. They are asked in the order in
+    /// which they are added.
+    pub fn verifier(mut self, verifier: impl Verifier) -> Self {
+        self.verifiers.push(Arc::new(verifier));
         self
     }
 
@@ -129,7 +185,8 @@ impl ApiKeyLayerBuilder {
     /// # Errors
     ///
     /// If there is no place to look for a key, or one twice; if scopes are demanded of callers who
-    /// need no key; if a scope or the realm cannot stand in a header.
+    /// need no key; if a scope or the realm cannot stand in a header; if the limit of failures
+    /// admits none.
     pub fn build(self) -> Result<ApiKeyLayer, ConfigError> {
         let requirement = self.requirement?;
         if self.optional && !matches!(requirement, Requirement::Nothing) {
@@ -147,7 +204,9 @@ impl ApiKeyLayerBuilder {
         let schemes = schemes(&sources);
         let scopes = requirement.to_challenge();
         let config = Config {
-            challenges: Challenges::new(&schemes, &self.realm, &scopes)?,
+            challenges: Challenges::new(&schemes, &self.realm, &scopes)?
+                .hiding_forbidden(self.hides_forbidden),
+            allows_preflight: self.allows_preflight,
             vary: config::vary(&sources),
             ring: self.ring,
             sources,
@@ -155,10 +214,25 @@ impl ApiKeyLayerBuilder {
             keeps_credential: self.keeps_credential,
             requirement,
             responder: self.responder,
+            failures: match self.failure_limit {
+                Some((failures, window)) => Some(Failures::new(failures, window)?),
+                None => None,
+            },
+            client_addr: self.client_addr,
+            verifiers: self.verifiers,
         };
         Ok(ApiKeyLayer {
             config: Arc::new(config),
         })
+    }
+}
+
+impl fmt::Debug for ApiKeyLayerBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ApiKeyLayerBuilder")
+            .field("sources", &self.sources)
+            .field("optional", &self.optional)
+            .finish_non_exhaustive()
     }
 }
 
@@ -175,7 +249,7 @@ fn check_sources(sources: &[KeySource]) -> Result<(), ConfigError> {
         if sources[..at].contains(source) {
             return Err(ConfigError::new(
                 "sources",
-                source.header_name(),
+                format_args!("{source:?}"),
                 "a place that is looked at twice holds two keys each time",
             )
             .fix("name each place once"));

@@ -1,19 +1,26 @@
 //! Making keys, and everything that becomes of them.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use super::{
+    audit::{KeyAction, KeyEvent},
+    invalid::Invalid,
     key::{KeyId, NoRandomness},
-    new_key::{Invalid, NewKey},
-    record::{KeyRecord, KeyState, StateChange, StoredKey},
+    new_key::{self, NewKey},
+    record::{KeyRecord, KeyState, KeyStatus, StateChange, StoredKey},
     ring::KeyRing,
     secret::SecretKey,
     store::{KeyPage, KeyQuery},
+    update::KeyUpdate,
 };
-use crate::error::{StoreError, StoreErrorKind};
+use crate::{
+    error::{StoreError, StoreErrorKind},
+    time::Timestamp,
+};
 
 /// How often a change is tried again that somebody else's change came in between of.
 const ATTEMPTS: u32 = 8;
+const REASON_LEN_MAX: usize = 256;
 
 /// Makes keys of a ring, and does everything else that becomes of them.
 ///
@@ -66,25 +73,18 @@ impl KeyManager {
     ///
     /// If what was asked for is out of bounds, or the store cannot keep it.
     pub async fn create(&self, new: NewKey) -> Result<GeneratedKey, KeyError> {
-        let new = new.checked()?;
-        let mut attempt = 1;
-        loop {
-            let generated = self.generate(&new)?;
-            let kept = self
-                .ring
-                .shared
-                .store
-                .create(generated.record.clone())
-                .await;
-            match kept {
-                Ok(()) => return Ok(generated),
-                // An id of 89 random bits that exists already: once in many lives of the universe.
-                Err(error) if error.kind() == StoreErrorKind::Conflict && attempt < 3 => {
-                    attempt += 1;
-                }
-                Err(error) => return Err(error.into()),
+        let ring = &self.ring.shared;
+        let environment = match &new.environment {
+            Some(environment) if ring.format.has_environment(environment) => environment,
+            Some(_) => {
+                let problem = "is not one of the ring's";
+                return Err(Invalid::new("environment", problem).into());
             }
-        }
+            None => ring.format.default_environment(),
+        };
+        let key = self.keep(|| self.generate(environment, &new)).await?;
+        self.tell(KeyAction::Created, key.record());
+        Ok(key)
     }
 
     /// Returns what is known of a key.
@@ -93,8 +93,13 @@ impl KeyManager {
     ///
     /// If the key is not known, or the store cannot say.
     pub async fn get(&self, id: KeyId) -> Result<StoredKey, KeyError> {
-        let found = self.ring.shared.store.find(id).await?;
-        found.ok_or(KeyError::NotFound)
+        let ring = &self.ring.shared;
+        let found = ring.store.find(id).await?.ok_or(KeyError::NotFound)?;
+        if ring.trusts(&found) {
+            Ok(found)
+        } else {
+            Err(KeyError::Store(StoreErrorKind::Corrupt.into()))
+        }
     }
 
     /// Returns a page of keys, oldest first.
@@ -106,41 +111,246 @@ impl KeyManager {
         Ok(self.ring.shared.store.list(query).await?)
     }
 
+    /// Returns those keys of a page that are switched on and were not used since a moment; keys
+    /// that were made after it are left out. A page may hold none of them and have a next one.
+    ///
+    /// # Errors
+    ///
+    /// If the store cannot say.
+    pub async fn unused_since(
+        &self,
+        moment: Timestamp,
+        query: KeyQuery,
+    ) -> Result<KeyPage, KeyError> {
+        let now = self.ring.shared.clock.wall();
+        let mut page = self.list(query).await?;
+        page.keys.retain(|listed| {
+            let last = listed.last_used_at.unwrap_or(listed.record.created_at());
+            listed.record.status_at(now) == KeyStatus::Active && last < moment
+        });
+        Ok(page)
+    }
+
+    /// Returns those keys of a page that are accepted now and will not be after this time. A page
+    /// may hold none of them and have a next one.
+    ///
+    /// # Errors
+    ///
+    /// If the store cannot say.
+    pub async fn expiring_within(
+        &self,
+        duration: Duration,
+        query: KeyQuery,
+    ) -> Result<KeyPage, KeyError> {
+        let now = self.ring.shared.clock.wall();
+        let mut page = self.list(query).await?;
+        page.keys.retain(|listed| {
+            let ends = listed.record.expires_at();
+            listed.record.status_at(now) == KeyStatus::Active
+                && ends.is_some_and(|end| end <= now + duration)
+        });
+        Ok(page)
+    }
+
+    /// Returns those keys of a page that can still be used and whose digest was not made under the
+    /// current pepper. Once there are none left, the former pepper can go. A page may hold none of
+    /// them and have a next one.
+    ///
+    /// # Errors
+    ///
+    /// If the store cannot say.
+    pub async fn under_former_pepper(&self, query: KeyQuery) -> Result<KeyPage, KeyError> {
+        let ring = &self.ring.shared;
+        let now = ring.clock.wall();
+        let mut page = self.list(query).await?;
+        page.keys.retain(|listed| {
+            let gone = [KeyStatus::Revoked, KeyStatus::Expired];
+            listed.record.algorithm != ring.peppers.current_algorithm()
+                && !gone.contains(&listed.record.status_at(now))
+        });
+        Ok(page)
+    }
+
+    /// Changes what a key is.
+    ///
+    /// # Errors
+    ///
+    /// With [`KeyError::Conflict`] if the update is for a version that the key no longer has; if
+    /// the key is not known or revoked, or would be out of bounds, or the store cannot keep the
+    /// change.
+    pub async fn update(&self, id: KeyId, update: KeyUpdate) -> Result<StoredKey, KeyError> {
+        let updated = self.change(id, |record| {
+            not_revoked(record)?;
+            if !update.is_for(record) {
+                return Err(KeyError::Conflict);
+            }
+            update.apply(record)?;
+            Ok(Change::Made)
+        });
+        self.told(KeyAction::Updated, updated.await)
+    }
+
+    /// Switches a key off for the time being. Doing so again changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// If the key is not known or revoked, or the store cannot keep the change.
+    pub async fn disable(&self, id: KeyId, reason: &str) -> Result<StoredKey, KeyError> {
+        let disabled = self.change(id, |record| {
+            not_revoked(record)?;
+            if let KeyState::Disabled(_) = record.state {
+                return Ok(Change::None);
+            }
+            record.state = KeyState::Disabled(self.state_change(reason)?);
+            Ok(Change::Made)
+        });
+        self.told(KeyAction::Disabled, disabled.await)
+    }
+
+    /// Switches a key on again. Doing so again changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// If the key is not known or revoked, or the store cannot keep the change.
+    pub async fn enable(&self, id: KeyId) -> Result<StoredKey, KeyError> {
+        let enabled = self.change(id, |record| {
+            not_revoked(record)?;
+            if let KeyState::Active = record.state {
+                return Ok(Change::None);
+            }
+            record.state = KeyState::Active;
+            Ok(Change::Made)
+        });
+        self.told(KeyAction::Enabled, enabled.await)
+    }
+
     /// Switches a key off for good. Doing so again changes nothing.
     ///
     /// # Errors
     ///
     /// If the key is not known, or the store cannot keep the change.
-    pub async fn revoke(
-        &self,
-        id: KeyId,
-        reason: impl Into<String>,
-    ) -> Result<StoredKey, KeyError> {
-        let reason = Some(reason.into());
-        self.change(id, |record| {
-            if !matches!(record.state, KeyState::Revoked(_)) {
-                record.state = KeyState::Revoked(self.state_change(reason.clone()));
-            }
-            Ok(())
-        })
-        .await
+    pub async fn revoke(&self, id: KeyId, reason: &str) -> Result<StoredKey, KeyError> {
+        let revoked = self.end(id, reason).await;
+        self.told(KeyAction::Revoked, revoked)
     }
 
-    fn generate(&self, new: &NewKey) -> Result<GeneratedKey, KeyError> {
+    /// Lets a key end now.
+    ///
+    /// # Errors
+    ///
+    /// If the key is not known or revoked, or the store cannot keep the change.
+    pub async fn expire(&self, id: KeyId) -> Result<StoredKey, KeyError> {
+        let now = self.ring.shared.clock.wall();
+        self.update(id, KeyUpdate::new().expires_at(now)).await
+    }
+
+    /// Switches off for good a key that was found where it should not be, as a scanner reports it,
+    /// and returns it; or nothing, if it is none of ours.
+    ///
+    /// Whoever calls must hold the whole key: its id alone switches nothing off.
+    ///
+    /// # Errors
+    ///
+    /// If the store cannot say, or cannot keep the change.
+    pub async fn report_leaked(&self, found: &str) -> Result<Option<StoredKey>, KeyError> {
         let ring = &self.ring.shared;
-        let environment = match &new.environment {
-            Some(environment) if ring.format.has_environment(environment) => environment,
-            Some(_) => {
-                return Err(KeyError::Invalid(Invalid {
-                    field: "environment",
-                    problem: "is not one of the ring's",
-                }));
-            }
-            None => ring.format.default_environment(),
+        let Ok(key) = ring.format.parse(found.as_bytes()) else {
+            return Ok(None);
         };
+        let Some(record) = ring.store.find(key.id).await? else {
+            return Ok(None);
+        };
+        let digest = ring.peppers.digest_as(record.algorithm, key.bytes);
+        if !digest.is_some_and(|digest| digest.matches(&record.digest)) {
+            return Ok(None);
+        }
+        let revoked = self.end(key.id, "reported as leaked").await;
+        self.told(KeyAction::Leaked, revoked).map(Some)
+    }
+
+    /// Makes a key that takes a key's place: of the same line, owner, name, tier, scopes and
+    /// metadata, and with as much time to live as the old one had when it was made.
+    ///
+    /// The old one is accepted for `overlap` more, but not beyond its own end; after a leak, give
+    /// no overlap. Both count against the same limits: they are of one line. A line has two keys
+    /// at most that are accepted.
+    ///
+    /// # Errors
+    ///
+    /// With [`KeyError::Ended`] if the key is not accepted now or is being replaced already, with
+    /// [`KeyError::Overlap`] if the key that it replaces is still accepted; if the key is not
+    /// known, or the store cannot keep the change.
+    pub async fn rotate(&self, id: KeyId, overlap: Duration) -> Result<GeneratedKey, KeyError> {
+        let old = self.get(id).await?;
+        self.check_rotation(&old, overlap).await?;
+        let new = self.keep(|| self.replacement(&old)).await?;
+        let rotated = self.change(id, |record| {
+            let now = self.ring.shared.clock.wall();
+            if record.rotated_to.is_some() || record.status_at(now) != KeyStatus::Active {
+                return Err(KeyError::Ended);
+            }
+            record.rotated_to = Some(new.id());
+            record.grace_until = Some(now + overlap);
+            Ok(Change::Made)
+        });
+        match self.told(KeyAction::Rotated { to: new.id() }, rotated.await) {
+            Ok(_) => {
+                self.tell(KeyAction::Created, new.record());
+                Ok(new)
+            }
+            Err(error) => {
+                // Nobody has seen the new key's secret: it is of no use, and of no harm if this
+                // fails too.
+                let _ = self.end(new.id(), "its rotation failed").await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Removes keys that ended longer ago than `retention`, and returns how many. Until then they
+    /// stay: an audit can name them, and their ids are not used again.
+    ///
+    /// # Errors
+    ///
+    /// If the store cannot remove them.
+    pub async fn purge(&self, retention: Duration) -> Result<usize, KeyError> {
+        const BATCH: usize = 500;
+        let ring = &self.ring.shared;
+        let before = ring.clock.wall() - retention;
+        let mut purged = 0;
+        loop {
+            let batch = ring.store.purge(before, BATCH).await?;
+            purged += batch;
+            if batch < BATCH {
+                return Ok(purged);
+            }
+        }
+    }
+
+    /// Keeps a new key; should its id exist already, another one.
+    async fn keep(
+        &self,
+        generate: impl Fn() -> Result<GeneratedKey, KeyError>,
+    ) -> Result<GeneratedKey, KeyError> {
+        let mut attempt = 1;
+        loop {
+            let key = generate()?;
+            match self.ring.shared.store.create(key.record.clone()).await {
+                Ok(()) => return Ok(key),
+                // An id of 89 random bits that exists already: once in many lives of the universe.
+                Err(error) if error.kind() == StoreErrorKind::Conflict && attempt < 3 => {
+                    attempt += 1;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    fn generate(&self, environment: &str, new: &NewKey) -> Result<GeneratedKey, KeyError> {
+        let ring = &self.ring.shared;
         let (id, secret) = ring.format.generate(environment, getrandom::fill)?;
         let now = ring.clock.wall();
-        let record = KeyRecord {
+        let mut record = KeyRecord {
             id,
             prefix: ring.format.prefix().to_owned(),
             environment: environment.to_owned(),
@@ -160,43 +370,143 @@ impl KeyManager {
             rotated_from: None,
             rotated_to: None,
             metadata: new.metadata.clone(),
+            constraints: new.constraints.clone(),
+            seal: None,
         };
+        new_key::check_record(&mut record)?;
         Ok(GeneratedKey {
-            record: record.into(),
+            record: ring.seal(record),
             secret,
         })
     }
 
-    fn state_change(&self, reason: Option<String>) -> StateChange {
-        StateChange {
+    fn replacement(&self, old: &KeyRecord) -> Result<GeneratedKey, KeyError> {
+        let ring = &self.ring.shared;
+        let (id, secret) = ring.format.generate(&old.environment, getrandom::fill)?;
+        let now = ring.clock.wall();
+        let record = KeyRecord {
+            id,
+            version: 1,
+            digest: ring.peppers.digest_new(secret.expose_secret().as_bytes()),
+            algorithm: ring.peppers.current_algorithm(),
+            created_at: now,
+            not_before: None,
+            expires_at: old.expires_at.map(|end| now + (end - old.created_at)),
+            grace_until: None,
+            rotated_from: Some(old.id),
+            rotated_to: None,
+            ..old.clone()
+        };
+        Ok(GeneratedKey {
+            record: ring.seal(record),
+            secret,
+        })
+    }
+
+    async fn check_rotation(&self, old: &KeyRecord, overlap: Duration) -> Result<(), KeyError> {
+        let now = self.ring.shared.clock.wall();
+        let format = &self.ring.shared.format;
+        if old.rotated_to.is_some()
+            || old.status_at(now) != KeyStatus::Active
+            || !format.has_environment(&old.environment)
+        {
+            return Err(KeyError::Ended);
+        }
+        let Some(before) = old.rotated_from.filter(|_| !overlap.is_zero()) else {
+            return Ok(());
+        };
+        match self.ring.shared.store.find(before).await? {
+            Some(before) if before.status_at(now) == KeyStatus::Active => Err(KeyError::Overlap),
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    async fn end(&self, id: KeyId, reason: &str) -> Result<(StoredKey, Change), KeyError> {
+        self.change(id, |record| {
+            if let KeyState::Revoked(_) = record.state {
+                return Ok(Change::None);
+            }
+            record.state = KeyState::Revoked(self.state_change(reason)?);
+            Ok(Change::Made)
+        })
+        .await
+    }
+
+    fn state_change(&self, reason: &str) -> Result<StateChange, KeyError> {
+        let actor = self.actor.as_deref().unwrap_or_default();
+        for (field, value) in [("reason", reason), ("actor", actor)] {
+            if value.len() > REASON_LEN_MAX {
+                return Err(Invalid::new(field, "is too long").into());
+            }
+        }
+        Ok(StateChange {
             at: self.ring.shared.clock.wall(),
             by: self.actor.clone(),
-            reason,
-        }
+            reason: (!reason.is_empty()).then(|| reason.to_owned()),
+        })
     }
 
     /// Changes a record as it is now. A change of somebody else's in between is read and kept.
     async fn change(
         &self,
         id: KeyId,
-        change: impl Fn(&mut KeyRecord) -> Result<(), KeyError>,
-    ) -> Result<StoredKey, KeyError> {
-        let store = &self.ring.shared.store;
+        change: impl Fn(&mut KeyRecord) -> Result<Change, KeyError>,
+    ) -> Result<(StoredKey, Change), KeyError> {
+        let ring = &self.ring.shared;
         let mut attempt = 1;
         loop {
             let before = self.get(id).await?;
             let mut record = KeyRecord::clone(&before);
-            change(&mut record)?;
+            if let Change::None = change(&mut record)? {
+                return Ok((before, Change::None));
+            }
             record.version += 1;
-            let after = StoredKey::new(record);
-            match store.update(after.clone(), before.version()).await {
-                Ok(()) => return Ok(after),
+            let after = ring.seal(record);
+            match ring.update(&after, before.version()).await {
+                Ok(()) => return Ok((after, Change::Made)),
                 Err(error) if error.kind() == StoreErrorKind::Conflict && attempt < ATTEMPTS => {
                     attempt += 1;
                 }
                 Err(error) => return Err(error.into()),
             }
         }
+    }
+
+    /// Tells of a change, if there was one.
+    fn told(
+        &self,
+        action: KeyAction,
+        changed: Result<(StoredKey, Change), KeyError>,
+    ) -> Result<StoredKey, KeyError> {
+        let (key, change) = changed?;
+        match change {
+            Change::Made => self.tell(action, &key),
+            Change::None => {}
+        }
+        Ok(key)
+    }
+
+    fn tell(&self, action: KeyAction, key: &StoredKey) {
+        self.ring.shared.audit.tell(&KeyEvent {
+            at: self.ring.shared.clock.wall(),
+            by: self.actor.clone(),
+            action,
+            key: key.clone(),
+        });
+    }
+}
+
+/// Whether a record was changed.
+#[derive(Clone, Copy, Debug)]
+enum Change {
+    Made,
+    None,
+}
+
+fn not_revoked(record: &KeyRecord) -> Result<(), KeyError> {
+    match record.state {
+        KeyState::Revoked(_) => Err(KeyError::Ended),
+        KeyState::Disabled(_) | KeyState::Active => Ok(()),
     }
 }
 
@@ -245,9 +555,15 @@ pub enum KeyError {
     /// There is no key of this id.
     #[error("there is no such key")]
     NotFound,
-    /// Somebody else changed the key meanwhile, or it is in a state that allows no such change.
+    /// Somebody else changed the key meanwhile.
     #[error("the key was changed meanwhile")]
     Conflict,
+    /// The key is revoked, or in a state that allows no such change.
+    #[error("the key is in a state that allows no such change")]
+    Ended,
+    /// The key that this one replaces is still accepted.
+    #[error("the key that this one replaces is still accepted")]
+    Overlap,
     /// What was asked for is out of bounds.
     #[error("the key cannot be so")]
     Invalid(#[source] Invalid),

@@ -10,6 +10,8 @@
 //! | a key that is malformed, unknown, expired, revoked, disabled or not yet valid | `401`, `invalid-credentials`: the same bytes for each |
 //! | two keys, or one in two places | `400`, `ambiguous-credentials` |
 //! | a key without a scope that is asked for | `403`, `insufficient-scope` |
+//! | a key that may not be used from its address, for its method or by its page | `403`, `key-restricted` |
+//! | one more wrong key of too many from one address | `429`, `too-many-auth-failures`, `Retry-After` |
 //! | a key, while the store is away | `503`, `auth-unavailable`, `Retry-After` |
 //!
 //! The bodies are `application/problem+json`, and no cache stores them.
@@ -52,35 +54,56 @@
 //!
 //! The checksum is public: it keeps typing errors from the store, not attackers.
 
+mod audit;
+mod changes;
+mod check;
 mod codec;
 mod config;
+mod constraints;
 mod digest;
+mod encoding;
+mod expiring;
 mod extract;
+mod failures;
+mod flight;
 mod future;
+mod invalid;
 mod key;
 mod layer;
+mod lookup;
 mod manager;
 mod new_key;
 mod record;
+mod redigest;
 mod refusal;
 mod require_scopes;
 mod ring;
 mod scopes;
 mod secret;
 mod service;
+mod shared;
 mod store;
+mod update;
+mod usage;
+mod verifier;
 mod verify;
 
+pub use self::audit::{KeyAction, KeyEvent};
+pub use self::changes::{ChangeFeed, KeyChanges};
+pub use self::constraints::Constraints;
 pub use self::digest::{DigestAlgorithm, Pepper};
 pub use self::extract::KeySource;
 pub use self::future::ResponseFuture;
+pub use self::invalid::Invalid;
 pub use self::key::{KeyId, Malformed, scan};
 pub use self::layer::{ApiKeyLayer, ApiKeyLayerBuilder};
 pub use self::manager::{GeneratedKey, KeyError, KeyManager};
-pub use self::new_key::{Invalid, NewKey};
+pub use self::new_key::NewKey;
 pub use self::record::{KeyRecord, KeyState, KeyStatus, StateChange, StoredKey};
 pub use self::require_scopes::{RequireScopes, RequireScopesFuture, RequireScopesLayer};
 pub use self::ring::{KeyRing, KeyRingBuilder};
 pub use self::secret::SecretKey;
 pub use self::service::ApiKey;
 pub use self::store::{ApiKeyStore, KeyCursor, KeyPage, KeyQuery, KeyUse, ListedKey};
+pub use self::update::KeyUpdate;
+pub use self::verifier::{Credential, StaticKeys, Verified, Verifier};

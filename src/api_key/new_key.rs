@@ -2,13 +2,14 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use super::scopes::is_scope;
+use super::{constraints::Constraints, invalid::Invalid, record::KeyRecord, scopes::is_scope};
 use crate::time::Timestamp;
 
 const OWNER_LEN_MAX: usize = 256;
 const NAME_LEN_MAX: usize = 256;
 const TIER_LEN_MAX: usize = 64;
 const SCOPES_MAX: usize = 64;
+const METADATA_MAX: usize = 64;
 /// Names and values together.
 const METADATA_BYTES_MAX: usize = 4_096;
 
@@ -36,6 +37,7 @@ pub struct NewKey {
     pub(super) not_before: Option<Timestamp>,
     pub(super) expiry: Expiry,
     pub(super) metadata: BTreeMap<String, String>,
+    pub(super) constraints: Constraints,
 }
 
 /// When a new key ends.
@@ -68,6 +70,7 @@ impl NewKey {
             not_before: None,
             expiry: Expiry::Never,
             metadata: BTreeMap::new(),
+            constraints: Constraints::new(),
         }
     }
 
@@ -117,56 +120,44 @@ impl NewKey {
         self
     }
 
+    /// Restricts from where, and for what, the key may be used.
+    pub fn constraints(mut self, constraints: Constraints) -> Self {
+        self.constraints = constraints;
+        self
+    }
+
     /// Adds something else to be known of the key. Every layer inside can read it.
     pub fn metadata(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.metadata.insert(name.into(), value.into());
         self
     }
+}
 
-    /// Sorts the scopes, and says what is out of bounds.
-    pub(super) fn checked(mut self) -> Result<Self, Invalid> {
-        check_len("owner", &self.owner, OWNER_LEN_MAX)?;
-        if let Some(name) = &self.name {
-            check_len("name", name, NAME_LEN_MAX)?;
-        }
-        if let Some(tier) = &self.tier {
-            check_len("tier", tier, TIER_LEN_MAX)?;
-        }
-        check_scopes(&mut self.scopes)?;
-        check_metadata(&self.metadata)?;
-        Ok(self)
+/// Sorts a record's scopes, and says what is out of bounds.
+pub(super) fn check_record(record: &mut KeyRecord) -> Result<(), Invalid> {
+    check_len("owner", &record.owner, OWNER_LEN_MAX)?;
+    if let Some(name) = &record.name {
+        check_len("name", name, NAME_LEN_MAX)?;
     }
-}
-
-/// What is out of bounds in a key that was asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{field}` {problem}")]
-pub struct Invalid {
-    pub(super) field: &'static str,
-    pub(super) problem: &'static str,
-}
-
-impl Invalid {
-    /// Returns which field is out of bounds.
-    pub fn field(&self) -> &'static str {
-        self.field
+    if let Some(tier) = &record.tier {
+        check_len("tier", tier, TIER_LEN_MAX)?;
     }
+    check_scopes(&mut record.scopes)?;
+    check_metadata(&record.metadata)?;
+    record.constraints.check()
 }
 
-pub(super) fn check_len(field: &'static str, value: &str, bytes_max: usize) -> Result<(), Invalid> {
+fn check_len(field: &'static str, value: &str, bytes_max: usize) -> Result<(), Invalid> {
     let problem = match value.len() {
         0 => "is empty",
         len if len > bytes_max => "is too long",
         _ => return Ok(()),
     };
-    Err(Invalid { field, problem })
+    Err(Invalid::new(field, problem))
 }
 
-pub(super) fn check_scopes(scopes: &mut Vec<String>) -> Result<(), Invalid> {
-    let invalid = |problem| Invalid {
-        field: "scopes",
-        problem,
-    };
+fn check_scopes(scopes: &mut Vec<String>) -> Result<(), Invalid> {
+    let invalid = |problem| Invalid::new("scopes", problem);
     scopes.sort_unstable();
     scopes.dedup();
     if scopes.len() > SCOPES_MAX {
@@ -181,16 +172,12 @@ pub(super) fn check_scopes(scopes: &mut Vec<String>) -> Result<(), Invalid> {
     Ok(())
 }
 
-pub(super) fn check_metadata(metadata: &BTreeMap<String, String>) -> Result<(), Invalid> {
-    let bytes: usize = metadata
-        .iter()
-        .map(|(name, value)| name.len() + value.len())
-        .sum();
-    if bytes > METADATA_BYTES_MAX {
-        return Err(Invalid {
-            field: "metadata",
-            problem: "has more than 4096 bytes",
-        });
+fn check_metadata(metadata: &BTreeMap<String, String>) -> Result<(), Invalid> {
+    let len = |(name, value): (&String, &String)| name.len() + value.len();
+    let bytes: usize = metadata.iter().map(len).sum();
+    if metadata.len() > METADATA_MAX || bytes > METADATA_BYTES_MAX {
+        let problem = "has more than 64 entries or 4096 bytes";
+        return Err(Invalid::new("metadata", problem));
     }
     Ok(())
 }

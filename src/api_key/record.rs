@@ -1,9 +1,18 @@
 //! What is known of a key.
 
-use std::{collections::BTreeMap, fmt, ops::Deref, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    ops::Deref,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use super::{
-    digest::{DigestAlgorithm, KeyDigest},
+    constraints::Constraints,
+    digest::{DigestAlgorithm, KeyDigest, Seal},
     key::KeyId,
 };
 use crate::{identity::Identity, time::Timestamp};
@@ -32,6 +41,8 @@ pub struct KeyRecord {
     pub(super) rotated_from: Option<KeyId>,
     pub(super) rotated_to: Option<KeyId>,
     pub(super) metadata: BTreeMap<String, String>,
+    pub(super) constraints: Constraints,
+    pub(super) seal: Option<Seal>,
 }
 
 impl KeyRecord {
@@ -122,6 +133,11 @@ impl KeyRecord {
     /// Returns what else the service wrote down.
     pub fn metadata(&self) -> &BTreeMap<String, String> {
         &self.metadata
+    }
+
+    /// Returns from where, and for what, the key may be used.
+    pub fn constraints(&self) -> &Constraints {
+        &self.constraints
     }
 
     /// Returns whether the key is accepted at this moment, and if not, why.
@@ -227,6 +243,8 @@ pub struct StoredKey {
 struct Inner {
     record: KeyRecord,
     identity: Identity,
+    /// The number of the ring that has looked at the seal and found it whole; zero for none.
+    trusted_by: AtomicU64,
 }
 
 impl StoredKey {
@@ -234,8 +252,25 @@ impl StoredKey {
     pub fn new(record: KeyRecord) -> Self {
         let identity = record.to_identity();
         Self {
-            inner: Arc::new(Inner { record, identity }),
+            inner: Arc::new(Inner {
+                record,
+                identity,
+                trusted_by: AtomicU64::new(0),
+            }),
         }
+    }
+
+    /// Returns whether a ring trusts this record, looking at it once.
+    pub(super) fn is_trusted_by(&self, ring: u64, look: impl FnOnce() -> bool) -> bool {
+        let trusted_by = &self.inner.trusted_by;
+        if trusted_by.load(Ordering::Relaxed) == ring {
+            return true;
+        }
+        let trusted = look();
+        if trusted {
+            trusted_by.store(ring, Ordering::Relaxed);
+        }
+        trusted
     }
 
     /// Returns who calls when this key is presented.
@@ -288,6 +323,8 @@ pub(super) mod tests {
             rotated_from: None,
             rotated_to: None,
             metadata: BTreeMap::new(),
+            constraints: Constraints::new(),
+            seal: None,
         }
     }
 

@@ -8,6 +8,7 @@ use http::{HeaderValue, StatusCode, header::WWW_AUTHENTICATE};
 use super::key::KeyId;
 use crate::{
     error::{ConfigError, StoreError, StoreErrorKind},
+    identity::Identity,
     record::{AuthDenial, AuthOutcome},
     rejection::Rejection,
     time::Timestamp,
@@ -24,6 +25,10 @@ pub(super) enum Refusal {
     Ambiguous,
     /// 403: the key is good, but not for this.
     InsufficientScope,
+    /// 403: the key is good, but not from here or not for this. Nothing tells which.
+    Restricted,
+    /// 429: too many keys from this client were no good.
+    TooManyFailures { retry_after: Duration },
     /// 503: nobody knows at the moment.
     Unavailable { retry_after: Duration },
     /// 500: nobody will know until an operator looks.
@@ -43,13 +48,13 @@ impl Denied {
             AuthDenial::Missing => Refusal::Missing,
             AuthDenial::Ambiguous => Refusal::Ambiguous,
             AuthDenial::MissingScope => Refusal::InsufficientScope,
+            AuthDenial::Restricted => Refusal::Restricted,
             AuthDenial::Malformed
             | AuthDenial::Unknown
             | AuthDenial::Expired
             | AuthDenial::NotYetValid
             | AuthDenial::Revoked
             | AuthDenial::Disabled
-            | AuthDenial::Restricted
             | AuthDenial::TooManyFailures => Refusal::Invalid,
         };
         Self {
@@ -59,6 +64,34 @@ impl Denied {
                 key_id: key_id.map(|id| id.as_str().into()),
             },
         }
+    }
+
+    pub(super) fn missing_scope(caller: &Identity) -> Self {
+        Self {
+            refusal: Refusal::InsufficientScope,
+            outcome: AuthOutcome::Denied {
+                reason: AuthDenial::MissingScope,
+                key_id: Some(caller.key_id().into()),
+            },
+        }
+    }
+
+    pub(super) fn too_many_failures(retry_after: Duration) -> Self {
+        Self {
+            refusal: Refusal::TooManyFailures { retry_after },
+            ..Self::new(AuthDenial::TooManyFailures, None)
+        }
+    }
+
+    /// Returns whether the secret was wrong, or the key not known.
+    pub(super) fn is_unknown(&self) -> bool {
+        matches!(
+            self.outcome,
+            AuthOutcome::Denied {
+                reason: AuthDenial::Unknown,
+                ..
+            }
+        )
     }
 
     /// A store that may answer later is no fault of the caller's, and neither is one that will not.
@@ -78,8 +111,8 @@ impl Denied {
         }
     }
 
-    /// The record names a pepper that this process was not given.
-    pub(super) fn unknown_pepper() -> Self {
+    /// The fault is this process's: a pepper that it was not given, a verifier that panicked.
+    pub(super) fn internal() -> Self {
         Self {
             refusal: Refusal::Internal,
             outcome: AuthOutcome::StoreFailed(StoreErrorKind::Misconfigured),
@@ -94,6 +127,8 @@ pub(super) struct Challenges {
     invalid: Vec<HeaderValue>,
     ambiguous: Vec<HeaderValue>,
     insufficient: Vec<HeaderValue>,
+    /// Whether who may not is told that there is nothing.
+    hides_forbidden: bool,
 }
 
 impl Challenges {
@@ -120,7 +155,18 @@ impl Challenges {
             invalid: lines(", error=\"invalid_token\""),
             ambiguous: lines(", error=\"invalid_request\""),
             insufficient: lines(&format!(", error=\"insufficient_scope\"{scope}")),
+            hides_forbidden: false,
         })
+    }
+
+    /// Says that there is nothing, where a caller may not (RFC 9110 section 15.5.4).
+    pub(super) fn hiding_forbidden(mut self, hides: bool) -> Self {
+        self.hides_forbidden = hides;
+        self
+    }
+
+    pub(super) fn hides_forbidden(&self) -> bool {
+        self.hides_forbidden
     }
 
     /// Returns what the caller is told.
@@ -144,11 +190,29 @@ impl Challenges {
                 "The request bears more than one API key",
                 &self.ambiguous,
             ),
+            Refusal::InsufficientScope | Refusal::Restricted if self.hides_forbidden => (
+                StatusCode::NOT_FOUND,
+                "not-found",
+                "There is nothing here",
+                &[],
+            ),
+            Refusal::Restricted => (
+                StatusCode::FORBIDDEN,
+                "key-restricted",
+                "The API key may not be used so",
+                &[],
+            ),
             Refusal::InsufficientScope => (
                 StatusCode::FORBIDDEN,
                 "insufficient-scope",
                 "The API key lacks a scope",
                 &self.insufficient,
+            ),
+            Refusal::TooManyFailures { .. } => (
+                StatusCode::TOO_MANY_REQUESTS,
+                "too-many-auth-failures",
+                "Too many API keys from this client were not valid",
+                &[],
             ),
             Refusal::Unavailable { .. } => (
                 StatusCode::SERVICE_UNAVAILABLE,
@@ -168,11 +232,14 @@ impl Challenges {
             |rejection, challenge| rejection.header(WWW_AUTHENTICATE, challenge.clone()),
         );
         match refusal {
-            Refusal::Unavailable { retry_after } => rejection.retry_after(retry_after),
+            Refusal::Unavailable { retry_after } | Refusal::TooManyFailures { retry_after } => {
+                rejection.retry_after(retry_after)
+            }
             Refusal::Missing
             | Refusal::Invalid
             | Refusal::Ambiguous
             | Refusal::InsufficientScope
+            | Refusal::Restricted
             | Refusal::Internal => rejection,
         }
     }

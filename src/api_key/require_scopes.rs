@@ -19,10 +19,7 @@ use super::{
     scopes::Requirement,
 };
 use crate::{
-    body::ResponseBody,
-    error::ConfigError,
-    identity::Identity,
-    record::{AuthDenial, AuthOutcome},
+    body::ResponseBody, error::ConfigError, identity::Identity, record::AuthDenial,
     rejection::Responder,
 };
 
@@ -84,8 +81,18 @@ impl RequireScopesLayer {
     ///
     /// If the realm cannot stand in a header.
     pub fn realm(mut self, realm: &str) -> Result<Self, ConfigError> {
-        self.challenges = Arc::new(challenges(realm, &self.requirement)?);
+        let hides = self.challenges.hides_forbidden();
+        let challenges = challenges(realm, &self.requirement)?.hiding_forbidden(hides);
+        self.challenges = Arc::new(challenges);
         Ok(self)
+    }
+
+    /// Answers `404` where a known caller lacks a scope, so that it does not learn what there is.
+    #[must_use]
+    pub fn hide_forbidden(mut self) -> Self {
+        let challenges = Challenges::clone(&self.challenges).hiding_forbidden(true);
+        self.challenges = Arc::new(challenges);
+        self
     }
 
     /// Sets who writes the body of a rejection.
@@ -142,13 +149,7 @@ impl<S> RequireScopes<S> {
         match request.extensions().get::<Identity>() {
             None => Some(Denied::new(AuthDenial::Missing, None)),
             Some(identity) if requirement.is_met_by(identity) => None,
-            Some(identity) => Some(Denied {
-                outcome: AuthOutcome::Denied {
-                    reason: AuthDenial::MissingScope,
-                    key_id: Some(identity.key_id().into()),
-                },
-                ..Denied::new(AuthDenial::MissingScope, None)
-            }),
+            Some(identity) => Some(Denied::missing_scope(identity)),
         }
     }
 }

@@ -1,14 +1,27 @@
 //! The keys of one service: their format, their peppers and their store.
 
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use super::{
+    audit::{Audit, KeyEvent},
     digest::{Pepper, Peppers},
     key::KeyFormat,
+    lookup::{Lookup, Memory, RECORDS_FOR_MAX},
+    redigest::Redigests,
+    shared::Shared,
     store::ApiKeyStore,
+    usage::Usage,
 };
 use crate::{
-    error::ConfigError,
+    error::{ConfigError, StoreError},
+    runtime::Runtime,
     time::{Clock, SystemClock},
 };
 
@@ -34,13 +47,6 @@ pub struct KeyRing {
     pub(super) shared: Arc<Shared>,
 }
 
-pub(super) struct Shared {
-    pub(super) format: KeyFormat,
-    pub(super) peppers: Peppers,
-    pub(super) store: Arc<dyn ApiKeyStore>,
-    pub(super) clock: Arc<dyn Clock>,
-}
-
 impl KeyRing {
     /// Begins a ring of keys that open with `prefix`: the service's name, 3 to 24 of `a-z`, `0-9`
     /// and inner underscores. Six letters or more keep scanners from false alarms.
@@ -53,7 +59,44 @@ impl KeyRing {
             unpeppered: false,
             store: Arc::new(store),
             clock: None,
+            audit: Audit::default(),
+            counts_uses: false,
+            seals: false,
+            plain_too: false,
+            flush: None,
+            memory: Memory {
+                records_max: 10_000,
+                records_for: None,
+                failures_max: 10_000,
+                failures_for: Duration::from_secs(5),
+            },
         }
+    }
+}
+
+impl KeyRing {
+    /// Writes what has come up since the last time and need not be written at each request: which
+    /// keys were used, when and how often, if uses are counted, and digests under the current
+    /// pepper of keys that had a former one.
+    ///
+    /// Call it when the service shuts down. Uses that were not told by then are lost, and nothing
+    /// else.
+    ///
+    /// # Errors
+    ///
+    /// If the store fails. What it certainly has not kept is told the next time.
+    pub async fn flush(&self) -> Result<(), StoreError> {
+        self.shared.flush().await
+    }
+}
+
+/// Flushes a ring again and again, as long as it is there.
+async fn flush_every(interval: Duration, runtime: Arc<dyn Runtime>, ring: Weak<Shared>) {
+    loop {
+        runtime.sleep(interval).await;
+        let Some(shared) = ring.upgrade() else { return };
+        // A store that fails is told again after the next interval.
+        let _ = shared.flush().await;
     }
 }
 
@@ -75,6 +118,12 @@ pub struct KeyRingBuilder {
     unpeppered: bool,
     store: Arc<dyn ApiKeyStore>,
     clock: Option<Arc<dyn Clock>>,
+    memory: Memory,
+    audit: Audit,
+    counts_uses: bool,
+    seals: bool,
+    plain_too: bool,
+    flush: Option<(Duration, Arc<dyn Runtime>)>,
 }
 
 impl KeyRingBuilder {
@@ -114,13 +163,87 @@ impl KeyRingBuilder {
         self
     }
 
+    /// Sets who is told of each change that a manager of this ring has made.
+    ///
+    /// It is called once the change is kept, on the task that made it: it must not block.
+    pub fn audit(mut self, listener: impl Fn(&KeyEvent) + Send + Sync + 'static) -> Self {
+        self.audit = Audit::new(listener);
+        self
+    }
+
+    /// Counts the uses of each key, to be told to the store by [`KeyRing::flush`].
+    ///
+    /// No request writes to the store. Between two reports, the uses of 16 384 keys at most are
+    /// remembered.
+    pub fn count_uses(mut self) -> Self {
+        self.counts_uses = true;
+        self
+    }
+
+    /// Flushes the ring at this interval (see [`KeyRing::flush`]). 30 to 60 seconds are plenty. The
+    /// task ends with the ring.
+    pub fn flush_every(mut self, interval: Duration, runtime: impl Runtime) -> Self {
+        self.flush = Some((interval, Arc::new(runtime)));
+        self
+    }
+
+    /// Seals each record under the pepper, and believes no record that is not sealed: who can write
+    /// to the store can then neither make a key nor add a scope to one. What they can do is to put
+    /// an old record back in the place of a newer one.
+    ///
+    /// Seal from the first key on: those that were made without are answered `500`.
+    pub fn seal_records(mut self) -> Self {
+        self.seals = true;
+        self
+    }
+
+    /// Says that keys were made without a pepper before there was one: they are still accepted, and
+    /// get a digest under the pepper when they are used. Until the last of them has, who can write
+    /// to the store can make keys.
+    pub fn formerly_without_pepper(mut self) -> Self {
+        self.plain_too = true;
+        self
+    }
+
+    /// Sets for how long a record that a server answered is remembered, 10 seconds at most; zero to
+    /// ask the store for each request.
+    ///
+    /// By default this is 10 seconds where the store announces changes, and zero where it does not.
+    /// A change made through a manager of this ring is known here at once. One made elsewhere is
+    /// known when the store announces it, and if it does not, after this time at the latest. A
+    /// store in memory is asked each time.
+    pub fn remember_keys_for(mut self, duration: Duration) -> Self {
+        self.memory.records_for = Some(duration);
+        self
+    }
+
+    /// Sets how many records are remembered at most. 10 000 by default.
+    pub fn remembered_keys_max(mut self, records: usize) -> Self {
+        self.memory.records_max = records;
+        self
+    }
+
     /// Returns the ring.
     ///
     /// # Errors
     ///
-    /// If the prefix or an environment is out of grammar, if two peppers have one id, or if there
-    /// is neither a pepper nor the word that there is none.
+    /// If the prefix or an environment is out of grammar, if two peppers have one id, if there is
+    /// neither a pepper nor the word that there is none, if records are to be remembered for more
+    /// than 10 seconds, or if the ring is to be flushed
+    /// more often than each second, or if records are to be sealed without a pepper.
+    ///
+    /// # Panics
+    ///
+    /// If the ring is to be flushed at an interval, and the runtime cannot spawn here.
     pub fn build(self) -> Result<KeyRing, ConfigError> {
+        if let Some(too_long) = self.memory.records_for.filter(|own| *own > RECORDS_FOR_MAX) {
+            return Err(ConfigError::new(
+                "remember_keys_for",
+                format_args!("{too_long:?}"),
+                "a revoked key could live on for as long",
+            )
+            .fix("give 10 seconds at most"));
+        }
         match (&self.pepper, self.unpeppered) {
             (None, false) => {
                 return Err(ConfigError::new(
@@ -140,15 +263,51 @@ impl KeyRingBuilder {
             }
             (Some(_), false) | (None, true) => {}
         }
-        Ok(KeyRing {
+        if let Some((interval, _)) = &self.flush
+            && *interval < Duration::from_secs(1)
+        {
+            return Err(ConfigError::new(
+                "flush_every",
+                format_args!("{interval:?}"),
+                "the store would be told of hardly more than one request at a time",
+            )
+            .fix("give 30 to 60 seconds"));
+        }
+        if self.seals && self.pepper.is_none() {
+            return Err(ConfigError::new(
+                "seal_records",
+                "called without a pepper",
+                "a seal that anybody can make seals nothing",
+            )
+            .fix("give a pepper"));
+        }
+        let clock = self.clock.unwrap_or_else(|| Arc::new(SystemClock::new()));
+        let ring = KeyRing {
             shared: Arc::new(Shared {
+                seals_as: self.seals.then(next_number),
+                redigests: Redigests::default(),
+                usage: self.counts_uses.then(Usage::new),
                 format: KeyFormat::new(&self.prefix, &self.environments)?,
-                peppers: Peppers::new(self.pepper, self.former)?,
+                peppers: Peppers::new(self.pepper, self.former, self.plain_too)?,
+                lookup: Lookup::new(Arc::clone(&self.store), Arc::clone(&clock), self.memory),
                 store: self.store,
-                clock: self.clock.unwrap_or_else(|| Arc::new(SystemClock::new())),
+                audit: self.audit,
+                clock,
             }),
-        })
+        };
+        if let Some((interval, runtime)) = self.flush {
+            let ring = Arc::downgrade(&ring.shared);
+            let task = flush_every(interval, Arc::clone(&runtime), ring);
+            runtime.spawn(Box::pin(task));
+        }
+        Ok(ring)
     }
+}
+
+/// Returns a number that no other ring of this process has; never zero.
+fn next_number() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
 impl fmt::Debug for KeyRingBuilder {

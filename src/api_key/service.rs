@@ -9,13 +9,11 @@ use http::{Request, Response};
 use tower::Service;
 
 use super::{
+    check::{self, Decision, Step},
     config::SharedConfig,
-    extract::{self, Presented},
     future::ResponseFuture,
-    record::StoredKey,
-    refusal::Denied,
 };
-use crate::{body::ResponseBody, record::AuthDenial, store_future::Pending};
+use crate::body::ResponseBody;
 
 /// Checks the key of each request before the inner service sees it.
 #[derive(Clone)]
@@ -27,42 +25,6 @@ pub struct ApiKey<S> {
 impl<S> ApiKey<S> {
     pub(super) fn new(inner: S, config: SharedConfig) -> Self {
         Self { inner, config }
-    }
-}
-
-/// What is to become of a request.
-enum Step {
-    /// The caller is known.
-    Admit(StoredKey),
-    /// The caller presented nothing, and need not.
-    AdmitAnonymous,
-    /// The caller is turned away.
-    Refuse(Denied),
-    /// The store has been asked, and answers later.
-    Wait(Pending<Option<StoredKey>>),
-}
-
-impl<S> ApiKey<S> {
-    fn look_at<B>(&self, request: &Request<B>) -> Step {
-        let config = &*self.config;
-        let presented = match extract::extract(&config.sources, request) {
-            Presented::Nothing if config.optional => return Step::AdmitAnonymous,
-            Presented::Nothing => return Step::Refuse(Denied::new(AuthDenial::Missing, None)),
-            Presented::Ambiguous => {
-                return Step::Refuse(Denied::new(AuthDenial::Ambiguous, None));
-            }
-            Presented::Key(presented) => presented,
-        };
-        let Ok(key) = config.ring.shared.format.parse(presented) else {
-            return Step::Refuse(Denied::new(AuthDenial::Malformed, None));
-        };
-        match config.ring.shared.store.find(key.id).into_ready() {
-            Ok(answer) => match config.judge(&key, answer) {
-                Ok(key) => Step::Admit(key),
-                Err(denied) => Step::Refuse(denied),
-            },
-            Err(pending) => Step::Wait(pending),
-        }
     }
 }
 
@@ -79,24 +41,26 @@ where
     }
 
     fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
-        let step = self.look_at(&request);
+        let step = check::begin(&self.config, &request);
         let config = &self.config;
         match step {
             // A store in memory answers at once: the readied service is called where it stands.
-            Step::Admit(key) => {
-                let admission = config.admit(&mut request, &key);
+            Step::Decided(Decision::Admit(identity)) => {
+                let admission = config.admit(&mut request, identity);
                 ResponseFuture::calling(config.clone(), admission, self.inner.call(request))
             }
-            Step::AdmitAnonymous => {
+            Step::Decided(Decision::AdmitAnonymous) => {
                 let admission = config.admit_anonymous(&request);
                 ResponseFuture::calling(config.clone(), admission, self.inner.call(request))
             }
-            Step::Refuse(denied) => ResponseFuture::refused(config.clone(), denied, &request),
+            Step::Decided(Decision::Refuse(denied)) => {
+                ResponseFuture::refused(config.clone(), denied, &request)
+            }
             // The future calls the service that was polled ready; the clone left behind was not.
-            Step::Wait(pending) => {
+            Step::Wait(question) => {
                 let clone = self.inner.clone();
                 let ready = mem::replace(&mut self.inner, clone);
-                ResponseFuture::finding(self.config.clone(), pending, ready, request)
+                ResponseFuture::waiting(self.config.clone(), question, ready, request)
             }
         }
     }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::{
+    changes::ChangeFeed,
     key::KeyId,
     record::{KeyRecord, StoredKey},
 };
@@ -45,6 +46,13 @@ pub trait ApiKeyStore: Send + Sync + 'static {
     /// Removes at most `max` records that ended before a moment (see [`KeyRecord::ended_at`]) and
     /// what is known of their use, and returns how many.
     fn purge(&self, before: Timestamp, max: usize) -> StoreFuture<usize>;
+
+    /// Returns how a change that another process made is heard of, and with it whether answers may
+    /// be remembered. A ring asks once, when it is built. By default nobody hears of changes, and
+    /// nothing is remembered.
+    fn changes(&self) -> ChangeFeed {
+        ChangeFeed::Unannounced
+    }
 }
 
 impl<S: ApiKeyStore + ?Sized> ApiKeyStore for Arc<S> {
@@ -70,6 +78,10 @@ impl<S: ApiKeyStore + ?Sized> ApiKeyStore for Arc<S> {
 
     fn purge(&self, before: Timestamp, max: usize) -> StoreFuture<usize> {
         (**self).purge(before, max)
+    }
+
+    fn changes(&self) -> ChangeFeed {
+        (**self).changes()
     }
 }
 

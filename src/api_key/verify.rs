@@ -26,7 +26,7 @@ pub(super) fn verify(
     };
     let digest = peppers
         .digest_as(record.algorithm, presented.bytes)
-        .ok_or_else(Denied::unknown_pepper)?;
+        .ok_or_else(Denied::internal)?;
     if !digest.matches(&record.digest) || record.id != presented.id {
         return Err(unknown());
     }

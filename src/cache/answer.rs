@@ -3,38 +3,71 @@
 use bytes::Bytes;
 use http::{
     HeaderMap, HeaderValue, Response, StatusCode,
-    header::{self, AGE, CONTENT_LENGTH, CONTENT_TYPE},
+    header::{AGE, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE},
 };
 
-use super::{condition, entry::StoredResponse};
+use super::{
+    condition::{self, Verdict},
+    entry::StoredResponse,
+    range::{self, Part},
+};
 use crate::time::Timestamp;
 
-/// Makes a response of a stored answer, as the request wants it: with its body, without it, or
-/// not at all where the client has it already.
+/// Makes a response of a stored answer, as the request wants it: whole, in part, without its body,
+/// or not at all where the client has it already.
 ///
-/// `request` is given where the request has a condition.
+/// `asked` is given where the request has a condition, or asks for a part.
 pub(super) fn respond(
     entry: &StoredResponse,
-    request: Option<&HeaderMap>,
+    asked: Option<&HeaderMap>,
     head_only: bool,
     now: Timestamp,
 ) -> Response<Bytes> {
-    let not_modified = entry.status.is_success()
-        && request.is_some_and(|request| condition::is_not_modified(request, &entry.headers));
-    let mut response = Response::new(match head_only || not_modified {
-        true => Bytes::new(),
-        false => entry.body.clone(),
-    });
+    let mut response = Response::new(Bytes::new());
     *response.status_mut() = entry.status;
     *response.headers_mut() = entry.headers.clone();
-    if not_modified {
-        *response.status_mut() = StatusCode::NOT_MODIFIED;
-        let headers = response.headers_mut();
-        for name in [CONTENT_LENGTH, CONTENT_TYPE, header::CONTENT_ENCODING] {
-            headers.remove(name);
-        }
-    }
     let age = HeaderValue::from(entry.freshness.age_secs(now));
     response.headers_mut().insert(AGE, age);
+    let asked = asked.filter(|_| entry.status == StatusCode::OK);
+    match asked.map_or(Verdict::Answer, |asked| {
+        condition::judge(asked, &entry.headers)
+    }) {
+        Verdict::Answer if head_only => {}
+        Verdict::Answer => match asked {
+            Some(asked) => give_part(entry, asked, &mut response),
+            None => *response.body_mut() = entry.body.clone(),
+        },
+        Verdict::NotModified => without_content(StatusCode::NOT_MODIFIED, &mut response),
+        Verdict::Failed => without_content(StatusCode::PRECONDITION_FAILED, &mut response),
+    }
     response
+}
+
+fn give_part(entry: &StoredResponse, asked: &HeaderMap, response: &mut Response<Bytes>) {
+    let all = entry.body.len();
+    let content_range = |range: String| HeaderValue::try_from(range).expect("digits and signs");
+    match range::part(asked, &entry.headers, all) {
+        Part::Whole => *response.body_mut() = entry.body.clone(),
+        Part::Bytes(bytes) => {
+            *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+            let range = format!("bytes {}-{}/{all}", bytes.start, bytes.end - 1);
+            let headers = response.headers_mut();
+            headers.insert(CONTENT_LENGTH, HeaderValue::from(bytes.len()));
+            headers.insert(CONTENT_RANGE, content_range(range));
+            *response.body_mut() = entry.body.slice(bytes);
+        }
+        Part::Unsatisfiable => {
+            without_content(StatusCode::RANGE_NOT_SATISFIABLE, response);
+            let headers = response.headers_mut();
+            headers.insert(CONTENT_RANGE, content_range(format!("bytes */{all}")));
+        }
+    }
+}
+
+fn without_content(status: StatusCode, response: &mut Response<Bytes>) {
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    for name in [CONTENT_LENGTH, CONTENT_TYPE, CONTENT_ENCODING] {
+        headers.remove(name);
+    }
 }

@@ -120,8 +120,12 @@ fn filled<E>(
         return None;
     };
     // An error, trailers, and what is too large end the storing, not the stream.
-    let data = frame.as_ref().ok()?.data_ref()?;
-    if !fill.push(data) {
+    let Ok(frame) = frame else {
+        return None;
+    };
+    let kept = frame.data_ref().is_some_and(|data| fill.push(data));
+    if !kept {
+        fill.abandon();
         return None;
     }
     if fill.is_complete() || at_end() {

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use super::{key::KeyMaker, rules::Rules, store::CacheStore};
+use super::{collapse::Flights, key::KeyMaker, rules::Rules, store::CacheStore};
 use crate::{runtime::Runtime, time::Clock};
 
 /// Everything that the layer was told.
@@ -26,6 +26,9 @@ pub(super) struct Config {
     /// For how long an answer that can be validated is kept after it went stale.
     pub(super) validated_for: Duration,
     pub(super) filling: Budget,
+    pub(super) flights: Arc<Flights>,
+    /// For how long a request waits for another one's answer.
+    pub(super) wait_at_most: Duration,
     /// Whether it was said that credentials come without anybody who vouches for them.
     pub(super) unvouched_said: AtomicBool,
 }

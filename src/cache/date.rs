@@ -11,9 +11,20 @@ pub(super) fn parse(value: &HeaderValue) -> Option<Timestamp> {
     let text = value.to_str().ok()?;
     let date = match httpdate::parse_http_date(text) {
         Ok(date) => date,
-        Err(_) => httpdate::parse_http_date(&canonical_case(text)?).ok()?,
+        Err(_) => with_another_weekday(&canonical_case(text)?)?,
     };
     Some(date.into())
+}
+
+/// Reads a date whose day of the week may be wrong: the date says all that there is to know.
+fn with_another_weekday(text: &str) -> Option<SystemTime> {
+    let rest = text.get(3..).filter(|rest| rest.starts_with([',', ' ']));
+    let Some(rest) = rest else {
+        return httpdate::parse_http_date(text).ok();
+    };
+    ["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"]
+        .into_iter()
+        .find_map(|day| httpdate::parse_http_date(&format!("{day}{rest}")).ok())
 }
 
 /// Writes a date as `IMF-fixdate`.
@@ -61,6 +72,8 @@ mod tests {
             "Sunday, 06-Nov-94 08:49:37 GMT",
             "Sun Nov  6 08:49:37 1994",
             "sUN, 06 nOV 1994 08:49:37 gmt",
+            "Mon, 06 Nov 1994 08:49:37 GMT",
+            "Mon Nov  6 08:49:37 1994",
         ] {
             assert_eq!(secs(text), Some(784_111_777), "{text}");
         }

@@ -5,6 +5,8 @@ use http::{
     header::{CACHE_CONTROL, PRAGMA},
 };
 
+use super::structured::{self, Item};
+
 /// The most seconds that a number in a field counts for (RFC 9111 section 1.2.2).
 pub(super) const DELTA_SECS_MAX: u32 = 1 << 31;
 
@@ -22,15 +24,34 @@ pub(super) struct ResponseDirectives {
     pub(super) must_revalidate: bool,
     pub(super) proxy_revalidate: bool,
     pub(super) must_understand: bool,
+    /// Whether a targeted field says all this: nothing else counts then, `Expires` neither.
+    pub(super) targeted: bool,
     /// Fields that may not be shown from the store without asking (`no-cache="f"`), and fields
     /// that a shared partition may not keep (`private="f"`).
     pub(super) no_cache_fields: Vec<HeaderName>,
     pub(super) private_fields: Vec<HeaderName>,
 }
 
+/// A field that goes before `Cache-Control` for caches that it is meant for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Targeted {
+    /// A structured field by RFC 9213, such as `CDN-Cache-Control`.
+    Structured(HeaderName),
+    /// `Surrogate-Control`, by the Edge Architecture note of the W3C.
+    Surrogate,
+}
+
 impl ResponseDirectives {
-    /// Reads all lines of `Cache-Control`.
-    pub(super) fn of(headers: &HeaderMap) -> Self {
+    /// Reads the first of the targeted fields that is there and says something, or else all lines
+    /// of `Cache-Control`.
+    pub(super) fn of(headers: &HeaderMap, targeted: &[Targeted]) -> Self {
+        let targeted = targeted.iter().find_map(|field| match field {
+            Targeted::Structured(name) => structured_field(headers, name),
+            Targeted::Surrogate => surrogate_control(headers),
+        });
+        if let Some(read) = targeted {
+            return read;
+        }
         let mut read = Self::default();
         for line in headers.get_all(CACHE_CONTROL) {
             for_each_directive(line.as_bytes(), |name, value| read.take(name, value));
@@ -65,6 +86,69 @@ impl ResponseDirectives {
     }
 }
 
+/// Reads a targeted field. One that is empty, or that is no dictionary, is as good as absent (RFC
+/// 9213 section 2.1).
+fn structured_field(headers: &HeaderMap, name: &HeaderName) -> Option<ResponseDirectives> {
+    let mut joined = String::new();
+    for line in headers.get_all(name) {
+        if !joined.is_empty() {
+            joined.push(',');
+        }
+        joined.push_str(line.to_str().ok()?);
+    }
+    let members = structured::dictionary(&joined).filter(|members| !members.is_empty())?;
+    let mut read = ResponseDirectives {
+        targeted: true,
+        ..ResponseDirectives::default()
+    };
+    for (name, item) in members {
+        let counts_seconds = matches!(
+            name,
+            "max-age" | "s-maxage" | "stale-while-revalidate" | "stale-if-error"
+        );
+        // A directive of another type than its own is not one.
+        match item {
+            Item::Integer(secs) if counts_seconds => {
+                read.take(name.as_bytes(), Some(secs.to_string().as_bytes()));
+            }
+            Item::Boolean(true) if !counts_seconds => read.take(name.as_bytes(), None),
+            Item::Text(fields) if !counts_seconds => {
+                read.take(name.as_bytes(), Some(fields.as_bytes()));
+            }
+            Item::Integer(_) | Item::Boolean(_) | Item::Text(_) | Item::Other => {}
+        }
+    }
+    Some(read)
+}
+
+/// Reads `Surrogate-Control`, whose directives may each name another surrogate after a semicolon.
+fn surrogate_control(headers: &HeaderMap) -> Option<ResponseDirectives> {
+    let mut read = None;
+    for line in headers.get_all("surrogate-control") {
+        for_each_directive(line.as_bytes(), |name, value| {
+            let (name, in_name) = before_target(name);
+            let (value, in_value) = match value.map(before_target) {
+                Some((value, target)) => (Some(value), target),
+                None => (None, None),
+            };
+            let ours = |target: &[u8]| target.eq_ignore_ascii_case(b"portcullis");
+            if in_name.or(in_value).is_none_or(ours) {
+                let read: &mut ResponseDirectives = read.get_or_insert_default();
+                read.targeted = true;
+                read.take(name, value);
+            }
+        });
+    }
+    read
+}
+
+fn before_target(text: &[u8]) -> (&[u8], Option<&[u8]>) {
+    match text.iter().position(|byte| *byte == b';') {
+        Some(at) => (text[..at].trim_ascii(), Some(text[at + 1..].trim_ascii())),
+        None => (text, None),
+    }
+}
+
 /// What a request's `Cache-Control` says.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct RequestDirectives {
@@ -75,6 +159,7 @@ pub(super) struct RequestDirectives {
     pub(super) min_fresh_secs: Option<u32>,
     /// How stale an answer may be; `u32::MAX` if any age will do.
     pub(super) max_stale_secs: Option<u32>,
+    pub(super) stale_if_error_secs: Option<u32>,
 }
 
 impl RequestDirectives {
@@ -103,6 +188,8 @@ impl RequestDirectives {
             self.only_if_cached = true;
         } else if is(name, "max-age") {
             smallest(&mut self.max_age_secs, value);
+        } else if is(name, "stale-if-error") {
+            smallest(&mut self.stale_if_error_secs, value);
         } else if is(name, "min-fresh") {
             // What cannot be read asks for nothing: a client cannot be more precise than this.
             self.min_fresh_secs = value.and_then(delta_seconds).or(self.min_fresh_secs);
@@ -200,7 +287,7 @@ mod tests {
     use super::*;
 
     fn response(lines: &[&'static str]) -> ResponseDirectives {
-        ResponseDirectives::of(&headers(lines))
+        ResponseDirectives::of(&headers(lines), &[])
     }
 
     fn request(lines: &[&'static str]) -> RequestDirectives {
@@ -292,12 +379,61 @@ mod tests {
         assert!(!RequestDirectives::of(&headers).no_cache);
     }
 
+    fn cdn() -> HeaderName {
+        HeaderName::from_static("cdn-cache-control")
+    }
+
+    fn targeted(field: &'static str) -> ResponseDirectives {
+        let mut headers = headers(&["max-age=1, no-store"]);
+        headers.insert(cdn(), HeaderValue::from_static(field));
+        ResponseDirectives::of(&headers, &[Targeted::Structured(cdn())])
+    }
+
+    #[test]
+    fn a_targeted_field_goes_before_cache_control() {
+        let read = targeted("max-age=60;x, must-revalidate, private=\"x-a\"");
+        assert!(read.targeted && read.must_revalidate && !read.no_store && !read.private);
+        assert_eq!(read.max_age_secs, Some(60));
+        assert_eq!(read.private_fields, ["x-a"]);
+        assert_eq!(targeted("max-age=-1").max_age_secs, Some(0));
+    }
+
+    #[test]
+    fn a_targeted_field_that_cannot_be_read_is_absent() {
+        for field in ["", "max-age=60, &&", "Max-Age=60"] {
+            let read = targeted(field);
+            assert!(!read.targeted && read.no_store, "{field}");
+        }
+    }
+
+    #[test]
+    fn a_directive_of_another_type_than_its_own_is_none() {
+        let read = targeted("max-age=\"60\", no-store=?0, s-maxage");
+        assert!(read.targeted && !read.no_store);
+        assert_eq!((read.max_age_secs, read.s_maxage_secs), (None, None));
+    }
+
+    #[test]
+    fn what_is_meant_for_another_surrogate_is_none_of_ours() {
+        let surrogate = |field| {
+            let mut headers = headers(&["max-age=1"]);
+            headers.insert("surrogate-control", HeaderValue::from_static(field));
+            ResponseDirectives::of(&headers, &[Targeted::Surrogate]).max_age_secs
+        };
+        assert_eq!(surrogate("Max-Age=60"), Some(60));
+        assert_eq!(surrogate("max-age=60;portcullis"), Some(60));
+        assert_eq!(surrogate("max-age=60;other"), Some(1));
+    }
+
     proptest::proptest! {
         #[test]
         fn no_line_makes_it_panic(line in proptest::collection::vec(0x20_u8..0x7f, 0..80)) {
             let mut headers = HeaderMap::new();
             headers.insert(CACHE_CONTROL, HeaderValue::from_bytes(&line).unwrap());
-            let _ = (ResponseDirectives::of(&headers), RequestDirectives::of(&headers));
+            let _ = (
+                ResponseDirectives::of(&headers, &[]),
+                RequestDirectives::of(&headers),
+            );
         }
     }
 }

@@ -38,6 +38,8 @@ pub struct StoredResponse {
     pub(super) vary: VarySpec,
     pub(super) variant: VariantId,
     pub(super) partition: StoreKey,
+    /// Whether the answer itself says that it may be shared among callers.
+    pub(super) says_shared: bool,
     pub(super) tags: Vec<StoreKey>,
 }
 
@@ -94,6 +96,7 @@ impl StoredResponse {
         }
         out.push(u8::from(self.freshness.always_validate));
         out.push(u8::from(self.freshness.never_stale));
+        out.push(u8::from(self.says_shared));
         out.extend_from_slice(self.variant.as_bytes());
         out.extend_from_slice(self.partition.as_bytes());
         push_len(&mut out, self.tags.len());
@@ -218,6 +221,7 @@ fn decode(head: &[u8], body: Bytes) -> Option<StoredResponse> {
         always_validate: head.bool()?,
         never_stale: head.bool()?,
     };
+    let says_shared = head.bool()?;
     let variant = VariantId::from_bytes(head.array()?);
     let partition = StoreKey::from_bytes(head.array()?);
     let tags = (0..head.len()?)
@@ -242,6 +246,7 @@ fn decode(head: &[u8], body: Bytes) -> Option<StoredResponse> {
         vary,
         variant,
         partition,
+        says_shared,
         tags,
     })
 }
@@ -326,6 +331,7 @@ mod tests {
             vary: VarySpec::from_names(vec![header::ACCEPT]).unwrap(),
             variant: VariantId::from_bytes([6; 16]),
             partition: StoreKey::from_bytes([7; 16]),
+            says_shared: true,
             tags: vec![StoreKey::from_bytes([8; 16])],
         }
     }
@@ -341,6 +347,7 @@ mod tests {
         assert_eq!(read.vary, entry.vary);
         assert_eq!(read.variant, entry.variant);
         assert_eq!((read.partition, read.tags), (entry.partition, entry.tags));
+        assert_eq!(read.says_shared, entry.says_shared);
     }
 
     #[test]

@@ -3,80 +3,39 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, header};
+use http::{HeaderMap, Request, Response, StatusCode, header};
 use http_body::Body;
 
 use super::{
     answer,
     body::CacheBody,
     cache_status::{CACHE_STATUS, Forward, Report},
+    collapse::{Boarding, Landing, Wait},
     config::Config,
     date,
-    directives::RequestDirectives,
     entry::{self, StoredResponse, fits, remove_hop_by_hop},
     fill::{Fill, Head},
     freshness::Times,
     invalidate,
-    key::{CacheKey, Partition, Target},
+    key::{Partition, Target},
+    plan::{Change, Look, Plan, Stale},
     reason::Reason,
-    request::{self, Facts, MethodClass},
     storability::{Caller, Verdict, judge},
-    store::{Fence, Found, Lookup, PurgeMode, PurgeTarget},
-    vary::{Selection, VarySpec},
+    store::{Fence, Found, Lookup, PurgeMode, PurgeTarget, Touch},
+    validation,
+    vary::Selection,
 };
 use crate::{
-    error::{StoreError, StoreErrorKind},
-    identity::Identity,
-    notice,
+    error::StoreError,
     record::{CacheSource, RecordHandle},
     store_future::StoreFuture,
-    store_key::StoreKey,
-    time::Timestamp,
 };
 
 /// One request and its answer.
 pub(super) struct Exchange {
-    config: Arc<Config>,
+    pub(super) config: Arc<Config>,
     record: Option<RecordHandle>,
     plan: Plan,
-}
-
-/// What the cache does with a request.
-enum Plan {
-    /// Nothing: the handler answers, and nothing is kept.
-    Pass(Forward, Reason),
-    /// The handler changes something: what is kept of it goes.
-    Change(Change),
-    /// The store is asked first.
-    Look(Look),
-}
-
-/// What a request may change.
-struct Change {
-    uri: StoreKey,
-    authority: String,
-    path: String,
-}
-
-/// A request that may be answered from the store.
-struct Look {
-    caller: Caller,
-    /// Where the answer may be: tried in this order.
-    shared: Option<CacheKey>,
-    own: Option<CacheKey>,
-    in_own: bool,
-    hint: Option<VarySpec>,
-    head_only: bool,
-    condition: bool,
-    /// What the request asks of the cache, where that is heeded.
-    asks: RequestDirectives,
-    asked_at: Timestamp,
-    /// The earliest lookup's.
-    fence: Option<Fence>,
-    forward: Forward,
-    failed: Option<StoreErrorKind>,
-    /// The request's fields, for what the answer will say that it varies by.
-    fields: Vec<(HeaderName, HeaderValue)>,
 }
 
 /// What follows from what the store said.
@@ -87,13 +46,20 @@ pub(super) enum Step {
     Call,
     /// This answer.
     Answer(Response<Bytes>),
+    /// This answer, and a call of the handler beside it, for the next one.
+    AnswerAndRefresh(Response<Bytes>),
+    /// A wait for another request's answer.
+    Wait(Wait),
 }
+
+/// What is still to be done before the client may see an answer.
+pub(super) type Settling = Option<StoreFuture<()>>;
 
 impl Exchange {
     /// Begins with a request.
     pub(super) fn begin<B: Body>(config: &Arc<Config>, request: &Request<B>) -> Self {
         Self {
-            plan: plan(config, request),
+            plan: Plan::of(config, request),
             record: RecordHandle::of(request.extensions()).cloned(),
             config: Arc::clone(config),
         }
@@ -116,7 +82,7 @@ impl Exchange {
     pub(super) fn learn<B>(
         &mut self,
         answer: Result<Lookup, StoreError>,
-        request: &Request<B>,
+        request: &mut Request<B>,
     ) -> Step {
         let Plan::Look(look) = &mut self.plan else {
             return Step::Call;
@@ -136,40 +102,137 @@ impl Exchange {
             }
             Found::Nothing => {}
             Found::NoVariant | Found::Varies(_) => look.forward = Forward::VaryMiss,
-            Found::Entry { entry, expired, .. } => {
+            Found::Entry {
+                entry,
+                stamp,
+                expired,
+            } => {
                 let selection = Selection::new(request.headers(), self.config.keys.variants());
                 if !fits(&selection, &entry) {
                     look.forward = Forward::VaryMiss;
-                } else if expired || !look.is_fresh(&entry) {
-                    look.forward = Forward::Stale;
-                } else if !look.is_fresh_enough(&entry) {
-                    look.forward = Forward::Request;
-                } else {
-                    let condition = look.condition.then(|| request.headers());
-                    let now = look.asked_at;
-                    let response = answer::respond(&entry, condition, look.head_only, now);
-                    let ttl_secs = entry.freshness.ttl_secs(now);
-                    let report = Report::hit(CacheSource::Hit, ttl_secs);
-                    return Step::Answer(self.reported(report, response));
+                } else if !look.is_meant_for_caller(&entry) {
+                    // What was made for the anonymous is not for a caller who is known.
+                } else if !expired && look.is_fresh(&entry) && look.is_fresh_enough(&entry) {
+                    return Step::Answer(self.hit(&entry, request.headers()));
+                } else if let Some(key) = look.key() {
+                    look.forward = match !expired && look.is_fresh(&entry) {
+                        true => Forward::Request,
+                        false => Forward::Stale,
+                    };
+                    look.stale = Some(Stale {
+                        key,
+                        entry,
+                        stamp,
+                        expired,
+                    });
+                    return self.go_past(request);
                 }
             }
         }
         if look.next_key() {
             return Step::Ask;
         }
-        if look.asks.only_if_cached {
+        self.go_past(request)
+    }
+
+    /// Takes what became of the answer that was waited for; nothing, if the wait was too long.
+    pub(super) fn landed<B>(&mut self, landing: Option<Landing>, request: &mut Request<B>) -> Step {
+        let Plan::Look(look) = &mut self.plan else {
+            return Step::Call;
+        };
+        match landing {
+            Some(landing @ (Landing::Stored | Landing::Abandoned)) => {
+                look.collapsed = landing == Landing::Stored;
+                look.start_over(&self.config);
+                Step::Ask
+            }
+            Some(Landing::NotStored) | None => self.call(request),
+        }
+    }
+
+    /// Decides how a request comes to its answer for which the store has none that may be shown as
+    /// it is.
+    fn go_past<B>(&mut self, request: &mut Request<B>) -> Step {
+        let Plan::Look(look) = &mut self.plan else {
+            return Step::Call;
+        };
+        if let Some(stale) = look.stale.clone() {
+            let within = look.shows_while_validating(&stale);
+            if look.asks.only_if_cached && !look.accepts_stale(&stale) {
+                return Step::Answer(self.not_cached());
+            }
+            if look.accepts_stale(&stale) {
+                return Step::Answer(self.stale(&stale.entry, request.headers(), None));
+            }
+            if within && self.config.runtime.is_some() {
+                return self.answer_and_refresh(&stale, request);
+            }
+        } else if look.asks.only_if_cached {
             return Step::Answer(self.not_cached());
         }
-        look.keep_fields(request.headers());
+        self.board(request)
+    }
+
+    /// Becomes the one that makes the answer, or waits for it.
+    fn board<B>(&mut self, request: &mut Request<B>) -> Step {
+        let Plan::Look(look) = &mut self.plan else {
+            return Step::Call;
+        };
+        if look.lead.is_none() && !look.collapsed && look.may_be_waited_for() {
+            let Some(key) = look.shared.or(look.own) else {
+                return self.call(request);
+            };
+            match self.config.flights.board(key.full(), look.asked_at) {
+                Boarding::Wait(wait) => return Step::Wait(wait),
+                Boarding::Lead(lead) => {
+                    look.lead = Some(lead);
+                    if look.landed != self.config.flights.landed() {
+                        look.start_over(&self.config);
+                        return Step::Ask;
+                    }
+                }
+                Boarding::Alone => {}
+            }
+        }
+        self.call(request)
+    }
+
+    /// Prepares the call of the handler.
+    fn call<B>(&mut self, request: &mut Request<B>) -> Step {
+        if let Plan::Look(look) = &mut self.plan {
+            look.collapsed = false;
+            if !look.head_only {
+                look.keep_fields(request.headers());
+                if let Some(stale) = &look.stale {
+                    look.validates = validation::ask(request, &stale.entry.headers);
+                }
+            }
+        }
         Step::Call
+    }
+
+    /// Shows what is stale, and makes the next answer beside that, unless somebody does already.
+    fn answer_and_refresh<B>(&mut self, stale: &Stale, request: &mut Request<B>) -> Step {
+        let response = self.stale(&stale.entry, request.headers(), None);
+        let Plan::Look(look) = &mut self.plan else {
+            return Step::Call;
+        };
+        match self.config.flights.board(stale.key.full(), look.asked_at) {
+            Boarding::Lead(lead) => {
+                look.lead = Some(lead);
+                look.head_only = false;
+                *request.method_mut() = http::Method::GET;
+                self.record = None;
+                self.call(request);
+                Step::AnswerAndRefresh(response)
+            }
+            Boarding::Wait(_) | Boarding::Alone => Step::Answer(response),
+        }
     }
 
     /// Takes the handler's answer, and returns it with what is still to be done before the client
     /// may see it.
-    pub(super) fn conclude<B>(
-        mut self,
-        response: Response<B>,
-    ) -> (Response<CacheBody<B>>, Option<StoreFuture<()>>)
+    pub(super) fn conclude<B>(mut self, response: Response<B>) -> (Response<CacheBody<B>>, Settling)
     where
         B: Body<Data = Bytes>,
     {
@@ -183,12 +246,111 @@ impl Exchange {
                 let report = Report::forwarded(CacheSource::Bypass, Forward::Method);
                 (self.reported(report, response.map(CacheBody::inner)), purge)
             }
-            Plan::Look(look) => (self.fill(look, response), None),
+            Plan::Look(look) => self.conclude_look(look, response),
+        }
+    }
+
+    fn conclude_look<B>(
+        &self,
+        mut look: Look,
+        response: Response<B>,
+    ) -> (Response<CacheBody<B>>, Settling)
+    where
+        B: Body<Data = Bytes>,
+    {
+        if let Some(stale) = look.stale.take() {
+            if look.validates && response.status() == StatusCode::NOT_MODIFIED {
+                return self.revalidated(&mut look, &stale, response.headers());
+            }
+            if stands_in_for(response.status()) && self.may_stand_in(&look, &stale) {
+                let asked = look.asked_fields();
+                self.land(&mut look, Landing::NotStored);
+                let status = Some(response.status());
+                let answer = self.stale_for(&look, &stale.entry, &asked, status);
+                return (answer.map(CacheBody::stored), None);
+            }
+        }
+        (self.fill(look, response), None)
+    }
+
+    /// Takes a failure of the handler. Returns a stale answer, if one may stand in.
+    pub(super) fn rescue(mut self) -> Option<Response<Bytes>> {
+        let plan = std::mem::replace(&mut self.plan, Plan::Pass(Forward::Bypass, Reason::Off));
+        let Plan::Look(mut look) = plan else {
+            return None;
+        };
+        self.land(&mut look, Landing::NotStored);
+        let stale = look.stale.take()?;
+        let asked = look.asked_fields();
+        self.may_stand_in(&look, &stale)
+            .then(|| self.stale_for(&look, &stale.entry, &asked, None))
+    }
+
+    /// Answers with what is stored, fresh again.
+    fn revalidated<B>(
+        &self,
+        look: &mut Look,
+        stale: &Stale,
+        fresh: &HeaderMap,
+    ) -> (Response<CacheBody<B>>, Settling) {
+        let headers = validation::merged(&stale.entry.headers, fresh);
+        // What has not changed is as old as the answer that says so, and not as it was stored.
+        let mut dated = headers.clone();
+        if !fresh.contains_key(header::DATE) {
+            dated.remove(header::DATE);
+        }
+        if let Some(age) = fresh.get(header::AGE) {
+            dated.insert(header::AGE, age.clone());
+        }
+        let times = self.times(look);
+        let (rules, status) = (&self.config.rules, stale.entry.status);
+        let verdict = judge(rules, &look.caller, status, &dated, &times);
+        let mut entry = StoredResponse {
+            headers,
+            ..(*stale.entry).clone()
+        };
+        let mut settling = None;
+        if let (Ok(verdict), Some(fence)) = (&verdict, look.fence) {
+            entry.headers = kept_headers(&dated, verdict, &times);
+            entry.freshness = verdict.freshness;
+            entry.says_shared = verdict.says_shared;
+            let touch = Touch {
+                key: stale.key,
+                entry: Arc::new(entry.clone()),
+                stamp: stale.stamp,
+                fence,
+                retain: self.retain(verdict),
+            };
+            settling = Some(self.touch(touch));
+        }
+        self.land(look, Landing::Stored);
+        let asked = look.asked_fields();
+        let selective = look.selective.then_some(&asked);
+        let now = self.config.clock.now();
+        let response = answer::respond(&entry, selective, look.head_only, now);
+        let report = Report {
+            forward: Some(look.forward),
+            forward_status: Some(StatusCode::NOT_MODIFIED),
+            stored: settling.is_some(),
+            ..Report::hit(CacheSource::Revalidated, entry.freshness.ttl_secs(now))
+        };
+        let report = report.reason(verdict.err());
+        (
+            self.reported(report, response.map(CacheBody::stored)),
+            settling,
+        )
+    }
+
+    fn touch(&self, touch: Touch) -> StoreFuture<()> {
+        match self.config.store.touch(touch).into_ready() {
+            // One that was replaced meanwhile stays as it is.
+            Ok(touched) => touched.map(drop).into(),
+            Err(pending) => StoreFuture::pending(async { pending.await.map(drop) }),
         }
     }
 
     /// Lets an answer through, and stores what passes if it may be kept.
-    fn fill<B>(&self, look: Look, response: Response<B>) -> Response<CacheBody<B>>
+    fn fill<B>(&self, mut look: Look, response: Response<B>) -> Response<CacheBody<B>>
     where
         B: Body<Data = Bytes>,
     {
@@ -196,22 +358,26 @@ impl Exchange {
             Some(kind) => CacheSource::StoreFailed(kind),
             None => CacheSource::Miss,
         };
-        let report = Report::forwarded(source, look.forward);
+        let mut report = Report::forwarded(source, look.forward);
+        if look.validates {
+            report.forward_status = Some(response.status());
+        }
         match self.filling(&look, &response) {
             Err(reason) => {
+                self.land(&mut look, Landing::NotStored);
                 let report = report.reason(reason);
                 self.reported(report, response.map(CacheBody::inner))
             }
-            Ok(fill) => {
-                let ttl_secs = fill
-                    .head
-                    .freshness
-                    .ttl_secs(fill.head.freshness.received_at);
-                let report = Report {
-                    stored: true,
-                    ttl_secs: Some(ttl_secs),
-                    ..report
-                };
+            Ok(mut fill) => {
+                // Those who wait for a shared answer do not wait for one of the caller's own.
+                match look.lead.take() {
+                    Some(lead) if lead.is_for(fill.head.key.full()) => fill.lead = Some(lead),
+                    Some(lead) => lead.land(Landing::NotStored, self.config.clock.now()),
+                    None => {}
+                }
+                let freshness = &fill.head.freshness;
+                report.stored = true;
+                report.ttl_secs = Some(freshness.ttl_secs(freshness.received_at));
                 let response = response.map(|body| CacheBody::filling(body, fill));
                 self.reported(report, response)
             }
@@ -226,20 +392,13 @@ impl Exchange {
         if look.failed.is_some() {
             return Err(Some(Reason::Store));
         }
-        if look.head_only {
-            return Err(None);
-        }
-        let Some(fence) = look.fence else {
+        let Some(fence) = look.fence.filter(|_| !look.head_only) else {
             return Err(None);
         };
         if look.asks.no_store {
             return Err(Some(Reason::RequestDirective));
         }
-        let times = Times {
-            asked_at: look.asked_at,
-            received_at: self.config.clock.now(),
-            received_wall: self.config.clock.wall(),
-        };
+        let times = self.times(look);
         let headers = response.headers();
         let rules = &self.config.rules;
         let verdict = judge(rules, &look.caller, response.status(), headers, &times)?;
@@ -271,19 +430,98 @@ impl Exchange {
         Ok(Head {
             key: key.ok_or(None::<Reason>)?,
             fence,
-            retain: entry::retain(
-                &verdict.freshness,
-                verdict.has_validator,
-                config.validated_for,
-            ),
+            retain: self.retain(verdict),
             status: response.status(),
             headers: kept_headers(response.headers(), verdict, times),
             freshness: verdict.freshness,
             vary: verdict.vary.clone(),
             variant,
             partition: config.keys.partition(partition),
+            says_shared: verdict.says_shared,
             tags: Vec::new(),
         })
+    }
+
+    fn times(&self, look: &Look) -> Times {
+        Times {
+            asked_at: look.asked_at,
+            received_at: self.config.clock.now(),
+            received_wall: self.config.clock.wall(),
+        }
+    }
+
+    fn retain(&self, verdict: &Verdict) -> std::time::Duration {
+        let of_use_when_stale = verdict.has_validator || self.config.rules.stale_on_error;
+        entry::retain(
+            &verdict.freshness,
+            of_use_when_stale,
+            self.config.validated_for,
+        )
+    }
+
+    /// Tells those who wait what became of the answer.
+    fn land(&self, look: &mut Look, landing: Landing) {
+        if let Some(lead) = look.lead.take() {
+            lead.land(landing, self.config.clock.now());
+        }
+    }
+
+    /// Returns whether a stale answer may stand in for a failing handler.
+    fn may_stand_in(&self, look: &Look, stale: &Stale) -> bool {
+        let freshness = &stale.entry.freshness;
+        if freshness.never_stale || freshness.always_validate {
+            return false;
+        }
+        let stale_secs = -freshness.ttl_secs(self.config.clock.now());
+        let allowed = freshness
+            .if_error_secs
+            .max(look.asks.stale_if_error_secs.unwrap_or(0));
+        self.config.rules.stale_on_error || stale_secs <= i64::from(allowed)
+    }
+
+    fn hit(&self, entry: &StoredResponse, asked: &HeaderMap) -> Response<Bytes> {
+        let Plan::Look(look) = &self.plan else {
+            return Response::default();
+        };
+        let now = look.asked_at;
+        let response = answer::respond(entry, look.selective.then_some(asked), look.head_only, now);
+        let mut report = Report::hit(CacheSource::Hit, entry.freshness.ttl_secs(now));
+        if look.collapsed {
+            report.forward = Some(Forward::UriMiss);
+            report.collapsed = true;
+        }
+        self.reported(report, response)
+    }
+
+    fn stale(
+        &self,
+        entry: &StoredResponse,
+        asked: &HeaderMap,
+        status: Option<StatusCode>,
+    ) -> Response<Bytes> {
+        let Plan::Look(look) = &self.plan else {
+            return Response::default();
+        };
+        self.stale_for(look, entry, asked, status)
+    }
+
+    /// Answers with what is stale; `status` is what the handler answered, if it did.
+    fn stale_for(
+        &self,
+        look: &Look,
+        entry: &StoredResponse,
+        asked: &HeaderMap,
+        status: Option<StatusCode>,
+    ) -> Response<Bytes> {
+        let now = self.config.clock.now();
+        let selective = look.selective.then_some(asked);
+        let response = answer::respond(entry, selective, look.head_only, now);
+        let mut report = Report::hit(CacheSource::Stale, entry.freshness.ttl_secs(now));
+        if status.is_some() {
+            report.forward = Some(look.forward);
+            report.forward_status = status;
+        }
+        self.reported(report, response)
     }
 
     /// Answers a client that wants an answer from the store or none (RFC 9111 section 5.2.1.7).
@@ -314,34 +552,8 @@ impl Exchange {
 }
 
 impl Look {
-    fn key(&self) -> Option<CacheKey> {
-        if self.in_own { self.own } else { self.shared }
-    }
-
-    /// Goes on to the next place where the answer may be.
-    fn next_key(&mut self) -> bool {
-        let more = !self.in_own && self.own.is_some();
-        self.in_own |= more;
-        self.hint = None;
-        more
-    }
-
-    /// Copies the request's fields, which the answer may say that it varies by.
-    fn keep_fields(&mut self, headers: &HeaderMap) {
-        if !self.head_only && self.failed.is_none() {
-            let fields = headers.iter();
-            self.fields = fields
-                .map(|(name, value)| (name.clone(), value.clone()))
-                .collect();
-        }
-    }
-
-    fn asked_fields(&self) -> HeaderMap {
-        let mut headers = HeaderMap::with_capacity(self.fields.len());
-        for (name, value) in &self.fields {
-            headers.append(name, value.clone());
-        }
-        headers
+    fn is_meant_for_caller(&self, entry: &StoredResponse) -> bool {
+        self.in_own || entry.says_shared || self.caller == Caller::Anonymous
     }
 
     fn is_fresh(&self, entry: &StoredResponse) -> bool {
@@ -349,25 +561,53 @@ impl Look {
         !freshness.always_validate && freshness.ttl_secs(self.asked_at) > 0
     }
 
-    /// Returns whether an answer is fresh enough for what the request asks.
+    /// Returns whether a fresh answer is fresh enough for what the request asks.
     fn is_fresh_enough(&self, entry: &StoredResponse) -> bool {
         let age_secs = entry.freshness.age_secs(self.asked_at);
         let ttl_secs = entry.freshness.ttl_secs(self.asked_at);
-        let RequestDirectives {
-            no_cache,
-            max_age_secs,
-            min_fresh_secs,
-            ..
-        } = self.asks;
-        !no_cache
-            && max_age_secs.is_none_or(|most| age_secs <= most)
-            && min_fresh_secs.is_none_or(|least| ttl_secs >= i64::from(least))
+        let asks = &self.asks;
+        !asks.no_cache
+            && asks.max_age_secs.is_none_or(|most| age_secs <= most)
+            && asks
+                .min_fresh_secs
+                .is_none_or(|least| ttl_secs >= i64::from(least))
+    }
+
+    /// Returns whether the request takes a stale answer as it is (`max-stale`).
+    fn accepts_stale(&self, stale: &Stale) -> bool {
+        let freshness = &stale.entry.freshness;
+        let stale_secs = -freshness.ttl_secs(self.asked_at);
+        !self.asks.no_cache
+            && !stale.expired
+            && !freshness.never_stale
+            && !freshness.always_validate
+            && self
+                .asks
+                .max_stale_secs
+                .is_some_and(|most| stale_secs <= i64::from(most))
+    }
+
+    /// Returns whether a stale answer may be shown while it is validated (RFC 5861 section 3).
+    fn shows_while_validating(&self, stale: &Stale) -> bool {
+        let freshness = &stale.entry.freshness;
+        let stale_secs = -freshness.ttl_secs(self.asked_at);
+        self.forward == Forward::Stale
+            && !self.asks.no_cache
+            && !freshness.never_stale
+            && !freshness.always_validate
+            && freshness.while_revalidate_secs > 0
+            && stale_secs <= i64::from(freshness.while_revalidate_secs)
+    }
+
+    /// Returns whether the answer to this request may serve others too.
+    fn may_be_waited_for(&self) -> bool {
+        !self.head_only && !self.selective && !self.asks.no_store && self.failed.is_none()
     }
 }
 
 impl Change {
     /// Lets go of what the answer says has changed, for every caller.
-    fn purge<B>(self, config: &Config, response: &Response<B>) -> Option<StoreFuture<()>> {
+    fn purge<B>(self, config: &Config, response: &Response<B>) -> Settling {
         if !invalidate::may_have_changed(response.status()) {
             return None;
         }
@@ -382,95 +622,10 @@ impl Change {
     }
 }
 
-const UNVOUCHED: &str = "the cache met a credential for which no `Identity` stands: such requests \
-    go past it. Put it inside of the layer that authenticates, or insert an `Identity` into the \
-    request's extensions";
-
-/// Decides what the cache does with a request.
-fn plan<B: Body>(config: &Config, request: &Request<B>) -> Plan {
-    let facts = request::read(request, &config.rules);
-    let target = Target::of(request.uri(), request.headers(), facts.rerouted);
-    match facts.method {
-        MethodClass::Safe => return Plan::Pass(Forward::Method, Reason::Method),
-        MethodClass::Unsafe => {
-            let Some(target) = target else {
-                return Plan::Pass(Forward::Method, Reason::Authority);
-            };
-            return Plan::Change(Change {
-                uri: config.keys.uri(&target),
-                authority: target.authority.to_owned(),
-                path: target.path.to_owned(),
-            });
-        }
-        MethodClass::Get | MethodClass::Head => {}
-    }
-    if let Some(reason) = facts.bypass {
-        return Plan::Pass(Forward::Bypass, reason);
-    }
-    if facts.range {
-        return Plan::Pass(Forward::Bypass, Reason::Range);
-    }
-    let Some(target) = target else {
-        return Plan::Pass(Forward::Bypass, Reason::Authority);
-    };
-    let asks = match config.rules.heed_requests {
-        true => RequestDirectives::of(request.headers()),
-        false => RequestDirectives::default(),
-    };
-    let identity = request.extensions().get::<Identity>();
-    match caller(config, &facts, identity) {
-        Ok(caller) => Plan::Look(look(config, &facts, &target, caller, asks)),
-        Err(reason) => Plan::Pass(Forward::Bypass, reason),
-    }
-}
-
-fn caller(config: &Config, facts: &Facts, identity: Option<&Identity>) -> Result<Caller, Reason> {
-    let share_where_public = config.rules.share_where_public;
-    match identity {
-        Some(identity) => Ok(Caller::Known {
-            digest: *identity.digest(),
-            share_where_public,
-        }),
-        None if !facts.credential => Ok(Caller::Anonymous),
-        None if share_where_public => Ok(Caller::Unvouched),
-        None => {
-            notice::once(&config.unvouched_said, || UNVOUCHED.to_owned());
-            Err(Reason::CredentialWithoutIdentity)
-        }
-    }
-}
-
-fn look(
-    config: &Config,
-    facts: &Facts,
-    target: &Target<'_>,
-    caller: Caller,
-    asks: RequestDirectives,
-) -> Look {
-    let key = |partition| Some(config.keys.key(target, partition));
-    let (shared, own) = match &caller {
-        Caller::Anonymous | Caller::Unvouched => (key(Partition::Shared), None),
-        Caller::Known {
-            digest,
-            share_where_public: false,
-        } => (None, key(Partition::Own(digest))),
-        Caller::Known { digest, .. } => (key(Partition::Shared), key(Partition::Own(digest))),
-    };
-    Look {
-        caller,
-        in_own: shared.is_none(),
-        shared,
-        own,
-        hint: None,
-        head_only: facts.method == MethodClass::Head,
-        condition: facts.condition,
-        asks,
-        asked_at: config.clock.now(),
-        fence: None,
-        forward: Forward::UriMiss,
-        failed: None,
-        fields: Vec::new(),
-    }
+/// Returns whether a status says that the handler, or what is behind it, fails (RFC 5861 section
+/// 4).
+fn stands_in_for(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 500 | 502 | 503 | 504)
 }
 
 /// Returns how long a body will be, if that was announced. One that contradicts itself is not

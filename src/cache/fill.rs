@@ -6,14 +6,15 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 
 use super::{
+    collapse::{Landing, Lead},
     config::Config,
     entry::{StoredResponse, compact},
     freshness::Freshness,
     key::CacheKey,
-    store::{Fence, Put},
+    store::{Fence, Put, PutOutcome},
     vary::{VariantId, VarySpec},
 };
-use crate::store_key::StoreKey;
+use crate::{error::StoreError, store_key::StoreKey};
 
 /// An answer on its way into the store.
 ///
@@ -24,6 +25,8 @@ pub(super) struct Fill {
     pub(super) config: Arc<Config>,
     pub(super) head: Head,
     pub(super) expected_bytes: Option<u64>,
+    /// Others wait for this answer.
+    pub(super) lead: Option<Lead>,
     chunks: Vec<Bytes>,
     bytes: u64,
 }
@@ -40,6 +43,7 @@ pub(super) struct Head {
     pub(super) vary: VarySpec,
     pub(super) variant: VariantId,
     pub(super) partition: StoreKey,
+    pub(super) says_shared: bool,
     pub(super) tags: Vec<StoreKey>,
 }
 
@@ -49,6 +53,7 @@ impl Fill {
             config,
             head,
             expected_bytes,
+            lead: None,
             chunks: Vec::new(),
             bytes: 0,
         }
@@ -78,20 +83,26 @@ impl Fill {
             .expected_bytes
             .is_some_and(|expected| expected != self.bytes)
         {
-            return;
+            return self.abandon();
         }
         let body = self.joined();
-        let config = Arc::clone(&self.config);
+        let (config, lead) = (Arc::clone(&self.config), self.lead.take());
         match config.store.put(self.put(body)).into_ready() {
-            // A store that failed has lost an answer: it is made again when it is asked for.
-            Ok(_) => {}
+            Ok(outcome) => landed(&config, lead, &outcome),
             Err(pending) => {
-                if let Some(runtime) = &config.runtime {
+                if let Some(runtime) = config.runtime.clone() {
                     runtime.spawn(Box::pin(async move {
-                        let _ = pending.await;
+                        landed(&config, lead, &pending.await);
                     }));
                 }
             }
+        }
+    }
+
+    /// Gives up: the answer turned out not to be one for the store.
+    pub(super) fn abandon(mut self) {
+        if let Some(lead) = self.lead.take() {
+            lead.land(Landing::NotStored, self.config.clock.now());
         }
     }
 
@@ -117,6 +128,7 @@ impl Fill {
             vary: head.vary.clone(),
             variant: head.variant,
             partition: head.partition,
+            says_shared: head.says_shared,
             tags: std::mem::take(&mut head.tags),
         };
         Put {
@@ -127,6 +139,19 @@ impl Fill {
             variants_max: self.config.variants_max,
         }
     }
+}
+
+/// Tells those who wait whether the answer is there now. A store that failed has lost it: it is
+/// made again when it is asked for.
+fn landed(config: &Config, lead: Option<Lead>, outcome: &Result<PutOutcome, StoreError>) {
+    let Some(lead) = lead else { return };
+    let landing = match outcome {
+        Ok(PutOutcome::Stored) => Landing::Stored,
+        // Whoever waits has to make it anew: what was made is no longer true.
+        Ok(PutOutcome::Purged) => Landing::Abandoned,
+        Ok(PutOutcome::TooLarge) | Err(_) => Landing::NotStored,
+    };
+    lead.land(landing, config.clock.now());
 }
 
 impl Drop for Fill {

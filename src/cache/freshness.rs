@@ -92,7 +92,10 @@ pub(super) fn explicit_lifetime_secs(
     directives
         .s_maxage_secs
         .or(directives.max_age_secs)
-        .or_else(|| expires_secs(headers, times))
+        .or_else(|| match directives.targeted {
+            true => None,
+            false => expires_secs(headers, times),
+        })
 }
 
 /// Guesses how long an answer stays fresh: a tenth of the time since it last changed, at most a
@@ -173,7 +176,7 @@ mod tests {
 
     fn lifetime(fields: &[(http::HeaderName, &'static str)]) -> Option<u32> {
         let headers = headers(fields);
-        explicit_lifetime_secs(&ResponseDirectives::of(&headers), &headers, &TIMES)
+        explicit_lifetime_secs(&ResponseDirectives::of(&headers, &[]), &headers, &TIMES)
     }
 
     #[test]

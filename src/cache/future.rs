@@ -2,8 +2,8 @@
 
 use std::{
     fmt,
-    future::Future,
-    pin::Pin,
+    future::{Future, poll_fn},
+    pin::{Pin, pin},
     task::{Context, Poll, ready},
 };
 
@@ -15,11 +15,13 @@ use tower::Service;
 
 use super::{
     body::CacheBody,
+    collapse::{Landing, Wait},
     exchange::{Exchange, Step},
     store::Lookup,
 };
 use crate::{
     error::StoreError,
+    runtime::Task,
     store_future::{Pending, StoreFuture},
 };
 
@@ -36,14 +38,14 @@ pin_project! {
 }
 
 pin_project! {
-    // Looking => Looking | Calling | Answered
-    // Calling => Settling | done
+    // Waiting => Waiting | Calling | Answered
+    // Calling => Settling | Answered | done
     // Settling => done
     // Answered => done
     #[project = StateProj]
     enum State<S, SFut, ReqBody, ResBody> {
-        // The request and the ready service wait beside the question.
-        Looking { lookup: Pending<Lookup>, ready: S, request: Option<Request<ReqBody>> },
+        // The request and the ready service wait beside what is waited for.
+        Waiting { waiting: Waiting, ready: S, request: Option<Request<ReqBody>> },
         Calling { #[pin] response: SFut },
         // The answer waits until what it made untrue is gone.
         Settling { settled: StoreFuture<()>, response: Option<Response<CacheBody<ResBody>>> },
@@ -51,49 +53,116 @@ pin_project! {
     }
 }
 
-/// What comes after all that the store could say at once.
+/// What a request waits for before the handler is called.
+pub(super) enum Waiting {
+    /// What the store says.
+    Store(Pending<Lookup>),
+    /// Another request's answer, for so long.
+    Flight(Wait, Option<Task>),
+}
+
+/// What has come that was waited for.
+pub(super) enum Come {
+    Lookup(Result<Lookup, StoreError>),
+    /// Nothing, if the wait was too long.
+    Landing(Option<Landing>),
+}
+
+/// What comes after all that could be had at once.
 pub(super) enum Next {
     Call,
     Answer(Response<Bytes>),
-    Wait(Pending<Lookup>),
+    AnswerAndRefresh(Response<Bytes>),
+    Wait(Waiting),
 }
 
-/// Goes on with a store's answer, or with the first question where there is none yet.
+/// Goes on with what has come, or with the first question where nothing has yet.
 pub(super) fn go_on<ReqBody>(
     exchange: &mut Exchange,
-    mut answer: Option<Result<Lookup, StoreError>>,
-    request: &Request<ReqBody>,
+    mut come: Option<Come>,
+    request: &mut Request<ReqBody>,
 ) -> Next {
     loop {
-        if let Some(answer) = answer.take() {
-            match exchange.learn(answer, request) {
-                Step::Ask => {}
-                Step::Call => return Next::Call,
-                Step::Answer(response) => return Next::Answer(response),
+        let step = match come.take() {
+            None => Step::Ask,
+            Some(Come::Lookup(answer)) => exchange.learn(answer, request),
+            Some(Come::Landing(landing)) => exchange.landed(landing, request),
+        };
+        match step {
+            Step::Ask => match exchange.ask(request).map(StoreFuture::into_ready) {
+                None => return Next::Call,
+                Some(Ok(answer)) => come = Some(Come::Lookup(answer)),
+                Some(Err(pending)) => return Next::Wait(Waiting::Store(pending)),
+            },
+            Step::Call => return Next::Call,
+            Step::Answer(response) => return Next::Answer(response),
+            Step::AnswerAndRefresh(response) => return Next::AnswerAndRefresh(response),
+            Step::Wait(wait) => {
+                let config = &exchange.config;
+                let runtime = config.runtime.as_ref();
+                let deadline = runtime.map(|runtime| runtime.sleep(config.wait_at_most));
+                return Next::Wait(Waiting::Flight(wait, deadline));
             }
         }
-        match exchange.ask(request).map(StoreFuture::into_ready) {
-            None => return Next::Call,
-            Some(Ok(ready)) => answer = Some(ready),
-            Some(Err(pending)) => return Next::Wait(pending),
+    }
+}
+
+impl Waiting {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Come> {
+        match self {
+            Self::Store(lookup) => lookup.as_mut().poll(cx).map(Come::Lookup),
+            Self::Flight(wait, deadline) => {
+                if let Poll::Ready(landing) = Pin::new(wait).poll(cx) {
+                    return Poll::Ready(Come::Landing(Some(landing)));
+                }
+                match deadline {
+                    Some(deadline) => deadline.as_mut().poll(cx).map(|()| Come::Landing(None)),
+                    None => Poll::Pending,
+                }
+            }
         }
     }
+}
+
+/// Calls the handler beside the request, for the next answer.
+pub(super) fn refresh<SFut, ResBody, E>(exchange: Exchange, response: SFut)
+where
+    SFut: Future<Output = Result<Response<ResBody>, E>> + Send + 'static,
+    ResBody: Body<Data = Bytes> + Send + 'static,
+{
+    let Some(runtime) = exchange.config.runtime.clone() else {
+        return;
+    };
+    runtime.spawn(Box::pin(async move {
+        let concluded = match response.await {
+            Ok(response) => exchange.conclude(response),
+            // It stays stale, and is tried again by whoever comes next.
+            Err(_) => return,
+        };
+        let (response, settling) = concluded;
+        // What is being stored is stored as it is read.
+        let mut body = pin!(response.into_body());
+        while let Some(Ok(_)) = poll_fn(|cx| body.as_mut().poll_frame(cx)).await {}
+        if let Some(settling) = settling {
+            let _ = settling.await;
+        }
+    }));
 }
 
 impl<S, ReqBody, ResBody> ResponseFuture<S, ReqBody, ResBody>
 where
     S: Service<Request<ReqBody>>,
 {
-    pub(super) fn looking(
+    pub(super) fn waiting(
         exchange: Exchange,
-        lookup: Pending<Lookup>,
+        waiting: Waiting,
         ready: S,
         request: Request<ReqBody>,
     ) -> Self {
         let request = Some(request);
         Self {
-            state: State::Looking {
-                lookup,
+            state: State::Waiting {
+                waiting,
                 ready,
                 request,
             },
@@ -108,11 +177,11 @@ where
         }
     }
 
-    pub(super) fn answered(exchange: Exchange, response: Response<Bytes>) -> Self {
+    pub(super) fn answered(response: Response<Bytes>) -> Self {
         let response = Some(response);
         Self {
             state: State::Answered { response },
-            exchange: Some(exchange),
+            exchange: None,
         }
     }
 }
@@ -120,7 +189,8 @@ where
 impl<S, ReqBody, ResBody> Future for ResponseFuture<S, ReqBody, ResBody>
 where
     S: Service<Request<ReqBody>, Response = Response<ResBody>>,
-    ResBody: Body<Data = Bytes>,
+    S::Future: Send + 'static,
+    ResBody: Body<Data = Bytes> + Send + 'static,
 {
     type Output = Result<Response<CacheBody<ResBody>>, S::Error>;
 
@@ -128,17 +198,16 @@ where
         let mut this = self.project();
         loop {
             let next = match this.state.as_mut().project() {
-                StateProj::Looking {
-                    lookup,
+                StateProj::Waiting {
+                    waiting,
                     ready,
                     request,
                 } => {
-                    let answer = ready!(lookup.as_mut().poll(cx));
+                    let come = ready!(waiting.poll(cx));
                     let exchange = this.exchange.as_mut().expect(ONE_END);
-                    let asking = request.as_ref().expect(ONE_END);
-                    match go_on(exchange, Some(answer), asking) {
-                        Next::Wait(pending) => {
-                            *lookup = pending;
+                    match go_on(exchange, Some(come), request.as_mut().expect(ONE_END)) {
+                        Next::Wait(further) => {
+                            *waiting = further;
                             continue;
                         }
                         Next::Call => State::Calling {
@@ -147,16 +216,31 @@ where
                         Next::Answer(response) => State::Answered {
                             response: Some(response),
                         },
+                        Next::AnswerAndRefresh(response) => {
+                            let call = ready.call(request.take().expect(ONE_END));
+                            refresh(this.exchange.take().expect(ONE_END), call);
+                            State::Answered {
+                                response: Some(response),
+                            }
+                        }
                     }
                 }
                 StateProj::Calling { response } => {
-                    let response = ready!(response.poll(cx))?;
+                    let response = ready!(response.poll(cx));
                     let exchange = this.exchange.take().expect(ONE_END);
-                    match exchange.conclude(response) {
-                        (response, None) => return Poll::Ready(Ok(response)),
-                        (response, Some(settled)) => State::Settling {
-                            settled,
-                            response: Some(response),
+                    match response {
+                        Ok(response) => match exchange.conclude(response) {
+                            (response, None) => return Poll::Ready(Ok(response)),
+                            (response, Some(settled)) => State::Settling {
+                                settled,
+                                response: Some(response),
+                            },
+                        },
+                        Err(error) => match exchange.rescue() {
+                            None => return Poll::Ready(Err(error)),
+                            Some(response) => State::Answered {
+                                response: Some(response),
+                            },
                         },
                     }
                 }

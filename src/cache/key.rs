@@ -4,6 +4,7 @@ use std::fmt;
 
 use http::{HeaderMap, HeaderValue, Uri, header};
 
+use super::vary::Variants;
 use crate::store_key::{KeySpace, LongStoreKey, StoreKey, StoreKeys};
 
 /// Under which key an answer is kept.
@@ -115,17 +116,17 @@ pub(super) struct KeyMaker {
     answers: KeySpace,
     uris: KeySpace,
     partitions: KeySpace,
-    variants: KeySpace,
+    variants: Variants,
 }
 
 impl KeyMaker {
-    pub(super) fn new(keys: &StoreKeys, namespace: &str) -> Self {
+    pub(super) fn new(keys: &StoreKeys, namespace: &str, normalise: bool) -> Self {
         let space = |what: &str| keys.space(&format!("cache {what} {namespace}"));
         Self {
             answers: space("answer"),
             uris: space("uri"),
             partitions: space("partition"),
-            variants: space("variant"),
+            variants: Variants::new(space("variant"), normalise),
         }
     }
 
@@ -178,8 +179,8 @@ impl KeyMaker {
         key.finish()
     }
 
-    /// Returns the space of the keys of variants.
-    pub(super) fn variants(&self) -> &KeySpace {
+    /// Returns how variants are told apart.
+    pub(super) fn variants(&self) -> &Variants {
         &self.variants
     }
 }
@@ -225,7 +226,7 @@ mod tests {
     use super::*;
 
     fn maker() -> KeyMaker {
-        KeyMaker::new(&StoreKeys::from_secret(&[1; 32]).unwrap(), "")
+        KeyMaker::new(&StoreKeys::from_secret(&[1; 32]).unwrap(), "", false)
     }
 
     fn target(

@@ -10,7 +10,9 @@ use http::HeaderName;
 use tower_layer::Layer;
 
 use super::{
+    collapse::Flights,
     config::{Budget, Config},
+    directives::Targeted,
     key::KeyMaker,
     rules::Rules,
     service::Cache,
@@ -74,6 +76,8 @@ pub struct CacheLayerBuilder {
     variants_max: usize,
     filling_bytes_max: u64,
     validated_for: Duration,
+    waiters_max: usize,
+    wait_at_most: Duration,
     credential_headers: Vec<String>,
 }
 
@@ -89,6 +93,8 @@ impl CacheLayerBuilder {
             variants_max: 16,
             filling_bytes_max: 32 << 20,
             validated_for: Duration::from_secs(3_600),
+            waiters_max: 1_024,
+            wait_at_most: Duration::from_secs(5),
             credential_headers: Vec::new(),
         }
     }
@@ -170,6 +176,26 @@ impl CacheLayerBuilder {
         self
     }
 
+    /// Sets how many requests may wait for the answer that one of them makes; those beyond make
+    /// their own. 1024 by default; with zero, nobody waits.
+    pub fn waiters_max(mut self, waiters: usize) -> Self {
+        self.waiters_max = waiters;
+        self
+    }
+
+    /// Sets for how long a request waits for the answer that another one makes before it makes its
+    /// own. 5 seconds by default.
+    pub fn wait_at_most(mut self, wait_at_most: Duration) -> Self {
+        self.wait_at_most = wait_at_most;
+        self
+    }
+
+    /// Heeds `Surrogate-Control` too, after `CDN-Cache-Control`. Off by default.
+    pub fn surrogate_control(mut self) -> Self {
+        self.rules.targeted.push(Targeted::Surrogate);
+        self
+    }
+
     /// Returns the layer.
     ///
     /// # Errors
@@ -199,7 +225,11 @@ impl CacheLayerBuilder {
         }
         Ok(CacheLayer {
             config: Arc::new(Config {
-                keys: KeyMaker::new(self.store.keys(), &self.namespace),
+                keys: KeyMaker::new(
+                    self.store.keys(),
+                    &self.namespace,
+                    self.rules.normalise_preferences,
+                ),
                 store: self.store,
                 rules: self.rules,
                 clock: self.clock,
@@ -208,6 +238,8 @@ impl CacheLayerBuilder {
                 variants_max: self.variants_max,
                 validated_for: self.validated_for,
                 filling: Budget::new(self.filling_bytes_max),
+                flights: Arc::new(Flights::new(self.waiters_max)),
+                wait_at_most: self.wait_at_most,
                 unvouched_said: AtomicBool::new(false),
             }),
         })

@@ -56,6 +56,7 @@
 mod answer;
 mod body;
 mod cache_status;
+mod collapse;
 mod condition;
 mod config;
 mod date;
@@ -68,12 +69,16 @@ mod future;
 mod invalidate;
 mod key;
 mod layer;
+mod plan;
+mod range;
 mod reason;
 mod request;
 mod rules;
 mod service;
 mod storability;
 mod store;
+mod structured;
+mod validation;
 mod vary;
 
 pub use self::body::CacheBody;

@@ -2,6 +2,8 @@
 
 use http::{HeaderName, StatusCode, header};
 
+use super::directives::Targeted;
+
 /// What the cache holds itself to.
 #[derive(Clone, Debug)]
 pub(super) struct Rules {
@@ -21,8 +23,13 @@ pub(super) struct Rules {
     pub(super) heuristic: bool,
     /// Whether a stale answer stands in for a failing handler that has not allowed it.
     pub(super) stale_on_error: bool,
+    /// Whether `Accept-Language` and `Accept-Encoding` count by what they say, and not by how that
+    /// is written.
+    pub(super) normalise_preferences: bool,
     /// Whether a request's own `Cache-Control` is heeded.
     pub(super) heed_requests: bool,
+    /// Which fields go before `Cache-Control`, first one first.
+    pub(super) targeted: Vec<Targeted>,
     /// How many bytes of a body are kept at most.
     pub(super) body_bytes_max: u64,
 }
@@ -70,7 +77,11 @@ impl Rules {
             keep_set_cookie: false,
             heuristic: false,
             stale_on_error: false,
+            normalise_preferences: false,
             heed_requests: false,
+            targeted: vec![Targeted::Structured(HeaderName::from_static(
+                "cdn-cache-control",
+            ))],
             body_bytes_max: 1 << 20,
         }
     }
@@ -85,6 +96,7 @@ impl Rules {
             keep_set_cookie: true,
             heuristic: true,
             stale_on_error: true,
+            normalise_preferences: true,
             heed_requests: true,
             ..Self::secure()
         }

@@ -15,7 +15,7 @@ use super::{
     body::CacheBody,
     config::Config,
     exchange::Exchange,
-    future::{Next, ResponseFuture, go_on},
+    future::{Next, ResponseFuture, go_on, refresh},
 };
 
 /// Middleware that answers from a store what has been answered before. Made by
@@ -41,17 +41,21 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
+    fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
         let mut exchange = Exchange::begin(&self.config, &request);
-        match go_on(&mut exchange, None, &request) {
+        match go_on(&mut exchange, None, &mut request) {
             // A store in memory answers at once: the readied service is called where it stands.
             Next::Call => ResponseFuture::calling(exchange, self.inner.call(request)),
-            Next::Answer(response) => ResponseFuture::answered(exchange, response),
+            Next::Answer(response) => ResponseFuture::answered(response),
+            Next::AnswerAndRefresh(response) => {
+                refresh(exchange, self.inner.call(request));
+                ResponseFuture::answered(response)
+            }
             // The future calls the service that was polled ready; the clone left behind was not.
-            Next::Wait(lookup) => {
+            Next::Wait(waiting) => {
                 let clone = self.inner.clone();
                 let ready = mem::replace(&mut self.inner, clone);
-                ResponseFuture::looking(exchange, lookup, ready, request)
+                ResponseFuture::waiting(exchange, waiting, ready, request)
             }
         }
     }

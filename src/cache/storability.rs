@@ -2,7 +2,7 @@
 
 use http::{
     HeaderMap, HeaderName, StatusCode,
-    header::{CONTENT_RANGE, CONTENT_TYPE, ETAG, LAST_MODIFIED, SET_COOKIE, WWW_AUTHENTICATE},
+    header::{CONTENT_TYPE, ETAG, LAST_MODIFIED, SET_COOKIE, WWW_AUTHENTICATE},
 };
 
 use super::{
@@ -34,6 +34,8 @@ pub(super) enum Caller {
 pub(super) struct Verdict {
     /// Whether it goes to the shared partition, and not to the caller's own.
     pub(super) shared: bool,
+    /// Whether the answer itself says that it may be shared among callers.
+    pub(super) says_shared: bool,
     pub(super) freshness: Freshness,
     pub(super) vary: VarySpec,
     /// Whether the handler can be asked if it has changed.
@@ -50,20 +52,26 @@ pub(super) fn judge(
     headers: &HeaderMap,
     times: &Times,
 ) -> Result<Verdict, Reason> {
-    let directives = ResponseDirectives::of(headers);
-    if status == StatusCode::PARTIAL_CONTENT || headers.contains_key(CONTENT_RANGE) {
+    let directives = ResponseDirectives::of(headers, &rules.targeted);
+    if status == StatusCode::PARTIAL_CONTENT {
         return Err(Reason::Partial);
     }
     if status.is_informational() || status == StatusCode::NOT_MODIFIED {
         return Err(Reason::Status);
     }
-    if directives.no_store && !understood(&directives, status) {
+    // `no-store` beside `must-understand` is for caches that do not understand the status (RFC 9111
+    // section 5.2.2.3).
+    if directives.must_understand && !is_understood(status) {
+        return Err(Reason::Status);
+    }
+    if directives.no_store && !directives.must_understand {
         return Err(Reason::NoStore);
     }
     if !rules.statuses.admit(status) {
         return Err(Reason::Status);
     }
-    let shared = shared(rules, caller, &directives)?;
+    let says_shared = says_shared(rules, &directives);
+    let shared = shared(caller, says_shared)?;
     if shared && directives.private {
         return Err(Reason::Private);
     }
@@ -88,6 +96,7 @@ pub(super) fn judge(
     let freshness = freshness(rules, &directives, status, headers, times, has_validator)?;
     Ok(Verdict {
         shared,
+        says_shared,
         freshness,
         vary,
         has_validator,
@@ -95,27 +104,30 @@ pub(super) fn judge(
     })
 }
 
-/// Returns whether a status is understood whose answer says `must-understand`: `no-store` beside
-/// it is for caches that do not understand it (RFC 9111 section 5.2.2.3).
-fn understood(directives: &ResponseDirectives, status: StatusCode) -> bool {
-    let known = matches!(
+/// Returns whether the cache knows what a status asks of it.
+fn is_understood(status: StatusCode) -> bool {
+    matches!(
         status.as_u16(),
         200 | 203 | 204 | 300 | 301 | 302 | 303 | 307 | 308 | 404 | 405 | 410 | 414 | 501
-    );
-    directives.must_understand && known
+    )
 }
 
-/// Decides between the shared partition and the caller's own.
-fn shared(rules: &Rules, caller: &Caller, directives: &ResponseDirectives) -> Result<bool, Reason> {
+/// Returns whether an answer says that it is the same for callers with credentials.
+fn says_shared(rules: &Rules, directives: &ResponseDirectives) -> bool {
     let says_so = directives.public
         || directives.s_maxage_secs.is_some()
         || (rules.share_where_must_revalidate && directives.must_revalidate);
+    says_so && !directives.private
+}
+
+/// Decides between the shared partition and the caller's own.
+fn shared(caller: &Caller, says_shared: bool) -> Result<bool, Reason> {
     match caller {
         Caller::Anonymous => Ok(true),
         Caller::Known {
             share_where_public, ..
-        } => Ok(*share_where_public && says_so && !directives.private),
-        Caller::Unvouched if says_so => Ok(true),
+        } => Ok(*share_where_public && says_shared),
+        Caller::Unvouched if says_shared => Ok(true),
         Caller::Unvouched => Err(Reason::Credential),
     }
 }
@@ -305,6 +317,13 @@ mod tests {
         ];
         assert_eq!(refused(Caller::Anonymous, 200, &lines), Reason::NoStore);
         assert_eq!(refused(KNOWN, 200, &lines), Reason::NoStore);
+    }
+
+    #[test]
+    fn what_must_be_understood_is_kept_where_it_is() {
+        let both = control("no-store, must-understand, max-age=9");
+        assert!(judged(Caller::Anonymous, 200, &both).is_ok());
+        assert_eq!(refused(Caller::Anonymous, 299, &both), Reason::Status);
     }
 
     #[test]

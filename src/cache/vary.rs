@@ -2,7 +2,10 @@
 
 use std::{fmt, sync::Arc};
 
-use http::{HeaderMap, HeaderName, HeaderValue, header::VARY};
+use http::{
+    HeaderMap, HeaderName, HeaderValue,
+    header::{ACCEPT_ENCODING, ACCEPT_LANGUAGE, VARY},
+};
 
 use super::{directives::member_end, reason::Reason};
 use crate::store_key::{KeySpace, StoreKey};
@@ -91,12 +94,26 @@ impl fmt::Debug for VariantId {
 #[derive(Clone, Copy)]
 pub struct Selection<'a> {
     headers: &'a HeaderMap,
-    variants: &'a KeySpace,
+    variants: &'a Variants,
     hint: Option<&'a VarySpec>,
 }
 
+/// How variants are told apart.
+#[derive(Clone, Debug)]
+pub(super) struct Variants {
+    keys: KeySpace,
+    /// Whether preferences count by what they say, and not by how that is written.
+    normalise: bool,
+}
+
+impl Variants {
+    pub(super) fn new(keys: KeySpace, normalise: bool) -> Self {
+        Self { keys, normalise }
+    }
+}
+
 impl<'a> Selection<'a> {
-    pub(super) fn new(headers: &'a HeaderMap, variants: &'a KeySpace) -> Self {
+    pub(super) fn new(headers: &'a HeaderMap, variants: &'a Variants) -> Self {
         Self {
             headers,
             variants,
@@ -118,16 +135,22 @@ impl<'a> Selection<'a> {
 
     /// Returns the one that fits the request among answers that vary by these fields.
     pub fn variant(&self, spec: &VarySpec) -> VariantId {
-        let mut id = self.variants.short();
+        let mut id = self.variants.keys.short();
         for name in spec.names() {
             id.field(name.as_str().as_bytes());
             let mut values = self.headers.get_all(name).iter().peekable();
             // Absent and empty are two values.
             id.field(&[u8::from(values.peek().is_some())]);
-            for value in values {
-                each_member(value, |member| {
-                    id.field(member);
-                });
+            if self.variants.normalise && (name == ACCEPT_LANGUAGE || name == ACCEPT_ENCODING) {
+                for member in preferences(values) {
+                    id.field(&member);
+                }
+            } else {
+                for value in values {
+                    each_member(value, |member| {
+                        id.field(member);
+                    });
+                }
             }
             // Ends the list: `a: 1` beside `b: 2` is not `a: 1, b, 2`.
             id.field(b",");
@@ -142,6 +165,21 @@ impl fmt::Debug for Selection<'_> {
             .field("hint", &self.hint)
             .finish_non_exhaustive()
     }
+}
+
+/// Returns the members of lists of preferences in one case and order, without space: they say the
+/// same in any.
+fn preferences<'a>(values: impl Iterator<Item = &'a HeaderValue>) -> Vec<Vec<u8>> {
+    let mut members = Vec::new();
+    for value in values {
+        each_member(value, |member| {
+            let mut member = member.to_ascii_lowercase();
+            member.retain(|byte| !byte.is_ascii_whitespace());
+            members.push(member);
+        });
+    }
+    members.sort_unstable();
+    members
 }
 
 /// Gives each member of a list without the space around it, so that lists that mean the same are
@@ -177,9 +215,27 @@ mod tests {
     }
 
     fn id(vary: &'static str, fields: &[(&'static str, &'static str)]) -> VariantId {
+        normalised_id(vary, fields, false)
+    }
+
+    fn normalised_id(
+        vary: &'static str,
+        fields: &[(&'static str, &'static str)],
+        normalise: bool,
+    ) -> VariantId {
         let space = StoreKeys::from_secret(&[3; 32]).unwrap().space("v");
-        let headers = headers(fields);
-        Selection::new(&headers, &space).variant(&spec(&[vary]).unwrap())
+        let (headers, variants) = (headers(fields), Variants::new(space, normalise));
+        Selection::new(&headers, &variants).variant(&spec(&[vary]).unwrap())
+    }
+
+    #[test]
+    fn preferences_that_say_the_same_are_the_same_where_they_are_normalised() {
+        let id = |value, normalise| {
+            normalised_id("accept-language", &[("accept-language", value)], normalise)
+        };
+        assert_eq!(id("en, de;q=0.5", true), id("De; q=0.5,eN", true));
+        assert_ne!(id("en, de;q=0.5", true), id("en;q=0.5, de", true));
+        assert_ne!(id("en, de", false), id("de, en", false));
     }
 
     #[test]

@@ -56,6 +56,7 @@ impl<'a> Charge<'a> {
 /// # Panics
 ///
 /// If there are fewer states than charges.
+#[inline]
 pub fn decide_all(charges: &[Charge<'_>], states: &mut [State], now: Timestamp) -> Decisions {
     if let ([charge], [state, ..]) = (charges, &mut *states) {
         let (decision, next) = charge.policy.decide(*state, now, charge.cost);

@@ -10,7 +10,7 @@ use super::{
     charge::Charge,
     decision::{Decision, Decisions},
     headers::{Lines, RateLimitFields},
-    partition::{Partition, Place},
+    partition::{Place, StoredPartition},
     policy::Policy,
     policy_set::{PolicySet, PolicySets},
     request_head::RequestHead,
@@ -23,7 +23,7 @@ use crate::{
     record::{PolicyOutcome, RateLimitDecision, RateLimitOutcome},
     rejection::{Rejection, Responder},
     store_future::StoreFuture,
-    store_key::{KeySpace, StoreKey},
+    store_key::StoreKey,
 };
 
 /// What a limiter does with a request when its store fails.
@@ -39,8 +39,7 @@ pub enum OnStoreError {
 
 pub(super) struct Config {
     pub(super) store: Arc<dyn RateLimitStore>,
-    pub(super) space: KeySpace,
-    pub(super) partition: Partition,
+    pub(super) partition: StoredPartition,
     pub(super) sets: PolicySets,
     pub(super) fields: RateLimitFields,
     pub(super) on_store_error: OnStoreError,
@@ -92,7 +91,7 @@ impl Config {
         if set.policies().is_empty() {
             return Ok(Plan::Skip);
         }
-        Ok(match self.partition.place(&self.space, head)? {
+        Ok(match self.partition.place(head)? {
             Place::In(partition) => Plan::Ask(partition, set),
             Place::Outside => Plan::Skip,
         })

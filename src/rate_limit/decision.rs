@@ -2,26 +2,26 @@
 
 use std::{fmt, time::Duration};
 
-use smallvec::SmallVec;
-
 use crate::time::Timestamp;
 
 /// What one policy says of one request.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Decision {
-    /// Zero where it admits, [`NEVER`] where it never will.
-    retry_after_micros: u64,
-    remaining: u64,
+    // Three words, because each request moves some of these: what remains is below 2^53, and so
+    // leaves room for the verdict.
+    remaining_and_verdict: u64,
     reset_after_micros: u64,
-    receipt: Receipt,
+    /// Of a charge, the moment from which it is forgotten; of a denial, how long to wait.
+    detail_micros: u64,
 }
 
-/// In place of the time until a request would be admitted.
-const NEVER: u64 = u64::MAX;
+/// The bits of the word in which the verdict stands.
+const VERDICT_SHIFT: u32 = 62;
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Verdict {
     Admitted,
-    Denied { retry_after_micros: u64 },
+    Denied,
     Never,
 }
 
@@ -44,66 +44,77 @@ impl Receipt {
 }
 
 impl Decision {
+    /// Says nothing: what stands in a place that is not used.
+    const NONE: Self = Self {
+        remaining_and_verdict: 0,
+        reset_after_micros: 0,
+        detail_micros: 0,
+    };
+
     /// Creates the decision of a policy that admits.
     ///
     /// What remains, and how long until the quota is whole again, are meant after the charge.
     pub fn admitted(remaining: u64, reset_after: Duration, receipt: Receipt) -> Self {
-        Self::new(Verdict::Admitted, remaining, micros(reset_after), receipt)
+        Self::admitted_micros(remaining, micros(reset_after), receipt.0)
     }
 
     /// Creates the decision of a policy that denies. `None` for a request that it never admits.
     pub fn denied(remaining: u64, reset_after: Duration, retry_after: Option<Duration>) -> Self {
-        let verdict = match retry_after {
-            Some(after) => Verdict::Denied {
-                retry_after_micros: micros(after),
-            },
-            None => Verdict::Never,
-        };
-        Self::new(verdict, remaining, micros(reset_after), Receipt::default())
+        let reset_after = micros(reset_after);
+        match retry_after {
+            Some(after) => Self::denied_micros(remaining, reset_after, micros(after)),
+            None => Self::never_micros(remaining, reset_after),
+        }
     }
 
+    #[inline]
     pub(super) fn admitted_micros(remaining: u64, reset_after: u64, receipt: Timestamp) -> Self {
-        Self::new(Verdict::Admitted, remaining, reset_after, Receipt(receipt))
-    }
-
-    pub(super) fn denied_micros(remaining: u64, reset_after: u64, retry_after_micros: u64) -> Self {
-        let verdict = Verdict::Denied { retry_after_micros };
-        Self::new(verdict, remaining, reset_after, Receipt::default())
-    }
-
-    pub(super) fn never_micros(remaining: u64, reset_after: u64) -> Self {
-        Self::new(Verdict::Never, remaining, reset_after, Receipt::default())
-    }
-
-    const fn new(verdict: Verdict, remaining: u64, reset_after: u64, receipt: Receipt) -> Self {
-        let retry_after_micros = match verdict {
-            Verdict::Admitted => 0,
-            // Who is denied is so for a microsecond at least.
-            Verdict::Denied {
-                retry_after_micros: 0,
-            } => 1,
-            Verdict::Denied {
-                retry_after_micros: NEVER,
-            } => NEVER - 1,
-            Verdict::Denied { retry_after_micros } => retry_after_micros,
-            Verdict::Never => NEVER,
-        };
-        Self {
-            retry_after_micros,
+        Self::new(
+            Verdict::Admitted,
             remaining,
+            reset_after,
+            receipt.as_micros(),
+        )
+    }
+
+    #[inline]
+    pub(super) fn denied_micros(remaining: u64, reset_after: u64, retry_after: u64) -> Self {
+        Self::new(Verdict::Denied, remaining, reset_after, retry_after)
+    }
+
+    #[inline]
+    pub(super) fn never_micros(remaining: u64, reset_after: u64) -> Self {
+        Self::new(Verdict::Never, remaining, reset_after, 0)
+    }
+
+    #[inline]
+    fn new(verdict: Verdict, remaining: u64, reset_after: u64, detail: u64) -> Self {
+        let remaining = remaining.min((1 << VERDICT_SHIFT) - 1);
+        Self {
+            remaining_and_verdict: remaining | (verdict as u64) << VERDICT_SHIFT,
             reset_after_micros: reset_after,
-            receipt,
+            detail_micros: detail,
+        }
+    }
+
+    #[inline]
+    fn verdict(&self) -> Verdict {
+        match self.remaining_and_verdict >> VERDICT_SHIFT {
+            0 => Verdict::Admitted,
+            1 => Verdict::Denied,
+            _ => Verdict::Never,
         }
     }
 
     /// Returns whether the policy admits the request.
+    #[inline]
     pub fn is_admitted(&self) -> bool {
-        self.retry_after_micros == 0
+        self.verdict() == Verdict::Admitted
     }
 
     /// Returns how much is left, rounded down.
     pub fn remaining(&self) -> u64 {
-        self.remaining
+        self.remaining_and_verdict & ((1 << VERDICT_SHIFT) - 1)
     }
 
     /// Returns how long until the quota is whole again, if nothing more is spent.
@@ -115,60 +126,83 @@ impl Decision {
     ///
     /// `None` if it was admitted, and if it asks for more than the quota ever holds.
     pub fn retry_after(&self) -> Option<Duration> {
-        match self.retry_after_micros {
-            0 | NEVER => None,
-            micros => Some(Duration::from_micros(micros)),
+        match self.verdict() {
+            Verdict::Denied => Some(Duration::from_micros(self.detail_micros)),
+            Verdict::Admitted | Verdict::Never => None,
         }
     }
 
     /// Returns whether the request asks for more than the quota ever holds.
     pub fn is_never(&self) -> bool {
-        self.retry_after_micros == NEVER
+        self.verdict() == Verdict::Never
     }
 
-    /// Returns the receipt of the charge, if there was one.
+    /// Returns the receipt of the charge; that of nothing, if there was none.
     pub fn receipt(&self) -> Receipt {
-        self.receipt
+        match self.verdict() {
+            Verdict::Admitted => Receipt(Timestamp::from_micros(self.detail_micros)),
+            Verdict::Denied | Verdict::Never => Receipt::default(),
+        }
     }
 }
 
 impl fmt::Debug for Decision {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Decision")
-            .field("admitted", &self.is_admitted())
-            .field("remaining", &self.remaining)
+            .field("verdict", &self.verdict())
+            .field("remaining", &self.remaining())
             .field("reset_after", &self.reset_after())
             .field("retry_after", &self.retry_after())
-            .field("receipt", &self.receipt)
-            .finish()
+            .finish_non_exhaustive()
     }
 }
 
+/// So many decisions need no allocation.
+const INLINE: usize = 4;
+
 /// What all policies say of one request: denied by one, charged to none.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone)]
 pub struct Decisions {
     admitted: bool,
+    count: u8,
     at: Timestamp,
-    each: SmallVec<[Decision; 2]>,
+    few: [Decision; INLINE],
+    many: Option<Box<[Decision]>>,
 }
 
 impl Decisions {
     /// Creates the answer to a list of charges, in their order, and says when it was given by the
     /// store's clock.
     pub fn new(admitted: bool, at: Timestamp, each: impl IntoIterator<Item = Decision>) -> Self {
+        let (mut few, mut count, mut many) = ([Decision::NONE; INLINE], 0, Vec::new());
+        for decision in each {
+            match few.get_mut(count) {
+                Some(place) => *place = decision,
+                None if many.is_empty() => many.extend(few.iter().copied().chain([decision])),
+                None => many.push(decision),
+            }
+            count += 1;
+        }
         Self {
             admitted,
+            count: count.min(INLINE) as u8,
             at,
-            each: each.into_iter().collect(),
+            few,
+            many: (!many.is_empty()).then(|| many.into()),
         }
     }
 
-    /// Creates the answer to one charge.
     #[inline]
     pub(super) fn one(admitted: bool, at: Timestamp, decision: Decision) -> Self {
-        let mut each = SmallVec::new();
-        each.push(decision);
-        Self { admitted, at, each }
+        let mut few = [Decision::NONE; INLINE];
+        few[0] = decision;
+        Self {
+            admitted,
+            count: 1,
+            at,
+            few,
+            many: None,
+        }
     }
 
     /// Returns whether the request is admitted, and so charged.
@@ -183,10 +217,65 @@ impl Decisions {
 
     /// Returns what each policy says, in the order of the charges.
     pub fn each(&self) -> &[Decision] {
-        &self.each
+        match &self.many {
+            Some(many) => many,
+            None => &self.few[..usize::from(self.count)],
+        }
+    }
+}
+
+impl PartialEq for Decisions {
+    fn eq(&self, other: &Self) -> bool {
+        (self.admitted, self.at, self.each()) == (other.admitted, other.at, other.each())
+    }
+}
+
+impl Eq for Decisions {}
+
+impl fmt::Debug for Decisions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Decisions")
+            .field("admitted", &self.admitted)
+            .field("at", &self.at)
+            .field("each", &self.each())
+            .finish()
     }
 }
 
 fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_decision_says_what_it_was_made_of() {
+        let reset = Duration::from_secs(3);
+        let paid = Receipt::until(Timestamp::from_secs(9));
+        let admitted = Decision::admitted(1 << 53, reset, paid);
+        assert_eq!((admitted.remaining(), admitted.receipt()), (1 << 53, paid));
+        assert!(admitted.is_admitted() && admitted.retry_after().is_none());
+        let wait = Some(Duration::from_secs(2));
+        let denied = Decision::denied(7, reset, wait);
+        assert_eq!((denied.retry_after(), denied.reset_after()), (wait, reset));
+        assert_eq!(
+            (denied.receipt(), denied.is_never()),
+            (Receipt::default(), false)
+        );
+        let never = Decision::denied(u64::MAX, reset, None);
+        assert!(never.is_never() && !never.is_admitted());
+    }
+
+    #[test]
+    fn few_and_many_decisions_come_back_in_order() {
+        for count in 0..10 {
+            let each: Vec<_> = (0..count)
+                .map(|left| Decision::admitted(left, Duration::ZERO, Receipt::default()))
+                .collect();
+            let decisions = Decisions::new(true, Timestamp::EPOCH, each.iter().copied());
+            assert_eq!(decisions.each(), each);
+        }
+    }
 }

@@ -184,9 +184,8 @@ impl RateLimitLayerBuilder {
             .fix("add one with `policy`, or tiers that have some"));
         }
         let config = Config {
-            space: self.store.keys().space("rate-limit"),
+            partition: self.partition.in_store(self.store.keys()),
             store: self.store,
-            partition: self.partition,
             sets,
             fields: self.fields,
             on_store_error: self.on_store_error,

@@ -10,7 +10,7 @@ use crate::{
     client_addr::{ClientAddrResolver, MissingClientAddr},
     framework,
     identity::Identity,
-    store_key::{KeySpace, ShortKeyWriter, StoreKey},
+    store_key::{KeySpace, ShortKeyWriter, StoreKey, StoreKeys},
 };
 
 /// Who shares a quota: requests of one partition are counted together.
@@ -138,31 +138,47 @@ impl Partition {
         self
     }
 
-    /// Returns whether any part of it is known only once the caller is.
-    pub(super) fn reads_identity(&self) -> bool {
-        self.alternatives.iter().flatten().any(Part::reads_identity)
-    }
-
-    /// Returns whether a request whose caller is not known is in no partition.
-    pub(super) fn needs_identity(&self) -> bool {
-        self.alternatives
-            .iter()
-            .all(|parts| parts.iter().any(Part::reads_identity))
-    }
-
     fn one(part: Part) -> Self {
         Self {
             alternatives: SmallVec::from_iter([SmallVec::from_iter([part])]),
         }
     }
 
+    /// Gives each alternative a space of a store's keys, named by what it is made of.
+    pub(super) fn in_store(&self, keys: &StoreKeys) -> StoredPartition {
+        let space = |parts: &Alternative| keys.space(&format!("rate-limit {parts:?}"));
+        let stored = |parts: &Alternative| (space(parts), parts.clone());
+        StoredPartition {
+            alternatives: self.alternatives.iter().map(stored).collect(),
+        }
+    }
+}
+
+/// A partition, and the spaces of a store's keys in which it counts.
+#[derive(Debug)]
+pub(super) struct StoredPartition {
+    alternatives: Box<[(KeySpace, Alternative)]>,
+}
+
+impl StoredPartition {
+    /// Returns whether any part of it is known only once the caller is.
+    pub(super) fn reads_identity(&self) -> bool {
+        self.parts().flatten().any(Part::reads_identity)
+    }
+
+    /// Returns whether a request whose caller is not known is in no partition.
+    pub(super) fn needs_identity(&self) -> bool {
+        self.parts()
+            .all(|parts| parts.iter().any(Part::reads_identity))
+    }
+
+    fn parts(&self) -> impl Iterator<Item = &Alternative> {
+        self.alternatives.iter().map(|(_, parts)| parts)
+    }
+
     /// Finds where a request stands.
-    pub(super) fn place(
-        &self,
-        space: &KeySpace,
-        head: &RequestHead<'_>,
-    ) -> Result<Place, MissingClientAddr> {
-        for parts in &self.alternatives {
+    pub(super) fn place(&self, head: &RequestHead<'_>) -> Result<Place, MissingClientAddr> {
+        for (space, parts) in &self.alternatives {
             let mut key = space.short();
             if write_all(parts, &mut key, head)? {
                 return Ok(Place::In(key.finish()));
@@ -202,15 +218,16 @@ impl Part {
         key: &mut ShortKeyWriter,
         head: &RequestHead<'_>,
     ) -> Result<bool, MissingClientAddr> {
-        // The first field of each pair says what the second is.
+        // What a part is stands in the name of its space. Where it may be one thing or another, a
+        // field before it says which.
         let found = match self {
             Self::ClientAddr(resolver) => {
                 let addr = resolver.resolve(head.extensions, head.headers)?;
-                key.field(b"addr").field(&addr.partition_bytes());
+                key.field(&addr.partition_bytes());
                 true
             }
             Self::Identity => identity(head).is_some_and(|who| {
-                key.field(b"line").field(who.lineage().as_bytes());
+                key.field(who.lineage().as_bytes());
                 true
             }),
             Self::Owner => identity(head).is_some_and(|who| {
@@ -228,7 +245,7 @@ impl Part {
                 true
             }
             Self::Method => {
-                key.field(b"method").field(head.method.as_str().as_bytes());
+                key.field(head.method.as_str().as_bytes());
                 true
             }
             Self::Route => {
@@ -239,7 +256,7 @@ impl Part {
                 true
             }
             Self::By(find) => find(head).is_some_and(|bytes| {
-                key.field(b"by").field(&bytes);
+                key.field(&bytes);
                 true
             }),
         };
@@ -271,14 +288,14 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::{client_addr::PeerAddr, store_key::StoreKeys};
+    use crate::client_addr::PeerAddr;
 
-    fn space() -> KeySpace {
-        StoreKeys::from_secret(&[7; 32]).unwrap().space("test")
+    fn keys() -> StoreKeys {
+        StoreKeys::from_secret(&[7; 32]).unwrap()
     }
 
     fn key(partition: &Partition, request: &Request<()>) -> Option<StoreKey> {
-        match partition.place(&space(), &RequestHead::of(request)) {
+        match partition.in_store(&keys()).place(&RequestHead::of(request)) {
             Ok(Place::In(key)) => Some(key),
             Ok(Place::Outside) => None,
             Err(missing) => panic!("{missing}"),
@@ -351,7 +368,9 @@ mod tests {
     #[test]
     fn a_missing_address_is_an_error_and_never_a_partition() {
         let by = Partition::client_addr(ClientAddrResolver::default());
-        let place = by.place(&space(), &RequestHead::of(&Request::new(())));
+        let place = by
+            .in_store(&keys())
+            .place(&RequestHead::of(&Request::new(())));
         assert!(place.is_err());
     }
 

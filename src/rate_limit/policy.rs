@@ -44,12 +44,8 @@ pub struct Policy {
     algorithm: Algorithm,
     id: u64,
     shadow: bool,
-    coarse: bool,
+    bears_coarse_time: bool,
 }
-
-/// A capacity that takes this long to come back is counted by a clock that is some milliseconds
-/// off.
-const COARSE_FROM_MICROS: u64 = 100_000;
 
 impl Policy {
     /// Counts in windows, each of which begins with the first request that finds none open.
@@ -115,10 +111,10 @@ impl Policy {
         Ok(Self {
             id: id(name, algorithm.letter()),
             name: name.into(),
-            coarse: algorithm.horizon_micros() >= COARSE_FROM_MICROS,
             quota,
             algorithm,
             shadow: false,
+            bears_coarse_time: algorithm.horizon_micros() >= 100_000 && algorithm.log().is_none(),
         })
     }
 
@@ -133,6 +129,7 @@ impl Policy {
     }
 
     /// Returns whether the policy only watches.
+    #[inline]
     pub fn is_shadow(&self) -> bool {
         self.shadow
     }
@@ -140,13 +137,6 @@ impl Policy {
     /// Returns the name.
     pub fn name(&self) -> &str {
         &self.name
-    }
-
-    /// Returns whether a store may count by [`Clock::coarse`](crate::Clock::coarse): the whole
-    /// capacity takes 100 ms or more to come back.
-    #[inline]
-    pub fn may_count_coarsely(&self) -> bool {
-        self.coarse
     }
 
     /// Returns the quota.
@@ -161,6 +151,7 @@ impl Policy {
 
     /// Returns a number that stands for the name and the algorithm, the same in each process: what
     /// a store keeps the policy's states under, beside the partition.
+    #[inline]
     pub fn id(&self) -> u64 {
         self.id
     }
@@ -172,6 +163,7 @@ impl Policy {
     ///
     /// A state that is no longer alive is the same as [`State::NONE`]. With a cost of zero nothing
     /// is charged, and the decision says what is left.
+    #[inline]
     pub fn decide(&self, state: State, now: Timestamp, cost: u64) -> (Decision, State) {
         self.algorithm.decide(state, now, cost)
     }
@@ -186,8 +178,16 @@ impl Policy {
     }
 
     /// Returns whether the policy counts exactly only in a [`Log`].
+    #[inline]
     pub fn keeps_a_log(&self) -> bool {
         self.algorithm.log().is_some()
+    }
+
+    /// Returns whether a time that is some milliseconds late decides as well: whether the window
+    /// is at least a tenth of a second, and no log of moments is kept.
+    #[inline]
+    pub fn bears_coarse_time(&self) -> bool {
+        self.bears_coarse_time
     }
 
     /// Gives back to a log what was taken too much by the charge that the receipt is for.

@@ -210,6 +210,7 @@ pub(super) struct Span {
 
 impl Pace {
     /// Returns the time in which the bucket gains this much; it is at most the burst.
+    #[inline]
     pub(super) fn times(&self, count: u64) -> Span {
         // At most 2^53: the burst was checked with the parts.
         let parts = self.interval.parts * count;
@@ -219,6 +220,7 @@ impl Pace {
         }
     }
 
+    #[inline]
     pub(super) fn add(&self, one: Span, other: Span) -> Span {
         let parts = one.parts + other.parts;
         let carry = parts >= self.parts;
@@ -229,6 +231,7 @@ impl Pace {
     }
 
     /// Returns the time from `other` to `one`, which is not shorter.
+    #[inline]
     pub(super) fn sub(&self, one: Span, other: Span) -> Span {
         let borrow = one.parts < other.parts;
         Span {
@@ -238,6 +241,7 @@ impl Pace {
     }
 
     /// Returns how much the bucket gains in this time, rounded down.
+    #[inline]
     pub(super) fn gained_in(&self, span: Span) -> u64 {
         if self.parts == 1 {
             return span.micros / self.interval.micros;
@@ -254,6 +258,7 @@ impl Pace {
 
 impl Span {
     /// Returns the whole microseconds after which the span is over.
+    #[inline]
     pub(super) fn rounded_up(self) -> u64 {
         self.micros + u64::from(self.parts > 0)
     }

@@ -23,7 +23,7 @@ use portcullis::{
     Timestamp, TrustedProxies,
     access_log::{
         AccessLogBuilder, AccessLogLayer, JsonLines, Level, LogEntry, LogQuery, LogStats, LogStore,
-        Names, RecentRecords, Record, Sink, Trail, Trust,
+        Names, PrettyLines, RecentRecords, Record, Sink, Trail, Trust,
     },
     store::MemoryStore,
 };
@@ -824,4 +824,28 @@ async fn a_store_in_memory_shows_the_latest_of_each_trail_and_forgets_the_oldest
     let until = LogQuery::latest(1).until(Timestamp::from_secs(4));
     assert_eq!(latest(Trail::Access, until).await, [four]);
     assert_eq!(latest(Trail::Audit, LogQuery::default()).await, [one]);
+}
+
+#[tokio::test]
+async fn a_pretty_line_is_for_people() {
+    let writer = Writer::default();
+    let layer = AccessLogLayer::builder()
+        .sink(PrettyLines::writer(writer.clone()))
+        .clock(ManualClock::default())
+        .build()
+        .unwrap();
+    let app = layer.layer(service_fn(async |request: Request<Full<Bytes>>| {
+        let record = RecordHandle::of(request.extensions()).unwrap();
+        record.set_auth(AuthOutcome::Allowed(Identity::trusted("key_7").build()));
+        record.set_cache(CacheOutcome::new(CacheSource::Miss));
+        record.set_field("order.id", 42_i64);
+        ok(full("abc"))
+    }));
+    text(app.oneshot(get("/things/7?page=2")).await.unwrap()).await;
+    assert_eq!(
+        writer.calls(),
+        [
+            "00:00:00.000 INFO  200 GET /things/7?page=REDACTED 0.0ms 3B key=key_7 cache=miss {\"order.id\":42}\n"
+        ]
+    );
 }

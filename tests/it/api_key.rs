@@ -19,19 +19,19 @@ use tower::{Layer, Service, ServiceExt, service_fn};
 
 use crate::support::{get, header, request, text};
 
-type Answer = Response<ResponseBody<Full<Bytes>>>;
+pub(crate) type Answer = Response<ResponseBody<Full<Bytes>>>;
 
-struct Keys {
-    clock: ManualClock,
-    ring: KeyRing,
-    manager: KeyManager,
+pub(crate) struct Keys {
+    pub(crate) clock: ManualClock,
+    pub(crate) ring: KeyRing,
+    pub(crate) manager: KeyManager,
 }
 
-fn pepper() -> Pepper {
+pub(crate) fn pepper() -> Pepper {
     Pepper::new(1, (0..32).collect::<Vec<u8>>()).unwrap()
 }
 
-fn ring(store: impl ApiKeyStore, clock: &ManualClock) -> KeyRing {
+pub(crate) fn ring(store: impl ApiKeyStore, clock: &ManualClock) -> KeyRing {
     KeyRing::builder("acmepay", store)
         .environments(["live", "test"])
         .pepper(pepper())
@@ -41,11 +41,11 @@ fn ring(store: impl ApiKeyStore, clock: &ManualClock) -> KeyRing {
 }
 
 impl Keys {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::kept_in(MemoryStore::new())
     }
 
-    fn kept_in(store: impl ApiKeyStore) -> Self {
+    pub(crate) fn kept_in(store: impl ApiKeyStore) -> Self {
         let clock = ManualClock::default();
         let ring = ring(store, &clock);
         Self {
@@ -55,26 +55,26 @@ impl Keys {
         }
     }
 
-    async fn create(&self, new: NewKey) -> GeneratedKey {
+    pub(crate) async fn create(&self, new: NewKey) -> GeneratedKey {
         self.manager.create(new).await.unwrap()
     }
 
-    async fn reader(&self) -> GeneratedKey {
+    pub(crate) async fn reader(&self) -> GeneratedKey {
         self.create(NewKey::of_owner("acme").tier("pro").scopes(["data.read"]))
             .await
     }
 
-    fn layer(&self) -> ApiKeyLayerBuilder {
+    pub(crate) fn layer(&self) -> ApiKeyLayerBuilder {
         ApiKeyLayer::builder(&self.ring)
     }
 
-    async fn send(&self, request: Request<Full<Bytes>>) -> Answer {
+    pub(crate) async fn send(&self, request: Request<Full<Bytes>>) -> Answer {
         send(self.layer().build().unwrap(), request).await
     }
 }
 
 /// Sends a request through a layer to a handler that tells what it sees.
-async fn send<L>(layer: L, request: Request<Full<Bytes>>) -> Answer
+pub(crate) async fn send<L>(layer: L, request: Request<Full<Bytes>>) -> Answer
 where
     L: Layer<Handler>,
     L::Service: Service<Request<Full<Bytes>>, Response = Answer, Error = Infallible>,
@@ -86,11 +86,11 @@ where
         .unwrap()
 }
 
-type Handler = tower::util::ServiceFn<
+pub(crate) type Handler = tower::util::ServiceFn<
     fn(Request<Full<Bytes>>) -> std::future::Ready<Result<Response<Full<Bytes>>, Infallible>>,
 >;
 
-fn handler(
+pub(crate) fn handler(
     request: Request<Full<Bytes>>,
 ) -> std::future::Ready<Result<Response<Full<Bytes>>, Infallible>> {
     let caller = request.extensions().get::<Identity>();
@@ -99,33 +99,33 @@ fn handler(
     std::future::ready(Ok(Response::new(Full::from(seen))))
 }
 
-fn with_header(name: &str, value: &str) -> Request<Full<Bytes>> {
+pub(crate) fn with_header(name: &str, value: &str) -> Request<Full<Bytes>> {
     let mut request = get("/");
     let name = http::HeaderName::try_from(name).unwrap();
     request.headers_mut().append(name, value.parse().unwrap());
     request
 }
 
-fn with_key(key: &str) -> Request<Full<Bytes>> {
+pub(crate) fn with_key(key: &str) -> Request<Full<Bytes>> {
     with_header("x-api-key", key)
 }
 
 /// A key of the right form and checksum that no store knows.
-async fn unknown_key() -> String {
+pub(crate) async fn unknown_key() -> String {
     let key = Keys::new().reader().await;
     key.expose_secret().to_owned()
 }
 
-fn challenges(headers: &HeaderMap) -> Vec<&str> {
+pub(crate) fn challenges(headers: &HeaderMap) -> Vec<&str> {
     let lines = headers.get_all("www-authenticate").iter();
     lines.map(|line| line.to_str().unwrap()).collect()
 }
 
-fn outcome(response: &Answer) -> &AuthOutcome {
+pub(crate) fn outcome(response: &Answer) -> &AuthOutcome {
     response.extensions().get().unwrap()
 }
 
-fn denial(response: &Answer) -> AuthDenial {
+pub(crate) fn denial(response: &Answer) -> AuthDenial {
     match outcome(response) {
         AuthOutcome::Denied { reason, .. } => *reason,
         other => panic!("{other:?} is no denial"),
@@ -133,7 +133,7 @@ fn denial(response: &Answer) -> AuthDenial {
 }
 
 /// Everything that a client can see of an answer.
-async fn bytes_of(response: Answer) -> String {
+pub(crate) async fn bytes_of(response: Answer) -> String {
     let head = format!("{} {:?}", response.status(), response.headers());
     head + &text(response).await
 }
@@ -221,7 +221,7 @@ async fn each_key_that_is_no_good_is_answered_with_the_same_bytes() {
 }
 
 /// Puts the secret of one key behind the names and the id of another, checksum included.
-fn forged(names_of: &str, secret_of: &str) -> String {
+pub(crate) fn forged(names_of: &str, secret_of: &str) -> String {
     let split = names_of.len() - 49;
     let (names, secret) = (&names_of[..split], &secret_of[secret_of.len() - 49..]);
     let checked = format!("{names}{}", &secret[..43]);

@@ -6,8 +6,22 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod access_log;
+#[cfg(feature = "axum")]
+mod access_log_axum;
+mod access_log_layers;
+mod access_log_queue;
+mod access_log_sampling;
+mod access_log_secrets;
+mod access_log_server;
 mod api_key;
+mod api_key_manager;
+mod api_key_pipeline;
+mod api_key_threats;
 mod cache;
+mod cache_collapse;
+mod cache_leaks;
+mod cache_oracle;
+mod cache_validation;
 mod contract;
 mod gate;
 mod gateway;

@@ -55,6 +55,7 @@ impl FixedWindow {
         self.alignment
     }
 
+    #[inline]
     pub(super) fn decide(&self, state: State, now: Timestamp, cost: u64) -> (Decision, State) {
         let (end, used) = if state.is_alive(now) {
             // A window that ends later than one from now on would was opened by a clock that has
@@ -96,6 +97,7 @@ impl FixedWindow {
         )
     }
 
+    #[inline]
     fn end_of_window_at(&self, now: u64) -> u64 {
         match self.alignment {
             Alignment::Clock => now - now % self.window_micros + self.window_micros,
@@ -105,6 +107,7 @@ impl FixedWindow {
     }
 
     /// Returns the state of a window; one of which nothing is used is not open yet.
+    #[inline]
     fn state(&self, end: u64, used: u64) -> State {
         if used > 0 {
             State::new(Timestamp::from_micros(end), [used, 0])

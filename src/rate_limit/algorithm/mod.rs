@@ -48,11 +48,13 @@ impl State {
     }
 
     /// Takes a state from the words that a store kept.
+    #[inline]
     pub const fn from_words([forget_at, one, two]: [u64; 3]) -> Self {
         Self::new(Timestamp::from_micros(forget_at), [one, two])
     }
 
     /// Returns the words for a store to keep.
+    #[inline]
     pub const fn to_words(self) -> [u64; 3] {
         [self.forget_at.as_micros(), self.words[0], self.words[1]]
     }
@@ -63,6 +65,7 @@ impl State {
     }
 
     /// Returns whether there is still something to remember.
+    #[inline]
     pub fn is_alive(self, now: Timestamp) -> bool {
         now < self.forget_at
     }
@@ -108,6 +111,7 @@ impl Algorithm {
     ///
     /// If it is denied, the state comes back as it was, but for one thing: if the clock went back,
     /// it is cut to the longest that it may last.
+    #[inline]
     pub(super) fn decide(&self, state: State, now: Timestamp, cost: u64) -> (Decision, State) {
         let now = now.min(LATEST);
         match self {
@@ -169,6 +173,7 @@ impl Algorithm {
     }
 
     /// Returns the log's algorithm, if it is one.
+    #[inline]
     pub(super) fn log(&self) -> Option<&SlidingLog> {
         match self {
             Self::SlidingLog(log, _) => Some(log),

@@ -43,6 +43,7 @@ impl TokenBucket {
         self.refill.rounded_up()
     }
 
+    #[inline]
     pub(super) fn decide(&self, state: State, now: Timestamp, cost: u64) -> (Decision, State) {
         let missing = self.missing(state, now);
         if cost > self.pace.burst {
@@ -92,6 +93,7 @@ impl TokenBucket {
     ///
     /// Never longer than an empty one takes: a moment beyond that was written by a clock that has
     /// since gone back.
+    #[inline]
     fn missing(&self, state: State, now: Timestamp) -> Span {
         if !state.is_alive(now) {
             return Span::default();
@@ -108,11 +110,13 @@ impl TokenBucket {
         missing.min(self.refill)
     }
 
+    #[inline]
     fn remaining(&self, missing: Span) -> u64 {
         self.pace.gained_in(self.pace.sub(self.refill, missing))
     }
 }
 
+#[inline]
 fn state_of(missing: Span, now: Timestamp) -> State {
     let full_at = Timestamp::from_micros(now.as_micros() + missing.rounded_up());
     State::new(full_at, [missing.parts, 0])

@@ -9,7 +9,9 @@ use dashmap::DashMap;
 
 use super::{MemoryStore, Shelf};
 use crate::{
-    api_key::{ApiKeyStore, KeyCursor, KeyId, KeyPage, KeyQuery, KeyUse, ListedKey, StoredKey},
+    api_key::{
+        ApiKeyStore, ChangeFeed, KeyCursor, KeyId, KeyPage, KeyQuery, KeyUse, ListedKey, StoredKey,
+    },
     error::StoreErrorKind,
     store_future::StoreFuture,
     time::Timestamp,
@@ -202,5 +204,9 @@ impl ApiKeyStore for MemoryStore {
 
     fn purge(&self, before: Timestamp, max: usize) -> StoreFuture<usize> {
         StoreFuture::ready(self.shared.api_key.purge(before, max))
+    }
+
+    fn changes(&self) -> ChangeFeed {
+        ChangeFeed::Immediate
     }
 }

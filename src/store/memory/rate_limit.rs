@@ -51,27 +51,58 @@ impl Part {
         self.table.get_or_init(|| Table::new(self.states_max))
     }
 
+    /// Decides by the coarse time where that may do, and if it denies, once more by the precise
+    /// one: so that nobody waits longer than was said.
+    #[inline]
     fn take(&self, partition: &StoreKey, charges: &[Charge<'_>]) -> StoreFuture<Decisions> {
-        let now = self.now(charges);
-        let decisions = match charges {
-            _ if charges.iter().any(|charge| charge.policy.keeps_a_log()) => {
-                self.take_with_logs(partition, charges, now)
+        // What nearly all requests are: one policy, a client who is known, and room for it.
+        if let [charge] = charges
+            && charge.policy.bears_coarse_time()
+        {
+            let (key, now) = (key(partition, charge.policy), self.clock.coarse());
+            if let Some(mut held) = self.table().hold_known(key) {
+                let decisions = decide_all(charges, std::slice::from_mut(&mut held.state), now);
+                if decisions.is_admitted() {
+                    return StoreFuture::ready(decisions);
+                }
             }
-            [charge] => self
-                .table()
-                .change_one(key(partition, charge.policy), now, |state| {
-                    decide_all(charges, std::slice::from_mut(state), now)
-                }),
-            _ => {
-                let keys = keys(partition, charges.iter().map(|charge| charge.policy));
-                self.table()
-                    .change_all(&keys, now, |states| decide_all(charges, states, now))
+        }
+        self.take_at_length(partition, charges)
+    }
+
+    #[inline(never)]
+    fn take_at_length(
+        &self,
+        partition: &StoreKey,
+        charges: &[Charge<'_>],
+    ) -> StoreFuture<Decisions> {
+        if charges
+            .iter()
+            .all(|charge| charge.policy.bears_coarse_time())
+        {
+            match self.take_at(partition, charges, self.clock.coarse()) {
+                Some(decisions) if decisions.is_admitted() => return StoreFuture::ready(decisions),
+                Some(_) | None => {}
             }
-        };
-        match decisions {
+        }
+        match self.take_at(partition, charges, self.clock.now()) {
             Some(decisions) => StoreFuture::ready(decisions),
             None => StoreFuture::failed(StoreErrorKind::Full),
         }
+    }
+
+    fn take_at(
+        &self,
+        partition: &StoreKey,
+        charges: &[Charge<'_>],
+        now: Timestamp,
+    ) -> Option<Decisions> {
+        if charges.iter().any(|charge| charge.policy.keeps_a_log()) {
+            return self.take_with_logs(partition, charges, now);
+        }
+        let keys = keys(partition, charges.iter().map(|charge| charge.policy));
+        self.table()
+            .change_all(&keys, now, |states| decide_all(charges, states, now))
     }
 
     /// Decides with the logs of the partition in hand: nobody else has them meanwhile.
@@ -97,21 +128,8 @@ impl Part {
         })?
     }
 
-    /// Reads the clock, by a cheap look where that will do.
-    #[inline]
-    fn now(&self, charges: &[Charge<'_>]) -> Timestamp {
-        if charges
-            .iter()
-            .all(|charge| charge.policy.may_count_coarsely())
-        {
-            self.clock.coarse()
-        } else {
-            self.clock.now()
-        }
-    }
-
     fn peek(&self, partition: &StoreKey, charges: &[Charge<'_>]) -> Decisions {
-        let now = self.now(charges);
+        let now = self.clock.now();
         let (mut states, mut logs) = (SmallVec::<[State; 4]>::new(), Vec::new());
         for charge in charges {
             if charge.policy.keeps_a_log() {
@@ -129,11 +147,7 @@ impl Part {
         policy: &Policy,
         change: impl FnOnce(State, Timestamp) -> State,
     ) {
-        let now = if policy.may_count_coarsely() {
-            self.clock.coarse()
-        } else {
-            self.clock.now()
-        };
+        let now = self.clock.now();
         self.table().change_known(key(partition, policy), |state| {
             *state = change(*state, now);
         });

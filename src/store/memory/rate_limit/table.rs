@@ -97,9 +97,9 @@ struct Spot {
 }
 
 /// A slot that nobody else may change; what stands in `state` is written when this is dropped.
-struct Held<'t> {
+pub(super) struct Held<'t> {
     slot: &'t Slot,
-    state: State,
+    pub(super) state: State,
 }
 
 impl Table {
@@ -111,22 +111,6 @@ impl Table {
             groups: (0..groups).map(|_| Mutex::new(())).collect(),
             own_groups,
             shared: AtomicBool::new(false),
-        }
-    }
-
-    /// Changes the state of a key, which is none at first, as one step.
-    ///
-    /// Returns `None` if there is no slot for the key, not even a shared one.
-    #[inline]
-    pub(super) fn change_one<T>(
-        &self,
-        key: Key,
-        now: Timestamp,
-        change: impl FnOnce(&mut State) -> T,
-    ) -> Option<T> {
-        match self.hold_known(key) {
-            Some(mut held) => Some(change(&mut held.state)),
-            None => self.change_all(&[key], now, |states| change(&mut states[0])),
         }
     }
 
@@ -165,8 +149,9 @@ impl Table {
         held.map_or(State::NONE, |held| held.state)
     }
 
+    /// Holds the slot of a key if it has one.
     #[inline]
-    fn hold_known(&self, key: Key) -> Option<Held<'_>> {
+    pub(super) fn hold_known(&self, key: Key) -> Option<Held<'_>> {
         loop {
             let spot = self.find(self.own_group(key), key.fingerprint)?;
             // If it was given to another key meanwhile, this one may stand elsewhere by now.
@@ -413,9 +398,9 @@ mod tests {
 
     fn take(table: &Table, partition: &StoreKey, policy: &Policy, now: Timestamp) -> Option<bool> {
         let key = Key::new(partition, policy.id());
-        table.change_one(key, now, |state| {
+        table.change_all(&[key], now, |states| {
             let charges = [Charge::new(policy, 1)];
-            decide_all(&charges, std::slice::from_mut(state), now).is_admitted()
+            decide_all(&charges, states, now).is_admitted()
         })
     }
 
@@ -487,8 +472,8 @@ mod tests {
             fingerprint: number + 1,
             policy: number << 20,
         };
-        let mark = |state: &mut State| *state = State::from_words([u64::MAX >> 1, 1, 0]);
-        let taken = (0..10_000).filter_map(|number| table.change_one(key(number), NOW, mark));
+        let mark = |states: &mut [State]| states[0] = State::from_words([u64::MAX >> 1, 1, 0]);
+        let taken = (0..10_000).filter_map(|number| table.change_all(&[key(number)], NOW, mark));
         assert_eq!(taken.count(), 2 * GROUP);
     }
 
@@ -506,7 +491,7 @@ mod tests {
         let key = Key::new(&partition, policy.id());
         take(&table, &partition, &policy, NOW);
         let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            table.change_one(key, NOW, |_| panic!("a bug"))
+            table.change_all(&[key], NOW, |_| panic!("a bug"))
         }));
         assert!(panicked.is_err());
         assert_eq!(take(&table, &partition, &policy, NOW), Some(false));

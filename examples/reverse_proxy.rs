@@ -1,0 +1,157 @@
+//! A caching reverse proxy before one origin, over HTTP/1.1.
+//!
+//! ```sh
+//! cargo run --example reverse_proxy -- --origin http://127.0.0.1:8000
+//! ```
+//!
+//! `--listen` says where it listens (127.0.0.1:3000), `--profile` to what the cache holds itself:
+//! `secure`, which keeps callers apart, or `rfc`, which takes what RFC 9111 allows. Nothing is
+//! fresh that does not say so, and nothing is asked twice.
+#![allow(clippy::disallowed_methods, reason = "a server spawns its connections")]
+
+use std::{convert::Infallible, env, error::Error, net::SocketAddr, process::ExitCode};
+
+use bytes::Bytes;
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Uri, header,
+    uri::{Authority, PathAndQuery},
+};
+use http_body_util::{Either, Empty};
+use hyper::body::Incoming;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use portcullis::{
+    BoxError,
+    cache::{CacheBody, CacheLayer},
+    store::MemoryStore,
+};
+use tokio::net::{TcpListener, TcpStream};
+use tower::{ServiceBuilder, ServiceExt, service_fn};
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    match run().await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run() -> Result<(), Box<dyn Error>> {
+    let options = Options::read(env::args().skip(1))?;
+    let store = MemoryStore::new();
+    let cache = match options.secure {
+        true => CacheLayer::secure(store).build()?,
+        false => CacheLayer::rfc(store).surrogate_control().build()?,
+    };
+    let origin = options.origin;
+    let proxy = ServiceBuilder::new()
+        .layer(cache)
+        .service(service_fn(move |request| forward(origin.clone(), request)));
+
+    let listener = TcpListener::bind(options.listen).await?;
+    println!("listening on http://{}", listener.local_addr()?);
+    loop {
+        let (stream, _) = listener.accept().await?;
+        let proxy = proxy.clone();
+        let serve = hyper::service::service_fn(move |request| {
+            let proxy = proxy.clone();
+            async move { Ok::<_, Infallible>(answered(proxy.oneshot(request).await)) }
+        });
+        tokio::spawn(async move {
+            let mut server = hyper::server::conn::http1::Builder::new();
+            let server = server.timer(TokioTimer::new());
+            // A client that goes away is its own affair.
+            let _ = server.serve_connection(TokioIo::new(stream), serve).await;
+        });
+    }
+}
+
+/// Asks the origin, over a connection of this request's own: it is asked once, whatever comes.
+async fn forward(
+    origin: Authority,
+    mut request: Request<Incoming>,
+) -> Result<Response<Incoming>, BoxError> {
+    let stream = TcpStream::connect(origin.as_str()).await?;
+    let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream));
+    let (mut sender, connection) = handshake.await?;
+    tokio::spawn(connection);
+    let target = request.uri().path_and_query().cloned();
+    *request.uri_mut() = Uri::from(target.unwrap_or(PathAndQuery::from_static("/")));
+    remove_hop_by_hop(request.headers_mut());
+    if !request.headers().contains_key(header::HOST) {
+        let host = HeaderValue::try_from(origin.as_str())?;
+        request.headers_mut().insert(header::HOST, host);
+    }
+    let mut response = sender.send_request(request).await?;
+    remove_hop_by_hop(response.headers_mut());
+    Ok(response)
+}
+
+fn answered(
+    answer: Result<Response<CacheBody<Incoming>>, BoxError>,
+) -> Response<Either<CacheBody<Incoming>, Empty<Bytes>>> {
+    match answer {
+        Ok(response) => response.map(Either::Left),
+        Err(_) => {
+            let mut response = Response::new(Either::Right(Empty::new()));
+            *response.status_mut() = StatusCode::BAD_GATEWAY;
+            response
+        }
+    }
+}
+
+/// Removes what is of one connection alone.
+fn remove_hop_by_hop(headers: &mut HeaderMap) {
+    let listed: Vec<HeaderName> = headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .filter_map(|line| line.to_str().ok())
+        .flat_map(|line| line.split(','))
+        .filter_map(|name| name.trim().parse().ok())
+        .collect();
+    for name in listed {
+        headers.remove(name);
+    }
+    for name in [
+        header::CONNECTION,
+        header::TE,
+        header::TRAILER,
+        header::TRANSFER_ENCODING,
+        header::UPGRADE,
+        HeaderName::from_static("keep-alive"),
+        HeaderName::from_static("proxy-connection"),
+    ] {
+        headers.remove(name);
+    }
+}
+
+struct Options {
+    listen: SocketAddr,
+    origin: Authority,
+    secure: bool,
+}
+
+impl Options {
+    fn read(mut args: impl Iterator<Item = String>) -> Result<Self, Box<dyn Error>> {
+        let mut listen = SocketAddr::from(([127, 0, 0, 1], 3000));
+        let mut origin = None;
+        let mut secure = true;
+        while let Some(name) = args.next() {
+            let value = args.next().ok_or_else(|| format!("{name} wants a value"))?;
+            match name.as_str() {
+                "--listen" => listen = value.parse()?,
+                "--origin" => origin = value.parse::<Uri>()?.into_parts().authority,
+                "--profile" if value == "secure" => secure = true,
+                "--profile" if value == "rfc" => secure = false,
+                _ => return Err(format!("{name} {value} is no option").into()),
+            }
+        }
+        Ok(Self {
+            listen,
+            origin: origin.ok_or("--origin http://HOST:PORT says where to ask")?,
+            secure,
+        })
+    }
+}

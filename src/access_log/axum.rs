@@ -1,0 +1,22 @@
+//! axum: a handler asks for its record as for anything else.
+
+use std::convert::Infallible;
+
+use axum::extract::FromRequestParts;
+use http::request::Parts;
+
+use super::request_log::RequestLog;
+use crate::framework;
+
+/// Extracts what writes into the request's record, and tells the record the route. It never fails.
+impl<S: Send + Sync> FromRequestParts<S> for RequestLog {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Infallible> {
+        let log = Self::of(&parts.extensions);
+        if let Some(route) = framework::matched_path(&parts.extensions) {
+            log.set_route(route.to_owned());
+        }
+        Ok(log)
+    }
+}

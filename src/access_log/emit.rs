@@ -1,0 +1,230 @@
+//! From an ended request to the sinks: what it matters, whether it is kept, and who takes it.
+
+use std::{
+    hash::{BuildHasher, Hasher, RandomState},
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use super::{
+    config::Config,
+    fold::Folds,
+    level::Level,
+    record::{Arrival, Departure, Outcome, Record},
+    sample,
+    sink::Sink,
+};
+use crate::{
+    record::{AuthOutcome, RecordSlots},
+    time::Timestamp,
+};
+
+/// When no folded denial waits for the end of its window.
+const NEVER: u64 = u64::MAX;
+
+/// A request that has ended, and what is known of it.
+pub(super) struct Ended {
+    pub(super) arrival: Arrival,
+    pub(super) departure: Departure,
+    pub(super) slots: RecordSlots,
+}
+
+/// Hands the records of ended requests to the sinks.
+pub(super) struct Emitter {
+    pub(super) config: Config,
+    folding: Option<Folding>,
+}
+
+struct Folding {
+    folds: Mutex<Folds<Ended>>,
+    /// When the next window is over, in microseconds: asked for each request, without the lock.
+    next_due: AtomicU64,
+    kinds: RandomState,
+}
+
+impl Emitter {
+    pub(super) fn new(config: Config) -> Self {
+        let folding = config.fold_window.map(|window| Folding {
+            folds: Mutex::new(Folds::new(window)),
+            next_due: AtomicU64::new(NEVER),
+            kinds: RandomState::new(),
+        });
+        Self { config, folding }
+    }
+
+    /// Returns whether any sink takes any record: if none does, none is kept.
+    pub(super) fn is_wanted(&self) -> bool {
+        let taken = |sink: &Arc<dyn Sink>| Level::ALL.iter().any(|level| sink.takes(*level));
+        self.config.sinks.iter().any(taken)
+    }
+
+    /// Emits the record of a request. A function or a sink of the user's that panics costs the
+    /// record: were the panic let through while the request's own unwinds, the process would end.
+    pub(super) fn emit(&self, ended: Ended, now: Timestamp) {
+        let emit = || self.emit_unguarded(ended, now);
+        match catch_unwind(AssertUnwindSafe(emit)) {
+            Ok(()) => {}
+            Err(_) => self.config.stats.count_failed(),
+        }
+    }
+
+    fn emit_unguarded(&self, ended: Ended, now: Timestamp) {
+        let Some(folding) = &self.folding else {
+            return self.write(&ended, 1);
+        };
+        while let Some((folded, count)) = folding.take_due(now) {
+            self.write(&folded, count);
+        }
+        let kind = self
+            .record(&ended, 1)
+            .and_then(|record| folding.kind(&record));
+        let shown = match kind {
+            Some(kind) => folding.offer(kind, ended, now),
+            None => Some(ended),
+        };
+        match shown {
+            Some(ended) => self.write(&ended, 1),
+            None => self.config.stats.count_folded(),
+        }
+    }
+
+    /// Writes a record that stands for so many.
+    fn write(&self, ended: &Ended, count: u64) {
+        let Some(record) = self.record(ended, count) else {
+            return;
+        };
+        if record.sample_rate > 1
+            && !sample::keeps(record.request_id().as_str(), self.config.one_in)
+        {
+            return self.config.stats.count_sampled_out();
+        }
+        for sink in &self.config.sinks {
+            if sink.takes(record.level) {
+                sink.write(&record);
+            }
+        }
+        self.config.stats.count_emitted();
+    }
+
+    /// Returns the record if it matters enough.
+    fn record<'a>(&'a self, ended: &'a Ended, count: u64) -> Option<Record<'a>> {
+        let config = &self.config;
+        let mut record = Record {
+            arrival: &ended.arrival,
+            departure: &ended.departure,
+            slots: &ended.slots,
+            redaction: &config.redaction,
+            level: Level::Info,
+            is_slow: config
+                .slow_after
+                .is_some_and(|slow| ended.departure.duration >= slow),
+            sample_rate: 1,
+            repeat_count: count,
+        };
+        record.level = record.default_level();
+        if let Some(level) = &config.level {
+            record.level = level(&record);
+        }
+        if is_routine(&record) {
+            record.sample_rate = config.one_in.get();
+        }
+        (record.level >= config.min_level).then_some(record)
+    }
+}
+
+impl Drop for Emitter {
+    /// Writes what is still folded: no window ends after this.
+    fn drop(&mut self) {
+        let Some(folding) = self.folding.take() else {
+            return;
+        };
+        let mut folds = folding
+            .folds
+            .into_inner()
+            .unwrap_or_else(PoisonError::into_inner);
+        while let Some((folded, count)) = folds.take_any() {
+            let write = || self.write(&folded, count);
+            let _ = catch_unwind(AssertUnwindSafe(write));
+        }
+    }
+}
+
+impl Folding {
+    /// Returns what a denied request repeats: the same caller or client, route and reason.
+    fn kind(&self, record: &Record<'_>) -> Option<u64> {
+        if !record.is_denied() {
+            return None;
+        }
+        let mut hasher = self.kinds.build_hasher();
+        let mut field = |text: &str| {
+            hasher.write(text.as_bytes());
+            hasher.write_u8(0xff);
+        };
+        field(record.route().unwrap_or_default());
+        field(
+            record
+                .status()
+                .map_or("", |status| status.canonical_reason().unwrap_or_default()),
+        );
+        match record.slots.auth() {
+            Some(AuthOutcome::Denied { reason, key_id }) => {
+                field(reason.as_str());
+                field(key_id.as_deref().unwrap_or_default());
+            }
+            Some(AuthOutcome::Allowed(identity)) => field(identity.key_id()),
+            Some(AuthOutcome::Anonymous | AuthOutcome::StoreFailed(_)) | None => {}
+        }
+        if let Some((decision, policy)) = record.rate_limit() {
+            field(decision.as_str());
+            field(policy.map_or("", |policy| &policy.policy));
+        }
+        if let Some(client) = record.client_addr() {
+            field(&client.to_string());
+        }
+        Some(hasher.finish())
+    }
+
+    fn offer(&self, kind: u64, ended: Ended, now: Timestamp) -> Option<Ended> {
+        let mut folds = self.folds();
+        let shown = folds.offer(kind, ended, now);
+        self.note_due(&folds);
+        shown
+    }
+
+    fn take_due(&self, now: Timestamp) -> Option<(Ended, u64)> {
+        if self.next_due.load(Ordering::Relaxed) > now.as_micros() {
+            return None;
+        }
+        let mut folds = self.folds();
+        let due = folds.take_due(now);
+        self.note_due(&folds);
+        due
+    }
+
+    fn note_due(&self, folds: &Folds<Ended>) {
+        let next = folds.next_due().map_or(NEVER, Timestamp::as_micros);
+        self.next_due.store(next, Ordering::Relaxed);
+    }
+
+    fn folds(&self) -> MutexGuard<'_, Folds<Ended>> {
+        self.folds.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether a request is like most: only such are sampled.
+fn is_routine(record: &Record<'_>) -> bool {
+    let failed = match record.outcome() {
+        Outcome::Completed => record
+            .status()
+            .is_some_and(|status| status.is_server_error()),
+        Outcome::Dropped
+        | Outcome::BodyDropped
+        | Outcome::BodyError
+        | Outcome::Panicked
+        | Outcome::Failed => true,
+    };
+    !failed && !record.is_slow && !record.is_denied() && record.level < Level::Warn
+}

@@ -1,0 +1,490 @@
+//! Records on their way to a store, which no request waits for.
+
+use std::{
+    fmt,
+    future::poll_fn,
+    mem,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Poll, Waker},
+    time::Duration,
+};
+
+use super::{
+    backlog::{Backlog, Batch, Bounds, Losses, Weight},
+    encode,
+    level::Level,
+    record::Record,
+    schema::Names,
+    sink::Sink,
+    store::{LogEntry, LogStore, Trail},
+};
+use crate::{
+    audit::{AuditEvent, Auditor},
+    error::{ConfigError, StoreError, StoreErrorKind},
+    record::AuthOutcome,
+    runtime::Runtime,
+    store_future::StoreFuture,
+    time::{Clock, SystemClock},
+};
+
+/// The longest that a store which is down is left alone.
+const PAUSE_MAX: Duration = Duration::from_secs(10);
+
+/// Hands records to a [`LogStore`] in batches, beside the requests.
+///
+/// A request pays for encoding and for one push onto a bounded queue. A batch is stored when it is
+/// full or when the oldest record has waited long enough; the task that stores ends when nothing is
+/// left to do, and the next record starts another.
+///
+/// When the store is slow or down, what matters least is lost first: requests that went well may
+/// take three quarters of the queue, those that failed or were denied seven eighths, and audit
+/// events have the last eighth to themselves, and a trail of their own in the store. A caller whom
+/// authentication turned away is an audit event beside its record; others come through [`Auditor`]. What is lost is counted, and the count is stored as
+/// an entry `portcullis.log.lost` as soon as the store takes one.
+///
+/// ```
+/// use portcullis::{
+///     TokioRuntime,
+///     access_log::{AccessLogLayer, LogQueue},
+///     store::MemoryStore,
+/// };
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), portcullis::ConfigError> {
+/// let queue = LogQueue::builder(MemoryStore::new(), TokioRuntime).build()?;
+/// let layer = AccessLogLayer::new(queue.clone());
+/// // Before the process ends: what still waits is stored.
+/// queue.flush().await;
+/// # let _ = layer;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct LogQueue {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    store: Arc<dyn LogStore>,
+    runtime: Arc<dyn Runtime>,
+    clock: Arc<dyn Clock>,
+    names: Names,
+    batch_max: usize,
+    linger: Duration,
+    deadline: Duration,
+    state: Mutex<State>,
+}
+
+struct State {
+    backlog: Backlog,
+    /// Losses that an entry in the store tells of.
+    told: Losses,
+    /// Whether a task is at work, or about to be.
+    at_work: bool,
+    /// Who is to be woken when a batch is full.
+    waker: Option<Waker>,
+}
+
+impl LogQueue {
+    /// Begins a queue to this store, whose tasks run on this runtime.
+    pub fn builder(store: impl LogStore, runtime: impl Runtime) -> LogQueueBuilder {
+        LogQueueBuilder {
+            store: Arc::new(store),
+            runtime: Arc::new(runtime),
+            clock: None,
+            names: Names::default(),
+            bounds: Bounds {
+                entries_max: 8_192,
+                bytes_max: 8 << 20,
+            },
+            batch_max: 512,
+            linger: Duration::from_secs(1),
+            deadline: Duration::from_secs(5),
+        }
+    }
+
+    /// Returns how many records wait to be stored.
+    pub fn waiting(&self) -> usize {
+        self.shared.state().backlog.waiting()
+    }
+
+    /// Returns how many records were lost so far, and why.
+    pub fn losses(&self) -> Losses {
+        self.shared.state().backlog.losses()
+    }
+
+    /// Stores an audit event now, and returns once the store has it: for what may not be lost
+    /// unseen, such as the revocation of a key.
+    ///
+    /// # Errors
+    ///
+    /// If the store failed, or did not answer in time.
+    pub async fn audit_now(&self, event: &AuditEvent) -> Result<(), StoreError> {
+        let entry = self.shared.audited(event);
+        let answer = self.shared.store.append(Trail::Audit, &[entry]);
+        self.shared.in_time(answer).await
+    }
+
+    /// Stores all that waits, unless the store fails: for the end of the process.
+    ///
+    /// Returns whether nothing is left waiting.
+    pub async fn flush(&self) -> bool {
+        self.shared.deliver().await.is_ok() && self.waiting() == 0
+    }
+
+    fn offer(&self, weight: Weight, entry: LogEntry) {
+        let mut state = self.shared.state();
+        state.backlog.offer(weight, entry);
+        let due = state.backlog.waiting() >= self.shared.batch_max;
+        let waker = if due { state.waker.take() } else { None };
+        let idle = !mem::replace(&mut state.at_work, true);
+        drop(state);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+        if idle {
+            let work = AtWork::new(&self.shared);
+            self.shared.runtime.spawn(Box::pin(work.run()));
+        }
+    }
+}
+
+impl Sink for LogQueue {
+    fn write(&self, record: &Record<'_>) {
+        let weight = if record.is_denied() || record.level() >= Level::Warn {
+            Weight::Important
+        } else {
+            Weight::Routine
+        };
+        let entry = record.with_json_line(self.shared.names, |line| {
+            let json = bytes::Bytes::copy_from_slice(line.trim_ascii_end());
+            LogEntry::new(record.arrived_at(), json)
+        });
+        self.offer(weight, entry);
+        if let Some(denied) = auth_denied(record) {
+            self.audit(&denied);
+        }
+    }
+}
+
+impl Auditor for LogQueue {
+    /// Takes an event, and stores it before all records that wait.
+    fn audit(&self, event: &AuditEvent) {
+        self.offer(Weight::Audit, self.shared.audited(event));
+    }
+}
+
+impl fmt::Debug for LogQueue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = self.shared.state();
+        f.debug_struct("LogQueue")
+            .field("waiting", &state.backlog.waiting())
+            .field("losses", &state.backlog.losses())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Returns the event of a record whose caller authentication turned away.
+fn auth_denied(record: &Record<'_>) -> Option<AuditEvent> {
+    match record.slots().auth()? {
+        AuthOutcome::Denied { reason, key_id } => Some(AuditEvent::AuthDenied {
+            reason: *reason,
+            key_id: key_id.clone(),
+            client: record.client_addr(),
+            request_id: record.request_id().as_str().into(),
+        }),
+        AuthOutcome::Allowed(_) | AuthOutcome::Anonymous | AuthOutcome::StoreFailed(_) => None,
+    }
+}
+
+/// Says that a task is at work, until it ends, is dropped or panics: then the next record starts
+/// another.
+struct AtWork {
+    shared: Arc<Shared>,
+    ended: bool,
+}
+
+impl AtWork {
+    fn new(shared: &Arc<Shared>) -> Self {
+        Self {
+            shared: Arc::clone(shared),
+            ended: false,
+        }
+    }
+
+    /// Stores what waits until nothing does. After a failure it pauses, longer each time.
+    async fn run(mut self) {
+        let mut pause = None;
+        while !self.has_ended() {
+            self.shared.linger(pause).await;
+            let last = pause.unwrap_or(self.shared.linger);
+            pause = match self.shared.deliver().await {
+                Ok(()) => None,
+                Err(Down) => Some((last * 2).min(PAUSE_MAX)),
+            };
+        }
+    }
+
+    /// Ends the work if nothing waits: in one step, so that no record is left without a task.
+    fn has_ended(&mut self) -> bool {
+        let mut state = self.shared.state();
+        if state.backlog.waiting() == 0 {
+            state.at_work = false;
+            self.ended = true;
+        }
+        self.ended
+    }
+}
+
+impl Drop for AtWork {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.shared.state().at_work = false;
+        }
+    }
+}
+
+/// The store did not take a batch: to be left alone for a while.
+struct Down;
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Nothing panics while the lock is held, but for want of memory.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn audited(&self, event: &AuditEvent) -> LogEntry {
+        let at = self.clock.wall();
+        LogEntry::new(at, encode::audit(self.names, at, event))
+    }
+
+    /// Waits until a batch is full or the oldest record has waited long enough; after a failure,
+    /// until the pause is over.
+    async fn linger(&self, pause: Option<Duration>) {
+        let mut sleep = self.runtime.sleep(pause.unwrap_or(self.linger));
+        poll_fn(|cx| {
+            if pause.is_none() {
+                let mut state = self.state();
+                if state.backlog.waiting() >= self.batch_max {
+                    return Poll::Ready(());
+                }
+                state.waker = Some(cx.waker().clone());
+            }
+            sleep.as_mut().poll(cx)
+        })
+        .await;
+    }
+
+    /// Stores what waits, and tells the store of losses.
+    async fn deliver(&self) -> Result<(), Down> {
+        while let Some(batch) = UnderWay::take(self) {
+            let answer = self.append(&batch).await;
+            batch.end(answer)?;
+        }
+        self.tell_losses().await
+    }
+
+    async fn append(&self, batch: &UnderWay<'_>) -> Result<(), StoreError> {
+        let batch = batch.batch();
+        let answer = self.store.append(batch.trail, &batch.entries);
+        self.in_time(answer).await
+    }
+
+    /// Awaits a store's answer, but not for ever.
+    async fn in_time(&self, answer: StoreFuture<()>) -> Result<(), StoreError> {
+        let mut pending = match answer.into_ready() {
+            Ok(answer) => return answer,
+            Err(pending) => pending,
+        };
+        let mut sleep = self.runtime.sleep(self.deadline);
+        poll_fn(|cx| match pending.as_mut().poll(cx) {
+            Poll::Ready(answer) => Poll::Ready(answer),
+            Poll::Pending => sleep
+                .as_mut()
+                .poll(cx)
+                .map(|()| Err(StoreErrorKind::Timeout.into())),
+        })
+        .await
+    }
+
+    /// Stores how many records were lost since that was last told.
+    async fn tell_losses(&self) -> Result<(), Down> {
+        let (losses, told) = {
+            let state = self.state();
+            (state.backlog.losses(), state.told)
+        };
+        let news = [
+            ("queue_full", losses.queue_full - told.queue_full),
+            ("store_failed", losses.store_failed - told.store_failed),
+        ];
+        let at = self.clock.wall();
+        let entries: Vec<_> = news
+            .into_iter()
+            .filter(|(_, lost)| *lost > 0)
+            .map(|(reason, lost)| LogEntry::new(at, encode::loss(self.names, at, reason, lost)))
+            .collect();
+        if entries.is_empty() {
+            return Ok(());
+        }
+        let answer = self.store.append(Trail::Access, &entries);
+        match self.in_time(answer).await {
+            Ok(()) => {
+                self.state().told = losses;
+                Ok(())
+            }
+            Err(_) => Err(Down),
+        }
+    }
+}
+
+/// A batch that is being stored. One whose fate is never learned is lost: it is not sent twice.
+struct UnderWay<'a> {
+    shared: &'a Shared,
+    batch: Option<Batch>,
+}
+
+impl<'a> UnderWay<'a> {
+    fn take(shared: &'a Shared) -> Option<Self> {
+        let batch = shared.state().backlog.take(shared.batch_max)?;
+        Some(Self {
+            shared,
+            batch: Some(batch),
+        })
+    }
+
+    fn batch(&self) -> &Batch {
+        self.batch.as_ref().expect("a batch ends once")
+    }
+
+    fn end(mut self, answer: Result<(), StoreError>) -> Result<(), Down> {
+        let batch = self.batch.take().expect("a batch ends once");
+        let backlog = &mut self.shared.state().backlog;
+        match answer.map_err(|error| error.kind()) {
+            Ok(()) => {
+                backlog.stored(&batch);
+                return Ok(());
+            }
+            // Nothing was done: the batch may be tried again.
+            Err(StoreErrorKind::Unavailable) => backlog.put_back(batch),
+            Err(_) => backlog.lost(&batch),
+        }
+        Err(Down)
+    }
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        if let Some(batch) = self.batch.take() {
+            self.shared.state().backlog.lost(&batch);
+        }
+    }
+}
+
+/// Builds a [`LogQueue`].
+#[must_use]
+pub struct LogQueueBuilder {
+    store: Arc<dyn LogStore>,
+    runtime: Arc<dyn Runtime>,
+    clock: Option<Arc<dyn Clock>>,
+    names: Names,
+    bounds: Bounds,
+    batch_max: usize,
+    linger: Duration,
+    deadline: Duration,
+}
+
+impl LogQueueBuilder {
+    /// Sets how many records may wait. 8 192 by default.
+    pub fn records_max(mut self, records: usize) -> Self {
+        self.bounds.entries_max = records;
+        self
+    }
+
+    /// Sets how many bytes of records may wait. 8 MiB by default.
+    pub fn bytes_max(mut self, bytes: usize) -> Self {
+        self.bounds.bytes_max = bytes;
+        self
+    }
+
+    /// Sets how many records are stored by one call. 512 by default.
+    pub fn batch_max(mut self, records: usize) -> Self {
+        self.batch_max = records;
+        self
+    }
+
+    /// Sets how long a record waits for others to be stored with. 1 s by default.
+    pub fn linger(mut self, linger: Duration) -> Self {
+        self.linger = linger;
+        self
+    }
+
+    /// Sets how long the store has to take a batch. 5 s by default; then the batch is lost.
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = deadline;
+        self
+    }
+
+    /// Sets by whose convention the fields are named: OpenTelemetry's by default.
+    pub fn names(mut self, names: Names) -> Self {
+        self.names = names;
+        self
+    }
+
+    /// Sets the clock that dates what the queue itself has to tell. The machine's by default.
+    pub fn clock(mut self, clock: impl Clock) -> Self {
+        self.clock = Some(Arc::new(clock));
+        self
+    }
+
+    /// Returns the queue.
+    ///
+    /// # Errors
+    ///
+    /// If the queue has no room for eight records, or a batch none for one.
+    pub fn build(self) -> Result<LogQueue, ConfigError> {
+        let problem = "a queue of no room loses each record";
+        if self.bounds.entries_max < 8 {
+            return Err(
+                ConfigError::new("records_max", self.bounds.entries_max, problem)
+                    .fix("give at least 8, or leave the default"),
+            );
+        }
+        if self.bounds.bytes_max < 64 << 10 {
+            return Err(
+                ConfigError::new("bytes_max", self.bounds.bytes_max, problem)
+                    .fix("give at least 65536, or leave the default"),
+            );
+        }
+        if self.batch_max == 0 {
+            return Err(
+                ConfigError::new("batch_max", 0, "an empty batch stores nothing")
+                    .fix("give at least 1, or leave the default"),
+            );
+        }
+        Ok(LogQueue {
+            shared: Arc::new(Shared {
+                store: self.store,
+                runtime: self.runtime,
+                clock: self.clock.unwrap_or_else(|| Arc::new(SystemClock::new())),
+                names: self.names,
+                batch_max: self.batch_max,
+                linger: self.linger,
+                deadline: self.deadline,
+                state: Mutex::new(State {
+                    backlog: Backlog::new(self.bounds),
+                    told: Losses::default(),
+                    at_work: false,
+                    waker: None,
+                }),
+            }),
+        })
+    }
+}
+
+impl fmt::Debug for LogQueueBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LogQueueBuilder")
+            .field("bounds", &self.bounds)
+            .finish_non_exhaustive()
+    }
+}

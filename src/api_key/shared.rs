@@ -1,0 +1,130 @@
+//! What a ring, its layers and its managers have in common.
+
+use std::{fmt, sync::Arc};
+
+use super::{
+    audit::Audit,
+    changes::Listener,
+    digest::Peppers,
+    key::KeyFormat,
+    lookup::Lookup,
+    record::{KeyRecord, StoredKey},
+    redigest::Redigests,
+    store::ApiKeyStore,
+    usage::Usage,
+};
+use crate::{
+    error::{StoreError, StoreErrorKind},
+    time::Clock,
+};
+
+pub(super) struct Shared {
+    pub(super) format: KeyFormat,
+    pub(super) peppers: Peppers,
+    pub(super) store: Arc<dyn ApiKeyStore>,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) lookup: Arc<Lookup>,
+    pub(super) audit: Audit,
+    pub(super) usage: Option<Usage>,
+    pub(super) redigests: Redigests,
+    /// The number by which a record knows that this ring has looked at its seal; none if this ring
+    /// seals nothing.
+    pub(super) seals_as: Option<u64>,
+}
+
+impl Shared {
+    /// Returns a record as it is kept: sealed, if this ring seals.
+    pub(super) fn seal(&self, mut record: KeyRecord) -> StoredKey {
+        record.seal = match self.seals_as {
+            Some(_) => self.peppers.seal(&record.body_bytes()),
+            None => None,
+        };
+        StoredKey::new(record)
+    }
+
+    /// Returns whether a record is as this ring, or another one with its peppers, wrote it. Each
+    /// record is looked at once.
+    pub(super) fn trusts(&self, record: &StoredKey) -> bool {
+        let Some(ring) = self.seals_as else {
+            return true;
+        };
+        record.is_trusted_by(ring, || match &record.seal {
+            Some(seal) => self.peppers.is_sealed(seal, &record.body_bytes()),
+            None => false,
+        })
+    }
+
+    /// Puts a record in the place of its former version.
+    pub(super) async fn update(&self, record: &StoredKey, expected: u64) -> Result<(), StoreError> {
+        let updated = self.store.update(record.clone(), expected).await;
+        // Also when it failed: a store that did not answer in time may have done it.
+        self.lookup.forget(record.id());
+        updated
+    }
+
+    /// Tells the store of the uses since the last time, and of digests under the current pepper.
+    pub(super) async fn flush(&self) -> Result<(), StoreError> {
+        let told = self.flush_uses().await;
+        let renewed = self.flush_redigests().await;
+        told.and(renewed)
+    }
+
+    async fn flush_uses(&self) -> Result<(), StoreError> {
+        const BATCH: usize = 1_000;
+        let Some(usage) = &self.usage else {
+            return Ok(());
+        };
+        let uses = usage.take();
+        let mut batches = uses.chunks(BATCH);
+        while let Some(batch) = batches.next() {
+            let Err(error) = self.store.touch(batch.to_vec()).await else {
+                continue;
+            };
+            // Only who was not reached has certainly counted nothing.
+            if error.kind() == StoreErrorKind::Unavailable {
+                batch.iter().for_each(|used| usage.add(*used));
+            }
+            batches.flatten().for_each(|used| usage.add(*used));
+            return Err(error);
+        }
+        Ok(())
+    }
+
+    /// What is not written here is found again when the key is next used.
+    async fn flush_redigests(&self) -> Result<(), StoreError> {
+        for (id, digest) in self.redigests.take() {
+            let Some(before) = self.store.find(id).await? else {
+                continue;
+            };
+            if before.algorithm == self.peppers.current_algorithm() || !self.trusts(&before) {
+                continue;
+            }
+            let record = KeyRecord {
+                version: before.version + 1,
+                digest,
+                algorithm: self.peppers.current_algorithm(),
+                ..KeyRecord::clone(&before)
+            };
+            match self.update(&self.seal(record), before.version).await {
+                Ok(()) => {}
+                // Somebody changed it meanwhile, or it is gone: the next use tells.
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        StoreErrorKind::Conflict | StoreErrorKind::NotFound
+                    ) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared")
+            .field("format", &self.format)
+            .field("seals", &self.seals_as.is_some())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,130 @@
+//! What is to become different about a key.
+
+use std::collections::BTreeMap;
+
+use super::{constraints::Constraints, invalid::Invalid, new_key, record::KeyRecord};
+use crate::time::Timestamp;
+
+/// What is to become different about a key; what is not named stays.
+///
+/// ```
+/// use portcullis::api_key::KeyUpdate;
+///
+/// let update = KeyUpdate::new()
+///     .tier("pro")
+///     .scopes(["data.read", "data.write"])
+///     .if_version(3);
+/// # let _ = update;
+/// ```
+#[derive(Clone, Debug, Default)]
+#[must_use]
+pub struct KeyUpdate {
+    name: Option<Option<String>>,
+    tier: Option<Option<String>>,
+    scopes: Option<Vec<String>>,
+    not_before: Option<Option<Timestamp>>,
+    expires_at: Option<Option<Timestamp>>,
+    metadata: BTreeMap<String, Option<String>>,
+    constraints: Option<Constraints>,
+    version: Option<u64>,
+}
+
+impl KeyUpdate {
+    /// Begins an update that changes nothing.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Sets or takes away what the owner calls it.
+    pub fn name<'a>(mut self, name: impl Into<Option<&'a str>>) -> Self {
+        self.name = Some(name.into().map(str::to_owned));
+        self
+    }
+
+    /// Sets or takes away the tier. The new limits hold from the next request on; what has been
+    /// used stays used.
+    pub fn tier<'a>(mut self, tier: impl Into<Option<&'a str>>) -> Self {
+        self.tier = Some(tier.into().map(str::to_owned));
+        self
+    }
+
+    /// Sets what the key may do, in the place of what it may do now.
+    pub fn scopes<I>(mut self, scopes: I) -> Self
+    where
+        I: IntoIterator,
+        I::Item: Into<String>,
+    {
+        self.scopes = Some(scopes.into_iter().map(Into::into).collect());
+        self
+    }
+
+    /// Sets or takes away the moment before which the key is not accepted.
+    pub fn not_before(mut self, from: impl Into<Option<Timestamp>>) -> Self {
+        self.not_before = Some(from.into());
+        self
+    }
+
+    /// Sets or takes away the moment from which on the key is not accepted. The overlap of a
+    /// rotation is not lengthened by it.
+    pub fn expires_at(mut self, at: impl Into<Option<Timestamp>>) -> Self {
+        self.expires_at = Some(at.into());
+        self
+    }
+
+    /// Sets from where, and for what, the key may be used, in the place of what holds now.
+    pub fn constraints(mut self, constraints: Constraints) -> Self {
+        self.constraints = Some(constraints);
+        self
+    }
+
+    /// Sets or takes away one entry of the metadata.
+    pub fn metadata<'a>(
+        mut self,
+        name: impl Into<String>,
+        value: impl Into<Option<&'a str>>,
+    ) -> Self {
+        let value = value.into().map(str::to_owned);
+        self.metadata.insert(name.into(), value);
+        self
+    }
+
+    /// Makes the update conditional: if the key has another version by then, nothing is changed.
+    pub fn if_version(mut self, version: u64) -> Self {
+        self.version = Some(version);
+        self
+    }
+
+    /// Returns whether the update is meant for this version of the record.
+    pub(super) fn is_for(&self, record: &KeyRecord) -> bool {
+        self.version.is_none_or(|version| version == record.version)
+    }
+
+    pub(super) fn apply(&self, record: &mut KeyRecord) -> Result<(), Invalid> {
+        let update = self.clone();
+        if let Some(name) = update.name {
+            record.name = name;
+        }
+        if let Some(tier) = update.tier {
+            record.tier = tier;
+        }
+        if let Some(scopes) = update.scopes {
+            record.scopes = scopes;
+        }
+        if let Some(from) = update.not_before {
+            record.not_before = from;
+        }
+        if let Some(at) = update.expires_at {
+            record.expires_at = at;
+        }
+        if let Some(constraints) = update.constraints {
+            record.constraints = constraints;
+        }
+        for (name, value) in update.metadata {
+            match value {
+                Some(value) => drop(record.metadata.insert(name, value)),
+                None => drop(record.metadata.remove(&name)),
+            }
+        }
+        new_key::check_record(record)
+    }
+}

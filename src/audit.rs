@@ -1,0 +1,109 @@
+//! What an auditor asks for: the events that any layer may tell of.
+
+use std::{fmt, net::IpAddr, sync::Arc};
+
+use crate::{error::StoreErrorKind, record::AuthDenial};
+
+/// Something that an auditor asks for, beside the records of requests.
+///
+/// Nothing in it is secret: a key is named by its public id.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum AuditEvent {
+    /// A key was created.
+    KeyCreated {
+        /// The key's public id.
+        key_id: Arc<str>,
+        /// Who did it, if that is known.
+        by: Option<Arc<str>>,
+    },
+    /// A key was replaced by another of its line.
+    KeyRotated {
+        /// The public id of the key that was replaced.
+        key_id: Arc<str>,
+        /// The public id of the key that replaces it.
+        successor: Arc<str>,
+        /// Who did it, if that is known.
+        by: Option<Arc<str>>,
+    },
+    /// A key was revoked.
+    KeyRevoked {
+        /// The key's public id.
+        key_id: Arc<str>,
+        /// Who did it, if that is known.
+        by: Option<Arc<str>>,
+    },
+    /// A caller was turned away by authentication.
+    AuthDenied {
+        /// Why.
+        reason: AuthDenial,
+        /// The public id of the key, where the whole key was right.
+        key_id: Option<Arc<str>>,
+        /// The client's address, or its network where addresses are masked.
+        client: Option<IpAddr>,
+        /// The request's name.
+        request_id: Arc<str>,
+    },
+    /// A client was banned.
+    BanRaised {
+        /// Who, in the words of the policy: a key's public id, or a network.
+        subject: Arc<str>,
+        /// The policy that bans.
+        policy: Arc<str>,
+    },
+    /// A policy that is only tried out would have denied.
+    LimitExceededInShadow {
+        /// The policy.
+        policy: Arc<str>,
+        /// The public id of the caller's key, if it is known.
+        key_id: Option<Arc<str>>,
+    },
+    /// A store has stopped answering.
+    StoreDown {
+        /// The store's name.
+        store: Arc<str>,
+        /// How it fails.
+        kind: StoreErrorKind,
+    },
+    /// A store answers again.
+    StoreUp {
+        /// The store's name.
+        store: Arc<str>,
+    },
+    /// Something is configured in a way that cannot be meant.
+    ConfigWarning {
+        /// What, and what to do about it.
+        message: Arc<str>,
+    },
+}
+
+impl AuditEvent {
+    /// Returns the event's name in the log.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::KeyCreated { .. } => "portcullis.audit.key_created",
+            Self::KeyRotated { .. } => "portcullis.audit.key_rotated",
+            Self::KeyRevoked { .. } => "portcullis.audit.key_revoked",
+            Self::AuthDenied { .. } => "portcullis.audit.auth_denied",
+            Self::BanRaised { .. } => "portcullis.audit.ban_raised",
+            Self::LimitExceededInShadow { .. } => "portcullis.audit.limit_exceeded_in_shadow",
+            Self::StoreDown { .. } => "portcullis.audit.store_down",
+            Self::StoreUp { .. } => "portcullis.audit.store_up",
+            Self::ConfigWarning { .. } => "portcullis.audit.config_warning",
+        }
+    }
+}
+
+/// Takes audit events, without making who tells of them wait.
+///
+/// The access log's queue is one.
+pub trait Auditor: fmt::Debug + Send + Sync + 'static {
+    /// Takes one event.
+    fn audit(&self, event: &AuditEvent);
+}
+
+impl<T: Auditor + ?Sized> Auditor for Arc<T> {
+    fn audit(&self, event: &AuditEvent) {
+        (**self).audit(event);
+    }
+}

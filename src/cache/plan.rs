@@ -1,0 +1,229 @@
+//! What the cache does with a request.
+
+use std::sync::Arc;
+
+use http::{HeaderMap, HeaderName, HeaderValue, Request};
+use http_body::Body;
+
+use super::{
+    cache_status::Forward,
+    collapse::Lead,
+    config::Config,
+    directives::RequestDirectives,
+    entry::StoredResponse,
+    key::{CacheKey, Partition, Target},
+    reason::Reason,
+    request::{self, Facts, MethodClass},
+    storability::Caller,
+    store::{Fence, Stamp},
+    vary::VarySpec,
+};
+use crate::{
+    error::StoreErrorKind, identity::Identity, notice, store_key::StoreKey, time::Timestamp,
+};
+
+/// What the cache does with a request.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "there is one for each request: a box would cost a hit an allocation"
+)]
+pub(super) enum Plan {
+    /// Nothing: the handler answers, and nothing is kept.
+    Pass(Forward, Reason),
+    /// The handler changes something: what is kept of it goes.
+    Change(Change),
+    /// The store is asked first.
+    Look(Look),
+}
+
+/// What a request may change.
+pub(super) struct Change {
+    pub(super) uri: StoreKey,
+    pub(super) authority: String,
+    pub(super) path: String,
+}
+
+/// A request that may be answered from the store.
+pub(super) struct Look {
+    pub(super) caller: Caller,
+    /// Where the answer may be: tried in this order.
+    pub(super) shared: Option<CacheKey>,
+    pub(super) own: Option<CacheKey>,
+    pub(super) in_own: bool,
+    pub(super) hint: Option<VarySpec>,
+    pub(super) head_only: bool,
+    /// Whether it has a condition, or asks for a part.
+    pub(super) selective: bool,
+    /// What the request asks of the cache, where that is heeded.
+    pub(super) asks: RequestDirectives,
+    pub(super) asked_at: Timestamp,
+    /// The earliest lookup's.
+    pub(super) fence: Option<Fence>,
+    pub(super) forward: Forward,
+    pub(super) failed: Option<StoreErrorKind>,
+    /// What the store has, and what may not be shown as it is.
+    pub(super) stale: Option<Stale>,
+    /// Whether the handler is asked if what is stale still holds.
+    pub(super) validates: bool,
+    /// How many answers others had made when the store was asked.
+    pub(super) landed: u64,
+    /// Others wait for this request's answer.
+    pub(super) lead: Option<Lead>,
+    /// This request waited for another one's answer.
+    pub(super) collapsed: bool,
+    /// The request's fields, for what the answer will say that it varies by.
+    pub(super) fields: Vec<(HeaderName, HeaderValue)>,
+}
+
+/// What the store has, and what may not be shown as it is.
+#[derive(Clone)]
+pub(super) struct Stale {
+    pub(super) key: CacheKey,
+    pub(super) entry: Arc<StoredResponse>,
+    pub(super) stamp: Stamp,
+    /// Whether a soft purge has come over it.
+    pub(super) expired: bool,
+}
+
+impl Plan {
+    /// Decides what to do with a request.
+    pub(super) fn of<B: Body>(config: &Config, request: &Request<B>) -> Self {
+        let facts = request::read(request, &config.rules);
+        let target = Target::of(request.uri(), request.headers(), facts.rerouted);
+        match facts.method {
+            MethodClass::Safe => return Self::Pass(Forward::Method, Reason::Method),
+            MethodClass::Unsafe => {
+                let Some(target) = target else {
+                    return Self::Pass(Forward::Method, Reason::Authority);
+                };
+                return Self::Change(Change {
+                    uri: config.keys.uri(&target),
+                    authority: target.authority.to_owned(),
+                    path: target.path.to_owned(),
+                });
+            }
+            MethodClass::Get | MethodClass::Head => {}
+        }
+        if let Some(reason) = facts.bypass {
+            return Self::Pass(Forward::Bypass, reason);
+        }
+        let Some(target) = target else {
+            return Self::Pass(Forward::Bypass, Reason::Authority);
+        };
+        let identity = request.extensions().get::<Identity>();
+        match caller(config, &facts, identity) {
+            Ok(caller) => Self::Look(Look::new(
+                config,
+                &facts,
+                &target,
+                caller,
+                request.headers(),
+            )),
+            Err(reason) => Self::Pass(Forward::Bypass, reason),
+        }
+    }
+}
+
+const UNVOUCHED: &str = "the cache met a credential for which no `Identity` stands: such requests \
+    go past it. Put it inside of the layer that authenticates, or insert an `Identity` into the \
+    request's extensions";
+
+fn caller(config: &Config, facts: &Facts, identity: Option<&Identity>) -> Result<Caller, Reason> {
+    let share_where_public = config.rules.share_where_public;
+    match identity {
+        Some(identity) => Ok(Caller::Known {
+            digest: *identity.digest(),
+            share_where_public,
+        }),
+        None if !facts.credential => Ok(Caller::Anonymous),
+        None if share_where_public => Ok(Caller::Unvouched),
+        None => {
+            notice::once(&config.unvouched_said, || UNVOUCHED.to_owned());
+            Err(Reason::CredentialWithoutIdentity)
+        }
+    }
+}
+
+impl Look {
+    fn new(
+        config: &Config,
+        facts: &Facts,
+        target: &Target<'_>,
+        caller: Caller,
+        headers: &HeaderMap,
+    ) -> Self {
+        let key = |partition| Some(config.keys.key(target, partition));
+        let (shared, own) = match &caller {
+            Caller::Anonymous | Caller::Unvouched => (key(Partition::Shared), None),
+            Caller::Known {
+                digest,
+                share_where_public: false,
+            } => (None, key(Partition::Own(digest))),
+            Caller::Known { digest, .. } => (key(Partition::Shared), key(Partition::Own(digest))),
+        };
+        Self {
+            caller,
+            in_own: shared.is_none(),
+            shared,
+            own,
+            hint: None,
+            head_only: facts.method == MethodClass::Head,
+            selective: facts.condition || facts.range,
+            asks: match config.rules.heed_requests {
+                true => RequestDirectives::of(headers),
+                false => RequestDirectives::default(),
+            },
+            asked_at: config.clock.now(),
+            fence: None,
+            forward: Forward::UriMiss,
+            failed: None,
+            stale: None,
+            validates: false,
+            landed: config.flights.landed(),
+            lead: None,
+            collapsed: false,
+            fields: Vec::new(),
+        }
+    }
+
+    /// Returns the key under which the store is asked next.
+    pub(super) fn key(&self) -> Option<CacheKey> {
+        if self.in_own { self.own } else { self.shared }
+    }
+
+    /// Goes on to the next place where the answer may be.
+    pub(super) fn next_key(&mut self) -> bool {
+        let more = !self.in_own && self.own.is_some();
+        self.in_own |= more;
+        self.hint = None;
+        more
+    }
+
+    /// Begins again at the first place.
+    pub(super) fn start_over(&mut self, config: &Config) {
+        self.in_own = self.shared.is_none();
+        self.hint = None;
+        self.stale = None;
+        self.fence = None;
+        self.forward = Forward::UriMiss;
+        self.asked_at = config.clock.now();
+        self.landed = config.flights.landed();
+    }
+
+    /// Copies the request's fields, which the answer may say that it varies by.
+    pub(super) fn keep_fields(&mut self, headers: &HeaderMap) {
+        let fields = headers.iter();
+        self.fields = fields
+            .map(|(name, value)| (name.clone(), value.clone()))
+            .collect();
+    }
+
+    /// Returns the request's fields as they were copied.
+    pub(super) fn asked_fields(&self) -> HeaderMap {
+        let mut headers = HeaderMap::with_capacity(self.fields.len());
+        for (name, value) in &self.fields {
+            headers.append(name, value.clone());
+        }
+        headers
+    }
+}

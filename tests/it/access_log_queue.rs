@@ -1,0 +1,464 @@
+//! What becomes of records on their way to a store: fast, slow, failing, and silent for ever.
+
+use std::{
+    convert::Infallible,
+    future::pending,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use http_body_util::Full;
+use portcullis::{
+    AuditEvent, Auditor, AuthDenial, AuthOutcome, ManualClock, RecordHandle, Runtime, StoreError,
+    StoreErrorKind, StoreFuture, Task, TokioRuntime,
+    access_log::{AccessLogLayer, LogEntry, LogQuery, LogQueue, LogQueueBuilder, LogStore, Trail},
+    store::MemoryStore,
+};
+use serde_json::Value;
+use tokio::sync::Semaphore;
+use tower::{Layer, Service, ServiceExt, service_fn};
+
+use crate::support::get;
+
+/// A runtime whose sleepers wake when the test says so, each as often as it is told.
+#[derive(Clone, Debug)]
+struct Sleepers {
+    wake: Arc<Semaphore>,
+    asleep: Arc<Mutex<Vec<Duration>>>,
+    tasks: Arc<AtomicUsize>,
+}
+
+impl Sleepers {
+    fn new() -> Self {
+        Self {
+            wake: Arc::new(Semaphore::new(0)),
+            asleep: Arc::default(),
+            tasks: Arc::default(),
+        }
+    }
+
+    /// Wakes one sleeper, and lets everybody run until nobody can.
+    async fn tick(&self) {
+        self.wake.add_permits(1);
+        settle().await;
+    }
+
+    /// Returns how long everybody has wanted to sleep so far, in order.
+    fn slept(&self) -> Vec<Duration> {
+        self.asleep.lock().unwrap().clone()
+    }
+
+    fn tasks(&self) -> usize {
+        self.tasks.load(Ordering::SeqCst)
+    }
+}
+
+impl Runtime for Sleepers {
+    fn spawn(&self, task: Task) {
+        self.tasks.fetch_add(1, Ordering::SeqCst);
+        TokioRuntime.spawn(task);
+    }
+
+    fn sleep(&self, duration: Duration) -> Task {
+        self.asleep.lock().unwrap().push(duration);
+        let wake = Arc::clone(&self.wake);
+        Box::pin(async move { wake.acquire().await.unwrap().forget() })
+    }
+}
+
+/// Lets all tasks of a runtime of one thread run until they wait.
+async fn settle() {
+    for _ in 0..50 {
+        tokio::task::yield_now().await;
+    }
+}
+
+/// A store that answers as it is told, and remembers what it took.
+#[derive(Clone, Default)]
+struct Moody {
+    taken: Arc<Mutex<Vec<Vec<Value>>>>,
+    mood: Arc<Mutex<Mood>>,
+}
+
+#[derive(Clone, Copy, Default)]
+enum Mood {
+    #[default]
+    Fine,
+    Fails(StoreErrorKind),
+    NeverAnswers,
+}
+
+impl Moody {
+    fn is(&self, mood: Mood) {
+        *self.mood.lock().unwrap() = mood;
+    }
+
+    fn batches(&self) -> Vec<Vec<Value>> {
+        self.taken.lock().unwrap().clone()
+    }
+
+    fn paths(&self) -> Vec<String> {
+        let batches = self.batches();
+        let paths = batches.iter().flatten();
+        paths
+            .filter_map(|entry| entry["url.path"].as_str().map(str::to_owned))
+            .collect()
+    }
+}
+
+impl LogStore for Moody {
+    fn append(&self, _: Trail, batch: &[LogEntry]) -> StoreFuture<()> {
+        match *self.mood.lock().unwrap() {
+            Mood::Fine => {
+                let parse = |entry: &LogEntry| serde_json::from_slice(&entry.json).unwrap();
+                let batch = batch.iter().map(parse).collect();
+                self.taken.lock().unwrap().push(batch);
+                StoreFuture::ready(())
+            }
+            Mood::Fails(kind) => {
+                StoreFuture::pending(async move { Err::<(), StoreError>(kind.into()) })
+            }
+            Mood::NeverAnswers => StoreFuture::pending(pending()),
+        }
+    }
+
+    fn recent(&self, _: Trail, _: &LogQuery) -> StoreFuture<Vec<LogEntry>> {
+        StoreFuture::ready(Vec::new())
+    }
+}
+
+struct Set {
+    store: Moody,
+    sleepers: Sleepers,
+    queue: LogQueue,
+    layer: AccessLogLayer,
+}
+
+fn set(told: impl FnOnce(LogQueueBuilder) -> LogQueueBuilder) -> Set {
+    let (store, sleepers) = (Moody::default(), Sleepers::new());
+    let builder = LogQueue::builder(store.clone(), sleepers.clone()).clock(ManualClock::default());
+    let queue = told(builder).build().unwrap();
+    let layer = AccessLogLayer::new(queue.clone());
+    Set {
+        store,
+        sleepers,
+        queue,
+        layer,
+    }
+}
+
+impl Set {
+    async fn ask(&self, path: &str) {
+        self.app().oneshot(get(path)).await.unwrap();
+    }
+
+    fn app(
+        &self,
+    ) -> impl Service<Request<Full<Bytes>>, Response: Sized, Error = Infallible, Future: Send> {
+        self.layer
+            .layer(service_fn(async |request: Request<Full<Bytes>>| {
+                let mut response = Response::new(Full::<Bytes>::default());
+                if request.uri().path().starts_with("/fail") {
+                    *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
+                }
+                Ok::<_, Infallible>(response)
+            }))
+    }
+}
+
+#[tokio::test]
+async fn records_are_stored_together_when_the_first_has_waited_long_enough() {
+    let set = set(|queue| queue.linger(Duration::from_millis(250)));
+    set.ask("/1").await;
+    set.ask("/2").await;
+    settle().await;
+    assert!(set.store.batches().is_empty());
+    assert_eq!(set.queue.waiting(), 2);
+    set.sleepers.tick().await;
+    assert_eq!(set.store.batches().len(), 1);
+    assert_eq!(set.store.paths(), ["/1", "/2"]);
+    assert_eq!(set.queue.waiting(), 0);
+    assert_eq!(set.sleepers.slept(), [Duration::from_millis(250)]);
+}
+
+#[tokio::test]
+async fn a_full_batch_does_not_wait() {
+    let set = set(|queue| queue.batch_max(2));
+    for path in ["/1", "/2"] {
+        set.ask(path).await;
+    }
+    settle().await;
+    assert_eq!(set.store.paths(), ["/1", "/2"]);
+}
+
+#[tokio::test]
+async fn a_batch_that_fills_while_its_task_waits_wakes_it() {
+    let set = set(|queue| queue.batch_max(2));
+    set.ask("/1").await;
+    settle().await;
+    assert!(set.store.batches().is_empty());
+    set.ask("/2").await;
+    settle().await;
+    assert_eq!(set.store.paths(), ["/1", "/2"]);
+}
+
+#[tokio::test]
+async fn the_task_ends_when_nothing_waits_and_the_next_record_starts_another() {
+    let set = set(|queue| queue);
+    set.ask("/1").await;
+    set.ask("/2").await;
+    set.sleepers.tick().await;
+    assert_eq!(set.sleepers.tasks(), 1);
+    set.ask("/3").await;
+    set.sleepers.tick().await;
+    assert_eq!(set.sleepers.tasks(), 2);
+    assert_eq!(set.store.paths(), ["/1", "/2", "/3"]);
+}
+
+#[tokio::test]
+async fn a_store_that_is_down_is_left_alone_longer_each_time_and_then_gets_all_of_it() {
+    let set = set(|queue| queue);
+    set.store.is(Mood::Fails(StoreErrorKind::Unavailable));
+    set.ask("/1").await;
+    for _ in 0..6 {
+        set.sleepers.tick().await;
+    }
+    let seconds: Vec<_> = set.sleepers.slept().iter().map(Duration::as_secs).collect();
+    // Each attempt that has to wait is timed too: the deadline of 5 s stands between the pauses.
+    let pauses: Vec<_> = seconds.into_iter().filter(|secs| *secs != 5).collect();
+    assert!(pauses.starts_with(&[1, 2, 4, 8, 10]), "{pauses:?}");
+    set.store.is(Mood::Fine);
+    set.ask("/2").await;
+    for _ in 0..3 {
+        set.sleepers.tick().await;
+    }
+    assert_eq!(set.store.paths(), ["/1", "/2"]);
+    assert_eq!(set.queue.losses().total(), 0);
+}
+
+#[tokio::test]
+async fn a_batch_that_the_store_refuses_is_lost_and_the_loss_stands_in_the_log() {
+    let set = set(|queue| queue);
+    set.store.is(Mood::Fails(StoreErrorKind::Corrupt));
+    set.ask("/lost").await;
+    set.sleepers.tick().await;
+    assert_eq!(set.queue.losses().store_failed, 1);
+    set.store.is(Mood::Fine);
+    set.ask("/kept").await;
+    for _ in 0..3 {
+        set.sleepers.tick().await;
+    }
+    assert_eq!(set.store.paths(), ["/kept"]);
+    let batches = set.store.batches();
+    let told = &batches.last().unwrap()[0];
+    assert_eq!(told["event.name"], "portcullis.log.lost");
+    assert_eq!(told["portcullis.log.lost"], 1);
+    assert_eq!(told["error.type"], "store_failed");
+    assert_eq!(told["timestamp"], "2026-01-01T00:00:00.000000Z");
+    assert_eq!(batches.len(), 2, "a loss is told once");
+}
+
+#[tokio::test]
+async fn a_store_that_never_answers_costs_its_batch_and_no_request() {
+    let set = set(|queue| queue);
+    set.store.is(Mood::NeverAnswers);
+    set.ask("/lost").await;
+    set.sleepers.tick().await;
+    set.ask("/later").await;
+    assert_eq!(set.queue.losses().total(), 0, "the deadline is not over");
+    set.sleepers.tick().await;
+    assert_eq!(set.queue.losses().store_failed, 1);
+    set.store.is(Mood::Fine);
+    set.sleepers.tick().await;
+    assert_eq!(set.store.paths(), ["/later"]);
+}
+
+#[tokio::test]
+async fn a_full_queue_loses_what_went_well_first_and_counts_exactly() {
+    let set = set(|queue| queue.records_max(16));
+    set.store.is(Mood::NeverAnswers);
+    for number in 0..100 {
+        set.ask(&format!("/{number}")).await;
+    }
+    assert_eq!(
+        (set.queue.waiting(), set.queue.losses().queue_full),
+        (12, 88)
+    );
+    set.ask("/fail").await;
+    assert_eq!(
+        (set.queue.waiting(), set.queue.losses().queue_full),
+        (13, 88)
+    );
+    set.store.is(Mood::Fine);
+    assert!(set.queue.flush().await);
+    assert_eq!(set.store.paths().last().unwrap(), "/fail");
+    let batches = set.store.batches();
+    let told = &batches.last().unwrap()[0];
+    assert_eq!(
+        (&told["portcullis.log.lost"], &told["error.type"]),
+        (&88.into(), &"queue_full".into())
+    );
+}
+
+#[tokio::test]
+async fn a_flush_stores_all_that_waits_or_says_that_it_could_not() {
+    let set = set(|queue| queue);
+    set.ask("/1").await;
+    set.store.is(Mood::Fails(StoreErrorKind::Unavailable));
+    assert!(!set.queue.flush().await);
+    set.store.is(Mood::Fine);
+    assert!(set.queue.flush().await);
+    assert_eq!(set.store.paths(), ["/1"]);
+}
+
+#[tokio::test]
+async fn a_flush_that_is_given_up_counts_its_batch_as_lost() {
+    let set = set(|queue| queue);
+    set.ask("/1").await;
+    set.store.is(Mood::NeverAnswers);
+    {
+        let flush = set.queue.flush();
+        let mut flush = std::pin::pin!(flush);
+        let polled = std::future::poll_fn(|cx| std::task::Poll::Ready(flush.as_mut().poll(cx)));
+        assert!(polled.await.is_pending());
+    }
+    assert_eq!(set.queue.losses().store_failed, 1);
+}
+
+#[test]
+fn a_record_outside_of_any_runtime_is_kept_until_there_is_one() {
+    let queue = LogQueue::builder(MemoryStore::new(), TokioRuntime)
+        .build()
+        .unwrap();
+    let layer = AccessLogLayer::new(queue.clone());
+    let mut app = layer.layer(service_fn(async |_: Request<Full<Bytes>>| {
+        Ok::<_, Infallible>(Response::new(Full::<Bytes>::default()))
+    }));
+    drop(app.call(get("/")));
+    // The runtime refused to spawn by a panic, which was caught, and the record still waits.
+    assert_eq!((queue.waiting(), layer.stats().failed()), (1, 1));
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap();
+    assert!(runtime.block_on(queue.flush()));
+}
+
+#[tokio::test]
+async fn records_in_a_store_can_be_read_again() {
+    let store = MemoryStore::new();
+    let queue = LogQueue::builder(store.clone(), TokioRuntime)
+        .build()
+        .unwrap();
+    let app =
+        AccessLogLayer::new(queue.clone()).layer(service_fn(async |_: Request<Full<Bytes>>| {
+            Ok::<_, Infallible>(Response::new(Full::<Bytes>::default()))
+        }));
+    for path in ["/1", "/2"] {
+        app.clone().oneshot(get(path)).await.unwrap();
+    }
+    assert!(queue.flush().await);
+    let latest = store
+        .recent(Trail::Access, &LogQuery::latest(1))
+        .await
+        .unwrap();
+    let latest: Value = serde_json::from_slice(&latest[0].json).unwrap();
+    assert_eq!(latest["url.path"], "/2");
+}
+
+#[test]
+fn a_queue_without_room_is_not_built() {
+    let builder = || LogQueue::builder(MemoryStore::new(), TokioRuntime);
+    let option = |builder: LogQueueBuilder| builder.build().unwrap_err().option();
+    assert_eq!(option(builder().records_max(7)), "records_max");
+    assert_eq!(option(builder().bytes_max(1_000)), "bytes_max");
+    assert_eq!(option(builder().batch_max(0)), "batch_max");
+}
+
+#[tokio::test]
+async fn audit_events_go_to_a_trail_of_their_own_and_denials_are_among_them() {
+    let store = MemoryStore::new();
+    let queue = LogQueue::builder(store.clone(), TokioRuntime)
+        .build()
+        .unwrap();
+    let app = AccessLogLayer::new(queue.clone()).layer(service_fn(
+        async |request: Request<Full<Bytes>>| {
+            let record = RecordHandle::of(request.extensions()).unwrap();
+            record.set_auth(AuthOutcome::Denied {
+                reason: AuthDenial::Expired,
+                key_id: Some("key_7".into()),
+            });
+            Ok::<_, Infallible>(Response::new(Full::<Bytes>::default()))
+        },
+    ));
+    app.oneshot(get("/")).await.unwrap();
+    queue.audit(&AuditEvent::StoreUp {
+        store: "keys".into(),
+    });
+    let revoked = AuditEvent::KeyRevoked {
+        key_id: "key_7".into(),
+        by: Some("alice".into()),
+    };
+    queue.audit_now(&revoked).await.unwrap();
+    assert!(queue.flush().await);
+    let audit = store
+        .recent(Trail::Audit, &LogQuery::default())
+        .await
+        .unwrap();
+    let audit: Vec<Value> = audit
+        .iter()
+        .map(|entry| serde_json::from_slice(&entry.json).unwrap())
+        .collect();
+    let names: Vec<_> = audit
+        .iter()
+        .map(|event| event["event.name"].as_str().unwrap())
+        .collect();
+    // The revocation did not wait; the latest is shown first.
+    assert_eq!(
+        names,
+        [
+            "portcullis.audit.store_up",
+            "portcullis.audit.auth_denied",
+            "portcullis.audit.key_revoked"
+        ]
+    );
+    assert_eq!(audit[1]["portcullis.auth.reason"], "expired");
+    assert_eq!(audit[1]["portcullis.auth.key_id"], "key_7");
+    assert_eq!(audit[2]["portcullis.audit.by"], "alice");
+    let access = store
+        .recent(Trail::Access, &LogQuery::default())
+        .await
+        .unwrap();
+    assert_eq!(access.len(), 1);
+}
+
+#[tokio::test]
+async fn a_flood_of_requests_takes_no_room_from_audit_events() {
+    let set = set(|queue| queue.records_max(16));
+    for number in 0..100 {
+        set.ask(&format!("/fail/{number}")).await;
+    }
+    assert_eq!(set.queue.waiting(), 14);
+    set.queue.audit(&AuditEvent::ConfigWarning {
+        message: "two\nlines".into(),
+    });
+    assert!(set.queue.flush().await);
+    let first = &set.store.batches()[0][0];
+    assert_eq!(first["event.name"], "portcullis.audit.config_warning");
+    assert_eq!(first["portcullis.audit.message"], "two\nlines");
+}
+
+#[tokio::test]
+async fn an_audit_event_that_may_not_be_lost_is_an_error_if_it_is() {
+    let set = set(|queue| queue);
+    set.store.is(Mood::Fails(StoreErrorKind::Full));
+    let event = AuditEvent::StoreUp {
+        store: "keys".into(),
+    };
+    let error = set.queue.audit_now(&event).await.unwrap_err();
+    assert_eq!(error.kind(), StoreErrorKind::Full);
+}

@@ -1,0 +1,268 @@
+//! Many requests that want the same answer at once.
+
+use std::{
+    convert::Infallible,
+    future::Future,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::Full;
+use portcullis::{
+    Runtime, Task,
+    cache::{Cache, CacheLayer, CacheLayerBuilder},
+    store::MemoryStore,
+};
+use tokio::{sync::Semaphore, task::JoinSet};
+use tower::{Layer, Service, ServiceExt, service_fn};
+
+use crate::{
+    cache::{answer, caller, get_as},
+    support::{get, header, text},
+};
+
+/// A handler that answers once it is let, and counts who came.
+#[derive(Clone)]
+struct Slow {
+    calls: Arc<AtomicUsize>,
+    let_through: Arc<Semaphore>,
+}
+
+impl Slow {
+    fn new() -> Self {
+        Self {
+            calls: Arc::default(),
+            let_through: Arc::new(Semaphore::new(0)),
+        }
+    }
+
+    fn calls(&self) -> usize {
+        self.calls.load(Ordering::SeqCst)
+    }
+
+    fn open(&self) {
+        self.let_through.add_permits(Semaphore::MAX_PERMITS / 2);
+    }
+
+    fn cached(
+        &self,
+        fields: &'static [(&'static str, &'static str)],
+        configure: impl FnOnce(CacheLayerBuilder) -> CacheLayerBuilder,
+    ) -> Cache<impl Answering> {
+        let slow = self.clone();
+        let layer = configure(CacheLayer::secure(MemoryStore::new()))
+            .build()
+            .unwrap();
+        layer.layer(service_fn(move |_| {
+            let slow = slow.clone();
+            async move {
+                let call = slow.calls.fetch_add(1, Ordering::SeqCst) + 1;
+                let _permit = slow.let_through.acquire().await.unwrap();
+                Ok(answer(fields, format!("call {call}")))
+            }
+        }))
+    }
+}
+
+trait Answering:
+    Service<
+        Request<Full<Bytes>>,
+        Response = Response<Full<Bytes>>,
+        Error = Infallible,
+        Future: Send + 'static,
+    > + Clone
+    + Send
+    + 'static
+{
+}
+
+impl<S> Answering for S where
+    S: Service<
+            Request<Full<Bytes>>,
+            Response = Response<Full<Bytes>>,
+            Error = Infallible,
+            Future: Send + 'static,
+        > + Clone
+        + Send
+        + 'static
+{
+}
+
+async fn body(service: Cache<impl Answering>, request: Request<Full<Bytes>>) -> String {
+    text(service.oneshot(request).await.unwrap()).await
+}
+
+const FRESH: &[(&str, &str)] = &[("cache-control", "max-age=60")];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_thousand_misses_at_once_are_one_call_of_the_handler() {
+    let slow = Slow::new();
+    let service = slow.cached(FRESH, |builder| builder);
+    let mut asking = JoinSet::new();
+    for _ in 0..1_000 {
+        asking.spawn(body(service.clone(), get("/a")));
+    }
+    while slow.calls() == 0 {
+        tokio::task::yield_now().await;
+    }
+    slow.open();
+    for answer in asking.join_all().await {
+        assert_eq!(answer, "call 1");
+    }
+    assert_eq!(slow.calls(), 1);
+}
+
+#[tokio::test]
+async fn who_waited_is_told_so() {
+    let slow = Slow::new();
+    let service = slow.cached(FRESH, |builder| builder);
+    let first = tokio::spawn(body(service.clone(), get("/a")));
+    while slow.calls() == 0 {
+        tokio::task::yield_now().await;
+    }
+    let second = tokio::spawn(service.oneshot(get("/a")));
+    tokio::task::yield_now().await;
+    slow.open();
+    first.await.unwrap();
+    let second = second.await.unwrap().unwrap();
+    let status = header(second.headers(), "cache-status");
+    assert_eq!(status, Some("portcullis; fwd=uri-miss; collapsed; ttl=60"));
+}
+
+#[tokio::test]
+async fn callers_do_not_wait_for_each_other() {
+    let slow = Slow::new();
+    let service = slow.cached(FRESH, |builder| builder);
+    let (one, two) = (caller("one"), caller("two"));
+    let asking = [&one, &two, &one, &two]
+        .map(|caller| tokio::spawn(body(service.clone(), get_as("/a", caller))));
+    while slow.calls() < 2 {
+        tokio::task::yield_now().await;
+    }
+    slow.open();
+    let mut bodies = Vec::new();
+    for answer in asking {
+        bodies.push(answer.await.unwrap());
+    }
+    assert_eq!(bodies, ["call 1", "call 2", "call 1", "call 2"]);
+}
+
+#[tokio::test]
+async fn a_leader_that_goes_away_hands_over() {
+    let slow = Slow::new();
+    let service = slow.cached(FRESH, |builder| builder);
+    let leader = tokio::spawn(body(service.clone(), get("/a")));
+    while slow.calls() == 0 {
+        tokio::task::yield_now().await;
+    }
+    let follower = tokio::spawn(body(service.clone(), get("/a")));
+    tokio::task::yield_now().await;
+    leader.abort();
+    slow.open();
+    assert_eq!(follower.await.unwrap(), "call 2");
+    assert_eq!(body(service, get("/a")).await, "call 2");
+}
+
+#[tokio::test]
+async fn a_leader_whose_client_stops_reading_hands_over() {
+    let slow = Slow::new();
+    slow.open();
+    let service = slow.cached(FRESH, |builder| builder);
+    let unread = service.clone().oneshot(get("/a")).await.unwrap();
+    let follower = tokio::spawn(body(service, get("/a")));
+    tokio::task::yield_now().await;
+    assert!(!follower.is_finished());
+    drop(unread);
+    assert_eq!(follower.await.unwrap(), "call 2");
+}
+
+#[tokio::test]
+async fn what_is_none_for_the_store_lets_all_go_at_once() {
+    let slow = Slow::new();
+    let service = slow.cached(&[("cache-control", "no-store")], |builder| builder);
+    let asking = [(); 3].map(|()| tokio::spawn(body(service.clone(), get("/a"))));
+    while slow.calls() == 0 {
+        tokio::task::yield_now().await;
+    }
+    slow.open();
+    for answer in asking {
+        answer.await.unwrap();
+    }
+    assert_eq!(slow.calls(), 3);
+    // Nor does anybody wait soon after.
+    let slow_again = service.clone().oneshot(get("/a")).await.unwrap();
+    assert_eq!(body(service, get("/a")).await, "call 5");
+    drop(slow_again);
+}
+
+#[tokio::test]
+async fn more_than_the_bound_do_not_wait() {
+    let slow = Slow::new();
+    let service = slow.cached(FRESH, |builder| builder.waiters_max(1));
+    let asking = [(); 3].map(|()| tokio::spawn(body(service.clone(), get("/a"))));
+    while slow.calls() < 2 {
+        tokio::task::yield_now().await;
+    }
+    slow.open();
+    for answer in asking {
+        answer.await.unwrap();
+    }
+    assert_eq!(slow.calls(), 2);
+}
+
+/// Sleeps no moment.
+#[derive(Debug)]
+struct Hasty;
+
+impl Runtime for Hasty {
+    fn spawn(&self, task: Task) {
+        tokio::spawn(task);
+    }
+
+    fn sleep(&self, _: Duration) -> Task {
+        Box::pin(std::future::ready(()))
+    }
+}
+
+#[tokio::test]
+async fn who_has_waited_long_enough_asks_for_itself() {
+    let slow = Slow::new();
+    let service = slow.cached(FRESH, |builder| builder.runtime(Hasty));
+    let leader = tokio::spawn(body(service.clone(), get("/a")));
+    while slow.calls() == 0 {
+        tokio::task::yield_now().await;
+    }
+    let hasty = tokio::spawn(body(service, get("/a")));
+    while slow.calls() < 2 {
+        tokio::task::yield_now().await;
+    }
+    slow.open();
+    assert_eq!(hasty.await.unwrap(), "call 2");
+    assert_eq!(leader.await.unwrap(), "call 1");
+}
+
+#[tokio::test]
+async fn an_answer_dropped_at_any_poll_keeps_nobody_waiting() {
+    for polls in 0..3 {
+        let slow = Slow::new();
+        let service = slow.cached(FRESH, |builder| builder);
+        let mut leader = Box::pin(service.clone().oneshot(get("/a")));
+        let mut cx = Context::from_waker(Waker::noop());
+        for _ in 0..polls {
+            assert!(leader.as_mut().poll(&mut cx).is_pending());
+        }
+        let mut follower = Box::pin(service.clone().oneshot(get("/a")));
+        assert!(follower.as_mut().poll(&mut cx).is_pending());
+        drop(leader);
+        drop(follower);
+        slow.open();
+        let mut last = Box::pin(service.oneshot(get("/a")));
+        assert!(matches!(last.as_mut().poll(&mut cx), Poll::Ready(Ok(_))));
+    }
+}

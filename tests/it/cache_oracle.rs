@@ -1,0 +1,478 @@
+//! No caller's answer ever reaches another: an oracle over random interleavings.
+//!
+//! Every body bears the name of the caller for whom it was made, its URL and its variant. A seed
+//! decides who asks for what, when the handler answers, who goes away, and what is purged. A
+//! failure prints its seed.
+
+use std::{
+    collections::HashMap,
+    convert::Infallible,
+    fmt,
+    future::Future,
+    pin::Pin,
+    sync::{Arc, Mutex},
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http_body::{Body, Frame};
+use http_body_util::Full;
+use portcullis::{
+    Identity, ManualClock, Runtime, Task,
+    cache::{Cache, CacheBody, CacheLayer},
+    store::MemoryStore,
+};
+use tower::{Layer, Service};
+
+use crate::support::request;
+
+/// How many seeds one run tries, half of them with a route that shares what is public.
+const SEEDS: u64 = 20_000;
+/// How much each seed does.
+const STEPS: usize = 60;
+
+#[test]
+fn no_callers_answer_ever_reaches_another() {
+    let mut hits = 0;
+    for seed in 0..SEEDS {
+        hits += World::new(seed, false).run();
+    }
+    // A cache that never answers proves nothing.
+    assert!(hits > SEEDS / 2, "{hits} hits in {SEEDS} seeds");
+}
+
+#[test]
+fn the_oracle_sees_an_answer_that_reaches_another() {
+    let caught = (0..100).any(|seed| {
+        let world = std::panic::catch_unwind(|| World::new(seed, true).run());
+        world.is_err()
+    });
+    assert!(
+        caught,
+        "a cache for which all callers are one is not caught"
+    );
+}
+
+/// Small, and good enough to choose by.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % sides
+    }
+
+    fn one_in(&mut self, sides: u64) -> bool {
+        self.roll(sides) == 0
+    }
+}
+
+/// A handler whose answers come when they are let.
+#[derive(Clone, Default)]
+struct Origin {
+    doors: Arc<Mutex<Vec<Door>>>,
+    /// Counts what was changed: an answer tells in which state it was made.
+    versions: Arc<Mutex<HashMap<String, u64>>>,
+}
+
+#[derive(Clone, Default)]
+struct Door(Arc<Mutex<Gate>>);
+
+#[derive(Default)]
+struct Gate {
+    open: bool,
+    waiting: Option<Waker>,
+}
+
+impl Door {
+    fn open(&self) {
+        let mut gate = self.0.lock().unwrap();
+        gate.open = true;
+        if let Some(waker) = gate.waiting.take() {
+            waker.wake();
+        }
+    }
+
+    fn poll(&self, cx: &Context<'_>) -> Poll<()> {
+        let mut gate = self.0.lock().unwrap();
+        if gate.open {
+            return Poll::Ready(());
+        }
+        gate.waiting = Some(cx.waker().clone());
+        Poll::Pending
+    }
+}
+
+impl Service<Request<Full<Bytes>>> for Origin {
+    type Response = Response<Pieces>;
+    type Error = Infallible;
+    type Future = Answering;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Full<Bytes>>) -> Answering {
+        let (head, body) = (Door::default(), Door::default());
+        self.doors
+            .lock()
+            .unwrap()
+            .extend([head.clone(), body.clone()]);
+        let response = self.answer(&request, body);
+        Answering(head, Some(response))
+    }
+}
+
+impl Origin {
+    fn answer(&self, request: &Request<Full<Bytes>>, door: Door) -> Response<Pieces> {
+        let path = request.uri().path();
+        let mut versions = self.versions.lock().unwrap();
+        let version = versions.entry(path.to_owned()).or_default();
+        *version += u64::from(request.method() == Method::POST);
+        let caller = request.extensions().get::<Caller>().unwrap();
+        let variant = request.headers().get("accept");
+        let variant = variant.map_or("-", |value| value.to_str().unwrap());
+        // What is public bears nobody's name.
+        let made_for = match path {
+            "/public" => "all",
+            _ => &caller.0,
+        };
+        let body = format!("{made_for} {path} {variant} {version}");
+        let mut response = match *request.method() {
+            Method::HEAD => Response::new(Pieces::default()),
+            _ => Response::new(Pieces::new(&body, door)),
+        };
+        let control = match path {
+            "/public" => "public, max-age=5",
+            "/stale" => "max-age=2, stale-while-revalidate=3, stale-if-error=3",
+            "/never" => "no-store",
+            _ => "max-age=5",
+        };
+        let headers = response.headers_mut();
+        headers.insert("cache-control", HeaderValue::from_static(control));
+        headers.insert("vary", HeaderValue::from_static("accept"));
+        let tag = HeaderValue::try_from(format!("\"{}\"", body.replace(' ', "_"))).unwrap();
+        if request.headers().get("if-none-match") == Some(&tag) {
+            *response.status_mut() = StatusCode::NOT_MODIFIED;
+            *response.body_mut() = Pieces::default();
+        }
+        response.headers_mut().insert("etag", tag);
+        response
+    }
+}
+
+#[derive(Clone)]
+struct Caller(String);
+
+struct Answering(Door, Option<Response<Pieces>>);
+
+impl Future for Answering {
+    type Output = Result<Response<Pieces>, Infallible>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let opened = self.0.poll(cx);
+        opened.map(|()| Ok(self.1.take().unwrap()))
+    }
+}
+
+/// A body in two pieces, with a door between them.
+#[derive(Default)]
+struct Pieces {
+    pieces: Vec<Bytes>,
+    door: Door,
+}
+
+impl Pieces {
+    fn new(text: &str, door: Door) -> Self {
+        let (first, last) = text.as_bytes().split_at(text.len() / 2);
+        Self {
+            pieces: vec![Bytes::copy_from_slice(last), Bytes::copy_from_slice(first)],
+            door,
+        }
+    }
+}
+
+impl Body for Pieces {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        if self.pieces.len() == 1 && self.door.poll(cx).is_pending() {
+            return Poll::Pending;
+        }
+        Poll::Ready(self.pieces.pop().map(|piece| Ok(Frame::data(piece))))
+    }
+}
+
+type Call = Pin<Box<dyn Future<Output = Result<Response<CacheBody<Pieces>>, Infallible>>>>;
+
+type Reading = Pin<Box<CacheBody<Pieces>>>;
+
+/// A request under way.
+struct Asking {
+    expected: Expected,
+    call: Option<Call>,
+    answer: Option<(Response<()>, Reading)>,
+    read: Vec<u8>,
+}
+
+/// What a client may see.
+struct Expected {
+    method: Method,
+    caller: String,
+    path: &'static str,
+    variant: &'static str,
+    /// What had been changed when it asked: nothing older may be shown.
+    version: u64,
+}
+
+/// Keeps tasks for the world to run, and lets no time pass.
+#[derive(Clone, Default)]
+struct Tasks(Arc<Mutex<Vec<Task>>>);
+
+impl fmt::Debug for Tasks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Tasks")
+    }
+}
+
+impl Runtime for Tasks {
+    fn spawn(&self, task: Task) {
+        self.0.lock().unwrap().push(task);
+    }
+
+    fn sleep(&self, _: Duration) -> Task {
+        Box::pin(std::future::pending())
+    }
+}
+
+struct World {
+    seed: u64,
+    dice: Dice,
+    clock: ManualClock,
+    origin: Origin,
+    cache: Cache<Origin>,
+    tasks: Tasks,
+    asking: Vec<Asking>,
+    /// How often each caller's rights have changed.
+    rights: [u64; 2],
+    /// What has been changed, and said to have been.
+    changed: HashMap<&'static str, u64>,
+    all_are_one: bool,
+    hits: u64,
+}
+
+impl World {
+    fn new(seed: u64, all_are_one: bool) -> Self {
+        let (clock, tasks, origin) = (ManualClock::default(), Tasks::default(), Origin::default());
+        let store = MemoryStore::builder()
+            .clock(clock.clone())
+            .cache_bytes_max(1 << 20)
+            .rate_limit_partitions_max(1)
+            .build()
+            .unwrap();
+        let layer = CacheLayer::secure(store)
+            .clock(clock.clone())
+            .runtime(tasks.clone())
+            .share_where_public(seed & 4 == 0)
+            .build()
+            .unwrap();
+        Self {
+            seed,
+            dice: Dice(seed * 2 + 1),
+            clock,
+            cache: layer.layer(origin.clone()),
+            origin,
+            tasks,
+            asking: Vec::new(),
+            rights: [0; 2],
+            changed: HashMap::new(),
+            all_are_one,
+            hits: 0,
+        }
+    }
+
+    /// Does as the dice say, then lets all come to its end. Returns how often the store answered.
+    fn run(mut self) -> u64 {
+        for _ in 0..STEPS {
+            match self.dice.roll(24) {
+                0..6 => self.ask(),
+                6..12 => self.open_a_door(),
+                12..18 => self.poll_one(),
+                18..21 => (0..self.asking.len()).rev().for_each(|at| self.poll(at)),
+                21 => self.run_tasks(),
+                22 => self.clock.advance(Duration::from_secs(1)),
+                _ => self.go_away_or_change_rights(),
+            }
+        }
+        for _ in 0..100 {
+            for door in self.origin.doors.lock().unwrap().drain(..) {
+                door.open();
+            }
+            self.run_tasks();
+            for at in (0..self.asking.len()).rev() {
+                self.poll(at);
+            }
+        }
+        let left = self.asking.len();
+        assert_eq!(
+            left, 0,
+            "seed {}: nobody answers {left} requests",
+            self.seed
+        );
+        self.hits
+    }
+
+    fn ask(&mut self) {
+        let who = self.dice.roll(3) as usize;
+        let path = ["/own", "/public", "/stale", "/never"][self.dice.roll(4) as usize];
+        let variant = ["-", "-", "-", "x"][self.dice.roll(4) as usize];
+        let method = match self.dice.roll(10) {
+            // A seed without changes is cheaper to try, and as good at all else.
+            0 if self.seed.is_multiple_of(4) => Method::POST,
+            1 => Method::HEAD,
+            _ => Method::GET,
+        };
+        let caller = match self.rights.get(who) {
+            Some(rights) => format!("caller{who}.{rights}"),
+            None => "nobody".to_owned(),
+        };
+        let mut request = request(method.clone(), path);
+        if let Some(rights) = self.rights.get(who) {
+            let identity = match self.all_are_one {
+                true => Identity::trusted("one"),
+                false => Identity::trusted(format!("caller{who}")).scopes([rights.to_string()]),
+            };
+            request.extensions_mut().insert(identity.build());
+        }
+        request.extensions_mut().insert(Caller(caller.clone()));
+        let headers = request.headers_mut();
+        if variant != "-" {
+            headers.insert("accept", HeaderValue::from_static(variant));
+        }
+        if self.dice.one_in(6) {
+            headers.insert("range", HeaderValue::from_static("bytes=0-7"));
+        }
+        let version = self.changed.get(path).copied().unwrap_or(0);
+        self.asking.push(Asking {
+            expected: Expected {
+                method,
+                caller,
+                path,
+                variant,
+                version,
+            },
+            call: Some(Box::pin(self.cache.call(request))),
+            answer: None,
+            read: Vec::new(),
+        });
+    }
+
+    fn open_a_door(&mut self) {
+        let mut doors = self.origin.doors.lock().unwrap();
+        if !doors.is_empty() {
+            let at = self.dice.roll(doors.len() as u64) as usize;
+            let door = doors.remove(at);
+            drop(doors);
+            door.open();
+        }
+    }
+
+    fn poll_one(&mut self) {
+        if !self.asking.is_empty() {
+            let at = self.dice.roll(self.asking.len() as u64) as usize;
+            self.poll(at);
+        }
+    }
+
+    fn go_away_or_change_rights(&mut self) {
+        if self.dice.one_in(3) {
+            let who = self.dice.roll(2) as usize;
+            self.rights[who] += 1;
+        } else if !self.asking.is_empty() {
+            let at = self.dice.roll(self.asking.len() as u64) as usize;
+            self.asking.swap_remove(at);
+        }
+    }
+
+    fn run_tasks(&mut self) {
+        let mut tasks = std::mem::take(&mut *self.tasks.0.lock().unwrap());
+        let mut cx = Context::from_waker(Waker::noop());
+        tasks.retain_mut(|task| task.as_mut().poll(&mut cx).is_pending());
+        self.tasks.0.lock().unwrap().append(&mut tasks);
+    }
+
+    fn poll(&mut self, at: usize) {
+        let mut cx = Context::from_waker(Waker::noop());
+        let asking = &mut self.asking[at];
+        if let Some(call) = &mut asking.call {
+            let Poll::Ready(Ok(response)) = call.as_mut().poll(&mut cx) else {
+                return;
+            };
+            let (parts, body) = response.into_parts();
+            asking.call = None;
+            asking.answer = Some((Response::from_parts(parts, ()), Box::pin(body)));
+        }
+        let (response, body) = asking.answer.as_mut().unwrap();
+        while let Poll::Ready(frame) = body.as_mut().poll_frame(&mut cx) {
+            match frame {
+                Some(Ok(frame)) => asking.read.extend_from_slice(frame.data_ref().unwrap()),
+                Some(Err(never)) => match never {},
+                None => {
+                    let seen = String::from_utf8(std::mem::take(&mut asking.read)).unwrap();
+                    let status = response.headers().get("cache-status").unwrap();
+                    self.hits += u64::from(status.to_str().unwrap().contains("; hit"));
+                    let expected = &asking.expected;
+                    let tag = response.headers().get("etag").unwrap().to_str().unwrap();
+                    let tag = tag.trim_matches('"').replace('_', " ");
+                    if let Err(wrong) = expected.check(&tag, &seen, response.status()) {
+                        panic!("seed {}: {wrong}: {tag:?} {seen:?} {status:?}", self.seed);
+                    }
+                    if expected.method == Method::POST {
+                        let version: u64 = tag.rsplit(' ').next().unwrap().parse().unwrap();
+                        let changed = self.changed.entry(expected.path).or_default();
+                        *changed = version.max(*changed);
+                    }
+                    self.asking.swap_remove(at);
+                    return;
+                }
+            }
+        }
+    }
+}
+
+impl Expected {
+    /// Checks what a client saw: the tag says of what all of it is, the body may be a part.
+    fn check(&self, tag: &str, seen: &str, status: StatusCode) -> Result<(), &'static str> {
+        let mut words = tag.split(' ');
+        let mut next = || words.next().unwrap_or_default();
+        let (made_for, path, variant, version) = (next(), next(), next(), next());
+        let may_see = match self.path {
+            "/public" => "all",
+            _ => &self.caller,
+        };
+        if made_for != may_see {
+            return Err("another's answer");
+        }
+        if path != self.path || variant != self.variant {
+            return Err("an answer to another question");
+        }
+        if version.parse().unwrap_or(0) < self.version {
+            return Err("an answer from before a change");
+        }
+        let complete = match status {
+            StatusCode::OK if self.method == Method::HEAD => seen.is_empty(),
+            StatusCode::OK => seen == tag,
+            StatusCode::PARTIAL_CONTENT => seen == &tag[..8],
+            _ => return Err("no answer"),
+        };
+        complete.then_some(()).ok_or("half an answer")
+    }
+}

@@ -1,0 +1,298 @@
+//! What the cache does with what is stale, and with what is asked for in part.
+
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::Full;
+use portcullis::{ManualClock, cache::CacheLayer, store::MemoryStore};
+use tower::{Layer, ServiceExt, service_fn};
+
+use crate::{
+    cache::{App, Handler, answer, caller, get_as, get_with},
+    support::{get, header, request, text},
+};
+
+const TAGGED: &[(&str, &str)] = &[
+    ("cache-control", "max-age=10"),
+    ("etag", "\"v1\""),
+    ("x-made", "first"),
+];
+
+/// Answers `304` to whoever has `"v1"`, as long as that is what there is.
+fn validating() -> Handler {
+    Handler::new(|request, call| {
+        let has_it = request.headers().get("if-none-match");
+        if has_it.is_some_and(|tag| tag == "\"v1\"") {
+            let mut response = answer(&[("cache-control", "max-age=10"), ("x-made", "again")], "");
+            *response.status_mut() = StatusCode::NOT_MODIFIED;
+            return response;
+        }
+        answer(TAGGED, format!("call {call}"))
+    })
+}
+
+#[tokio::test]
+async fn what_still_holds_is_fresh_again_without_its_body() {
+    let app = App::new(validating());
+    app.get("/a").await;
+    app.advance_secs(10);
+    let seen = app.get("/a").await;
+    assert_eq!(
+        (seen.status, seen.body.as_str()),
+        (StatusCode::OK, "call 1")
+    );
+    let status = "portcullis; fwd=stale; fwd-status=304; stored; ttl=10";
+    assert_eq!(seen.cache_status(), status);
+    assert_eq!(seen.header("x-made"), Some("again"));
+    assert_eq!(seen.header("content-length"), Some("6"));
+    app.advance_secs(9);
+    let hit = app.get("/a").await;
+    assert!(hit.is_hit());
+    assert_eq!(
+        (hit.header("x-made"), hit.header("age")),
+        (Some("again"), Some("9"))
+    );
+    assert_eq!(app.handler.calls(), 2);
+}
+
+#[tokio::test]
+async fn what_no_longer_holds_is_replaced() {
+    let app = App::new(Handler::with(TAGGED));
+    app.get("/a").await;
+    app.advance_secs(10);
+    let seen = app.get("/a").await;
+    assert_eq!(seen.body, "call 2");
+    let status = "portcullis; fwd=stale; fwd-status=200; stored; ttl=10";
+    assert_eq!(seen.cache_status(), status);
+    assert_eq!(app.get("/a").await.body, "call 2");
+}
+
+#[tokio::test]
+async fn a_clients_own_condition_is_answered_after_the_caches() {
+    let app = App::new(validating());
+    app.get("/a").await;
+    app.advance_secs(10);
+    let condition = [("if-none-match", "\"v0\", \"v1\"")];
+    let seen = app.send(get_with("/a", &condition)).await;
+    assert_eq!(
+        (seen.status, seen.body.as_str()),
+        (StatusCode::NOT_MODIFIED, "")
+    );
+    app.advance_secs(10);
+    let seen = app
+        .send(get_with("/a", &[("if-none-match", "\"v0\"")]))
+        .await;
+    assert_eq!(
+        (seen.status, seen.body.as_str()),
+        (StatusCode::OK, "call 1")
+    );
+}
+
+#[tokio::test]
+async fn what_is_never_shown_unasked_is_asked_about_each_time() {
+    let app = App::new(Handler::new(|request, call| {
+        let mut response = answer(&[("cache-control", "no-cache"), ("etag", "\"v1\"")], "x");
+        if request.headers().contains_key("if-none-match") {
+            *response.status_mut() = StatusCode::NOT_MODIFIED;
+        }
+        assert!(call < 4);
+        response
+    }));
+    for call in 1..4 {
+        assert_eq!(app.get("/a").await.body, "x");
+        assert_eq!(app.handler.calls(), call);
+    }
+}
+
+#[tokio::test]
+async fn one_caller_validates_its_own_answer_and_no_others() {
+    let app = App::new(validating());
+    let (one, two) = (caller("one"), caller("two"));
+    app.send(get_as("/a", &one)).await;
+    app.advance_secs(10);
+    assert_eq!(app.send(get_as("/a", &two)).await.body, "call 2");
+    assert_eq!(app.send(get_as("/a", &one)).await.body, "call 1");
+}
+
+fn failing_after_one(fields: &'static [(&'static str, &'static str)]) -> Handler {
+    Handler::new(move |_, call| {
+        let mut response = answer(fields, format!("call {call}"));
+        if call > 1 {
+            *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+        }
+        response
+    })
+}
+
+#[tokio::test]
+async fn a_stale_answer_stands_in_for_an_error_as_long_as_it_says() {
+    let app = App::new(failing_after_one(&[(
+        "cache-control",
+        "max-age=10, stale-if-error=20",
+    )]));
+    app.get("/a").await;
+    app.advance_secs(25);
+    let seen = app.get("/a").await;
+    assert_eq!(
+        (seen.status, seen.body.as_str()),
+        (StatusCode::OK, "call 1")
+    );
+    let status = "portcullis; fwd=stale; fwd-status=503; ttl=-15";
+    assert_eq!(seen.cache_status(), status);
+    app.advance_secs(6);
+    assert_eq!(app.get("/a").await.status, StatusCode::SERVICE_UNAVAILABLE);
+}
+
+#[tokio::test]
+async fn what_must_be_validated_never_stands_in() {
+    for directive in [
+        "must-revalidate",
+        "proxy-revalidate",
+        "no-cache",
+        "s-maxage=10",
+    ] {
+        let value = format!("max-age=10, stale-if-error=99, {directive}");
+        let fields: &'static _ = vec![("cache-control", &*value.leak()), ("etag", "\"a\"")].leak();
+        let app = App::new(failing_after_one(fields));
+        app.get("/a").await;
+        app.advance_secs(11);
+        let seen = app.get("/a").await;
+        assert_eq!(seen.status, StatusCode::SERVICE_UNAVAILABLE, "{directive}");
+    }
+}
+
+#[tokio::test]
+async fn a_stale_answer_stands_in_for_a_handler_that_is_gone() {
+    let clock = ManualClock::default();
+    let store = MemoryStore::with_clock(clock.clone());
+    let layer = CacheLayer::secure(store)
+        .clock(clock.clone())
+        .build()
+        .unwrap();
+    let service = layer.layer(service_fn(
+        |request: Request<Full<bytes::Bytes>>| async move {
+            match request.headers().contains_key("x-fails") {
+                true => Err("gone"),
+                false => Ok(answer(
+                    &[("cache-control", "max-age=10, stale-if-error=20")],
+                    "x",
+                )),
+            }
+        },
+    ));
+    let failing = || get_with("/a", &[("x-fails", "")]);
+    assert_eq!(
+        service.clone().oneshot(failing()).await.unwrap_err(),
+        "gone"
+    );
+    text(service.clone().oneshot(get("/a")).await.unwrap()).await;
+    clock.advance(std::time::Duration::from_secs(15));
+    let response = service.oneshot(failing()).await.unwrap();
+    let status = header(response.headers(), "cache-status");
+    assert_eq!(status, Some("portcullis; hit; ttl=-5"));
+    assert_eq!(text(response).await, "x");
+}
+
+#[tokio::test]
+async fn a_stale_answer_is_shown_while_the_next_one_is_made() {
+    let fields = &[("cache-control", "max-age=10, stale-while-revalidate=20")];
+    let app = App::new(Handler::with(fields));
+    app.get("/a").await;
+    app.advance_secs(11);
+    let seen = app.get("/a").await;
+    assert_eq!(seen.body, "call 1");
+    assert_eq!(seen.cache_status(), "portcullis; hit; ttl=-1");
+    while app.handler.calls() < 2 || app.get("/a").await.body != "call 2" {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(app.handler.calls(), 2);
+    app.advance_secs(31);
+    assert_eq!(app.get("/a").await.body, "call 3", "too stale to be shown");
+}
+
+#[tokio::test]
+async fn a_head_that_finds_a_stale_answer_brings_about_a_whole_one() {
+    let fields = &[("cache-control", "max-age=10, stale-while-revalidate=20")];
+    let app = App::new(Handler::with(fields));
+    app.get("/a").await;
+    app.advance_secs(11);
+    assert_eq!(app.send(request(Method::HEAD, "/a")).await.body, "");
+    while app.get("/a").await.body != "call 2" {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn a_part_is_cut_from_what_is_stored() {
+    let app = App::new(Handler::new(|_, _| answer(TAGGED, "0123456789")));
+    app.get("/a").await;
+    let seen = app.send(get_with("/a", &[("range", "bytes=2-4")])).await;
+    assert_eq!(
+        (seen.status, seen.body.as_str()),
+        (StatusCode::PARTIAL_CONTENT, "234")
+    );
+    assert_eq!(seen.header("content-range"), Some("bytes 2-4/10"));
+    assert_eq!(seen.header("content-length"), Some("3"));
+    let seen = app.send(get_with("/a", &[("range", "bytes=10-")])).await;
+    assert_eq!(
+        (seen.status, seen.body.as_str()),
+        (StatusCode::RANGE_NOT_SATISFIABLE, "")
+    );
+    assert_eq!(seen.header("content-range"), Some("bytes */10"));
+    let other = [("range", "bytes=2-4"), ("if-range", "\"v0\"")];
+    let seen = app.send(get_with("/a", &other)).await;
+    assert_eq!(
+        (seen.status, seen.body.as_str()),
+        (StatusCode::OK, "0123456789")
+    );
+    assert_eq!(app.handler.calls(), 1);
+}
+
+#[tokio::test]
+async fn a_part_that_the_handler_gave_is_not_kept() {
+    let app = App::new(Handler::new(|request, _| {
+        let mut response: Response<_> = answer(TAGGED, "0123456789");
+        if request.headers().contains_key("range") {
+            response = answer(TAGGED, "23");
+            *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+        }
+        response
+    }));
+    assert_eq!(
+        app.send(get_with("/a", &[("range", "bytes=2-3")]))
+            .await
+            .body,
+        "23"
+    );
+    assert_eq!(app.get("/a").await.body, "0123456789");
+}
+
+#[tokio::test]
+async fn a_condition_on_another_version_fails() {
+    let app = App::new(Handler::with(TAGGED));
+    app.get("/a").await;
+    let seen = app.send(get_with("/a", &[("if-match", "\"v0\"")])).await;
+    assert_eq!(
+        (seen.status, seen.body.as_str()),
+        (StatusCode::PRECONDITION_FAILED, "")
+    );
+}
+
+#[tokio::test]
+async fn a_field_for_caches_of_this_kind_goes_before_cache_control() {
+    let app = App::new(Handler::with(&[
+        ("cache-control", "no-store"),
+        ("cdn-cache-control", "max-age=60"),
+    ]));
+    app.get("/a").await;
+    assert!(app.get("/a").await.is_hit());
+}
+
+#[tokio::test]
+async fn a_request_may_take_what_is_stale_where_requests_are_heeded() {
+    let app = App::rfc(Handler::with(&[("cache-control", "max-age=10")]));
+    app.get("/a").await;
+    app.advance_secs(15);
+    let lenient = [("cache-control", "max-stale=5")];
+    assert_eq!(app.send(get_with("/a", &lenient)).await.body, "call 1");
+    let strict = [("cache-control", "max-stale=4")];
+    assert_eq!(app.send(get_with("/a", &strict)).await.body, "call 2");
+}
