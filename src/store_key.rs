@@ -5,9 +5,7 @@ use std::fmt;
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 
-use siphasher::sip128::SipHasher13;
-
-use crate::error::ConfigError;
+use crate::{error::ConfigError, sip::Sip};
 
 /// The secret under which a store's keys are digested.
 ///
@@ -29,7 +27,7 @@ use crate::error::ConfigError;
 /// ```
 #[derive(Clone)]
 pub struct StoreKeys {
-    short: SipHasher13,
+    short: Sip,
     long: Hmac<Sha256>,
 }
 
@@ -67,7 +65,7 @@ impl StoreKeys {
         // A space has a key of its own, made of the store's and the space's name.
         let space_key = |use_of: &[u8]| {
             let mut writer = ShortKeyWriter::new(self.short);
-            SipHasher13::new_with_key(&writer.field(name.as_bytes()).field(use_of).finish().0)
+            Sip::new(&writer.field(name.as_bytes()).field(use_of).finish().0)
         };
         let mut long = LongKeyWriter(self.long.clone());
         long.field(name.as_bytes());
@@ -81,7 +79,7 @@ impl StoreKeys {
     fn derive(secret: &[u8]) -> Self {
         let short = derive(secret, b"portcullis-v1 short store key");
         Self {
-            short: SipHasher13::new_with_key(short.first_chunk().expect("a digest has 32 bytes")),
+            short: Sip::new(short.first_chunk().expect("a digest has 32 bytes")),
             long: keyed(&derive(secret, b"portcullis-v1 long store key")),
         }
     }
@@ -96,9 +94,9 @@ impl fmt::Debug for StoreKeys {
 /// A named space of a store's keys, from [`StoreKeys::space`].
 #[derive(Clone)]
 pub struct KeySpace {
-    short: SipHasher13,
+    short: Sip,
     // Another key than that of lists: a field is not prefixed where it stands alone.
-    single: SipHasher13,
+    single: Sip,
     long: Hmac<Sha256>,
 }
 
@@ -112,7 +110,7 @@ impl KeySpace {
     /// Returns the key of one field: what [`short`](Self::short) is for several, at once.
     #[inline]
     pub fn short_of(&self, field: &[u8]) -> StoreKey {
-        StoreKey(self.single.hash(field).as_bytes())
+        StoreKey(self.single.hash(field))
     }
 
     /// Begins a key of 256 bits (HMAC-SHA-256): for what is shown to callers.
@@ -133,7 +131,7 @@ impl fmt::Debug for KeySpace {
 /// Short fields are gathered and digested at once; a long one stands there by its own digest, so
 /// the writer has one size whatever a client sends.
 pub struct ShortKeyWriter {
-    sip: SipHasher13,
+    sip: Sip,
     gathered: [u8; GATHERED_MAX],
     len: usize,
 }
@@ -151,7 +149,7 @@ const DIGESTED_FIELD: u8 = 0xff;
 const DIGESTED_START: u8 = 0xfe;
 
 impl ShortKeyWriter {
-    fn new(sip: SipHasher13) -> Self {
+    fn new(sip: Sip) -> Self {
         Self {
             sip,
             gathered: [0; GATHERED_MAX],
@@ -166,7 +164,7 @@ impl ShortKeyWriter {
             self.gather(field.len() as u8, field);
         } else {
             // The hash is of a string with its length in it, and so of the length too.
-            let digest = self.sip.hash(field).as_bytes();
+            let digest = self.sip.hash(field);
             self.gather(DIGESTED_FIELD, &digest);
         }
         self
@@ -175,7 +173,7 @@ impl ShortKeyWriter {
     /// Returns the key of all fields added so far.
     #[inline]
     pub fn finish(&self) -> StoreKey {
-        StoreKey(self.sip.hash(&self.gathered[..self.len]).as_bytes())
+        StoreKey(self.sip.hash(&self.gathered[..self.len]))
     }
 
     #[inline]
