@@ -267,7 +267,7 @@ impl ClientAddrResolver {
     }
 
     fn client(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
-        if self.trusted_proxies == TrustedProxies::None {
+        if matches!(self.trusted_proxies, TrustedProxies::None) {
             self.report_unnamed_proxy(peer, headers);
             return peer;
         }

@@ -62,8 +62,8 @@ pub(super) enum Plan<'a> {
     Skip,
     /// It is in this partition, and has to pass these policies.
     Ask(StoreKey, &'a Arc<PolicySet>),
-    /// It cannot be counted.
-    Reject(Rejection),
+    /// It cannot be counted. In a box: what nearly never comes makes nothing larger.
+    Reject(Box<Rejection>),
 }
 
 /// What came of it.
@@ -71,18 +71,20 @@ pub(super) enum Ruling {
     /// The request goes on; these lines go into its response.
     Admit(Lines),
     /// The request ends here.
-    Reject(Rejection, Lines),
+    Reject(Box<Rejection>, Lines),
 }
 
 impl Config {
+    #[inline]
     pub(super) fn plan(&self, head: &RequestHead<'_>) -> Plan<'_> {
         self.try_plan(head)
-            .unwrap_or_else(|_missing| Plan::Reject(address_unknown()))
+            .unwrap_or_else(|_missing| Plan::Reject(Box::new(address_unknown())))
     }
 
+    #[inline]
     fn try_plan(&self, head: &RequestHead<'_>) -> Result<Plan<'_>, MissingClientAddr> {
         if self.deny.include(head)? {
-            return Ok(Plan::Reject(caller_denied()));
+            return Ok(Plan::Reject(Box::new(caller_denied())));
         }
         if self.skip.as_ref().is_some_and(|skip| skip(head)) || self.allow.include(head)? {
             return Ok(Plan::Skip);
@@ -127,6 +129,7 @@ impl Config {
     }
 
     /// Returns what follows from the store's answer.
+    #[inline]
     pub(super) fn rule(
         &self,
         answer: &Result<Decisions, StoreError>,
@@ -139,14 +142,12 @@ impl Config {
                 if decisions.is_admitted() {
                     Ruling::Admit(lines)
                 } else {
-                    Ruling::Reject(
-                        quota_exceeded(set, decisions, self.jitter(partition)),
-                        lines,
-                    )
+                    let jitter = self.jitter(partition);
+                    Ruling::Reject(Box::new(quota_exceeded(set, decisions, jitter)), lines)
                 }
             }
             (Err(_), OnStoreError::Allow) => Ruling::Admit(Lines::None),
-            (Err(_), OnStoreError::Deny) => Ruling::Reject(store_failed(), Lines::None),
+            (Err(_), OnStoreError::Deny) => Ruling::Reject(Box::new(store_failed()), Lines::None),
         }
     }
 
