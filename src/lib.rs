@@ -62,6 +62,8 @@
 //! | `tokio` | yes | [`TokioRuntime`]: spawning and sleeping on Tokio |
 //! | `axum` | no | `ConnectInfo` and `MatchedPath` are understood, [`Identity`] is an extractor |
 //! | `tracing` | no | records and notices as `tracing` events |
+//! | `metrics` | no | requests and decisions of all layers through the `metrics` facade |
+//! | `serde` | no | quotas in configuration files |
 //! | `governor` | no | governor's limiters and quotas beside ours |
 //! | `test-util` | no | suites that prove a store of your own |
 //! | `full` | no | all of these |

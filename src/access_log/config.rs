@@ -2,10 +2,11 @@
 
 use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
-use http::request::Parts;
+use http::{Request, request::Parts};
 
 use super::{
-    level::Level, record::Record, redact::Redaction, sink::Sink, stats::LogStats, trust::Trust,
+    level::Level, observer::Observer, record::Record, redact::Redaction, sink::Sink,
+    stats::LogStats, trust::Trust,
 };
 use crate::{
     client_addr::ClientAddrResolver,
@@ -22,6 +23,7 @@ pub(super) type SkipFn = dyn Fn(&Parts) -> bool + Send + Sync;
 #[derive(Clone)]
 pub(super) struct Config {
     pub(super) sinks: Vec<Arc<dyn Sink>>,
+    pub(super) observers: Vec<Arc<dyn Observer>>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) level: Option<Arc<LevelFn>>,
     pub(super) min_level: Level,
@@ -39,9 +41,14 @@ pub(super) struct Config {
 }
 
 impl Config {
-    /// Whether no record of this request is kept.
-    pub(super) fn skips(&self, parts: &Parts) -> bool {
-        self.skip.iter().any(|skip| skip(parts))
+    /// Returns whether no record of this request is kept, and the request.
+    pub(super) fn skips<B>(&self, request: Request<B>) -> (bool, Request<B>) {
+        if self.skip.is_empty() {
+            return (false, request);
+        }
+        let (parts, body) = request.into_parts();
+        let skips = self.skip.iter().any(|skip| skip(&parts));
+        (skips, Request::from_parts(parts, body))
     }
 }
 
@@ -49,6 +56,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             sinks: Vec::new(),
+            observers: Vec::new(),
             clock: Arc::new(SystemClock::new()),
             level: None,
             min_level: Level::Debug,

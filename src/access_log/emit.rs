@@ -9,6 +9,8 @@ use std::{
     },
 };
 
+use http::Method;
+
 use super::{
     config::Config,
     fold::Folds,
@@ -55,26 +57,42 @@ impl Emitter {
         Self { config, folding }
     }
 
-    /// Returns whether any sink takes any record: if none does, none is kept.
+    /// Returns whether any sink takes any record, or anybody counts: if not, none is kept.
     pub(super) fn is_wanted(&self) -> bool {
+        if !self.config.observers.is_empty() {
+            return true;
+        }
         let taken = |sink: &Arc<dyn Sink>| Level::ALL.iter().any(|level| sink.takes(*level));
         self.config.sinks.iter().any(taken)
+    }
+
+    /// Tells the observers of an arrival.
+    pub(super) fn arrived(&self, method: &Method) {
+        for observer in &self.config.observers {
+            self.guarded(|| observer.arrived(method));
+        }
     }
 
     /// Emits the record of a request. A function or a sink of the user's that panics costs the
     /// record: were the panic let through while the request's own unwinds, the process would end.
     pub(super) fn emit(&self, ended: Ended, now: Timestamp) {
-        let emit = || self.emit_unguarded(ended, now);
-        match catch_unwind(AssertUnwindSafe(emit)) {
+        for observer in &self.config.observers {
+            self.guarded(|| observer.ended(&self.levelled(&ended, 1)));
+        }
+        match &self.folding {
+            Some(folding) => self.guarded(|| self.fold(folding, ended, now)),
+            None => self.guarded(|| self.write(&ended, 1)),
+        }
+    }
+
+    fn guarded(&self, run: impl FnOnce()) {
+        match catch_unwind(AssertUnwindSafe(run)) {
             Ok(()) => {}
             Err(_) => self.config.stats.count_failed(),
         }
     }
 
-    fn emit_unguarded(&self, ended: Ended, now: Timestamp) {
-        let Some(folding) = &self.folding else {
-            return self.write(&ended, 1);
-        };
+    fn fold(&self, folding: &Folding, ended: Ended, now: Timestamp) {
         while let Some((folded, count)) = folding.take_due(now) {
             self.write(&folded, count);
         }
@@ -111,6 +129,12 @@ impl Emitter {
 
     /// Returns the record if it matters enough.
     fn record<'a>(&'a self, ended: &'a Ended, count: u64) -> Option<Record<'a>> {
+        let record = self.levelled(ended, count);
+        (record.level >= self.config.min_level).then_some(record)
+    }
+
+    /// Returns the record, and how much it matters.
+    fn levelled<'a>(&'a self, ended: &'a Ended, count: u64) -> Record<'a> {
         let config = &self.config;
         let mut record = Record {
             arrival: &ended.arrival,
@@ -131,7 +155,7 @@ impl Emitter {
         if is_routine(&record) {
             record.sample_rate = config.one_in.get();
         }
-        (record.level >= config.min_level).then_some(record)
+        record
     }
 }
 
@@ -146,8 +170,7 @@ impl Drop for Emitter {
             .into_inner()
             .unwrap_or_else(PoisonError::into_inner);
         while let Some((folded, count)) = folds.take_any() {
-            let write = || self.write(&folded, count);
-            let _ = catch_unwind(AssertUnwindSafe(write));
+            self.guarded(|| self.write(&folded, count));
         }
     }
 }

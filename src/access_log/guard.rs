@@ -3,8 +3,8 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use http::{
-    HeaderMap, HeaderName, Method, Request, Response, StatusCode, header::CONTENT_LENGTH,
-    request::Parts,
+    Extensions, HeaderMap, HeaderName, Method, Request, Response, StatusCode, Uri, Version,
+    header::CONTENT_LENGTH,
 };
 use http_body::Body;
 
@@ -16,6 +16,7 @@ use super::{
     request_id,
     stats::Active,
     trace_context::TraceContext,
+    trust::Trust,
 };
 use crate::{client_addr, framework, record::RecordHandle, request_id::RequestId, time::Timestamp};
 
@@ -54,35 +55,29 @@ struct End {
 }
 
 impl Guard {
-    /// Begins the record of a request, unless it is to be skipped or no sink would take it; the request's extensions then
+    /// Begins the record of a request, unless no sink would take it; the request's extensions then
     /// hold the record's handle.
-    pub(super) fn open<B>(
-        emitter: &Arc<Emitter>,
-        request: Request<B>,
-    ) -> (Option<Self>, Request<B>) {
+    pub(super) fn open<B>(emitter: &Arc<Emitter>, request: &mut Request<B>) -> Option<Self> {
         if !emitter.is_wanted() {
-            return (None, request);
+            return None;
         }
         let config = &emitter.config;
-        let (mut parts, body) = request.into_parts();
-        if config.skips(&parts) {
-            return (None, Request::from_parts(parts, body));
-        }
-        let arrival = arrival(config, &parts);
+        let started = config.clock.now();
+        let arrival = arrival(config, &Call::of(request));
+        emitter.arrived(&arrival.method);
         let handle = RecordHandle::named(arrival.request_id.clone());
-        let guard = Self {
+        request.extensions_mut().insert(handle.clone());
+        Some(Self {
             arrival: Some(arrival),
-            handle: handle.clone(),
-            started: config.clock.now(),
+            handle,
+            started,
             polling: false,
             head: None,
             response_bytes: 0,
             end: None,
             _active: config.stats.enter(),
             emitter: Arc::clone(emitter),
-        };
-        parts.extensions.insert(handle);
-        (Some(guard), Request::from_parts(parts, body))
+        })
     }
 
     /// Says that code of the user's begins to run.
@@ -177,42 +172,69 @@ impl Drop for Guard {
     }
 }
 
-fn arrival(config: &Config, parts: &Parts) -> Arrival {
-    let at = config.clock.wall();
-    let peer = client_addr::peer_addr(&parts.extensions);
-    Arrival {
-        at,
-        request_id: name(config, parts, peer, at),
-        trace: trace(config, parts, peer),
-        client: peer.and_then(|peer| client(config, parts, peer)),
-        method: parts.method.clone(),
-        uri: parts.uri.clone(),
-        version: parts.version,
-        headers: config.redaction.request_headers(&parts.headers),
-        bytes_declared: content_length(&parts.headers),
-        route: framework::matched_path(&parts.extensions).map(str::to_owned),
+/// The head of a request, whatever its body.
+struct Call<'a> {
+    method: &'a Method,
+    uri: &'a Uri,
+    version: Version,
+    headers: &'a HeaderMap,
+    extensions: &'a Extensions,
+    peer: Option<SocketAddr>,
+}
+
+impl<'a> Call<'a> {
+    fn of<B>(request: &'a Request<B>) -> Self {
+        Self {
+            method: request.method(),
+            uri: request.uri(),
+            version: request.version(),
+            headers: request.headers(),
+            extensions: request.extensions(),
+            peer: client_addr::peer_addr(request.extensions()),
+        }
+    }
+
+    fn is_from(&self, trust: &Trust) -> bool {
+        trust.believes(self.peer.map(|peer| peer.ip()))
     }
 }
 
-fn name(config: &Config, parts: &Parts, peer: Option<SocketAddr>, at: Timestamp) -> RequestId {
-    let sent = parts.headers.get(X_REQUEST_ID);
-    sent.filter(|_| config.trust_request_id.believes(peer.map(|peer| peer.ip())))
+fn arrival(config: &Config, call: &Call<'_>) -> Arrival {
+    let at = config.clock.wall();
+    Arrival {
+        at,
+        request_id: name(config, call, at),
+        trace: trace(config, call),
+        client: client(config, call),
+        method: call.method.clone(),
+        uri: call.uri.clone(),
+        version: call.version,
+        headers: config.redaction.request_headers(call.headers),
+        bytes_declared: content_length(call.headers),
+        route: framework::matched_path(call.extensions).map(str::to_owned),
+    }
+}
+
+fn name(config: &Config, call: &Call<'_>, at: Timestamp) -> RequestId {
+    let sent = call.headers.get(X_REQUEST_ID);
+    sent.filter(|_| call.is_from(&config.trust_request_id))
         .and_then(RequestId::accept)
         .unwrap_or_else(|| request_id::generate(at))
 }
 
-fn trace(config: &Config, parts: &Parts, peer: Option<SocketAddr>) -> Option<TraceContext> {
-    let sent = parts.headers.get(TRACEPARENT)?;
-    let peer = peer.map(|peer| peer.ip());
-    let believed = config.trust_traceparent.believes(peer);
+fn trace(config: &Config, call: &Call<'_>) -> Option<TraceContext> {
+    let sent = call.headers.get(TRACEPARENT)?;
+    let believed = call.is_from(&config.trust_traceparent);
     believed.then(|| TraceContext::parse(sent)).flatten()
 }
 
-fn client(config: &Config, parts: &Parts, peer: SocketAddr) -> Option<Client> {
+fn client(config: &Config, call: &Call<'_>) -> Option<Client> {
+    let peer = call.peer?;
     let addr = config
         .client_addr
-        .resolve(&parts.extensions, &parts.headers);
-    addr.ok().map(|addr| Client {
+        .resolve(call.extensions, call.headers)
+        .ok()?;
+    Some(Client {
         addr: addr.ip(),
         peer,
         masked: config.mask_client_addr,

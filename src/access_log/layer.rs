@@ -12,9 +12,9 @@ use http::{HeaderName, request::Parts};
 use tower_layer::Layer;
 
 use super::{
-    config::Config, emit::Emitter, json_lines::JsonLines, level::Level, recent::RecentRecords,
-    record::Record, redact::SecretPath, service::AccessLog, sink::Sink, stats::LogStats,
-    trust::Trust,
+    config::Config, emit::Emitter, json_lines::JsonLines, level::Level, observer::Observer,
+    recent::RecentRecords, record::Record, redact::SecretPath, service::AccessLog, sink::Sink,
+    stats::LogStats, trust::Trust,
 };
 use crate::{client_addr::ClientAddrResolver, error::ConfigError, time::Clock};
 
@@ -140,6 +140,12 @@ impl AccessLogBuilder {
     /// Adds a sink. Each takes every record; without one, records go to stderr as lines of JSON.
     pub fn sink(mut self, sink: impl Sink) -> Self {
         self.config.sinks.push(Arc::new(sink));
+        self
+    }
+
+    /// Adds who sees every request, whether or not its record is written: for counting.
+    pub fn observer(mut self, observer: impl Observer) -> Self {
+        self.config.observers.push(Arc::new(observer));
         self
     }
 

@@ -79,6 +79,9 @@ mod inside;
 mod json_lines;
 mod layer;
 mod level;
+#[cfg(feature = "metrics")]
+mod metrics;
+mod observer;
 mod pretty;
 mod queue;
 mod recent;
@@ -107,6 +110,9 @@ pub use self::inside::{
 pub use self::json_lines::JsonLines;
 pub use self::layer::{AccessLogBuilder, AccessLogLayer};
 pub use self::level::Level;
+#[cfg(feature = "metrics")]
+pub use self::metrics::Metrics;
+pub use self::observer::Observer;
 pub use self::pretty::PrettyLines;
 pub use self::queue::{LogQueue, LogQueueBuilder};
 pub use self::recent::RecentRecords;

@@ -39,7 +39,11 @@ where
     }
 
     fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
-        let (mut guard, request) = Guard::open(&self.emitter, request);
+        let (skipped, mut request) = self.emitter.config.skips(request);
+        if skipped {
+            return ResponseFuture::new(self.inner.call(request), None);
+        }
+        let mut guard = Guard::open(&self.emitter, &mut request);
         guard.iter_mut().for_each(Guard::enter);
         let response = self.inner.call(request);
         guard.iter_mut().for_each(Guard::leave);

@@ -10,9 +10,11 @@ use crate::{store_future::StoreFuture, time::Timestamp};
 /// lost. A store may forget the oldest entries to stay within its bounds; one that loses the latest
 /// on a crash is a convenience, not evidence.
 ///
-/// On a Redis server `append` is one `EVALSHA` of a script that does `XADD key MAXLEN ~ n * d json`
-/// for each entry, one stream a trail, ids by the server; `recent` is one
-/// `XREVRANGE key until since COUNT limit`.
+/// On a Redis server `append` is one `EVALSHA` of a script that does `XADD key MAXLEN ~ n * t at d json`
+/// for each entry, one stream a trail, ids by the server, because entries do not come in the order of
+/// their times; `recent` is one `XREVRANGE key + - COUNT limit`, or, where a span of time is asked for,
+/// one `EVALSHA` of a script that walks the stream from its end. `conformance::log_store` (feature
+/// `test-util`) checks a store.
 pub trait LogStore: Send + Sync + 'static {
     /// Keeps these entries, the oldest first: all of them, or it fails and kept none.
     fn append(&self, trail: Trail, batch: &[LogEntry]) -> StoreFuture<()>;

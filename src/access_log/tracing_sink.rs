@@ -153,7 +153,19 @@ mod tests {
                 record.set_field("order.id", 42_i64);
                 Ok::<_, std::convert::Infallible>(Response::new(ResponseBody::<String>::empty()))
             }));
-        let request = Request::get("/things?token=s3cret").body(()).unwrap();
+        let mut request = Request::get("/things?token=s3cret&s3cret")
+            .body(())
+            .unwrap();
+        for name in [
+            "authorization",
+            "cookie",
+            "user-agent",
+            "x-request-id",
+            "traceparent",
+        ] {
+            let value = "Bearer s3cret".parse().unwrap();
+            request.headers_mut().insert(name, value);
+        }
         app.oneshot(request).await.unwrap();
         let events = events.lock().unwrap();
         events.clone()
@@ -165,7 +177,7 @@ mod tests {
         assert_eq!(events.len(), 1);
         let event = &events[0];
         assert_eq!(event["http.request.method"], "\"GET\"");
-        assert_eq!(event["url.query"], "\"token=REDACTED\"");
+        assert_eq!(event["url.query"], "\"token=REDACTED&REDACTED\"");
         assert_eq!(event["http.response.status_code"], "200");
         assert_eq!(event["portcullis.outcome"], "\"completed\"");
         assert_eq!(event["portcullis.fields"], "\"{\\\"order.id\\\":42}\"");
@@ -173,6 +185,13 @@ mod tests {
             !event.contains_key("error.type"),
             "an absent field is left out"
         );
+    }
+
+    #[tokio::test]
+    async fn no_secret_of_a_request_is_in_its_event() {
+        for event in events_at(tracing::Level::TRACE).await {
+            assert!(!format!("{event:?}").contains("s3cret"), "{event:?}");
+        }
     }
 
     #[tokio::test]

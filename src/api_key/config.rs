@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use http::{
     HeaderMap, HeaderValue, Request, Response,
-    header::{CACHE_CONTROL, VARY},
+    header::{CACHE_CONTROL, Entry, VARY},
 };
 
 use super::{
@@ -120,15 +120,16 @@ impl Config {
         presented: &ParsedKey<'_>,
         answer: Result<Option<StoredKey>, StoreError>,
     ) -> Result<Identity, Denied> {
-        let now = self.ring.shared.clock.wall();
-        let record = answer.map_err(|error| Denied::store_failed(&error, now))?;
+        // Read where it matters: a key without an end needs no clock.
+        let now = || self.ring.shared.clock.wall();
+        let record = answer.map_err(|error| Denied::store_failed(&error, now()))?;
         let ring = &self.ring.shared;
         let key = verify(&ring.peppers, presented, record, now)?;
         if !ring.trusts(&key) {
             let corrupt = StoreError::new(StoreErrorKind::Corrupt);
-            return Err(Denied::store_failed(&corrupt, now));
+            return Err(Denied::store_failed(&corrupt, now()));
         }
-        if key.algorithm != ring.peppers.current_algorithm() {
+        if key.brief().algorithm != ring.peppers.current_algorithm() {
             let digest = || ring.peppers.digest_new(presented.bytes);
             ring.redigests.add(key.id(), digest);
         }
@@ -137,15 +138,16 @@ impl Config {
             let address = self.client_addr.resolve(extensions, headers).ok()?;
             Some(address.ip())
         };
-        if !key
-            .constraints
-            .admit(request.method(), request.headers(), address)
-        {
+        let may_use_it = key.brief().is_unconstrained
+            || key
+                .constraints
+                .admit(request.method(), request.headers(), address);
+        if !may_use_it {
             return Err(Denied::new(AuthDenial::Restricted, Some(key.id())));
         }
         let caller = self.admit_scopes(key.identity().clone())?;
         if let Some(usage) = &ring.usage {
-            usage.record(key.id(), now);
+            usage.record(key.id(), now());
         }
         Ok(caller)
     }
@@ -183,10 +185,12 @@ impl Config {
         if admission.known {
             mark_private(headers);
         }
-        if let Some(vary) = &self.vary
-            && !headers.get_all(VARY).iter().any(|line| line == "*")
-        {
-            headers.append(VARY, vary.clone());
+        if let Some(vary) = &self.vary {
+            match headers.entry(VARY) {
+                Entry::Vacant(place) => drop(place.insert(vary.clone())),
+                Entry::Occupied(lines) if lines.iter().any(|line| line == "*") => {}
+                Entry::Occupied(mut lines) => lines.append(vary.clone()),
+            }
         }
         if let Some(outcome) = admission.outcome {
             response.extensions_mut().insert(outcome);
@@ -277,11 +281,12 @@ pub(super) fn vary(sources: &[KeySource]) -> Option<HeaderValue> {
 
 /// Adds `private` where nobody has said for whom a response is.
 fn mark_private(headers: &mut HeaderMap) {
-    let mut lines = headers.get_all(CACHE_CONTROL).iter();
-    let Some(first) = lines.next() else {
-        headers.insert(CACHE_CONTROL, HeaderValue::from_static("private"));
+    if let Entry::Vacant(place) = headers.entry(CACHE_CONTROL) {
+        place.insert(HeaderValue::from_static("private"));
         return;
-    };
+    }
+    let mut lines = headers.get_all(CACHE_CONTROL).iter();
+    let Some(first) = lines.next() else { return };
     if says_for_whom(first) || lines.any(says_for_whom) {
         return;
     }

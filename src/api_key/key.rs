@@ -43,7 +43,11 @@ impl KeyId {
 
     fn new(bytes: &[u8]) -> Result<Self, Malformed> {
         let id: [u8; ID_LEN] = bytes.try_into().map_err(|_| Malformed)?;
-        if id[0] == FORMAT_VERSION && id.iter().all(u8::is_ascii_alphanumeric) {
+        if id[0] == FORMAT_VERSION
+            && id
+                .iter()
+                .fold(true, |ok, byte| ok & byte.is_ascii_alphanumeric())
+        {
             Ok(Self(id))
         } else {
             Err(Malformed)
@@ -139,9 +143,18 @@ impl KeyFormat {
 
     /// Reads what a client presented. What passes is whole and of this product, no more is known.
     pub(super) fn parse<'a>(&self, presented: &'a [u8]) -> Result<ParsedKey<'a>, Malformed> {
-        let key = ParsedKey::parse(presented)?;
-        if key.prefix == &*self.prefix && self.has_environment(key.environment) {
-            Ok(key)
+        let parts = Parts::split(presented)?;
+        let ours = parts.prefix == self.prefix.as_bytes()
+            && self
+                .environments
+                .iter()
+                .any(|own| own.as_bytes() == parts.environment);
+        let id = parts.checked_id()?;
+        if ours {
+            Ok(ParsedKey {
+                id,
+                bytes: presented,
+            })
         } else {
             Err(Malformed)
         }
@@ -184,43 +197,62 @@ pub(super) type Fill = fn(&mut [u8]) -> Result<(), getrandom::Error>;
 #[error("the system's source of randomness failed")]
 pub(super) struct NoRandomness;
 
-/// A key as a client presented it, taken apart. It borrows the request: nothing is copied.
+/// A key as a client presented it. It borrows the request: nothing is copied.
 pub(super) struct ParsedKey<'a> {
-    pub(super) prefix: &'a str,
-    pub(super) environment: &'a str,
     pub(super) id: KeyId,
     /// The whole key, which is what is digested.
     pub(super) bytes: &'a [u8],
 }
 
-impl<'a> ParsedKey<'a> {
-    /// Takes a key apart, from the right, in the same steps for each input of the right length.
-    pub(super) fn parse(presented: &'a [u8]) -> Result<Self, Malformed> {
+/// The parts of what has the length and the underscores of a key.
+struct Parts<'a> {
+    prefix: &'a [u8],
+    environment: &'a [u8],
+    id: &'a [u8],
+    secret_and_check: &'a [u8],
+    /// All that the check is of.
+    checked: &'a [u8],
+}
+
+impl<'a> Parts<'a> {
+    /// Takes a key apart, from the right.
+    fn split(presented: &'a [u8]) -> Result<Self, Malformed> {
         if !KEY_LEN.contains(&presented.len()) {
             return Err(Malformed);
         }
         let (names, tail) = presented.split_at(presented.len() - TAIL_LEN);
         let (id, secret_and_check) = tail.split_at(ID_LEN);
-        let (checked, check) = presented.split_at(presented.len() - CHECK_LEN);
+        let secret_and_check = secret_and_check.strip_prefix(b"_").ok_or(Malformed)?;
         let names = names.strip_suffix(b"_").ok_or(Malformed)?;
         let last = names.iter().rposition(|byte| *byte == b'_');
         let (prefix, environment) = names.split_at(last.ok_or(Malformed)?);
-        let environment = &environment[1..];
-
-        let whole = secret_and_check[0] == b'_'
-            && secret_and_check[1..].iter().all(u8::is_ascii_alphanumeric)
-            && is_prefix(prefix)
-            && is_environment(environment);
-        let id = KeyId::new(id)?;
-        if !whole || check_of(checked) != check {
-            return Err(Malformed);
-        }
         Ok(Self {
-            prefix: str::from_utf8(prefix).map_err(|_| Malformed)?,
-            environment: str::from_utf8(environment).map_err(|_| Malformed)?,
+            prefix,
+            environment: &environment[1..],
             id,
-            bytes: presented,
+            secret_and_check,
+            checked: &presented[..presented.len() - CHECK_LEN],
         })
+    }
+
+    /// Returns the id, if the alphabet and the check are right. The work is the same for any key of
+    /// one length.
+    fn checked_id(&self) -> Result<KeyId, Malformed> {
+        let base62 = |ok, byte: &u8| ok & byte.is_ascii_alphanumeric();
+        let whole = self.secret_and_check.iter().fold(true, base62);
+        let (_, check) = self.secret_and_check.split_at(SECRET_LEN);
+        let right = check_of(self.checked) == check;
+        let id = KeyId::new(self.id)?;
+        if whole && right {
+            Ok(id)
+        } else {
+            Err(Malformed)
+        }
+    }
+
+    /// Returns whether the names are some that a ring could have.
+    fn has_valid_names(&self) -> bool {
+        is_prefix(self.prefix) && is_environment(self.environment)
     }
 }
 
@@ -253,7 +285,7 @@ impl fmt::Debug for ParsedKey<'_> {
 /// assert!(scan::verify(&found.replace("live", "test")).is_none());
 /// ```
 pub mod scan {
-    use super::{KeyId, ParsedKey};
+    use super::{KeyId, Parts};
 
     /// Finds candidates for [`verify`] in any text. It has neither look-around nor anchors.
     pub const CANDIDATE_REGEX: &str =
@@ -261,9 +293,8 @@ pub mod scan {
 
     /// Returns the id of what has the form and the checksum of a key, of whatever product.
     pub fn verify(candidate: &str) -> Option<KeyId> {
-        ParsedKey::parse(candidate.as_bytes())
-            .ok()
-            .map(|key| key.id)
+        let parts = Parts::split(candidate.as_bytes()).ok()?;
+        parts.checked_id().ok().filter(|_| parts.has_valid_names())
     }
 }
 
@@ -332,6 +363,12 @@ pub(super) mod tests {
         format!("1{number:015}").parse().unwrap()
     }
 
+    /// Reads bytes both as a scanner and as a ring of the vectors' product would.
+    fn verified(bytes: &[u8]) -> Option<KeyId> {
+        let parsed = format("acme").parse(bytes).ok().map(|key| key.id);
+        parsed.or_else(|| scan::verify(str::from_utf8(bytes).ok()?))
+    }
+
     fn format(prefix: &str) -> KeyFormat {
         KeyFormat::new(prefix, &["live".to_owned(), "test".to_owned()]).unwrap()
     }
@@ -344,11 +381,10 @@ pub(super) mod tests {
     fn the_published_vectors_are_read() {
         let key = format("acme").parse(VECTORS[0].as_bytes()).unwrap();
         assert_eq!(key.id.as_str(), "1AAAAAAAAAAAAAAA");
-        assert_eq!(key.environment, "live");
         let key = format("acme").parse(VECTORS[1].as_bytes()).unwrap();
-        assert_eq!(key.environment, "test");
+        assert_eq!(key.id.as_str(), "1abcdefGHIJK0123");
         let key = format("my_co").parse(VECTORS[2].as_bytes()).unwrap();
-        assert_eq!((key.prefix, key.environment), ("my_co", "live"));
+        assert_eq!(key.id.as_str(), "1zzzzzzzzzzzzzzz");
     }
 
     #[test]
@@ -377,7 +413,7 @@ pub(super) mod tests {
     fn cut_extended_and_joined_keys_are_malformed() {
         let key = VECTORS[0].as_bytes();
         for len in 0..key.len() {
-            assert!(ParsedKey::parse(&key[..len]).is_err(), "cut to {len}");
+            assert!(verified(&key[..len]).is_none(), "cut to {len}");
         }
         for wrong in [
             [key, b"0"].concat(),
@@ -388,7 +424,7 @@ pub(super) mod tests {
             vec![b'0'; 129],
             vec![b'_'; 1 << 20],
         ] {
-            assert!(ParsedKey::parse(&wrong).is_err());
+            assert!(verified(&wrong).is_none());
         }
     }
 
@@ -406,7 +442,7 @@ pub(super) mod tests {
             key.replacen('0', "\r", 1),
             key.replacen('0', "\u{7f}", 1),
         ] {
-            assert!(ParsedKey::parse(wrong.as_bytes()).is_err(), "{wrong}");
+            assert!(verified(wrong.as_bytes()).is_none(), "{wrong}");
         }
     }
 
@@ -474,7 +510,8 @@ pub(super) mod tests {
     proptest! {
         #[test]
         fn any_bytes_are_read_without_a_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-            let _ = ParsedKey::parse(&bytes);
+            prop_assert!(verified(&bytes).is_none());
+            prop_assert!(format("acme").parse(&bytes).is_err());
         }
 
         #[test]
@@ -483,8 +520,7 @@ pub(super) mod tests {
             let (id, secret) = format.generate(&environment, getrandom::fill).unwrap();
             let key = format.parse(secret.expose_secret().as_bytes()).unwrap();
             prop_assert_eq!(key.id, id);
-            prop_assert_eq!(key.prefix, prefix);
-            prop_assert_eq!(key.environment, environment);
+            prop_assert_eq!(scan::verify(secret.expose_secret()), Some(id));
         }
 
         #[test]
@@ -493,7 +529,8 @@ pub(super) mod tests {
             let mut key = VECTORS[1].as_bytes().to_vec();
             key[one] ^= by;
             key[two] ^= by;
-            prop_assert!(ParsedKey::parse(&key).is_err());
+            prop_assert!(verified(&key).is_none());
+            prop_assert!(format("acme").parse(&key).is_err());
         }
     }
 }

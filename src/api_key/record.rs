@@ -155,6 +155,12 @@ impl KeyRecord {
         }
     }
 
+    /// Returns whether the key is accepted whatever the time is.
+    fn is_active_at_any_time(&self) -> bool {
+        let times = [self.not_before, self.expires_at, self.grace_until];
+        matches!(self.state, KeyState::Active) && times.iter().all(Option::is_none)
+    }
+
     /// Returns the moment from which on the key will never be accepted again, if it is known. A
     /// store keeps its index for `purge` by it.
     pub fn ended_at(&self) -> Option<Timestamp> {
@@ -239,20 +245,44 @@ pub struct StoredKey {
     inner: Arc<Inner>,
 }
 
+/// What each request reads stands in front, in two lines of the processor's cache: a record has ten
+/// of them, and one that was not used a moment ago is not in the cache.
 #[derive(Debug)]
+#[repr(C)]
 struct Inner {
-    record: KeyRecord,
+    brief: Brief,
     identity: Identity,
     /// The number of the ring that has looked at the seal and found it whole; zero for none.
     trusted_by: AtomicU64,
+    record: KeyRecord,
+}
+
+/// What each request reads of a record.
+#[derive(Debug)]
+pub(super) struct Brief {
+    pub(super) digest: KeyDigest,
+    pub(super) id: KeyId,
+    pub(super) algorithm: DigestAlgorithm,
+    /// Whether the key is accepted whatever the time is.
+    pub(super) is_active_at_any_time: bool,
+    /// Whether it may be used from anywhere and for anything.
+    pub(super) is_unconstrained: bool,
 }
 
 impl StoredKey {
     /// Shares a record.
     pub fn new(record: KeyRecord) -> Self {
         let identity = record.to_identity();
+        let brief = Brief {
+            digest: record.digest.clone(),
+            id: record.id,
+            algorithm: record.algorithm,
+            is_active_at_any_time: record.is_active_at_any_time(),
+            is_unconstrained: record.constraints == Constraints::new(),
+        };
         Self {
             inner: Arc::new(Inner {
+                brief,
                 record,
                 identity,
                 trusted_by: AtomicU64::new(0),
@@ -271,6 +301,10 @@ impl StoredKey {
             trusted_by.store(ring, Ordering::Relaxed);
         }
         trusted
+    }
+
+    pub(super) fn brief(&self) -> &Brief {
+        &self.inner.brief
     }
 
     /// Returns who calls when this key is presented.

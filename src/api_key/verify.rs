@@ -15,7 +15,7 @@ pub(super) fn verify(
     peppers: &Peppers,
     presented: &ParsedKey<'_>,
     record: Option<StoredKey>,
-    now: Timestamp,
+    now: impl FnOnce() -> Timestamp,
 ) -> Result<StoredKey, Denied> {
     let unknown = || Denied::new(AuthDenial::Unknown, None);
     let Some(record) = record else {
@@ -25,12 +25,15 @@ pub(super) fn verify(
         return Err(unknown());
     };
     let digest = peppers
-        .digest_as(record.algorithm, presented.bytes)
+        .digest_as(record.brief().algorithm, presented.bytes)
         .ok_or_else(Denied::internal)?;
-    if !digest.matches(&record.digest) || record.id != presented.id {
+    if !digest.matches(&record.brief().digest) || record.brief().id != presented.id {
         return Err(unknown());
     }
-    let reason = match record.status_at(now) {
+    if record.brief().is_active_at_any_time {
+        return Ok(record);
+    }
+    let reason = match record.status_at(now()) {
         KeyStatus::Active => return Ok(record),
         KeyStatus::Disabled => AuthDenial::Disabled,
         KeyStatus::Revoked => AuthDenial::Revoked,

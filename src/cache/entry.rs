@@ -17,9 +17,9 @@ use crate::{
 
 /// What an entry weighs beside its bytes: its own struct, reference counts, and its place in a
 /// store's index.
-const OVERHEAD_BYTES: usize = 320;
+const OVERHEAD_BYTES: usize = 640;
 /// What a field weighs in a map of fields, beside its bytes.
-const FIELD_BYTES: usize = 120;
+const FIELD_BYTES: usize = 160;
 /// The most fields that a head may have when it is read back from a store.
 const FIELDS_MAX: usize = 512;
 /// The version of the form in which a head is written.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{HeaderMap, Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
 use http_body::Body;
 
 use super::{
@@ -19,9 +19,11 @@ use super::{
     invalidate,
     key::{Partition, Target},
     plan::{Change, Look, Plan, Stale},
+    policy::CachePolicy,
     reason::Reason,
     storability::{Caller, Verdict, judge},
     store::{Fence, Found, Lookup, PurgeMode, PurgeTarget, Touch},
+    tags::{self, CacheTags},
     validation,
     vary::Selection,
 };
@@ -29,6 +31,7 @@ use crate::{
     error::StoreError,
     record::{CacheSource, RecordHandle},
     store_future::StoreFuture,
+    store_key::StoreKey,
 };
 
 /// One request and its answer.
@@ -260,7 +263,8 @@ impl Exchange {
     {
         if let Some(stale) = look.stale.take() {
             if look.validates && response.status() == StatusCode::NOT_MODIFIED {
-                return self.revalidated(&mut look, &stale, response.headers());
+                let policy = response.extensions().get();
+                return self.revalidated(&mut look, &stale, response.headers(), policy);
             }
             if stands_in_for(response.status()) && self.may_stand_in(&look, &stale) {
                 let asked = look.asked_fields();
@@ -292,6 +296,7 @@ impl Exchange {
         look: &mut Look,
         stale: &Stale,
         fresh: &HeaderMap,
+        policy: Option<&CachePolicy>,
     ) -> (Response<CacheBody<B>>, Settling) {
         let headers = validation::merged(&stale.entry.headers, fresh);
         // What has not changed is as old as the answer that says so, and not as it was stored.
@@ -299,19 +304,20 @@ impl Exchange {
         if !fresh.contains_key(header::DATE) {
             dated.remove(header::DATE);
         }
-        if let Some(age) = fresh.get(header::AGE) {
-            dated.insert(header::AGE, age.clone());
-        }
+        match fresh.get(header::AGE) {
+            Some(age) => dated.insert(header::AGE, age.clone()),
+            None => dated.remove(header::AGE),
+        };
         let times = self.times(look);
         let (rules, status) = (&self.config.rules, stale.entry.status);
-        let verdict = judge(rules, &look.caller, status, &dated, &times);
+        let verdict = judge(rules, &look.caller, status, &dated, policy, &times);
         let mut entry = StoredResponse {
             headers,
             ..(*stale.entry).clone()
         };
         let mut settling = None;
         if let (Ok(verdict), Some(fence)) = (&verdict, look.fence) {
-            entry.headers = kept_headers(&dated, verdict, &times);
+            entry.headers = self.kept_headers(&dated, verdict, &times);
             entry.freshness = verdict.freshness;
             entry.says_shared = verdict.says_shared;
             let touch = Touch {
@@ -362,7 +368,10 @@ impl Exchange {
         if look.validates {
             report.forward_status = Some(response.status());
         }
-        match self.filling(&look, &response) {
+        let filling = self.filling(&look, &response);
+        let mut response = response;
+        self.take_tags_off(response.headers_mut());
+        match filling {
             Err(reason) => {
                 self.land(&mut look, Landing::NotStored);
                 let report = report.reason(reason);
@@ -401,7 +410,15 @@ impl Exchange {
         let times = self.times(look);
         let headers = response.headers();
         let rules = &self.config.rules;
-        let verdict = judge(rules, &look.caller, response.status(), headers, &times)?;
+        let policy = response.extensions().get();
+        let verdict = judge(
+            rules,
+            &look.caller,
+            response.status(),
+            headers,
+            policy,
+            &times,
+        )?;
         let expected_bytes = expected_bytes(response)?;
         if expected_bytes.is_some_and(|bytes| bytes > rules.body_bytes_max) {
             return Err(Some(Reason::TooLarge));
@@ -432,14 +449,24 @@ impl Exchange {
             fence,
             retain: self.retain(verdict),
             status: response.status(),
-            headers: kept_headers(response.headers(), verdict, times),
+            headers: self.kept_headers(response.headers(), verdict, times),
             freshness: verdict.freshness,
             vary: verdict.vary.clone(),
             variant,
             partition: config.keys.partition(partition),
             says_shared: verdict.says_shared,
-            tags: Vec::new(),
+            tags: self.tags(response),
         })
+    }
+
+    fn tags<B>(&self, response: &Response<B>) -> Vec<StoreKey> {
+        let mut keys = Vec::new();
+        let fields = &self.config.rules.tag_headers;
+        let named = response.extensions().get::<CacheTags>();
+        tags::each(response.headers(), fields, named, |tag| {
+            keys.push(self.config.keys.tag(tag));
+        });
+        keys
     }
 
     fn times(&self, look: &Look) -> Times {
@@ -447,6 +474,29 @@ impl Exchange {
             asked_at: look.asked_at,
             received_at: self.config.clock.now(),
             received_wall: self.config.clock.wall(),
+        }
+    }
+
+    /// Returns the fields that are kept of an answer.
+    fn kept_headers(&self, headers: &HeaderMap, verdict: &Verdict, times: &Times) -> HeaderMap {
+        let mut kept = headers.clone();
+        remove_hop_by_hop(&mut kept);
+        self.take_tags_off(&mut kept);
+        for name in &verdict.without {
+            kept.remove(name);
+        }
+        // Who receives an answer without a date gives it one (RFC 9110 section 6.6.1).
+        kept.entry(header::DATE)
+            .or_insert_with(|| date::format(times.received_wall));
+        // Room for what each hit writes: a map that grows is copied.
+        kept.insert(header::AGE, HeaderValue::from_static("0"));
+        kept.insert(CACHE_STATUS, HeaderValue::from_static(""));
+        kept
+    }
+
+    fn take_tags_off(&self, headers: &mut HeaderMap) {
+        for name in &self.config.rules.tag_headers {
+            headers.remove(name);
         }
     }
 
@@ -537,10 +587,20 @@ impl Exchange {
 
     /// Adds to a response, and to the record, what the cache did.
     fn reported<B>(&self, report: Report, mut response: Response<B>) -> Response<B> {
-        if let Some(name) = &self.config.name {
-            response
-                .headers_mut()
-                .append(CACHE_STATUS, report.to_value(name));
+        let headers = response.headers_mut();
+        // What is stored has an empty place for it.
+        let place = headers
+            .get_mut(CACHE_STATUS)
+            .filter(|value| value.is_empty());
+        match (&self.config.name, place) {
+            (Some(name), Some(place)) => *place = report.to_value(name),
+            (Some(name), None) => {
+                headers.append(CACHE_STATUS, report.to_value(name));
+            }
+            (None, Some(_)) => {
+                headers.remove(CACHE_STATUS);
+            }
+            (None, None) => {}
         }
         if let Some(record) = &self.record {
             let outcome = report.to_outcome();
@@ -644,17 +704,4 @@ fn expected_bytes<B: Body>(response: &Response<B>) -> Result<Option<u64>, Reason
         (Some(announced), Some(exact)) if announced != exact => Err(Reason::Incomplete),
         (announced, exact) => Ok(announced.or(exact)),
     }
-}
-
-/// Returns the fields that are kept of an answer.
-fn kept_headers(headers: &HeaderMap, verdict: &Verdict, times: &Times) -> HeaderMap {
-    let mut kept = headers.clone();
-    remove_hop_by_hop(&mut kept);
-    for name in &verdict.without {
-        kept.remove(name);
-    }
-    // Who receives an answer without a date gives it one (RFC 9110 section 6.6.1).
-    kept.entry(header::DATE)
-        .or_insert_with(|| date::format(times.received_wall));
-    kept
 }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use http::{HeaderMap, HeaderValue, Uri, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Uri, header};
 
 use super::vary::Variants;
 use crate::store_key::{KeySpace, LongStoreKey, StoreKey, StoreKeys};
@@ -56,6 +56,8 @@ pub(super) struct Target<'a> {
     pub(super) query: Option<&'a str>,
     /// The request's fields, where one of them may change what it is routed to.
     pub(super) rerouting: Option<&'a HeaderMap>,
+    /// Fields by which the route keeps answers apart, and where their values are.
+    pub(super) vary_by: Option<(&'a [HeaderName], &'a HeaderMap)>,
 }
 
 /// Fields by which a proxy or a framework may be led to another answer. They are part of the key
@@ -81,6 +83,7 @@ impl<'a> Target<'a> {
             path: uri.path(),
             query: uri.query(),
             rerouting: None,
+            vary_by: None,
         }
     }
 
@@ -106,6 +109,7 @@ impl<'a> Target<'a> {
             path: uri.path(),
             query: uri.query(),
             rerouting: rerouted.then_some(headers),
+            vary_by: None,
         })
     }
 }
@@ -116,6 +120,7 @@ pub(super) struct KeyMaker {
     answers: KeySpace,
     uris: KeySpace,
     partitions: KeySpace,
+    tags: KeySpace,
     variants: Variants,
 }
 
@@ -126,6 +131,7 @@ impl KeyMaker {
             answers: space("answer"),
             uris: space("uri"),
             partitions: space("partition"),
+            tags: space("tag"),
             variants: Variants::new(space("variant"), normalise),
         }
     }
@@ -149,6 +155,14 @@ impl KeyMaker {
             for name in REROUTING {
                 for value in headers.get_all(name) {
                     full.field(name.as_bytes()).field(routing_part(name, value));
+                }
+            }
+        }
+        if let Some((names, headers)) = target.vary_by {
+            for name in names {
+                full.field(b"vary-by").field(name.as_str().as_bytes());
+                for value in headers.get_all(name) {
+                    full.field(value.as_bytes());
                 }
             }
         }
@@ -176,6 +190,13 @@ impl KeyMaker {
         if let Partition::Own(digest) = partition {
             key.field(digest);
         }
+        key.finish()
+    }
+
+    /// Returns the key by which all that bears a tag is purged.
+    pub(super) fn tag(&self, tag: &[u8]) -> StoreKey {
+        let mut key = self.tags.short();
+        key.field(tag);
         key.finish()
     }
 
@@ -240,6 +261,7 @@ mod tests {
             path,
             query,
             rerouting: None,
+            vary_by: None,
         }
     }
 
@@ -348,7 +370,7 @@ mod tests {
             let maker = maker();
             let key = |(authority, path, query): &(String, String, Option<String>)| {
                 let query = query.as_deref();
-                let target = Target { scheme: "", authority, path, query, rerouting: None };
+                let target = Target { scheme: "", authority, path, query, rerouting: None, vary_by: None, };
                 maker.key(&target, Partition::Shared)
             };
             proptest::prop_assert_eq!(one == two, key(&one) == key(&two));

@@ -14,6 +14,7 @@ use super::{
     config::{Budget, Config},
     directives::Targeted,
     key::KeyMaker,
+    purger::CachePurger,
     rules::Rules,
     service::Cache,
     store::CacheStore,
@@ -50,6 +51,15 @@ impl CacheLayer {
     /// credential. For what stands before an origin that knows of caches.
     pub fn rfc(store: impl CacheStore) -> CacheLayerBuilder {
         CacheLayerBuilder::new(store, Rules::rfc())
+    }
+}
+
+impl CacheLayer {
+    /// Returns what lets go of what this cache has stored.
+    pub fn purger(&self) -> CachePurger {
+        CachePurger {
+            config: Arc::clone(&self.config),
+        }
     }
 }
 

@@ -70,6 +70,8 @@ mod invalidate;
 mod key;
 mod layer;
 mod plan;
+mod policy;
+mod purger;
 mod range;
 mod reason;
 mod request;
@@ -78,6 +80,7 @@ mod service;
 mod storability;
 mod store;
 mod structured;
+mod tags;
 mod validation;
 mod vary;
 
@@ -86,10 +89,13 @@ pub use self::entry::StoredResponse;
 pub use self::future::ResponseFuture;
 pub use self::key::CacheKey;
 pub use self::layer::{CacheLayer, CacheLayerBuilder};
+pub use self::policy::CachePolicy;
+pub use self::purger::{CachePurger, Purge};
 pub use self::reason::Reason;
 pub use self::service::Cache;
 pub use self::store::{
     CacheStore, Fence, Found, Lease, LeaseToken, Lookup, PurgeMode, PurgeTarget, Put, PutOutcome,
     Stamp, Touch,
 };
+pub use self::tags::CacheTags;
 pub use self::vary::{Selection, VariantId, VarySpec};

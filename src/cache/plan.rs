@@ -12,6 +12,7 @@ use super::{
     directives::RequestDirectives,
     entry::StoredResponse,
     key::{CacheKey, Partition, Target},
+    policy::CachePolicy,
     reason::Reason,
     request::{self, Facts, MethodClass},
     storability::Caller,
@@ -104,14 +105,20 @@ impl Plan {
             }
             MethodClass::Get | MethodClass::Head => {}
         }
+        let policy = request.extensions().get::<CachePolicy>();
+        if policy.is_some_and(|policy| policy.off) {
+            return Self::Pass(Forward::Bypass, Reason::Off);
+        }
         if let Some(reason) = facts.bypass {
             return Self::Pass(Forward::Bypass, reason);
         }
-        let Some(target) = target else {
+        let Some(mut target) = target else {
             return Self::Pass(Forward::Bypass, Reason::Authority);
         };
+        let vary_by = policy.and_then(|policy| policy.vary_by.as_deref());
+        target.vary_by = vary_by.map(|names| (names, request.headers()));
         let identity = request.extensions().get::<Identity>();
-        match caller(config, &facts, identity) {
+        match caller(config, policy, &facts, identity) {
             Ok(caller) => Self::Look(Look::new(
                 config,
                 &facts,
@@ -128,8 +135,15 @@ const UNVOUCHED: &str = "the cache met a credential for which no `Identity` stan
     go past it. Put it inside of the layer that authenticates, or insert an `Identity` into the \
     request's extensions";
 
-fn caller(config: &Config, facts: &Facts, identity: Option<&Identity>) -> Result<Caller, Reason> {
-    let share_where_public = config.rules.share_where_public;
+fn caller(
+    config: &Config,
+    policy: Option<&CachePolicy>,
+    facts: &Facts,
+    identity: Option<&Identity>,
+) -> Result<Caller, Reason> {
+    let share_where_public = policy
+        .and_then(|policy| policy.share_where_public)
+        .unwrap_or(config.rules.share_where_public);
     match identity {
         Some(identity) => Ok(Caller::Known {
             digest: *identity.digest(),

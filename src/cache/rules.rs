@@ -30,6 +30,8 @@ pub(super) struct Rules {
     pub(super) heed_requests: bool,
     /// Which fields go before `Cache-Control`, first one first.
     pub(super) targeted: Vec<Targeted>,
+    /// Which fields of an answer name its tags. They are the cache's own, and not for clients.
+    pub(super) tag_headers: Vec<HeaderName>,
     /// How many bytes of a body are kept at most.
     pub(super) body_bytes_max: u64,
 }
@@ -82,6 +84,10 @@ impl Rules {
             targeted: vec![Targeted::Structured(HeaderName::from_static(
                 "cdn-cache-control",
             ))],
+            tag_headers: vec![
+                HeaderName::from_static("surrogate-key"),
+                HeaderName::from_static("cache-tag"),
+            ],
             body_bytes_max: 1 << 20,
         }
     }

@@ -6,8 +6,9 @@ use http::{
 };
 
 use super::{
-    directives::ResponseDirectives,
+    directives::{DELTA_SECS_MAX, ResponseDirectives},
     freshness::{Freshness, Times, explicit_lifetime_secs, heuristic_lifetime_secs},
+    policy::CachePolicy,
     reason::Reason,
     rules::Rules,
     vary::VarySpec,
@@ -50,9 +51,16 @@ pub(super) fn judge(
     caller: &Caller,
     status: StatusCode,
     headers: &HeaderMap,
+    policy: Option<&CachePolicy>,
     times: &Times,
 ) -> Result<Verdict, Reason> {
-    let directives = ResponseDirectives::of(headers, &rules.targeted);
+    let mut directives = ResponseDirectives::of(headers, &rules.targeted);
+    if let Some(policy) = policy {
+        if policy.off {
+            return Err(Reason::Off);
+        }
+        overrule(&mut directives, policy);
+    }
     if status == StatusCode::PARTIAL_CONTENT {
         return Err(Reason::Partial);
     }
@@ -102,6 +110,19 @@ pub(super) fn judge(
         has_validator,
         without,
     })
+}
+
+/// Puts what the handler says of the answer in the place of what its fields say.
+fn overrule(directives: &mut ResponseDirectives, policy: &CachePolicy) {
+    directives.private |= policy.private;
+    if let Some(fresh_for) = policy.fresh_for {
+        let secs = u32::try_from(fresh_for.as_secs()).unwrap_or(DELTA_SECS_MAX);
+        // Where `s-maxage` says that the answer may be shared, it still does.
+        match &mut directives.s_maxage_secs {
+            Some(shared) => *shared = secs.min(DELTA_SECS_MAX),
+            None => directives.max_age_secs = Some(secs.min(DELTA_SECS_MAX)),
+        }
+    }
 }
 
 /// Returns whether the cache knows what a status asks of it.
@@ -237,7 +258,7 @@ mod tests {
             received_at: NOW,
             received_wall: NOW,
         };
-        judge(&Rules::secure(), &caller, status, &headers, &times)
+        judge(&Rules::secure(), &caller, status, &headers, None, &times)
     }
 
     fn refused(caller: Caller, status: u16, fields: &[(&'static str, &'static str)]) -> Reason {

@@ -1,1 +1,28 @@
 //! Suites that prove a store of anybody's: each promise that a layer relies on is a check here.
+//!
+//! A suite panics at the first promise that is not kept, and says which. It runs on any runtime.
+//!
+//! ```
+//! # #[cfg(all(feature = "memory", feature = "api-key"))]
+//! # #[tokio::main(flavor = "current_thread")] async fn main() {
+//! use portcullis::{conformance, store::MemoryStore};
+//!
+//! conformance::api_key(MemoryStore::new()).await;
+//! # }
+//! # #[cfg(not(all(feature = "memory", feature = "api-key")))]
+//! # fn main() {}
+//! ```
+
+#[cfg(feature = "api-key")]
+mod api_key;
+#[cfg(feature = "access-log")]
+mod log_store;
+#[cfg(feature = "rate-limit")]
+mod rate_limit;
+
+#[cfg(feature = "api-key")]
+pub use self::api_key::api_key;
+#[cfg(feature = "access-log")]
+pub use self::log_store::log_store;
+#[cfg(feature = "rate-limit")]
+pub use self::rate_limit::rate_limit;

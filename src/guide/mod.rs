@@ -1,5 +1,8 @@
 //! The guide: what to know beyond the reference of each type.
 
+#[doc = include_str!("observing.md")]
+pub mod observing {}
+
 #[doc = include_str!("order.md")]
 pub mod order {}
 

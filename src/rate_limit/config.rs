@@ -12,7 +12,7 @@ use super::{
     headers::{Lines, RateLimitFields},
     partition::{Place, StoredPartition},
     policy::Policy,
-    policy_set::{PolicySet, PolicySets},
+    policy_set::{Chosen, LiveSets, PolicySet},
     request_head::RequestHead,
     store::RateLimitStore,
 };
@@ -40,7 +40,7 @@ pub enum OnStoreError {
 pub(super) struct Config {
     pub(super) store: Arc<dyn RateLimitStore>,
     pub(super) partition: StoredPartition,
-    pub(super) sets: PolicySets,
+    pub(super) sets: LiveSets,
     pub(super) fields: RateLimitFields,
     pub(super) on_store_error: OnStoreError,
     pub(super) responder: Responder,
@@ -61,7 +61,7 @@ pub(super) enum Plan<'a> {
     /// No policy applies to it.
     Skip,
     /// It is in this partition, and has to pass these policies.
-    Ask(StoreKey, &'a Arc<PolicySet>),
+    Ask(StoreKey, Chosen<'a>),
     /// It cannot be counted. In a box: what nearly never comes makes nothing larger.
     Reject(Box<Rejection>),
 }
@@ -99,16 +99,14 @@ impl Config {
         })
     }
 
-    fn set(&self, head: &RequestHead<'_>) -> &Arc<PolicySet> {
-        if !self.sets.by_tier() {
-            return self.sets.of_tier(None);
-        }
-        match &self.tier_by {
-            Some(tier_by) => self.sets.of_tier(tier_by(head).as_deref()),
-            None => self
-                .sets
-                .of_tier(head.extensions.get().and_then(Identity::tier)),
-        }
+    fn set(&self, head: &RequestHead<'_>) -> Chosen<'_> {
+        self.sets.choose(|| match &self.tier_by {
+            Some(tier_by) => tier_by(head),
+            None => {
+                let tier = head.extensions.get().and_then(Identity::tier);
+                tier.map(Cow::Borrowed)
+            }
+        })
     }
 
     pub(super) fn take(

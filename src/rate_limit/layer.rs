@@ -10,7 +10,7 @@ use super::{
     headers::RateLimitFields,
     partition::Partition,
     policy::Policy,
-    policy_set::{PolicySets, Tiers},
+    policy_set::{LiveSets, PolicySets, Tiers},
     request_head::RequestHead,
     service::RateLimit,
     store::RateLimitStore,
@@ -45,6 +45,13 @@ impl RateLimitLayer {
 }
 
 impl RateLimitLayer {
+    /// Returns a handle by which the limits are changed while they are in use.
+    pub fn limits(&self) -> Limits {
+        Limits {
+            config: Arc::clone(&self.config),
+        }
+    }
+
     /// Returns whether the limiter counts or chooses by something of the caller's identity.
     pub(crate) fn reads_identity(&self) -> bool {
         self.config.partition.reads_identity() || self.config.sets.by_tier()
@@ -174,19 +181,11 @@ impl RateLimitLayerBuilder {
     /// If there is no policy, two of one request have the same name, or the tiers have no
     /// fallback.
     pub fn build(self) -> Result<RateLimitLayer, ConfigError> {
-        let sets = PolicySets::new(&self.policies, self.tiers.as_ref())?;
-        if sets.is_empty() {
-            return Err(ConfigError::new(
-                "policies",
-                "empty",
-                "a limiter without a policy limits nothing",
-            )
-            .fix("add one with `policy`, or tiers that have some"));
-        }
+        let sets = sets(&self.policies, self.tiers.as_ref())?;
         let config = Config {
             partition: self.partition.in_store(self.store.keys()),
             store: self.store,
-            sets,
+            sets: LiveSets::new(sets),
             fields: self.fields,
             on_store_error: self.on_store_error,
             responder: self.responder,
@@ -200,6 +199,48 @@ impl RateLimitLayerBuilder {
         Ok(RateLimitLayer {
             config: Arc::new(config),
         })
+    }
+}
+
+fn sets(policies: &[Policy], tiers: Option<&Tiers>) -> Result<PolicySets, ConfigError> {
+    let sets = PolicySets::new(policies, tiers)?;
+    if sets.is_empty() {
+        return Err(ConfigError::new(
+            "policies",
+            "empty",
+            "a limiter without a policy limits nothing",
+        )
+        .fix("add one with `policy`, or tiers that have some"));
+    }
+    Ok(sets)
+}
+
+/// The limits of a layer that is in use, to be changed; from [`RateLimitLayer::limits`].
+#[derive(Clone, Debug)]
+pub struct Limits {
+    config: Arc<Config>,
+}
+
+impl Limits {
+    /// Puts other policies and tiers in the place of those that count, for all requests from now
+    /// on and all services that the layer has made.
+    ///
+    /// What has been used stays used where a policy keeps its name and its algorithm: a window
+    /// keeps its count and its end, and a bucket the time that it takes to fill, so that one which
+    /// was half empty still is. Nobody's quota is refilled by a change.
+    ///
+    /// # Errors
+    ///
+    /// If they are not what [`RateLimitLayerBuilder::build`] would take. Then nothing changes.
+    pub fn replace(
+        &self,
+        policies: impl IntoIterator<Item = Policy>,
+        tiers: Option<Tiers>,
+    ) -> Result<(), ConfigError> {
+        let policies: Vec<Policy> = policies.into_iter().collect();
+        let sets = sets(&policies, tiers.as_ref())?;
+        self.config.sets.replace(sets);
+        Ok(())
     }
 }
 

@@ -75,6 +75,8 @@ mod partition;
 mod policy;
 mod policy_set;
 mod quota;
+#[cfg(feature = "governor")]
+mod quota_governor;
 #[cfg(feature = "serde")]
 mod quota_serde;
 mod quota_text;
@@ -89,7 +91,7 @@ pub use self::config::OnStoreError;
 pub use self::decision::{Decision, Decisions, Receipt};
 pub use self::future::ResponseFuture;
 pub use self::headers::{RateLimitFields, ResetForm};
-pub use self::layer::{RateLimitLayer, RateLimitLayerBuilder};
+pub use self::layer::{Limits, RateLimitLayer, RateLimitLayerBuilder};
 pub use self::partition::Partition;
 pub use self::policy::Policy;
 pub use self::policy_set::Tiers;

@@ -1,6 +1,13 @@
 //! The policies that a request must pass, and which tier has which.
 
-use std::sync::Arc;
+use std::{
+    borrow::Cow,
+    ops::Deref,
+    sync::{
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use http::HeaderValue;
 
@@ -166,6 +173,76 @@ impl PolicySets {
     pub(super) fn is_empty(&self) -> bool {
         let empty = |set: &PolicySet| set.policies.is_empty();
         empty(&self.fallback) && self.tiers.iter().all(|(_, set)| empty(set))
+    }
+}
+
+/// The sets that count now: the first ones, until others take their place.
+#[derive(Debug)]
+pub(super) struct LiveSets {
+    first: PolicySets,
+    // Requests look at the lock only once there is something behind it.
+    is_replaced: AtomicBool,
+    latest: RwLock<Option<PolicySets>>,
+}
+
+/// A set that was chosen for a request.
+pub(super) enum Chosen<'a> {
+    First(&'a Arc<PolicySet>),
+    Latest(Arc<PolicySet>),
+}
+
+impl LiveSets {
+    pub(super) fn new(first: PolicySets) -> Self {
+        Self {
+            first,
+            is_replaced: AtomicBool::new(false),
+            latest: RwLock::new(None),
+        }
+    }
+
+    /// Puts others in the place of those that count.
+    pub(super) fn replace(&self, sets: PolicySets) {
+        *self.latest.write().unwrap_or_else(PoisonError::into_inner) = Some(sets);
+        self.is_replaced.store(true, Ordering::Release);
+    }
+
+    /// Chooses a set; the tier is asked for only if there are some.
+    pub(super) fn choose<'t>(&self, tier: impl FnOnce() -> Option<Cow<'t, str>>) -> Chosen<'_> {
+        let choose = |sets: &PolicySets| if sets.by_tier() { tier() } else { None };
+        if self.is_replaced.load(Ordering::Acquire) {
+            let latest = self.latest.read().unwrap_or_else(PoisonError::into_inner);
+            if let Some(sets) = &*latest {
+                return Chosen::Latest(Arc::clone(sets.of_tier(choose(sets).as_deref())));
+            }
+            drop(latest);
+        }
+        Chosen::First(self.first.of_tier(choose(&self.first).as_deref()))
+    }
+
+    /// Returns whether the first choice depends on who calls.
+    pub(super) fn by_tier(&self) -> bool {
+        self.first.by_tier()
+    }
+}
+
+impl Chosen<'_> {
+    pub(super) fn into_owned(self) -> Arc<PolicySet> {
+        match self {
+            Self::First(set) => Arc::clone(set),
+            Self::Latest(set) => set,
+        }
+    }
+}
+
+impl Deref for Chosen<'_> {
+    type Target = PolicySet;
+
+    #[inline]
+    fn deref(&self) -> &PolicySet {
+        match self {
+            Self::First(set) => set,
+            Self::Latest(set) => set,
+        }
     }
 }
 

@@ -56,23 +56,23 @@ where
             }
         };
         let head = RequestHead::of(&request);
-        match self.config.take(&partition, set, &head).into_ready() {
+        match self.config.take(&partition, &set, &head).into_ready() {
             // A store in memory answers at once: the readied service is called where it stands.
-            Ok(answer) => match self.config.rule(&answer, &partition, set) {
+            Ok(answer) => match self.config.rule(&answer, &partition, &set) {
                 Ruling::Admit(lines) => {
-                    let outcome = || self.config.outcome(&answer, set);
+                    let outcome = || self.config.outcome(&answer, &set);
                     let note = Note::write(&request, lines, outcome);
                     ResponseFuture::calling(self.inner.call(request), note)
                 }
                 Ruling::Reject(rejection, lines) => {
-                    let note = Note::deny(&request, lines, self.config.outcome(&answer, set));
+                    let note = Note::deny(&request, lines, self.config.outcome(&answer, &set));
                     let dialect = Dialect::of(&request);
                     ResponseFuture::rejected(*rejection, dialect, &self.config.responder, note)
                 }
             },
             // The future calls the service that was polled ready; the clone left behind was not.
             Err(take) => {
-                let (config, set) = (Arc::clone(&self.config), Arc::clone(set));
+                let (config, set) = (Arc::clone(&self.config), set.into_owned());
                 let clone = self.inner.clone();
                 let ready = mem::replace(&mut self.inner, clone);
                 ResponseFuture::deciding(Deciding {

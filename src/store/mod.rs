@@ -23,8 +23,12 @@
 //! # Ok::<(), portcullis::ConfigError>(())
 //! ```
 
+#[cfg(feature = "governor")]
+mod governor;
 #[cfg(feature = "memory")]
 mod memory;
 
+#[cfg(feature = "governor")]
+pub use self::governor::{GovernorLimiter, GovernorStore};
 #[cfg(feature = "memory")]
 pub use self::memory::{MemoryStore, MemoryStoreBuilder};

@@ -12,13 +12,14 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use portcullis::{
     CacheSource, Identity, ManualClock, RecordHandle, StoreErrorKind, StoreFuture, StoreKeys,
     cache::{
-        Cache, CacheBody, CacheKey, CacheLayer, CacheLayerBuilder, CacheStore, Lookup, PurgeMode,
-        PurgeTarget, Put, PutOutcome, Selection, Touch,
+        Cache, CacheBody, CacheKey, CacheLayer, CacheLayerBuilder, CachePolicy, CachePurger,
+        CacheStore, CacheTags, Lookup, Purge, PurgeMode, PurgeTarget, Put, PutOutcome, Selection,
+        Touch,
     },
     store::MemoryStore,
 };
@@ -94,6 +95,7 @@ pub(crate) struct App {
     pub(crate) clock: ManualClock,
     pub(crate) service: Cache<Handler>,
     pub(crate) handler: Handler,
+    pub(crate) purger: CachePurger,
 }
 
 impl App {
@@ -122,6 +124,7 @@ impl App {
             clock,
             service: layer.layer(handler.clone()),
             handler,
+            purger: layer.purger(),
         }
     }
 
@@ -717,4 +720,180 @@ async fn an_answer_dropped_at_any_poll_leaves_nothing_half_done() {
         }
     }
     assert!(!app.get("/a").await.is_hit());
+}
+
+async fn purge(app: &App, what: Purge, mode: PurgeMode) {
+    app.purger.purge([what], mode).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_purge_by_tag_lets_go_of_all_that_bears_it() {
+    let app = App::new(Handler::new(|request, call| {
+        let mut response = answer(FRESH, format!("call {call}"));
+        let path = request.uri().path().trim_start_matches('/').to_owned();
+        match &*path {
+            "extension" => {
+                response
+                    .extensions_mut()
+                    .insert(CacheTags::new(["all", "extension"]));
+            }
+            "comma" => {
+                let tags = HeaderValue::from_static("other,all");
+                response.headers_mut().insert("cache-tag", tags);
+            }
+            _ => {
+                let tags = HeaderValue::from_static("none of it");
+                response.headers_mut().insert("surrogate-key", tags);
+            }
+        }
+        response
+    }));
+    let paths = ["/extension", "/comma", "/space"];
+    for path in paths {
+        let seen = app.get(path).await;
+        assert_eq!(
+            (seen.header("cache-tag"), seen.header("surrogate-key")),
+            (None, None)
+        );
+        let hit = app.get(path).await;
+        assert_eq!(
+            (hit.header("cache-tag"), hit.header("surrogate-key")),
+            (None, None)
+        );
+    }
+    purge(&app, Purge::tag("all"), PurgeMode::Hard).await;
+    assert!(!app.get("/extension").await.is_hit());
+    assert!(!app.get("/comma").await.is_hit());
+    assert!(app.get("/space").await.is_hit());
+}
+
+#[tokio::test]
+async fn a_purge_by_url_lets_go_of_it_for_every_caller() {
+    let app = App::new(Handler::with(FRESH));
+    let (one, two) = (caller("one"), caller("two"));
+    for caller in [&one, &two] {
+        app.send(get_as("http://a/x?y", caller)).await;
+        app.send(get_as("http://a/z", caller)).await;
+    }
+    purge(
+        &app,
+        Purge::uri("http://A/x?y".parse().unwrap()),
+        PurgeMode::Hard,
+    )
+    .await;
+    for caller in [&one, &two] {
+        assert!(!app.send(get_as("http://a/x?y", caller)).await.is_hit());
+        assert!(app.send(get_as("http://a/z", caller)).await.is_hit());
+    }
+}
+
+#[tokio::test]
+async fn a_purge_by_caller_lets_go_of_nobody_elses() {
+    let app = App::new(Handler::with(FRESH));
+    let (one, two) = (caller("one"), caller("two"));
+    for caller in [&one, &two] {
+        app.send(get_as("/a", caller)).await;
+    }
+    purge(&app, Purge::Caller(one.clone()), PurgeMode::Hard).await;
+    assert!(!app.send(get_as("/a", &one)).await.is_hit());
+    assert!(app.send(get_as("/a", &two)).await.is_hit());
+    purge(&app, Purge::All, PurgeMode::Hard).await;
+    assert!(!app.send(get_as("/a", &two)).await.is_hit());
+}
+
+#[tokio::test]
+async fn what_is_purged_softly_is_validated_before_it_is_shown() {
+    let app = App::new(Handler::new(|request, _| {
+        let mut response = answer(&[("cache-control", "max-age=60"), ("etag", "\"v\"")], "x");
+        if request.headers().contains_key("if-none-match") {
+            *response.status_mut() = StatusCode::NOT_MODIFIED;
+        }
+        response
+    }));
+    app.get("/a").await;
+    purge(&app, Purge::All, PurgeMode::Soft).await;
+    let seen = app.get("/a").await;
+    let status = "portcullis; fwd=stale; fwd-status=304; stored; ttl=60";
+    assert_eq!((seen.body.as_str(), seen.cache_status()), ("x", status));
+    assert!(app.get("/a").await.is_hit());
+}
+
+#[tokio::test]
+async fn a_purge_reaches_an_answer_that_is_being_made() {
+    let app = App::new(Handler::with(FRESH));
+    let making = app.service.clone().oneshot(get("/a")).await.unwrap();
+    purge(&app, Purge::All, PurgeMode::Hard).await;
+    assert_eq!(text(making).await, "call 1");
+    assert!(!app.get("/a").await.is_hit());
+}
+
+#[tokio::test]
+async fn a_routes_policy_keeps_it_out_or_apart() {
+    let app = App::new(Handler::with(&[("cache-control", "public, max-age=60")]));
+    let with = |policy: CachePolicy, request: Request<Full<Bytes>>| {
+        let mut request = request;
+        request.extensions_mut().insert(policy);
+        request
+    };
+    app.get("/a").await;
+    let off = app.send(with(CachePolicy::new().off(), get("/a"))).await;
+    assert_eq!(off.cache_status(), "portcullis; fwd=bypass; detail=off");
+
+    let shared = || CachePolicy::new().share_where_public(true);
+    let (one, two) = (caller("one"), caller("two"));
+    app.send(with(shared(), get_as("/b", &one))).await;
+    assert!(app.send(with(shared(), get_as("/b", &two))).await.is_hit());
+    assert!(!app.send(get_as("/b", &two)).await.is_hit());
+
+    let by_tenant = || CachePolicy::new().vary_by([HeaderName::from_static("x-tenant")]);
+    let tenant = |name| with(by_tenant(), get_with("/c", &[("x-tenant", name)]));
+    let first = app.send(tenant("a")).await.body;
+    assert_ne!(app.send(tenant("b")).await.body, first);
+    assert_eq!(app.send(tenant("a")).await.body, first);
+}
+
+#[tokio::test]
+async fn an_answers_policy_goes_before_its_fields_but_not_before_what_they_forbid() {
+    let policy = CachePolicy::new().fresh_for(Duration::from_secs(5));
+    let handler = Handler::new(move |request, _| {
+        let mut response = match request.uri().path() {
+            "/forbidden" => answer(&[("cache-control", "no-store")], "x"),
+            _ => answer(&[], "x"),
+        };
+        let policy = match request.uri().path() {
+            "/off" => policy.clone().off(),
+            "/private" => policy.clone().private(),
+            _ => policy.clone(),
+        };
+        response.extensions_mut().insert(policy);
+        response
+    });
+    let app = App::new(handler);
+    for path in ["/off", "/private", "/forbidden"] {
+        app.get(path).await;
+        assert!(!app.get(path).await.is_hit(), "{path}");
+    }
+    app.get("/a").await;
+    app.advance_secs(4);
+    assert!(app.get("/a").await.is_hit());
+    app.advance_secs(1);
+    assert!(!app.get("/a").await.is_hit());
+    let one = caller("one");
+    app.send(get_as("/private", &one)).await;
+    assert!(app.send(get_as("/private", &one)).await.is_hit());
+}
+
+#[tokio::test]
+async fn a_cache_without_a_name_says_nothing_of_itself() {
+    let app = App::configured(
+        Handler::with(FRESH),
+        CacheLayerBuilder::without_cache_status,
+    );
+    for age in [None, Some("0")] {
+        let seen = app.get("/a").await;
+        assert_eq!(
+            (seen.header("cache-status"), seen.header("age")),
+            (None, age)
+        );
+    }
 }

@@ -375,7 +375,7 @@ async fn the_first_byte_does_not_wait_for_the_last() {
 }
 
 /// A body that comes as it is sent.
-struct Sent(mpsc::UnboundedReceiver<Bytes>);
+pub(crate) struct Sent(pub(crate) mpsc::UnboundedReceiver<Bytes>);
 
 impl Body for Sent {
     type Data = Bytes;

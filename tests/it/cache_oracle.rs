@@ -28,25 +28,31 @@ use tower::{Layer, Service};
 
 use crate::support::request;
 
-/// How many seeds one run tries, half of them with a route that shares what is public.
-const SEEDS: u64 = 20_000;
+/// How many seeds each of the two kinds of route is tried with.
+const SEEDS: u64 = 10_000;
 /// How much each seed does.
-const STEPS: usize = 60;
+const STEPS: usize = 40;
 
 #[test]
 fn no_callers_answer_ever_reaches_another() {
-    let mut hits = 0;
-    for seed in 0..SEEDS {
-        hits += World::new(seed, false).run();
-    }
+    try_all(|seed| World::new(seed, false, false));
+}
+
+#[test]
+fn no_callers_answer_ever_reaches_another_where_a_route_shares() {
+    try_all(|seed| World::new(seed, true, false));
+}
+
+fn try_all(world: impl Fn(u64) -> World) {
+    let hits: u64 = (0..SEEDS).map(|seed| world(seed).run()).sum();
     // A cache that never answers proves nothing.
-    assert!(hits > SEEDS / 2, "{hits} hits in {SEEDS} seeds");
+    assert!(hits > SEEDS / 4, "{hits} hits in {SEEDS} seeds");
 }
 
 #[test]
 fn the_oracle_sees_an_answer_that_reaches_another() {
     let caught = (0..100).any(|seed| {
-        let world = std::panic::catch_unwind(|| World::new(seed, true).run());
+        let world = std::panic::catch_unwind(|| World::new(seed, false, true).run());
         world.is_err()
     });
     assert!(
@@ -270,7 +276,7 @@ struct World {
 }
 
 impl World {
-    fn new(seed: u64, all_are_one: bool) -> Self {
+    fn new(seed: u64, shares: bool, all_are_one: bool) -> Self {
         let (clock, tasks, origin) = (ManualClock::default(), Tasks::default(), Origin::default());
         let store = MemoryStore::builder()
             .clock(clock.clone())
@@ -281,7 +287,7 @@ impl World {
         let layer = CacheLayer::secure(store)
             .clock(clock.clone())
             .runtime(tasks.clone())
-            .share_where_public(seed & 4 == 0)
+            .share_where_public(shares)
             .build()
             .unwrap();
         Self {
@@ -319,6 +325,9 @@ impl World {
             self.run_tasks();
             for at in (0..self.asking.len()).rev() {
                 self.poll(at);
+            }
+            if self.asking.is_empty() {
+                break;
             }
         }
         let left = self.asking.len();

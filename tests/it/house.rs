@@ -80,6 +80,23 @@ fn each_file_opens_with_what_it_is() {
 }
 
 #[test]
+fn each_promise_is_proved_by_a_test_that_exists() {
+    let tests = src().with_file_name("tests").join("it");
+    let promises = fs::read_to_string(src().join("guide/promises.md")).unwrap();
+    let proofs = promises.split('`').filter_map(|word| word.split_once("::"));
+    let mut proved = 0;
+    for (theme, name) in proofs {
+        let file = read(&tests.join(theme).with_extension("rs"));
+        assert!(
+            file.contains(&format!("fn {name}(")),
+            "{theme}::{name} is no test"
+        );
+        proved += 1;
+    }
+    assert!(proved > 20, "only {proved} promises name their proof");
+}
+
+#[test]
 fn the_reader_finds_what_it_must_refuse() {
     let allowed = BTreeSet::from(["error".to_owned(), "store_key".to_owned()]);
     let bad = "use crate::{error::StoreError, store::{MemoryStore, x}, store_key::StoreKey};";

@@ -9,15 +9,23 @@ mod access_log;
 #[cfg(feature = "axum")]
 mod access_log_axum;
 mod access_log_layers;
+#[cfg(feature = "metrics")]
+mod access_log_metrics;
 mod access_log_queue;
 mod access_log_sampling;
 mod access_log_secrets;
 mod access_log_server;
+#[cfg(feature = "test-util")]
+mod access_log_store;
 mod api_key;
+mod api_key_answers;
+#[cfg(feature = "test-util")]
+mod api_key_conformance;
 mod api_key_manager;
 mod api_key_pipeline;
 mod api_key_threats;
 mod cache;
+mod cache_bounds;
 mod cache_collapse;
 mod cache_leaks;
 mod cache_oracle;
@@ -27,7 +35,10 @@ mod gate;
 mod gateway;
 mod house;
 mod hyper_example;
+mod keys_example;
 mod rate_limit;
+#[cfg(feature = "test-util")]
+mod rate_limit_conformance;
 mod rate_limit_fields;
 mod rate_limit_regressions;
 mod support;

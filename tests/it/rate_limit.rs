@@ -428,6 +428,42 @@ async fn the_tier_may_be_chosen_by_the_request() {
 }
 
 #[tokio::test]
+async fn limits_change_while_they_are_in_use_and_what_was_used_stays_used() {
+    fn bucket(name: &str, limit: u64) -> Policy {
+        Policy::token_bucket(name, Quota::per_minute(limit)).unwrap()
+    }
+    for (policy, more) in [(window as fn(&str, u64) -> Policy, 5), (bucket, 0)] {
+        let (builder, _clock) = memory(by_addr());
+        let layer = builder.policy(policy("caller", 10)).build().unwrap();
+        let (app, calls) = app(&layer);
+        let spend = async || {
+            for _ in 0..30 {
+                send(&app, from("203.0.113.9")).await;
+            }
+            calls.swap(0, Ordering::SeqCst)
+        };
+        assert_eq!(spend().await, 10);
+        layer
+            .limits()
+            .replace([policy("caller", 15)], None)
+            .unwrap();
+        assert_eq!(spend().await, more);
+        layer.limits().replace([policy("caller", 5)], None).unwrap();
+        assert_eq!(spend().await, 0);
+    }
+}
+
+#[tokio::test]
+async fn limits_that_make_no_sense_change_nothing() {
+    let (builder, _clock) = memory(by_addr());
+    let layer = builder.policy(window("few", 1)).build().unwrap();
+    let (app, _) = app(&layer);
+    assert!(layer.limits().replace([], None).is_err());
+    assert_eq!(send(&app, from("203.0.113.9")).await.status(), 200);
+    assert_eq!(send(&app, from("203.0.113.9")).await.status(), 429);
+}
+
+#[tokio::test]
 async fn jitter_spreads_the_clients_and_never_calls_one_back_too_early() {
     let (builder, _clock) = memory(by_addr());
     let builder = builder.policy(window("few", 1));

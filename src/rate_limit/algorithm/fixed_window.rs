@@ -1,6 +1,6 @@
 //! The fixed window: a count that starts anew when the window ends.
 
-use super::State;
+use super::{SLACK_MICROS, State};
 use crate::{
     error::ConfigError,
     rate_limit::{
@@ -59,11 +59,16 @@ impl FixedWindow {
     pub(super) fn decide(&self, state: State, now: Timestamp, cost: u64) -> (Decision, State) {
         let (end, used) = if state.is_alive(now) {
             // A window that ends later than one from now on would was opened by a clock that has
-            // since gone back. Its count stands, its end comes no later than a window from now.
-            let end = state
-                .forget_at
-                .as_micros()
-                .min(now.as_micros() + self.window_micros);
+            // since gone back. Its count stands; its end is brought nearer if it went back by far.
+            let (end, latest) = (
+                state.forget_at.as_micros(),
+                now.as_micros() + self.window_micros,
+            );
+            let end = if end > latest + SLACK_MICROS {
+                latest
+            } else {
+                end
+            };
             (end, state.words[0])
         } else {
             (self.end_of_window_at(now.as_micros()), 0)

@@ -74,6 +74,9 @@ impl State {
 /// The last moment that is counted to. A clock that shows a later one is taken to show this.
 const LATEST: Timestamp = Timestamp::from_micros(1 << 62);
 
+/// So far back a clock may go, or one that is read in turn with a coarser one, and nothing is cut.
+const SLACK_MICROS: u64 = 1_000_000;
+
 /// How a quota is counted: one of the algorithms, and the numbers that it needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Algorithm {
@@ -109,8 +112,8 @@ impl Algorithm {
 
     /// Decides one request, and says what to remember of it.
     ///
-    /// If it is denied, the state comes back as it was, but for one thing: if the clock went back,
-    /// it is cut to the longest that it may last.
+    /// If it is denied, the state comes back as it was, but for one thing: if the clock went back
+    /// by more than a second, it is cut to the longest that it may last.
     #[inline]
     pub(super) fn decide(&self, state: State, now: Timestamp, cost: u64) -> (Decision, State) {
         let now = now.min(LATEST);

@@ -1,6 +1,6 @@
 //! The token bucket: it refills steadily, and a request takes out what it costs.
 
-use super::State;
+use super::{SLACK_MICROS, State};
 use crate::{
     error::ConfigError,
     rate_limit::{
@@ -91,8 +91,8 @@ impl TokenBucket {
 
     /// Returns how long the bucket takes to fill from now.
     ///
-    /// Never longer than an empty one takes: a moment beyond that was written by a clock that has
-    /// since gone back.
+    /// If that is longer than an empty one takes, the state was written by a clock that has since
+    /// gone back: by far, and it is cut to that, or by little, and nobody gains by it.
     #[inline]
     fn missing(&self, state: State, now: Timestamp) -> Span {
         if !state.is_alive(now) {
@@ -107,12 +107,20 @@ impl TokenBucket {
             let micros = micros - 1;
             Span { micros, parts }
         };
-        missing.min(self.refill)
+        if missing.micros > self.refill.micros + SLACK_MICROS {
+            self.refill
+        } else {
+            missing
+        }
     }
 
     #[inline]
     fn remaining(&self, missing: Span) -> u64 {
-        self.pace.gained_in(self.pace.sub(self.refill, missing))
+        if missing < self.refill {
+            self.pace.gained_in(self.pace.sub(self.refill, missing))
+        } else {
+            0
+        }
     }
 }
 
@@ -203,6 +211,17 @@ mod tests {
         let (denied, state) = bucket.decide(state, at(5), 1);
         assert_eq!(denied.retry_after(), Some(Duration::from_secs(1)));
         assert!(bucket.decide(state, at(1_000_005), 1).0.is_admitted());
+    }
+
+    #[test]
+    fn a_clock_that_goes_back_a_little_gives_nothing_away() {
+        let bucket = bucket(Quota::per_second(10));
+        let (_, state) = bucket.decide(State::NONE, at(900_000_000), 10);
+        for back in [1, 4_000, 999_999] {
+            let (denied, kept) = bucket.decide(state, at(900_000_000 - back), 1);
+            assert_eq!((denied.is_admitted(), denied.remaining()), (false, 0));
+            assert_eq!(kept, state);
+        }
     }
 
     #[test]

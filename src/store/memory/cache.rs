@@ -31,8 +31,9 @@ use crate::{
     time::Timestamp,
 };
 
-/// What a place in the map weighs beside what stands in it.
-const SLOT_BYTES: usize = 160;
+/// What a place in the map weighs beside what stands in it: the map grows by doubling, and keeps
+/// places for what it remembers to have let go.
+const SLOT_BYTES: usize = 640;
 /// No part of the map is smaller than this, so that an answer of common size has room in it.
 const SHARD_BYTES_MIN: u64 = 8 << 20;
 

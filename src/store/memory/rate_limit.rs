@@ -143,7 +143,7 @@ impl Part {
     }
 
     fn peek(&self, partition: &StoreKey, charges: &[Charge<'_>]) -> Decisions {
-        let now = self.clock.now();
+        let now = self.time_for(charges.iter().map(|charge| charge.policy));
         let (mut states, mut logs) = (SmallVec::<[State; 4]>::new(), Vec::new());
         for charge in charges {
             if charge.policy.keeps_a_log() {
@@ -161,10 +161,20 @@ impl Part {
         policy: &Policy,
         change: impl FnOnce(State, Timestamp) -> State,
     ) {
-        let now = self.clock.now();
-        self.table().change_known(key(partition, policy), |state| {
-            *state = change(*state, now);
-        });
+        let now = self.time_for([policy]);
+        if let Some(mut held) = self.table().hold(key(partition, policy)) {
+            held.state = change(held.state, now);
+        }
+    }
+
+    /// Returns the time that these policies are decided by first: a window that is over for one
+    /// question is not open for the next.
+    fn time_for<'a>(&self, policies: impl IntoIterator<Item = &'a Policy>) -> Timestamp {
+        if policies.into_iter().all(Policy::bears_coarse_time) {
+            self.clock.coarse()
+        } else {
+            self.clock.now()
+        }
     }
 }
 

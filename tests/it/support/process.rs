@@ -169,7 +169,7 @@ pub(crate) async fn call(
 }
 
 /// Returns the path of an example's binary, built for the profile that the tests run in.
-fn binary(name: &str) -> PathBuf {
+pub(crate) fn binary(name: &str) -> PathBuf {
     let deps = std::env::current_exe().unwrap();
     let path = deps.ancestors().nth(2).unwrap().join("examples").join(name);
     assert!(

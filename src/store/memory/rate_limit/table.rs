@@ -156,17 +156,14 @@ impl Table {
         Some(answer)
     }
 
-    /// Changes the state of a key if it is known, in its own slot or a shared one.
-    pub(super) fn change_known(&self, key: Key, change: impl FnOnce(&mut State)) {
-        if let Some(mut held) = self.hold_known(key).or_else(|| self.hold_shared(key)) {
-            change(&mut held.state);
-        }
+    /// Holds the slot in which a key is counted, its own or a shared one.
+    pub(super) fn hold(&self, key: Key) -> Option<Held<'_>> {
+        self.hold_known(key).or_else(|| self.hold_shared(key))
     }
 
     /// Returns the state of a key.
     pub(super) fn read(&self, key: Key) -> State {
-        let held = self.hold_known(key).or_else(|| self.hold_shared(key));
-        held.map_or(State::NONE, |held| held.state)
+        self.hold(key).map_or(State::NONE, |held| held.state)
     }
 
     /// Holds the slot of a key if it has one.
@@ -175,7 +172,7 @@ impl Table {
         loop {
             let spot = self.find(self.own_group(key), key.fingerprint)?;
             // If it was given to another key meanwhile, this one may stand elsewhere by now.
-            if let Some(held) = self.hold(spot) {
+            if let Some(held) = self.hold_spot(spot) {
                 return Some(held);
             }
         }
@@ -186,7 +183,7 @@ impl Table {
             return None;
         }
         let spot = self.find(self.shared_group(key), self.shared_fingerprint(key))?;
-        self.hold(spot)
+        self.hold_spot(spot)
     }
 
     fn hold_all_known(&self, keys: &[Key]) -> Option<SmallVec<[Held<'_>; 4]>> {
@@ -274,7 +271,7 @@ impl Table {
     }
 
     #[inline]
-    fn hold(&self, spot: Spot) -> Option<Held<'_>> {
+    fn hold_spot(&self, spot: Spot) -> Option<Held<'_>> {
         let held = self.slots[spot.at].hold();
         let same = held.slot.fingerprint.load(Ordering::Relaxed) == spot.fingerprint;
         same.then_some(held)
@@ -293,7 +290,7 @@ impl Table {
         }
         let mut held: SmallVec<[(usize, Held<'_>); 4]> = SmallVec::new();
         for at in ascending {
-            held.push((at, self.hold(spots[at])?));
+            held.push((at, self.hold_spot(spots[at])?));
         }
         held.sort_unstable_by_key(|(at, _)| *at);
         Some(held.into_iter().map(|(_, held)| held).collect())

@@ -1,0 +1,182 @@
+//! A small command line over a `KeyManager`: makes, lists, changes and checks keys.
+//!
+//! ```text
+//! cargo run --example keys
+//! > create acme pro data.read,data.write
+//! ```
+//!
+//! The keys are in memory, and gone when it ends; `help` says what there is.
+
+use std::{
+    convert::Infallible,
+    error::Error,
+    io::{self, BufRead, Write},
+    time::Duration,
+};
+
+use http::{Request, Response};
+use portcullis::{
+    AuthOutcome, ResponseBody,
+    api_key::{
+        ApiKeyLayer, GeneratedKey, KeyManager, KeyQuery, KeyRing, KeyState, KeyUpdate, ListedKey,
+        NewKey, Pepper,
+    },
+    store::MemoryStore,
+};
+use tower::{Layer, ServiceExt, service_fn};
+
+const HELP: &str = "\
+create OWNER [TIER] [SCOPE,SCOPE..]   make a key, and show it once
+list [OWNER]                          list keys
+tier ID TIER                          change a key's tier
+rotate ID [HOURS]                     replace a key; the old one is good for so long
+disable ID | enable ID                switch a key off and on
+revoke ID [REASON]                    switch a key off for good
+leaked KEY                            switch off a key that was found where it should not be
+check KEY                             say what the layer says of a key
+quit                                  end";
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<(), Box<dyn Error>> {
+    // A service reads its pepper from a secret manager: with another one, no key is good.
+    let ring = KeyRing::builder("demo", MemoryStore::new())
+        .pepper(Pepper::random(1))
+        .count_uses()
+        .audit(|event| eprintln!("audit: {event}"))
+        .build()?;
+    let manager = KeyManager::new(&ring).acting_as("the command line");
+    println!("{HELP}");
+    for line in prompted() {
+        let line = line?;
+        let words: Vec<&str> = line.split_whitespace().collect();
+        if words == ["quit"] {
+            break;
+        }
+        if let Err(error) = run(&ring, &manager, &words).await {
+            println!("error: {error}");
+        }
+    }
+    // What was counted and not told yet.
+    ring.flush().await?;
+    Ok(())
+}
+
+/// Returns the lines that are typed, each behind a prompt.
+fn prompted() -> impl Iterator<Item = io::Result<String>> {
+    let mut lines = io::stdin().lock().lines();
+    std::iter::from_fn(move || {
+        print!("> ");
+        io::stdout().flush().ok()?;
+        lines.next()
+    })
+}
+
+async fn run(ring: &KeyRing, manager: &KeyManager, words: &[&str]) -> Result<(), Box<dyn Error>> {
+    match words {
+        [] => {}
+        ["create", owner, rest @ ..] => {
+            let key = manager.create(new_key(owner, rest)).await?;
+            show(&key);
+        }
+        ["list"] => list(ring, manager, KeyQuery::all()).await?,
+        ["list", owner] => list(ring, manager, KeyQuery::of_owner(*owner)).await?,
+        ["tier", id, tier] => {
+            let update = KeyUpdate::new().tier(*tier);
+            let key = manager.update(id.parse()?, update).await?;
+            println!("{} has tier {tier} from now on", key.display());
+        }
+        ["rotate", id, hours @ ..] => {
+            let hours: u64 = hours.first().map_or(Ok(0), |hours| hours.parse())?;
+            let overlap = Duration::from_secs(hours * 3_600);
+            show(&manager.rotate(id.parse()?, overlap).await?);
+        }
+        ["disable", id] => {
+            manager.disable(id.parse()?, "by hand").await?;
+        }
+        ["enable", id] => {
+            manager.enable(id.parse()?).await?;
+        }
+        ["revoke", id, reason @ ..] => {
+            manager.revoke(id.parse()?, &reason.join(" ")).await?;
+        }
+        ["leaked", key] => match manager.report_leaked(key).await? {
+            Some(key) => println!("{} is off for good", key.display()),
+            None => println!("this is none of ours"),
+        },
+        ["check", key] => println!("{}", check(ring, key).await?),
+        _ => println!("{HELP}"),
+    }
+    Ok(())
+}
+
+fn new_key(owner: &str, rest: &[&str]) -> NewKey {
+    let mut new = NewKey::of_owner(owner);
+    if let Some(tier) = rest.first() {
+        new = new.tier(*tier);
+    }
+    match rest.get(1) {
+        Some(scopes) => new.scopes(scopes.split(',')),
+        None => new,
+    }
+}
+
+fn show(key: &GeneratedKey) {
+    println!("id:  {}", key.id());
+    println!("key: {}", key.expose_secret());
+    println!("This is the only time that the key is shown.");
+}
+
+async fn list(
+    ring: &KeyRing,
+    manager: &KeyManager,
+    mut query: KeyQuery,
+) -> Result<(), Box<dyn Error>> {
+    ring.flush().await?;
+    loop {
+        let page = manager.list(query.clone()).await?;
+        page.keys.iter().for_each(print_listed);
+        match page.next {
+            Some(next) => query = query.after(next),
+            None => return Ok(()),
+        }
+    }
+}
+
+fn print_listed(listed: &ListedKey) {
+    let key = &listed.record;
+    let state = match key.state() {
+        KeyState::Active if key.rotated_to().is_some() => "rotated",
+        KeyState::Active => "active",
+        KeyState::Disabled(_) => "disabled",
+        KeyState::Revoked(_) => "revoked",
+        _ => "unknown",
+    };
+    let scopes: Vec<&str> = key.scopes().collect();
+    println!(
+        "{}  {:<10} {:<10} {state:<9} {:>6} uses  {}",
+        key.id(),
+        key.owner(),
+        key.tier().unwrap_or("-"),
+        listed.uses,
+        scopes.join(","),
+    );
+}
+
+/// Sends a request with this key through the layer, and returns what it said.
+async fn check(ring: &KeyRing, key: &str) -> Result<String, Box<dyn Error>> {
+    let layer = ApiKeyLayer::builder(ring).build()?;
+    let service = layer.layer(service_fn(answer));
+    let request = Request::builder().header("x-api-key", key).body(())?;
+    let response: Response<ResponseBody<String>> = service.oneshot(request).await?;
+    Ok(match response.extensions().get::<AuthOutcome>() {
+        Some(AuthOutcome::Denied { reason, .. }) => {
+            format!("{}: {}", response.status(), reason.as_str())
+        }
+        Some(other) => format!("{}: {}", response.status(), other.as_str()),
+        None => format!("{}: welcome", response.status()),
+    })
+}
+
+async fn answer(_: Request<()>) -> Result<Response<String>, Infallible> {
+    Ok(Response::new(String::new()))
+}

@@ -1,0 +1,60 @@
+//! Metrics for Prometheus beside the access log.
+//!
+//! ```text
+//! cargo run --example metrics --features axum,metrics
+//! curl http://127.0.0.1:3001/hello/world
+//! curl http://127.0.0.1:3001/metrics
+//! ```
+//!
+//! It listens on 127.0.0.1:3001 (`PORTCULLIS_ADDR` changes it). A dashboard for Grafana and alerts
+//! for Prometheus stand in `examples/dashboards`.
+
+use std::{env, error::Error, net::SocketAddr};
+
+use axum::{Router, extract::Path, routing::get};
+use metrics_exporter_prometheus::PrometheusBuilder;
+use portcullis::access_log::{AccessLogLayer, JsonLines, Metrics, RequestLog};
+use tokio::net::TcpListener;
+
+/// The bounds that OpenTelemetry advises for the duration of requests, in seconds.
+const SECONDS: [f64; 14] = [
+    0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
+];
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn Error>> {
+    let prometheus = PrometheusBuilder::new()
+        .set_buckets(&SECONDS)?
+        .install_recorder()?;
+    let access_log = AccessLogLayer::builder()
+        .sink(JsonLines::stderr())
+        .observer(Metrics::new())
+        .build()?;
+
+    let app = Router::new()
+        .route("/hello/{name}", get(hello))
+        .layer(access_log)
+        // Routed outside of the access log: a scrape is neither recorded nor counted.
+        .route(
+            "/metrics",
+            get(async move || {
+                prometheus.run_upkeep();
+                prometheus.render()
+            }),
+        );
+
+    let addr = env::var("PORTCULLIS_ADDR").unwrap_or_else(|_| "127.0.0.1:3001".to_owned());
+    let listener = TcpListener::bind(&addr).await?;
+    println!(
+        "curl http://{0}/hello/world; curl http://{0}/metrics",
+        listener.local_addr()?
+    );
+    let service = app.into_make_service_with_connect_info::<SocketAddr>();
+    axum::serve(listener, service).await?;
+    Ok(())
+}
+
+async fn hello(log: RequestLog, Path(name): Path<String>) -> String {
+    log.set("greeted", name.clone());
+    format!("hello {name}")
+}

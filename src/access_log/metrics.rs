@@ -1,0 +1,192 @@
+//! Requests and decisions as metrics, through the `metrics` facade.
+
+use std::fmt;
+
+use http::Method;
+use metrics::{Label, Unit, counter, gauge, histogram};
+
+use super::{encode, observer::Observer, queue::LogQueue, record::Record};
+use crate::{
+    error::StoreErrorKind,
+    record::{AuthOutcome, CacheSource, RateLimitDecision},
+};
+
+const DURATION: &str = "http.server.request.duration";
+const ACTIVE: &str = "http.server.active_requests";
+const REQUEST_BYTES: &str = "http.server.request.body.size";
+const RESPONSE_BYTES: &str = "http.server.response.body.size";
+const AUTH: &str = "portcullis.auth.decisions";
+const RATE_LIMIT: &str = "portcullis.rate_limit.decisions";
+const CACHE: &str = "portcullis.cache.requests";
+const STORE_ERRORS: &str = "portcullis.store.errors";
+const LOST: &str = "portcullis.log.lost";
+
+/// What stands for the route of a request that matched none.
+const UNMATCHED: &str = "<unmatched>";
+
+/// Counts requests and what the layers decided, through the `metrics` facade.
+///
+/// | metric | kind | labels |
+/// |---|---|---|
+/// | `http.server.request.duration` | histogram, seconds | method, route, status, `error.type` |
+/// | `http.server.active_requests` | gauge | method |
+/// | `http.server.request.body.size` | histogram, bytes, where counted | method, route |
+/// | `http.server.response.body.size` | histogram, bytes | method, route |
+/// | `portcullis.auth.decisions` | counter | `outcome`, `reason` |
+/// | `portcullis.rate_limit.decisions` | counter | `outcome`, `policy` |
+/// | `portcullis.cache.requests` | counter | `outcome` |
+/// | `portcullis.store.errors` | counter | `layer`, `kind` |
+/// | `portcullis.log.lost` | counter | `reason` |
+///
+/// The labels of the first four are OpenTelemetry's: `http.request.method`, `http.route`,
+/// `http.response.status_code`. All are bounded, whatever clients send: an unknown method is
+/// `_OTHER`, and a path that matched no route is `<unmatched>`. No key, address or path is a label.
+/// A request that was dropped has no status, and says `dropped` in `error.type`.
+///
+/// Every request counts, whether or not its record is written. One that is skipped does not.
+///
+/// ```
+/// use portcullis::access_log::{AccessLogLayer, Metrics};
+///
+/// let layer = AccessLogLayer::builder().observer(Metrics::new()).build()?;
+/// # let _ = layer;
+/// # Ok::<(), portcullis::ConfigError>(())
+/// ```
+#[derive(Clone, Default)]
+pub struct Metrics {
+    queue: Option<LogQueue>,
+}
+
+impl Metrics {
+    /// Describes the metrics to the recorder that is installed.
+    pub fn new() -> Self {
+        describe();
+        Self::default()
+    }
+
+    /// Counts the losses of this queue as well.
+    #[must_use]
+    pub fn losses_of(mut self, queue: LogQueue) -> Self {
+        self.queue = Some(queue);
+        self
+    }
+}
+
+impl Observer for Metrics {
+    fn arrived(&self, method: &Method) {
+        gauge!(ACTIVE, vec![method_label(method)]).increment(1.0);
+    }
+
+    fn ended(&self, record: &Record<'_>) {
+        gauge!(ACTIVE, vec![method_label(record.method())]).decrement(1.0);
+        count_request(record);
+        count_decisions(record);
+        if let Some(queue) = &self.queue {
+            let losses = queue.losses();
+            counter!(LOST, "reason" => "queue_full").absolute(losses.queue_full);
+            counter!(LOST, "reason" => "store_failed").absolute(losses.store_failed);
+        }
+    }
+}
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Metrics")
+    }
+}
+
+fn describe() {
+    use metrics::{describe_counter, describe_gauge, describe_histogram};
+
+    describe_histogram!(
+        DURATION,
+        Unit::Seconds,
+        "Time to the end of the response's body"
+    );
+    describe_gauge!(ACTIVE, Unit::Count, "Requests under way");
+    describe_histogram!(REQUEST_BYTES, Unit::Bytes, "Bytes read of request bodies");
+    describe_histogram!(
+        RESPONSE_BYTES,
+        Unit::Bytes,
+        "Bytes written of response bodies"
+    );
+    describe_counter!(AUTH, Unit::Count, "What authentication decided");
+    describe_counter!(RATE_LIMIT, Unit::Count, "What limiters decided");
+    describe_counter!(CACHE, Unit::Count, "Where answers came from");
+    describe_counter!(
+        STORE_ERRORS,
+        Unit::Count,
+        "Questions that a store did not answer"
+    );
+    describe_counter!(LOST, Unit::Count, "Log records that were lost");
+}
+
+fn count_request(record: &Record<'_>) {
+    let route = record.route().unwrap_or(UNMATCHED).to_owned();
+    let labels = vec![
+        method_label(record.method()),
+        Label::new("http.route", route),
+    ];
+    let mut outcome = labels.clone();
+    if let Some(status) = record.status() {
+        let status = status.as_str().to_owned();
+        outcome.push(Label::new("http.response.status_code", status));
+    }
+    if let Some(error) = record.error_type() {
+        outcome.push(Label::new("error.type", error.to_owned()));
+    }
+    histogram!(DURATION, outcome).record(record.duration());
+    if let Some(bytes) = record.request_bytes() {
+        histogram!(REQUEST_BYTES, labels.clone()).record(bytes as f64);
+    }
+    histogram!(RESPONSE_BYTES, labels).record(record.response_bytes() as f64);
+}
+
+fn count_decisions(record: &Record<'_>) {
+    if let Some(auth) = record.slots().auth() {
+        let reason = encode::auth_reason(Some(auth)).unwrap_or("none");
+        counter!(AUTH, "outcome" => auth.as_str(), "reason" => reason).increment(1);
+        if let AuthOutcome::StoreFailed(kind) = auth {
+            count_store_error("api_key", *kind);
+        }
+    }
+    for limiter in record.slots().rate_limits() {
+        for policy in &limiter.policies {
+            let outcome = limiter.decision.as_str();
+            let outcome = if policy.denied { "limited" } else { outcome };
+            let name = policy.policy.to_string();
+            counter!(RATE_LIMIT, "outcome" => outcome, "policy" => name).increment(1);
+        }
+        if let RateLimitDecision::FailedOpen(kind) | RateLimitDecision::FailedClosed(kind) =
+            limiter.decision
+        {
+            count_store_error("rate_limit", kind);
+        }
+    }
+    if let Some(cache) = record.cache() {
+        counter!(CACHE, "outcome" => cache.source.as_str()).increment(1);
+        if let CacheSource::StoreFailed(kind) = cache.source {
+            count_store_error("cache", kind);
+        }
+    }
+}
+
+fn count_store_error(layer: &'static str, kind: StoreErrorKind) {
+    counter!(STORE_ERRORS, "layer" => layer, "kind" => kind_word(kind)).increment(1);
+}
+
+fn kind_word(kind: StoreErrorKind) -> &'static str {
+    match kind {
+        StoreErrorKind::Unavailable => "unavailable",
+        StoreErrorKind::Timeout => "timeout",
+        StoreErrorKind::Conflict => "conflict",
+        StoreErrorKind::NotFound => "not_found",
+        StoreErrorKind::Corrupt => "corrupt",
+        StoreErrorKind::Full => "full",
+        StoreErrorKind::Misconfigured => "misconfigured",
+    }
+}
+
+fn method_label(method: &Method) -> Label {
+    Label::new("http.request.method", encode::method(method).to_owned())
+}

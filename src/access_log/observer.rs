@@ -1,0 +1,20 @@
+//! Who sees every request, whether or not its record is written.
+
+use std::fmt;
+
+use http::Method;
+
+use super::record::Record;
+
+/// Sees every request that the access log keeps a record of, before any record is sampled, folded
+/// or left out for its level: for counting.
+///
+/// Each arrival is followed by exactly one end, also when the request is dropped or panics.
+pub trait Observer: fmt::Debug + Send + Sync + 'static {
+    /// A request has arrived.
+    fn arrived(&self, method: &Method);
+
+    /// A request has ended. The record's level is what it is by default, or what the user's
+    /// function says.
+    fn ended(&self, record: &Record<'_>);
+}

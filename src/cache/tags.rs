@@ -1,0 +1,96 @@
+//! Tags: the names by which a handler lets go of many answers at once.
+
+use std::sync::Arc;
+
+use http::{HeaderMap, HeaderName};
+
+/// The most tags that one answer may bear; further ones are not looked at.
+const TAGS_MAX: usize = 64;
+/// The longest tag; one that is longer is none.
+const TAG_BYTES_MAX: usize = 1_024;
+
+/// The tags of an answer, as a handler puts them into its response's extensions.
+///
+/// A handler may name them in `Surrogate-Key` (with spaces between them) or `Cache-Tag` (with
+/// commas) as well. Those fields are for the cache: it takes them off.
+///
+/// ```
+/// use http::Response;
+/// use portcullis::cache::CacheTags;
+///
+/// let mut response = Response::new(());
+/// response.extensions_mut().insert(CacheTags::new(["article:7", "author:3"]));
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CacheTags {
+    tags: Arc<[String]>,
+}
+
+impl CacheTags {
+    /// Names the tags of an answer. Those beyond 64 are not looked at.
+    pub fn new<I>(tags: I) -> Self
+    where
+        I: IntoIterator,
+        I::Item: Into<String>,
+    {
+        Self {
+            tags: tags.into_iter().map(Into::into).collect(),
+        }
+    }
+}
+
+/// Calls `take` with each tag of an answer.
+pub(super) fn each(
+    headers: &HeaderMap,
+    fields: &[HeaderName],
+    extension: Option<&CacheTags>,
+    mut take: impl FnMut(&[u8]),
+) {
+    let named = extension.map(|tags| &*tags.tags).unwrap_or_default();
+    let listed = fields
+        .iter()
+        .flat_map(|name| headers.get_all(name))
+        .flat_map(|line| line.as_bytes().split(|byte| *byte == b',' || *byte == b' '));
+    named
+        .iter()
+        .map(String::as_bytes)
+        .chain(listed)
+        .filter(|tag| !tag.is_empty() && tag.len() <= TAG_BYTES_MAX)
+        .take(TAGS_MAX)
+        .for_each(&mut take);
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    const FIELD: HeaderName = HeaderName::from_static("cache-tag");
+
+    fn tags(line: &str, extension: Option<&CacheTags>) -> Vec<String> {
+        let mut headers = HeaderMap::new();
+        headers.insert(FIELD, HeaderValue::from_str(line).unwrap());
+        let mut found = Vec::new();
+        each(&headers, &[FIELD], extension, |tag| {
+            found.push(String::from_utf8(tag.to_vec()).unwrap());
+        });
+        found
+    }
+
+    #[test]
+    fn tags_are_listed_by_commas_or_spaces() {
+        assert_eq!(tags("a, b c,,d", None), ["a", "b", "c", "d"]);
+    }
+
+    #[test]
+    fn those_of_the_extension_come_first() {
+        assert_eq!(tags("b", Some(&CacheTags::new(["a a"]))), ["a a", "b"]);
+    }
+
+    #[test]
+    fn what_is_too_long_or_too_many_is_not_looked_at() {
+        assert_eq!(tags(&"x".repeat(TAG_BYTES_MAX + 1), None).len(), 0);
+        assert_eq!(tags(&"x ".repeat(TAGS_MAX + 1), None).len(), TAGS_MAX);
+    }
+}

@@ -1,0 +1,431 @@
+//! What a store of API keys promises.
+
+use std::{
+    future::{Future, poll_fn},
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+    task::Poll,
+    time::Duration,
+};
+
+use crate::{
+    api_key::{
+        ApiKeyStore, KeyCursor, KeyId, KeyManager, KeyPage, KeyQuery, KeyRecord, KeyRing,
+        KeyUpdate, KeyUse, NewKey, StoredKey,
+    },
+    error::{StoreError, StoreErrorKind},
+    store_future::StoreFuture,
+    time::{ManualClock, Timestamp},
+};
+
+/// Checks what layers and managers rely on in a store of API keys.
+///
+/// The store must be empty when a suite begins, or hold other keys of other owners; the suite
+/// leaves its own keys behind. Any runtime will do.
+///
+/// ```
+/// # #[cfg(feature = "memory")]
+/// # #[tokio::main(flavor = "current_thread")] async fn main() {
+/// portcullis::conformance::api_key(portcullis::store::MemoryStore::new()).await;
+/// # }
+/// # #[cfg(not(feature = "memory"))] fn main() {}
+/// ```
+///
+/// # Panics
+///
+/// If the store breaks a promise; the message says which.
+pub async fn api_key(store: impl ApiKeyStore) {
+    let store = Arc::new(store);
+    a_record_is_found_as_it_was_created(&store).await;
+    a_record_is_created_once(&store).await;
+    an_update_is_for_one_version(&store).await;
+    of_many_updates_at_once_one_wins(&store).await;
+    a_dropped_question_leaves_nothing_half_done(&store).await;
+    the_biggest_record_is_kept_whole(&store).await;
+    owners_do_not_mix_whatever_their_names(&store).await;
+    pages_hold_each_record_once(&store).await;
+    uses_are_added_up(&store).await;
+    what_has_ended_is_purged_and_nothing_else(&store).await;
+}
+
+async fn a_record_is_found_as_it_was_created(store: &impl ApiKeyStore) {
+    let keys = Drafts::new("found");
+    for _ in 0..64 {
+        // Among so many ids stands each symbol that an id can have.
+        let draft = keys.create(|new| new).await;
+        let found = ok(store.find(draft.id()).await, "find");
+        assert!(found.is_none(), "a record is found that was never created");
+        ok(store.create(draft.clone()).await, "create");
+        let found = ok(store.find(draft.id()).await, "find");
+        assert_same(found.as_ref(), &draft);
+    }
+}
+
+async fn a_record_is_created_once(store: &impl ApiKeyStore) {
+    let keys = Drafts::new("once");
+    let draft = keys.create(|new| new).await;
+    let other = keys.disabled(&draft).await;
+    ok(store.create(draft.clone()).await, "create");
+    let again = store.create(other).await;
+    assert_kind(again, StoreErrorKind::Conflict, "creating a record again");
+    let found = ok(store.find(draft.id()).await, "find");
+    assert_same(found.as_ref(), &draft);
+}
+
+async fn an_update_is_for_one_version(store: &impl ApiKeyStore) {
+    let keys = Drafts::new("update");
+    let first = keys.create(|new| new).await;
+    let second = keys.disabled(&first).await;
+    let third = keys.revoked(&second).await;
+    let missing = store.update(second.clone(), 1).await;
+    let what = "updating a record that was never created";
+    assert_kind(missing, StoreErrorKind::NotFound, what);
+    let found = ok(store.find(first.id()).await, "find");
+    assert!(found.is_none(), "an update created a record");
+
+    ok(store.create(first.clone()).await, "create");
+    ok(store.update(second.clone(), 1).await, "update");
+    let stale = store.update(third.clone(), 1).await;
+    assert_kind(stale, StoreErrorKind::Conflict, "updating a former version");
+    let found = ok(store.find(first.id()).await, "find");
+    assert_same(found.as_ref(), &second);
+
+    // A revoked key stays: who looks for it must learn that it is revoked.
+    ok(store.update(third.clone(), 2).await, "update");
+    let found = ok(store.find(first.id()).await, "find");
+    assert_same(found.as_ref(), &third);
+}
+
+async fn of_many_updates_at_once_one_wins(store: &impl ApiKeyStore) {
+    let keys = Drafts::new("race");
+    let first = keys.create(|new| new).await;
+    let second = keys.disabled(&first).await;
+    ok(store.create(first).await, "create");
+    let mut racing: Vec<_> = (0..100).map(|_| store.update(second.clone(), 1)).collect();
+    let mut won = 0;
+    for update in join_all(&mut racing).await {
+        match update {
+            Ok(()) => won += 1,
+            Err(error) => assert_eq!(error.kind(), StoreErrorKind::Conflict, "{error}"),
+        }
+    }
+    assert_eq!(won, 1, "of 100 updates for one version, {won} were taken");
+}
+
+async fn a_dropped_question_leaves_nothing_half_done(store: &impl ApiKeyStore) {
+    let keys = Drafts::new("dropped");
+    for polls in 0..4 {
+        let draft = keys.create(|new| new).await;
+        let mut creating = store.create(draft.clone());
+        for _ in 0..polls {
+            if poll_once(&mut creating).await.is_some() {
+                break;
+            }
+        }
+        drop(creating);
+        // It was created or it was not; in either case it can be from now on.
+        match store.create(draft.clone()).await {
+            Ok(()) => {}
+            Err(error) => assert_eq!(error.kind(), StoreErrorKind::Conflict, "{error}"),
+        }
+        let found = ok(store.find(draft.id()).await, "find");
+        assert_same(found.as_ref(), &draft);
+        let page = ok(store.list(KeyQuery::of_owner(&keys.owner)).await, "list");
+        let listed = page.keys.iter().filter(|key| key.record.id() == draft.id());
+        assert_eq!(listed.count(), 1, "a record is not listed once");
+    }
+}
+
+async fn the_biggest_record_is_kept_whole(store: &impl ApiKeyStore) {
+    let keys = Drafts::new("big");
+    let scopes = (0..64).map(|number| format!("{number:0>128}"));
+    let draft = keys
+        .create(|new| {
+            new.name("n".repeat(256))
+                .tier("t".repeat(64))
+                .scopes(scopes)
+                .metadata("m", "\u{0}\r\n\"ä🦀".to_owned() + &"v".repeat(4_000))
+        })
+        .await;
+    ok(store.create(draft.clone()).await, "create");
+    let found = ok(store.find(draft.id()).await, "find");
+    assert_same(found.as_ref(), &draft);
+}
+
+async fn owners_do_not_mix_whatever_their_names(store: &impl ApiKeyStore) {
+    for name in [
+        "*",
+        "{",
+        "}",
+        "a:b",
+        "a",
+        "A",
+        "\r\nFLUSHALL\r\n",
+        "\u{0}",
+        "%_",
+        "'; --",
+    ] {
+        let keys = Drafts::new(name);
+        let draft = keys.create(|new| new).await;
+        ok(store.create(draft.clone()).await, "create");
+        let page = ok(store.list(KeyQuery::of_owner(&keys.owner)).await, "list");
+        let ids: Vec<KeyId> = page.keys.iter().map(|key| key.record.id()).collect();
+        assert_eq!(ids, [draft.id()], "the keys of owner {:?}", keys.owner);
+    }
+}
+
+async fn pages_hold_each_record_once(store: &impl ApiKeyStore) {
+    let keys = Drafts::new("pages");
+    let mut created = Vec::new();
+    for number in 0..25 {
+        // Some of them in the same microsecond.
+        if number % 3 == 0 {
+            keys.clock.advance(Duration::from_micros(1));
+        }
+        let draft = keys.create(|new| new).await;
+        ok(store.create(draft.clone()).await, "create");
+        created.push(KeyCursor::of(&draft));
+    }
+    created.sort();
+    for owner in [Some(keys.owner.clone()), None] {
+        let mut found = Vec::new();
+        let mut query = match owner {
+            Some(owner) => KeyQuery::of_owner(owner),
+            None => KeyQuery::all(),
+        }
+        .page_max(4);
+        loop {
+            let page = ok(store.list(query.clone()).await, "list");
+            assert!(
+                page.keys.len() <= 4,
+                "a page has more records than it was to"
+            );
+            let records = page.keys.iter().map(|key| &key.record);
+            let ours = records.filter(|record| record.owner() == keys.owner);
+            found.extend(ours.map(|record| KeyCursor::of(record)));
+            // Others are created while somebody turns the pages.
+            let other = Drafts::new("between").create(|new| new).await;
+            ok(store.create(other).await, "create");
+            match page.next {
+                Some(next) => query = query.after(next),
+                None => break,
+            }
+        }
+        assert_eq!(found, created, "the records on all pages");
+    }
+}
+
+async fn uses_are_added_up(store: &impl ApiKeyStore) {
+    let keys = Drafts::new("uses");
+    let draft = keys.create(|new| new).await;
+    let gone = keys.create(|new| new).await;
+    ok(store.create(draft.clone()).await, "create");
+    let (early, late) = (Timestamp::from_secs(1_000), Timestamp::from_secs(2_000));
+    for (id, at, uses) in [
+        (draft.id(), late, 3),
+        (draft.id(), early, 4),
+        (gone.id(), late, 1),
+    ] {
+        ok(store.touch(vec![KeyUse::new(id, at, uses)]).await, "touch");
+    }
+    ok(store.touch(Vec::new()).await, "touch");
+    let updated = keys.disabled(&draft).await;
+    ok(store.update(updated.clone(), 1).await, "update");
+    let page = ok(store.list(KeyQuery::of_owner(&keys.owner)).await, "list");
+    assert_eq!(page.keys.len(), 1, "a use of no key is no key");
+    let listed = &page.keys[0];
+    assert_eq!(listed.last_used_at, Some(late), "the latest use stays");
+    assert_eq!(listed.uses, 7, "uses are added up");
+    assert_same(Some(&listed.record), &updated);
+}
+
+async fn what_has_ended_is_purged_and_nothing_else(store: &impl ApiKeyStore) {
+    let keys = Drafts::new("purge");
+    let second = Duration::from_secs(1);
+    let ended = keys.create(|new| new.expires_in(second)).await;
+    let on_the_edge = keys.create(|new| new.expires_in(second * 2)).await;
+    let lasting = keys.create(|new| new).await;
+    let lengthened = keys.create(|new| new.expires_in(second)).await;
+    for draft in [&ended, &on_the_edge, &lasting, &lengthened] {
+        ok(store.create(draft.clone()).await, "create");
+    }
+    let shortened = keys.expiring(&lasting, second).await;
+    let revived = keys.expiring(&lengthened, second * 9).await;
+    ok(store.update(shortened.clone(), 1).await, "update");
+    ok(store.update(revived.clone(), 1).await, "update");
+
+    let before = keys.started_at + second * 2;
+    let none = ok(store.purge(before, 0).await, "purge");
+    assert_eq!(none, 0, "a purge of no records removed some");
+    while ok(store.purge(before, 1).await, "purge") > 0 {}
+    for gone in [&ended, &shortened] {
+        let found = ok(store.find(gone.id()).await, "find");
+        assert!(found.is_none(), "an ended record was not purged");
+        let updated = store.update(keys.revoked(gone).await, gone.version()).await;
+        let what = "updating a purged record";
+        assert_kind(updated, StoreErrorKind::NotFound, what);
+    }
+    for kept in [&on_the_edge, &revived] {
+        let found = ok(store.find(kept.id()).await, "find");
+        assert_same(found.as_ref(), kept);
+    }
+    let page = ok(store.list(KeyQuery::of_owner(&keys.owner)).await, "list");
+    assert_eq!(page.keys.len(), 2, "purged records are still listed");
+}
+
+/// Makes records as a manager would, without the store that is being checked.
+struct Drafts {
+    owner: String,
+    clock: ManualClock,
+    started_at: Timestamp,
+    slot: Slot,
+    manager: KeyManager,
+}
+
+impl Drafts {
+    /// Begins with an owner of this name, and of no other suite's.
+    fn new(name: &str) -> Self {
+        let started_at = Timestamp::from_secs(1_000);
+        let clock = ManualClock::new(started_at);
+        let slot = Slot::default();
+        let ring = KeyRing::builder("conformance", slot.clone())
+            .without_pepper()
+            .clock(clock.clone())
+            .build()
+            .expect("the prefix is valid");
+        let mut nonce = [0; 8];
+        getrandom::fill(&mut nonce).expect("the system has a source of randomness");
+        Self {
+            owner: format!("{name}{}", u64::from_le_bytes(nonce)),
+            clock,
+            started_at,
+            slot,
+            manager: KeyManager::new(&ring),
+        }
+    }
+
+    async fn create(&self, what: impl FnOnce(NewKey) -> NewKey) -> StoredKey {
+        let created = self
+            .manager
+            .create(what(NewKey::of_owner(&self.owner)))
+            .await;
+        created
+            .expect("the record is within its bounds")
+            .record()
+            .clone()
+    }
+
+    async fn disabled(&self, record: &StoredKey) -> StoredKey {
+        self.slot.put(record);
+        let disabled = self.manager.disable(record.id(), "a check").await;
+        disabled.expect("a record in a slot can be changed")
+    }
+
+    async fn revoked(&self, record: &StoredKey) -> StoredKey {
+        self.slot.put(record);
+        let revoked = self.manager.revoke(record.id(), "a check").await;
+        revoked.expect("a record in a slot can be changed")
+    }
+
+    async fn expiring(&self, record: &StoredKey, after: Duration) -> StoredKey {
+        self.slot.put(record);
+        let update = KeyUpdate::new().expires_at(self.started_at + after);
+        let updated = self.manager.update(record.id(), update).await;
+        updated.expect("a record in a slot can be changed")
+    }
+}
+
+/// A store of one record.
+#[derive(Clone, Default)]
+struct Slot(Arc<Mutex<Option<StoredKey>>>);
+
+impl Slot {
+    fn put(&self, record: &StoredKey) {
+        let mut slot = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *slot = Some(record.clone());
+    }
+}
+
+impl ApiKeyStore for Slot {
+    fn find(&self, _: KeyId) -> StoreFuture<Option<StoredKey>> {
+        let slot = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        StoreFuture::ready(slot.clone())
+    }
+
+    fn create(&self, record: StoredKey) -> StoreFuture<()> {
+        self.put(&record);
+        StoreFuture::ready(())
+    }
+
+    fn update(&self, record: StoredKey, _: u64) -> StoreFuture<()> {
+        self.create(record)
+    }
+
+    fn list(&self, _: KeyQuery) -> StoreFuture<KeyPage> {
+        StoreFuture::failed(StoreErrorKind::Misconfigured)
+    }
+
+    fn touch(&self, _: Vec<KeyUse>) -> StoreFuture<()> {
+        StoreFuture::failed(StoreErrorKind::Misconfigured)
+    }
+
+    fn purge(&self, _: Timestamp, _: usize) -> StoreFuture<usize> {
+        StoreFuture::failed(StoreErrorKind::Misconfigured)
+    }
+}
+
+fn ok<T>(answer: Result<T, StoreError>, method: &str) -> T {
+    match answer {
+        Ok(answer) => answer,
+        Err(error) => panic!("`{method}` failed: {error:?}"),
+    }
+}
+
+fn assert_kind(answer: Result<(), StoreError>, kind: StoreErrorKind, what: &str) {
+    match answer {
+        Ok(()) => panic!("{what} did not fail"),
+        Err(error) => assert_eq!(error.kind(), kind, "{what}"),
+    }
+}
+
+fn assert_same(found: Option<&StoredKey>, expected: &KeyRecord) {
+    let Some(found) = found else {
+        panic!("the record {} is not found", expected.id());
+    };
+    let same = found.to_bytes() == expected.to_bytes();
+    assert!(
+        same,
+        "a record is not what was kept: {found:?}, not {expected:?}"
+    );
+}
+
+/// Waits for all answers at once.
+async fn join_all<F: Future + Unpin>(futures: &mut [F]) -> Vec<F::Output> {
+    let mut answers: Vec<Option<F::Output>> = futures.iter().map(|_| None).collect();
+    poll_fn(|cx| {
+        for (future, answer) in futures.iter_mut().zip(&mut answers) {
+            if answer.is_none()
+                && let Poll::Ready(ready) = Pin::new(future).poll(cx)
+            {
+                *answer = Some(ready);
+            }
+        }
+        if answers.iter().all(Option::is_some) {
+            Poll::Ready(())
+        } else {
+            Poll::Pending
+        }
+    })
+    .await;
+    answers.into_iter().flatten().collect()
+}
+
+async fn poll_once<F: Future + Unpin>(future: &mut F) -> Option<F::Output> {
+    poll_fn(|cx| {
+        Poll::Ready(match Pin::new(&mut *future).poll(cx) {
+            Poll::Ready(answer) => Some(answer),
+            Poll::Pending => None,
+        })
+    })
+    .await
+}

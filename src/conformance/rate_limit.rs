@@ -1,0 +1,270 @@
+//! What a store of rate limits must do, checked against the pure functions.
+
+use std::{
+    collections::HashMap,
+    future::{Future, poll_fn},
+    pin::Pin,
+    task::Poll,
+    time::Duration,
+};
+
+use crate::{
+    rate_limit::{Charge, Decisions, Policy, Quota, RateLimitStore, Refund, State, decide_all},
+    store_key::StoreKey,
+};
+
+/// Checks that a store of rate limits keeps the promises that the layer relies on.
+///
+/// It replays random requests and compares each answer with that of the pure functions at the time
+/// that the store says it was given; sends many at once; and checks refunds, resets and what is
+/// forgotten. The windows are short: where `pause` truly waits, all of it takes some ten seconds.
+/// What the store holds of other partitions does not matter.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// use portcullis::{ManualClock, conformance, store::MemoryStore};
+///
+/// let clock = ManualClock::default();
+/// let store = MemoryStore::with_clock(clock.clone());
+/// conformance::rate_limit(&store, async |time| clock.advance(time)).await;
+/// # }
+/// ```
+///
+/// # Panics
+///
+/// If the store breaks a promise; the message says which.
+pub async fn rate_limit<S, P>(store: &S, pause: P)
+where
+    S: RateLimitStore + ?Sized,
+    P: AsyncFn(Duration),
+{
+    let suite = Suite { store, pause };
+    suite.replays().await;
+    suite.many_at_once_are_admitted_exactly_the_limit().await;
+    suite.denied_by_one_is_charged_to_none().await;
+    suite.peeking_takes_nothing().await;
+    suite.a_refund_reaches_its_charge_and_no_later_one().await;
+    suite.a_reset_forgets_one_policy_and_no_other().await;
+    suite.a_cost_that_never_fits_changes_nothing().await;
+}
+
+struct Suite<'s, S: ?Sized, P> {
+    store: &'s S,
+    pause: P,
+}
+
+impl<S, P> Suite<'_, S, P>
+where
+    S: RateLimitStore + ?Sized,
+    P: AsyncFn(Duration),
+{
+    /// Replays random requests of a few partitions, by one policy and by several.
+    async fn replays(&self) {
+        let mut random = Random::new();
+        let policies = each(5, Duration::from_millis(400));
+        let partitions = [0, 1, 2].map(|number| self.partition(number));
+        let mut model = HashMap::<(StoreKey, u64), State>::new();
+        for step in 0..600 {
+            let partition = partitions[random.below(3)];
+            let first = random.below(policies.len());
+            let count = 1 + random.below(policies.len() - first);
+            let charges: Vec<Charge<'_>> = policies[first..first + count]
+                .iter()
+                .map(|policy| Charge::new(policy, random.below(4) as u64))
+                .collect();
+            let answer = self.take(&partition, &charges).await;
+            let key = |charge: &Charge<'_>| (partition, charge.policy.id());
+            let known = |charge| model.get(&key(charge)).copied().unwrap_or_default();
+            let mut states: Vec<State> = charges.iter().map(known).collect();
+            let expected = decide_all(&charges, &mut states, answer.at());
+            assert_eq!(answer, expected, "in step {step}, asked for {charges:?}");
+            model.extend(charges.iter().map(key).zip(states));
+            if random.below(3) == 0 {
+                (self.pause)(Duration::from_millis(random.below(40) as u64)).await;
+            }
+        }
+    }
+
+    async fn many_at_once_are_admitted_exactly_the_limit(&self) {
+        for (number, policy) in each(10, Duration::from_secs(3_600)).iter().enumerate() {
+            let partition = self.partition(100 + number as u64);
+            let charge = [Charge::new(policy, 1)];
+            let answers = join((0..64).map(|_| self.take(&partition, &charge))).await;
+            let admitted = answers.iter().filter(|answer| answer.is_admitted()).count();
+            assert_eq!(admitted, 10, "of 64 at once, by `{}`", policy.name());
+        }
+    }
+
+    async fn denied_by_one_is_charged_to_none(&self) {
+        let partition = self.partition(200);
+        let policies = each(9, Duration::from_secs(3_600));
+        let strict = window("strict", 1);
+        let all = || policies.iter().chain([&strict]);
+        let charges: Vec<_> = all().map(|policy| Charge::new(policy, 1)).collect();
+        assert!(self.take(&partition, &charges).await.is_admitted());
+        for _ in 0..3 {
+            let denied = self.take(&partition, &charges).await;
+            assert!(!denied.is_admitted(), "the strictest policy was spent");
+            for (policy, decision) in policies.iter().zip(denied.each()) {
+                let name = policy.name();
+                assert_eq!(
+                    decision.remaining(),
+                    8,
+                    "`{name}` was charged, though denied"
+                );
+            }
+        }
+    }
+
+    async fn peeking_takes_nothing(&self) {
+        let (partition, policy) = (self.partition(300), window("peek", 3));
+        for _ in 0..10 {
+            let charge = [Charge::new(&policy, 2)];
+            let peek = self.store.peek(&partition, &charge).await;
+            let peek = peek.expect("the store answers");
+            assert!(peek.is_admitted(), "a peek was charged");
+        }
+        let taken = self.take(&partition, &[Charge::new(&policy, 3)]).await;
+        assert!(taken.is_admitted(), "a peek was charged");
+    }
+
+    async fn a_refund_reaches_its_charge_and_no_later_one(&self) {
+        for (number, policy) in each(10, Duration::from_millis(200)).iter().enumerate() {
+            let partition = self.partition(400 + number as u64);
+            let name = policy.name();
+            // Windows of the clock may end at any moment: one in which all happens is waited for.
+            let mut tries = 0;
+            let (paid, left) = loop {
+                let taken = self.take(&partition, &[Charge::new(policy, 10)]).await;
+                let paid = taken.each()[0].receipt();
+                self.refund(&partition, &Refund::new(policy, paid, 4)).await;
+                let left = self.take(&partition, &[Charge::new(policy, 0)]).await;
+                if taken.is_admitted() && left.at() < paid.forgotten_at() {
+                    break (paid, left.each()[0].remaining());
+                }
+                tries += 1;
+                assert!(tries < 100, "`{name}` never admits what it holds");
+                (self.pause)(Duration::from_millis(450)).await;
+            };
+            assert!(left >= 4, "a refund to `{name}` came back as {left}");
+            (self.pause)(Duration::from_millis(450)).await;
+            let spend = [Charge::new(policy, 10)];
+            let spent = self.take(&partition, &spend).await;
+            assert!(
+                spent.is_admitted(),
+                "what `{name}` counted is never forgotten"
+            );
+            self.refund(&partition, &Refund::new(policy, paid, 10))
+                .await;
+            let again = self.take(&partition, &spend).await;
+            let is_over = again.at() >= spent.each()[0].receipt().forgotten_at();
+            assert!(
+                !again.is_admitted() || is_over,
+                "a refund landed in a later window of `{name}`"
+            );
+        }
+    }
+
+    async fn a_reset_forgets_one_policy_and_no_other(&self) {
+        let partition = self.partition(500);
+        let (one, other) = (window("one", 2), window("other", 2));
+        let charges = [Charge::new(&one, 2), Charge::new(&other, 2)];
+        self.take(&partition, &charges).await;
+        let reset = self.store.reset(&partition, &[&one]).await;
+        reset.expect("the store answers");
+        assert!(self.take(&partition, &charges[..1]).await.is_admitted());
+        assert!(!self.take(&partition, &charges[1..]).await.is_admitted());
+    }
+
+    async fn a_cost_that_never_fits_changes_nothing(&self) {
+        for (number, policy) in each(3, Duration::from_secs(3_600)).iter().enumerate() {
+            let partition = self.partition(600 + number as u64);
+            let never = self.take(&partition, &[Charge::new(policy, 4)]).await;
+            assert!(never.each()[0].is_never() && !never.is_admitted());
+            let all = self.take(&partition, &[Charge::new(policy, 3)]).await;
+            assert!(
+                all.is_admitted(),
+                "`{}` was charged, though denied",
+                policy.name()
+            );
+        }
+    }
+
+    async fn take(&self, partition: &StoreKey, charges: &[Charge<'_>]) -> Decisions {
+        let answer = self.store.take(partition, charges).await;
+        answer.expect("the store answers")
+    }
+
+    async fn refund(&self, partition: &StoreKey, refund: &Refund<'_>) {
+        let refunds = std::slice::from_ref(refund);
+        let answer = self.store.refund(partition, refunds).await;
+        answer.expect("the store answers");
+    }
+
+    /// Returns a partition of this run's own: what an earlier one left behind is no matter.
+    fn partition(&self, number: u64) -> StoreKey {
+        let mut run = [0; 16];
+        getrandom::fill(&mut run).expect("the system has a source of randomness");
+        let space = self.store.keys().space("conformance");
+        let mut key = space.short();
+        key.field(&run).field(&number.to_le_bytes());
+        key.finish()
+    }
+}
+
+fn window(name: &str, limit: u64) -> Policy {
+    let quota = Quota::per_hour(limit);
+    Policy::fixed_window(name, quota).expect("the quota is within bounds")
+}
+
+/// Returns a policy of each algorithm that three words are enough for.
+fn each(limit: u64, window: Duration) -> [Policy; 5] {
+    let quota = Quota::new(limit, window);
+    [
+        Policy::fixed_window("anchored", quota),
+        Policy::aligned_window("aligned", quota),
+        Policy::sliding_window("sliding", quota),
+        Policy::token_bucket("token", quota),
+        Policy::leaky_bucket("leaky", quota),
+    ]
+    .map(|policy| policy.expect("the quota is within bounds"))
+}
+
+/// Waits for all futures at once.
+async fn join<F: Future>(futures: impl Iterator<Item = F>) -> Vec<F::Output> {
+    let mut waiting: Vec<Pin<Box<F>>> = futures.map(Box::pin).collect();
+    let mut done = Vec::with_capacity(waiting.len());
+    poll_fn(|cx| {
+        waiting.retain_mut(|future| match future.as_mut().poll(cx) {
+            Poll::Ready(output) => {
+                done.push(output);
+                false
+            }
+            Poll::Pending => true,
+        });
+        if waiting.is_empty() {
+            Poll::Ready(())
+        } else {
+            Poll::Pending
+        }
+    })
+    .await;
+    done
+}
+
+/// Numbers that look random, the same in each run (xorshift64).
+struct Random(u64);
+
+impl Random {
+    fn new() -> Self {
+        Self(0x9e37_79b9_7f4a_7c15)
+    }
+
+    fn below(&mut self, bound: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 % bound as u64) as usize
+    }
+}

@@ -1,0 +1,187 @@
+//! A limiter of `governor`'s as a store of rate limits.
+
+use std::{fmt, num::NonZeroU32, sync::Arc};
+
+use governor::{
+    InsufficientCapacity, NotUntil, RateLimiter,
+    clock::{Clock as _, DefaultClock},
+    middleware::{StateInformationMiddleware, StateSnapshot},
+    state::keyed::DefaultKeyedStateStore,
+};
+
+use crate::{
+    error::StoreErrorKind,
+    rate_limit::{Charge, Decision, Decisions, Policy, RateLimitStore, Receipt, Refund},
+    store_future::StoreFuture,
+    store_key::{StoreKey, StoreKeys},
+    time::{Clock, SystemClock},
+};
+
+/// The kind of `governor`'s limiters that a [`GovernorStore`] asks.
+pub type GovernorLimiter = RateLimiter<
+    StoreKey,
+    DefaultKeyedStateStore<StoreKey>,
+    DefaultClock,
+    StateInformationMiddleware,
+>;
+
+/// A limiter of `governor`'s, counted by as a [`RateLimitStore`].
+///
+/// The limiter decides by its own quota; that of the [`Policy`] is only what headers and records
+/// say. Make the one of the other, so that they agree:
+///
+/// ```
+/// use std::num::NonZeroU32;
+/// use governor::{RateLimiter, middleware::StateInformationMiddleware};
+/// use portcullis::{
+///     ClientAddrResolver,
+///     rate_limit::{Partition, Policy, RateLimitLayer},
+///     store::GovernorStore,
+/// };
+///
+/// let quota = governor::Quota::per_second(NonZeroU32::new(10).unwrap());
+/// let limiter = RateLimiter::keyed(quota).with_middleware::<StateInformationMiddleware>();
+/// let by_addr = Partition::client_addr(ClientAddrResolver::default());
+/// let layer = RateLimitLayer::builder(GovernorStore::new(limiter), by_addr)
+///     .policy(Policy::token_bucket("address", quota.into())?)
+///     .build()?;
+/// # let _ = layer;
+/// # Ok::<(), portcullis::ConfigError>(())
+/// ```
+///
+/// What `governor` cannot do is refused with [`StoreErrorKind::Misconfigured`]: several policies on
+/// one request, to peek, to refund and to reset. It forgets no partition by itself: call
+/// `retain_recent` on the limiter now and then, or its memory grows with each new client. A
+/// [`MemoryStore`](super::MemoryStore) has none of these limits.
+#[derive(Clone)]
+pub struct GovernorStore {
+    limiter: Arc<GovernorLimiter>,
+    keys: StoreKeys,
+    clock: SystemClock,
+}
+
+impl GovernorStore {
+    /// Creates a store that asks this limiter; keep a clone of the `Arc` to tend to it.
+    pub fn new(limiter: impl Into<Arc<GovernorLimiter>>) -> Self {
+        Self {
+            limiter: limiter.into(),
+            keys: StoreKeys::random(),
+            clock: SystemClock::new(),
+        }
+    }
+
+    fn decide(&self, partition: &StoreKey, charge: &Charge<'_>) -> Decision {
+        let capacity = charge.policy.capacity();
+        let Ok(cost) = u32::try_from(charge.cost) else {
+            return Decision::denied(capacity, Default::default(), None);
+        };
+        let Some(cost) = NonZeroU32::new(cost) else {
+            return Decision::admitted(capacity, Default::default(), Receipt::default());
+        };
+        match self.limiter.check_key_n(partition, cost) {
+            Ok(Ok(snapshot)) => self.admitted(&snapshot),
+            Ok(Err(until)) => self.denied(&until),
+            Err(InsufficientCapacity(_)) => Decision::denied(capacity, Default::default(), None),
+        }
+    }
+
+    fn admitted(&self, snapshot: &StateSnapshot) -> Decision {
+        let quota = snapshot.quota();
+        let left = snapshot.remaining_burst_capacity();
+        let used = quota.burst_size().get() - left;
+        let reset_after = quota.replenish_interval() * used;
+        let receipt = Receipt::until(self.clock.now() + reset_after);
+        Decision::admitted(left.into(), reset_after, receipt)
+    }
+
+    fn denied(&self, until: &NotUntil<governor::clock::QuantaInstant>) -> Decision {
+        let wait = until.wait_time_from(self.limiter.clock().now());
+        let reset_after = until.quota().burst_size_replenished_in();
+        Decision::denied(0, reset_after, Some(wait))
+    }
+}
+
+impl RateLimitStore for GovernorStore {
+    fn keys(&self) -> &StoreKeys {
+        &self.keys
+    }
+
+    fn take(&self, partition: &StoreKey, charges: &[Charge<'_>]) -> StoreFuture<Decisions> {
+        let [charge] = charges else {
+            return StoreFuture::failed(StoreErrorKind::Misconfigured);
+        };
+        let decision = self.decide(partition, charge);
+        let passes = decision.is_admitted() || charge.policy.is_shadow();
+        StoreFuture::ready(Decisions::new(passes, self.clock.now(), [decision]))
+    }
+
+    fn peek(&self, _: &StoreKey, _: &[Charge<'_>]) -> StoreFuture<Decisions> {
+        StoreFuture::failed(StoreErrorKind::Misconfigured)
+    }
+
+    fn refund(&self, _: &StoreKey, _: &[Refund<'_>]) -> StoreFuture<()> {
+        StoreFuture::failed(StoreErrorKind::Misconfigured)
+    }
+
+    fn reset(&self, _: &StoreKey, _: &[&Policy]) -> StoreFuture<()> {
+        StoreFuture::failed(StoreErrorKind::Misconfigured)
+    }
+}
+
+impl fmt::Debug for GovernorStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("GovernorStore")
+            .field("partitions", &self.limiter.len())
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rate_limit::Quota;
+
+    fn store(quota: governor::Quota) -> GovernorStore {
+        GovernorStore::new(RateLimiter::keyed(quota).with_middleware())
+    }
+
+    fn per_hour(limit: u32) -> governor::Quota {
+        governor::Quota::per_hour(NonZeroU32::new(limit).unwrap())
+    }
+
+    fn take(store: &GovernorStore, policy: &Policy, cost: u64) -> Decision {
+        let key = store.keys().space("test").short().finish();
+        let answer = store.take(&key, &[Charge::new(policy, cost)]).into_ready();
+        answer.ok().unwrap().unwrap().each()[0]
+    }
+
+    #[test]
+    fn a_governor_limiter_decides_by_its_quota() {
+        let store = store(per_hour(3));
+        let policy = Policy::token_bucket("hour", per_hour(3).into()).unwrap();
+        assert_eq!(take(&store, &policy, 2).remaining(), 1);
+        assert!(take(&store, &policy, 0).is_admitted());
+        let denied = take(&store, &policy, 2);
+        let wait = denied.retry_after().unwrap().as_secs();
+        assert!((1_190..=1_200).contains(&wait), "{wait}");
+        assert!(take(&store, &policy, 4).is_never());
+        assert!(take(&store, &policy, u64::MAX).is_never());
+        assert!(take(&store, &policy, 1).is_admitted());
+    }
+
+    #[test]
+    fn what_governor_cannot_do_is_refused() {
+        let store = store(per_hour(3));
+        let one = Policy::token_bucket("one", Quota::per_hour(3)).unwrap();
+        let two = Policy::token_bucket("two", Quota::per_hour(3)).unwrap();
+        let key = store.keys().space("test").short().finish();
+        let charges = [Charge::new(&one, 1), Charge::new(&two, 1)];
+        let kind = |error: Result<Decisions, crate::StoreError>| error.unwrap_err().kind();
+        for answer in [store.take(&key, &charges), store.peek(&key, &charges[..1])] {
+            let answer = answer.into_ready().ok().unwrap();
+            assert_eq!(kind(answer), StoreErrorKind::Misconfigured);
+        }
+        let reset = store.reset(&key, &[&one]).into_ready().ok().unwrap();
+        assert!(reset.is_err());
+    }
+}

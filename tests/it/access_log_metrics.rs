@@ -1,0 +1,239 @@
+//! What is counted of requests, and that a dashboard asks for nothing else.
+
+use std::{collections::BTreeSet, convert::Infallible, fs, path::Path};
+
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full};
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusRecorder};
+use portcullis::{
+    AuthDenial, AuthOutcome, CacheOutcome, CacheSource, PolicyOutcome, RateLimitDecision,
+    RateLimitOutcome, RecordHandle, StoreErrorKind, TokioRuntime,
+    access_log::{AccessLogLayer, CountRequestBodyLayer, Level, LogQueue, Metrics, RecentRecords},
+    store::MemoryStore,
+};
+use tower::{Layer, Service, ServiceExt, service_fn};
+
+use crate::support::{get, request};
+
+/// Runs requests with a recorder of the test's own, and returns what Prometheus would read.
+fn scraped(run: impl AsyncFnOnce(Metrics)) -> String {
+    let recorder: PrometheusRecorder = PrometheusBuilder::new()
+        .set_buckets(&[0.005, 0.01, 0.1, 1.0, 10.0])
+        .unwrap()
+        .build_recorder();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()
+        .unwrap();
+    metrics::with_local_recorder(&recorder, || runtime.block_on(run(Metrics::new())));
+    recorder.handle().render()
+}
+
+/// Returns the lines of series whose name begins so.
+fn series<'a>(scrape: &'a str, name: &str) -> Vec<&'a str> {
+    let of_name = |line: &&str| line.starts_with(name) && !line.starts_with('#');
+    scrape.lines().filter(of_name).collect()
+}
+
+fn layer(metrics: Metrics) -> AccessLogLayer {
+    AccessLogLayer::builder()
+        .sink(RecentRecords::default())
+        .observer(metrics)
+        .build()
+        .unwrap()
+}
+
+type Answer = Result<Response<Full<Bytes>>, Infallible>;
+
+async fn answer(_: Request<Full<Bytes>>) -> Answer {
+    Ok(Response::new(Full::from("hello")))
+}
+
+#[test]
+fn a_request_is_counted_by_method_route_and_status() {
+    let scrape = scraped(async |metrics| {
+        let app = layer(metrics).layer(service_fn(async |request: Request<Full<Bytes>>| {
+            let record = RecordHandle::of(request.extensions()).unwrap();
+            record.set_route("/users/{id}");
+            answer(request).await
+        }));
+        let response = app.oneshot(get("/users/7")).await.unwrap();
+        response.into_body().collect().await.unwrap();
+    });
+    let count = series(&scrape, "http_server_request_duration_count");
+    assert_eq!(
+        count,
+        [
+            "http_server_request_duration_count{http_request_method=\"GET\",http_route=\"/users/{id}\",http_response_status_code=\"200\"} 1"
+        ]
+    );
+    let bytes = series(&scrape, "http_server_response_body_size_sum");
+    assert!(bytes[0].ends_with(" 5"), "{bytes:?}");
+}
+
+#[test]
+fn a_flood_of_paths_and_methods_leaves_a_constant_number_of_series() {
+    let lines = |requests: u32| {
+        let scrape = scraped(async |metrics| {
+            let app = layer(metrics).layer(service_fn(answer));
+            for number in 0..requests {
+                let method = Method::from_bytes(format!("M{number}").as_bytes()).unwrap();
+                drop(
+                    app.clone()
+                        .oneshot(request(method, &format!("/{number}")))
+                        .await,
+                );
+            }
+        });
+        scrape.lines().count()
+    };
+    assert_eq!(lines(100_000), lines(10));
+}
+
+#[test]
+fn requests_that_are_given_up_or_panic_are_counted_and_none_stays_active() {
+    let scrape = scraped(async |metrics| {
+        let mut app = layer(metrics).layer(service_fn(async |request: Request<Full<Bytes>>| {
+            assert_ne!(request.uri().path(), "/panic");
+            answer(request).await
+        }));
+        for _ in 0..100 {
+            drop(app.ready().await.unwrap().call(get("/dropped")));
+        }
+        let panicking = app.clone().oneshot(get("/panic"));
+        // A runtime of one thread: the task, too, runs under the recorder.
+        assert!(tokio::spawn(panicking).await.is_err());
+    });
+    assert_eq!(series(&scrape, "http_server_active_requests").len(), 1);
+    assert!(series(&scrape, "http_server_active_requests")[0].ends_with(" 0"));
+    let counts = series(&scrape, "http_server_request_duration_count");
+    let with = |error: &str| counts.iter().find(|line| line.contains(error)).unwrap();
+    assert!(with("error_type=\"dropped\"").ends_with(" 100"));
+    assert!(with("error_type=\"panic\"").ends_with(" 1"));
+    assert!(
+        counts
+            .iter()
+            .all(|line| line.contains("http_route=\"<unmatched>\""))
+    );
+}
+
+#[test]
+fn sampling_and_levels_leave_the_counts_whole() {
+    let scrape = scraped(async |metrics| {
+        let layer = AccessLogLayer::builder()
+            .sink(RecentRecords::default())
+            .observer(metrics)
+            .sample_one_in(1_000_000)
+            .min_level(Level::Error)
+            .build()
+            .unwrap();
+        for _ in 0..50 {
+            drop(layer.layer(service_fn(answer)).oneshot(get("/")).await);
+        }
+    });
+    assert!(series(&scrape, "http_server_request_duration_count")[0].ends_with(" 50"));
+}
+
+/// Makes every metric have every label once.
+async fn everything(metrics: Metrics) {
+    let full = LogQueue::builder(MemoryStore::new(), TokioRuntime)
+        .build()
+        .unwrap();
+    let layer = layer(metrics.losses_of(full));
+    let app = layer.layer(CountRequestBodyLayer.layer(service_fn(
+        async |request: Request<portcullis::access_log::CountedBody<Full<Bytes>>>| {
+            let record = RecordHandle::of(request.extensions()).unwrap();
+            record.set_auth(AuthOutcome::Denied {
+                reason: AuthDenial::Revoked,
+                key_id: None,
+            });
+            if request.uri().path() == "/down" {
+                record.set_auth(AuthOutcome::StoreFailed(StoreErrorKind::Timeout));
+            }
+            record.set_cache(CacheOutcome::new(CacheSource::Hit));
+            let policy = PolicyOutcome::allowed("daily".into(), 1, 1, Default::default());
+            record.push_rate_limit(RateLimitOutcome::new(RateLimitDecision::Allowed, [policy]));
+            let mut response = Response::new(Full::<Bytes>::default());
+            *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
+            Ok::<_, Infallible>(response)
+        },
+    )));
+    for path in ["/", "/down"] {
+        app.clone().oneshot(get(path)).await.unwrap();
+    }
+}
+
+/// Returns the names of the metrics in a text, and the labels that stand with them: in braces, or
+/// in the parentheses of a `by`.
+fn asked_for(text: &str) -> (BTreeSet<String>, BTreeSet<String>) {
+    let word = |char: char| char.is_ascii_alphanumeric() || char == '_';
+    let words: Vec<&str> = text.split(|char| !word(char)).collect();
+    let names = words
+        .iter()
+        .filter(|word| word.starts_with("http_server_") || word.starts_with("portcullis_"))
+        .map(|name| (*name).to_owned())
+        .collect();
+    let mut labels = BTreeSet::new();
+    for braces in text.split('{').skip(1) {
+        let inside = braces.split('}').next().unwrap_or_default();
+        for matcher in inside.split(',') {
+            if let Some((label, _)) = matcher.split_once('=') {
+                let label = label.trim().trim_end_matches(['!', '~']);
+                if label.chars().all(word) {
+                    labels.insert(label.to_owned());
+                }
+            }
+        }
+    }
+    for by in text.split("by (").skip(1) {
+        let inside = by.split(')').next().unwrap_or_default();
+        labels.extend(inside.split(',').map(|label| label.trim().to_owned()));
+    }
+    (names, labels)
+}
+
+/// Returns the expressions of a dashboard or a file of alerts: nothing else in them names metrics.
+fn expressions(text: &str) -> Vec<String> {
+    let marked = |line: &&str| {
+        let line = line.trim_start();
+        line.starts_with("\"expr\":") || line.starts_with("expr:")
+    };
+    let lines = text.lines().filter(marked);
+    lines.map(|line| line.replace("\\\"", "\"")).collect()
+}
+
+#[test]
+fn every_metric_and_label_of_the_dashboards_exists() {
+    let scrape = scraped(everything);
+    let dashboards = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/dashboards");
+    for file in ["grafana.json", "alerts.yml"] {
+        let text = fs::read_to_string(dashboards.join(file)).unwrap();
+        let expressions = expressions(&text);
+        assert!(expressions.len() >= 5, "{file}");
+        for expression in expressions {
+            let (names, labels) = asked_for(&expression);
+            assert!(!names.is_empty(), "{file}: {expression}");
+            for name in names {
+                assert!(!series(&scrape, &name).is_empty(), "{file} asks for {name}");
+            }
+            for label in labels {
+                let known = label == "le" || scrape.contains(&format!("{label}=\""));
+                assert!(known, "{file} asks for the label {label}");
+            }
+        }
+    }
+    let grafana = fs::read_to_string(dashboards.join("grafana.json")).unwrap();
+    serde_json::from_str::<serde_json::Value>(&grafana).unwrap();
+}
+
+#[test]
+fn every_metric_of_ours_stands_on_the_dashboard() {
+    let scrape = scraped(everything);
+    let dashboard = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/dashboards/grafana.json");
+    let dashboard = fs::read_to_string(dashboard).unwrap();
+    for line in scrape.lines().filter(|line| line.starts_with("# TYPE ")) {
+        let name = line.split(' ').nth(2).unwrap();
+        assert!(dashboard.contains(name), "{name} is missing");
+    }
+}

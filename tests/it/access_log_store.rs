@@ -1,0 +1,31 @@
+//! What a store of log entries must do, proved of the one in memory.
+
+use portcullis::{
+    StoreFuture,
+    access_log::{LogEntry, LogQuery, LogStore, Trail},
+    conformance,
+    store::MemoryStore,
+};
+
+#[tokio::test]
+async fn the_store_in_memory_keeps_all_promises() {
+    conformance::log_store(&MemoryStore::new()).await;
+}
+
+#[tokio::test]
+#[should_panic(expected = "trails are apart")]
+async fn a_store_that_mixes_its_trails_is_found_out() {
+    struct Mixed(MemoryStore);
+
+    impl LogStore for Mixed {
+        fn append(&self, _: Trail, batch: &[LogEntry]) -> StoreFuture<()> {
+            self.0.append(Trail::Access, batch)
+        }
+
+        fn recent(&self, _: Trail, query: &LogQuery) -> StoreFuture<Vec<LogEntry>> {
+            self.0.recent(Trail::Access, query)
+        }
+    }
+
+    conformance::log_store(&Mixed(MemoryStore::new())).await;
+}
