@@ -267,7 +267,7 @@ impl ClientAddrResolver {
     }
 
     fn client(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
-        if self.trusted_proxies == TrustedProxies::None {
+        if matches!(self.trusted_proxies, TrustedProxies::None) {
             self.report_unnamed_proxy(peer, headers);
             return peer;
         }
@@ -321,18 +321,21 @@ impl ClientAddr {
     }
 
     /// Returns the network in bytes: the same for all addresses of one client, and for no other.
+    #[inline]
     pub fn partition_bytes(&self) -> [u8; 17] {
         // The first byte keeps the families apart, and resolvers that group differently: no prefix
         // of an IPv6 client is as short as 4.
         let mut bytes = [0; 17];
-        match self.network().address() {
+        match self.ip {
             IpAddr::V4(ip) => {
                 bytes[0] = 4;
                 bytes[1..5].copy_from_slice(&ip.octets());
             }
             IpAddr::V6(ip) => {
+                let host_bits = 128 - u32::from(self.ipv6_prefix);
+                let network = u128::MAX.checked_shl(host_bits).unwrap_or(0) & u128::from(ip);
                 bytes[0] = self.ipv6_prefix;
-                bytes[1..].copy_from_slice(&ip.octets());
+                bytes[1..].copy_from_slice(&network.to_be_bytes());
             }
         }
         bytes

@@ -94,6 +94,7 @@ mod record;
 mod rejection;
 mod request_id;
 mod runtime;
+mod sip;
 mod store_future;
 mod store_key;
 mod time;

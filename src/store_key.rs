@@ -1,12 +1,11 @@
 //! Keys under which stores keep things: digests, so that no byte of a request reaches a store.
 
-use std::{fmt, hash::Hasher};
+use std::fmt;
 
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
-use siphasher::sip128::{Hasher128, SipHasher13};
 
-use crate::error::ConfigError;
+use crate::{error::ConfigError, sip::Sip};
 
 /// The secret under which a store's keys are digested.
 ///
@@ -28,7 +27,7 @@ use crate::error::ConfigError;
 /// ```
 #[derive(Clone)]
 pub struct StoreKeys {
-    short: SipHasher13,
+    short: Sip,
     long: Hmac<Sha256>,
 }
 
@@ -63,21 +62,24 @@ impl StoreKeys {
 
     /// Returns a space of keys of its own: equal fields in two spaces give different keys.
     pub fn space(&self, name: &str) -> KeySpace {
-        let mut short = ShortKeyWriter(self.short);
-        short.field(name.as_bytes());
+        // A space has a key of its own, made of the store's and the space's name.
+        let space_key = |use_of: &[u8]| {
+            let mut writer = ShortKeyWriter::new(self.short);
+            Sip::new(&writer.field(name.as_bytes()).field(use_of).finish().0)
+        };
         let mut long = LongKeyWriter(self.long.clone());
         long.field(name.as_bytes());
         KeySpace {
-            short: short.0,
+            short: space_key(b"list"),
+            single: space_key(b"single"),
             long: long.0,
         }
     }
 
     fn derive(secret: &[u8]) -> Self {
         let short = derive(secret, b"portcullis-v1 short store key");
-        let (low, high) = (word(&short[..8]), word(&short[8..16]));
         Self {
-            short: SipHasher13::new_with_keys(low, high),
+            short: Sip::new(short.first_chunk().expect("a digest has 32 bytes")),
             long: keyed(&derive(secret, b"portcullis-v1 long store key")),
         }
     }
@@ -92,7 +94,9 @@ impl fmt::Debug for StoreKeys {
 /// A named space of a store's keys, from [`StoreKeys::space`].
 #[derive(Clone)]
 pub struct KeySpace {
-    short: SipHasher13,
+    short: Sip,
+    // Another key than that of lists: a field is not prefixed where it stands alone.
+    single: Sip,
     long: Hmac<Sha256>,
 }
 
@@ -100,7 +104,13 @@ impl KeySpace {
     /// Begins a key of 128 bits (SipHash-1-3): for what is counted.
     #[inline]
     pub fn short(&self) -> ShortKeyWriter {
-        ShortKeyWriter(self.short)
+        ShortKeyWriter::new(self.short)
+    }
+
+    /// Returns the key of one field: what [`short`](Self::short) is for several, at once.
+    #[inline]
+    pub fn short_of(&self, field: &[u8]) -> StoreKey {
+        StoreKey(self.single.hash(field))
     }
 
     /// Begins a key of 256 bits (HMAC-SHA-256): for what is shown to callers.
@@ -117,21 +127,72 @@ impl fmt::Debug for KeySpace {
 
 /// Digests fields into a [`StoreKey`]. Each field is prefixed by its length, so that distinct
 /// lists of fields are distinct inputs.
-pub struct ShortKeyWriter(SipHasher13);
+///
+/// Short fields are gathered and digested at once; a long one stands there by its own digest, so
+/// the writer has one size whatever a client sends.
+pub struct ShortKeyWriter {
+    sip: Sip,
+    gathered: [u8; GATHERED_MAX],
+    len: usize,
+}
+
+/// How many bytes are gathered before they are digested.
+const GATHERED_MAX: usize = 64;
+
+/// The longest field that is gathered as it is, its length in the byte before it.
+const PLAIN_FIELD_MAX: usize = 40;
+
+/// In place of a length: what follows is the digest of a longer field, and of its length.
+const DIGESTED_FIELD: u8 = 0xff;
+
+/// In place of a length: what follows is the digest of all that was gathered before.
+const DIGESTED_START: u8 = 0xfe;
 
 impl ShortKeyWriter {
+    fn new(sip: Sip) -> Self {
+        Self {
+            sip,
+            gathered: [0; GATHERED_MAX],
+            len: 0,
+        }
+    }
+
     /// Adds a field.
     #[inline]
     pub fn field(&mut self, field: &[u8]) -> &mut Self {
-        self.0.write_u64(field.len() as u64);
-        self.0.write(field);
+        if field.len() <= PLAIN_FIELD_MAX {
+            self.gather(field.len() as u8, field);
+        } else {
+            // The hash is of a string with its length in it, and so of the length too.
+            let digest = self.sip.hash(field);
+            self.gather(DIGESTED_FIELD, &digest);
+        }
         self
     }
 
     /// Returns the key of all fields added so far.
     #[inline]
     pub fn finish(&self) -> StoreKey {
-        StoreKey(self.0.finish128().as_bytes())
+        StoreKey(self.sip.hash(&self.gathered[..self.len]))
+    }
+
+    #[inline]
+    fn gather(&mut self, kind: u8, bytes: &[u8]) {
+        if self.len + 1 + bytes.len() > GATHERED_MAX {
+            self.digest_start();
+        }
+        self.gathered[self.len] = kind;
+        let start = self.len + 1;
+        self.len = start + bytes.len();
+        self.gathered[start..self.len].copy_from_slice(bytes);
+    }
+
+    #[cold]
+    fn digest_start(&mut self) {
+        let digest = self.finish();
+        self.gathered[0] = DIGESTED_START;
+        self.len = 1 + digest.0.len();
+        self.gathered[1..self.len].copy_from_slice(&digest.0);
     }
 }
 
@@ -228,19 +289,14 @@ fn keyed(secret: &[u8]) -> Hmac<Sha256> {
     Hmac::new_from_slice(secret).expect("HMAC takes a key of any length")
 }
 
-fn word(bytes: &[u8]) -> u64 {
-    bytes
-        .iter()
-        .rev()
-        .fold(0, |word, byte| word << 8 | u64::from(*byte))
-}
-
 fn hex(bytes: &[u8], f: &mut fmt::Formatter<'_>) -> fmt::Result {
     bytes.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::{collection::vec, prelude::*};
+
     use super::*;
 
     fn keys() -> StoreKeys {
@@ -259,6 +315,15 @@ mod tests {
     }
 
     #[test]
+    fn a_field_alone_has_another_key_than_in_a_list() {
+        let space = keys().space("s");
+        assert_eq!(space.short_of(b"x"), space.short_of(b"x"));
+        assert_ne!(space.short_of(b"x"), space.short_of(b"y"));
+        assert_ne!(space.short_of(b"x"), space.short().field(b"x").finish());
+        assert_ne!(space.short_of(b"x"), keys().space("t").short_of(b"x"));
+    }
+
+    #[test]
     fn spaces_do_not_overlap() {
         let one = keys().space("s").short().field(b"x").finish();
         let two = keys().space("t").short().field(b"x").finish();
@@ -273,6 +338,26 @@ mod tests {
         let mut two = space.long();
         two.field(b"a").field(b"bc");
         assert_ne!(one.finish(), two.finish());
+    }
+
+    proptest! {
+        #[test]
+        fn distinct_lists_of_fields_have_distinct_keys(
+            one in vec(vec(0_u8..3, 0..90), 0..6),
+            two in vec(vec(0_u8..3, 0..90), 0..6),
+        ) {
+            let key = |fields: &[Vec<u8>]| {
+                let mut writer = keys().space("s").short();
+                for field in fields {
+                    writer.field(field);
+                }
+                writer.finish()
+            };
+            prop_assert_eq!(key(&one) == key(&two), one == two);
+            // What an attacker would try: the same bytes, cut elsewhere.
+            let joined = vec![one.concat()];
+            prop_assert_eq!(key(&one) == key(&joined), one == joined);
+        }
     }
 
     #[test]

@@ -52,8 +52,8 @@ pub(super) enum Plan<'a> {
     Skip,
     /// It is in this partition, and has to pass these policies.
     Ask(StoreKey, Chosen<'a>),
-    /// It cannot be counted.
-    Reject(Rejection),
+    /// It cannot be counted. In a box: what nearly never comes makes nothing larger.
+    Reject(Box<Rejection>),
 }
 
 /// Who answered.
@@ -72,18 +72,20 @@ pub(super) enum Ruling {
     /// The request goes on; these lines go into its response.
     Admit(Lines),
     /// The request ends here.
-    Reject(Rejection, Lines),
+    Reject(Box<Rejection>, Lines),
 }
 
 impl Config {
+    #[inline]
     pub(super) fn plan(&self, head: &RequestHead<'_>) -> Plan<'_> {
         self.try_plan(head)
-            .unwrap_or_else(|_missing| Plan::Reject(address_unknown()))
+            .unwrap_or_else(|_missing| Plan::Reject(Box::new(address_unknown())))
     }
 
+    #[inline]
     fn try_plan(&self, head: &RequestHead<'_>) -> Result<Plan<'_>, MissingClientAddr> {
         if self.deny.include(head)? {
-            return Ok(Plan::Reject(caller_denied()));
+            return Ok(Plan::Reject(Box::new(caller_denied())));
         }
         if self.skip.as_ref().is_some_and(|skip| skip(head)) || self.allow.include(head)? {
             return Ok(Plan::Skip);
@@ -152,18 +154,20 @@ impl Config {
     }
 
     /// Returns what follows from the answer.
+    #[inline]
     pub(super) fn rule(&self, answer: Answer<'_>, partition: &StoreKey, set: &PolicySet) -> Ruling {
         let (decisions, exceeded): (_, Exceeded) = match answer {
             Answer::Store(decisions) => (decisions, quota_exceeded),
             Answer::Local(decisions, _) => (decisions, local_quota_exceeded),
             Answer::Failed(_) if self.fails_open() => return Ruling::Admit(Lines::None),
-            Answer::Failed(_) => return Ruling::Reject(store_failed(), Lines::None),
+            Answer::Failed(_) => return Ruling::Reject(Box::new(store_failed()), Lines::None),
         };
         let lines = Lines::new(self.fields, set.policies(), set.policy_field(), decisions);
         if decisions.is_admitted() {
             Ruling::Admit(lines)
         } else {
-            Ruling::Reject(exceeded(set, decisions, self.jitter(partition)), lines)
+            let rejection = exceeded(set, decisions, self.jitter(partition));
+            Ruling::Reject(Box::new(rejection), lines)
         }
     }
 

@@ -193,7 +193,7 @@ impl Decisions {
     }
 
     #[inline]
-    pub(super) fn one(admitted: bool, at: Timestamp, decision: Decision) -> Self {
+    pub(crate) fn one(admitted: bool, at: Timestamp, decision: Decision) -> Self {
         let mut few = [Decision::NONE; INLINE];
         few[0] = decision;
         Self {

@@ -241,7 +241,7 @@ where
             }
             Ruling::Reject(rejection, lines) => {
                 let note = Note::deny(&request, lines, config.outcome(answer, &set));
-                State::rejected(rejection, Dialect::of(&request), &config.responder, note)
+                State::rejected(*rejection, Dialect::of(&request), &config.responder, note)
             }
         }
     }

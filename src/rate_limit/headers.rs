@@ -60,13 +60,14 @@ pub(super) enum Lines {
 
 impl Lines {
     /// `policy` is what [`policy_field`] rendered of the policies.
+    #[inline]
     pub(super) fn new(
         fields: RateLimitFields,
         policies: &[Policy],
         policy: &HeaderValue,
         decisions: &Decisions,
     ) -> Self {
-        if policies.iter().all(Policy::is_shadow) {
+        if fields == RateLimitFields::Off || policies.iter().all(Policy::is_shadow) {
             return Self::None;
         }
         match fields {

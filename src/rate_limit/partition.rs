@@ -179,6 +179,13 @@ impl StoredPartition {
     /// Finds where a request stands.
     pub(super) fn place(&self, head: &RequestHead<'_>) -> Result<Place, MissingClientAddr> {
         for (space, parts) in &self.alternatives {
+            // What nearly all are made of: one part.
+            if let [part] = &parts[..] {
+                match part.key_alone(space, head)? {
+                    Some(key) => return Ok(Place::In(key)),
+                    None => continue,
+                }
+            }
             let mut key = space.short();
             if write_all(parts, &mut key, head)? {
                 return Ok(Place::In(key.finish()));
@@ -210,6 +217,37 @@ impl Part {
                 false
             }
         }
+    }
+
+    /// Returns the key of what the request has of this part, if it is the only one.
+    fn key_alone(
+        &self,
+        space: &KeySpace,
+        head: &RequestHead<'_>,
+    ) -> Result<Option<StoreKey>, MissingClientAddr> {
+        // No list of fields has the key of a field alone: what stands in place of the usual is one.
+        let instead = |field: &[u8]| space.short().field(field).finish();
+        Ok(match self {
+            Self::ClientAddr(resolver) => {
+                let addr = resolver.resolve(head.extensions, head.headers)?;
+                Some(space.short_of(&addr.partition_bytes()))
+            }
+            Self::Identity => identity(head).map(|who| space.short_of(who.lineage().as_bytes())),
+            Self::Owner => identity(head).map(|who| match who.owner() {
+                Some(owner) => space.short_of(owner.as_bytes()),
+                None => instead(who.lineage().as_bytes()),
+            }),
+            Self::Header(name) => Some(match head.headers.get(name) {
+                Some(value) => space.short_of(value.as_bytes()),
+                None => instead(b""),
+            }),
+            Self::Method => Some(space.short_of(head.method.as_str().as_bytes())),
+            Self::Route => Some(match framework::matched_path(head.extensions) {
+                Some(route) => space.short_of(route.as_bytes()),
+                None => instead(b""),
+            }),
+            Self::By(find) => find(head).map(|bytes| space.short_of(&bytes)),
+        })
     }
 
     /// Adds what the request has of this part to the key, and returns whether it has any.

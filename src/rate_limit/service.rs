@@ -52,7 +52,7 @@ where
             Plan::Reject(rejection) => {
                 let dialect = Dialect::of(&request);
                 let responder = &self.config.responder;
-                return ResponseFuture::rejected(rejection, dialect, responder, Note::default());
+                return ResponseFuture::rejected(*rejection, dialect, responder, Note::default());
             }
         };
         let head = RequestHead::of(&request);
@@ -69,7 +69,7 @@ where
                     Ruling::Reject(rejection, lines) => {
                         let note = Note::deny(&request, lines, self.config.outcome(answer, &set));
                         let dialect = Dialect::of(&request);
-                        ResponseFuture::rejected(rejection, dialect, &self.config.responder, note)
+                        ResponseFuture::rejected(*rejection, dialect, &self.config.responder, note)
                     }
                 };
             }

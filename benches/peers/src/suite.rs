@@ -46,6 +46,8 @@ impl Suite {
                 ours::limits::cases(),
                 peers::tower_governor::cases(),
                 peers::governor::cases(),
+                peers::axum_gcra::cases(),
+                peers::limitador::cases(),
             ],
             Self::Keys => vec![
                 vec![bare_service_fn("keys")],

@@ -61,13 +61,27 @@ impl Part {
         {
             let (key, now) = (key(partition, charge.policy), self.clock.coarse());
             if let Some(mut held) = self.table().hold_known(key) {
-                let decisions = decide_all(charges, std::slice::from_mut(&mut held.state), now);
-                if decisions.is_admitted() {
-                    return StoreFuture::ready(decisions);
-                }
+                return self.take_held(charge, &mut held.state, now);
             }
         }
         self.take_at_length(partition, charges)
+    }
+
+    #[inline]
+    fn take_held(
+        &self,
+        charge: &Charge<'_>,
+        state: &mut State,
+        now: Timestamp,
+    ) -> StoreFuture<Decisions> {
+        let (decision, next) = charge.policy.decide(*state, now, charge.cost);
+        if decision.is_admitted() {
+            *state = next;
+            return StoreFuture::ready(Decisions::one(true, now, decision));
+        }
+        let now = self.clock.now();
+        let charges = std::slice::from_ref(charge);
+        StoreFuture::ready(decide_all(charges, std::slice::from_mut(state), now))
     }
 
     #[inline(never)]

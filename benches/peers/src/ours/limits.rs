@@ -1,7 +1,9 @@
 //! Our rate limiter, beside the peers.
 
+use std::net::IpAddr;
+
 use portcullis::{
-    ClientAddrResolver,
+    ClientAddr, ClientAddrResolver, KeySpace,
     rate_limit::{
         Charge, Partition, Policy, Quota, RateLimitFields, RateLimitLayer, RateLimitStore,
     },
@@ -9,11 +11,11 @@ use portcullis::{
 };
 use tower::Layer;
 
-use crate::harness::Case;
-use crate::workload::{Requests, decide_keys, drive, origin, router};
+use crate::harness::{Case, Unit, Who};
+use crate::workload::{Requests, bytes_per_key, decisions, drive, origin, router};
 
 pub fn cases() -> Vec<Case> {
-    vec![
+    let layers = vec![
         Case::ours(
             "layer/service_fn/plain",
             drive(
@@ -42,8 +44,29 @@ pub fn cases() -> Vec<Case> {
                 Requests::default(),
             ),
         ),
-        Case::ours("decision/string/1k/1t", decide_strings()),
-    ]
+    ];
+    let bytes = || {
+        bytes_per_key(Limiter::of_a_million, |limiter, key| {
+            limiter.decide(key.as_bytes())
+        })
+    };
+    let all = [
+        layers,
+        decisions::<String, _, _>(Who::Ours, Limiter::of_a_million, |limiter, key| {
+            limiter.decide(key.as_bytes());
+        }),
+        decisions::<IpAddr, _, _>(Who::Ours, Limiter::of_a_million, |limiter, key| {
+            limiter.decide(&ClientAddr::from(*key).partition_bytes());
+        }),
+        decisions::<u64, _, _>(Who::Ours, Limiter::of_a_million, |limiter, key| {
+            limiter.decide(&key.to_le_bytes());
+        }),
+        vec![
+            Case::gauge("memory/1m", Who::Ours, Unit::Bytes, bytes),
+            Case::gauge("key/1m", Who::Ours, Unit::Bytes, bytes),
+        ],
+    ];
+    all.into_iter().flatten().collect()
 }
 
 /// Limits by the client's address, as the peer does by default.
@@ -56,21 +79,37 @@ pub fn layer(fields: RateLimitFields) -> RateLimitLayer {
         .expect("one policy is enough")
 }
 
-/// So wide that no row is ever denied.
+/// So wide that no row is ever denied, and so slow to refill that none is forgotten meanwhile.
 pub fn wide() -> Policy {
-    let quota = Quota::per_second(1_000_000).burst(1_000_000_000);
+    let quota = Quota::per_second(1).burst(1_000_000_000);
     Policy::token_bucket("wide", quota).expect("the quota is within bounds")
 }
 
-/// Digests the key, as the layer does, and decides.
-fn decide_strings() -> Box<dyn FnMut(u64)> {
-    let (store, policy) = (MemoryStore::new(), wide());
-    let space = RateLimitStore::keys(&store).space("peers");
-    decide_keys(move |key: &String| {
-        let mut partition = space.short();
-        partition.field(key.as_bytes());
-        let charges = [Charge::new(&policy, 1)];
-        let decided = store.take(&partition.finish(), &charges).into_ready();
+/// What decides without HTTP.
+struct Limiter {
+    store: MemoryStore,
+    space: KeySpace,
+    policy: Policy,
+}
+
+impl Limiter {
+    fn of_a_million() -> Self {
+        let store = MemoryStore::builder()
+            .rate_limit_partitions_max(1_000_000)
+            .build()
+            .expect("the bound is no zero");
+        Self {
+            space: RateLimitStore::keys(&store).space("peers"),
+            policy: wide(),
+            store,
+        }
+    }
+
+    /// Digests the key, as the layer does, and decides.
+    fn decide(&self, key: &[u8]) {
+        let charges = [Charge::new(&self.policy, 1)];
+        let partition = self.space.short_of(key);
+        let decided = self.store.take(&partition, &charges).into_ready();
         assert!(matches!(decided, Ok(Ok(decisions)) if decisions.is_admitted()));
-    })
+    }
 }

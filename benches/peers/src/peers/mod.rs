@@ -1,10 +1,12 @@
 //! The peers' rows, a file for each of them.
 
+pub mod axum_gcra;
 pub mod axum_response_cache;
 pub mod cache_floor;
 pub mod governor;
 pub mod hmac;
 pub mod http_cache;
+pub mod limitador;
 pub mod tower_governor;
 pub mod tower_http_auth;
 pub mod tower_http_trace;

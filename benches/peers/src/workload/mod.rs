@@ -1,11 +1,12 @@
 //! What every layer is measured on: the requests, the services under it, and one exchange.
 
 mod clients;
+mod decisions;
 mod exchange;
 mod origin;
 mod requests;
 
-pub use clients::{bytes_per_key, decide_keys};
+pub use decisions::{Key, bytes_per_key, decisions};
 pub use exchange::{drive, drive_hits};
 pub use origin::{CachedOrigin, origin, router};
 pub use requests::{CREDENTIAL, Requests};

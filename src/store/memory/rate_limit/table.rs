@@ -4,6 +4,11 @@
 //! known there by 64 bits of its keyed digest, and by its group. A slot holds the three words of a
 //! state, and a state that is over is the same as none: its slot is free for another key.
 //!
+//! A key stands in the first slot from its own that was free when it came, so most are found in the
+//! first few. Beyond those a group's tags are read instead of its slots, one byte of each slot's
+//! fingerprint and all in two cache lines: so a key that is not there costs little even in a group
+//! that was full once.
+//!
 //! What is known is found without a lock, and changed under a lock of its own, one bit of the
 //! state's first word. A new key takes a slot under the lock of its group, in which it looks again
 //! first: so no two tasks ever take two slots for one key, or one slot for two keys.
@@ -34,6 +39,12 @@ use crate::{rate_limit::State, store_key::StoreKey, time::Timestamp};
 /// The slots of a group.
 const GROUP: usize = 128;
 
+/// So many slots from a key's own are looked at before the tags are.
+const NEAR: usize = 4;
+
+/// The tags that stand in one word.
+const TAGS_PER_WORD: usize = 8;
+
 /// As many keys of its own are reckoned for a group, so that chance rarely fills one before all.
 const KEYS_PER_GROUP: usize = 100;
 
@@ -59,13 +70,14 @@ pub(super) struct Key {
 }
 
 impl Key {
+    #[inline]
     pub(super) fn new(partition: &StoreKey, policy: u64) -> Self {
-        let bytes = partition.as_bytes();
-        let word = |from: usize| u64::from_le_bytes(std::array::from_fn(|at| bytes[from + at]));
+        let digest = u128::from_le_bytes(*partition.as_bytes());
+        let (low, high) = (digest as u64, (digest >> 64) as u64);
         // The digest is keyed and uniform: to mix in a constant keeps it so.
         Self {
-            spread: word(0) ^ policy.rotate_left(32),
-            fingerprint: (word(8) ^ policy).max(1),
+            spread: low ^ policy.rotate_left(32),
+            fingerprint: (high ^ policy).max(1),
             policy,
         }
     }
@@ -73,6 +85,7 @@ impl Key {
 
 pub(super) struct Table {
     slots: Box<[Slot]>,
+    tags: Box<[Tags]>,
     groups: Box<[Mutex<()>]>,
     own_groups: usize,
     /// Whether any key was ever sent to a shared slot.
@@ -88,6 +101,12 @@ struct Slot {
     one: AtomicU64,
     two: AtomicU64,
 }
+
+/// A byte of the fingerprint in each slot of a group. Written under the group's lock; who reads them
+/// without it may miss a key that comes just now, as if it had asked before.
+#[derive(Default)]
+#[repr(align(128))]
+struct Tags([AtomicU64; GROUP / TAGS_PER_WORD]);
 
 /// A place in the table, and what must stand there.
 #[derive(Clone, Copy, Debug)]
@@ -108,6 +127,7 @@ impl Table {
         let groups = own_groups + own_groups.div_ceil(GROUPS_PER_SHARED);
         Self {
             slots: (0..groups * GROUP).map(|_| Slot::default()).collect(),
+            tags: (0..groups).map(|_| Tags::default()).collect(),
             groups: (0..groups).map(|_| Mutex::new(())).collect(),
             own_groups,
             shared: AtomicBool::new(false),
@@ -215,14 +235,15 @@ impl Table {
     ) -> Option<Spot> {
         let is_taken = |at| taken.iter().flatten().any(|spot| spot.at == at);
         let mut free = probe(group, fingerprint).filter(|at| !is_taken(*at));
-        free.find(|at| self.slots[*at].give(fingerprint, state, now))
-            .map(|at| Spot { at, fingerprint })
+        let at = free.find(|at| self.slots[*at].give(fingerprint, state, now))?;
+        self.tags[group].set(at % GROUP, tag(fingerprint));
+        Some(Spot { at, fingerprint })
     }
 
     /// Finds a key in a group, without a lock.
     #[inline]
     fn find(&self, group: usize, fingerprint: u64) -> Option<Spot> {
-        for at in probe(group, fingerprint) {
+        for at in probe(group, fingerprint).take(NEAR) {
             let found = self.slots[at].fingerprint.load(Ordering::Relaxed);
             if found == fingerprint {
                 return Some(Spot { at, fingerprint });
@@ -233,7 +254,20 @@ impl Table {
                 return None;
             }
         }
-        None
+        self.find_far(group, fingerprint)
+    }
+
+    #[inline(never)]
+    fn find_far(&self, group: usize, fingerprint: u64) -> Option<Spot> {
+        let is_it = |at: &usize| self.slots[*at].fingerprint.load(Ordering::Relaxed) == fingerprint;
+        let mut tagged = self.tagged(group, fingerprint);
+        tagged.find(is_it).map(|at| Spot { at, fingerprint })
+    }
+
+    /// Returns the slots of a group in which the tag is the key's: few but its own.
+    fn tagged(&self, group: usize, fingerprint: u64) -> impl Iterator<Item = usize> {
+        let slots = self.tags[group].alike(tag(fingerprint));
+        slots.map(move |slot| group * GROUP + slot)
     }
 
     #[inline]
@@ -300,10 +334,44 @@ fn probe(group: usize, fingerprint: u64) -> impl Iterator<Item = usize> {
     (0..GROUP).map(move |step| first + (start + step) % GROUP)
 }
 
+/// Returns a byte of the fingerprint that does not choose the slot.
+#[inline]
+fn tag(fingerprint: u64) -> u8 {
+    (fingerprint >> 56) as u8
+}
+
 /// Maps a uniform number to one of so many groups.
 #[inline]
 fn scale(uniform: u64, groups: usize) -> usize {
     ((u128::from(uniform) * groups as u128) >> 64) as usize
+}
+
+impl Tags {
+    fn set(&self, slot: usize, tag: u8) {
+        let word = &self.0[slot / TAGS_PER_WORD];
+        let mut tags = word.load(Ordering::Relaxed).to_le_bytes();
+        tags[slot % TAGS_PER_WORD] = tag;
+        word.store(u64::from_le_bytes(tags), Ordering::Relaxed);
+    }
+
+    /// Returns the slots that have this tag.
+    fn alike(&self, tag: u8) -> impl Iterator<Item = usize> {
+        let wanted = u64::from_ne_bytes([tag; TAGS_PER_WORD]);
+        self.0.iter().enumerate().flat_map(move |(at, word)| {
+            let mut zeros = zero_bytes(word.load(Ordering::Relaxed) ^ wanted);
+            std::iter::from_fn(move || {
+                let bit = (zeros > 0).then(|| zeros.trailing_zeros() as usize)?;
+                zeros &= zeros - 1;
+                Some(at * TAGS_PER_WORD + bit / 8)
+            })
+        })
+    }
+}
+
+/// Returns a word with the highest bit of each byte that is zero, and with no other.
+fn zero_bytes(word: u64) -> u64 {
+    const LOW: u64 = u64::from_ne_bytes([0x7f; 8]);
+    !(((word & LOW) + LOW) | word | LOW)
 }
 
 impl Slot {
@@ -472,6 +540,40 @@ mod tests {
         let mark = |states: &mut [State]| states[0] = State::from_words([u64::MAX >> 1, 1, 0]);
         let taken = (0..10_000).filter_map(|number| table.change_all(&[key(number)], NOW, mark));
         assert_eq!(taken.count(), 2 * GROUP);
+    }
+
+    #[test]
+    fn an_absent_key_in_a_full_table_is_looked_for_in_few_slots() {
+        let (table, policy) = (Table::new(1_000), policy("p", 1));
+        let mut keys = partitions(30_000);
+        for key in keys.by_ref().take(10_000) {
+            take(&table, &key, &policy, NOW).unwrap();
+        }
+        let full = |slot: &Slot| slot.fingerprint.load(Ordering::Relaxed) != 0;
+        assert!(table.slots[..table.own_groups * GROUP].iter().all(full));
+        let (mut looked_at, mut absent) = (0, 0);
+        for key in keys {
+            let key = Key::new(&key, policy.id());
+            assert!(table.hold_known(key).is_none());
+            let tagged = table.tagged(table.own_group(key), key.fingerprint);
+            let slots = NEAR + tagged.count();
+            assert!(slots <= 16, "{slots}");
+            (looked_at, absent) = (looked_at + slots, absent + 1);
+        }
+        assert!(looked_at <= absent * (NEAR + 1), "{looked_at} of {absent}");
+    }
+
+    #[test]
+    fn a_key_is_found_wherever_in_its_group_it_stands() {
+        let (table, policy) = (Table::new(1), policy("p", 1));
+        let keys: Vec<_> = partitions(GROUP as u64).collect();
+        for key in &keys {
+            assert_eq!(take(&table, key, &policy, NOW), Some(true));
+        }
+        for key in &keys {
+            assert_eq!(take(&table, key, &policy, NOW), Some(false));
+        }
+        assert!(!table.shared.load(Ordering::Relaxed));
     }
 
     #[test]
