@@ -164,6 +164,31 @@ async fn everything(metrics: Metrics) {
     }
 }
 
+#[test]
+fn what_a_local_store_decided_is_counted_apart_and_as_a_failure_of_the_store() {
+    let scrape = scraped(async |metrics| {
+        let app = layer(metrics).layer(service_fn(async |request: Request<Full<Bytes>>| {
+            let record = RecordHandle::of(request.extensions()).unwrap();
+            let (kind, wait) = (StoreErrorKind::Timeout, std::time::Duration::from_secs(1));
+            let policy = PolicyOutcome::denied("daily".into(), 1, 0, Some(wait), wait);
+            let decision = RateLimitDecision::LocallyDenied(kind);
+            record.push_rate_limit(RateLimitOutcome::new(decision, [policy]));
+            let policy = PolicyOutcome::allowed("hourly".into(), 1, 0, wait);
+            let decision = RateLimitDecision::LocallyAllowed(kind);
+            record.push_rate_limit(RateLimitOutcome::new(decision, [policy]));
+            answer(request).await
+        }));
+        let response = app.oneshot(get("/")).await.unwrap();
+        response.into_body().collect().await.unwrap();
+    });
+    let decisions = series(&scrape, "portcullis_rate_limit_decisions").join("\n");
+    for label in ["outcome=\"local_limited\"", "outcome=\"local_allowed\""] {
+        assert!(decisions.contains(label), "{decisions}");
+    }
+    let errors = series(&scrape, "portcullis_store_errors");
+    assert!(errors[0].contains("rate_limit") && errors[0].ends_with(" 2"));
+}
+
 /// Returns the names of the metrics in a text, and the labels that stand with them: in braces, or
 /// in the parentheses of a `by`.
 fn asked_for(text: &str) -> (BTreeSet<String>, BTreeSet<String>) {
