@@ -4,7 +4,7 @@ use std::hash::BuildHasher;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 
-use ::governor::clock::{DefaultClock, Reference};
+use ::governor::clock::DefaultClock;
 use ::governor::middleware::NoOpMiddleware;
 use ::governor::state::keyed::DashMapStateStore;
 use ::governor::{Quota, RateLimiter};
