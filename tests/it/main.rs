@@ -32,6 +32,7 @@ mod cache_leaks;
 mod cache_oracle;
 mod cache_validation;
 mod contract;
+mod credits;
 mod gate;
 mod gateway;
 mod house;
