@@ -20,6 +20,7 @@ mod access_log_store;
 mod access_log_writer;
 mod api_key;
 mod api_key_answers;
+mod api_key_audit;
 #[cfg(feature = "test-util")]
 mod api_key_conformance;
 mod api_key_manager;
