@@ -17,6 +17,7 @@ mod access_log_secrets;
 mod access_log_server;
 #[cfg(feature = "test-util")]
 mod access_log_store;
+mod access_log_writer;
 mod api_key;
 mod api_key_answers;
 mod api_key_audit;
