@@ -20,7 +20,6 @@ use super::{
     key::{Partition, Target},
     part::{self, Place},
     plan::{Change, Look, Plan, Stale},
-    policy::CachePolicy,
     reason::Reason,
     storability::{Caller, Verdict, judge},
     store::{Fence, Found, Lookup, PurgeMode, PurgeTarget, Touch},
@@ -274,8 +273,14 @@ impl Exchange {
     {
         if let Some(stale) = look.stale.clone() {
             if look.validates && response.status() == StatusCode::NOT_MODIFIED {
-                let policy = response.extensions().get();
-                return self.revalidated(&mut look, &stale, response.headers(), policy);
+                return self.revalidated(&mut look, &stale, &response);
+            }
+            if look.head_only && response.status() == StatusCode::OK {
+                if validation::describes(response.headers(), &stale.entry.headers) {
+                    return self.revalidated(&mut look, &stale, &response);
+                }
+                let settling = self.outdated(&look, stale);
+                return (self.fill(look, response), settling);
             }
             if stands_in_for(response.status()) && self.may_stand_in(&look, &stale) {
                 let asked = look.asked_fields();
@@ -301,14 +306,14 @@ impl Exchange {
             .then(|| self.stale_for(&look, &stale.entry, &asked, None))
     }
 
-    /// Answers with what is stored, fresh again.
+    /// Answers with what is stored, fresh again: by a `304`, or by an answer to a HEAD.
     fn revalidated<B>(
         &self,
         look: &mut Look,
         stale: &Stale,
-        fresh: &HeaderMap,
-        policy: Option<&CachePolicy>,
+        answer: &Response<B>,
     ) -> (Response<CacheBody<B>>, Settling) {
+        let (fresh, policy) = (answer.headers(), answer.extensions().get());
         let headers = validation::merged(&stale.entry.headers, fresh);
         // What has not changed is as old as the answer that says so, and not as it was stored.
         let mut dated = headers.clone();
@@ -347,7 +352,7 @@ impl Exchange {
         let response = answer::respond(&entry, selective, look.head_only, now);
         let report = Report {
             forward: Some(look.forward),
-            forward_status: Some(StatusCode::NOT_MODIFIED),
+            forward_status: Some(answer.status()),
             stored: settling.is_some(),
             ..Report::hit(CacheSource::Revalidated, entry.freshness.ttl_secs(now))
         };
@@ -356,6 +361,22 @@ impl Exchange {
             self.reported(report, response.map(CacheBody::stored)),
             settling,
         )
+    }
+
+    /// Holds what is stored for stale: an answer to a HEAD has shown that it is another one (RFC 9111
+    /// section 4.3.5).
+    fn outdated(&self, look: &Look, stale: Stale) -> Settling {
+        let mut entry = (*stale.entry).clone();
+        entry.freshness.lifetime_secs = 0;
+        entry.freshness.while_revalidate_secs = 0;
+        let retain = entry.freshness.retain(self.config.validated_for);
+        Some(self.touch(Touch {
+            key: stale.key,
+            entry: Arc::new(entry),
+            stamp: stale.stamp,
+            fence: look.fence?,
+            retain,
+        }))
     }
 
     fn touch(&self, touch: Touch) -> StoreFuture<()> {
