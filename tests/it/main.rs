@@ -31,6 +31,7 @@ mod cache_bounds;
 mod cache_collapse;
 mod cache_leaks;
 mod cache_oracle;
+mod cache_parts;
 mod cache_validation;
 mod contract;
 mod credits;
