@@ -18,8 +18,8 @@ use super::{
     freshness::Times,
     invalidate,
     key::{Partition, Target},
+    part::{self, Place},
     plan::{Change, Look, Plan, Stale},
-    policy::CachePolicy,
     reason::Reason,
     storability::{Caller, Verdict, judge},
     store::{Fence, Found, Lookup, PurgeMode, PurgeTarget, Touch},
@@ -115,6 +115,12 @@ impl Exchange {
                     look.forward = Forward::VaryMiss;
                 } else if !look.is_meant_for_caller(&entry) {
                     // What was made for the anonymous is not for a caller who is known.
+                } else if entry.status == StatusCode::PARTIAL_CONTENT
+                    && !look.is_held(&entry, request.headers())
+                {
+                    // It is of use to what it is a part of, when more of that has come.
+                    look.forward = Forward::Partial;
+                    look.part = Some(entry);
                 } else if !expired && look.is_fresh(&entry) && look.is_fresh_enough(&entry) {
                     return Step::Answer(self.hit(&entry, request.headers()));
                 } else if let Some(key) = look.key() {
@@ -122,6 +128,10 @@ impl Exchange {
                         true => Forward::Request,
                         false => Forward::Stale,
                     };
+                    if entry.status == StatusCode::PARTIAL_CONTENT {
+                        look.part = Some(entry);
+                        return self.go_past(request);
+                    }
                     look.stale = Some(Stale {
                         key,
                         entry,
@@ -261,10 +271,16 @@ impl Exchange {
     where
         B: Body<Data = Bytes>,
     {
-        if let Some(stale) = look.stale.take() {
+        if let Some(stale) = look.stale.clone() {
             if look.validates && response.status() == StatusCode::NOT_MODIFIED {
-                let policy = response.extensions().get();
-                return self.revalidated(&mut look, &stale, response.headers(), policy);
+                return self.revalidated(&mut look, &stale, &response);
+            }
+            if look.head_only && response.status() == StatusCode::OK {
+                if validation::describes(response.headers(), &stale.entry.headers) {
+                    return self.revalidated(&mut look, &stale, &response);
+                }
+                let settling = self.outdated(&look, stale);
+                return (self.fill(look, response), settling);
             }
             if stands_in_for(response.status()) && self.may_stand_in(&look, &stale) {
                 let asked = look.asked_fields();
@@ -290,14 +306,14 @@ impl Exchange {
             .then(|| self.stale_for(&look, &stale.entry, &asked, None))
     }
 
-    /// Answers with what is stored, fresh again.
+    /// Answers with what is stored, fresh again: by a `304`, or by an answer to a HEAD.
     fn revalidated<B>(
         &self,
         look: &mut Look,
         stale: &Stale,
-        fresh: &HeaderMap,
-        policy: Option<&CachePolicy>,
+        answer: &Response<B>,
     ) -> (Response<CacheBody<B>>, Settling) {
+        let (fresh, policy) = (answer.headers(), answer.extensions().get());
         let headers = validation::merged(&stale.entry.headers, fresh);
         // What has not changed is as old as the answer that says so, and not as it was stored.
         let mut dated = headers.clone();
@@ -336,7 +352,7 @@ impl Exchange {
         let response = answer::respond(&entry, selective, look.head_only, now);
         let report = Report {
             forward: Some(look.forward),
-            forward_status: Some(StatusCode::NOT_MODIFIED),
+            forward_status: Some(answer.status()),
             stored: settling.is_some(),
             ..Report::hit(CacheSource::Revalidated, entry.freshness.ttl_secs(now))
         };
@@ -345,6 +361,22 @@ impl Exchange {
             self.reported(report, response.map(CacheBody::stored)),
             settling,
         )
+    }
+
+    /// Holds what is stored for stale: an answer to a HEAD has shown that it is another one (RFC 9111
+    /// section 4.3.5).
+    fn outdated(&self, look: &Look, stale: Stale) -> Settling {
+        let mut entry = (*stale.entry).clone();
+        entry.freshness.lifetime_secs = 0;
+        entry.freshness.while_revalidate_secs = 0;
+        let retain = entry.freshness.retain(self.config.validated_for);
+        Some(self.touch(Touch {
+            key: stale.key,
+            entry: Arc::new(entry),
+            stamp: stale.stamp,
+            fence: look.fence?,
+            retain,
+        }))
     }
 
     fn touch(&self, touch: Touch) -> StoreFuture<()> {
@@ -411,20 +443,42 @@ impl Exchange {
         let headers = response.headers();
         let rules = &self.config.rules;
         let policy = response.extensions().get();
-        let verdict = judge(
-            rules,
-            &look.caller,
-            response.status(),
-            headers,
-            policy,
-            &times,
-        )?;
-        let expected_bytes = expected_bytes(response)?;
+        let mut expected_bytes = expected_bytes(response)?;
+        let place = self.place(look, response, expected_bytes)?;
+        let status = match place {
+            // A part is kept as a `200` that is not complete.
+            Some(_) => StatusCode::OK,
+            None => response.status(),
+        };
+        let verdict = judge(rules, &look.caller, status, headers, policy, &times)?;
+        expected_bytes = place.map_or(expected_bytes, |place| Some(place.len() as u64));
         if expected_bytes.is_some_and(|bytes| bytes > rules.body_bytes_max) {
             return Err(Some(Reason::TooLarge));
         }
-        let head = self.head(look, &verdict, fence, response, &times)?;
-        Ok(Fill::new(Arc::clone(&self.config), head, expected_bytes))
+        let mut head = self.head(look, &verdict, fence, response, &times)?;
+        if let Some(place) = place {
+            head.headers.insert(header::CONTENT_RANGE, place.to_value());
+        }
+        let mut fill = Fill::new(Arc::clone(&self.config), head, expected_bytes);
+        fill.part = look.part.clone().filter(|_| place.is_some());
+        Ok(fill)
+    }
+
+    /// Returns where the part lies that an answer brings, if it brings one that is to be kept.
+    fn place<B>(
+        &self,
+        look: &Look,
+        response: &Response<B>,
+        len: Option<u64>,
+    ) -> Result<Option<Place>, Reason> {
+        if response.status() != StatusCode::PARTIAL_CONTENT {
+            return Ok(None);
+        }
+        // Nothing that is complete goes for a part of it.
+        if !self.config.rules.keep_parts || !look.wants_part || look.stale.is_some() {
+            return Err(Reason::Partial);
+        }
+        Place::of(response.headers(), len).map(Some)
     }
 
     fn head<B>(
@@ -614,6 +668,11 @@ impl Exchange {
 impl Look {
     fn is_meant_for_caller(&self, entry: &StoredResponse) -> bool {
         self.in_own || entry.says_shared || self.caller == Caller::Anonymous
+    }
+
+    /// Returns whether a stored part holds what the request asks for.
+    fn is_held(&self, entry: &StoredResponse, asked: &HeaderMap) -> bool {
+        self.wants_part && part::within(entry, asked).is_some()
     }
 
     fn is_fresh(&self, entry: &StoredResponse) -> bool {

@@ -173,6 +173,14 @@ impl CacheLayerBuilder {
         self
     }
 
+    /// Keeps parts that the handler answers with (`206`), answers with them who asks for some of
+    /// their bytes, and joins those of the same strong `ETag` until nothing is missing (RFC 9111
+    /// sections 3.3 and 3.4). Off by default; [`CacheLayer::rfc`] does.
+    pub fn keep_parts(mut self, keep: bool) -> Self {
+        self.rules.keep_parts = keep;
+        self
+    }
+
     /// Sets how many variants of one URL are kept for one caller at most. 16 by default.
     pub fn variants_max(mut self, variants: usize) -> Self {
         self.variants_max = variants;

@@ -55,6 +55,8 @@ pub(super) struct Look {
     pub(super) head_only: bool,
     /// Whether it has a condition, or asks for a part.
     pub(super) selective: bool,
+    /// Whether it asks for a part, and by a method that may.
+    pub(super) wants_part: bool,
     /// What the request asks of the cache, where that is heeded.
     pub(super) asks: RequestDirectives,
     pub(super) asked_at: Timestamp,
@@ -64,6 +66,8 @@ pub(super) struct Look {
     pub(super) failed: Option<StoreErrorKind>,
     /// What the store has, and what may not be shown as it is.
     pub(super) stale: Option<Stale>,
+    /// A part that the store has, and that does not hold what is asked for.
+    pub(super) part: Option<Arc<StoredResponse>>,
     /// Whether the handler is asked if what is stale still holds.
     pub(super) validates: bool,
     /// How many answers others had made when the store was asked.
@@ -183,6 +187,7 @@ impl Look {
             hint: None,
             head_only: facts.method == MethodClass::Head,
             selective: facts.condition || facts.range,
+            wants_part: facts.range && facts.method == MethodClass::Get,
             asks: match config.rules.heed_requests {
                 true => RequestDirectives::of(headers),
                 false => RequestDirectives::default(),
@@ -192,6 +197,7 @@ impl Look {
             forward: Forward::UriMiss,
             failed: None,
             stale: None,
+            part: None,
             validates: false,
             landed: config.flights.landed(),
             lead: None,
@@ -218,6 +224,7 @@ impl Look {
         self.in_own = self.shared.is_none();
         self.hint = None;
         self.stale = None;
+        self.part = None;
         self.fence = None;
         self.forward = Forward::UriMiss;
         self.asked_at = config.clock.now();
