@@ -46,4 +46,6 @@ mod rate_limit_conformance;
 mod rate_limit_failure;
 mod rate_limit_fields;
 mod rate_limit_regressions;
+#[cfg(feature = "redis")]
+mod redis;
 mod support;

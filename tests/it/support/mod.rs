@@ -2,6 +2,8 @@
 #![allow(dead_code, reason = "not every theme is built with every feature")]
 
 pub(crate) mod process;
+#[cfg(feature = "redis")]
+pub(crate) mod redis;
 pub(crate) mod slow_store;
 pub(crate) mod stack;
 pub(crate) mod strict;
