@@ -87,6 +87,7 @@ mod headers;
 mod layer;
 mod on_store_error;
 mod paid;
+mod own_sets;
 mod partition;
 mod policy;
 mod policy_set;
