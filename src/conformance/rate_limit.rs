@@ -219,14 +219,17 @@ fn window(name: &str, limit: u64) -> Policy {
 }
 
 /// Returns a policy of each algorithm that three words are enough for.
-fn each(limit: u64, window: Duration) -> [Policy; 5] {
+fn each(limit: u64, window: Duration) -> [Policy; 6] {
     let quota = Quota::new(limit, window);
+    // One goes on at once, and the others of the limit wait.
+    let wait = window - window / u32::try_from(limit).expect("the limit is small");
     [
         Policy::fixed_window("anchored", quota),
         Policy::aligned_window("aligned", quota),
         Policy::sliding_window("sliding", quota),
         Policy::token_bucket("token", quota),
         Policy::leaky_bucket("leaky", quota),
+        Policy::leaky_queue("queue", quota, wait),
     ]
     .map(|policy| policy.expect("the quota is within bounds"))
 }

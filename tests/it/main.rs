@@ -45,6 +45,7 @@ mod rate_limit;
 mod rate_limit_conformance;
 mod rate_limit_failure;
 mod rate_limit_fields;
+mod rate_limit_queue;
 mod rate_limit_regressions;
 #[cfg(feature = "redis")]
 mod redis;
