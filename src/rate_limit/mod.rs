@@ -78,6 +78,7 @@ mod future;
 mod headers;
 mod layer;
 mod on_store_error;
+mod own_sets;
 mod partition;
 mod policy;
 mod policy_set;
