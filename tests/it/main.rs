@@ -29,6 +29,8 @@ mod api_key_threats;
 mod cache;
 mod cache_bounds;
 mod cache_collapse;
+#[cfg(feature = "test-util")]
+mod cache_conformance;
 mod cache_leaks;
 mod cache_oracle;
 mod cache_parts;
