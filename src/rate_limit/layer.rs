@@ -251,18 +251,20 @@ impl RateLimitLayerBuilder {
     /// # Errors
     ///
     /// If there is no policy, two of one request have the same name, the tiers have no fallback, the
-    /// share of [`OnStoreError::local`] is zero, or there is a queue and nothing to wait by.
+    /// share of [`OnStoreError::local`] is zero, or there is a queue and nothing to wait by; if
+    /// callers' own allowances are to be read, and the partition does not begin with
+    /// [`Partition::identity`].
     pub fn build(self) -> Result<RateLimitLayer, ConfigError> {
         let share = self.on_store_error.share()?;
         let runtime = self.runtime.as_ref();
-        let sets = sets(&self.policies, self.tiers.as_ref(), share, runtime)?;
+        let sets = sets(
+            &self.policies,
+            self.tiers.as_ref(),
+            share,
+            self.reads,
+            runtime,
+        )?;
         let line = |runtime| Arc::new(Line::new(runtime, self.waiters_max));
-    /// If there is no policy, two of one request have the same name, the tiers have no fallback, or
-    /// the share of [`OnStoreError::local`] is zero; if callers' own allowances are to be read, and
-    /// the partition does not begin with [`Partition::identity`].
-    pub fn build(self) -> Result<RateLimitLayer, ConfigError> {
-        let share = self.on_store_error.share()?;
-        let sets = sets(&self.policies, self.tiers.as_ref(), share, self.reads)?;
         let partition = self.partition.in_store(self.store.keys());
         if self.reads.any() && !partition.counts_callers_by_line() {
             return Err(ConfigError::new(
@@ -300,6 +302,7 @@ fn sets(
     tiers: Option<&Tiers>,
     share: Option<NonZeroU32>,
     reads: Reads,
+    runtime: Option<&Arc<dyn Runtime>>,
 ) -> Result<PolicySets, ConfigError> {
     let sets = PolicySets::new(policies, tiers, share)?;
     own_sets::check_names(reads, sets.policies())?;
@@ -349,9 +352,13 @@ impl Limits {
         let share = self.config.on_store_error.share()?;
         let own = self.config.own.as_ref();
         let reads = own.map(OwnSets::reads).unwrap_or_default();
-        let sets = sets(&policies, tiers.as_ref(), share, reads)?;
-        let runtime = self.config.runtime.as_ref();
-        let sets = sets(&policies, tiers.as_ref(), share, runtime)?;
+        let sets = sets(
+            &policies,
+            tiers.as_ref(),
+            share,
+            reads,
+            self.config.runtime.as_ref(),
+        )?;
         self.config.sets.replace(sets);
         Ok(())
     }
