@@ -16,7 +16,7 @@ use http::{Request, Response, header::CACHE_CONTROL};
 use http_body_util::{BodyExt, Full};
 use portcullis::{
     ClientAddrResolver, Gate, Identity, PeerAddr,
-    access_log::AccessLogLayer,
+    access_log::{AccessLogLayer, JsonLines},
     api_key::{ApiKeyLayer, KeyManager, KeyRing, NewKey, Pepper},
     cache::CacheLayer,
     rate_limit::{
@@ -73,13 +73,13 @@ fn main() -> ExitCode {
     let above = allocations(&runtime, &key, layer.layer(service_fn(answer))) - alone;
     report("cache/hit, above the request alone", above, None);
 
-    let layer = AccessLogLayer::json_lines(std::io::sink());
+    let layer = AccessLogLayer::new(JsonLines::direct(std::io::sink()));
     let above = allocations(&runtime, &key, layer.layer(service_fn(answer))) - bare;
     report("access_log/json", above, None);
 
     let store = MemoryStore::new();
     let gate = Gate::new()
-        .access_log(AccessLogLayer::json_lines(std::io::sink()))
+        .access_log(AccessLogLayer::new(JsonLines::direct(std::io::sink())))
         .limit_addresses(
             limits(Partition::client_addr(ClientAddrResolver::default()))
                 .build()

@@ -16,7 +16,7 @@ use std::{
 
 use http::{Request, Response};
 use portcullis::{
-    AuthOutcome, ResponseBody,
+    AuditEvent, Auditor, AuthOutcome, ResponseBody,
     api_key::{
         ApiKeyLayer, GeneratedKey, KeyManager, KeyQuery, KeyRing, KeyState, KeyUpdate, ListedKey,
         NewKey, Pepper,
@@ -24,6 +24,16 @@ use portcullis::{
     store::MemoryStore,
 };
 use tower::{Layer, ServiceExt, service_fn};
+
+/// Writes what happens to keys to the terminal. A service names its log's queue.
+#[derive(Debug)]
+struct Stderr;
+
+impl Auditor for Stderr {
+    fn audit(&self, event: &AuditEvent) {
+        eprintln!("audit: {event:?}");
+    }
+}
 
 const HELP: &str = "\
 create OWNER [TIER] [SCOPE,SCOPE..]   make a key, and show it once
@@ -42,7 +52,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let ring = KeyRing::builder("demo", MemoryStore::new())
         .pepper(Pepper::random(1))
         .count_uses()
-        .audit(|event| eprintln!("audit: {event}"))
+        .auditor(Stderr)
         .build()?;
     let manager = KeyManager::new(&ring).acting_as("the command line");
     println!("{HELP}");

@@ -33,6 +33,60 @@ pub enum AuditEvent {
         /// Who did it, if that is known.
         by: Option<Arc<str>>,
     },
+    /// A key that was made elsewhere was taken over.
+    KeyImported {
+        /// The key's public id.
+        key_id: Arc<str>,
+        /// Who did it, if that is known.
+        by: Option<Arc<str>>,
+    },
+    /// What a key may do, or what is known of it, was changed.
+    KeyUpdated {
+        /// The key's public id.
+        key_id: Arc<str>,
+        /// Who did it, if that is known.
+        by: Option<Arc<str>>,
+    },
+    /// A key was switched off for the time being.
+    KeyDisabled {
+        /// The key's public id.
+        key_id: Arc<str>,
+        /// Who did it, if that is known.
+        by: Option<Arc<str>>,
+    },
+    /// A key was switched on again.
+    KeyEnabled {
+        /// The key's public id.
+        key_id: Arc<str>,
+        /// Who did it, if that is known.
+        by: Option<Arc<str>>,
+    },
+    /// A key was made to end.
+    KeyExpired {
+        /// The key's public id.
+        key_id: Arc<str>,
+        /// Who did it, if that is known.
+        by: Option<Arc<str>>,
+    },
+    /// A key was found where it should not be, and switched off for good.
+    KeyLeaked {
+        /// The key's public id.
+        key_id: Arc<str>,
+        /// Who did it, if that is known.
+        by: Option<Arc<str>>,
+    },
+    /// Keys that ended long ago were removed.
+    KeysPurged {
+        /// How many.
+        count: u64,
+        /// Who did it, if that is known.
+        by: Option<Arc<str>>,
+    },
+    /// What the store says of a key is not what was written there: somebody else wrote it.
+    KeyRecordForged {
+        /// The key's public id.
+        key_id: Arc<str>,
+    },
     /// A caller was turned away by authentication.
     AuthDenied {
         /// Why.
@@ -41,7 +95,7 @@ pub enum AuditEvent {
         key_id: Option<Arc<str>>,
         /// The client's address, or its network where addresses are masked.
         client: Option<IpAddr>,
-        /// The request's name.
+        /// The request's name; empty if no access log gave it one.
         request_id: Arc<str>,
     },
     /// A client was banned.
@@ -84,6 +138,14 @@ impl AuditEvent {
             Self::KeyCreated { .. } => "portcullis.audit.key_created",
             Self::KeyRotated { .. } => "portcullis.audit.key_rotated",
             Self::KeyRevoked { .. } => "portcullis.audit.key_revoked",
+            Self::KeyImported { .. } => "portcullis.audit.key_imported",
+            Self::KeyUpdated { .. } => "portcullis.audit.key_updated",
+            Self::KeyDisabled { .. } => "portcullis.audit.key_disabled",
+            Self::KeyEnabled { .. } => "portcullis.audit.key_enabled",
+            Self::KeyExpired { .. } => "portcullis.audit.key_expired",
+            Self::KeyLeaked { .. } => "portcullis.audit.key_leaked",
+            Self::KeysPurged { .. } => "portcullis.audit.keys_purged",
+            Self::KeyRecordForged { .. } => "portcullis.audit.key_record_forged",
             Self::AuthDenied { .. } => "portcullis.audit.auth_denied",
             Self::BanRaised { .. } => "portcullis.audit.ban_raised",
             Self::LimitExceededInShadow { .. } => "portcullis.audit.limit_exceeded_in_shadow",

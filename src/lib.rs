@@ -80,6 +80,7 @@
 )]
 
 // Ground: the words that all slices share.
+mod allowance;
 mod audit;
 mod body;
 mod client_addr;
@@ -122,6 +123,7 @@ mod gate;
 pub mod guide;
 pub mod store;
 
+pub use self::allowance::Allowance;
 pub use self::audit::{AuditEvent, Auditor};
 pub use self::body::ResponseBody;
 pub use self::client_addr::{

@@ -1,6 +1,6 @@
 //! Spawning and sleeping: the only file that does either.
 
-use std::{fmt, future::Future, pin::Pin, time::Duration};
+use std::{fmt, future::Future, io, pin::Pin, thread, time::Duration};
 
 #[cfg(not(feature = "tokio"))]
 pub(crate) use self::no_runtime::ambient;
@@ -42,6 +42,14 @@ pub trait Runtime: fmt::Debug + Send + Sync + 'static {
 
     /// Returns a future that is ready once this much time has passed.
     fn sleep(&self, duration: Duration) -> Task;
+}
+
+/// Runs work that may block for ever, on a thread of its own.
+///
+/// Not as a blocking task of a runtime: one that shuts down waits for those, and would never end.
+pub(crate) fn spawn_thread(name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    let thread = thread::Builder::new().name(name.to_owned());
+    thread.spawn(work).map(drop)
 }
 
 #[cfg(feature = "tokio")]

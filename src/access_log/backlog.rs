@@ -2,7 +2,11 @@
 
 use std::collections::VecDeque;
 
-use super::store::{LogEntry, Trail};
+use super::{
+    losses::Losses,
+    store::{LogEntry, Trail},
+    weight::Weight,
+};
 
 /// What an entry takes beside its text.
 const OVERHEAD_BYTES: usize = size_of::<LogEntry>() + 32;
@@ -21,34 +25,6 @@ impl Bounds {
             entries_max: self.entries_max * eighths / 8,
             bytes_max: self.bytes_max / 8 * eighths,
         }
-    }
-}
-
-/// What becomes of an entry when room is scarce.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Weight {
-    /// A request that went well: it may take three quarters of the room.
-    Routine,
-    /// A request that failed or was denied: it may take seven eighths.
-    Important,
-    /// An event for auditors: it has the last eighth to itself.
-    Audit,
-}
-
-/// How many entries were lost, and why.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Losses {
-    /// Lost because the queue was full.
-    pub queue_full: u64,
-    /// Lost because the store failed, or did not answer in time.
-    pub store_failed: u64,
-}
-
-impl Losses {
-    /// Returns how many were lost in all.
-    pub fn total(&self) -> u64 {
-        self.queue_full + self.store_failed
     }
 }
 

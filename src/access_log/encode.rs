@@ -83,12 +83,19 @@ fn audit_level(event: &AuditEvent) -> Level {
         AuditEvent::KeyCreated { .. }
         | AuditEvent::KeyRotated { .. }
         | AuditEvent::KeyRevoked { .. }
+        | AuditEvent::KeyImported { .. }
+        | AuditEvent::KeyUpdated { .. }
+        | AuditEvent::KeyDisabled { .. }
+        | AuditEvent::KeyEnabled { .. }
+        | AuditEvent::KeyExpired { .. }
+        | AuditEvent::KeysPurged { .. }
         | AuditEvent::LimitExceededInShadow { .. }
         | AuditEvent::StoreUp { .. } => Level::Info,
         AuditEvent::AuthDenied { .. }
+        | AuditEvent::KeyLeaked { .. }
         | AuditEvent::BanRaised { .. }
         | AuditEvent::ConfigWarning { .. } => Level::Warn,
-        AuditEvent::StoreDown { .. } => Level::Error,
+        AuditEvent::KeyRecordForged { .. } | AuditEvent::StoreDown { .. } => Level::Error,
     }
 }
 
@@ -152,9 +159,23 @@ impl Object<'_> {
 
     fn audit(&mut self, event: &AuditEvent) {
         match event {
-            AuditEvent::KeyCreated { key_id, by } | AuditEvent::KeyRevoked { key_id, by } => {
+            AuditEvent::KeyCreated { key_id, by }
+            | AuditEvent::KeyImported { key_id, by }
+            | AuditEvent::KeyUpdated { key_id, by }
+            | AuditEvent::KeyDisabled { key_id, by }
+            | AuditEvent::KeyEnabled { key_id, by }
+            | AuditEvent::KeyExpired { key_id, by }
+            | AuditEvent::KeyLeaked { key_id, by }
+            | AuditEvent::KeyRevoked { key_id, by } => {
                 self.short_text(Field::AuthKeyId, Some(key_id));
                 self.short_text(Field::AuditBy, by.as_deref());
+            }
+            AuditEvent::KeysPurged { count, by } => {
+                self.int(Field::AuditCount, *count);
+                self.short_text(Field::AuditBy, by.as_deref());
+            }
+            AuditEvent::KeyRecordForged { key_id } => {
+                self.short_text(Field::AuthKeyId, Some(key_id));
             }
             AuditEvent::KeyRotated {
                 key_id,
@@ -171,7 +192,8 @@ impl Object<'_> {
                 client,
                 request_id,
             } => {
-                self.short_text(Field::RequestId, Some(request_id));
+                let request_id = Some(&**request_id).filter(|name| !name.is_empty());
+                self.short_text(Field::RequestId, request_id);
                 if let Some(client) = client {
                     self.addr(Field::ClientAddress, *client);
                 }

@@ -1,12 +1,6 @@
 //! The layer, and what it can be told.
 
-use std::{
-    fmt,
-    io::{self, Write},
-    num::NonZeroU32,
-    sync::Arc,
-    time::Duration,
-};
+use std::{fmt, io::Write, num::NonZeroU32, sync::Arc, time::Duration};
 
 use http::{HeaderName, request::Parts};
 use tower_layer::Layer;
@@ -45,7 +39,8 @@ impl AccessLogLayer {
         Self::new(JsonLines::stdout())
     }
 
-    /// Creates a layer that writes lines of JSON to this writer.
+    /// Creates a layer that writes lines of JSON to this writer, on a thread of its own: no request
+    /// waits for it.
     pub fn json_lines(writer: impl Write + Send + 'static) -> Self {
         Self::new(JsonLines::writer(writer))
     }
@@ -296,9 +291,7 @@ impl AccessLogBuilder {
                 .push(SecretPath::parse(pattern)?);
         }
         if self.config.sinks.is_empty() {
-            self.config
-                .sinks
-                .push(Arc::new(JsonLines::<io::Stderr>::stderr()));
+            self.config.sinks.push(Arc::new(JsonLines::stderr()));
         }
         Ok(AccessLogLayer::assemble(self.config))
     }

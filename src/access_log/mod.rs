@@ -79,6 +79,8 @@ mod inside;
 mod json_lines;
 mod layer;
 mod level;
+mod lines;
+mod losses;
 #[cfg(feature = "metrics")]
 mod metrics;
 mod observer;
@@ -100,8 +102,8 @@ mod trace_context;
 #[cfg(feature = "tracing")]
 mod tracing_sink;
 mod trust;
+mod weight;
 
-pub use self::backlog::Losses;
 pub use self::body::AccessLogBody;
 pub use self::future::ResponseFuture;
 pub use self::inside::{
@@ -110,6 +112,7 @@ pub use self::inside::{
 pub use self::json_lines::JsonLines;
 pub use self::layer::{AccessLogBuilder, AccessLogLayer};
 pub use self::level::Level;
+pub use self::losses::Losses;
 #[cfg(feature = "metrics")]
 pub use self::metrics::Metrics;
 pub use self::observer::Observer;

@@ -4,12 +4,15 @@ use std::{
     borrow::Cow,
     fmt::{self, Write as _},
     io::{self, Write},
-    sync::{Mutex, PoisonError},
+    sync::Arc,
     time::Duration,
 };
 
-use super::{encode, record::Record, sink::Sink};
-use crate::{json, record::AuthOutcome};
+use super::{
+    encode, lines::Lines, losses::Losses, record::Record, schema::LOSS_EVENT_NAME, sink::Sink,
+    weight::Weight,
+};
+use crate::{json, record::AuthOutcome, time::Timestamp};
 
 /// Writes each record as one line for people: for a terminal, while one develops.
 ///
@@ -26,40 +29,56 @@ use crate::{json, record::AuthOutcome};
 /// let layer = AccessLogLayer::new(PrettyLines::stderr());
 /// # let _ = layer;
 /// ```
-pub struct PrettyLines<W> {
-    writer: Mutex<W>,
+#[derive(Clone, Debug)]
+pub struct PrettyLines {
+    lines: Arc<Lines>,
 }
 
-impl PrettyLines<io::Stderr> {
+impl PrettyLines {
     /// Writes to stderr.
     pub fn stderr() -> Self {
         Self::writer(io::stderr())
     }
-}
 
-impl<W: Write + Send + 'static> PrettyLines<W> {
-    /// Writes to this writer.
-    pub fn writer(writer: W) -> Self {
+    /// Writes to this writer, on a thread of its own: see [`JsonLines`](super::JsonLines).
+    pub fn writer(writer: impl Write + Send + 'static) -> Self {
+        Self::new(Lines::queued(writer, word_loss))
+    }
+
+    /// Writes to this writer on the thread that serves the request.
+    pub fn direct(writer: impl Write + Send + 'static) -> Self {
+        Self::new(Lines::direct(writer, word_loss))
+    }
+
+    fn new(lines: Lines) -> Self {
         Self {
-            writer: Mutex::new(writer),
+            lines: Arc::new(lines),
         }
+    }
+
+    /// Waits until the writer has taken all lines, but not longer than this, and returns whether it
+    /// has. The thread that calls it is blocked meanwhile.
+    pub fn flush(&self, at_most: Duration) -> bool {
+        self.lines.flush(at_most)
+    }
+
+    /// Returns how many lines were lost so far, and why.
+    pub fn losses(&self) -> Losses {
+        self.lines.losses()
     }
 }
 
-impl<W: Write + Send + 'static> Sink for PrettyLines<W> {
+impl Sink for PrettyLines {
     fn write(&self, record: &Record<'_>) {
         let mut line = String::with_capacity(160);
         push_line(&mut line, record).expect("a string takes all that is written");
-        let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
-        // A terminal that is gone has no reader to miss the line.
-        let _ = writer.write_all(line.as_bytes());
+        let (weight, at) = (Weight::of(record), record.arrived_at());
+        self.lines.take(weight, line.as_bytes(), at);
     }
 }
 
-impl<W> fmt::Debug for PrettyLines<W> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("PrettyLines")
-    }
+fn word_loss(_: Timestamp, reason: &'static str, lost: u64) -> Vec<u8> {
+    format!("{LOSS_EVENT_NAME}={lost} reason={reason}\n").into_bytes()
 }
 
 fn push_line(out: &mut String, record: &Record<'_>) -> fmt::Result {

@@ -10,13 +10,14 @@ use std::{
 };
 
 use super::{
-    backlog::{Backlog, Batch, Bounds, Losses, Weight},
+    backlog::{Backlog, Batch, Bounds},
     encode,
-    level::Level,
+    losses::Losses,
     record::Record,
     schema::Names,
     sink::Sink,
     store::{LogEntry, LogStore, Trail},
+    weight::Weight,
 };
 use crate::{
     audit::{AuditEvent, Auditor},
@@ -151,16 +152,11 @@ impl LogQueue {
 
 impl Sink for LogQueue {
     fn write(&self, record: &Record<'_>) {
-        let weight = if record.is_denied() || record.level() >= Level::Warn {
-            Weight::Important
-        } else {
-            Weight::Routine
-        };
         let entry = record.with_json_line(self.shared.names, |line| {
             let json = bytes::Bytes::copy_from_slice(line.trim_ascii_end());
             LogEntry::new(record.arrived_at(), json)
         });
-        self.offer(weight, entry);
+        self.offer(Weight::of(record), entry);
         if let Some(denied) = auth_denied(record) {
             self.audit(&denied);
         }
@@ -313,13 +309,10 @@ impl Shared {
             let state = self.state();
             (state.backlog.losses(), state.told)
         };
-        let news = [
-            ("queue_full", losses.queue_full - told.queue_full),
-            ("store_failed", losses.store_failed - told.store_failed),
-        ];
+        let news = losses - told;
         let at = self.clock.wall();
         let entries: Vec<_> = news
-            .into_iter()
+            .each()
             .filter(|(_, lost)| *lost > 0)
             .map(|(reason, lost)| LogEntry::new(at, encode::loss(self.names, at, reason, lost)))
             .collect();

@@ -127,6 +127,7 @@ fields! {
     AuditSubject: "portcullis.audit.subject", "portcullis.audit.subject", "subject";
     AuditSuccessor: "portcullis.audit.successor", "portcullis.audit.successor", "successor";
     AuditStore: "portcullis.audit.store", "portcullis.audit.store", "store";
+    AuditCount: "portcullis.audit.count", "portcullis.audit.count", "count";
     AuditMessage: "portcullis.audit.message", "message", "message";
     Lost: "portcullis.log.lost", "portcullis.log.lost", "lost";
     FieldsLeftOut: "portcullis.fields_left_out", "portcullis.fields_left_out", "fields_left_out";

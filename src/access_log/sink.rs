@@ -7,7 +7,8 @@ use super::{level::Level, record::Record};
 /// Takes the records of requests, one call for each.
 ///
 /// It is called where the request ends, on the thread that serves it: a sink that waits makes the
-/// request wait. One that may wait, for a disk or a server, belongs behind a queue. A sink that
+/// request wait. Lines to a writer go through [`JsonLines`](super::JsonLines), and what goes to a
+/// server through a [`LogQueue`](super::LogQueue): neither makes anybody wait. A sink that
 /// panics costs its record, never the request.
 ///
 /// ```

@@ -1,116 +1,101 @@
-//! What is told of each change of a key.
+//! Who is told of what auditors ask for.
 
 use std::{
     fmt,
+    net::IpAddr,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
 };
 
-use super::{
-    key::KeyId,
-    record::{KeyRecord, StoredKey},
+use super::{key::KeyId, refusal::Denied};
+use crate::{
+    audit::{AuditEvent, Auditor},
+    record::{AuthOutcome, RecordHandle},
 };
-use crate::time::Timestamp;
 
-/// One change of a key that a manager made.
-///
-/// It holds no secret, and may be written anywhere.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct KeyEvent {
-    /// When.
-    pub at: Timestamp,
-    /// Who, if the manager was told by `acting_as`.
-    pub by: Option<String>,
-    /// What was done.
-    pub action: KeyAction,
-    /// The key, as it is now.
-    pub key: StoredKey,
-}
-
-/// What was done to a key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum KeyAction {
-    /// It was made.
-    Created,
-    /// Its name, tier, scopes, times or metadata were changed.
-    Updated,
-    /// It was switched off for the time being.
-    Disabled,
-    /// It was switched on again.
-    Enabled,
-    /// It was switched off for good.
-    Revoked,
-    /// It was found where it should not be, and switched off for good.
-    Leaked,
-    /// It is being replaced by another one.
-    Rotated {
-        /// By which.
-        to: KeyId,
-    },
-}
-
-impl KeyAction {
-    /// Returns the action's name, for a log.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Created => "created",
-            Self::Updated => "updated",
-            Self::Disabled => "disabled",
-            Self::Enabled => "enabled",
-            Self::Revoked => "revoked",
-            Self::Leaked => "leaked",
-            Self::Rotated { .. } => "rotated",
-        }
-    }
-}
-
-impl fmt::Display for KeyEvent {
-    /// Writes the event as one line: who did what to which key of whom.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let record: &KeyRecord = &self.key;
-        write!(
-            f,
-            "{} {} key {} of {:?} (version {})",
-            self.by.as_deref().unwrap_or("somebody"),
-            self.action.as_str(),
-            record.display(),
-            record.owner(),
-            record.version(),
-        )
-    }
-}
-
-/// Hears of changes.
+/// The auditor, if there is one.
 #[derive(Clone, Default)]
 pub(super) struct Audit {
-    listener: Option<Arc<Hear>>,
+    auditor: Option<Arc<dyn Auditor>>,
 }
 
-type Hear = dyn Fn(&KeyEvent) + Send + Sync;
-
 impl Audit {
-    pub(super) fn new(listener: impl Fn(&KeyEvent) + Send + Sync + 'static) -> Self {
+    pub(super) fn new(auditor: impl Auditor) -> Self {
         Self {
-            listener: Some(Arc::new(listener)),
+            auditor: Some(Arc::new(auditor)),
         }
     }
 
-    /// Tells of a change that has been made. Should the listener panic, the change stands: whoever
-    /// made it must not take it for failed.
-    pub(super) fn tell(&self, event: &KeyEvent) {
-        if let Some(listener) = &self.listener {
-            let _ = catch_unwind(AssertUnwindSafe(|| listener(event)));
+    /// Tells of what has happened. Should the auditor panic, what happened stands: whoever did it
+    /// must not take it for failed.
+    pub(super) fn tell(&self, event: impl FnOnce() -> AuditEvent) {
+        if let Some(auditor) = &self.auditor {
+            let event = event();
+            let _ = catch_unwind(AssertUnwindSafe(|| auditor.audit(&event)));
         }
+    }
+
+    /// Tells of a caller that is turned away.
+    pub(super) fn tell_denied(
+        &self,
+        denied: &Denied,
+        record: Option<&RecordHandle>,
+        client: impl FnOnce() -> Option<IpAddr>,
+    ) {
+        let AuthOutcome::Denied { reason, key_id } = &denied.outcome else {
+            return;
+        };
+        self.tell(|| {
+            let name = record.and_then(RecordHandle::request_id);
+            AuditEvent::AuthDenied {
+                reason: *reason,
+                key_id: key_id.clone(),
+                client: client(),
+                request_id: name.map_or_else(|| "".into(), |name| name.as_str().into()),
+            }
+        });
     }
 }
 
 impl fmt::Debug for Audit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self.listener {
-            Some(_) => "Audit(listener)",
+        f.write_str(match self.auditor {
+            Some(_) => "Audit(somebody)",
             None => "Audit(nobody)",
         })
+    }
+}
+
+/// What was done to a key, for the trail.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum KeyAction {
+    Created,
+    Updated,
+    Disabled,
+    Enabled,
+    Expired,
+    Revoked,
+    Leaked,
+    Rotated { to: KeyId },
+}
+
+impl KeyAction {
+    /// Returns the event that tells of it.
+    pub(super) fn event(self, key: KeyId, by: Option<&str>) -> AuditEvent {
+        let (key_id, by) = (key.as_str().into(), by.map(Into::into));
+        match self {
+            Self::Created => AuditEvent::KeyCreated { key_id, by },
+            Self::Updated => AuditEvent::KeyUpdated { key_id, by },
+            Self::Disabled => AuditEvent::KeyDisabled { key_id, by },
+            Self::Enabled => AuditEvent::KeyEnabled { key_id, by },
+            Self::Expired => AuditEvent::KeyExpired { key_id, by },
+            Self::Revoked => AuditEvent::KeyRevoked { key_id, by },
+            Self::Leaked => AuditEvent::KeyLeaked { key_id, by },
+            Self::Rotated { to } => AuditEvent::KeyRotated {
+                key_id,
+                successor: to.as_str().into(),
+                by,
+            },
+        }
     }
 }

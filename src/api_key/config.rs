@@ -1,6 +1,6 @@
 //! What an API-key layer was told, once.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use http::{
     HeaderMap, HeaderValue, Request, Response,
@@ -8,6 +8,7 @@ use http::{
 };
 
 use super::{
+    audit::Audit,
     extract::{self, KeySource},
     failures::{Counted, Failures},
     key::ParsedKey,
@@ -40,6 +41,7 @@ pub(super) struct Config {
     pub(super) failures: Option<Failures>,
     pub(super) client_addr: ClientAddrResolver,
     pub(super) verifiers: Vec<Arc<dyn Verifier>>,
+    pub(super) audit: Audit,
 }
 
 /// What is to be said on the response of a request that was let through.
@@ -133,11 +135,7 @@ impl Config {
             let digest = || ring.peppers.digest_new(presented.bytes);
             ring.redigests.add(key.id(), digest);
         }
-        let address = || {
-            let (extensions, headers) = (request.extensions(), request.headers());
-            let address = self.client_addr.resolve(extensions, headers).ok()?;
-            Some(address.ip())
-        };
+        let address = || self.client_ip(request);
         let may_use_it = key.brief().is_unconstrained
             || key
                 .constraints
@@ -195,6 +193,20 @@ impl Config {
         if let Some(outcome) = admission.outcome {
             response.extensions_mut().insert(outcome);
         }
+    }
+
+    /// Tells the auditor of a caller that is turned away, and keeps what the answer needs.
+    pub(super) fn refused<B>(&self, denied: Denied, request: &Request<B>) -> Refused {
+        let record = RecordHandle::of(request.extensions());
+        self.audit
+            .tell_denied(&denied, record, || self.client_ip(request));
+        Refused::new(denied, request)
+    }
+
+    fn client_ip<B>(&self, request: &Request<B>) -> Option<IpAddr> {
+        let (extensions, headers) = (request.extensions(), request.headers());
+        let address = self.client_addr.resolve(extensions, headers).ok()?;
+        Some(address.ip())
     }
 
     /// Turns a caller away.

@@ -84,10 +84,11 @@ where
     }
 
     pub(super) fn refused(config: SharedConfig, denied: Denied, request: &Request<B>) -> Self {
+        let refused = config.refused(denied, request);
         Self {
             config,
             state: State::Refused {
-                refused: Some(Refused::new(denied, request)),
+                refused: Some(refused),
             },
         }
     }
@@ -156,7 +157,7 @@ where
         Decision::Admit(identity) => config.admit(&mut request, identity),
         Decision::AdmitAnonymous => config.admit_anonymous(&request),
         Decision::Refuse(denied) => {
-            let refused = Some(Refused::new(denied, &request));
+            let refused = Some(config.refused(denied, &request));
             return State::Refused { refused };
         }
     };

@@ -5,6 +5,7 @@ use std::{fmt, sync::Arc, time::Duration};
 use tower_layer::Layer;
 
 use super::{
+    audit::Audit,
     config::{self, Config},
     extract::KeySource,
     failures::Failures,
@@ -14,7 +15,9 @@ use super::{
     service::ApiKey,
     verifier::Verifier,
 };
-use crate::{client_addr::ClientAddrResolver, error::ConfigError, rejection::Responder};
+use crate::{
+    audit::Auditor, client_addr::ClientAddrResolver, error::ConfigError, rejection::Responder,
+};
 
 /// Lets a request through if it bears a key of the ring, and tells the inner service whose it is.
 ///
@@ -40,6 +43,7 @@ impl ApiKeyLayer {
             failure_limit: Some((60, Duration::from_secs(60))),
             client_addr: ClientAddrResolver::default(),
             verifiers: Vec::new(),
+            audit: Audit::default(),
         }
     }
 }
@@ -76,6 +80,7 @@ pub struct ApiKeyLayerBuilder {
     failure_limit: Option<(u32, Duration)>,
     client_addr: ClientAddrResolver,
     verifiers: Vec<Arc<dyn Verifier>>,
+    audit: Audit,
 }
 
 impl ApiKeyLayerBuilder {
@@ -180,6 +185,18 @@ impl ApiKeyLayerBuilder {
         self
     }
 
+    /// Sets who is told of each caller that is turned away: why, its address as
+    /// [`client_addr`](Self::client_addr) finds it, unmasked, and the key where the whole key was
+    /// right.
+    ///
+    /// It is called while the request waits: it must not block. A `LogQueue` that is a sink of the
+    /// access log hears of these callers by their records already; to hear of them twice, it must
+    /// be named here as well.
+    pub fn auditor(mut self, auditor: impl Auditor) -> Self {
+        self.audit = Audit::new(auditor);
+        self
+    }
+
     /// Returns the layer.
     ///
     /// # Errors
@@ -220,6 +237,7 @@ impl ApiKeyLayerBuilder {
             },
             client_addr: self.client_addr,
             verifiers: self.verifiers,
+            audit: self.audit,
         };
         Ok(ApiKeyLayer {
             config: Arc::new(config),

@@ -3,7 +3,7 @@
 use std::{fmt, time::Duration};
 
 use super::{
-    audit::{KeyAction, KeyEvent},
+    audit::KeyAction,
     invalid::Invalid,
     key::{KeyId, NoRandomness},
     new_key::{self, NewKey},
@@ -14,6 +14,7 @@ use super::{
     update::KeyUpdate,
 };
 use crate::{
+    audit::AuditEvent,
     error::{StoreError, StoreErrorKind},
     time::Timestamp,
 };
@@ -83,7 +84,7 @@ impl KeyManager {
             None => ring.format.default_environment(),
         };
         let key = self.keep(|| self.generate(environment, &new)).await?;
-        self.tell(KeyAction::Created, key.record());
+        self.tell_of(KeyAction::Created, key.id());
         Ok(key)
     }
 
@@ -179,15 +180,8 @@ impl KeyManager {
     /// the key is not known or revoked, or would be out of bounds, or the store cannot keep the
     /// change.
     pub async fn update(&self, id: KeyId, update: KeyUpdate) -> Result<StoredKey, KeyError> {
-        let updated = self.change(id, |record| {
-            not_revoked(record)?;
-            if !update.is_for(record) {
-                return Err(KeyError::Conflict);
-            }
-            update.apply(record)?;
-            Ok(Change::Made)
-        });
-        self.told(KeyAction::Updated, updated.await)
+        let updated = self.apply(id, update).await;
+        self.told(KeyAction::Updated, updated)
     }
 
     /// Switches a key off for the time being. Doing so again changes nothing.
@@ -241,7 +235,8 @@ impl KeyManager {
     /// If the key is not known or revoked, or the store cannot keep the change.
     pub async fn expire(&self, id: KeyId) -> Result<StoredKey, KeyError> {
         let now = self.ring.shared.clock.wall();
-        self.update(id, KeyUpdate::new().expires_at(now)).await
+        let expired = self.apply(id, KeyUpdate::new().expires_at(now)).await;
+        self.told(KeyAction::Expired, expired)
     }
 
     /// Switches off for good a key that was found where it should not be, as a scanner reports it,
@@ -295,7 +290,7 @@ impl KeyManager {
         });
         match self.told(KeyAction::Rotated { to: new.id() }, rotated.await) {
             Ok(_) => {
-                self.tell(KeyAction::Created, new.record());
+                self.tell_of(KeyAction::Created, new.id());
                 Ok(new)
             }
             Err(error) => {
@@ -321,6 +316,12 @@ impl KeyManager {
         loop {
             let batch = ring.store.purge(before, BATCH).await?;
             purged += batch;
+            if batch > 0 {
+                self.tell(|| AuditEvent::KeysPurged {
+                    count: batch as u64,
+                    by: self.actor.as_deref().map(Into::into),
+                });
+            }
             if batch < BATCH {
                 return Ok(purged);
             }
@@ -361,6 +362,8 @@ impl KeyManager {
             lineage: id,
             name: new.name.clone(),
             tier: new.tier.clone(),
+            credits: new.credits,
+            limit: new.limit,
             scopes: new.scopes.clone(),
             state: KeyState::Active,
             created_at: now,
@@ -419,6 +422,18 @@ impl KeyManager {
             Some(before) if before.status_at(now) == KeyStatus::Active => Err(KeyError::Overlap),
             Some(_) | None => Ok(()),
         }
+    }
+
+    async fn apply(&self, id: KeyId, update: KeyUpdate) -> Result<(StoredKey, Change), KeyError> {
+        self.change(id, |record| {
+            not_revoked(record)?;
+            if !update.is_for(record) {
+                return Err(KeyError::Conflict);
+            }
+            update.apply(record)?;
+            Ok(Change::Made)
+        })
+        .await
     }
 
     async fn end(&self, id: KeyId, reason: &str) -> Result<(StoredKey, Change), KeyError> {
@@ -480,19 +495,18 @@ impl KeyManager {
     ) -> Result<StoredKey, KeyError> {
         let (key, change) = changed?;
         match change {
-            Change::Made => self.tell(action, &key),
+            Change::Made => self.tell_of(action, key.id()),
             Change::None => {}
         }
         Ok(key)
     }
 
-    fn tell(&self, action: KeyAction, key: &StoredKey) {
-        self.ring.shared.audit.tell(&KeyEvent {
-            at: self.ring.shared.clock.wall(),
-            by: self.actor.clone(),
-            action,
-            key: key.clone(),
-        });
+    fn tell_of(&self, action: KeyAction, key: KeyId) {
+        self.tell(|| action.event(key, self.actor.as_deref()));
+    }
+
+    fn tell(&self, event: impl FnOnce() -> AuditEvent) {
+        self.ring.shared.audit.tell(event);
     }
 }
 

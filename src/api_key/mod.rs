@@ -88,7 +88,6 @@ mod usage;
 mod verifier;
 mod verify;
 
-pub use self::audit::{KeyAction, KeyEvent};
 pub use self::changes::{ChangeFeed, KeyChanges};
 pub use self::constraints::Constraints;
 pub use self::digest::{DigestAlgorithm, Pepper};

@@ -14,12 +14,17 @@ use tower::Service;
 use tower_layer::Layer;
 
 use super::{
+    audit::Audit,
     config::Refused,
     refusal::{Challenges, Denied},
     scopes::Requirement,
 };
 use crate::{
-    body::ResponseBody, error::ConfigError, identity::Identity, record::AuthDenial,
+    audit::Auditor,
+    body::ResponseBody,
+    error::ConfigError,
+    identity::Identity,
+    record::{AuthDenial, RecordHandle},
     rejection::Responder,
 };
 
@@ -41,6 +46,7 @@ pub struct RequireScopesLayer {
     requirement: Arc<Requirement>,
     challenges: Arc<Challenges>,
     responder: Responder,
+    audit: Audit,
 }
 
 impl RequireScopesLayer {
@@ -102,6 +108,15 @@ impl RequireScopesLayer {
         self
     }
 
+    /// Sets who is told of each caller that is turned away. It must not block; see
+    /// [`ApiKeyLayerBuilder::auditor`](super::ApiKeyLayerBuilder::auditor). This layer does not
+    /// know addresses.
+    #[must_use]
+    pub fn auditor(mut self, auditor: impl Auditor) -> Self {
+        self.audit = Audit::new(auditor);
+        self
+    }
+
     fn new(requirement: Requirement) -> Self {
         Self {
             challenges: Arc::new(
@@ -109,6 +124,7 @@ impl RequireScopesLayer {
             ),
             requirement: Arc::new(requirement),
             responder: Responder::default(),
+            audit: Audit::default(),
         }
     }
 }
@@ -172,8 +188,10 @@ where
                 response: self.inner.call(request),
             },
             Some(denied) => {
-                let refused = Refused::new(denied, &request);
                 let layer = &self.layer;
+                let record = RecordHandle::of(request.extensions());
+                layer.audit.tell_denied(&denied, record, || None);
+                let refused = Refused::new(denied, &request);
                 State::Refused {
                     response: Some(refused.respond_with(&layer.challenges, &layer.responder)),
                 }

@@ -10,7 +10,7 @@ use std::{
 };
 
 use super::{
-    audit::{Audit, KeyEvent},
+    audit::Audit,
     digest::{Pepper, Peppers},
     key::KeyFormat,
     lookup::{Lookup, Memory, RECORDS_FOR_MAX},
@@ -20,6 +20,7 @@ use super::{
     usage::Usage,
 };
 use crate::{
+    audit::Auditor,
     error::{ConfigError, StoreError},
     runtime::Runtime,
     time::{Clock, SystemClock},
@@ -163,11 +164,14 @@ impl KeyRingBuilder {
         self
     }
 
-    /// Sets who is told of each change that a manager of this ring has made.
+    /// Sets who is told of each change that a manager of this ring has made, and of records that
+    /// somebody else has written (see [`seal_records`](Self::seal_records)). The access log's
+    /// queue is an auditor.
     ///
-    /// It is called once the change is kept, on the task that made it: it must not block.
-    pub fn audit(mut self, listener: impl Fn(&KeyEvent) + Send + Sync + 'static) -> Self {
-        self.audit = Audit::new(listener);
+    /// It is called once the change is kept, on the task that made it: it must not block. If it
+    /// panics, the change stands.
+    pub fn auditor(mut self, auditor: impl Auditor) -> Self {
+        self.audit = Audit::new(auditor);
         self
     }
 

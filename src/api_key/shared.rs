@@ -14,6 +14,7 @@ use super::{
     usage::Usage,
 };
 use crate::{
+    audit::AuditEvent,
     error::{StoreError, StoreErrorKind},
     time::Clock,
 };
@@ -48,10 +49,16 @@ impl Shared {
         let Some(ring) = self.seals_as else {
             return true;
         };
-        record.is_trusted_by(ring, || match &record.seal {
+        let trusted = record.is_trusted_by(ring, || match &record.seal {
             Some(seal) => self.peppers.is_sealed(seal, &record.body_bytes()),
             None => false,
-        })
+        });
+        if !trusted {
+            self.audit.tell(|| AuditEvent::KeyRecordForged {
+                key_id: record.id().as_str().into(),
+            });
+        }
+        trusted
     }
 
     /// Puts a record in the place of its former version.

@@ -8,7 +8,7 @@ use http::{HeaderMap, HeaderValue, StatusCode, header};
 use super::{
     collapse::{Landing, Lead},
     config::Config,
-    entry::{StoredResponse, compact},
+    entry::{Seal, StoredResponse, compact},
     freshness::Freshness,
     key::CacheKey,
     store::{Fence, Put, PutOutcome},
@@ -130,6 +130,7 @@ impl Fill {
             partition: head.partition,
             says_shared: head.says_shared,
             tags: std::mem::take(&mut head.tags),
+            seal: Seal::None,
         };
         Put {
             key: head.key,

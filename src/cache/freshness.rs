@@ -14,7 +14,7 @@ use super::{
 use crate::time::Timestamp;
 
 /// When an answer came, and how long it lasts: all that a hit has to compute with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Freshness {
     /// When it came, in steady time.
     pub(super) received_at: Timestamp,

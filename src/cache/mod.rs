@@ -56,6 +56,7 @@
 mod answer;
 mod body;
 mod cache_status;
+mod codec;
 mod collapse;
 mod condition;
 mod config;

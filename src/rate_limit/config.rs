@@ -11,6 +11,7 @@ use super::{
     decision::{Decision, Decisions},
     headers::{Lines, RateLimitFields},
     on_store_error::OnStoreError,
+    own_sets::OwnSets,
     paid::{Costs, Paid},
     partition::{Place, StoredPartition},
     policy::Policy,
@@ -34,6 +35,7 @@ pub(super) struct Config {
     pub(super) store: Arc<dyn RateLimitStore>,
     pub(super) partition: StoredPartition,
     pub(super) sets: LiveSets,
+    pub(super) own: Option<OwnSets>,
     pub(super) fields: RateLimitFields,
     pub(super) on_store_error: OnStoreError,
     pub(super) responder: Responder,
@@ -106,13 +108,17 @@ impl Config {
     }
 
     fn set(&self, head: &RequestHead<'_>) -> Chosen<'_> {
-        self.sets.choose(|| match &self.tier_by {
+        let set = self.sets.choose(|| match &self.tier_by {
             Some(tier_by) => tier_by(head),
             None => {
                 let tier = head.extensions.get().and_then(Identity::tier);
                 tier.map(Cow::Borrowed)
             }
-        })
+        });
+        match &self.own {
+            Some(own) => own.of_caller(set, head.extensions.get()),
+            None => set,
+        }
     }
 
     pub(super) fn take(

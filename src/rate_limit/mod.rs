@@ -86,6 +86,7 @@ mod future;
 mod headers;
 mod layer;
 mod on_store_error;
+mod own_sets;
 mod paid;
 mod partition;
 mod policy;

@@ -86,6 +86,9 @@ pub(super) struct PolicySet {
     policies: Box<[Policy]>,
     policy_field: HeaderValue,
     delays: bool,
+    // So many of the policies are everybody's, the others the tier's.
+    for_all: usize,
+    share: Option<NonZeroU32>,
     // What is decided on while the store fails.
     local: Option<Arc<PolicySet>>,
 }
@@ -114,6 +117,8 @@ impl PolicySet {
         Ok(Self {
             policy_field: headers::policy_field(&policies),
             delays: policies.iter().any(delays),
+            for_all: policies.len(),
+            share,
             policies: policies.into(),
             local,
         })
@@ -121,6 +126,21 @@ impl PolicySet {
 
     pub(super) fn policies(&self) -> &[Policy] {
         &self.policies
+    }
+
+    /// Returns the policies that are not the tier's.
+    pub(super) fn for_all(&self) -> &[Policy] {
+        &self.policies[..self.for_all]
+    }
+
+    /// Returns other policies for a caller who would have these. Where a local store could not
+    /// count them, there is none for them.
+    ///
+    /// No name stands twice among them.
+    pub(super) fn with_policies(&self, policies: Vec<Policy>) -> Self {
+        Self::new(policies.clone(), self.share)
+            .or_else(|_| Self::new(policies, None))
+            .expect("no name stands twice")
     }
 
     pub(super) fn policy_field(&self) -> &HeaderValue {
@@ -185,10 +205,11 @@ impl PolicySets {
                     .fix("give all policies of a tier in one call"));
             }
             let policies = [for_all, own].concat();
-            sets.push((
-                name.as_str().into(),
-                Arc::new(PolicySet::new(policies, share)?),
-            ));
+            let set = PolicySet {
+                for_all: for_all.len(),
+                ..PolicySet::new(policies, share)?
+            };
+            sets.push((name.as_str().into(), Arc::new(set)));
         }
         let fallback = sets
             .iter()
@@ -218,9 +239,11 @@ impl PolicySets {
         !self.tiers.is_empty()
     }
 
-    /// Returns whether a request of any tier may have to wait for its turn.
-    pub(super) fn delay(&self) -> bool {
-        self.fallback.delays || self.tiers.iter().any(|(_, set)| set.delays)
+    /// Returns all policies that any request may have to pass.
+    pub(super) fn policies(&self) -> impl Iterator<Item = &Policy> {
+        let tiers = self.tiers.iter().map(|(_, set)| set);
+        let sets = std::iter::once(&self.fallback).chain(tiers);
+        sets.flat_map(|set| set.policies())
     }
 
     /// Returns whether no request is ever limited.
@@ -280,6 +303,13 @@ impl LiveSets {
 }
 
 impl Chosen<'_> {
+    pub(super) fn shared(&self) -> &Arc<PolicySet> {
+        match self {
+            Self::First(set) => set,
+            Self::Latest(set) => set,
+        }
+    }
+
     pub(super) fn into_owned(self) -> Arc<PolicySet> {
         match self {
             Self::First(set) => Arc::clone(set),

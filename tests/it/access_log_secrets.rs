@@ -104,7 +104,7 @@ fn infested_layer() -> (AccessLogLayer, Vec<RecentRecords>, Paper) {
         });
     let paper = Paper::default();
     let layer = builder
-        .sink(PrettyLines::writer(paper.clone()))
+        .sink(PrettyLines::direct(paper.clone()))
         .min_level(Level::Debug)
         .secret_path("/reset/{token}")
         .query_values(["page"])
@@ -222,7 +222,7 @@ async fn record_of(
     let (recent, paper) = (RecentRecords::default(), Paper::default());
     let layer = AccessLogLayer::builder()
         .sink(recent.clone())
-        .sink(PrettyLines::writer(paper.clone()))
+        .sink(PrettyLines::direct(paper.clone()))
         .request_headers([header::USER_AGENT, HeaderName::from_static("x-note")])
         .query_values(["q"])
         .trust_request_id(Trust::Everybody)

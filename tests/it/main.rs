@@ -17,8 +17,10 @@ mod access_log_secrets;
 mod access_log_server;
 #[cfg(feature = "test-util")]
 mod access_log_store;
+mod access_log_writer;
 mod api_key;
 mod api_key_answers;
+mod api_key_audit;
 #[cfg(feature = "test-util")]
 mod api_key_conformance;
 mod api_key_manager;
@@ -31,6 +33,7 @@ mod cache_leaks;
 mod cache_oracle;
 mod cache_validation;
 mod contract;
+mod credits;
 mod gate;
 mod gateway;
 mod house;

@@ -22,12 +22,12 @@ const BATCH: u64 = 512;
 pub fn cases() -> Vec<Case> {
     let requests = Requests::default;
     // The default: all fields, the query redacted, a name for the request.
-    let json = AccessLogLayer::json_lines(io::sink());
+    let json = AccessLogLayer::new(JsonLines::direct(io::sink()));
     // Records go to `tracing`, and nobody listens: what the peer's row is, too.
     let disabled = AccessLogLayer::new(TracingSink);
     // All that a record costs but for writing it.
     let unwritten = AccessLogLayer::builder()
-        .sink(JsonLines::writer(io::sink()))
+        .sink(JsonLines::direct(io::sink()))
         .min_level(Level::Error)
         .build()
         .expect("nothing is wrong with it");

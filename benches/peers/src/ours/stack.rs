@@ -4,7 +4,7 @@ use std::io;
 
 use portcullis::{
     ClientAddrResolver, Gate, GateLayer,
-    access_log::AccessLogLayer,
+    access_log::{AccessLogLayer, JsonLines},
     api_key::ApiKeyLayer,
     cache::CacheLayer,
     rate_limit::{Partition, RateLimitFields, RateLimitLayer},
@@ -20,7 +20,7 @@ type FullGate = GateLayer<AccessLogLayer, RateLimitLayer, ApiKeyLayer, RateLimit
 
 pub fn cases() -> Vec<Case> {
     let keys = Keys::new();
-    let log = || AccessLogLayer::json_lines(io::sink());
+    let log = || AccessLogLayer::new(JsonLines::direct(io::sink()));
     let cache = || CacheLayer::new(MemoryStore::new());
     let cached = CachedOrigin::default();
     vec![
@@ -71,7 +71,7 @@ fn gate(keys: &Keys) -> FullGate {
             .expect("one policy is enough")
     };
     Gate::new()
-        .access_log(AccessLogLayer::json_lines(io::sink()))
+        .access_log(AccessLogLayer::new(JsonLines::direct(io::sink())))
         .limit_addresses(limit(Partition::client_addr(ClientAddrResolver::default())))
         .api_keys(keys.layer())
         .limit_callers(limit(Partition::identity()))

@@ -1,0 +1,73 @@
+//! How many records were lost, and why.
+
+use std::ops::{Add, Sub};
+
+/// How many records were lost, and why.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Losses {
+    /// Lost because the queue was full.
+    pub queue_full: u64,
+    /// Lost because the store failed, or did not answer in time.
+    pub store_failed: u64,
+    /// Lost because the writer failed.
+    pub writer_failed: u64,
+}
+
+impl Losses {
+    /// Returns how many were lost in all.
+    pub fn total(&self) -> u64 {
+        self.each().map(|(_, lost)| lost).sum()
+    }
+
+    /// Returns each reason by its name in the log, and how many were lost for it.
+    pub fn each(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        [
+            ("queue_full", self.queue_full),
+            ("store_failed", self.store_failed),
+            ("writer_failed", self.writer_failed),
+        ]
+        .into_iter()
+    }
+}
+
+impl Add for Losses {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            queue_full: self.queue_full + other.queue_full,
+            store_failed: self.store_failed + other.store_failed,
+            writer_failed: self.writer_failed + other.writer_failed,
+        }
+    }
+}
+
+impl Sub for Losses {
+    type Output = Self;
+
+    /// Returns what was lost since `earlier`.
+    fn sub(self, earlier: Self) -> Self {
+        Self {
+            queue_full: self.queue_full.saturating_sub(earlier.queue_full),
+            store_failed: self.store_failed.saturating_sub(earlier.store_failed),
+            writer_failed: self.writer_failed.saturating_sub(earlier.writer_failed),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_loss_counts_once() {
+        let mut first = Losses::default();
+        (first.queue_full, first.store_failed, first.writer_failed) = (1, 2, 4);
+        assert_eq!((first.total(), (first + first).total()), (7, 14));
+        assert_eq!(
+            (first + first - first, first - first - first),
+            (first, Losses::default())
+        );
+    }
+}
