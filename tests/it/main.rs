@@ -19,6 +19,8 @@ mod access_log_server;
 mod access_log_store;
 mod access_log_writer;
 mod api_key;
+#[cfg(feature = "admin")]
+mod api_key_admin;
 mod api_key_answers;
 mod api_key_audit;
 #[cfg(feature = "test-util")]
