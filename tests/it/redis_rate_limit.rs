@@ -2,13 +2,17 @@
 
 use std::{sync::Arc, time::Duration};
 
+use http::{Method, StatusCode};
 use portcullis::{
     StoreKey, conformance,
     rate_limit::{Charge, Policy, Quota, RateLimitStore},
     store::{RedisConfig, RedisStore},
 };
 
-use crate::support::redis::{Server, keys};
+use crate::support::{
+    process::{Example, call},
+    redis::{Server, keys},
+};
 
 fn store(server: &Server) -> RedisStore {
     // Busy machines: what is proved here is arithmetic, not speed.
@@ -179,5 +183,31 @@ async fn bytes_that_are_no_state_are_taken_for_none() {
                 .unwrap()
                 .is_admitted()
         );
+    }
+}
+
+#[tokio::test]
+async fn two_gateways_on_one_server_share_a_limit_and_serve_on_without_it() {
+    let mut server = Server::start();
+    let secret = "a secret of at least 32 bytes that both instances share";
+    let url = server.url();
+    let variables = [("REDIS_URL", url.as_str()), ("STORE_SECRET", secret)];
+    let mut gateways = [0, 1].map(|_| Example::start_with("gateway", &variables));
+    let addrs = [gateways[0].addr(), gateways[1].addr()];
+    let (mut admitted, mut begun) = (0, std::time::Instant::now());
+    for number in 0..320 {
+        let answer = call(addrs[number % 2], Method::GET, "/public", &[]).await;
+        if number == 0 {
+            begun = std::time::Instant::now();
+        }
+        admitted += u64::from(answer.status == StatusCode::OK);
+    }
+    // 300 in ten seconds for one address: where the machine is slow, a window or more have passed.
+    let windows = begun.elapsed().as_secs() / 10 + 1;
+    assert!((300..=300 * windows).contains(&admitted), "{admitted}");
+    server.kill();
+    for addr in addrs {
+        let answer = call(addr, Method::GET, "/public", &[]).await;
+        assert_eq!(answer.status, StatusCode::OK);
     }
 }
