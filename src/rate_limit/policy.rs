@@ -5,6 +5,7 @@ use std::{num::NonZeroU32, sync::Arc, time::Duration};
 use super::{
     algorithm::{Algorithm, Alignment, Log, State},
     decision::{Decision, Receipt},
+    mode::Mode,
     quota::Quota,
     terms::Terms,
 };
@@ -46,6 +47,7 @@ pub struct Policy {
     algorithm: Algorithm,
     id: u64,
     shadow: bool,
+    mode: Mode,
     bears_coarse_time: bool,
 }
 
@@ -137,6 +139,7 @@ impl Policy {
             quota,
             algorithm,
             shadow: false,
+            mode: Mode::Exact,
             bears_coarse_time: algorithm.horizon_micros() >= 100_000
                 && algorithm.log().is_none()
                 && algorithm.queue().is_none(),
@@ -151,6 +154,36 @@ impl Policy {
     pub fn shadow(mut self) -> Self {
         self.shadow = true;
         self
+    }
+
+    /// Sets how the instances that share a store count together. Exactly by default.
+    #[must_use]
+    pub fn mode(mut self, mode: Mode) -> Self {
+        self.mode = mode;
+        self
+    }
+
+    /// Returns how the instances that share a store count together.
+    pub fn counting_mode(&self) -> Mode {
+        if self.algorithm.queue().is_some() || self.algorithm.log().is_some() {
+            return Mode::Exact;
+        }
+        self.mode
+    }
+
+    /// Returns by how many requests of cost 1 so many instances together may admit more than the
+    /// policy says, in any time, because of how they [count](Mode).
+    pub fn max_over_admission(&self, instances: u32) -> u64 {
+        match self.counting_mode() {
+            Mode::Exact => 0,
+            Mode::Lease { instances: of } if self.algorithm.is_bucket() => {
+                // Each holds at most one lease, which was gained when the bucket was full.
+                let lease = self.capacity() / (2 * u64::from(of.get()));
+                lease.saturating_mul(instances.into())
+            }
+            // What is taken ahead of a window is spent in that window, or not at all.
+            Mode::Lease { .. } => 0,
+        }
     }
 
     /// Returns the policy by which each of so many instances has its part of the quota, under the
@@ -333,5 +366,17 @@ mod tests {
             Policy::token_bucket("a", Quota::per_day(9)).unwrap().id(),
             ids[0]
         );
+    }
+    #[test]
+    fn a_lease_of_a_bucket_admits_at_most_half_a_burst_more_and_that_of_a_window_nothing() {
+        let (quota, four) = (Quota::per_second(1_000), NonZeroU32::new(4).unwrap());
+        let mode = Mode::auto(quota.limit(), four);
+        let bucket = Policy::token_bucket("b", quota).unwrap();
+        assert_eq!(bucket.max_over_admission(4), 0);
+        assert_eq!(bucket.mode(mode).max_over_admission(4), 500);
+        let window = Policy::sliding_window("w", quota).unwrap().mode(mode);
+        assert_eq!(window.max_over_admission(4), 0);
+        let queue = Policy::leaky_queue("q", quota, Duration::from_secs(1)).unwrap();
+        assert_eq!(queue.mode(mode).counting_mode(), Mode::Exact);
     }
 }

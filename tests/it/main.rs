@@ -54,6 +54,8 @@ mod rate_limit_queue;
 mod rate_limit_regressions;
 #[cfg(feature = "redis")]
 mod redis;
+#[cfg(all(feature = "redis", feature = "test-util"))]
+mod redis_cluster;
 #[cfg(feature = "redis")]
 mod redis_faults;
 #[cfg(all(feature = "redis", feature = "test-util"))]

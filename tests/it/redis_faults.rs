@@ -239,8 +239,8 @@ async fn a_hang_costs_few_requests_their_deadline_and_charges_nobody_twice() {
     let freeze = async |scene: &mut Scene| scene.server.freeze();
     endure(&mut scene, freeze, async |scene| scene.server.thaw()).await;
     let stats = scene.store.stats();
-    // Those in flight when the server was given up, and five before.
-    assert!(stats.timeouts <= 5 && stats.broken <= 15, "{stats:?}");
+    // The nine that were in flight when the server was given up, and those few before.
+    assert!(stats.timeouts + stats.broken <= 9 + 5, "{stats:?}");
     assert!(scene.counted().await <= stats.calls);
 }
 
@@ -329,6 +329,8 @@ async fn forgotten_scripts_and_forgotten_data_fail_no_request() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_flush_forgets_is_at_most_one_more_limit() {
     let scene = Scene::new().await;
+    let config = RedisConfig::single(scene.server.url()).denials_max(0);
+    let store = RedisStore::new(config, keys()).unwrap();
     let policy = Policy::fixed_window("small", Quota::per_hour(5)).unwrap();
     let partition = keys().space("flush").short_of(b"flush");
     let charge = [Charge::new(&policy, 1)];
@@ -337,7 +339,7 @@ async fn what_a_flush_forgets_is_at_most_one_more_limit() {
         if round == 10 {
             scene.server.ask(&["FLUSHALL"]);
         }
-        let taken = scene.store.take(&partition, &charge).await.unwrap();
+        let taken = store.take(&partition, &charge).await.unwrap();
         admitted += u64::from(taken.is_admitted());
     }
     assert_eq!(admitted, 10);

@@ -1,22 +1,30 @@
 //! Rate limits on Redis: exact for any number of instances, and no key for ever.
 
-use std::{sync::Arc, time::Duration};
+use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
 use http::{Method, StatusCode};
 use portcullis::{
     StoreKey, conformance,
-    rate_limit::{Charge, Policy, Quota, RateLimitStore},
+    rate_limit::{Charge, Mode, Policy, Quota, RateLimitStore, Refund},
     store::{RedisConfig, RedisStore},
 };
 
 use crate::support::{
     process::{Example, call},
-    redis::{Server, keys},
+    redis::{Reply, Server, keys},
 };
 
 fn store(server: &Server) -> RedisStore {
     // Busy machines: what is proved here is arithmetic, not speed.
     let config = RedisConfig::single(server.url()).rate_limit_deadline(Duration::from_secs(10));
+    RedisStore::new(config, keys()).unwrap()
+}
+
+/// A store that asks the server each time.
+fn asking(server: &Server) -> RedisStore {
+    let config = RedisConfig::single(server.url())
+        .rate_limit_deadline(Duration::from_secs(10))
+        .denials_max(0);
     RedisStore::new(config, keys()).unwrap()
 }
 
@@ -155,7 +163,7 @@ async fn a_key_is_gone_soon_after_its_states_are() {
 async fn bytes_that_are_no_state_are_taken_for_none() {
     let server = Server::start();
     let (store, policy) = (
-        store(&server),
+        asking(&server),
         Policy::fixed_window("p", Quota::per_hour(2)).unwrap(),
     );
     let charge = [Charge::new(&policy, 2)];
@@ -210,4 +218,170 @@ async fn two_gateways_on_one_server_share_a_limit_and_serve_on_without_it() {
         let answer = call(addr, Method::GET, "/public", &[]).await;
         assert_eq!(answer.status, StatusCode::OK);
     }
+}
+
+#[tokio::test]
+async fn who_was_denied_is_denied_without_asking_until_the_time_that_was_said() {
+    let server = Server::start();
+    let store = store(&server);
+    let quota = Quota::new(2, Duration::from_millis(600));
+    let policy = Policy::fixed_window("p", quota).unwrap();
+    let other = Policy::token_bucket("other", Quota::per_hour(50)).unwrap();
+    let charges = [Charge::new(&policy, 1), Charge::new(&other, 1)];
+    let first = store.take(&partition(1), &charges).await.unwrap();
+    assert!(
+        store
+            .take(&partition(1), &charges)
+            .await
+            .unwrap()
+            .is_admitted()
+    );
+    let denied = store.take(&partition(1), &charges).await.unwrap();
+    assert_eq!(
+        (denied.each()[0].remaining(), denied.each()[1].remaining()),
+        (0, 48)
+    );
+    let asked = server.calls_of("evalsha");
+    for _ in 0..100 {
+        let again = store.take(&partition(1), &charges).await.unwrap();
+        assert!(!again.is_admitted());
+        assert_eq!(again.each()[1].remaining(), 48);
+        assert!(again.each()[0].retry_after() <= denied.each()[0].retry_after());
+    }
+    assert_eq!(server.calls_of("evalsha"), asked);
+    assert_eq!(store.stats().local_denials, 100);
+    // What is given back ends it.
+    let refund = Refund::new(&policy, first.each()[0].receipt(), 1);
+    store.refund(&partition(1), &[refund]).await.unwrap();
+    assert!(
+        store
+            .take(&partition(1), &charges)
+            .await
+            .unwrap()
+            .is_admitted()
+    );
+    // And so does the time.
+    let denied = store.take(&partition(1), &charges).await.unwrap();
+    let wait = denied.each()[0].retry_after().unwrap();
+    tokio::time::sleep(wait + Duration::from_millis(1)).await;
+    assert!(
+        store
+            .take(&partition(1), &charges)
+            .await
+            .unwrap()
+            .is_admitted()
+    );
+}
+
+#[tokio::test]
+async fn a_user_with_the_rights_that_the_guide_names_may_do_all_that_is_done() {
+    let guide = include_str!("../../src/guide/redis.md");
+    let start = guide.find("ACL SETUSER").unwrap();
+    let end = start + guide[start..].find("```").unwrap();
+    let words: Vec<&str> = guide[start..end].split_whitespace().collect();
+    let server = Server::start();
+    assert_eq!(server.ask(&words), Reply::text("OK"), "{words:?}");
+    let config = RedisConfig::single(server.url())
+        .user("portcullis")
+        .password("password")
+        .prefix("acme")
+        .rate_limit_deadline(Duration::from_secs(10));
+    let store = RedisStore::new(config, keys()).unwrap();
+    store.ping().await.unwrap();
+    conformance::rate_limit(&store, async |time| tokio::time::sleep(time).await).await;
+    assert_eq!(server.keys_without_expiry(), [""; 0]);
+    let log = server.ask(&["ACL", "LOG"]).as_text();
+    assert_eq!(log, "", "refused: {log}");
+}
+
+fn leased(policy: Policy) -> Policy {
+    let instances = NonZeroU32::new(8).unwrap();
+    policy.mode(Mode::Lease { instances })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn leases_of_eight_instances_never_admit_more_than_the_limit_of_a_window() {
+    let server = Server::start();
+    let stores: Vec<RedisStore> = (0..8).map(|_| store(&server)).collect();
+    let quota = Quota::per_hour(1_000);
+    for (number, policy) in [
+        Policy::fixed_window("anchored", quota).unwrap(),
+        Policy::aligned_window("aligned", quota).unwrap(),
+        Policy::calendar_month("month", 1_000).unwrap(),
+        Policy::sliding_window("sliding", quota).unwrap(),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let (policy, partition) = (Arc::new(leased(policy)), partition(number as u64));
+        let mut tasks = Vec::new();
+        for task in 0..8 * 8 {
+            let (store, policy) = (stores[task % 8].clone(), Arc::clone(&policy));
+            tasks.push(tokio::spawn(async move {
+                let (mut admitted, mut denied) = (0_u64, 0);
+                while denied < 3 {
+                    let charge = [Charge::new(&policy, 1)];
+                    let taken = store.take(&partition, &charge).await.unwrap();
+                    admitted += u64::from(taken.is_admitted());
+                    denied += u64::from(!taken.is_admitted());
+                    assert!(taken.each()[0].remaining() < 1_000);
+                    tokio::task::yield_now().await;
+                }
+                admitted
+            }));
+        }
+        let mut admitted = 0;
+        for task in tasks {
+            admitted += task.await.unwrap();
+        }
+        // What the last to ask took ahead may find nobody.
+        assert!(
+            (900..=1_000).contains(&admitted),
+            "{admitted} by {}",
+            policy.name()
+        );
+    }
+    assert_eq!(server.keys_without_expiry(), [""; 0]);
+}
+
+#[tokio::test]
+async fn one_busy_instance_asks_once_for_many_and_gives_back_what_lies_idle() {
+    let server = Server::start();
+    let (one, other) = (store(&server), store(&server));
+    for (number, policy) in [
+        Policy::fixed_window("window", Quota::per_hour(10_000)).unwrap(),
+        Policy::token_bucket("bucket", Quota::per_hour(10_000)).unwrap(),
+    ]
+    .into_iter()
+    .map(leased)
+    .enumerate()
+    {
+        let partition = partition(number as u64);
+        let charge = [Charge::new(&policy, 1)];
+        let asked = server.calls_of("evalsha");
+        for _ in 0..1_000 {
+            let taken = one.take(&partition, &charge).await.unwrap();
+            assert!(taken.is_admitted());
+        }
+        let asked = server.calls_of("evalsha") - asked;
+        assert!(asked <= 20, "{asked} questions for a thousand requests");
+        let left = async || other.peek(&partition, &charge).await.unwrap().each()[0].remaining();
+        assert!(left().await < 8_999);
+        tokio::time::sleep(Duration::from_millis(2_600)).await;
+        // A bucket has gained some since.
+        let left = left().await;
+        assert!((8_999..9_020).contains(&left), "{left}");
+    }
+    // And when the store is closed.
+    let policy = leased(Policy::fixed_window("last", Quota::per_hour(10_000)).unwrap());
+    let charge = [Charge::new(&policy, 1)];
+    assert!(
+        one.take(&partition(9), &charge)
+            .await
+            .unwrap()
+            .is_admitted()
+    );
+    one.close().await;
+    let left = other.peek(&partition(9), &charge).await.unwrap();
+    assert_eq!(left.each()[0].remaining(), 9_998);
 }

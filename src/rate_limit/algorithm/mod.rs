@@ -218,6 +218,14 @@ impl Algorithm {
         }
     }
 
+    /// Returns whether it is a bucket, which knows no windows.
+    pub(super) fn is_bucket(&self) -> bool {
+        match self {
+            Self::TokenBucket(_) | Self::LeakyBucket(_) | Self::LeakyQueue(_) => true,
+            Self::FixedWindow(_) | Self::SlidingWindow(_) | Self::SlidingLog(..) => false,
+        }
+    }
+
     /// Returns the queue, if it is one.
     #[inline]
     pub(super) fn queue(&self) -> Option<&LeakyQueue> {

@@ -13,7 +13,8 @@ use super::{
     address::OnPush,
     endpoint::drive,
     fault::Fault,
-    node::{Ground, Node, within},
+    node::{Ground, within},
+    router::Router,
 };
 
 /// How often the connection is asked for a sign of life, and how long it may take to give it.
@@ -40,7 +41,7 @@ pub(super) struct Listening {
 
 impl Listening {
     pub(super) fn begin(
-        node: Arc<Node>,
+        router: &Arc<Router>,
         ground: Arc<Ground>,
         channel: Vec<u8>,
         on_news: OnNews,
@@ -48,7 +49,7 @@ impl Listening {
         let (stop, stopped) = oneshot::channel();
         let runtime = Arc::clone(&ground.runtime);
         let listener = Listener {
-            node: Arc::downgrade(&node),
+            router: Arc::downgrade(router),
             ground,
             channel,
             on_news,
@@ -67,7 +68,7 @@ impl fmt::Debug for Listening {
 }
 
 struct Listener {
-    node: Weak<Node>,
+    router: Weak<Router>,
     ground: Arc<Ground>,
     channel: Vec<u8>,
     on_news: OnNews,
@@ -76,14 +77,11 @@ struct Listener {
 impl Listener {
     /// Hears the channel as long as there is somebody to hear it for.
     async fn run(self) {
-        while let Some(node) = self.node.upgrade() {
-            let sleep = self.ground.runtime.sleep(PULSE_EVERY);
-            let begin = node
-                .endpoint()
-                .connect_with(&self.ground, Some(self.on_push()));
-            if let Some(Ok((connection, mut driver))) = within(sleep, begin).await {
-                // The node is not kept for the sake of being heard.
-                drop(node);
+        // The servers are not kept for the sake of being heard.
+        while let Some(endpoint) = self.router.upgrade().map(|router| router.any_endpoint()) {
+            let limit = self.ground.runtime.sleep(PULSE_EVERY);
+            let begin = endpoint.connect_with(&self.ground, Some(self.on_push()));
+            if let Some(Ok((connection, mut driver))) = within(limit, begin).await {
                 drive(&mut driver, self.hear(connection)).await;
                 (self.on_news)(News::Down);
             }

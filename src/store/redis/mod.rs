@@ -1,8 +1,11 @@
-//! A store on a Redis server, or on the one that its Sentinels name.
+//! A store on a Redis server, on the one that Sentinels name, or on a Cluster.
 #![allow(dead_code, reason = "each layer's part uses its share of the ground")]
 
+#[cfg(not(feature = "rate-limit"))]
+mod absent;
 mod address;
 mod channel;
+mod cluster;
 mod config;
 mod endpoint;
 mod fault;
@@ -11,13 +14,17 @@ mod node;
 mod pulse;
 #[cfg(feature = "rate-limit")]
 mod rate_limit;
+mod router;
 mod script;
+mod slot;
 mod watch;
 
+#[cfg(not(feature = "rate-limit"))]
+use self::absent as rate_limit;
 use std::{fmt, sync::Arc, time::Duration};
 
-use self::link::Link;
 pub use self::{config::RedisConfig, watch::RedisStats};
+use self::{link::Link, node::within};
 use crate::{
     error::{ConfigError, StoreError},
     store_key::StoreKeys,
@@ -57,9 +64,13 @@ pub struct RedisStore {
     shared: Arc<Shared>,
 }
 
+/// How long a store that is closed waits.
+const PATIENCE: Duration = Duration::from_secs(5);
+
 struct Shared {
     link: Arc<Link>,
     keys: StoreKeys,
+    rate_limit: rate_limit::Part,
 }
 
 impl RedisStore {
@@ -69,9 +80,15 @@ impl RedisStore {
     ///
     /// If the configuration cannot be used. Whether the server can be reached shows later.
     pub fn new(config: RedisConfig, keys: StoreKeys) -> Result<Self, ConfigError> {
-        let link = Arc::new(Link::new(config.check()?)?);
+        let config = config.check()?;
+        let rate_limit = rate_limit::Part::new(&config);
+        let link = Arc::new(Link::new(config)?);
         Ok(Self {
-            shared: Arc::new(Shared { link, keys }),
+            shared: Arc::new(Shared {
+                link,
+                keys,
+                rate_limit,
+            }),
         })
     }
 
@@ -91,10 +108,13 @@ impl RedisStore {
         self.shared.link.stats()
     }
 
-    /// Takes no more calls, waits for those under way, but no longer than five seconds, and ends
-    /// the connections.
+    /// Gives back what was taken ahead, takes no more calls, waits for those under way, but no
+    /// longer than five seconds for each, and ends the connections.
     pub async fn close(&self) {
-        self.shared.link.close(Duration::from_secs(5)).await;
+        let link = &self.shared.link;
+        let limit = link.runtime().sleep(PATIENCE);
+        within(limit, rate_limit::close(&self.shared)).await;
+        link.close(PATIENCE).await;
     }
 }
 

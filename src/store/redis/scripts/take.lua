@@ -5,9 +5,11 @@
 --          `x`, the moment in milliseconds at which the key expires
 -- ARGV[1]  the number of the call
 -- ARGV[2]  `t` to take, `p` to say only what taking would
--- ARGV[3]  for each policy 66 bytes: id, letter, 1 if it only watches, cost, six numbers
--- returns  the number of the call, the time, 1 if admitted, and for each policy four numbers: the
---          verdict, what remains, how long to the reset, the receipt or the wait
+-- ARGV[3]  for each policy 74 bytes: id, letter, 1 if it only watches, cost, by what to divide
+--          what is left to take as much ahead (0 for nothing), six numbers
+-- returns  the number of the call, the time, 1 if admitted, and for each policy six numbers: the
+--          verdict, what remains, how long to the reset, the receipt or the wait, what was taken
+--          ahead, its receipt; if denied, then for each policy its state, three numbers
 
 -- Returns the state that a field holds; none if it holds anything else.
 local function unpack_state(field)
@@ -23,19 +25,19 @@ end
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 local key, charges = KEYS[1], ARGV[3]
-local count = #charges / 66
+local count = #charges / 74
 
 local fields = {}
 for i = 1, count do
-  fields[i] = string.sub(charges, i * 66 - 65, i * 66 - 58)
+  fields[i] = string.sub(charges, i * 74 - 73, i * 74 - 66)
 end
 fields[count + 1] = 'x'
 local held = redis.call('HMGET', key, unpack(fields))
 
 local decided, admitted = {}, true
 for i = 1, count do
-  local letter, watches, cost, n1, n2, n3, n4, n5, n6 =
-    struct.unpack('<c1Bddddddd', charges, i * 66 - 57)
+  local letter, watches, cost, _, n1, n2, n3, n4, n5, n6 =
+    struct.unpack('<c1Bdddddddd', charges, i * 74 - 65)
   local till, one, two = unpack_state(held[i])
   local verdict, remaining, reset, detail, next_till, next_one, next_two =
     decide(letter, n1, n2, n3, n4, n5, n6, till, one, two, now, cost)
@@ -52,18 +54,40 @@ for i = 1, count do
   local till, one, two = unpack_state(held[i])
   if not admitted and it[1] == 0 then
     -- Not charged after all: what the policy has left is what it had before.
-    local letter, _, _, n1, n2, n3, n4, n5, n6 =
-      struct.unpack('<c1Bddddddd', charges, i * 66 - 57)
+    local letter, _, _, _, n1, n2, n3, n4, n5, n6 =
+      struct.unpack('<c1Bdddddddd', charges, i * 74 - 65)
     it = { decide(letter, n1, n2, n3, n4, n5, n6, till, one, two, now, 0) }
+    decided[i] = it
   end
   for word = 1, 4 do
     answer[#answer + 1] = it[word]
   end
+  local ahead, ahead_receipt = 0, 0
+  if admitted and it[1] == 0 then
+    local letter, _, _, divisor, n1, n2, n3, n4, n5, n6 =
+      struct.unpack('<c1Bdddddddd', charges, i * 74 - 65)
+    if divisor > 0 then
+      ahead = math.floor(it[2] / divisor)
+    end
+    if ahead > 0 then
+      it = { decide(letter, n1, n2, n3, n4, n5, n6, it[5], it[6], it[7], now, ahead) }
+      ahead_receipt = it[4]
+    end
+  end
+  answer[#answer + 1], answer[#answer + 2] = ahead, ahead_receipt
   local is_alive = till > now or it[5] > now
   if is_alive and (it[5] ~= till or it[6] ~= one or it[7] ~= two) then
     write[#write + 1] = fields[i]
     write[#write + 1] = struct.pack('<ddd', it[5], it[6], it[7])
     latest = math.max(latest, it[5])
+  end
+end
+
+if not admitted then
+  for i = 1, count do
+    for word = 5, 7 do
+      answer[#answer + 1] = decided[i][word]
+    end
   end
 end
 
