@@ -10,7 +10,7 @@ use std::{
 };
 
 use super::{collapse::Flights, key::KeyMaker, rules::Rules, store::CacheStore};
-use crate::{runtime::Runtime, time::Clock};
+use crate::{audit::Audit, runtime::Runtime, store_watch::StoreWatch, time::Clock};
 
 /// Everything that the layer was told.
 pub(super) struct Config {
@@ -31,6 +31,8 @@ pub(super) struct Config {
     pub(super) wait_at_most: Duration,
     /// Whether it was said that credentials come without anybody who vouches for them.
     pub(super) unvouched_said: AtomicBool,
+    pub(super) audit: Audit,
+    pub(super) watch: StoreWatch,
 }
 
 impl fmt::Debug for Config {

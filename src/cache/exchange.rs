@@ -78,7 +78,8 @@ impl Exchange {
             Some(hint) => selection.with_hint(hint),
             None => selection,
         };
-        Some(self.config.store.get(&look.key()?, &selection))
+        let answer = self.config.store.get(&look.key()?, &selection);
+        Some(self.config.watch.over(answer, || self.record.clone()))
     }
 
     /// Takes what the store said.
@@ -245,7 +246,9 @@ impl Exchange {
                 (self.reported(report, response.map(CacheBody::inner)), None)
             }
             Plan::Change(change) => {
-                let purge = change.purge(&self.config, &response);
+                let purge = change
+                    .purge(&self.config, &response)
+                    .map(|purge| self.config.watch.over(purge, || self.record.clone()));
                 let report = Report::forwarded(CacheSource::Bypass, Forward::Method);
                 (self.reported(report, response.map(CacheBody::inner)), purge)
             }
@@ -348,7 +351,9 @@ impl Exchange {
     }
 
     fn touch(&self, touch: Touch) -> StoreFuture<()> {
-        match self.config.store.touch(touch).into_ready() {
+        let touched = self.config.store.touch(touch);
+        let touched = self.config.watch.over(touched, || self.record.clone());
+        match touched.into_ready() {
             // One that was replaced meanwhile stays as it is.
             Ok(touched) => touched.map(drop).into(),
             Err(pending) => StoreFuture::pending(async { pending.await.map(drop) }),

@@ -18,13 +18,15 @@ use super::{
     store::RateLimitStore,
 };
 use crate::{
+    audit::Audit,
     client_addr::MissingClientAddr,
     error::StoreErrorKind,
     identity::Identity,
-    record::{PolicyOutcome, RateLimitDecision, RateLimitOutcome},
+    record::{PolicyOutcome, RateLimitDecision, RateLimitOutcome, RecordHandle},
     rejection::{Rejection, Responder},
     store_future::StoreFuture,
     store_key::StoreKey,
+    store_watch::StoreWatch,
 };
 
 pub(super) struct Config {
@@ -40,6 +42,8 @@ pub(super) struct Config {
     pub(super) tier_by: Option<Arc<TierBy>>,
     pub(super) cost: Option<Arc<Cost>>,
     pub(super) retry_jitter: Duration,
+    pub(super) audit: Audit,
+    pub(super) watch: StoreWatch,
 }
 
 pub(super) type Skip = dyn Fn(&RequestHead<'_>) -> bool + Send + Sync;
@@ -116,7 +120,9 @@ impl Config {
         set: &PolicySet,
         head: &RequestHead<'_>,
     ) -> StoreFuture<Decisions> {
-        self.take_from(&*self.store, partition, set, head)
+        let answer = self.take_from(&*self.store, partition, set, head);
+        self.watch
+            .over(answer, || RecordHandle::of(head.extensions).cloned())
     }
 
     /// Asks the local store, if there is one, on the local set.

@@ -16,7 +16,7 @@ use super::{
     service::RateLimit,
     store::RateLimitStore,
 };
-use crate::{error::ConfigError, rejection::Responder};
+use crate::{audit::Audit, error::ConfigError, rejection::Responder, store_watch::StoreWatch};
 
 /// Limits how often a partition of the requests may pass: see the [module](super).
 #[derive(Clone, Debug)]
@@ -61,6 +61,11 @@ impl RateLimitLayer {
     /// Returns whether the limiter lets every request pass whose caller is not known.
     pub(crate) fn needs_identity(&self) -> bool {
         self.config.partition.needs_identity()
+    }
+
+    /// Returns what tells the layer's auditor.
+    pub(crate) fn audit(&self) -> &Audit {
+        &self.config.audit
     }
 }
 
@@ -185,7 +190,10 @@ impl RateLimitLayerBuilder {
     pub fn build(self) -> Result<RateLimitLayer, ConfigError> {
         let share = self.on_store_error.share()?;
         let sets = sets(&self.policies, self.tiers.as_ref(), share)?;
+        let audit = Audit::default();
         let config = Config {
+            watch: StoreWatch::new("rate_limit", audit.clone()),
+            audit,
             partition: self.partition.in_store(self.store.keys()),
             store: self.store,
             sets: LiveSets::new(sets),
