@@ -28,6 +28,7 @@ mod api_key_conformance;
 mod api_key_manager;
 mod api_key_pipeline;
 mod api_key_threats;
+mod audit;
 mod cache;
 mod cache_bounds;
 mod cache_collapse;
