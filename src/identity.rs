@@ -4,6 +4,8 @@ use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use sha2::{Digest, Sha256};
 
+use crate::allowance::Allowance;
+
 /// Who calls: the answer of authentication, which every other layer may read.
 ///
 /// It stands in the request's extensions. The limiter counts by its lineage or owner and chooses
@@ -34,6 +36,8 @@ struct Inner {
     lineage: String,
     owner: Option<String>,
     tier: Option<String>,
+    credits: Option<Allowance>,
+    limit: Option<Allowance>,
     scopes: Vec<String>,
     metadata: BTreeMap<String, String>,
     digest: [u8; 32],
@@ -51,6 +55,8 @@ impl Identity {
                 key_id,
                 owner: None,
                 tier: None,
+                credits: None,
+                limit: None,
                 scopes: Vec::new(),
                 metadata: BTreeMap::new(),
                 digest: [0; 32],
@@ -76,6 +82,18 @@ impl Identity {
     /// Returns the name of the tier that chooses the limits, if the key has one.
     pub fn tier(&self) -> Option<&str> {
         self.inner.tier.as_deref()
+    }
+
+    /// Returns how much the caller's line of keys may use in a period, if it has credits. A limiter
+    /// that is told to charges them.
+    pub fn credits(&self) -> Option<Allowance> {
+        self.inner.credits
+    }
+
+    /// Returns the caller's own limit, which a limiter that is told to puts in the place of the
+    /// tier's.
+    pub fn limit(&self) -> Option<Allowance> {
+        self.inner.limit
     }
 
     /// Returns what the caller may do, sorted, each scope once.
@@ -139,6 +157,18 @@ impl IdentityBuilder {
     /// Says which tier chooses the limits.
     pub fn tier(mut self, tier: impl Into<String>) -> Self {
         self.inner.tier = Some(tier.into());
+        self
+    }
+
+    /// Says how much the caller's line of keys may use in a period.
+    pub fn credits(mut self, credits: Allowance) -> Self {
+        self.inner.credits = Some(credits);
+        self
+    }
+
+    /// Says what limit the caller has in the place of its tier's.
+    pub fn limit(mut self, limit: Allowance) -> Self {
+        self.inner.limit = Some(limit);
         self
     }
 

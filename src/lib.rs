@@ -60,6 +60,7 @@
 //! | `api-key`, `rate-limit`, `cache`, `access-log` | yes | the four layers |
 //! | `memory` | yes | [`store::MemoryStore`] |
 //! | `tokio` | yes | [`TokioRuntime`]: spawning and sleeping on Tokio |
+//! | `redis` | no | `store::RedisStore`: a Redis server that many instances share |
 //! | `axum` | no | `ConnectInfo` and `MatchedPath` are understood, [`Identity`] is an extractor |
 //! | `tracing` | no | records and notices as `tracing` events |
 //! | `metrics` | no | requests and decisions of all layers through the `metrics` facade |
@@ -80,6 +81,7 @@
 )]
 
 // Ground: the words that all slices share.
+mod allowance;
 mod audit;
 mod body;
 mod client_addr;
@@ -123,6 +125,7 @@ mod gate;
 pub mod guide;
 pub mod store;
 
+pub use self::allowance::Allowance;
 pub use self::audit::{AuditEvent, Auditor};
 pub use self::body::ResponseBody;
 pub use self::client_addr::{

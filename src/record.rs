@@ -364,6 +364,8 @@ pub struct RateLimitOutcome {
     pub decision: RateLimitDecision,
     /// What each policy said, in the order of the configuration.
     pub policies: SmallVec<[PolicyOutcome; 2]>,
+    /// How long the request was made to wait for its turn in a queue, before it went on.
+    pub delayed: Duration,
 }
 
 impl RateLimitOutcome {
@@ -375,6 +377,7 @@ impl RateLimitOutcome {
         Self {
             decision,
             policies: policies.into_iter().collect(),
+            delayed: Duration::ZERO,
         }
     }
 }

@@ -9,6 +9,7 @@ use super::{
     record::{KeyRecord, KeyState, StateChange},
 };
 use crate::{
+    allowance::Allowance,
     error::{StoreError, StoreErrorKind},
     time::Timestamp,
 };
@@ -60,6 +61,9 @@ impl KeyRecord {
             out.text(value);
         });
         out.constraints(&self.constraints);
+        for allowance in [self.credits, self.limit] {
+            out.optional(allowance, |out, own| out.text(&own.to_string()));
+        }
         out.0
     }
 
@@ -189,6 +193,8 @@ impl Reader<'_> {
             rotated_to: self.optional(Self::id)?,
             metadata: self.metadata()?,
             constraints: self.constraints()?,
+            credits: self.optional(Self::allowance)?,
+            limit: self.optional(Self::allowance)?,
             seal: self.optional(Self::seal)?,
         })
     }
@@ -272,6 +278,10 @@ impl Reader<'_> {
         })
     }
 
+    fn allowance(&mut self) -> Option<Allowance> {
+        self.text()?.parse().ok()
+    }
+
     fn constraints(&mut self) -> Option<Constraints> {
         Some(Constraints {
             networks: self.list(|reader| reader.text()?.parse().ok())?,
@@ -327,6 +337,8 @@ mod tests {
             pepper_id: 3,
             digest: KeyDigest::from_bytes([9; 32]),
         });
+        record.credits = Some(Allowance::per_month(50_000).unwrap());
+        record.limit = Some("20/90s".parse().unwrap());
         record.metadata.insert("a".to_owned(), "b".to_owned());
         record.constraints = Constraints::new()
             .networks(["10.0.0.0/8".parse().unwrap(), "::1".parse().unwrap()])
@@ -355,6 +367,8 @@ mod tests {
         assert_eq!(read.state(), full().state());
         assert_eq!(read.metadata(), full().metadata());
         assert_eq!(read.constraints(), full().constraints());
+        assert_eq!(read.credits(), full().credits());
+        assert_eq!(read.limit(), full().limit());
         assert_eq!(read.expires_at(), full().expires_at());
     }
 

@@ -362,6 +362,8 @@ impl KeyManager {
             lineage: id,
             name: new.name.clone(),
             tier: new.tier.clone(),
+            credits: new.credits,
+            limit: new.limit,
             scopes: new.scopes.clone(),
             state: KeyState::Active,
             created_at: now,

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use super::{constraints::Constraints, invalid::Invalid, record::KeyRecord, scopes::is_scope};
-use crate::time::Timestamp;
+use crate::{allowance::Allowance, time::Timestamp};
 
 const OWNER_LEN_MAX: usize = 256;
 const NAME_LEN_MAX: usize = 256;
@@ -33,6 +33,8 @@ pub struct NewKey {
     pub(super) environment: Option<String>,
     pub(super) name: Option<String>,
     pub(super) tier: Option<String>,
+    pub(super) credits: Option<Allowance>,
+    pub(super) limit: Option<Allowance>,
     pub(super) scopes: Vec<String>,
     pub(super) not_before: Option<Timestamp>,
     pub(super) expiry: Expiry,
@@ -66,6 +68,8 @@ impl NewKey {
             environment: None,
             name: None,
             tier: None,
+            credits: None,
+            limit: None,
             scopes: Vec::new(),
             not_before: None,
             expiry: Expiry::Never,
@@ -89,6 +93,20 @@ impl NewKey {
     /// Sets the tier that chooses the limits.
     pub fn tier(mut self, tier: impl Into<String>) -> Self {
         self.tier = Some(tier.into());
+        self
+    }
+
+    /// Sets how much the key, and all that it is rotated to, may use in a period. A limiter inside
+    /// that is told to charges it.
+    pub fn credits(mut self, credits: Allowance) -> Self {
+        self.credits = Some(credits);
+        self
+    }
+
+    /// Sets a limit in the place of the tier's. A limiter inside that is told to holds the key to
+    /// it.
+    pub fn limit(mut self, limit: Allowance) -> Self {
+        self.limit = Some(limit);
         self
     }
 

@@ -15,7 +15,7 @@ use super::{
     digest::{DigestAlgorithm, KeyDigest, Seal},
     key::KeyId,
 };
-use crate::{identity::Identity, time::Timestamp};
+use crate::{allowance::Allowance, identity::Identity, time::Timestamp};
 
 /// What is known of a key: everything but its secret.
 ///
@@ -32,6 +32,8 @@ pub struct KeyRecord {
     pub(super) lineage: KeyId,
     pub(super) name: Option<String>,
     pub(super) tier: Option<String>,
+    pub(super) credits: Option<Allowance>,
+    pub(super) limit: Option<Allowance>,
     pub(super) scopes: Vec<String>,
     pub(super) state: KeyState,
     pub(super) created_at: Timestamp,
@@ -89,6 +91,16 @@ impl KeyRecord {
     /// Returns the name of the tier that chooses the limits.
     pub fn tier(&self) -> Option<&str> {
         self.tier.as_deref()
+    }
+
+    /// Returns how much its line may use in a period, if it has credits.
+    pub fn credits(&self) -> Option<Allowance> {
+        self.credits
+    }
+
+    /// Returns the limit that it has in the place of its tier's.
+    pub fn limit(&self) -> Option<Allowance> {
+        self.limit
     }
 
     /// Returns what the key may do, sorted, each scope once.
@@ -177,6 +189,12 @@ impl KeyRecord {
             .scopes(self.scopes.iter().map(String::as_str));
         if let Some(tier) = &self.tier {
             identity = identity.tier(tier.as_str());
+        }
+        if let Some(credits) = self.credits {
+            identity = identity.credits(credits);
+        }
+        if let Some(limit) = self.limit {
+            identity = identity.limit(limit);
         }
         for (name, value) in &self.metadata {
             identity = identity.metadata(name.as_str(), value.as_str());
@@ -348,6 +366,8 @@ pub(super) mod tests {
             lineage: id,
             name: None,
             tier: Some("pro".to_owned()),
+            credits: None,
+            limit: None,
             scopes: vec!["a".to_owned(), "b".to_owned()],
             state: KeyState::Active,
             created_at: NOON,

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{constraints::Constraints, invalid::Invalid, new_key, record::KeyRecord};
-use crate::time::Timestamp;
+use crate::{allowance::Allowance, time::Timestamp};
 
 /// What is to become different about a key; what is not named stays.
 ///
@@ -21,6 +21,8 @@ use crate::time::Timestamp;
 pub struct KeyUpdate {
     name: Option<Option<String>>,
     tier: Option<Option<String>>,
+    credits: Option<Option<Allowance>>,
+    limit: Option<Option<Allowance>>,
     scopes: Option<Vec<String>>,
     not_before: Option<Option<Timestamp>>,
     expires_at: Option<Option<Timestamp>>,
@@ -45,6 +47,19 @@ impl KeyUpdate {
     /// used stays used.
     pub fn tier<'a>(mut self, tier: impl Into<Option<&'a str>>) -> Self {
         self.tier = Some(tier.into().map(str::to_owned));
+        self
+    }
+
+    /// Sets or takes away how much the key may use in a period. The new amount holds from the next
+    /// request on; what has been used of the period stays used.
+    pub fn credits(mut self, credits: impl Into<Option<Allowance>>) -> Self {
+        self.credits = Some(credits.into());
+        self
+    }
+
+    /// Sets or takes away the limit that stands in the place of the tier's.
+    pub fn limit(mut self, limit: impl Into<Option<Allowance>>) -> Self {
+        self.limit = Some(limit.into());
         self
     }
 
@@ -106,6 +121,12 @@ impl KeyUpdate {
         }
         if let Some(tier) = update.tier {
             record.tier = tier;
+        }
+        if let Some(credits) = update.credits {
+            record.credits = credits;
+        }
+        if let Some(limit) = update.limit {
+            record.limit = limit;
         }
         if let Some(scopes) = update.scopes {
             record.scopes = scopes;

@@ -12,7 +12,6 @@ use super::{
 use crate::{
     error::{StoreError, StoreErrorKind},
     store_key::StoreKey,
-    time::Timestamp,
 };
 
 /// What an entry weighs beside its bytes: its own struct, reference counts, and its place in a
@@ -20,15 +19,12 @@ use crate::{
 const OVERHEAD_BYTES: usize = 640;
 /// What a field weighs in a map of fields, beside its bytes.
 const FIELD_BYTES: usize = 160;
-/// The most fields that a head may have when it is read back from a store.
-const FIELDS_MAX: usize = 512;
-/// The version of the form in which a head is written.
-const FORM: u8 = 1;
 
 /// A stored answer: status, header fields, body, and what the cache knows of them.
 ///
 /// It does not change once it is stored. A store in memory keeps it as it is; one on a server
-/// keeps [`StoredResponse::encode_head`] and [`StoredResponse::body`].
+/// keeps [`StoredResponse::encode_head`] beside [`StoredResponse::body`], or both in one piece
+/// ([`StoredResponse::to_bytes`]).
 #[derive(Clone)]
 pub struct StoredResponse {
     pub(super) status: StatusCode,
@@ -41,6 +37,19 @@ pub struct StoredResponse {
     /// Whether the answer itself says that it may be shared among callers.
     pub(super) says_shared: bool,
     pub(super) tags: Vec<StoreKey>,
+    pub(super) seal: Seal,
+}
+
+/// Whether an answer can be read, or only by whoever sealed it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Seal {
+    /// It can.
+    None,
+    /// Only its body and these bytes are there, in a form that the cache does not know. It is
+    /// never shown.
+    Sealed { head: Bytes },
+    /// It can, and this is its body as it lies in the store.
+    Opened { body: Bytes },
 }
 
 impl StoredResponse {
@@ -77,51 +86,73 @@ impl StoredResponse {
             .map(|(name, value)| name.as_str().len() + value.len() + FIELD_BYTES)
             .sum();
         let keys = self.tags.len() * size_of::<StoreKey>();
-        OVERHEAD_BYTES + fields + keys + self.body.len()
+        let sealed = match &self.seal {
+            Seal::Sealed { head } => head.len(),
+            Seal::None | Seal::Opened { .. } => 0,
+        };
+        OVERHEAD_BYTES + fields + keys + sealed + self.body.len()
     }
 
-    /// Writes all but the body, for a store on a server.
-    pub fn encode_head(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(256);
-        out.push(FORM);
-        out.extend_from_slice(&self.status.as_u16().to_le_bytes());
-        out.extend_from_slice(&self.freshness.received_at.as_micros().to_le_bytes());
-        for secs in [
-            self.freshness.initial_age_secs,
-            self.freshness.lifetime_secs,
-            self.freshness.while_revalidate_secs,
-            self.freshness.if_error_secs,
-        ] {
-            out.extend_from_slice(&secs.to_le_bytes());
+    /// Returns what a store is given in the place of this answer by somebody who changes its
+    /// bytes: who encrypts, say.
+    ///
+    /// `head` stands for [`StoredResponse::encode_head`], `body` for the body. Beside them the
+    /// store sees what it has to know: the variant and the names of the fields that it is chosen
+    /// by, and the digests of partition and tags. The cache never shows an answer in this form.
+    #[must_use]
+    pub fn seal(&self, head: Bytes, body: Bytes) -> Self {
+        Self {
+            status: StatusCode::OK,
+            headers: HeaderMap::new(),
+            body,
+            freshness: Freshness::default(),
+            vary: self.vary.clone(),
+            variant: self.variant,
+            partition: self.partition,
+            says_shared: false,
+            tags: self.tags.clone(),
+            seal: Seal::Sealed { head },
         }
-        out.push(u8::from(self.freshness.always_validate));
-        out.push(u8::from(self.freshness.never_stale));
-        out.push(u8::from(self.says_shared));
-        out.extend_from_slice(self.variant.as_bytes());
-        out.extend_from_slice(self.partition.as_bytes());
-        push_len(&mut out, self.tags.len());
-        for tag in &self.tags {
-            out.extend_from_slice(tag.as_bytes());
-        }
-        push_len(&mut out, self.vary.names().len());
-        for name in self.vary.names() {
-            push_bytes(&mut out, name.as_str().as_bytes());
-        }
-        push_len(&mut out, self.headers.len());
-        for (name, value) in &self.headers {
-            push_bytes(&mut out, name.as_str().as_bytes());
-            push_bytes(&mut out, value.as_bytes());
-        }
-        out
     }
 
-    /// Reads what [`StoredResponse::encode_head`] wrote, and adds the body.
+    /// Returns the head that this answer was sealed with, if it was.
+    pub fn sealed_head(&self) -> Option<&Bytes> {
+        match &self.seal {
+            Seal::Sealed { head } => Some(head),
+            Seal::None | Seal::Opened { .. } => None,
+        }
+    }
+
+    /// Returns the body as it lies in the store, if this answer was opened.
+    ///
+    /// A head that replaces this one's stands before that very body:
+    /// [`CacheStore::touch`](super::CacheStore::touch) leaves it in its place.
+    pub fn sealed_body(&self) -> Option<&Bytes> {
+        match &self.seal {
+            Seal::Opened { body } => Some(body),
+            Seal::None | Seal::Sealed { .. } => None,
+        }
+    }
+
+    /// Returns the answer that this one is sealed of, from its head and body as they were before
+    /// [`StoredResponse::seal`].
     ///
     /// # Errors
     ///
-    /// [`StoreErrorKind::Corrupt`] if the bytes are not what this version wrote.
-    pub fn decode(head: &[u8], body: Bytes) -> Result<Self, StoreError> {
-        decode(head, body).ok_or_else(|| StoreErrorKind::Corrupt.into())
+    /// [`StoreErrorKind::Corrupt`](crate::StoreErrorKind::Corrupt) if they are not what this
+    /// version wrote, or not of the variant, partition and tags that stand outside.
+    pub fn open(&self, head: Bytes, body: Bytes) -> Result<Self, StoreError> {
+        let opened = Self::decode(head, body)?;
+        let outside = (self.variant, &self.vary, self.partition, &self.tags);
+        let inside = (opened.variant, &opened.vary, opened.partition, &opened.tags);
+        if outside != inside || opened.sealed_head().is_some() {
+            return Err(StoreErrorKind::Corrupt.into());
+        }
+        let body = self.body.clone();
+        Ok(Self {
+            seal: Seal::Opened { body },
+            ..opened
+        })
     }
 }
 
@@ -137,9 +168,11 @@ impl fmt::Debug for StoredResponse {
     }
 }
 
-/// Returns whether an answer fits a request, by the fields that it varies by.
+/// Returns whether an answer fits a request, by the fields that it varies by. One that nobody has
+/// opened fits none.
 pub(super) fn fits(selection: &Selection<'_>, entry: &StoredResponse) -> bool {
-    entry.vary.is_empty() || selection.variant(&entry.vary) == entry.variant
+    let is_sealed = matches!(entry.seal, Seal::Sealed { .. });
+    !is_sealed && (entry.vary.is_empty() || selection.variant(&entry.vary) == entry.variant)
 }
 
 /// Copies fields so that they share one exact piece of memory of their own, and not that of the
@@ -196,103 +229,6 @@ pub(super) fn remove_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
-fn push_len(out: &mut Vec<u8>, len: usize) {
-    let len = u32::try_from(len).expect("a head is far smaller than 4 GiB");
-    out.extend_from_slice(&len.to_le_bytes());
-}
-
-fn push_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
-    push_len(out, bytes.len());
-    out.extend_from_slice(bytes);
-}
-
-fn decode(head: &[u8], body: Bytes) -> Option<StoredResponse> {
-    let mut head = Reader(head);
-    if head.u8()? != FORM {
-        return None;
-    }
-    let status = StatusCode::from_u16(u16::from_le_bytes(head.array()?)).ok()?;
-    let freshness = Freshness {
-        received_at: Timestamp::from_micros(u64::from_le_bytes(head.array()?)),
-        initial_age_secs: head.u32()?,
-        lifetime_secs: head.u32()?,
-        while_revalidate_secs: head.u32()?,
-        if_error_secs: head.u32()?,
-        always_validate: head.bool()?,
-        never_stale: head.bool()?,
-    };
-    let says_shared = head.bool()?;
-    let variant = VariantId::from_bytes(head.array()?);
-    let partition = StoreKey::from_bytes(head.array()?);
-    let tags = (0..head.len()?)
-        .map(|_| Some(StoreKey::from_bytes(head.array()?)))
-        .collect::<Option<_>>()?;
-    let names = (0..head.len()?)
-        .map(|_| HeaderName::from_bytes(head.bytes()?).ok())
-        .collect::<Option<_>>()?;
-    let vary = VarySpec::from_names(names)?;
-    let fields = head.len()?;
-    let mut headers = HeaderMap::with_capacity(fields);
-    for _ in 0..fields {
-        let name = HeaderName::from_bytes(head.bytes()?).ok()?;
-        let value = HeaderValue::from_bytes(head.bytes()?).ok()?;
-        headers.append(name, value);
-    }
-    head.0.is_empty().then_some(StoredResponse {
-        status,
-        headers,
-        body,
-        freshness,
-        vary,
-        variant,
-        partition,
-        says_shared,
-        tags,
-    })
-}
-
-/// Takes parts off the front of bytes that may be anybody's.
-struct Reader<'a>(&'a [u8]);
-
-impl<'a> Reader<'a> {
-    fn take(&mut self, len: usize) -> Option<&'a [u8]> {
-        let (taken, rest) = self.0.split_at_checked(len)?;
-        self.0 = rest;
-        Some(taken)
-    }
-
-    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
-        self.take(N)?.try_into().ok()
-    }
-
-    fn u8(&mut self) -> Option<u8> {
-        self.array().map(u8::from_le_bytes)
-    }
-
-    fn bool(&mut self) -> Option<bool> {
-        match self.u8()? {
-            0 => Some(false),
-            1 => Some(true),
-            _ => None,
-        }
-    }
-
-    fn u32(&mut self) -> Option<u32> {
-        self.array().map(u32::from_le_bytes)
-    }
-
-    /// Takes a count, and refuses one that no cache writes before anything is reserved for it.
-    fn len(&mut self) -> Option<usize> {
-        let len = usize::try_from(self.u32()?).ok()?;
-        (len <= FIELDS_MAX).then_some(len)
-    }
-
-    fn bytes(&mut self) -> Option<&'a [u8]> {
-        let len = usize::try_from(self.u32()?).ok()?;
-        self.take(len)
-    }
-}
-
 /// Returns for how long a store keeps an answer.
 pub(super) fn retain(
     freshness: &Freshness,
@@ -308,7 +244,8 @@ pub(super) fn retain(
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::vary::Variants, *};
+    use crate::{store_key::StoreKeys, time::Timestamp};
 
     fn entry() -> StoredResponse {
         let mut headers = HeaderMap::new();
@@ -333,32 +270,8 @@ mod tests {
             partition: StoreKey::from_bytes([7; 16]),
             says_shared: true,
             tags: vec![StoreKey::from_bytes([8; 16])],
+            seal: Seal::None,
         }
-    }
-
-    #[test]
-    fn what_is_written_can_be_read() {
-        let entry = entry();
-        let read = StoredResponse::decode(&entry.encode_head(), entry.body.clone()).unwrap();
-        assert_eq!(read.status, entry.status);
-        assert_eq!(read.headers, entry.headers);
-        assert_eq!(read.body, entry.body);
-        assert_eq!(read.freshness, entry.freshness);
-        assert_eq!(read.vary, entry.vary);
-        assert_eq!(read.variant, entry.variant);
-        assert_eq!((read.partition, read.tags), (entry.partition, entry.tags));
-        assert_eq!(read.says_shared, entry.says_shared);
-    }
-
-    #[test]
-    fn a_head_that_is_cut_or_longer_is_corrupt() {
-        let head = entry().encode_head();
-        for len in 0..head.len() {
-            assert!(StoredResponse::decode(&head[..len], Bytes::new()).is_err());
-        }
-        let longer = [&head[..], b"x"].concat();
-        let error = StoredResponse::decode(&longer, Bytes::new()).unwrap_err();
-        assert_eq!(error.kind(), StoreErrorKind::Corrupt);
     }
 
     #[test]
@@ -383,18 +296,54 @@ mod tests {
         assert!(!debug.contains("x-a") && !debug.contains("body"));
     }
 
-    proptest::proptest! {
-        #[test]
-        fn no_bytes_make_decoding_panic(
-            head in proptest::collection::vec(proptest::num::u8::ANY, 0..200),
-            at in proptest::num::usize::ANY,
-            byte in proptest::num::u8::ANY,
-        ) {
-            let _ = StoredResponse::decode(&head, Bytes::new());
-            let mut changed = entry().encode_head();
-            let at = at % changed.len();
-            changed[at] = byte;
-            let _ = StoredResponse::decode(&changed, Bytes::new());
+    #[test]
+    fn what_is_sealed_opens_to_what_it_was_and_to_nothing_else() {
+        let entry = entry();
+        let head = Bytes::from(entry.encode_head().unwrap());
+        let sealed = entry.seal(Bytes::from_static(b"h"), Bytes::from_static(b"b"));
+        assert_eq!(
+            (&sealed.headers, sealed.tags()),
+            (&HeaderMap::new(), entry.tags())
+        );
+        assert_eq!(sealed.sealed_head().unwrap(), "h");
+
+        let opened = sealed.open(head.clone(), entry.body.clone()).unwrap();
+        assert_eq!(
+            (&opened.headers, &opened.body),
+            (&entry.headers, &entry.body)
+        );
+        assert_eq!(opened.sealed_body().unwrap(), "b");
+
+        let other_variant = StoredResponse {
+            variant: VariantId::from_bytes([9; 16]),
+            ..sealed.clone()
+        };
+        let other_caller = StoredResponse {
+            partition: StoreKey::from_bytes([9; 16]),
+            ..sealed.clone()
+        };
+        let untagged = StoredResponse {
+            tags: Vec::new(),
+            ..sealed.clone()
+        };
+        for moved in [other_variant, other_caller, untagged] {
+            assert!(moved.open(head.clone(), entry.body.clone()).is_err());
         }
+        let twice = Bytes::from(sealed.encode_head().unwrap());
+        assert!(sealed.open(twice, sealed.body.clone()).is_err());
+    }
+
+    #[test]
+    fn what_is_sealed_is_never_shown() {
+        let keys = StoreKeys::from_secret(&[1; 32]).unwrap();
+        let variants = Variants::new(keys.space("v"), false);
+        let headers = HeaderMap::new();
+        let selection = Selection::new(&headers, &variants);
+        let plain = StoredResponse {
+            vary: VarySpec::default(),
+            ..entry()
+        };
+        assert!(fits(&selection, &plain));
+        assert!(!fits(&selection, &plain.seal(Bytes::new(), Bytes::new())));
     }
 }

@@ -2,7 +2,10 @@
 
 use std::{
     fmt,
-    sync::{Arc, atomic::AtomicBool},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64},
+    },
     time::Duration,
 };
 
@@ -190,6 +193,25 @@ impl CacheLayerBuilder {
         self
     }
 
+    /// Keeps parts that the handler answers with (`206`), answers with them who asks for some of
+    /// their bytes, and joins those of the same strong `ETag` until nothing is missing (RFC 9111
+    /// sections 3.3 and 3.4). Off by default; [`CacheLayer::rfc`] does.
+    pub fn keep_parts(mut self, keep: bool) -> Self {
+        self.rules.keep_parts = keep;
+        self
+    }
+
+    /// Keeps an answer to a POST for those who GET the same target, where it says that it is one:
+    /// with a `Content-Location` of that very target, and with explicit freshness (RFC 9110 section
+    /// 9.3.3). Off by default.
+    ///
+    /// For one process before a handler. Where several share a store, a change that another one
+    /// makes in the moment between the answer and its storing is not seen.
+    pub fn keep_posts(mut self, keep: bool) -> Self {
+        self.rules.keep_posts = keep;
+        self
+    }
+
     /// Sets how many variants of one URL are kept for one caller at most. 16 by default.
     pub fn variants_max(mut self, variants: usize) -> Self {
         self.variants_max = variants;
@@ -265,6 +287,7 @@ impl CacheLayerBuilder {
                 variants_max: self.variants_max,
                 validated_for: self.validated_for,
                 filling: Budget::new(self.filling_bytes_max),
+                purges: AtomicU64::new(0),
                 flights: Arc::new(Flights::new(self.waiters_max)),
                 wait_at_most: self.wait_at_most,
                 unvouched_said: AtomicBool::new(false),

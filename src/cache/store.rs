@@ -37,6 +37,10 @@ use crate::{
 /// of the hash `{uri}:full` (fields for the variant that the store expects) beside one `HMGET` of
 /// `{uri}:purged`, in one script or one pipeline of one slot; `put`, `touch` and `lease` are one
 /// script each; `purge` of a URL is one `SET` of the server's time with an expiry.
+///
+/// An answer lies there as [`StoredResponse::encode_head`] beside its body, what it varies by as
+/// [`VarySpec::to_bytes`]. What cannot be read back is [`Found::Nothing`], and no error: the answer
+/// is made again and takes its place.
 pub trait CacheStore: Send + Sync + 'static {
     /// Returns the secret under which keys are digested: the same in each process that shares
     /// this store.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use http::{HeaderMap, HeaderName};
 
 /// The most tags that one answer may bear; further ones are not looked at.
-const TAGS_MAX: usize = 64;
+pub(super) const TAGS_MAX: usize = 64;
 /// The longest tag; one that is longer is none.
 const TAG_BYTES_MAX: usize = 1_024;
 

@@ -11,11 +11,14 @@ use super::{
     decision::{Decision, Decisions},
     headers::{Lines, RateLimitFields},
     on_store_error::OnStoreError,
+    own_sets::OwnSets,
+    paid::{Costs, Paid},
     partition::{Place, StoredPartition},
     policy::Policy,
     policy_set::{Chosen, LiveSets, PolicySet},
     request_head::RequestHead,
     store::RateLimitStore,
+    waiting::Line,
 };
 use crate::{
     audit::Audit,
@@ -24,6 +27,7 @@ use crate::{
     identity::Identity,
     record::{PolicyOutcome, RateLimitDecision, RateLimitOutcome, RecordHandle},
     rejection::{Rejection, Responder},
+    runtime::Runtime,
     store_future::StoreFuture,
     store_key::StoreKey,
     store_watch::StoreWatch,
@@ -33,6 +37,7 @@ pub(super) struct Config {
     pub(super) store: Arc<dyn RateLimitStore>,
     pub(super) partition: StoredPartition,
     pub(super) sets: LiveSets,
+    pub(super) own: Option<OwnSets>,
     pub(super) fields: RateLimitFields,
     pub(super) on_store_error: OnStoreError,
     pub(super) responder: Responder,
@@ -44,6 +49,8 @@ pub(super) struct Config {
     pub(super) retry_jitter: Duration,
     pub(super) audit: Audit,
     pub(super) watch: StoreWatch,
+    pub(super) runtime: Option<Arc<dyn Runtime>>,
+    pub(super) line: Option<Arc<Line>>,
 }
 
 pub(super) type Skip = dyn Fn(&RequestHead<'_>) -> bool + Send + Sync;
@@ -105,13 +112,17 @@ impl Config {
     }
 
     fn set(&self, head: &RequestHead<'_>) -> Chosen<'_> {
-        self.sets.choose(|| match &self.tier_by {
+        let set = self.sets.choose(|| match &self.tier_by {
             Some(tier_by) => tier_by(head),
             None => {
                 let tier = head.extensions.get().and_then(Identity::tier);
                 tier.map(Cow::Borrowed)
             }
-        })
+        });
+        match &self.own {
+            Some(own) => own.of_caller(set, head.extensions.get()),
+            None => set,
+        }
     }
 
     pub(super) fn take(
@@ -123,6 +134,57 @@ impl Config {
         let answer = self.take_from(&*self.store, partition, set, head);
         self.watch
             .over(answer, || RecordHandle::of(head.extensions).cloned())
+    }
+
+    /// Returns what a request costs each policy, for those whom the answer is not the end of it.
+    pub(super) fn costs(&self, set: &PolicySet, head: &RequestHead<'_>) -> Costs {
+        let cost = |policy| self.cost.as_ref().map_or(1, |cost| cost(head, policy));
+        set.policies().iter().map(cost).collect()
+    }
+
+    /// Asks the store for costs that are known.
+    pub(super) fn take_costs(
+        &self,
+        partition: &StoreKey,
+        set: &PolicySet,
+        costs: &[u64],
+        head: &RequestHead<'_>,
+    ) -> StoreFuture<Decisions> {
+        let answer = take_costs(&*self.store, partition, set, costs);
+        self.watch
+            .over(answer, || RecordHandle::of(head.extensions).cloned())
+    }
+
+    /// Returns the line that a request has to join that was admitted so, what it has paid for its
+    /// turn, and how long it takes until that comes; nothing if it may go on at once.
+    pub(super) fn turn(
+        &self,
+        answer: Answer<'_>,
+        partition: StoreKey,
+        set: &Arc<PolicySet>,
+        costs: &[u64],
+    ) -> Option<(&Arc<Line>, Paid, Duration)> {
+        let (store, decisions) = self.answered(answer)?;
+        let delay = set.delay(costs, decisions);
+        let line = self.line.as_ref().filter(|_| !delay.is_zero())?;
+        let runtime = self.runtime.as_ref();
+        let paid = Paid::new(store, runtime, partition, set, costs, decisions);
+        Some((line, paid, delay))
+    }
+
+    /// Returns the store that answered, and what.
+    fn answered<'a>(
+        &self,
+        answer: Answer<'a>,
+    ) -> Option<(&Arc<dyn RateLimitStore>, &'a Decisions)> {
+        match (answer, &self.on_store_error) {
+            (Answer::Store(decisions), _) => Some((&self.store, decisions)),
+            (Answer::Local(decisions, _), OnStoreError::Local { store, .. }) => {
+                Some((store, decisions))
+            }
+            (Answer::Local(..), OnStoreError::Allow | OnStoreError::Deny)
+            | (Answer::Failed(_), _) => None,
+        }
     }
 
     /// Asks the local store, if there is one, on the local set.
@@ -213,6 +275,19 @@ impl Config {
     }
 }
 
+fn take_costs(
+    store: &dyn RateLimitStore,
+    partition: &StoreKey,
+    set: &PolicySet,
+    costs: &[u64],
+) -> StoreFuture<Decisions> {
+    let policies = set.policies().iter().zip(costs);
+    let charges: SmallVec<[Charge<'_>; 4]> = policies
+        .map(|(policy, cost)| Charge::new(policy, *cost))
+        .collect();
+    store.take(partition, &charges)
+}
+
 impl fmt::Debug for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Config")
@@ -291,6 +366,15 @@ fn store_failed() -> Rejection {
         "Rate limits cannot be checked at the moment",
     )
     .retry_after(STORE_RETRY_AFTER)
+}
+
+pub(super) fn too_many_wait(delay: Duration) -> Rejection {
+    Rejection::new(
+        StatusCode::SERVICE_UNAVAILABLE,
+        Cow::Borrowed("https://iana.org/assignments/http-problem-types#temporary-reduced-capacity"),
+        "Too many requests wait for their turn",
+    )
+    .retry_after(delay)
 }
 
 fn caller_denied() -> Rejection {

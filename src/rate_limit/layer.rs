@@ -9,14 +9,22 @@ use super::{
     config::{Config, Cost, Skip, TierBy},
     headers::RateLimitFields,
     on_store_error::OnStoreError,
+    own_sets::{self, OwnSets, Reads},
     partition::Partition,
     policy::Policy,
     policy_set::{LiveSets, PolicySets, Tiers},
     request_head::RequestHead,
     service::RateLimit,
     store::RateLimitStore,
+    waiting::Line,
 };
-use crate::{audit::Audit, error::ConfigError, rejection::Responder, store_watch::StoreWatch};
+use crate::{
+    audit::Audit,
+    error::ConfigError,
+    rejection::Responder,
+    runtime::{self, Runtime},
+    store_watch::StoreWatch,
+};
 
 /// Limits how often a partition of the requests may pass: see the [module](super).
 #[derive(Clone, Debug)]
@@ -41,6 +49,9 @@ impl RateLimitLayer {
             tier_by: None,
             cost: None,
             retry_jitter: Duration::ZERO,
+            runtime: runtime::ambient(),
+            waiters_max: WAITERS_MAX,
+            reads: Reads::default(),
         }
     }
 }
@@ -55,7 +66,9 @@ impl RateLimitLayer {
 
     /// Returns whether the limiter counts or chooses by something of the caller's identity.
     pub(crate) fn reads_identity(&self) -> bool {
-        self.config.partition.reads_identity() || self.config.sets.by_tier()
+        self.config.partition.reads_identity()
+            || self.config.sets.by_tier()
+            || self.config.own.is_some()
     }
 
     /// Returns whether the limiter lets every request pass whose caller is not known.
@@ -93,7 +106,13 @@ pub struct RateLimitLayerBuilder {
     tier_by: Option<Arc<TierBy>>,
     cost: Option<Arc<Cost>>,
     retry_jitter: Duration,
+    runtime: Option<Arc<dyn Runtime>>,
+    waiters_max: usize,
+    reads: Reads,
 }
+
+/// So many requests wait for their turns at most, unless another number is given.
+const WAITERS_MAX: usize = 10_000;
 
 impl RateLimitLayerBuilder {
     /// Adds a policy that each request must pass.
@@ -118,6 +137,43 @@ impl RateLimitLayerBuilder {
         F: for<'a> Fn(&RequestHead<'a>) -> Option<Cow<'a, str>> + Send + Sync + 'static,
     {
         self.tier_by = Some(Arc::new(tier));
+        self
+    }
+
+    /// Charges the credits of the caller's [`Identity`](crate::Identity), as one more policy of the
+    /// name `credits`: so much in each period, all of it at once if the caller likes.
+    ///
+    /// They are counted by the caller's line of keys, so that a rotated key has used what it had
+    /// used. When the key's credits are changed, the new amount holds from the next request on, and
+    /// what has been used of the period stays used. A caller without credits is not held to any.
+    ///
+    /// ```
+    /// use portcullis::{
+    ///     rate_limit::{Partition, RateLimitLayer},
+    ///     store::MemoryStore,
+    /// };
+    ///
+    /// let layer = RateLimitLayer::builder(MemoryStore::new(), Partition::identity())
+    ///     .credits()
+    ///     .cost(|head, policy| match policy.name() {
+    ///         // A search is worth five.
+    ///         "credits" if head.uri.path() == "/search" => 5,
+    ///         _ => 1,
+    ///     })
+    ///     .build()?;
+    /// # let _ = layer;
+    /// # Ok::<(), portcullis::ConfigError>(())
+    /// ```
+    pub fn credits(mut self) -> Self {
+        self.reads.credits = true;
+        self
+    }
+
+    /// Puts the limit of the caller's [`Identity`](crate::Identity), where it has one, in the place
+    /// of its tier's policies: a bucket of the name `own`, which holds the amount and gains as much
+    /// in each period. The policies that all must pass still hold.
+    pub fn own_limits(mut self) -> Self {
+        self.reads.limit = true;
         self
     }
 
@@ -162,6 +218,22 @@ impl RateLimitLayerBuilder {
         self
     }
 
+    /// Sets what sleeps for requests that wait for their turn in a
+    /// [queue](Policy::leaky_queue). Tokio by default, where the feature `tokio` is on.
+    pub fn runtime(mut self, runtime: impl Runtime) -> Self {
+        self.runtime = Some(Arc::new(runtime));
+        self
+    }
+
+    /// Sets how many requests of all partitions wait for their turns at most. 10 000 by default.
+    ///
+    /// A [queue](Policy::leaky_queue) bounds how many of one partition wait; this bounds what all
+    /// of them take in memory. One more is turned away with `503`, charged to nobody.
+    pub fn waiters_max(mut self, waiters: usize) -> Self {
+        self.waiters_max = waiters;
+        self
+    }
+
     /// Sets which header fields tell callers of their limits. None by default.
     pub fn fields(mut self, fields: RateLimitFields) -> Self {
         self.fields = fields;
@@ -185,16 +257,36 @@ impl RateLimitLayerBuilder {
     ///
     /// # Errors
     ///
-    /// If there is no policy, two of one request have the same name, the tiers have no fallback, or
-    /// the share of [`OnStoreError::local`] is zero.
+    /// If there is no policy, two of one request have the same name, the tiers have no fallback, the
+    /// share of [`OnStoreError::local`] is zero, or there is a queue and nothing to wait by; if
+    /// callers' own allowances are to be read, and the partition does not begin with
+    /// [`Partition::identity`].
     pub fn build(self) -> Result<RateLimitLayer, ConfigError> {
         let share = self.on_store_error.share()?;
-        let sets = sets(&self.policies, self.tiers.as_ref(), share)?;
+        let runtime = self.runtime.as_ref();
+        let sets = sets(
+            &self.policies,
+            self.tiers.as_ref(),
+            share,
+            self.reads,
+            runtime,
+        )?;
+        let line = |runtime| Arc::new(Line::new(runtime, self.waiters_max));
+        let partition = self.partition.in_store(self.store.keys());
+        if self.reads.any() && !partition.counts_callers_by_line() {
+            return Err(ConfigError::new(
+                "credits",
+                format_args!("counted by {:?}", self.partition),
+                "what is one caller's own is counted by its line of keys",
+            )
+            .fix("begin the partition with `Partition::identity()`"));
+        }
         let audit = Audit::default();
         let config = Config {
             watch: StoreWatch::new("rate_limit", audit.clone()),
             audit,
-            partition: self.partition.in_store(self.store.keys()),
+            partition,
+            own: self.reads.any().then(|| OwnSets::new(self.reads)),
             store: self.store,
             sets: LiveSets::new(sets),
             fields: self.fields,
@@ -206,6 +298,8 @@ impl RateLimitLayerBuilder {
             tier_by: self.tier_by,
             cost: self.cost,
             retry_jitter: self.retry_jitter,
+            line: self.runtime.clone().map(line),
+            runtime: self.runtime,
         };
         Ok(RateLimitLayer {
             config: Arc::new(config),
@@ -217,15 +311,27 @@ fn sets(
     policies: &[Policy],
     tiers: Option<&Tiers>,
     share: Option<NonZeroU32>,
+    reads: Reads,
+    runtime: Option<&Arc<dyn Runtime>>,
 ) -> Result<PolicySets, ConfigError> {
     let sets = PolicySets::new(policies, tiers, share)?;
-    if sets.is_empty() {
+    own_sets::check_names(reads, sets.policies())?;
+    if sets.is_empty() && !reads.any() {
         return Err(ConfigError::new(
             "policies",
             "empty",
             "a limiter without a policy limits nothing",
         )
         .fix("add one with `policy`, or tiers that have some"));
+    }
+    let waits = |policy: &Policy| policy.max_wait().is_some();
+    if sets.policies().any(waits) && runtime.is_none() {
+        return Err(ConfigError::new(
+            "runtime",
+            "none",
+            "requests in a queue have to wait for their turns",
+        )
+        .fix("give one with `runtime`, or turn on the feature `tokio`"));
     }
     Ok(sets)
 }
@@ -254,7 +360,15 @@ impl Limits {
     ) -> Result<(), ConfigError> {
         let policies: Vec<Policy> = policies.into_iter().collect();
         let share = self.config.on_store_error.share()?;
-        let sets = sets(&policies, tiers.as_ref(), share)?;
+        let own = self.config.own.as_ref();
+        let reads = own.map(OwnSets::reads).unwrap_or_default();
+        let sets = sets(
+            &policies,
+            tiers.as_ref(),
+            share,
+            reads,
+            self.config.runtime.as_ref(),
+        )?;
         self.config.sets.replace(sets);
         Ok(())
     }

@@ -166,6 +166,13 @@ impl StoredPartition {
         self.parts().flatten().any(Part::reads_identity)
     }
 
+    /// Returns whether each caller that is known is counted by its line of keys, and by nothing
+    /// else.
+    pub(super) fn counts_callers_by_line(&self) -> bool {
+        let first = self.parts().next();
+        first.is_some_and(|parts| matches!(parts[..], [Part::Identity]))
+    }
+
     /// Returns whether a request whose caller is not known is in no partition.
     pub(super) fn needs_identity(&self) -> bool {
         self.parts()

@@ -8,11 +8,12 @@ use std::{
         Arc, PoisonError, RwLock,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 use http::HeaderValue;
 
-use super::{headers, policy::Policy};
+use super::{decision::Decisions, headers, policy::Policy};
 use crate::error::ConfigError;
 
 /// Which policies the callers of a tier must pass.
@@ -84,6 +85,10 @@ impl Tiers {
 pub(super) struct PolicySet {
     policies: Box<[Policy]>,
     policy_field: HeaderValue,
+    delays: bool,
+    // So many of the policies are everybody's, the others the tier's.
+    for_all: usize,
+    share: Option<NonZeroU32>,
     // What is decided on while the store fails.
     local: Option<Arc<PolicySet>>,
 }
@@ -111,6 +116,9 @@ impl PolicySet {
         };
         Ok(Self {
             policy_field: headers::policy_field(&policies),
+            delays: policies.iter().any(delays),
+            for_all: policies.len(),
+            share,
             policies: policies.into(),
             local,
         })
@@ -120,8 +128,38 @@ impl PolicySet {
         &self.policies
     }
 
+    /// Returns the policies that are not the tier's.
+    pub(super) fn for_all(&self) -> &[Policy] {
+        &self.policies[..self.for_all]
+    }
+
+    /// Returns other policies for a caller who would have these. Where a local store could not
+    /// count them, there is none for them.
+    ///
+    /// No name stands twice among them.
+    pub(super) fn with_policies(&self, policies: Vec<Policy>) -> Self {
+        Self::new(policies.clone(), self.share)
+            .or_else(|_| Self::new(policies, None))
+            .expect("no name stands twice")
+    }
+
     pub(super) fn policy_field(&self) -> &HeaderValue {
         &self.policy_field
+    }
+
+    /// Returns whether a request may have to wait for its turn.
+    #[inline]
+    pub(super) fn delays(&self) -> bool {
+        self.delays
+    }
+
+    /// Returns how long a request that costs this much and was decided on so waits for its turn.
+    pub(super) fn delay(&self, costs: &[u64], decisions: &Decisions) -> Duration {
+        let said = self.policies.iter().zip(decisions.each()).zip(costs);
+        said.filter(|((policy, _), cost)| delays(policy) && **cost > 0)
+            .map(|((policy, said), _)| policy.delay(said))
+            .max()
+            .unwrap_or_default()
     }
 
     /// Returns the same policies with the quotas of one instance, if the store may be replaced by
@@ -129,6 +167,11 @@ impl PolicySet {
     pub(super) fn local(&self) -> Option<&Arc<Self>> {
         self.local.as_ref()
     }
+}
+
+/// Returns whether a policy lets requests wait.
+fn delays(policy: &Policy) -> bool {
+    policy.max_wait().is_some() && !policy.is_shadow()
 }
 
 /// Chooses the policies of a request by its caller's tier.
@@ -162,10 +205,11 @@ impl PolicySets {
                     .fix("give all policies of a tier in one call"));
             }
             let policies = [for_all, own].concat();
-            sets.push((
-                name.as_str().into(),
-                Arc::new(PolicySet::new(policies, share)?),
-            ));
+            let set = PolicySet {
+                for_all: for_all.len(),
+                ..PolicySet::new(policies, share)?
+            };
+            sets.push((name.as_str().into(), Arc::new(set)));
         }
         let fallback = sets
             .iter()
@@ -193,6 +237,13 @@ impl PolicySets {
     /// Returns whether the choice depends on who calls.
     pub(super) fn by_tier(&self) -> bool {
         !self.tiers.is_empty()
+    }
+
+    /// Returns all policies that any request may have to pass.
+    pub(super) fn policies(&self) -> impl Iterator<Item = &Policy> {
+        let tiers = self.tiers.iter().map(|(_, set)| set);
+        let sets = std::iter::once(&self.fallback).chain(tiers);
+        sets.flat_map(|set| set.policies())
     }
 
     /// Returns whether no request is ever limited.
@@ -252,6 +303,13 @@ impl LiveSets {
 }
 
 impl Chosen<'_> {
+    pub(super) fn shared(&self) -> &Arc<PolicySet> {
+        match self {
+            Self::First(set) => set,
+            Self::Latest(set) => set,
+        }
+    }
+
     pub(super) fn into_owned(self) -> Arc<PolicySet> {
         match self {
             Self::First(set) => Arc::clone(set),

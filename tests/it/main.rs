@@ -30,10 +30,15 @@ mod audit;
 mod cache;
 mod cache_bounds;
 mod cache_collapse;
+#[cfg(feature = "test-util")]
+mod cache_conformance;
 mod cache_leaks;
 mod cache_oracle;
+mod cache_parts;
+mod cache_posts;
 mod cache_validation;
 mod contract;
+mod credits;
 mod gate;
 mod gateway;
 mod house;
@@ -44,5 +49,8 @@ mod rate_limit;
 mod rate_limit_conformance;
 mod rate_limit_failure;
 mod rate_limit_fields;
+mod rate_limit_queue;
 mod rate_limit_regressions;
+#[cfg(feature = "redis")]
+mod redis;
 mod support;

@@ -29,7 +29,7 @@ type Reply = Response<ResponseBody<Full<Bytes>>>;
 
 /// How a server that can be cut off says that it is.
 #[derive(Clone, Copy, Debug)]
-enum Says {
+pub(crate) enum Says {
     AtOnce,
     Later,
 }
@@ -38,7 +38,7 @@ const BOTH: [Says; 2] = [Says::AtOnce, Says::Later];
 
 /// A server that can be cut off.
 #[derive(Clone, Debug)]
-struct Server {
+pub(crate) struct Server {
     memory: MemoryStore,
     is_down: Arc<AtomicBool>,
     says: Says,
@@ -46,7 +46,7 @@ struct Server {
 }
 
 impl Server {
-    fn new(says: Says, clock: &ManualClock) -> Self {
+    pub(crate) fn new(says: Says, clock: &ManualClock) -> Self {
         Self {
             memory: MemoryStore::with_clock(clock.clone()),
             is_down: Arc::new(AtomicBool::new(true)),
