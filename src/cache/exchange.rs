@@ -296,9 +296,8 @@ impl Exchange {
             change.is_as_got(&response)
                 && is_explicit(&self.config.rules, response.headers(), &times)
         });
-        let settled = change
-            .purge(&self.config, &response)
-            .map(|purge| self.config.watch.over(purge, || self.record.clone()));
+        let settled = change.purge(&self.config, &response);
+        let settled = settled.map(|purge| self.config.watch.over(purge, || self.record.clone()));
         let response = response.map(CacheBody::inner);
         match (settled, as_got) {
             (Some(settled), Some(as_got)) => {
@@ -729,7 +728,8 @@ impl Keep {
         };
         let asked = look.asked_fields();
         let selection = Selection::new(&asked, config.keys.variants());
-        config.store.get(&key, &selection)
+        let answer = config.store.get(&key, &selection);
+        config.watch.over(answer, || None)
     }
 
     /// Lets the answer through, and keeps what passes, unless there was another purge since the

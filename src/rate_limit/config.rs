@@ -47,10 +47,10 @@ pub(super) struct Config {
     pub(super) tier_by: Option<Arc<TierBy>>,
     pub(super) cost: Option<Arc<Cost>>,
     pub(super) retry_jitter: Duration,
-    pub(super) runtime: Option<Arc<dyn Runtime>>,
-    pub(super) line: Option<Arc<Line>>,
     pub(super) audit: Audit,
     pub(super) watch: StoreWatch,
+    pub(super) runtime: Option<Arc<dyn Runtime>>,
+    pub(super) line: Option<Arc<Line>>,
 }
 
 pub(super) type Skip = dyn Fn(&RequestHead<'_>) -> bool + Send + Sync;
@@ -148,10 +148,11 @@ impl Config {
         partition: &StoreKey,
         set: &PolicySet,
         costs: &[u64],
-        record: Option<RecordHandle>,
+        head: &RequestHead<'_>,
     ) -> StoreFuture<Decisions> {
         let answer = take_costs(&*self.store, partition, set, costs);
-        self.watch.over(answer, || record)
+        self.watch
+            .over(answer, || RecordHandle::of(head.extensions).cloned())
     }
 
     /// Returns the line that a request has to join that was admitted so, what it has paid for its

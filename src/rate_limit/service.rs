@@ -17,8 +17,7 @@ use super::{
     request_head::RequestHead,
 };
 use crate::{
-    body::ResponseBody, record::RecordHandle, rejection::Dialect, store_future::StoreFuture,
-    store_key::StoreKey,
+    body::ResponseBody, rejection::Dialect, store_future::StoreFuture, store_key::StoreKey,
 };
 
 /// Limits how often requests reach the inner service: see the [module](super).
@@ -46,9 +45,9 @@ impl<S: Clone> RateLimit<S> {
         S: Service<Request<B>>,
     {
         let config = Arc::clone(&self.config);
-        let costs = config.costs(&set, &RequestHead::of(&request));
-        let record = RecordHandle::of(request.extensions()).cloned();
-        let take = config.take_costs(&partition, &set, &costs, record);
+        let head = RequestHead::of(&request);
+        let costs = config.costs(&set, &head);
+        let take = config.take_costs(&partition, &set, &costs, &head);
         let clone = self.inner.clone();
         let ready = mem::replace(&mut self.inner, clone);
         ResponseFuture::deciding(Deciding {
