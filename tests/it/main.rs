@@ -55,4 +55,10 @@ mod rate_limit_queue;
 mod rate_limit_regressions;
 #[cfg(feature = "redis")]
 mod redis;
+#[cfg(feature = "redis")]
+mod redis_faults;
+#[cfg(all(feature = "redis", feature = "test-util"))]
+mod redis_rate_limit;
+#[cfg(feature = "redis")]
+mod redis_scripts;
 mod support;
