@@ -40,6 +40,10 @@ impl RateLimitStore for SlowStore {
         later(self.0.peek(partition, charges))
     }
 
+    fn charge(&self, partition: &StoreKey, charges: &[Charge<'_>]) -> StoreFuture<()> {
+        later(self.0.charge(partition, charges))
+    }
+
     fn refund(&self, partition: &StoreKey, refunds: &[Refund<'_>]) -> StoreFuture<()> {
         later(self.0.refund(partition, refunds))
     }
