@@ -3,6 +3,8 @@
 
 pub(crate) mod hands;
 pub(crate) mod process;
+#[cfg(feature = "redis")]
+pub(crate) mod redis;
 pub(crate) mod slow_store;
 pub(crate) mod stack;
 pub(crate) mod strict;
