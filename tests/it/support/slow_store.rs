@@ -67,7 +67,7 @@ impl RateLimitStore for SlowStore {
     }
 
     fn charge(&self, partition: &StoreKey, charges: &[Charge<'_>]) -> StoreFuture<()> {
-        later(self.0.charge(partition, charges))
+        self.later(self.store.charge(partition, charges))
     }
 
     fn refund(&self, partition: &StoreKey, refunds: &[Refund<'_>]) -> StoreFuture<()> {
