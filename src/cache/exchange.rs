@@ -97,7 +97,8 @@ impl Exchange {
             Some(hint) => selection.with_hint(hint),
             None => selection,
         };
-        Some(self.config.store.get(&look.key()?, &selection))
+        let answer = self.config.store.get(&look.key()?, &selection);
+        Some(self.config.watch.over(answer, || self.record.clone()))
     }
 
     /// Takes what the store said.
@@ -296,6 +297,7 @@ impl Exchange {
                 && is_explicit(&self.config.rules, response.headers(), &times)
         });
         let settled = change.purge(&self.config, &response);
+        let settled = settled.map(|purge| self.config.watch.over(purge, || self.record.clone()));
         let response = response.map(CacheBody::inner);
         match (settled, as_got) {
             (Some(settled), Some(as_got)) => {
@@ -430,7 +432,9 @@ impl Exchange {
     }
 
     fn touch(&self, touch: Touch) -> StoreFuture<()> {
-        match self.config.store.touch(touch).into_ready() {
+        let touched = self.config.store.touch(touch);
+        let touched = self.config.watch.over(touched, || self.record.clone());
+        match touched.into_ready() {
             // One that was replaced meanwhile stays as it is.
             Ok(touched) => touched.map(drop).into(),
             Err(pending) => StoreFuture::pending(async { pending.await.map(drop) }),
@@ -724,7 +728,8 @@ impl Keep {
         };
         let asked = look.asked_fields();
         let selection = Selection::new(&asked, config.keys.variants());
-        config.store.get(&key, &selection)
+        let answer = config.store.get(&key, &selection);
+        config.watch.over(answer, || None)
     }
 
     /// Lets the answer through, and keeps what passes, unless there was another purge since the

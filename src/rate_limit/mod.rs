@@ -100,6 +100,7 @@ mod quota_text;
 mod request_head;
 mod service;
 mod store;
+mod terms;
 mod waiting;
 
 pub use self::algorithm::{Log, State};
@@ -118,3 +119,4 @@ pub use self::quota_text::Quotas;
 pub use self::request_head::RequestHead;
 pub use self::service::RateLimit;
 pub use self::store::{RateLimitStore, Refund};
+pub use self::terms::Terms;

@@ -6,6 +6,7 @@ use super::{
     algorithm::{Algorithm, Alignment, Log, State},
     decision::{Decision, Receipt},
     quota::Quota,
+    terms::Terms,
 };
 use crate::{error::ConfigError, time::Timestamp};
 
@@ -194,6 +195,11 @@ impl Policy {
     #[inline]
     pub fn id(&self) -> u64 {
         self.id
+    }
+
+    /// Returns the policy in numbers, for a store that decides elsewhere than in this process.
+    pub fn terms(&self) -> Terms {
+        self.algorithm.terms()
     }
 
     /// Decides one request, and says what to remember of it.

@@ -28,6 +28,7 @@ mod api_key_conformance;
 mod api_key_manager;
 mod api_key_pipeline;
 mod api_key_threats;
+mod audit;
 mod cache;
 mod cache_bounds;
 mod cache_collapse;
@@ -58,4 +59,10 @@ mod redis;
 mod redis_conformance;
 #[cfg(feature = "redis")]
 mod redis_keys;
+#[cfg(feature = "redis")]
+mod redis_faults;
+#[cfg(all(feature = "redis", feature = "test-util"))]
+mod redis_rate_limit;
+#[cfg(feature = "redis")]
+mod redis_scripts;
 mod support;

@@ -12,6 +12,7 @@ use std::{num::NonZeroU32, time::Duration};
 use super::{
     decision::{Decision, Receipt},
     quota::Quota,
+    terms::Terms,
 };
 use crate::{error::ConfigError, time::Timestamp};
 
@@ -228,6 +229,21 @@ impl Algorithm {
             | Self::TokenBucket(_)
             | Self::LeakyBucket(_) => None,
         }
+    }
+
+    /// Returns what a translation decides by.
+    pub(super) fn terms(&self) -> Terms {
+        let window = |limit, window| [limit, window, 0, 0, 0, 0];
+        let numbers = match self {
+            Self::FixedWindow(fixed) => window(fixed.limit(), fixed.window_micros()),
+            Self::SlidingWindow(sliding) | Self::SlidingLog(_, sliding) => {
+                window(sliding.limit(), sliding.window_micros())
+            }
+            Self::TokenBucket(bucket) => bucket.numbers(),
+            Self::LeakyBucket(bucket) => bucket.mirror().numbers(),
+            Self::LeakyQueue(queue) => queue.mirror().numbers(),
+        };
+        Terms::new(self.letter(), numbers)
     }
 
     /// Returns the log's algorithm, if it is one.

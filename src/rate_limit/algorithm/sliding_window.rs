@@ -108,7 +108,7 @@ impl SlidingWindow {
         } else if until > now + window {
             (until.saturating_sub(2 * window), this, last)
         } else {
-            (until - window, 0, this)
+            (until.saturating_sub(window), 0, this)
         };
         let stands = start.saturating_sub(now);
         Counts {
@@ -256,6 +256,12 @@ mod tests {
 
     fn steps() -> impl Strategy<Value = Vec<(u64, u64)>> {
         vec((0_u64..400_000, 0_u64..4), 1..120)
+    }
+
+    #[test]
+    fn a_state_that_ends_before_its_window_could_have_begun_makes_nothing_panic() {
+        let state = State::from_words([5, 1, 1]);
+        assert!(window(9).decide(state, at(1), 1).0.is_admitted());
     }
 
     proptest! {

@@ -45,6 +45,20 @@ impl TokenBucket {
         self.pace.burst
     }
 
+    /// Returns the numbers of its terms.
+    pub(super) fn numbers(&self) -> [u64; 6] {
+        let (pace, refill) = (self.pace, self.refill);
+        let interval = pace.interval;
+        [
+            pace.burst,
+            pace.parts,
+            interval.micros,
+            interval.parts,
+            refill.micros,
+            refill.parts,
+        ]
+    }
+
     pub(super) fn refill_micros(&self) -> u64 {
         self.refill.rounded_up()
     }

@@ -17,6 +17,8 @@ mod fault;
 mod link;
 mod node;
 mod pulse;
+#[cfg(feature = "rate-limit")]
+mod rate_limit;
 mod script;
 mod watch;
 
