@@ -55,6 +55,10 @@ mod rate_limit_queue;
 mod rate_limit_regressions;
 #[cfg(feature = "redis")]
 mod redis;
+#[cfg(all(feature = "redis", feature = "test-util"))]
+mod redis_conformance;
+#[cfg(feature = "redis")]
+mod redis_keys;
 #[cfg(feature = "redis")]
 mod redis_faults;
 #[cfg(all(feature = "redis", feature = "test-util"))]

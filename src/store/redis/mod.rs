@@ -1,7 +1,15 @@
 //! A store on a Redis server, or on the one that its Sentinels name.
 #![allow(dead_code, reason = "each layer's part uses its share of the ground")]
 
+#[cfg(not(all(feature = "access-log", feature = "api-key", feature = "cache")))]
+mod absent;
+#[cfg(feature = "access-log")]
+mod access_log;
 mod address;
+#[cfg(feature = "api-key")]
+mod api_key;
+#[cfg(feature = "cache")]
+mod cache;
 mod channel;
 mod config;
 mod endpoint;
@@ -14,9 +22,15 @@ mod rate_limit;
 mod script;
 mod watch;
 
+#[cfg(not(feature = "access-log"))]
+use self::absent as access_log;
+#[cfg(not(feature = "api-key"))]
+use self::absent as api_key;
+#[cfg(not(feature = "cache"))]
+use self::absent as cache;
 use std::{fmt, sync::Arc, time::Duration};
 
-use self::link::Link;
+use self::{config::Bounds, link::Link};
 pub use self::{config::RedisConfig, watch::RedisStats};
 use crate::{
     error::{ConfigError, StoreError},
@@ -60,6 +74,10 @@ pub struct RedisStore {
 struct Shared {
     link: Arc<Link>,
     keys: StoreKeys,
+    access_log: access_log::Part,
+    api_key: api_key::Part,
+    cache: cache::Part,
+    bounds: Bounds,
 }
 
 impl RedisStore {
@@ -69,9 +87,18 @@ impl RedisStore {
     ///
     /// If the configuration cannot be used. Whether the server can be reached shows later.
     pub fn new(config: RedisConfig, keys: StoreKeys) -> Result<Self, ConfigError> {
-        let link = Arc::new(Link::new(config.check()?)?);
+        let config = config.check()?;
+        let bounds = config.bounds;
+        let link = Arc::new(Link::new(config)?);
         Ok(Self {
-            shared: Arc::new(Shared { link, keys }),
+            shared: Arc::new(Shared {
+                access_log: access_log::Part::new(&link, &keys),
+                api_key: api_key::Part::new(&link, &keys),
+                cache: cache::Part::new(&link, &keys),
+                bounds,
+                link,
+                keys,
+            }),
         })
     }
 
