@@ -101,6 +101,7 @@ mod runtime;
 mod sip;
 mod store_future;
 mod store_key;
+mod store_watch;
 mod time;
 
 // Four slices: each imports ground alone.
@@ -144,7 +145,7 @@ pub use self::identity::{Identity, IdentityBuilder};
 pub use self::ip_network::IpNetwork;
 pub use self::record::{
     AuthDenial, AuthOutcome, CacheOutcome, CacheSource, FieldValue, PolicyOutcome,
-    RateLimitDecision, RateLimitOutcome, RecordHandle, RecordSlots,
+    RateLimitDecision, RateLimitOutcome, RecordHandle, RecordSlots, StoreCall,
 };
 pub use self::rejection::{Dialect, Rejection, Responder};
 pub use self::request_id::RequestId;

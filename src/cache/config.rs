@@ -15,7 +15,9 @@ use super::{
     rules::Rules,
     store::{CacheStore, PurgeMode, PurgeTarget},
 };
-use crate::{runtime::Runtime, store_future::StoreFuture, time::Clock};
+use crate::{
+    audit::Audit, runtime::Runtime, store_future::StoreFuture, store_watch::StoreWatch, time::Clock,
+};
 
 /// Everything that the layer was told.
 pub(super) struct Config {
@@ -38,6 +40,8 @@ pub(super) struct Config {
     pub(super) wait_at_most: Duration,
     /// Whether it was said that credentials come without anybody who vouches for them.
     pub(super) unvouched_said: AtomicBool,
+    pub(super) audit: Audit,
+    pub(super) watch: StoreWatch,
 }
 
 impl Config {

@@ -97,7 +97,8 @@ impl Exchange {
             Some(hint) => selection.with_hint(hint),
             None => selection,
         };
-        Some(self.config.store.get(&look.key()?, &selection))
+        let answer = self.config.store.get(&look.key()?, &selection);
+        Some(self.config.watch.over(answer, || self.record.clone()))
     }
 
     /// Takes what the store said.
@@ -295,7 +296,9 @@ impl Exchange {
             change.is_as_got(&response)
                 && is_explicit(&self.config.rules, response.headers(), &times)
         });
-        let settled = change.purge(&self.config, &response);
+        let settled = change
+            .purge(&self.config, &response)
+            .map(|purge| self.config.watch.over(purge, || self.record.clone()));
         let response = response.map(CacheBody::inner);
         match (settled, as_got) {
             (Some(settled), Some(as_got)) => {
@@ -430,7 +433,9 @@ impl Exchange {
     }
 
     fn touch(&self, touch: Touch) -> StoreFuture<()> {
-        match self.config.store.touch(touch).into_ready() {
+        let touched = self.config.store.touch(touch);
+        let touched = self.config.watch.over(touched, || self.record.clone());
+        match touched.into_ready() {
             // One that was replaced meanwhile stays as it is.
             Ok(touched) => touched.map(drop).into(),
             Err(pending) => StoreFuture::pending(async { pending.await.map(drop) }),

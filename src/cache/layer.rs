@@ -23,8 +23,10 @@ use super::{
     store::CacheStore,
 };
 use crate::{
+    audit::{Audit, Auditor},
     error::ConfigError,
     runtime::{self, Runtime},
+    store_watch::StoreWatch,
     time::{Clock, SystemClock},
 };
 
@@ -64,6 +66,11 @@ impl CacheLayer {
             config: Arc::clone(&self.config),
         }
     }
+
+    /// Returns what tells the layer's auditor.
+    pub(crate) fn audit(&self) -> &Audit {
+        &self.config.audit
+    }
 }
 
 impl<S> Layer<S> for CacheLayer {
@@ -92,6 +99,7 @@ pub struct CacheLayerBuilder {
     waiters_max: usize,
     wait_at_most: Duration,
     credential_headers: Vec<String>,
+    audit: Audit,
 }
 
 impl CacheLayerBuilder {
@@ -109,7 +117,16 @@ impl CacheLayerBuilder {
             waiters_max: 1_024,
             wait_at_most: Duration::from_secs(5),
             credential_headers: Vec::new(),
+            audit: Audit::default(),
         }
+    }
+
+    /// Sets who is told when the store stops answering, and when it answers again.
+    ///
+    /// It is called while a request waits: it must not block. The access log's queue is an auditor.
+    pub fn auditor(mut self, auditor: impl Auditor) -> Self {
+        self.audit = Audit::to(auditor);
+        self
     }
 
     /// Sets the clock that freshness is measured by. The machine's by default.
@@ -274,6 +291,8 @@ impl CacheLayerBuilder {
                 flights: Arc::new(Flights::new(self.waiters_max)),
                 wait_at_most: self.wait_at_most,
                 unvouched_said: AtomicBool::new(false),
+                watch: StoreWatch::new("cache", self.audit.clone()),
+                audit: self.audit,
             }),
         })
     }

@@ -17,7 +17,8 @@ use super::{
     request_head::RequestHead,
 };
 use crate::{
-    body::ResponseBody, rejection::Dialect, store_future::StoreFuture, store_key::StoreKey,
+    body::ResponseBody, record::RecordHandle, rejection::Dialect, store_future::StoreFuture,
+    store_key::StoreKey,
 };
 
 /// Limits how often requests reach the inner service: see the [module](super).
@@ -46,7 +47,8 @@ impl<S: Clone> RateLimit<S> {
     {
         let config = Arc::clone(&self.config);
         let costs = config.costs(&set, &RequestHead::of(&request));
-        let take = config.take_costs(&partition, &set, &costs);
+        let record = RecordHandle::of(request.extensions()).cloned();
+        let take = config.take_costs(&partition, &set, &costs, record);
         let clone = self.inner.clone();
         let ready = mem::replace(&mut self.inner, clone);
         ResponseFuture::deciding(Deciding {

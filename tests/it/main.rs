@@ -29,6 +29,7 @@ mod api_key_foreign;
 mod api_key_manager;
 mod api_key_pipeline;
 mod api_key_threats;
+mod audit;
 mod cache;
 mod cache_bounds;
 mod cache_collapse;
