@@ -80,7 +80,7 @@ async fn an_imported_key_is_good_at_once_and_digested_anew_when_it_is_used() {
             let store = MemoryStore::new();
             let keys = match slow {
                 false => keys(store.clone(), rule.clone()),
-                true => keys(SlowStore(store.clone()), rule.clone()),
+                true => keys(SlowStore::over(store.clone()), rule.clone()),
             };
             let record = keys
                 .manager
@@ -297,7 +297,7 @@ mod argon2 {
             let store = MemoryStore::new();
             let keys = match slow {
                 false => imported(store.clone()).await,
-                true => imported(SlowStore(store.clone())).await,
+                true => imported(SlowStore::over(store.clone())).await,
             };
             let id = keys.manager.list(KeyQuery::all()).await.unwrap().keys[0]
                 .record
