@@ -25,6 +25,7 @@ mod api_key_answers;
 mod api_key_audit;
 #[cfg(feature = "test-util")]
 mod api_key_conformance;
+mod api_key_foreign;
 mod api_key_manager;
 mod api_key_pipeline;
 mod api_key_threats;
