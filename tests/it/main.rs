@@ -32,6 +32,7 @@ mod cache_collapse;
 mod cache_leaks;
 mod cache_oracle;
 mod cache_parts;
+mod cache_policy;
 mod cache_posts;
 mod cache_validation;
 mod contract;
