@@ -21,7 +21,7 @@ use super::{
     part::{self, Place},
     plan::{AsGot, Change, Look, Plan, Stale},
     reason::Reason,
-    storability::{Caller, Verdict, is_explicit, judge},
+    storability::{Caller, Verdict, Wanted, is_explicit, judge},
     store::{Fence, Found, Lookup, PurgeMode, PurgeTarget, Touch},
     tags::{self, CacheTags},
     validation,
@@ -79,7 +79,7 @@ impl From<StoreFuture<()>> for Settling {
 
 impl Exchange {
     /// Begins with a request.
-    pub(super) fn begin<B: Body>(config: &Arc<Config>, request: &Request<B>) -> Self {
+    pub(super) fn begin<B: Body>(config: &Arc<Config>, request: &mut Request<B>) -> Self {
         Self {
             plan: Plan::of(config, request),
             record: RecordHandle::of(request.extensions()).cloned(),
@@ -365,7 +365,7 @@ impl Exchange {
         stale: &Stale,
         answer: &Response<B>,
     ) -> (Response<CacheBody<B>>, Option<Settling>) {
-        let (fresh, policy) = (answer.headers(), answer.extensions().get());
+        let fresh = answer.headers();
         let headers = validation::merged(&stale.entry.headers, fresh);
         // What has not changed is as old as the answer that says so, and not as it was stored.
         let mut dated = headers.clone();
@@ -378,7 +378,8 @@ impl Exchange {
         };
         let times = self.times(look);
         let (rules, status) = (&self.config.rules, stale.entry.status);
-        let verdict = judge(rules, &look.caller, status, &dated, policy, &times);
+        let wanted = look.wanted(answer);
+        let verdict = judge(rules, &look.caller, status, &dated, &wanted, &times);
         let mut entry = StoredResponse {
             headers,
             ..(*stale.entry).clone()
@@ -496,7 +497,6 @@ impl Exchange {
         let times = self.times(look);
         let headers = response.headers();
         let rules = &self.config.rules;
-        let policy = response.extensions().get();
         let mut expected_bytes = expected_bytes(response)?;
         let place = self.place(look, response, expected_bytes)?;
         let status = match place {
@@ -504,7 +504,8 @@ impl Exchange {
             Some(_) => StatusCode::OK,
             None => response.status(),
         };
-        let verdict = judge(rules, &look.caller, status, headers, policy, &times)?;
+        let wanted = look.wanted(response);
+        let verdict = judge(rules, &look.caller, status, headers, &wanted, &times)?;
         expected_bytes = place.map_or(expected_bytes, |place| Some(place.len() as u64));
         if expected_bytes.is_some_and(|bytes| bytes > rules.body_bytes_max) {
             return Err(Some(Reason::TooLarge));
@@ -732,8 +733,8 @@ impl Keep {
         config.watch.over(answer, || None)
     }
 
-    /// Lets the answer through, and keeps what passes, unless there was another purge since the
-    /// request came: the answer may be older than what that was for.
+    /// Lets the answer through, and keeps what passes, unless it was purged by another one since
+    /// the request came: the answer may be older than what that was for.
     pub(super) fn conclude<B>(
         self,
         asked: Result<Lookup, StoreError>,
@@ -744,7 +745,7 @@ impl Keep {
     {
         let (exchange, mut look) = (self.exchange, self.as_got.look);
         let fill = match asked {
-            Ok(_) if exchange.config.purges() != self.as_got.purges_seen + 1 => {
+            Ok(_) if exchange.config.purges.of(&self.as_got.uri) != self.as_got.purges_seen + 1 => {
                 Err(Some(Reason::Purged))
             }
             Ok(lookup) => {
@@ -770,6 +771,14 @@ impl Keep {
 impl Look {
     fn is_meant_for_caller(&self, entry: &StoredResponse) -> bool {
         self.in_own || entry.says_shared || self.caller == Caller::Anonymous
+    }
+
+    /// Returns what the application wants of an answer.
+    fn wanted<'a, B>(&'a self, response: &'a Response<B>) -> Wanted<'a> {
+        Wanted {
+            by_answer: response.extensions().get(),
+            by_route: self.policy.as_ref(),
+        }
     }
 
     /// Returns whether a stored part holds what the request asks for.

@@ -2,10 +2,7 @@
 
 use std::{
     fmt,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64},
-    },
+    sync::{Arc, atomic::AtomicBool},
     time::Duration,
 };
 
@@ -14,9 +11,10 @@ use tower_layer::Layer;
 
 use super::{
     collapse::Flights,
-    config::{Budget, Config},
+    config::{Budget, Config, Purges},
     directives::Targeted,
     key::KeyMaker,
+    policy::CachePolicy,
     purger::CachePurger,
     rules::Rules,
     service::Cache,
@@ -89,6 +87,7 @@ impl<S> Layer<S> for CacheLayer {
 pub struct CacheLayerBuilder {
     store: Arc<dyn CacheStore>,
     rules: Rules,
+    policy: Option<CachePolicy>,
     namespace: String,
     name: Option<String>,
     clock: Arc<dyn Clock>,
@@ -107,6 +106,7 @@ impl CacheLayerBuilder {
         Self {
             store: Arc::new(store),
             rules,
+            policy: None,
             namespace: String::new(),
             name: Some("portcullis".to_owned()),
             clock: Arc::new(SystemClock::new()),
@@ -176,6 +176,12 @@ impl CacheLayerBuilder {
     /// handlers that say so only of what is the same for every caller. Off by default.
     pub fn share_where_public(mut self, share: bool) -> Self {
         self.rules.share_where_public = share;
+        self
+    }
+
+    /// Sets what is wanted of every request that bears no [`CachePolicy`] in its extensions.
+    pub fn policy(mut self, policy: CachePolicy) -> Self {
+        self.policy = Some(policy);
         self
     }
 
@@ -281,13 +287,14 @@ impl CacheLayerBuilder {
                 ),
                 store: self.store,
                 rules: self.rules,
+                policy: self.policy,
                 clock: self.clock,
                 runtime: self.runtime,
                 name: self.name.map(Into::into),
                 variants_max: self.variants_max,
                 validated_for: self.validated_for,
                 filling: Budget::new(self.filling_bytes_max),
-                purges: AtomicU64::new(0),
+                purges: Purges::default(),
                 flights: Arc::new(Flights::new(self.waiters_max)),
                 wait_at_most: self.wait_at_most,
                 unvouched_said: AtomicBool::new(false),

@@ -38,6 +38,7 @@ mod cache_conformance;
 mod cache_leaks;
 mod cache_oracle;
 mod cache_parts;
+mod cache_policy;
 mod cache_posts;
 mod cache_validation;
 mod contract;
