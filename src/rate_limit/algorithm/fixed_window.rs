@@ -55,7 +55,7 @@ impl FixedWindow {
         self.alignment
     }
 
-    #[inline]
+    #[inline(always)]
     pub(super) fn decide(&self, state: State, now: Timestamp, cost: u64) -> (Decision, State) {
         let (end, used) = if state.is_alive(now) {
             // A window that ends later than one from now on would was opened by a clock that has
