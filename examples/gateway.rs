@@ -74,6 +74,7 @@ fn router(ring: &KeyRing, store: MemoryStore) -> Result<Router, ConfigError> {
 
     let gate = Gate::new()
         .access_log(AccessLogLayer::stderr())
+        .count_request_bodies()
         .limit_addresses(
             RateLimitLayer::builder(store.clone(), by_address)
                 .policy(Policy::fixed_window("address", in_ten_seconds(300))?)

@@ -22,7 +22,12 @@ use super::{
     refusal::Denied,
     verifier::{Credential, Verified},
 };
-use crate::{error::StoreError, identity::Identity, record::AuthDenial, store_future::Pending};
+use crate::{
+    error::StoreError,
+    identity::Identity,
+    record::{AuthDenial, RecordHandle},
+    store_future::Pending,
+};
 
 /// What is to become of a request, or what must be known first.
 #[derive(Debug)]
@@ -154,7 +159,8 @@ fn find<B>(
     key: &ParsedKey<'_>,
 ) -> Result<(Asked, Option<Counted>), Denied> {
     let ring = &config.ring.shared;
-    if let Some(at_hand) = ring.lookup.at_hand(key.id) {
+    let record = || RecordHandle::of(request.extensions()).cloned();
+    if let Some(at_hand) = ring.lookup.at_hand(key.id, record) {
         return Ok((at_hand, None));
     }
     let fingerprint = ring.peppers.fingerprint(key.bytes);
@@ -165,7 +171,7 @@ fn find<B>(
         return Ok((Asked::Later(wait), None));
     }
     let counted = config.count_failure(request)?;
-    Ok((ring.lookup.ask(key.id), counted))
+    Ok((ring.lookup.ask(key.id, record), counted))
 }
 
 /// Asks the verifiers from this number on, until one decides or answers later.

@@ -123,7 +123,7 @@ impl KeyManager {
         moment: Timestamp,
         query: KeyQuery,
     ) -> Result<KeyPage, KeyError> {
-        let now = self.ring.shared.clock.wall();
+        let now = self.now();
         let mut page = self.list(query).await?;
         page.keys.retain(|listed| {
             let last = listed.last_used_at.unwrap_or(listed.record.created_at());
@@ -143,7 +143,7 @@ impl KeyManager {
         duration: Duration,
         query: KeyQuery,
     ) -> Result<KeyPage, KeyError> {
-        let now = self.ring.shared.clock.wall();
+        let now = self.now();
         let mut page = self.list(query).await?;
         page.keys.retain(|listed| {
             let ends = listed.record.expires_at();
@@ -234,7 +234,7 @@ impl KeyManager {
     ///
     /// If the key is not known or revoked, or the store cannot keep the change.
     pub async fn expire(&self, id: KeyId) -> Result<StoredKey, KeyError> {
-        let now = self.ring.shared.clock.wall();
+        let now = self.now();
         let expired = self.apply(id, KeyUpdate::new().expires_at(now)).await;
         self.told(KeyAction::Expired, expired)
     }
@@ -280,7 +280,7 @@ impl KeyManager {
         self.check_rotation(&old, overlap).await?;
         let new = self.keep(|| self.replacement(&old)).await?;
         let rotated = self.change(id, |record| {
-            let now = self.ring.shared.clock.wall();
+            let now = self.now();
             if record.rotated_to.is_some() || record.status_at(now) != KeyStatus::Active {
                 return Err(KeyError::Ended);
             }
@@ -326,6 +326,11 @@ impl KeyManager {
                 return Ok(purged);
             }
         }
+    }
+
+    /// Returns what time it is by the ring's clock.
+    pub(super) fn now(&self) -> Timestamp {
+        self.ring.shared.clock.wall()
     }
 
     /// Keeps a new key; should its id exist already, another one.
@@ -407,7 +412,7 @@ impl KeyManager {
     }
 
     async fn check_rotation(&self, old: &KeyRecord, overlap: Duration) -> Result<(), KeyError> {
-        let now = self.ring.shared.clock.wall();
+        let now = self.now();
         let format = &self.ring.shared.format;
         if old.rotated_to.is_some()
             || old.status_at(now) != KeyStatus::Active
@@ -455,7 +460,7 @@ impl KeyManager {
             }
         }
         Ok(StateChange {
-            at: self.ring.shared.clock.wall(),
+            at: self.now(),
             by: self.actor.clone(),
             reason: (!reason.is_empty()).then(|| reason.to_owned()),
         })

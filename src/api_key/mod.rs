@@ -54,6 +54,8 @@
 //!
 //! The checksum is public: it keeps typing errors from the store, not attackers.
 
+#[cfg(feature = "admin")]
+pub mod admin;
 mod audit;
 mod changes;
 mod check;

@@ -23,6 +23,7 @@ use crate::{
     audit::Auditor,
     error::{ConfigError, StoreError},
     runtime::Runtime,
+    store_watch::StoreWatch,
     time::{Clock, SystemClock},
 };
 
@@ -286,6 +287,8 @@ impl KeyRingBuilder {
             .fix("give a pepper"));
         }
         let clock = self.clock.unwrap_or_else(|| Arc::new(SystemClock::new()));
+        let watch = StoreWatch::new("api_key", self.audit.ground.clone());
+        let store = &self.store;
         let ring = KeyRing {
             shared: Arc::new(Shared {
                 seals_as: self.seals.then(next_number),
@@ -293,7 +296,7 @@ impl KeyRingBuilder {
                 usage: self.counts_uses.then(Usage::new),
                 format: KeyFormat::new(&self.prefix, &self.environments)?,
                 peppers: Peppers::new(self.pepper, self.former, self.plain_too)?,
-                lookup: Lookup::new(Arc::clone(&self.store), Arc::clone(&clock), self.memory),
+                lookup: Lookup::new(Arc::clone(store), Arc::clone(&clock), self.memory, watch),
                 store: self.store,
                 audit: self.audit,
                 clock,

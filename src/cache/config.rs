@@ -9,8 +9,15 @@ use std::{
     time::Duration,
 };
 
-use super::{collapse::Flights, key::KeyMaker, rules::Rules, store::CacheStore};
-use crate::{runtime::Runtime, time::Clock};
+use super::{
+    collapse::Flights,
+    key::KeyMaker,
+    rules::Rules,
+    store::{CacheStore, PurgeMode, PurgeTarget},
+};
+use crate::{
+    audit::Audit, runtime::Runtime, store_future::StoreFuture, store_watch::StoreWatch, time::Clock,
+};
 
 /// Everything that the layer was told.
 pub(super) struct Config {
@@ -26,11 +33,30 @@ pub(super) struct Config {
     /// For how long an answer that can be validated is kept after it went stale.
     pub(super) validated_for: Duration,
     pub(super) filling: Budget,
+    /// Counts what this cache has purged.
+    pub(super) purges: AtomicU64,
     pub(super) flights: Arc<Flights>,
     /// For how long a request waits for another one's answer.
     pub(super) wait_at_most: Duration,
     /// Whether it was said that credentials come without anybody who vouches for them.
     pub(super) unvouched_said: AtomicBool,
+    pub(super) audit: Audit,
+    pub(super) watch: StoreWatch,
+}
+
+impl Config {
+    /// Lets go of all that the targets name.
+    pub(super) fn purge(&self, targets: &[PurgeTarget], mode: PurgeMode) -> StoreFuture<()> {
+        // Counted before it is done: who sees the same count after it has asked the store has
+        // missed none.
+        self.purges.fetch_add(1, Ordering::SeqCst);
+        self.store.purge(targets, mode)
+    }
+
+    /// Returns how many purges have begun.
+    pub(super) fn purges(&self) -> u64 {
+        self.purges.load(Ordering::SeqCst)
+    }
 }
 
 impl fmt::Debug for Config {

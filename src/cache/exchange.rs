@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, header};
 use http_body::Body;
 
 use super::{
@@ -19,16 +19,16 @@ use super::{
     invalidate,
     key::{Partition, Target},
     part::{self, Place},
-    plan::{Change, Look, Plan, Stale},
+    plan::{AsGot, Change, Look, Plan, Stale},
     reason::Reason,
-    storability::{Caller, Verdict, judge},
+    storability::{Caller, Verdict, is_explicit, judge},
     store::{Fence, Found, Lookup, PurgeMode, PurgeTarget, Touch},
     tags::{self, CacheTags},
     validation,
     vary::Selection,
 };
 use crate::{
-    error::StoreError,
+    error::{StoreError, StoreErrorKind},
     record::{CacheSource, RecordHandle},
     store_future::StoreFuture,
     store_key::StoreKey,
@@ -56,7 +56,26 @@ pub(super) enum Step {
 }
 
 /// What is still to be done before the client may see an answer.
-pub(super) type Settling = Option<StoreFuture<()>>;
+pub(super) struct Settling {
+    pub(super) settled: StoreFuture<()>,
+    /// Whether the answer is kept after that.
+    pub(super) keep: Option<Box<Keep>>,
+}
+
+/// An answer to a POST that is kept for GET, once the purge is done that it brings itself.
+pub(super) struct Keep {
+    exchange: Exchange,
+    as_got: AsGot,
+}
+
+impl From<StoreFuture<()>> for Settling {
+    fn from(settled: StoreFuture<()>) -> Self {
+        Self {
+            settled,
+            keep: None,
+        }
+    }
+}
 
 impl Exchange {
     /// Begins with a request.
@@ -78,7 +97,8 @@ impl Exchange {
             Some(hint) => selection.with_hint(hint),
             None => selection,
         };
-        Some(self.config.store.get(&look.key()?, &selection))
+        let answer = self.config.store.get(&look.key()?, &selection);
+        Some(self.config.watch.over(answer, || self.record.clone()))
     }
 
     /// Takes what the store said.
@@ -245,7 +265,10 @@ impl Exchange {
 
     /// Takes the handler's answer, and returns it with what is still to be done before the client
     /// may see it.
-    pub(super) fn conclude<B>(mut self, response: Response<B>) -> (Response<CacheBody<B>>, Settling)
+    pub(super) fn conclude<B>(
+        mut self,
+        response: Response<B>,
+    ) -> (Response<CacheBody<B>>, Option<Settling>)
     where
         B: Body<Data = Bytes>,
     {
@@ -254,12 +277,42 @@ impl Exchange {
                 let report = Report::forwarded(CacheSource::Bypass, forward).reason(reason);
                 (self.reported(report, response.map(CacheBody::inner)), None)
             }
-            Plan::Change(change) => {
-                let purge = change.purge(&self.config, &response);
-                let report = Report::forwarded(CacheSource::Bypass, Forward::Method);
-                (self.reported(report, response.map(CacheBody::inner)), purge)
-            }
+            Plan::Change(change) => self.conclude_change(change, response),
             Plan::Look(look) => self.conclude_look(look, response),
+        }
+    }
+
+    fn conclude_change<B>(
+        self,
+        mut change: Change,
+        response: Response<B>,
+    ) -> (Response<CacheBody<B>>, Option<Settling>)
+    where
+        B: Body<Data = Bytes>,
+    {
+        let as_got = change.as_got.take();
+        let as_got = as_got.filter(|as_got| {
+            let times = self.times(&as_got.look);
+            change.is_as_got(&response)
+                && is_explicit(&self.config.rules, response.headers(), &times)
+        });
+        let settled = change
+            .purge(&self.config, &response)
+            .map(|purge| self.config.watch.over(purge, || self.record.clone()));
+        let response = response.map(CacheBody::inner);
+        match (settled, as_got) {
+            (Some(settled), Some(as_got)) => {
+                let keep = Keep {
+                    exchange: self,
+                    as_got: *as_got,
+                };
+                let keep = Some(Box::new(keep));
+                (response, Some(Settling { settled, keep }))
+            }
+            (settled, _) => {
+                let report = Report::forwarded(CacheSource::Bypass, Forward::Method);
+                (self.reported(report, response), settled.map(Settling::from))
+            }
         }
     }
 
@@ -267,7 +320,7 @@ impl Exchange {
         &self,
         mut look: Look,
         response: Response<B>,
-    ) -> (Response<CacheBody<B>>, Settling)
+    ) -> (Response<CacheBody<B>>, Option<Settling>)
     where
         B: Body<Data = Bytes>,
     {
@@ -279,7 +332,7 @@ impl Exchange {
                 if validation::describes(response.headers(), &stale.entry.headers) {
                     return self.revalidated(&mut look, &stale, &response);
                 }
-                let settling = self.outdated(&look, stale);
+                let settling = self.outdated(&look, stale).map(Settling::from);
                 return (self.fill(look, response), settling);
             }
             if stands_in_for(response.status()) && self.may_stand_in(&look, &stale) {
@@ -312,7 +365,7 @@ impl Exchange {
         look: &mut Look,
         stale: &Stale,
         answer: &Response<B>,
-    ) -> (Response<CacheBody<B>>, Settling) {
+    ) -> (Response<CacheBody<B>>, Option<Settling>) {
         let (fresh, policy) = (answer.headers(), answer.extensions().get());
         let headers = validation::merged(&stale.entry.headers, fresh);
         // What has not changed is as old as the answer that says so, and not as it was stored.
@@ -359,13 +412,13 @@ impl Exchange {
         let report = report.reason(verdict.err());
         (
             self.reported(report, response.map(CacheBody::stored)),
-            settling,
+            settling.map(Settling::from),
         )
     }
 
     /// Holds what is stored for stale: an answer to a HEAD has shown that it is another one (RFC 9111
     /// section 4.3.5).
-    fn outdated(&self, look: &Look, stale: Stale) -> Settling {
+    fn outdated(&self, look: &Look, stale: Stale) -> Option<StoreFuture<()>> {
         let mut entry = (*stale.entry).clone();
         entry.freshness.lifetime_secs = 0;
         entry.freshness.while_revalidate_secs = 0;
@@ -380,7 +433,9 @@ impl Exchange {
     }
 
     fn touch(&self, touch: Touch) -> StoreFuture<()> {
-        match self.config.store.touch(touch).into_ready() {
+        let touched = self.config.store.touch(touch);
+        let touched = self.config.watch.over(touched, || self.record.clone());
+        match touched.into_ready() {
             // One that was replaced meanwhile stays as it is.
             Ok(touched) => touched.map(drop).into(),
             Err(pending) => StoreFuture::pending(async { pending.await.map(drop) }),
@@ -665,6 +720,53 @@ impl Exchange {
     }
 }
 
+impl Keep {
+    /// Asks the store for a fence that is later than the purge that the answer itself has brought.
+    pub(super) fn ask(&self) -> StoreFuture<Lookup> {
+        let (config, look) = (&self.exchange.config, &self.as_got.look);
+        let Some(key) = look.key() else {
+            return StoreFuture::failed(StoreErrorKind::NotFound);
+        };
+        let asked = look.asked_fields();
+        let selection = Selection::new(&asked, config.keys.variants());
+        config.store.get(&key, &selection)
+    }
+
+    /// Lets the answer through, and keeps what passes, unless there was another purge since the
+    /// request came: the answer may be older than what that was for.
+    pub(super) fn conclude<B>(
+        self,
+        asked: Result<Lookup, StoreError>,
+        mut response: Response<CacheBody<B>>,
+    ) -> Response<CacheBody<B>>
+    where
+        B: Body<Data = Bytes>,
+    {
+        let (exchange, mut look) = (self.exchange, self.as_got.look);
+        let fill = match asked {
+            Ok(_) if exchange.config.purges() != self.as_got.purges_seen + 1 => {
+                Err(Some(Reason::Purged))
+            }
+            Ok(lookup) => {
+                look.fence = Some(lookup.fence);
+                exchange.filling(&look, &response)
+            }
+            Err(_) => Err(Some(Reason::Store)),
+        };
+        exchange.take_tags_off(response.headers_mut());
+        let mut report = Report::forwarded(CacheSource::Bypass, Forward::Method);
+        match fill {
+            Err(reason) => exchange.reported(report.reason(reason), response),
+            Ok(fill) => {
+                let freshness = &fill.head.freshness;
+                report.stored = true;
+                report.ttl_secs = Some(freshness.ttl_secs(freshness.received_at));
+                exchange.reported(report, response.map(|body| body.filled(fill)))
+            }
+        }
+    }
+}
+
 impl Look {
     fn is_meant_for_caller(&self, entry: &StoredResponse) -> bool {
         self.in_own || entry.says_shared || self.caller == Caller::Anonymous
@@ -726,7 +828,7 @@ impl Look {
 
 impl Change {
     /// Lets go of what the answer says has changed, for every caller.
-    fn purge<B>(self, config: &Config, response: &Response<B>) -> Settling {
+    fn purge<B>(self, config: &Config, response: &Response<B>) -> Option<StoreFuture<()>> {
         if !invalidate::may_have_changed(response.status()) {
             return None;
         }
@@ -737,7 +839,20 @@ impl Change {
                 .iter()
                 .map(|uri| PurgeTarget::Uri(config.keys.uri(&Target::plain(&self.authority, uri)))),
         );
-        Some(config.store.purge(&targets, PurgeMode::Hard))
+        Some(config.purge(&targets, PurgeMode::Hard))
+    }
+
+    /// Returns whether an answer is what a GET of the same target would bring (RFC 9110 section
+    /// 9.3.3).
+    fn is_as_got<B>(&self, response: &Response<B>) -> bool {
+        let named = response.headers().get(header::CONTENT_LOCATION);
+        let named = named.and_then(|name| name.to_str().ok());
+        let named = named.and_then(|name| invalidate::resolve(&self.authority, &self.path, name));
+        response.status() == StatusCode::OK
+            && named
+                .as_ref()
+                .and_then(Uri::path_and_query)
+                .is_some_and(|named| *named == *self.path_and_query)
     }
 }
 

@@ -2,7 +2,10 @@
 
 use std::{
     fmt,
-    sync::{Arc, atomic::AtomicBool},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64},
+    },
     time::Duration,
 };
 
@@ -20,8 +23,10 @@ use super::{
     store::CacheStore,
 };
 use crate::{
+    audit::{Audit, Auditor},
     error::ConfigError,
     runtime::{self, Runtime},
+    store_watch::StoreWatch,
     time::{Clock, SystemClock},
 };
 
@@ -61,6 +66,11 @@ impl CacheLayer {
             config: Arc::clone(&self.config),
         }
     }
+
+    /// Returns what tells the layer's auditor.
+    pub(crate) fn audit(&self) -> &Audit {
+        &self.config.audit
+    }
 }
 
 impl<S> Layer<S> for CacheLayer {
@@ -89,6 +99,7 @@ pub struct CacheLayerBuilder {
     waiters_max: usize,
     wait_at_most: Duration,
     credential_headers: Vec<String>,
+    audit: Audit,
 }
 
 impl CacheLayerBuilder {
@@ -106,7 +117,16 @@ impl CacheLayerBuilder {
             waiters_max: 1_024,
             wait_at_most: Duration::from_secs(5),
             credential_headers: Vec::new(),
+            audit: Audit::default(),
         }
+    }
+
+    /// Sets who is told when the store stops answering, and when it answers again.
+    ///
+    /// It is called while a request waits: it must not block. The access log's queue is an auditor.
+    pub fn auditor(mut self, auditor: impl Auditor) -> Self {
+        self.audit = Audit::to(auditor);
+        self
     }
 
     /// Sets the clock that freshness is measured by. The machine's by default.
@@ -178,6 +198,17 @@ impl CacheLayerBuilder {
     /// sections 3.3 and 3.4). Off by default; [`CacheLayer::rfc`] does.
     pub fn keep_parts(mut self, keep: bool) -> Self {
         self.rules.keep_parts = keep;
+        self
+    }
+
+    /// Keeps an answer to a POST for those who GET the same target, where it says that it is one:
+    /// with a `Content-Location` of that very target, and with explicit freshness (RFC 9110 section
+    /// 9.3.3). Off by default.
+    ///
+    /// For one process before a handler. Where several share a store, a change that another one
+    /// makes in the moment between the answer and its storing is not seen.
+    pub fn keep_posts(mut self, keep: bool) -> Self {
+        self.rules.keep_posts = keep;
         self
     }
 
@@ -256,9 +287,12 @@ impl CacheLayerBuilder {
                 variants_max: self.variants_max,
                 validated_for: self.validated_for,
                 filling: Budget::new(self.filling_bytes_max),
+                purges: AtomicU64::new(0),
                 flights: Arc::new(Flights::new(self.waiters_max)),
                 wait_at_most: self.wait_at_most,
                 unvouched_said: AtomicBool::new(false),
+                watch: StoreWatch::new("cache", self.audit.clone()),
+                audit: self.audit,
             }),
         })
     }

@@ -79,6 +79,8 @@ mod range;
 mod reason;
 mod request;
 mod rules;
+#[cfg(feature = "test-util")]
+pub(crate) mod sample;
 mod service;
 mod storability;
 mod store;

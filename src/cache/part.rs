@@ -165,6 +165,7 @@ mod tests {
     use super::*;
     use crate::{
         cache::{
+            entry::Seal,
             freshness::Freshness,
             vary::{VariantId, VarySpec},
         },
@@ -213,6 +214,7 @@ mod tests {
             partition: StoreKey::from_bytes([0; 16]),
             says_shared: false,
             tags: Vec::new(),
+            seal: Seal::None,
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use http::{HeaderMap, HeaderName, HeaderValue, Request};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request};
 use http_body::Body;
 
 use super::{
@@ -42,6 +42,16 @@ pub(super) struct Change {
     pub(super) uri: StoreKey,
     pub(super) authority: String,
     pub(super) path: String,
+    pub(super) path_and_query: String,
+    /// Present if the answer may be kept as one to a GET.
+    pub(super) as_got: Option<Box<AsGot>>,
+}
+
+/// A POST whose answer may be kept as one to a GET of the same target (RFC 9110 section 9.3.3).
+pub(super) struct AsGot {
+    pub(super) look: Look,
+    /// How many purges there had been when the request came.
+    pub(super) purges_seen: u64,
 }
 
 /// A request that may be answered from the store.
@@ -101,37 +111,52 @@ impl Plan {
                 let Some(target) = target else {
                     return Self::Pass(Forward::Method, Reason::Authority);
                 };
+                let path_and_query = request.uri().path_and_query();
                 return Self::Change(Change {
                     uri: config.keys.uri(&target),
                     authority: target.authority.to_owned(),
                     path: target.path.to_owned(),
+                    path_and_query: path_and_query.map_or_else(String::new, ToString::to_string),
+                    as_got: AsGot::of(config, request, &facts, target).map(Box::new),
                 });
             }
             MethodClass::Get | MethodClass::Head => {}
         }
-        let policy = request.extensions().get::<CachePolicy>();
-        if policy.is_some_and(|policy| policy.off) {
+        if is_off(request) {
             return Self::Pass(Forward::Bypass, Reason::Off);
         }
         if let Some(reason) = facts.bypass {
             return Self::Pass(Forward::Bypass, reason);
         }
-        let Some(mut target) = target else {
+        let Some(target) = target else {
             return Self::Pass(Forward::Bypass, Reason::Authority);
         };
-        let vary_by = policy.and_then(|policy| policy.vary_by.as_deref());
-        target.vary_by = vary_by.map(|names| (names, request.headers()));
-        let identity = request.extensions().get::<Identity>();
-        match caller(config, policy, &facts, identity) {
-            Ok(caller) => Self::Look(Look::new(
-                config,
-                &facts,
-                &target,
-                caller,
-                request.headers(),
-            )),
+        match Look::of(config, request, &facts, target) {
+            Ok(look) => Self::Look(look),
             Err(reason) => Self::Pass(Forward::Bypass, reason),
         }
+    }
+}
+
+fn is_off<B>(request: &Request<B>) -> bool {
+    let policy = request.extensions().get::<CachePolicy>();
+    policy.is_some_and(|policy| policy.off)
+}
+
+impl AsGot {
+    fn of<B>(
+        config: &Config,
+        request: &Request<B>,
+        facts: &Facts,
+        target: Target<'_>,
+    ) -> Option<Self> {
+        if !config.rules.keep_posts || *request.method() != Method::POST || is_off(request) {
+            return None;
+        }
+        let purges_seen = config.purges();
+        let mut look = Look::of(config, request, facts, target).ok()?;
+        look.keep_fields(request.headers());
+        Some(Self { look, purges_seen })
     }
 }
 
@@ -163,6 +188,20 @@ fn caller(
 }
 
 impl Look {
+    fn of<'a, B>(
+        config: &Config,
+        request: &'a Request<B>,
+        facts: &Facts,
+        mut target: Target<'a>,
+    ) -> Result<Self, Reason> {
+        let policy = request.extensions().get::<CachePolicy>();
+        let vary_by = policy.and_then(|policy| policy.vary_by.as_deref());
+        target.vary_by = vary_by.map(|names| (names, request.headers()));
+        let identity = request.extensions().get::<Identity>();
+        let caller = caller(config, policy, facts, identity)?;
+        Ok(Self::new(config, facts, &target, caller, request.headers()))
+    }
+
     fn new(
         config: &Config,
         facts: &Facts,

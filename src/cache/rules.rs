@@ -21,6 +21,8 @@ pub(super) struct Rules {
     pub(super) keep_set_cookie: bool,
     /// Whether parts are kept, and joined (RFC 9111 sections 3.3 and 3.4).
     pub(super) keep_parts: bool,
+    /// Whether answers to POST are kept as those to GET (RFC 9110 section 9.3.3).
+    pub(super) keep_posts: bool,
     /// Whether freshness is guessed from `Last-Modified` where nothing is said.
     pub(super) heuristic: bool,
     /// Whether a stale answer stands in for a failing handler that has not allowed it.
@@ -80,6 +82,7 @@ impl Rules {
             share_where_must_revalidate: false,
             keep_set_cookie: false,
             keep_parts: false,
+            keep_posts: false,
             heuristic: false,
             stale_on_error: false,
             normalise_preferences: false,

@@ -112,6 +112,12 @@ pub(super) fn judge(
     })
 }
 
+/// Returns whether an answer itself says for how long it is fresh.
+pub(super) fn is_explicit(rules: &Rules, headers: &HeaderMap, times: &Times) -> bool {
+    let directives = ResponseDirectives::of(headers, &rules.targeted);
+    explicit_lifetime_secs(&directives, headers, times).is_some()
+}
+
 /// Puts what the handler says of the answer in the place of what its fields say.
 fn overrule(directives: &mut ResponseDirectives, policy: &CachePolicy) {
     directives.private |= policy.private;

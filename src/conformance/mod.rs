@@ -15,6 +15,10 @@
 
 #[cfg(feature = "api-key")]
 mod api_key;
+#[cfg(feature = "cache")]
+mod cache;
+#[cfg(any(feature = "cache", feature = "rate-limit"))]
+mod kit;
 #[cfg(feature = "access-log")]
 mod log_store;
 #[cfg(feature = "rate-limit")]
@@ -22,6 +26,8 @@ mod rate_limit;
 
 #[cfg(feature = "api-key")]
 pub use self::api_key::api_key;
+#[cfg(feature = "cache")]
+pub use self::cache::cache;
 #[cfg(feature = "access-log")]
 pub use self::log_store::log_store;
 #[cfg(feature = "rate-limit")]

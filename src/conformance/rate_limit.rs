@@ -1,13 +1,8 @@
 //! What a store of rate limits must do, checked against the pure functions.
 
-use std::{
-    collections::HashMap,
-    future::{Future, poll_fn},
-    pin::Pin,
-    task::Poll,
-    time::Duration,
-};
+use std::{collections::HashMap, time::Duration};
 
+use super::kit::{Random, join};
 use crate::{
     rate_limit::{Charge, Decisions, Policy, Quota, RateLimitStore, Refund, State, decide_all},
     store_key::StoreKey,
@@ -219,52 +214,17 @@ fn window(name: &str, limit: u64) -> Policy {
 }
 
 /// Returns a policy of each algorithm that three words are enough for.
-fn each(limit: u64, window: Duration) -> [Policy; 5] {
+fn each(limit: u64, window: Duration) -> [Policy; 6] {
     let quota = Quota::new(limit, window);
+    // One goes on at once, and the others of the limit wait.
+    let wait = window - window / u32::try_from(limit).expect("the limit is small");
     [
         Policy::fixed_window("anchored", quota),
         Policy::aligned_window("aligned", quota),
         Policy::sliding_window("sliding", quota),
         Policy::token_bucket("token", quota),
         Policy::leaky_bucket("leaky", quota),
+        Policy::leaky_queue("queue", quota, wait),
     ]
     .map(|policy| policy.expect("the quota is within bounds"))
-}
-
-/// Waits for all futures at once.
-async fn join<F: Future>(futures: impl Iterator<Item = F>) -> Vec<F::Output> {
-    let mut waiting: Vec<Pin<Box<F>>> = futures.map(Box::pin).collect();
-    let mut done = Vec::with_capacity(waiting.len());
-    poll_fn(|cx| {
-        waiting.retain_mut(|future| match future.as_mut().poll(cx) {
-            Poll::Ready(output) => {
-                done.push(output);
-                false
-            }
-            Poll::Pending => true,
-        });
-        if waiting.is_empty() {
-            Poll::Ready(())
-        } else {
-            Poll::Pending
-        }
-    })
-    .await;
-    done
-}
-
-/// Numbers that look random, the same in each run (xorshift64).
-struct Random(u64);
-
-impl Random {
-    fn new() -> Self {
-        Self(0x9e37_79b9_7f4a_7c15)
-    }
-
-    fn below(&mut self, bound: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 % bound as u64) as usize
-    }
 }

@@ -57,6 +57,14 @@
 //! admits `n`, never one more or less by rounding, and who comes back after `Retry-After` is
 //! admitted if nobody else of its partition came before.
 //!
+//! # Waiting for a turn
+//!
+//! A [queue](Policy::leaky_queue) lets requests wait in their response's future until their turn
+//! comes, and denies those that would wait too long. Who waits holds nothing of the inner service,
+//! and keeps its place in memory alone: a client that goes away, or whose request is dropped for
+//! another reason, gives it back, and all behind it in this process move up. The outcome in the
+//! record says how long a request was [delayed](crate::RateLimitOutcome::delayed).
+//!
 //! # What passes
 //!
 //! A request that is in no partition (no [`Identity`](crate::Identity), in a limiter by identity)
@@ -79,6 +87,7 @@ mod headers;
 mod layer;
 mod on_store_error;
 mod own_sets;
+mod paid;
 mod partition;
 mod policy;
 mod policy_set;
@@ -91,6 +100,7 @@ mod quota_text;
 mod request_head;
 mod service;
 mod store;
+mod waiting;
 
 pub use self::algorithm::{Log, State};
 pub use self::callers::Callers;

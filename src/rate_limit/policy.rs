@@ -24,6 +24,7 @@ use crate::{error::ConfigError, time::Timestamp};
 /// | [`sliding_window`](Self::sliding_window) | the limit in each window of the clock, and less than twice that in any other | windows should have no edge to wait for |
 /// | [`sliding_log`](Self::sliding_log) | the limit in any window at all | limits are small and strict |
 /// | [`leaky_bucket`](Self::leaky_bucket) | what a token bucket does | that is the name you know it by |
+/// | [`leaky_queue`](Self::leaky_queue) | one each interval; the others wait for their turn | callers would rather wait than be denied |
 ///
 /// A bucket that may burst its whole limit admits up to twice the limit in the first window: the
 /// burst, and what is gained meanwhile. Windows admit up to twice the limit around an edge. For
@@ -93,6 +94,27 @@ impl Policy {
         Self::new(name, quota, Algorithm::leaky_bucket(&quota)?)
     }
 
+    /// Lets requests go on at the quota's rate: one that comes too early waits for its turn, and one
+    /// that would wait longer than `max_wait` is denied.
+    ///
+    /// As many as the burst of the quota go on at once after a pause: one, unless the quota names
+    /// another. Then the queue has a place for each that has its turn within `max_wait`, and those
+    /// and the burst are the policy's [`capacity`](Self::capacity). A request stands in the queue
+    /// for all that it costs.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use portcullis::rate_limit::{Policy, Quota};
+    ///
+    /// // Ten in a second, 100 ms apart; who would wait for more than two seconds is denied.
+    /// let steady = Policy::leaky_queue("steady", Quota::per_second(10), Duration::from_secs(2))?;
+    /// assert_eq!(steady.capacity(), 1 + 20);
+    /// # Ok::<(), portcullis::ConfigError>(())
+    /// ```
+    pub fn leaky_queue(name: &str, quota: Quota, max_wait: Duration) -> Result<Self, ConfigError> {
+        Self::new(name, quota, Algorithm::leaky_queue(&quota, max_wait)?)
+    }
+
     /// Counts by a bucket that refills at the quota's rate, up to its burst.
     pub fn token_bucket(name: &str, quota: Quota) -> Result<Self, ConfigError> {
         Self::new(name, quota, Algorithm::token_bucket(&quota)?)
@@ -114,7 +136,9 @@ impl Policy {
             quota,
             algorithm,
             shadow: false,
-            bears_coarse_time: algorithm.horizon_micros() >= 100_000 && algorithm.log().is_none(),
+            bears_coarse_time: algorithm.horizon_micros() >= 100_000
+                && algorithm.log().is_none()
+                && algorithm.queue().is_none(),
         })
     }
 
@@ -159,7 +183,8 @@ impl Policy {
         self.quota
     }
 
-    /// Returns the most that can be left: the limit of a window, the burst of a bucket.
+    /// Returns the most that can be left: the limit of a window, the burst of a bucket, the places
+    /// of a queue.
     pub fn capacity(&self) -> u64 {
         self.algorithm.capacity()
     }
@@ -198,8 +223,24 @@ impl Policy {
         self.algorithm.log().is_some()
     }
 
+    /// Returns the longest that a request may wait for its turn, if the policy is a
+    /// [queue](Self::leaky_queue).
+    pub fn max_wait(&self) -> Option<Duration> {
+        Some(self.algorithm.queue()?.max_wait())
+    }
+
+    /// Returns how long a request that this policy decided on so waits for its turn before it goes
+    /// on. It is never too short a time, and less than two microseconds too long.
+    ///
+    /// Only a [queue](Self::leaky_queue) lets anyone wait. Of what was asked at a cost of zero, and
+    /// so has no turn, it is how long the queue is.
+    pub fn delay(&self, said: &Decision) -> Duration {
+        let queue = self.algorithm.queue();
+        queue.map_or(Duration::ZERO, |queue| queue.delay(said))
+    }
+
     /// Returns whether a time that is some milliseconds late decides as well: whether the window
-    /// is at least a tenth of a second, and no log of moments is kept.
+    /// is at least a tenth of a second, and neither moments nor turns are kept.
     #[inline]
     pub fn bears_coarse_time(&self) -> bool {
         self.bears_coarse_time
@@ -259,6 +300,7 @@ mod tests {
             Policy::sliding_log("p", quota).unwrap(),
             Policy::leaky_bucket("p", quota).unwrap(),
             Policy::token_bucket("p", quota).unwrap().shadow(),
+            Policy::leaky_queue("p", quota.burst(10), Duration::from_micros(1)).unwrap(),
         ] {
             let part = policy.divided(share).unwrap();
             assert_eq!((part.id(), part.name()), (policy.id(), "p"));

@@ -27,8 +27,12 @@
 mod governor;
 #[cfg(feature = "memory")]
 mod memory;
+#[cfg(feature = "redis")]
+mod redis;
 
 #[cfg(feature = "governor")]
 pub use self::governor::{GovernorLimiter, GovernorStore};
 #[cfg(feature = "memory")]
 pub use self::memory::{MemoryStore, MemoryStoreBuilder};
+#[cfg(feature = "redis")]
+pub use self::redis::{RedisConfig, RedisStats, RedisStore};

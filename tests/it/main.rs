@@ -19,6 +19,8 @@ mod access_log_server;
 mod access_log_store;
 mod access_log_writer;
 mod api_key;
+#[cfg(feature = "admin")]
+mod api_key_admin;
 mod api_key_answers;
 mod api_key_audit;
 #[cfg(feature = "test-util")]
@@ -26,12 +28,16 @@ mod api_key_conformance;
 mod api_key_manager;
 mod api_key_pipeline;
 mod api_key_threats;
+mod audit;
 mod cache;
 mod cache_bounds;
 mod cache_collapse;
+#[cfg(feature = "test-util")]
+mod cache_conformance;
 mod cache_leaks;
 mod cache_oracle;
 mod cache_parts;
+mod cache_posts;
 mod cache_validation;
 mod contract;
 mod credits;
@@ -45,5 +51,8 @@ mod rate_limit;
 mod rate_limit_conformance;
 mod rate_limit_failure;
 mod rate_limit_fields;
+mod rate_limit_queue;
 mod rate_limit_regressions;
+#[cfg(feature = "redis")]
+mod redis;
 mod support;

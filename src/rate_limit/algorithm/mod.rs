@@ -2,11 +2,12 @@
 
 mod fixed_window;
 mod leaky_bucket;
+mod leaky_queue;
 mod sliding_log;
 mod sliding_window;
 mod token_bucket;
 
-use std::num::NonZeroU32;
+use std::{num::NonZeroU32, time::Duration};
 
 use super::{
     decision::{Decision, Receipt},
@@ -19,6 +20,7 @@ pub(super) use self::sliding_log::SlidingLog;
 pub(super) use self::{
     fixed_window::{Alignment, FixedWindow},
     leaky_bucket::LeakyBucket,
+    leaky_queue::LeakyQueue,
     sliding_window::SlidingWindow,
     token_bucket::TokenBucket,
 };
@@ -88,6 +90,7 @@ pub(super) enum Algorithm {
     SlidingLog(SlidingLog, SlidingWindow),
     TokenBucket(TokenBucket),
     LeakyBucket(LeakyBucket),
+    LeakyQueue(LeakyQueue),
 }
 
 impl Algorithm {
@@ -112,6 +115,10 @@ impl Algorithm {
         LeakyBucket::new(quota).map(Self::LeakyBucket)
     }
 
+    pub(super) fn leaky_queue(quota: &Quota, max_wait: Duration) -> Result<Self, ConfigError> {
+        LeakyQueue::new(quota, max_wait).map(Self::LeakyQueue)
+    }
+
     /// Returns the part of each of so many instances of the quota that this was made of, and the
     /// same algorithm made of it.
     pub(super) fn divided(
@@ -124,6 +131,10 @@ impl Algorithm {
                 quota.windows_part(share)
             }
             Self::TokenBucket(_) | Self::LeakyBucket(_) => quota.buckets_part(share),
+            Self::LeakyQueue(_) => {
+                let burst = quota.own_burst().unwrap_or(1);
+                quota.burst(burst).buckets_part(share)
+            }
         };
         let same = match self {
             Self::FixedWindow(window) => Self::fixed_window(&part, window.alignment()),
@@ -131,6 +142,7 @@ impl Algorithm {
             Self::SlidingLog(..) => Self::sliding_log(&part),
             Self::TokenBucket(_) => Self::token_bucket(&part),
             Self::LeakyBucket(_) => Self::leaky_bucket(&part),
+            Self::LeakyQueue(queue) => Self::leaky_queue(&part, queue.max_wait()),
         };
         Ok((part, same?))
     }
@@ -150,6 +162,7 @@ impl Algorithm {
             }
             Self::TokenBucket(bucket) => bucket.decide(state, now, cost),
             Self::LeakyBucket(bucket) => bucket.decide(state, now, cost),
+            Self::LeakyQueue(queue) => queue.decide(state, now, cost),
         }
     }
 
@@ -163,6 +176,7 @@ impl Algorithm {
             }
             Self::TokenBucket(bucket) => bucket.refund(state, now, paid, amount),
             Self::LeakyBucket(bucket) => bucket.refund(state, now, paid, amount),
+            Self::LeakyQueue(queue) => queue.refund(state, now, paid, amount),
         }
     }
 
@@ -173,6 +187,7 @@ impl Algorithm {
             Self::SlidingWindow(window) | Self::SlidingLog(_, window) => window.limit(),
             Self::TokenBucket(bucket) => bucket.capacity(),
             Self::LeakyBucket(bucket) => bucket.mirror().capacity(),
+            Self::LeakyQueue(queue) => queue.mirror().capacity(),
         }
     }
 
@@ -183,6 +198,7 @@ impl Algorithm {
             Self::SlidingWindow(window) | Self::SlidingLog(_, window) => window.window_micros(),
             Self::TokenBucket(bucket) => bucket.refill_micros(),
             Self::LeakyBucket(bucket) => bucket.mirror().refill_micros(),
+            Self::LeakyQueue(queue) => queue.mirror().refill_micros(),
         }
     }
 
@@ -198,6 +214,20 @@ impl Algorithm {
             Self::SlidingLog(..) => 'g',
             Self::TokenBucket(_) => 'b',
             Self::LeakyBucket(_) => 'l',
+            Self::LeakyQueue(_) => 'q',
+        }
+    }
+
+    /// Returns the queue, if it is one.
+    #[inline]
+    pub(super) fn queue(&self) -> Option<&LeakyQueue> {
+        match self {
+            Self::LeakyQueue(queue) => Some(queue),
+            Self::FixedWindow(_)
+            | Self::SlidingWindow(_)
+            | Self::SlidingLog(..)
+            | Self::TokenBucket(_)
+            | Self::LeakyBucket(_) => None,
         }
     }
 
@@ -209,7 +239,8 @@ impl Algorithm {
             Self::FixedWindow(_)
             | Self::SlidingWindow(_)
             | Self::TokenBucket(_)
-            | Self::LeakyBucket(_) => None,
+            | Self::LeakyBucket(_)
+            | Self::LeakyQueue(_) => None,
         }
     }
 

@@ -35,6 +35,12 @@ impl TokenBucket {
         })
     }
 
+    /// Creates a bucket that holds the burst of its pace, and the part of one that is left of this
+    /// time.
+    pub(super) fn up_to(pace: Pace, refill: Span) -> Self {
+        Self { pace, refill }
+    }
+
     pub(super) fn capacity(&self) -> u64 {
         self.pace.burst
     }

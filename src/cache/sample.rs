@@ -1,0 +1,123 @@
+//! Answers made up for the suite that checks stores.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, StatusCode};
+
+use super::{
+    entry::{Seal, StoredResponse},
+    freshness::Freshness,
+    key::{CacheKey, KeyMaker, Partition, Target},
+    store::PurgeTarget,
+    vary::{Selection, VarySpec},
+};
+use crate::{store_key::StoreKeys, time::Timestamp};
+
+/// What an answer is made of.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Sample {
+    pub(crate) path: String,
+    pub(crate) query: Option<String>,
+    /// The one who may see it; everybody, if there is none.
+    pub(crate) caller: Option<u8>,
+    /// The request's fields.
+    pub(crate) asked: HeaderMap,
+    pub(crate) vary: Vec<HeaderName>,
+    pub(crate) tags: Vec<&'static str>,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
+}
+
+/// Makes keys and answers under a namespace.
+#[derive(Debug)]
+pub(crate) struct Samples(KeyMaker);
+
+impl Samples {
+    pub(crate) fn new(keys: &StoreKeys, namespace: &str) -> Self {
+        Self(KeyMaker::new(keys, namespace, false))
+    }
+
+    pub(crate) fn key(&self, sample: &Sample) -> CacheKey {
+        let digest = sample.caller.map(|caller| [caller; 32]);
+        self.0.key(&target(sample), partition(digest.as_ref()))
+    }
+
+    pub(crate) fn answer(&self, sample: &Sample) -> Arc<StoredResponse> {
+        let vary = VarySpec::from_names(sample.vary.clone());
+        let vary = vary.expect("a sample varies by few fields");
+        let variant = self.selection(&sample.asked, None).variant(&vary);
+        let digest = sample.caller.map(|caller| [caller; 32]);
+        Arc::new(StoredResponse {
+            status: StatusCode::OK,
+            headers: sample.headers.clone(),
+            body: sample.body.clone(),
+            freshness: Freshness {
+                received_at: Timestamp::from_secs(1_000_000_000),
+                lifetime_secs: 60,
+                ..Freshness::default()
+            },
+            vary,
+            variant,
+            partition: self.0.partition(partition(digest.as_ref())),
+            says_shared: sample.caller.is_none(),
+            tags: sample
+                .tags
+                .iter()
+                .map(|tag| self.0.tag(tag.as_bytes()))
+                .collect(),
+            seal: Seal::None,
+        })
+    }
+
+    pub(crate) fn selection<'a>(
+        &'a self,
+        asked: &'a HeaderMap,
+        hint: Option<&'a VarySpec>,
+    ) -> Selection<'a> {
+        let selection = Selection::new(asked, self.0.variants());
+        match hint {
+            Some(hint) => selection.with_hint(hint),
+            None => selection,
+        }
+    }
+
+    /// Names the answers to a sample's URL.
+    pub(crate) fn uri(&self, sample: &Sample) -> PurgeTarget {
+        PurgeTarget::Uri(self.0.uri(&target(sample)))
+    }
+
+    /// Names the answers that bear a tag.
+    pub(crate) fn tag(&self, tag: &str) -> PurgeTarget {
+        PurgeTarget::Tag(self.0.tag(tag.as_bytes()))
+    }
+
+    /// Names the answers that one caller got.
+    pub(crate) fn caller(&self, caller: u8) -> PurgeTarget {
+        PurgeTarget::Partition(self.0.partition(partition(Some(&[caller; 32]))))
+    }
+}
+
+impl Sample {
+    /// Returns an answer with the head of one that came later.
+    pub(crate) fn later(answer: &StoredResponse, by: Duration) -> Arc<StoredResponse> {
+        let mut later = answer.clone();
+        later.freshness.received_at = later.freshness.received_at + by;
+        Arc::new(later)
+    }
+}
+
+fn target(sample: &Sample) -> Target<'_> {
+    Target {
+        scheme: "https",
+        authority: "suite.example",
+        path: &sample.path,
+        query: sample.query.as_deref(),
+        rerouting: None,
+        vary_by: None,
+    }
+}
+
+fn partition(digest: Option<&[u8; 32]>) -> Partition<'_> {
+    digest.map_or(Partition::Shared, Partition::Own)
+}

@@ -1,0 +1,246 @@
+//! The suite for stores of answers, run on ours, and on some that are wrong.
+
+use std::{
+    collections::HashMap,
+    panic::AssertUnwindSafe,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use portcullis::{
+    Clock, ManualClock, StoreFuture, StoreKey, StoreKeys, Timestamp,
+    cache::{
+        CacheKey, CacheStore, Fence, Found, Lease, LeaseToken, Lookup, PurgeMode, PurgeTarget, Put,
+        PutOutcome, Selection, Stamp, Touch,
+    },
+    conformance,
+    store::MemoryStore,
+};
+
+#[tokio::test]
+async fn the_store_in_memory_keeps_every_promise() {
+    let clock = ManualClock::default();
+    let store = MemoryStore::with_clock(clock.clone());
+    conformance::cache(&store, async |time| clock.advance(time)).await;
+}
+
+#[tokio::test]
+async fn a_small_store_in_memory_keeps_every_promise() {
+    let clock = ManualClock::default();
+    let store = MemoryStore::builder()
+        .clock(clock.clone())
+        .cache_bytes_max(4 << 20)
+        .build()
+        .unwrap();
+    conformance::cache(&store, async |time| clock.advance(time)).await;
+}
+
+#[tokio::test]
+async fn a_store_that_leases_keeps_every_promise() {
+    let store = Wrong::new(Fault::None);
+    let clock = store.clock.clone();
+    conformance::cache(&store, async |time| clock.advance(time)).await;
+}
+
+/// A store that does one thing wrong.
+struct Wrong {
+    memory: MemoryStore,
+    clock: ManualClock,
+    fault: Fault,
+    /// The latest answer under each URL.
+    latest: Mutex<HashMap<StoreKey, Found>>,
+    leases: Mutex<HashMap<CacheKey, (LeaseToken, Timestamp)>>,
+    tokens: Mutex<u64>,
+    purges: Mutex<u64>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Fault {
+    None,
+    MixesCallersUp,
+    KeepsForEver,
+    IgnoresFences,
+    TouchesAnything,
+    NeverTouches,
+    PurgesSoftly,
+    PurgesHard,
+    SoftPurgesNothing,
+    ForgetsTags,
+    ForgetsCallers,
+    PurgesEverything,
+    KeepsAllVariants,
+    KeepsOneVariant,
+    KeepsNothing,
+    AsksForEver,
+    LeasesToAll,
+    AnybodyReleases,
+}
+
+impl Wrong {
+    fn new(fault: Fault) -> Self {
+        let clock = ManualClock::default();
+        Self {
+            memory: MemoryStore::with_clock(clock.clone()),
+            clock,
+            fault,
+            latest: Mutex::default(),
+            leases: Mutex::default(),
+            tokens: Mutex::default(),
+            purges: Mutex::default(),
+        }
+    }
+
+    fn is(&self, fault: Fault) -> bool {
+        self.fault == fault
+    }
+
+    fn now_or_never<T>(answer: StoreFuture<T>) -> T {
+        answer.into_ready().ok().unwrap().unwrap()
+    }
+}
+
+impl CacheStore for Wrong {
+    fn keys(&self) -> &StoreKeys {
+        CacheStore::keys(&self.memory)
+    }
+
+    fn get(&self, key: &CacheKey, selection: &Selection<'_>) -> StoreFuture<Lookup> {
+        let mut lookup = Self::now_or_never(self.memory.get(key, selection));
+        let latest = self.latest.lock().unwrap();
+        match &lookup.found {
+            Found::Entry { entry, .. } if self.is(Fault::AsksForEver) => {
+                lookup.found = Found::Varies(entry.vary().clone());
+            }
+            Found::Nothing if self.is(Fault::MixesCallersUp) => {
+                if let Some(other) = latest.get(key.uri()) {
+                    lookup.found = other.clone();
+                }
+            }
+            _ => {}
+        }
+        StoreFuture::ready(lookup)
+    }
+
+    fn put(&self, mut put: Put) -> StoreFuture<PutOutcome> {
+        let found = Found::Entry {
+            entry: Arc::clone(&put.entry),
+            stamp: Stamp(0),
+            expired: false,
+        };
+        self.latest.lock().unwrap().insert(*put.key.uri(), found);
+        match self.fault {
+            Fault::KeepsForEver => put.retain = Duration::from_secs(1 << 30),
+            // As if it had been looked up just now.
+            Fault::IgnoresFences => put.fence = Fence(1 + *self.purges.lock().unwrap()),
+            Fault::KeepsAllVariants => put.variants_max = 1_000,
+            Fault::KeepsOneVariant => put.variants_max = 1,
+            Fault::KeepsNothing => return StoreFuture::ready(PutOutcome::Stored),
+            _ => {}
+        }
+        self.memory.put(put)
+    }
+
+    fn touch(&self, touch: Touch) -> StoreFuture<bool> {
+        match self.fault {
+            Fault::NeverTouches => StoreFuture::ready(false),
+            Fault::TouchesAnything => {
+                let put = Put {
+                    key: touch.key,
+                    entry: Arc::clone(&touch.entry),
+                    fence: touch.fence,
+                    retain: touch.retain,
+                    variants_max: 16,
+                };
+                let outcome = Self::now_or_never(self.memory.put(put));
+                StoreFuture::ready(outcome == PutOutcome::Stored)
+            }
+            _ => self.memory.touch(touch),
+        }
+    }
+
+    fn purge(&self, targets: &[PurgeTarget], mode: PurgeMode) -> StoreFuture<()> {
+        let heeds = |target: &PurgeTarget| match target {
+            PurgeTarget::Tag(_) => !self.is(Fault::ForgetsTags),
+            PurgeTarget::Partition(_) => !self.is(Fault::ForgetsCallers),
+            _ => true,
+        };
+        let mut targets: Vec<_> = targets.iter().copied().filter(heeds).collect();
+        if self.is(Fault::PurgesEverything) {
+            targets = vec![PurgeTarget::All];
+        }
+        let mode = match self.fault {
+            Fault::PurgesSoftly => PurgeMode::Soft,
+            Fault::PurgesHard => PurgeMode::Hard,
+            Fault::SoftPurgesNothing if mode == PurgeMode::Soft => return StoreFuture::ready(()),
+            _ => mode,
+        };
+        *self.purges.lock().unwrap() += 1;
+        self.memory.purge(&targets, mode)
+    }
+
+    fn lease(&self, key: &CacheKey, at_most: Duration) -> StoreFuture<Lease> {
+        let now = self.clock.now();
+        let mut leases = self.leases.lock().unwrap();
+        match leases.get(key) {
+            Some((_, until)) if *until > now && !self.is(Fault::LeasesToAll) => {
+                StoreFuture::ready(Lease::Busy(*until - now))
+            }
+            _ => {
+                let mut tokens = self.tokens.lock().unwrap();
+                *tokens += 1;
+                leases.insert(*key, (LeaseToken(*tokens), now + at_most));
+                StoreFuture::ready(Lease::Leader(LeaseToken(*tokens)))
+            }
+        }
+    }
+
+    fn release(&self, key: &CacheKey, token: LeaseToken) -> StoreFuture<()> {
+        let mut leases = self.leases.lock().unwrap();
+        let holds = leases.get(key).is_some_and(|(held, _)| *held == token);
+        if holds || self.is(Fault::AnybodyReleases) {
+            leases.remove(key);
+        }
+        StoreFuture::ready(())
+    }
+}
+
+#[test]
+fn a_store_that_breaks_a_promise_does_not_pass() {
+    let purged = "what was purged";
+    for (fault, says) in [
+        (Fault::MixesCallersUp, "what was put under another key"),
+        (Fault::KeepsForEver, "has served its time"),
+        (Fault::IgnoresFences, "was being made when it was purged"),
+        (Fault::TouchesAnything, "what is not there was touched"),
+        (Fault::NeverTouches, "a touch was refused"),
+        (Fault::PurgesSoftly, purged),
+        (Fault::PurgesHard, "is not found"),
+        (Fault::SoftPurgesNothing, "is expired: false"),
+        (Fault::ForgetsTags, purged),
+        (Fault::ForgetsCallers, purged),
+        (Fault::PurgesEverything, "is not found"),
+        (Fault::KeepsAllVariants, "a variant beyond the most"),
+        (Fault::KeepsOneVariant, "is not found"),
+        (Fault::KeepsNothing, "is not found"),
+        (Fault::AsksForEver, "asks again"),
+        (Fault::LeasesToAll, "two lead at once"),
+        (Fault::AnybodyReleases, "somebody who does not hold it"),
+    ] {
+        let store = Wrong::new(fault);
+        let clock = store.clock.clone();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .build()
+            .unwrap();
+        let passed = std::panic::catch_unwind(AssertUnwindSafe(|| {
+            let pause = async |time: Duration| clock.advance(time);
+            runtime.block_on(conformance::cache(&store, pause));
+        }));
+        let panic = passed.expect_err(&format!("{fault:?} went unseen"));
+        let said = panic
+            .downcast_ref::<String>()
+            .cloned()
+            .or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string))
+            .unwrap();
+        assert!(said.contains(says), "{fault:?} was seen as {said:?}");
+    }
+}
