@@ -209,7 +209,7 @@ impl Policy {
     ///
     /// A state that is no longer alive is the same as [`State::NONE`]. With a cost of zero nothing
     /// is charged, and the decision says what is left.
-    #[inline]
+    #[inline(always)]
     pub fn decide(&self, state: State, now: Timestamp, cost: u64) -> (Decision, State) {
         self.algorithm.decide(state, now, cost)
     }

@@ -55,7 +55,7 @@ impl FixedWindow {
         self.alignment
     }
 
-    #[inline]
+    #[inline(always)]
     pub(super) fn decide(&self, state: State, now: Timestamp, cost: u64) -> (Decision, State) {
         let (end, used) = self.open(state, now);
         let kept = self.state(end, used);

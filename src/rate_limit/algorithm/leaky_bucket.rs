@@ -29,7 +29,7 @@ impl LeakyBucket {
         &self.mirror
     }
 
-    #[inline]
+    #[inline(always)]
     pub(super) fn decide(&self, state: State, now: Timestamp, cost: u64) -> (Decision, State) {
         self.mirror.decide(state, now, cost)
     }

@@ -159,7 +159,8 @@ impl Algorithm {
     ///
     /// If it is denied, the state comes back as it was, but for one thing: if the clock went back
     /// by more than a second, it is cut to the longest that it may last.
-    #[inline]
+    // Where it is called, so that what it returns need not go through memory.
+    #[inline(always)]
     pub(super) fn decide(&self, state: State, now: Timestamp, cost: u64) -> (Decision, State) {
         let now = now.min(LATEST);
         match self {

@@ -64,8 +64,43 @@ impl TokenBucket {
         self.refill.rounded_up()
     }
 
-    #[inline]
+    #[inline(always)]
     pub(super) fn decide(&self, state: State, now: Timestamp, cost: u64) -> (Decision, State) {
+        if self.pace.parts == 1 && cost <= self.pace.burst {
+            self.decide_whole(state, now, cost)
+        } else {
+            self.decide_parts(state, now, cost)
+        }
+    }
+
+    /// Decides where the interval is a number of whole microseconds, as it nearly always is, and
+    /// the cost no more than the burst.
+    #[inline(always)]
+    fn decide_whole(&self, state: State, now: Timestamp, cost: u64) -> (Decision, State) {
+        let (interval, refill) = (self.pace.interval.micros, self.refill.micros);
+        let known = state.forget_at.as_micros().saturating_sub(now.as_micros());
+        // See `missing`.
+        let missing = if known > refill + SLACK_MICROS {
+            refill
+        } else {
+            known
+        };
+        // At most as much as an empty bucket misses, which was checked.
+        let then_missing = missing + interval * cost;
+        let full_at = |missing| Timestamp::from_micros(now.as_micros() + missing);
+        if then_missing <= refill {
+            let (left, full_at) = ((refill - then_missing) / interval, full_at(then_missing));
+            let decision = Decision::admitted_micros(left, then_missing, full_at);
+            (decision, State::new(full_at, [0, 0]))
+        } else {
+            let left = refill.saturating_sub(missing) / interval;
+            let decision = Decision::denied_micros(left, missing, then_missing - refill);
+            (decision, State::new(full_at(missing), [0, 0]))
+        }
+    }
+
+    #[inline(never)]
+    fn decide_parts(&self, state: State, now: Timestamp, cost: u64) -> (Decision, State) {
         let missing = self.missing(state, now);
         if cost > self.pace.burst {
             let decision = Decision::never_micros(self.remaining(missing), missing.rounded_up());
@@ -366,6 +401,21 @@ mod tests {
                 prop_assert_eq!(decision.remaining(), model.remaining());
                 state = next;
             }
+        }
+
+        #[test]
+        fn whole_intervals_are_decided_as_those_with_parts_are(
+            (interval, burst) in (1_u64..2_000_000, 1_u64..20),
+            (words, now) in (any::<[u64; 2]>(), 0_u64..1 << 53),
+            offset in -3_000_000_i64..30_000_000,
+            cost in any::<prop::sample::Index>(),
+        ) {
+            let bucket = bucket(Quota::new(1, Duration::from_micros(interval)).burst(burst));
+            let state = State::new(at(now.saturating_add_signed(offset)), words);
+            let cost = cost.index(burst as usize + 1) as u64;
+            let whole = bucket.decide_whole(state, at(now), cost);
+            let parts = bucket.decide_parts(state, at(now), cost);
+            prop_assert_eq!(whole, parts);
         }
 
         #[test]

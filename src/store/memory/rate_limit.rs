@@ -58,30 +58,19 @@ impl Part {
         // What nearly all requests are: one policy, a client who is known, and room for it.
         if let [charge] = charges
             && charge.policy.bears_coarse_time()
+            && let Some(table) = self.table.get()
         {
             let (key, now) = (key(partition, charge.policy), self.clock.coarse());
-            if let Some(mut held) = self.table().hold_known(key) {
-                return self.take_held(charge, &mut held.state, now);
+            if let Some(mut held) = table.hold_known(key) {
+                let (decision, next) = charge.policy.decide(held.state, now, charge.cost);
+                if decision.is_admitted() {
+                    held.state = next;
+                    drop(held);
+                    return StoreFuture::ready(Decisions::one(true, now, decision));
+                }
             }
         }
         self.take_at_length(partition, charges)
-    }
-
-    #[inline]
-    fn take_held(
-        &self,
-        charge: &Charge<'_>,
-        state: &mut State,
-        now: Timestamp,
-    ) -> StoreFuture<Decisions> {
-        let (decision, next) = charge.policy.decide(*state, now, charge.cost);
-        if decision.is_admitted() {
-            *state = next;
-            return StoreFuture::ready(Decisions::one(true, now, decision));
-        }
-        let now = self.clock.now();
-        let charges = std::slice::from_ref(charge);
-        StoreFuture::ready(decide_all(charges, std::slice::from_mut(state), now))
     }
 
     #[inline(never)]
