@@ -101,6 +101,14 @@ pub(super) struct Stale {
 }
 
 impl Plan {
+    /// Returns a part of the digest under which the store is asked first.
+    pub(super) fn key_hash(&self) -> Option<[u8; 8]> {
+        let Self::Look(look) = self else {
+            return None;
+        };
+        look.key()?.full().as_bytes().first_chunk().copied()
+    }
+
     /// Decides what to do with a request.
     pub(super) fn of<B: Body>(config: &Config, request: &Request<B>) -> Self {
         let facts = request::read(request, &config.rules);

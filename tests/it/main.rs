@@ -8,6 +8,7 @@
 mod access_log;
 #[cfg(feature = "axum")]
 mod access_log_axum;
+mod access_log_fields;
 mod access_log_layers;
 #[cfg(feature = "metrics")]
 mod access_log_metrics;
