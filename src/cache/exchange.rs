@@ -39,6 +39,8 @@ pub(super) struct Exchange {
     pub(super) config: Arc<Config>,
     record: Option<RecordHandle>,
     plan: Plan,
+    /// What the record is told of the key.
+    key_hash: Option<[u8; 8]>,
 }
 
 /// What follows from what the store said.
@@ -80,10 +82,13 @@ impl From<StoreFuture<()>> for Settling {
 impl Exchange {
     /// Begins with a request.
     pub(super) fn begin<B: Body>(config: &Arc<Config>, request: &mut Request<B>) -> Self {
+        let plan = Plan::of(config, request);
+        let record = RecordHandle::of(request.extensions()).cloned();
         Self {
-            plan: Plan::of(config, request),
-            record: RecordHandle::of(request.extensions()).cloned(),
+            key_hash: record.as_ref().and_then(|_| plan.key_hash()),
             config: Arc::clone(config),
+            record,
+            plan,
         }
     }
 
@@ -712,7 +717,8 @@ impl Exchange {
             (None, None) => {}
         }
         if let Some(record) = &self.record {
-            let outcome = report.to_outcome();
+            let mut outcome = report.to_outcome();
+            outcome.key_hash = self.key_hash;
             record.set_cache(outcome.clone());
             response.extensions_mut().insert(outcome);
         }

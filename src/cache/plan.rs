@@ -104,6 +104,14 @@ pub(super) struct Stale {
 }
 
 impl Plan {
+    /// Returns a part of the digest under which the store is asked first.
+    pub(super) fn key_hash(&self) -> Option<[u8; 8]> {
+        let Self::Look(look) = self else {
+            return None;
+        };
+        look.key()?.full().as_bytes().first_chunk().copied()
+    }
+
     /// Decides what to do with a request, and drops of its query what is not to count.
     pub(super) fn of<B: Body>(config: &Config, request: &mut Request<B>) -> Self {
         let policy = request.extensions().get().or(config.policy.as_ref());

@@ -8,6 +8,7 @@
 mod access_log;
 #[cfg(feature = "axum")]
 mod access_log_axum;
+mod access_log_fields;
 mod access_log_layers;
 #[cfg(feature = "metrics")]
 mod access_log_metrics;
@@ -60,9 +61,9 @@ mod redis;
 #[cfg(all(feature = "redis", feature = "test-util"))]
 mod redis_conformance;
 #[cfg(feature = "redis")]
-mod redis_keys;
-#[cfg(feature = "redis")]
 mod redis_faults;
+#[cfg(feature = "redis")]
+mod redis_keys;
 #[cfg(all(feature = "redis", feature = "test-util"))]
 mod redis_rate_limit;
 #[cfg(feature = "redis")]
