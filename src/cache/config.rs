@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use super::{collapse::Flights, key::KeyMaker, rules::Rules, store::CacheStore};
+use super::{collapse::Flights, jitter::Jitter, key::KeyMaker, rules::Rules, store::CacheStore};
 use crate::{runtime::Runtime, time::Clock};
 
 /// Everything that the layer was told.
@@ -25,6 +25,7 @@ pub(super) struct Config {
     pub(super) variants_max: usize,
     /// For how long an answer that can be validated is kept after it went stale.
     pub(super) validated_for: Duration,
+    pub(super) jitter: Jitter,
     pub(super) filling: Budget,
     pub(super) flights: Arc<Flights>,
     /// For how long a request waits for another one's answer.

@@ -68,6 +68,7 @@ mod fill;
 mod freshness;
 mod future;
 mod invalidate;
+mod jitter;
 mod key;
 mod layer;
 mod plan;

@@ -23,11 +23,15 @@
 //! # Ok::<(), portcullis::ConfigError>(())
 //! ```
 
+#[cfg(feature = "encryption")]
+mod encrypted;
 #[cfg(feature = "governor")]
 mod governor;
 #[cfg(feature = "memory")]
 mod memory;
 
+#[cfg(feature = "encryption")]
+pub use self::encrypted::{EncryptedStore, EncryptedStoreBuilder, EncryptionKey};
 #[cfg(feature = "governor")]
 pub use self::governor::{GovernorLimiter, GovernorStore};
 #[cfg(feature = "memory")]

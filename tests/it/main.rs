@@ -31,6 +31,9 @@ mod cache_bounds;
 mod cache_collapse;
 #[cfg(feature = "test-util")]
 mod cache_conformance;
+#[cfg(feature = "encryption")]
+mod cache_encryption;
+mod cache_jitter;
 mod cache_leaks;
 mod cache_oracle;
 mod cache_validation;
