@@ -67,6 +67,9 @@ mod extract;
 mod failures;
 mod flight;
 mod future;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzz;
 mod invalid;
 mod key;
 mod layer;

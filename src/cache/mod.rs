@@ -67,6 +67,9 @@ mod exchange;
 mod fill;
 mod freshness;
 mod future;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzz;
 mod invalidate;
 mod jitter;
 mod key;
