@@ -27,6 +27,7 @@ mod api_key_manager;
 mod api_key_pipeline;
 mod api_key_threats;
 mod cache;
+mod cache_attacks;
 mod cache_bounds;
 mod cache_collapse;
 #[cfg(feature = "test-util")]
