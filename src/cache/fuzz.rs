@@ -127,8 +127,11 @@ pub fn structured(data: &[u8]) {
 pub fn stored_entry(data: &[u8]) {
     let _ = VarySpec::from_bytes(data);
     let _ = StoredResponse::from_bytes(Bytes::copy_from_slice(data));
-    // Past the checksum, which no fuzzer guesses.
-    let (head, body) = halves(data);
+    // Past the checksum, which no fuzzer guesses. The first byte says how long the body is.
+    let Some((len, rest)) = data.split_first() else {
+        return;
+    };
+    let (head, body) = rest.split_at(rest.len().saturating_sub(usize::from(*len)));
     let (head, body) = (summed(head, body), Bytes::copy_from_slice(body));
     if let Ok(read) = StoredResponse::decode(head.into(), body) {
         let again = read.to_bytes().expect("what was read can be written");
