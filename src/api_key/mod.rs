@@ -75,6 +75,9 @@ mod failures;
 mod flight;
 mod foreign;
 mod future;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzz;
 mod hashing;
 mod invalid;
 mod key;

@@ -11,6 +11,7 @@ use std::{
 
 use super::{
     collapse::Flights,
+    jitter::Jitter,
     key::KeyMaker,
     policy::CachePolicy,
     rules::Rules,
@@ -36,6 +37,7 @@ pub(super) struct Config {
     pub(super) variants_max: usize,
     /// For how long an answer that can be validated is kept after it went stale.
     pub(super) validated_for: Duration,
+    pub(super) jitter: Jitter,
     pub(super) filling: Budget,
     pub(super) purges: Purges,
     pub(super) flights: Arc<Flights>,

@@ -392,7 +392,7 @@ impl Exchange {
         let mut settling = None;
         if let (Ok(verdict), Some(fence)) = (&verdict, look.fence) {
             entry.headers = self.kept_headers(&dated, verdict, &times);
-            entry.freshness = verdict.freshness;
+            entry.freshness = self.config.jitter.shorten(verdict.freshness, &stale.key);
             entry.says_shared = verdict.says_shared;
             let touch = Touch {
                 key: stale.key,
@@ -558,13 +558,14 @@ impl Exchange {
         let config = &self.config;
         let asked = look.asked_fields();
         let variant = Selection::new(&asked, config.keys.variants()).variant(&verdict.vary);
+        let key = key.ok_or(None::<Reason>)?;
         Ok(Head {
-            key: key.ok_or(None::<Reason>)?,
+            key,
             fence,
             retain: self.retain(verdict),
             status: response.status(),
             headers: self.kept_headers(response.headers(), verdict, times),
-            freshness: verdict.freshness,
+            freshness: config.jitter.shorten(verdict.freshness, &key),
             vary: verdict.vary.clone(),
             variant,
             partition: config.keys.partition(partition),

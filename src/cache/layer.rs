@@ -13,6 +13,7 @@ use super::{
     collapse::Flights,
     config::{Budget, Config, Purges},
     directives::Targeted,
+    jitter::{self, Jitter},
     key::KeyMaker,
     policy::CachePolicy,
     purger::CachePurger,
@@ -95,6 +96,7 @@ pub struct CacheLayerBuilder {
     variants_max: usize,
     filling_bytes_max: u64,
     validated_for: Duration,
+    jitter: Jitter,
     waiters_max: usize,
     wait_at_most: Duration,
     credential_headers: Vec<String>,
@@ -114,6 +116,7 @@ impl CacheLayerBuilder {
             variants_max: 16,
             filling_bytes_max: 32 << 20,
             validated_for: Duration::from_secs(3_600),
+            jitter: Jitter::default(),
             waiters_max: 1_024,
             wait_at_most: Duration::from_secs(5),
             credential_headers: Vec::new(),
@@ -231,6 +234,13 @@ impl CacheLayerBuilder {
         self
     }
 
+    /// Takes up to so many hundredths off the time for which answers are fresh, by their keys: what
+    /// was stored at one moment is then not made again at one moment. At most 50; none by default.
+    pub fn jitter_percent(mut self, percent: u8) -> Self {
+        self.jitter = Jitter { percent };
+        self
+    }
+
     /// Sets how many requests may wait for the answer that one of them makes; those beyond make
     /// their own. 1024 by default; with zero, nobody waits.
     pub fn waiters_max(mut self, waiters: usize) -> Self {
@@ -267,6 +277,13 @@ impl CacheLayerBuilder {
             })?;
             self.rules.credential_headers.push(name);
         }
+        if self.jitter.percent > jitter::PERCENT_MAX {
+            let problem = "answers would lose more than half of their time";
+            return Err(
+                ConfigError::new("jitter_percent", self.jitter.percent, problem)
+                    .fix("give at most 50; 10 spreads a herd well"),
+            );
+        }
         let zero = [
             ("body_bytes_max", self.rules.body_bytes_max == 0),
             ("filling_bytes_max", self.filling_bytes_max == 0),
@@ -293,6 +310,7 @@ impl CacheLayerBuilder {
                 name: self.name.map(Into::into),
                 variants_max: self.variants_max,
                 validated_for: self.validated_for,
+                jitter: self.jitter,
                 filling: Budget::new(self.filling_bytes_max),
                 purges: Purges::default(),
                 flights: Arc::new(Flights::new(self.waiters_max)),

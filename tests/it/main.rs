@@ -32,10 +32,14 @@ mod api_key_pipeline;
 mod api_key_threats;
 mod audit;
 mod cache;
+mod cache_attacks;
 mod cache_bounds;
 mod cache_collapse;
 #[cfg(feature = "test-util")]
 mod cache_conformance;
+#[cfg(feature = "encryption")]
+mod cache_encryption;
+mod cache_jitter;
 mod cache_leaks;
 mod cache_oracle;
 mod cache_parts;
