@@ -78,13 +78,11 @@ impl TokenBucket {
     #[inline(always)]
     fn decide_whole(&self, state: State, now: Timestamp, cost: u64) -> (Decision, State) {
         let (interval, refill) = (self.pace.interval.micros, self.refill.micros);
-        let known = state.forget_at.as_micros().saturating_sub(now.as_micros());
-        // See `missing`.
-        let missing = if known > refill + SLACK_MICROS {
-            refill
-        } else {
-            known
-        };
+        let missing = state.forget_at.as_micros().saturating_sub(now.as_micros());
+        if missing > refill {
+            // It owes more than it holds, or the clock has gone back.
+            return self.decide_parts(state, now, cost);
+        }
         // At most as much as an empty bucket misses, which was checked.
         let then_missing = missing + interval * cost;
         let full_at = |missing| Timestamp::from_micros(now.as_micros() + missing);
@@ -93,7 +91,7 @@ impl TokenBucket {
             let decision = Decision::admitted_micros(left, then_missing, full_at);
             (decision, State::new(full_at, [0, 0]))
         } else {
-            let left = refill.saturating_sub(missing) / interval;
+            let left = (refill - missing) / interval;
             let decision = Decision::denied_micros(left, missing, then_missing - refill);
             (decision, State::new(full_at(missing), [0, 0]))
         }
