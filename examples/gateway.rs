@@ -87,6 +87,7 @@ fn router(
 
     let gate = Gate::new()
         .access_log(AccessLogLayer::stderr())
+        .count_request_bodies()
         .limit_addresses(
             RateLimitLayer::builder(Arc::clone(&counts), by_address)
                 .policy(Policy::fixed_window("address", in_ten_seconds(300))?)

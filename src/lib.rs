@@ -60,12 +60,14 @@
 //! | `api-key`, `rate-limit`, `cache`, `access-log` | yes | the four layers |
 //! | `memory` | yes | [`store::MemoryStore`] |
 //! | `tokio` | yes | [`TokioRuntime`]: spawning and sleeping on Tokio |
+//! | `argon2` | no | keys that were made elsewhere and hashed by argon2 |
 //! | `admin` | no | [`api_key::admin`]: keys managed over HTTP, as a router for axum |
 //! | `redis` | no | `store::RedisStore`: a Redis server that many instances share |
 //! | `axum` | no | `ConnectInfo` and `MatchedPath` are understood, [`Identity`] is an extractor |
 //! | `tracing` | no | records and notices as `tracing` events |
 //! | `metrics` | no | requests and decisions of all layers through the `metrics` facade |
 //! | `serde` | no | quotas in configuration files |
+//! | `encryption` | no | a store of any kind whose answers are encrypted |
 //! | `governor` | no | governor's limiters and quotas beside ours |
 //! | `test-util` | no | suites that prove a store of your own |
 //! | `full` | no | all of these |
@@ -100,6 +102,7 @@ mod runtime;
 mod sip;
 mod store_future;
 mod store_key;
+mod store_watch;
 mod time;
 
 // Four slices: each imports ground alone.
@@ -143,7 +146,7 @@ pub use self::identity::{Identity, IdentityBuilder};
 pub use self::ip_network::IpNetwork;
 pub use self::record::{
     AuthDenial, AuthOutcome, CacheOutcome, CacheSource, FieldValue, PolicyOutcome,
-    RateLimitDecision, RateLimitOutcome, RecordHandle, RecordSlots,
+    RateLimitDecision, RateLimitOutcome, RecordHandle, RecordSlots, StoreCall,
 };
 pub use self::rejection::{Dialect, Rejection, Responder};
 pub use self::request_id::RequestId;

@@ -2,6 +2,7 @@
 
 use std::{
     hash::{BuildHasher, Hasher, RandomState},
+    ops::Add,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -15,11 +16,13 @@ use super::{
     config::Config,
     fold::Folds,
     level::Level,
+    losses::Losses,
     record::{Arrival, Departure, Outcome, Record},
     sample,
     sink::Sink,
 };
 use crate::{
+    audit::AuditEvent,
     record::{AuthOutcome, RecordSlots},
     time::Timestamp,
 };
@@ -29,6 +32,8 @@ const NEVER: u64 = u64::MAX;
 
 /// A request that has ended, and what is known of it.
 pub(super) struct Ended {
+    /// How much it matters, once that has been asked.
+    pub(super) level: Level,
     pub(super) arrival: Arrival,
     pub(super) departure: Departure,
     pub(super) slots: RecordSlots,
@@ -38,6 +43,8 @@ pub(super) struct Ended {
 pub(super) struct Emitter {
     pub(super) config: Config,
     folding: Option<Folding>,
+    /// How many losses the observers know of.
+    losses_told: AtomicU64,
 }
 
 struct Folding {
@@ -54,7 +61,11 @@ impl Emitter {
             next_due: AtomicU64::new(NEVER),
             kinds: RandomState::new(),
         });
-        Self { config, folding }
+        Self {
+            config,
+            folding,
+            losses_told: AtomicU64::new(NEVER),
+        }
     }
 
     /// Returns whether any sink takes any record, or anybody counts: if not, none is kept.
@@ -63,7 +74,8 @@ impl Emitter {
             return true;
         }
         let taken = |sink: &Arc<dyn Sink>| Level::ALL.iter().any(|level| sink.takes(*level));
-        self.config.sinks.iter().any(taken)
+        // A sink that panics over the question is asked again with the record.
+        catch_unwind(AssertUnwindSafe(|| self.config.sinks.iter().any(taken))).unwrap_or(true)
     }
 
     /// Tells the observers of an arrival.
@@ -73,15 +85,46 @@ impl Emitter {
         }
     }
 
-    /// Emits the record of a request. A function or a sink of the user's that panics costs the
-    /// record: were the panic let through while the request's own unwinds, the process would end.
-    pub(super) fn emit(&self, ended: Ended, now: Timestamp) {
+    /// Emits the record of a request. A sink of the user's that panics costs the record: were the panic let through while the request's own unwinds, the process would end.
+    pub(super) fn emit(&self, mut ended: Ended, now: Timestamp) {
+        ended.level = self.level(&ended);
+        self.config.audit.tell_if(|| self.denied(&ended));
         for observer in &self.config.observers {
             self.guarded(|| observer.ended(&self.levelled(&ended, 1)));
         }
         match &self.folding {
             Some(folding) => self.guarded(|| self.fold(folding, ended, now)),
             None => self.guarded(|| self.write(&ended, 1)),
+        }
+        if !self.config.observers.is_empty() {
+            self.guarded(|| self.tell_losses());
+        }
+    }
+
+    /// Tells the observers how much was lost, if that has changed.
+    fn tell_losses(&self) {
+        let sinks = self.config.sinks.iter().map(|sink| sink.losses());
+        let mut records = sinks.fold(Losses::default(), Losses::add);
+        records.panicked += self.config.stats.failed();
+        let audit_events = self.config.audit.lost();
+        let all = records.total() + audit_events;
+        if self.losses_told.swap(all, Ordering::Relaxed) != all {
+            for observer in &self.config.observers {
+                observer.lost(&records, audit_events);
+            }
+        }
+    }
+
+    /// Returns what auditors are told of a caller that authentication turned away.
+    fn denied(&self, ended: &Ended) -> Option<AuditEvent> {
+        match ended.slots.auth()? {
+            AuthOutcome::Denied { reason, key_id } => Some(AuditEvent::AuthDenied {
+                reason: *reason,
+                key_id: key_id.clone(),
+                client: ended.arrival.client_shown(),
+                request_id: ended.arrival.request_id.as_str().into(),
+            }),
+            AuthOutcome::Allowed(_) | AuthOutcome::Anonymous | AuthOutcome::StoreFailed(_) => None,
         }
     }
 
@@ -119,12 +162,20 @@ impl Emitter {
         {
             return self.config.stats.count_sampled_out();
         }
+        let mut panicked = false;
         for sink in &self.config.sinks {
-            if sink.takes(record.level) {
-                sink.write(&record);
-            }
+            let written = catch_unwind(AssertUnwindSafe(|| {
+                if sink.takes(record.level) {
+                    sink.write(&record);
+                }
+            }));
+            panicked |= written.is_err();
         }
-        self.config.stats.count_emitted();
+        if panicked {
+            self.config.stats.count_failed();
+        } else {
+            self.config.stats.count_emitted();
+        }
     }
 
     /// Returns the record if it matters enough.
@@ -133,26 +184,34 @@ impl Emitter {
         (record.level >= self.config.min_level).then_some(record)
     }
 
-    /// Returns the record, and how much it matters.
+    /// Returns how much the record matters. A function of the user's that panics says nothing.
+    fn level(&self, ended: &Ended) -> Level {
+        let mut record = self.levelled(ended, 1);
+        record.level = record.default_level();
+        let Some(level) = &self.config.level else {
+            return record.level;
+        };
+        catch_unwind(AssertUnwindSafe(|| level(&record))).unwrap_or_else(|_| {
+            self.config.stats.count_failed();
+            record.level
+        })
+    }
+
+    /// Returns the record with the level that was found.
     fn levelled<'a>(&'a self, ended: &'a Ended, count: u64) -> Record<'a> {
         let config = &self.config;
+        let slow = config.slow_after;
         let mut record = Record {
             arrival: &ended.arrival,
             departure: &ended.departure,
             slots: &ended.slots,
             redaction: &config.redaction,
-            level: Level::Info,
-            is_slow: config
-                .slow_after
-                .is_some_and(|slow| ended.departure.duration >= slow),
+            level: ended.level,
+            is_slow: slow.is_some_and(|slow| ended.departure.duration >= slow),
             sample_rate: 1,
             repeat_count: count,
         };
-        record.level = record.default_level();
-        if let Some(level) = &config.level {
-            record.level = level(&record);
-        }
-        if is_routine(&record) {
+        if config.one_in.get() > 1 && is_routine(&record) {
             record.sample_rate = config.one_in.get();
         }
         record
@@ -240,9 +299,7 @@ impl Folding {
 /// Whether a request is like most: only such are sampled.
 fn is_routine(record: &Record<'_>) -> bool {
     let failed = match record.outcome() {
-        Outcome::Completed => record
-            .status()
-            .is_some_and(|status| status.is_server_error()),
+        Outcome::Completed => record.is_server_error(),
         Outcome::Dropped
         | Outcome::BodyDropped
         | Outcome::BodyError

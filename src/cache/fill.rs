@@ -91,7 +91,9 @@ impl Fill {
         }
         let body = self.joined();
         let (config, lead) = (Arc::clone(&self.config), self.lead.take());
-        match config.store.put(self.put(body)).into_ready() {
+        // Nobody waits for it: the answer has gone to its client already.
+        let stored = config.watch.over(config.store.put(self.put(body)), || None);
+        match stored.into_ready() {
             Ok(outcome) => landed(&config, lead, &outcome),
             Err(pending) => {
                 if let Some(runtime) = config.runtime.clone() {

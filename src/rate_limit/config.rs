@@ -21,14 +21,16 @@ use super::{
     waiting::Line,
 };
 use crate::{
+    audit::Audit,
     client_addr::MissingClientAddr,
     error::StoreErrorKind,
     identity::Identity,
-    record::{PolicyOutcome, RateLimitDecision, RateLimitOutcome},
+    record::{PolicyOutcome, RateLimitDecision, RateLimitOutcome, RecordHandle},
     rejection::{Rejection, Responder},
     runtime::Runtime,
     store_future::StoreFuture,
     store_key::StoreKey,
+    store_watch::StoreWatch,
 };
 
 pub(super) struct Config {
@@ -45,6 +47,8 @@ pub(super) struct Config {
     pub(super) tier_by: Option<Arc<TierBy>>,
     pub(super) cost: Option<Arc<Cost>>,
     pub(super) retry_jitter: Duration,
+    pub(super) audit: Audit,
+    pub(super) watch: StoreWatch,
     pub(super) runtime: Option<Arc<dyn Runtime>>,
     pub(super) line: Option<Arc<Line>>,
 }
@@ -127,7 +131,9 @@ impl Config {
         set: &PolicySet,
         head: &RequestHead<'_>,
     ) -> StoreFuture<Decisions> {
-        self.take_from(&*self.store, partition, set, head)
+        let answer = self.take_from(&*self.store, partition, set, head);
+        self.watch
+            .over(answer, || RecordHandle::of(head.extensions).cloned())
     }
 
     /// Returns what a request costs each policy, for those whom the answer is not the end of it.
@@ -142,8 +148,11 @@ impl Config {
         partition: &StoreKey,
         set: &PolicySet,
         costs: &[u64],
+        head: &RequestHead<'_>,
     ) -> StoreFuture<Decisions> {
-        take_costs(&*self.store, partition, set, costs)
+        let answer = take_costs(&*self.store, partition, set, costs);
+        self.watch
+            .over(answer, || RecordHandle::of(head.extensions).cloned())
     }
 
     /// Returns the line that a request has to join that was admitted so, what it has paid for its

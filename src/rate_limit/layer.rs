@@ -19,9 +19,11 @@ use super::{
     waiting::Line,
 };
 use crate::{
+    audit::Audit,
     error::ConfigError,
     rejection::Responder,
     runtime::{self, Runtime},
+    store_watch::StoreWatch,
 };
 
 /// Limits how often a partition of the requests may pass: see the [module](super).
@@ -72,6 +74,11 @@ impl RateLimitLayer {
     /// Returns whether the limiter lets every request pass whose caller is not known.
     pub(crate) fn needs_identity(&self) -> bool {
         self.config.partition.needs_identity()
+    }
+
+    /// Returns what tells the layer's auditor.
+    pub(crate) fn audit(&self) -> &Audit {
+        &self.config.audit
     }
 }
 
@@ -274,7 +281,10 @@ impl RateLimitLayerBuilder {
             )
             .fix("begin the partition with `Partition::identity()`"));
         }
+        let audit = Audit::default();
         let config = Config {
+            watch: StoreWatch::new("rate_limit", audit.clone()),
+            audit,
             partition,
             own: self.reads.any().then(|| OwnSets::new(self.reads)),
             store: self.store,

@@ -83,6 +83,9 @@ mod charge;
 mod config;
 mod decision;
 mod future;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzz;
 mod headers;
 mod layer;
 mod mode;

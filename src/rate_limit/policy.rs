@@ -242,7 +242,7 @@ impl Policy {
     ///
     /// A state that is no longer alive is the same as [`State::NONE`]. With a cost of zero nothing
     /// is charged, and the decision says what is left.
-    #[inline]
+    #[inline(always)]
     pub fn decide(&self, state: State, now: Timestamp, cost: u64) -> (Decision, State) {
         self.algorithm.decide(state, now, cost)
     }
@@ -254,6 +254,15 @@ impl Policy {
     /// nothing back.
     pub fn refund(&self, state: State, now: Timestamp, paid: Receipt, amount: u64) -> State {
         self.algorithm.refund(state, now, paid, amount)
+    }
+
+    /// Charges what has been used already, whether it was left or not, and returns what to
+    /// remember.
+    ///
+    /// What was not left is owed: a window counts on beyond its limit, and a bucket has to gain it
+    /// before anyone passes again. No more is owed than the policy's capacity.
+    pub fn charge(&self, state: State, now: Timestamp, amount: u64) -> State {
+        self.algorithm.charge(state, now, amount)
     }
 
     /// Returns whether the policy counts exactly only in a [`Log`].
@@ -289,6 +298,13 @@ impl Policy {
     pub fn refund_log(&self, log: &mut Log, paid: Receipt, amount: u64) {
         if let Some(exact) = self.algorithm.log() {
             exact.refund(log, paid, amount);
+        }
+    }
+
+    /// Charges a log what has been used already, as [`charge`](Self::charge) does a state.
+    pub fn charge_log(&self, log: &mut Log, now: Timestamp, amount: u64) {
+        if let Some(exact) = self.algorithm.log() {
+            exact.charge(log, now, amount);
         }
     }
 

@@ -45,8 +45,9 @@ impl<S: Clone> RateLimit<S> {
         S: Service<Request<B>>,
     {
         let config = Arc::clone(&self.config);
-        let costs = config.costs(&set, &RequestHead::of(&request));
-        let take = config.take_costs(&partition, &set, &costs);
+        let head = RequestHead::of(&request);
+        let costs = config.costs(&set, &head);
+        let take = config.take_costs(&partition, &set, &costs, &head);
         let clone = self.inner.clone();
         let ready = mem::replace(&mut self.inner, clone);
         ResponseFuture::deciding(Deciding {

@@ -579,7 +579,7 @@ async fn an_authorizer_that_panics_or_fails_lets_nobody_in() {
 #[tokio::test]
 async fn keys_manage_keys_behind_the_layer_on_a_store_that_answers_later() {
     let clock = ManualClock::default();
-    let ring: KeyRing = ring(SlowStore(MemoryStore::new()), &clock);
+    let ring: KeyRing = ring(SlowStore::over(MemoryStore::new()), &clock);
     let manager = KeyManager::new(&ring);
     let root = manager
         .create(NewKey::of_owner("acme").scopes(["keys.manage"]))

@@ -59,7 +59,7 @@ impl Rig {
 
     fn slow(policy: Policy) -> Self {
         let hands = Hands::default();
-        let store = SlowStore(MemoryStore::with_clock(hands.clock.clone()));
+        let store = SlowStore::over(MemoryStore::with_clock(hands.clock.clone()));
         let builder = RateLimitLayer::builder(store, Partition::identity());
         Self::of(hands, builder.policy(policy))
     }

@@ -1,6 +1,6 @@
 //! The sliding window: this window's count, and the share of the last one that is still in sight.
 
-use super::State;
+use super::{State, owed};
 use crate::{
     error::ConfigError,
     rate_limit::{
@@ -61,7 +61,7 @@ impl SlidingWindow {
             let decision = Decision::never_micros(self.remaining(counts), self.reset_after(counts));
             return (decision, self.state(counts));
         }
-        if self.fits(counts, cost) {
+        if self.fits(counts, cost) || cost == 0 {
             let charged = Counts {
                 this: counts.this + cost,
                 ..counts
@@ -91,6 +91,13 @@ impl SlidingWindow {
         } else if until == counts.start + self.window_micros {
             counts.last = counts.last.saturating_sub(amount);
         }
+        self.state(counts)
+    }
+
+    /// Charges what has been used already to this window.
+    pub(super) fn charge(&self, state: State, now: Timestamp, amount: u64) -> State {
+        let mut counts = self.counts(state, now.as_micros());
+        counts.this = owed(counts.this, amount, self.limit);
         self.state(counts)
     }
 

@@ -2,14 +2,15 @@
 
 use std::sync::Arc;
 
-use super::{Shared, config::Checked};
+use super::{Shared, link::Link};
+use crate::store_key::StoreKeys;
 
 /// Nothing: its layer's feature is off.
 #[derive(Debug)]
 pub(super) struct Part;
 
 impl Part {
-    pub(super) fn new(_: &Checked) -> Self {
+    pub(super) fn new(_: &Link, _: &StoreKeys) -> Self {
         Self
     }
 }

@@ -36,7 +36,7 @@ pub(super) type OnNews = Arc<dyn Fn(News) + Send + Sync>;
 
 /// A channel that is heard until this is dropped.
 pub(super) struct Listening {
-    _stop: oneshot::Sender<()>,
+    stop: oneshot::Sender<()>,
 }
 
 impl Listening {
@@ -57,7 +57,12 @@ impl Listening {
         runtime.spawn(Box::pin(async move {
             within(async move { drop(stopped.await) }, listener.run()).await;
         }));
-        Self { _stop: stop }
+        Self { stop }
+    }
+
+    /// Returns whether nobody listens any more, as the runtime that did has ended.
+    pub(super) fn is_over(&self) -> bool {
+        self.stop.is_closed()
     }
 }
 
@@ -114,6 +119,13 @@ impl Listener {
                 on_news(News::Message(message));
             }
         })
+    }
+}
+
+impl Drop for Listener {
+    /// Also when the runtime ends, and drops its tasks: what is published is missed from now on.
+    fn drop(&mut self) {
+        (self.on_news)(News::Down);
     }
 }
 

@@ -31,7 +31,7 @@ pub struct RedisConfig {
     prefix: String,
     deadlines: Deadlines,
     calls_max: usize,
-    denials_max: usize,
+    bounds: Bounds,
     auditor: Option<Arc<dyn Auditor>>,
 }
 
@@ -52,6 +52,14 @@ pub(super) struct Deadlines {
     pub(super) api_key: Duration,
     pub(super) cache: Duration,
     pub(super) access_log: Duration,
+}
+
+/// How much is kept.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bounds {
+    pub(super) cache_body_bytes_max: usize,
+    pub(super) log_records_max: usize,
+    pub(super) denials_max: usize,
 }
 
 impl RedisConfig {
@@ -98,7 +106,11 @@ impl RedisConfig {
                 access_log: Duration::from_secs(1),
             },
             calls_max: 1_024,
-            denials_max: 10_000,
+            bounds: Bounds {
+                cache_body_bytes_max: 1 << 20,
+                log_records_max: 100_000,
+                denials_max: 10_000,
+            },
             auditor: None,
         }
     }
@@ -166,7 +178,21 @@ impl RedisConfig {
     /// said, without asking it. That is exact as long as others only spend: a refund or a reset by
     /// another instance shows once the time is over that the denial said.
     pub fn denials_max(mut self, partitions: usize) -> Self {
-        self.denials_max = partitions;
+        self.bounds.denials_max = partitions;
+        self
+    }
+
+    /// Sets how long the body of an answer in the cache is at most; one that is longer is not kept.
+    /// 1 MiB by default: while one passes, no other answer does.
+    pub fn cache_body_bytes_max(mut self, bytes: usize) -> Self {
+        self.bounds.cache_body_bytes_max = bytes;
+        self
+    }
+
+    /// Sets about how many records each trail of the log has at most; beyond that the oldest go.
+    /// 100 000 by default.
+    pub fn log_records_max(mut self, records: usize) -> Self {
+        self.bounds.log_records_max = records;
         self
     }
 
@@ -187,6 +213,14 @@ impl RedisConfig {
             check_deadline(option, deadline)?;
         }
         check_prefix(&self.prefix)?;
+        if self.bounds.log_records_max == 0 {
+            return Err(ConfigError::new(
+                "log_records_max",
+                0,
+                "a log without bounds fills the server",
+            )
+            .fix("give at least 1, or leave the default"));
+        }
         if self.calls_max == 0 {
             return Err(
                 ConfigError::new("calls_max", 0, "a store that may not be called is none")
@@ -199,7 +233,7 @@ impl RedisConfig {
             prefix: self.prefix,
             deadlines: self.deadlines,
             calls_max: self.calls_max,
-            denials_max: self.denials_max,
+            bounds: self.bounds,
             auditor: self.auditor,
         })
     }
@@ -212,7 +246,7 @@ pub(super) struct Checked {
     pub(super) prefix: String,
     pub(super) deadlines: Deadlines,
     pub(super) calls_max: usize,
-    pub(super) denials_max: usize,
+    pub(super) bounds: Bounds,
     pub(super) auditor: Option<Arc<dyn Auditor>>,
 }
 
@@ -360,6 +394,7 @@ mod tests {
         assert_eq!(refused(one().prefix("a{b}")), "prefix");
         assert_eq!(refused(one().prefix("")), "prefix");
         assert_eq!(refused(one().calls_max(0)), "calls_max");
+        assert_eq!(refused(one().log_records_max(0)), "log_records_max");
         let never = one().cache_deadline(Duration::ZERO);
         assert_eq!(refused(never), "cache_deadline");
         assert_eq!(refused(RedisConfig::single("h")), "redis url");

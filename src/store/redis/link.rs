@@ -29,6 +29,7 @@ pub(super) struct Link {
     ground: Arc<Ground>,
     prefix: String,
     deadlines: Deadlines,
+    denials_max: usize,
 }
 
 impl Link {
@@ -59,6 +60,7 @@ impl Link {
             ground,
             prefix: checked.prefix,
             deadlines: checked.deadlines,
+            denials_max: checked.bounds.denials_max,
         })
     }
 
@@ -111,6 +113,10 @@ impl Link {
     /// Must be called where tasks can be spawned.
     pub(super) fn listen(&self, channel: Vec<u8>, on_news: OnNews) -> Listening {
         Listening::begin(&self.router, Arc::clone(&self.ground), channel, on_news)
+    }
+
+    pub(super) fn denials_max(&self) -> usize {
+        self.denials_max
     }
 
     /// Returns the time of this process, which never goes back.
@@ -302,7 +308,7 @@ fn without_asking(answer: Value, question: Question<'_>) -> RedisResult<Value> {
 }
 
 /// Adds bytes as base64url, which has no character that means anything in a key.
-fn push_base64(out: &mut Vec<u8>, bytes: &[u8]) {
+pub(super) fn push_base64(out: &mut Vec<u8>, bytes: &[u8]) {
     const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
     for chunk in bytes.chunks(3) {
         let byte = |at: usize| u32::from(chunk.get(at).copied().unwrap_or_default());

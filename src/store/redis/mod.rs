@@ -1,9 +1,20 @@
 //! A store on a Redis server, on the one that Sentinels name, or on a Cluster.
 #![allow(dead_code, reason = "each layer's part uses its share of the ground")]
 
-#[cfg(not(feature = "rate-limit"))]
+#[cfg(not(all(
+    feature = "access-log",
+    feature = "api-key",
+    feature = "cache",
+    feature = "rate-limit"
+)))]
 mod absent;
+#[cfg(feature = "access-log")]
+mod access_log;
 mod address;
+#[cfg(feature = "api-key")]
+mod api_key;
+#[cfg(feature = "cache")]
+mod cache;
 mod channel;
 mod cluster;
 mod config;
@@ -19,12 +30,18 @@ mod script;
 mod slot;
 mod watch;
 
+#[cfg(not(feature = "access-log"))]
+use self::absent as access_log;
+#[cfg(not(feature = "api-key"))]
+use self::absent as api_key;
+#[cfg(not(feature = "cache"))]
+use self::absent as cache;
 #[cfg(not(feature = "rate-limit"))]
 use self::absent as rate_limit;
 use std::{fmt, sync::Arc, time::Duration};
 
+use self::{config::Bounds, link::Link, node::within};
 pub use self::{config::RedisConfig, watch::RedisStats};
-use self::{link::Link, node::within};
 use crate::{
     error::{ConfigError, StoreError},
     store_key::StoreKeys,
@@ -70,7 +87,11 @@ const PATIENCE: Duration = Duration::from_secs(5);
 struct Shared {
     link: Arc<Link>,
     keys: StoreKeys,
+    access_log: access_log::Part,
+    api_key: api_key::Part,
+    cache: cache::Part,
     rate_limit: rate_limit::Part,
+    bounds: Bounds,
 }
 
 impl RedisStore {
@@ -81,13 +102,17 @@ impl RedisStore {
     /// If the configuration cannot be used. Whether the server can be reached shows later.
     pub fn new(config: RedisConfig, keys: StoreKeys) -> Result<Self, ConfigError> {
         let config = config.check()?;
-        let rate_limit = rate_limit::Part::new(&config);
+        let bounds = config.bounds;
         let link = Arc::new(Link::new(config)?);
         Ok(Self {
             shared: Arc::new(Shared {
+                access_log: access_log::Part::new(&link, &keys),
+                api_key: api_key::Part::new(&link, &keys),
+                cache: cache::Part::new(&link, &keys),
+                rate_limit: rate_limit::Part::new(&link, &keys),
+                bounds,
                 link,
                 keys,
-                rate_limit,
             }),
         })
     }

@@ -15,7 +15,11 @@ use self::{
     denied::{Asked, Denied},
     leases::{Lease, Leases, divisor},
 };
-use super::{RedisStore, Shared, config::Checked, link::Turn, script::Script};
+use super::{
+    RedisStore, Shared,
+    link::{Link, Turn},
+    script::Script,
+};
 use crate::{
     error::{StoreError, StoreErrorKind},
     rate_limit::{Charge, Decision, Decisions, Policy, RateLimitStore, Receipt, Refund, State},
@@ -50,9 +54,9 @@ pub(super) struct Part {
 }
 
 impl Part {
-    pub(super) fn new(config: &Checked) -> Self {
+    pub(super) fn new(link: &Link, _: &StoreKeys) -> Self {
         Self {
-            denied: Denied::new(config.denials_max),
+            denied: Denied::new(link.denials_max()),
             leases: Leases::default(),
         }
     }

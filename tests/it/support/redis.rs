@@ -178,6 +178,27 @@ impl Server {
         }
     }
 
+    /// Returns all that lies there, names and values, as one piece of text.
+    pub(crate) fn everything(&self) -> String {
+        let mut client = self.client();
+        let mut ask = |command: &[&[u8]]| client.ask(command).unwrap().as_text();
+        let mut all = String::new();
+        for key in self.keys() {
+            let name = key.as_bytes();
+            all.push_str(&key);
+            all.push_str(&match ask(&[b"TYPE", name]).as_str() {
+                "string" => ask(&[b"GET", name]),
+                "hash" => ask(&[b"HGETALL", name]),
+                "zset" => ask(&[b"ZRANGE", name, b"0", b"-1"]),
+                "stream" => ask(&[b"XRANGE", name, b"-", b"+"]),
+                // It has expired since.
+                "none" => String::new(),
+                other => panic!("{key} is a {other}"),
+            });
+        }
+        all
+    }
+
     /// Returns the keys that never expire.
     pub(crate) fn keys_without_expiry(&self) -> Vec<String> {
         let mut client = self.client();
