@@ -43,7 +43,10 @@ async fn run() -> Result<(), Box<dyn Error>> {
     let store = MemoryStore::new();
     let cache = match options.secure {
         true => CacheLayer::secure(store).build()?,
-        false => CacheLayer::rfc(store).surrogate_control().build()?,
+        false => CacheLayer::rfc(store)
+            .surrogate_control()
+            .keep_posts(true)
+            .build()?,
     };
     let origin = options.origin;
     let proxy = ServiceBuilder::new()

@@ -1,8 +1,13 @@
 //! What an auditor asks for: the events that any layer may tell of.
 
-use std::{fmt, net::IpAddr, sync::Arc};
+use std::{
+    fmt,
+    net::IpAddr,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{Arc, OnceLock},
+};
 
-use crate::{error::StoreErrorKind, record::AuthDenial};
+use crate::{error::StoreErrorKind, notice, record::AuthDenial};
 
 /// Something that an auditor asks for, beside the records of requests.
 ///
@@ -162,10 +167,158 @@ impl AuditEvent {
 pub trait Auditor: fmt::Debug + Send + Sync + 'static {
     /// Takes one event.
     fn audit(&self, event: &AuditEvent);
+
+    /// Returns how many of the events that it took it has lost since.
+    fn lost(&self) -> u64 {
+        0
+    }
 }
 
 impl<T: Auditor + ?Sized> Auditor for Arc<T> {
     fn audit(&self, event: &AuditEvent) {
         (**self).audit(event);
+    }
+
+    fn lost(&self) -> u64 {
+        (**self).lost()
+    }
+}
+
+/// Where a layer tells its events: an auditor that it was given, by its user or by its gate.
+///
+/// A clone tells the same auditor, also one that is given later.
+#[derive(Clone, Default)]
+pub(crate) struct Audit {
+    auditor: Arc<OnceLock<Arc<dyn Auditor>>>,
+}
+
+impl Audit {
+    /// Tells this auditor.
+    pub(crate) fn to(auditor: impl Auditor) -> Self {
+        let audit = Self::default();
+        audit.adopt(&(Arc::new(auditor) as Arc<dyn Auditor>));
+        audit
+    }
+
+    /// Tells this auditor, unless there is one already. Returns whether there was none.
+    pub(crate) fn adopt(&self, auditor: &Arc<dyn Auditor>) -> bool {
+        self.auditor.set(Arc::clone(auditor)).is_ok()
+    }
+
+    /// Tells of what has happened. Should the auditor panic, what happened stands: whoever did it
+    /// must not take it for failed.
+    pub(crate) fn tell(&self, event: impl FnOnce() -> AuditEvent) {
+        if let Some(auditor) = self.auditor.get() {
+            let event = event();
+            let _ = catch_unwind(AssertUnwindSafe(|| auditor.audit(&event)));
+        }
+    }
+
+    /// Tells of what has happened, if anything has. Nothing is asked where nobody is told.
+    pub(crate) fn tell_if(&self, event: impl FnOnce() -> Option<AuditEvent>) {
+        if self.auditor.get().is_some()
+            && let Some(event) = event()
+        {
+            self.tell(|| event);
+        }
+    }
+
+    /// Returns how many events the auditor has lost.
+    pub(crate) fn lost(&self) -> u64 {
+        let lost = |auditor: &Arc<dyn Auditor>| {
+            catch_unwind(AssertUnwindSafe(|| auditor.lost())).unwrap_or(0)
+        };
+        self.auditor.get().map_or(0, lost)
+    }
+
+    /// Tells of all notices of this process from now on, too, as long as a clone of this is left.
+    pub(crate) fn tell_notices(&self) {
+        let auditor = Arc::downgrade(&self.auditor);
+        notice::listen(move |message| {
+            let Some(auditor) = auditor.upgrade() else {
+                return false;
+            };
+            Self { auditor }.tell(|| AuditEvent::ConfigWarning {
+                message: message.into(),
+            });
+            true
+        });
+    }
+}
+
+impl fmt::Debug for Audit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.auditor.get() {
+            Some(_) => "Audit(somebody)",
+            None => "Audit(nobody)",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+
+    /// Keeps the names of what it is told, and panics over stores that are down.
+    #[derive(Clone, Debug, Default)]
+    struct Ears(Arc<Mutex<Vec<AuditEvent>>>);
+
+    impl Auditor for Ears {
+        fn audit(&self, event: &AuditEvent) {
+            self.0.lock().unwrap().push(event.clone());
+            assert!(!matches!(event, AuditEvent::StoreDown { .. }));
+        }
+    }
+
+    fn up() -> AuditEvent {
+        AuditEvent::StoreUp {
+            store: "cache".into(),
+        }
+    }
+
+    #[test]
+    fn the_first_auditor_stays_and_all_clones_tell_it() {
+        let (audit, first, second) = (Audit::default(), Ears::default(), Ears::default());
+        let clone = audit.clone();
+        clone.tell(|| unreachable!("nobody is told"));
+        assert!(audit.adopt(&(Arc::new(first.clone()) as _)));
+        assert!(!audit.adopt(&(Arc::new(second.clone()) as _)));
+        clone.tell(up);
+        assert_eq!(*first.0.lock().unwrap(), [up()]);
+        assert!(second.0.lock().unwrap().is_empty());
+    }
+
+    #[test]
+    fn an_auditor_that_panics_stops_nobody() {
+        let ears = Ears::default();
+        let audit = Audit::to(ears.clone());
+        audit.tell(|| AuditEvent::StoreDown {
+            store: "cache".into(),
+            kind: StoreErrorKind::Timeout,
+        });
+        audit.tell(up);
+        assert_eq!(ears.0.lock().unwrap().len(), 2);
+    }
+
+    #[test]
+    fn notices_are_told_as_long_as_there_is_an_auditor() {
+        let ears = Ears::default();
+        let audit = Audit::to(ears.clone());
+        audit.tell_notices();
+        let said = Default::default();
+        notice::once(&said, || "a notice from the auditor's test".to_owned());
+        drop(audit);
+        let said = Default::default();
+        notice::once(&said, || {
+            "another notice from the auditor's test".to_owned()
+        });
+        let heard = ears.0.lock().unwrap();
+        let ours = |event: &&AuditEvent| match event {
+            AuditEvent::ConfigWarning { message } => message.contains("the auditor's test"),
+            _ => false,
+        };
+        assert_eq!(heard.iter().filter(ours).count(), 1);
     }
 }

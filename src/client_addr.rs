@@ -17,6 +17,7 @@ use crate::{
     framework,
     ip_network::IpNetwork,
     notice,
+    store_key::{KeySpace, StoreKey},
 };
 
 /// How many bits of an IPv6 address name one client, unless it is said otherwise.
@@ -341,6 +342,22 @@ impl ClientAddr {
         bytes
     }
 
+    /// Returns the key by which a store tells this client from all others of a space.
+    #[inline]
+    pub fn key_in(&self, space: &KeySpace) -> StoreKey {
+        match self.ip {
+            IpAddr::V4(ip) => {
+                let [a, b, c, d] = ip.octets();
+                space.short_of(&[4, a, b, c, d])
+            }
+            IpAddr::V6(_) => {
+                // Beyond the prefix all is zero, and the prefix stands in the first byte.
+                let named = 1 + usize::from(self.ipv6_prefix.div_ceil(8));
+                space.short_of(&self.partition_bytes()[..named])
+            }
+        }
+    }
+
     fn prefix(&self) -> u8 {
         match self.ip {
             IpAddr::V4(_) => 32,
@@ -431,7 +448,10 @@ mod tests {
     use proptest::{collection::vec, prelude::*};
 
     use super::*;
-    use crate::forwarded::{MAX_ENTRIES, MAX_NODE_BYTES};
+    use crate::{
+        forwarded::{MAX_ENTRIES, MAX_NODE_BYTES},
+        store_key::StoreKeys,
+    };
 
     fn ip(text: &str) -> IpAddr {
         text.parse().unwrap()
@@ -748,6 +768,29 @@ mod tests {
         assert_ne!(bytes("1.2.3.4", 56), bytes("1.2.3.5", 56));
         assert_ne!(bytes("1.2.3.4", 32), bytes("102:304::", 32));
         assert_ne!(bytes("2001:db8::", 56), bytes("2001:db8::", 64));
+    }
+
+    #[test]
+    fn clients_whose_bytes_differ_have_different_keys_and_no_others() {
+        let space = StoreKeys::from_secret(&[7; 32]).unwrap().space("s");
+        let addresses = [
+            "1.2.3.4",
+            "4.3.2.1",
+            "102:304::",
+            "2001:db8::",
+            "2001:db8:0:a00::1",
+        ];
+        let clients: Vec<_> = addresses
+            .iter()
+            .flat_map(|addr| [32, 33, 56, 64, 127, 128].map(|ipv6_prefix| (ip(addr), ipv6_prefix)))
+            .map(|(ip, ipv6_prefix)| ClientAddr { ip, ipv6_prefix })
+            .collect();
+        for one in &clients {
+            for other in &clients {
+                let same = one.partition_bytes() == other.partition_bytes();
+                assert_eq!(one.key_in(&space) == other.key_in(&space), same);
+            }
+        }
     }
 
     #[test]

@@ -1,9 +1,15 @@
 //! The gate: the four layers in the only safe order, checked as a whole.
 
-use tower_layer::{Identity as Open, Layer};
+use std::sync::Arc;
+
+use tower_layer::{Identity as Open, Layer, Stack};
 
 use crate::{
-    access_log::AccessLogLayer, api_key::ApiKeyLayer, cache::CacheLayer, error::ConfigError,
+    access_log::{AccessLogLayer, CountRequestBodyLayer},
+    api_key::ApiKeyLayer,
+    audit::{Audit, Auditor},
+    cache::CacheLayer,
+    error::ConfigError,
     rate_limit::RateLimitLayer,
 };
 
@@ -63,7 +69,7 @@ pub struct Gate<Log = Open, Addresses = Open, Keys = Open, Callers = Open, Answe
     facts: Facts,
 }
 
-/// What [`Gate::build`] checks, noted as the layers come, while their types are known.
+/// What [`Gate::build`] checks and wires, noted as the layers come, while their types are known.
 #[derive(Clone, Debug, Default)]
 struct Facts {
     api_keys: bool,
@@ -71,6 +77,28 @@ struct Facts {
     callers_known_otherwise: bool,
     addresses_read_identity: bool,
     callers_need_identity: bool,
+    auditor: Option<Arc<dyn Auditor>>,
+    audits: Audits,
+}
+
+/// What tells the auditors of the layers that have come.
+#[derive(Clone, Debug, Default)]
+struct Audits {
+    log: Option<Audit>,
+    /// Of callers that are turned away; the log tells of them too.
+    keys: Option<Audit>,
+    others: Vec<Audit>,
+}
+
+/// Puts a layer in its place, and leaves the others in theirs.
+macro_rules! put {
+    ($place:ident, $facts:expr, $layer:expr, [$($other:ident),+]) => {{
+        let GateLayer { $($other,)+ .. } = $layer;
+        Gate {
+            layer: GateLayer { $place, $($other,)+ },
+            facts: $facts,
+        }
+    }};
 }
 
 impl Gate {
@@ -101,31 +129,20 @@ impl<Log, Addresses, Keys, Callers, Answers> Gate<Log, Addresses, Keys, Callers,
         self,
         log: AccessLogLayer,
     ) -> Gate<AccessLogLayer, Addresses, Keys, Callers, Answers> {
-        let GateLayer {
-            addresses,
-            keys,
-            callers,
-            answers,
-            ..
-        } = self.layer;
-        self.facts.gate(log, addresses, keys, callers, answers)
+        let mut facts = self.facts;
+        facts.audits.log = Some(log.audit().clone());
+        put!(log, facts, self.layer, [addresses, keys, callers, answers])
     }
 
     /// Limits how often each client address may knock, before its key is looked at.
     pub fn limit_addresses(
         self,
-        limits: RateLimitLayer,
+        addresses: RateLimitLayer,
     ) -> Gate<Log, RateLimitLayer, Keys, Callers, Answers> {
         let mut facts = self.facts;
-        facts.addresses_read_identity = limits.reads_identity();
-        let GateLayer {
-            log,
-            keys,
-            callers,
-            answers,
-            ..
-        } = self.layer;
-        facts.gate(log, limits, keys, callers, answers)
+        facts.addresses_read_identity = addresses.reads_identity();
+        facts.audits.others.push(addresses.audit().clone());
+        put!(addresses, facts, self.layer, [log, keys, callers, answers])
     }
 
     /// Finds out who calls.
@@ -135,45 +152,59 @@ impl<Log, Addresses, Keys, Callers, Answers> Gate<Log, Addresses, Keys, Callers,
     ) -> Gate<Log, Addresses, ApiKeyLayer, Callers, Answers> {
         let mut facts = self.facts;
         facts.api_keys = true;
-        let GateLayer {
-            log,
-            addresses,
-            callers,
-            answers,
-            ..
-        } = self.layer;
-        facts.gate(log, addresses, keys, callers, answers)
+        facts.audits.keys = Some(keys.audit().clone());
+        facts.audits.others.push(keys.ring_audit().clone());
+        put!(keys, facts, self.layer, [log, addresses, callers, answers])
     }
 
     /// Limits how often each caller may call, by its tier if the limits say so.
     pub fn limit_callers(
         self,
-        limits: RateLimitLayer,
+        callers: RateLimitLayer,
     ) -> Gate<Log, Addresses, Keys, RateLimitLayer, Answers> {
         let mut facts = self.facts;
-        facts.callers_need_identity = limits.needs_identity();
-        let GateLayer {
-            log,
-            addresses,
-            keys,
-            answers,
-            ..
-        } = self.layer;
-        facts.gate(log, addresses, keys, limits, answers)
+        facts.callers_need_identity = callers.needs_identity();
+        facts.audits.others.push(callers.audit().clone());
+        put!(callers, facts, self.layer, [log, addresses, keys, answers])
     }
 
     /// Answers from a store what has been answered before, to each caller what is its own.
-    pub fn cache(self, cache: CacheLayer) -> Gate<Log, Addresses, Keys, Callers, CacheLayer> {
+    pub fn cache(self, answers: CacheLayer) -> Gate<Log, Addresses, Keys, Callers, CacheLayer> {
         let mut facts = self.facts;
         facts.cache = true;
-        let GateLayer {
-            log,
-            addresses,
-            keys,
-            callers,
-            ..
-        } = self.layer;
-        facts.gate(log, addresses, keys, callers, cache)
+        facts.audits.others.push(answers.audit().clone());
+        put!(answers, facts, self.layer, [log, addresses, keys, callers])
+    }
+
+    /// Sets who is told what auditors ask for, by all layers: keys that are made, changed and
+    /// revoked, callers that are turned away, limits that are exceeded, stores that stop answering
+    /// and answer again, and what is configured in a way that cannot be meant.
+    ///
+    /// A layer that was given an auditor of its own keeps it. It must not block. A
+    /// [`LogQueue`](crate::access_log::LogQueue) is an auditor with a queue and a store of its own,
+    /// and [`JsonLines`](crate::access_log::JsonLines) writes events beside the records.
+    ///
+    /// ```
+    /// use portcullis::{
+    ///     Gate, TokioRuntime,
+    ///     access_log::{AccessLogLayer, LogQueue},
+    ///     store::MemoryStore,
+    /// };
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), portcullis::ConfigError> {
+    /// let trail = LogQueue::builder(MemoryStore::new(), TokioRuntime).build()?;
+    /// let gate = Gate::new()
+    ///     .access_log(AccessLogLayer::stderr())
+    ///     .auditor(trail)
+    ///     .build()?;
+    /// # let _ = gate;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn auditor(mut self, auditor: impl Auditor) -> Self {
+        self.facts.auditor = Some(Arc::new(auditor));
+        self
     }
 
     /// Says that no API keys are missing here: something outside of the gate inserts an
@@ -194,31 +225,53 @@ impl<Log, Addresses, Keys, Callers, Answers> Gate<Log, Addresses, Keys, Callers,
     /// - limits before the keys that count by a caller, whom nobody knows there yet.
     pub fn build(self) -> Result<GateLayer<Log, Addresses, Keys, Callers, Answers>, ConfigError> {
         self.facts.check()?;
+        if let Some(auditor) = &self.facts.auditor {
+            self.facts.audits.adopt(auditor);
+        }
         Ok(self.layer)
     }
 }
 
-impl Facts {
-    fn gate<Log, Addresses, Keys, Callers, Answers>(
+impl<Addresses, Keys, Callers, Answers> Gate<AccessLogLayer, Addresses, Keys, Callers, Answers> {
+    /// Counts the bytes that are really read of each request's body, for its record.
+    ///
+    /// The body that the service inside gets is wrapped for it, and so of another type: axum's
+    /// `Router` takes a body of any type, and so does a service that is generic over it. Without this,
+    /// the record has the length that the request declares.
+    pub fn count_request_bodies(
         self,
-        log: Log,
-        addresses: Addresses,
-        keys: Keys,
-        callers: Callers,
-        answers: Answers,
-    ) -> Gate<Log, Addresses, Keys, Callers, Answers> {
-        Gate {
-            layer: GateLayer {
-                log,
-                addresses,
-                keys,
-                callers,
-                answers,
-            },
-            facts: self,
+    ) -> Gate<Stack<CountRequestBodyLayer, AccessLogLayer>, Addresses, Keys, Callers, Answers> {
+        let log = Stack::new(CountRequestBodyLayer, self.layer.log.clone());
+        put!(
+            log,
+            self.facts,
+            self.layer,
+            [addresses, keys, callers, answers]
+        )
+    }
+}
+
+impl Audits {
+    /// Gives the layers an auditor that have none of their own.
+    fn adopt(&self, auditor: &Arc<dyn Auditor>) {
+        // Callers that are turned away are told of once: by the log, which masks their addresses, or
+        // by the keys where there is no log. One of the two tells of notices, too.
+        let first = match (&self.log, &self.keys) {
+            (Some(log), _) => Some(log),
+            (None, keys) => keys.as_ref().or(self.others.first()),
+        };
+        if let Some(first) = first
+            && first.adopt(auditor)
+        {
+            first.tell_notices();
+        }
+        for other in &self.others {
+            other.adopt(auditor);
         }
     }
+}
 
+impl Facts {
     fn check(&self) -> Result<(), ConfigError> {
         const KEYS_OR_NONE: &str = "give the gate its `api_keys`; if callers are known by other \
              means, or are all alike, say so by `without_api_keys`";

@@ -60,6 +60,9 @@
 //! | `api-key`, `rate-limit`, `cache`, `access-log` | yes | the four layers |
 //! | `memory` | yes | [`store::MemoryStore`] |
 //! | `tokio` | yes | [`TokioRuntime`]: spawning and sleeping on Tokio |
+//! | `argon2` | no | keys that were made elsewhere and hashed by argon2 |
+//! | `admin` | no | [`api_key::admin`]: keys managed over HTTP, as a router for axum |
+//! | `redis` | no | `store::RedisStore`: a Redis server that many instances share |
 //! | `axum` | no | `ConnectInfo` and `MatchedPath` are understood, [`Identity`] is an extractor |
 //! | `tracing` | no | records and notices as `tracing` events |
 //! | `metrics` | no | requests and decisions of all layers through the `metrics` facade |
@@ -99,6 +102,7 @@ mod runtime;
 mod sip;
 mod store_future;
 mod store_key;
+mod store_watch;
 mod time;
 
 // Four slices: each imports ground alone.
@@ -142,7 +146,7 @@ pub use self::identity::{Identity, IdentityBuilder};
 pub use self::ip_network::IpNetwork;
 pub use self::record::{
     AuthDenial, AuthOutcome, CacheOutcome, CacheSource, FieldValue, PolicyOutcome,
-    RateLimitDecision, RateLimitOutcome, RecordHandle, RecordSlots,
+    RateLimitDecision, RateLimitOutcome, RecordHandle, RecordSlots, StoreCall,
 };
 pub use self::rejection::{Dialect, Rejection, Responder};
 pub use self::request_id::RequestId;

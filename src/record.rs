@@ -84,6 +84,16 @@ impl RecordHandle {
         slots.request_bytes = Some(read.saturating_add(bytes));
     }
 
+    /// Adds a question to a store that the request waited for, or that the store did not answer.
+    ///
+    /// A record takes [`RecordSlots::STORE_CALLS_MAX`] of them; further ones are left out.
+    pub fn push_store_call(&self, call: StoreCall) {
+        let calls = &mut self.lock().store_calls;
+        if calls.len() < RecordSlots::STORE_CALLS_MAX {
+            calls.push(call);
+        }
+    }
+
     /// Takes what has been written: the record is about to be emitted.
     pub(crate) fn take(&self) -> RecordSlots {
         let mut slots = self.lock();
@@ -126,6 +136,7 @@ pub struct RecordSlots {
     cache: Option<CacheOutcome>,
     route: Option<Cow<'static, str>>,
     request_bytes: Option<u64>,
+    store_calls: Vec<StoreCall>,
     fields: Vec<(Cow<'static, str>, FieldValue)>,
     fields_left_out: u32,
 }
@@ -133,6 +144,9 @@ pub struct RecordSlots {
 impl RecordSlots {
     /// The most fields of a handler's own that one record takes.
     pub const FIELDS_MAX: usize = 32;
+
+    /// The most questions to stores that one record takes.
+    pub const STORE_CALLS_MAX: usize = 16;
 
     /// Returns what authentication found, if it stood in the request's way.
     pub fn auth(&self) -> Option<&AuthOutcome> {
@@ -159,6 +173,12 @@ impl RecordSlots {
         self.request_bytes
     }
 
+    /// Returns the questions to stores that the request waited for, and those that were not answered.
+    /// What a store in this process answers at once is not among them.
+    pub fn store_calls(&self) -> &[StoreCall] {
+        &self.store_calls
+    }
+
     /// Returns the handler's own fields, in the order in which they were first written.
     pub fn fields(&self) -> &[(Cow<'static, str>, FieldValue)] {
         &self.fields
@@ -176,6 +196,33 @@ impl RecordSlots {
             self.fields.push((name, value));
         } else {
             self.fields_left_out += 1;
+        }
+    }
+}
+
+/// A question to a store, for one request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct StoreCall {
+    /// The layer that asked: `api_key`, `rate_limit` or `cache`.
+    pub layer: &'static str,
+    /// How long the answer took, if it was waited for.
+    pub duration: Option<Duration>,
+    /// How the store failed, if it did.
+    pub error: Option<StoreErrorKind>,
+}
+
+impl StoreCall {
+    /// Creates a question of this layer that was answered after so long, or failed so.
+    pub fn new(
+        layer: &'static str,
+        duration: impl Into<Option<Duration>>,
+        error: impl Into<Option<StoreErrorKind>>,
+    ) -> Self {
+        Self {
+            layer,
+            duration: duration.into(),
+            error: error.into(),
         }
     }
 }
@@ -317,6 +364,8 @@ pub struct RateLimitOutcome {
     pub decision: RateLimitDecision,
     /// What each policy said, in the order of the configuration.
     pub policies: SmallVec<[PolicyOutcome; 2]>,
+    /// How long the request was made to wait for its turn in a queue, before it went on.
+    pub delayed: Duration,
 }
 
 impl RateLimitOutcome {
@@ -328,6 +377,7 @@ impl RateLimitOutcome {
         Self {
             decision,
             policies: policies.into_iter().collect(),
+            delayed: Duration::ZERO,
         }
     }
 }

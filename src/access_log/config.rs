@@ -9,6 +9,7 @@ use super::{
     stats::LogStats, trust::Trust,
 };
 use crate::{
+    audit::Audit,
     client_addr::ClientAddrResolver,
     time::{Clock, SystemClock},
 };
@@ -38,6 +39,7 @@ pub(super) struct Config {
     pub(super) trust_traceparent: Trust,
     pub(super) echo_request_id: bool,
     pub(super) stats: LogStats,
+    pub(super) audit: Audit,
 }
 
 impl Config {
@@ -71,6 +73,7 @@ impl Default for Config {
             trust_traceparent: Trust::Everybody,
             echo_request_id: true,
             stats: LogStats::default(),
+            audit: Audit::default(),
         }
     }
 }

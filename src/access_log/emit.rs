@@ -2,6 +2,7 @@
 
 use std::{
     hash::{BuildHasher, Hasher, RandomState},
+    ops::Add,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -15,11 +16,13 @@ use super::{
     config::Config,
     fold::Folds,
     level::Level,
+    losses::Losses,
     record::{Arrival, Departure, Outcome, Record},
     sample,
     sink::Sink,
 };
 use crate::{
+    audit::AuditEvent,
     record::{AuthOutcome, RecordSlots},
     time::Timestamp,
 };
@@ -38,6 +41,8 @@ pub(super) struct Ended {
 pub(super) struct Emitter {
     pub(super) config: Config,
     folding: Option<Folding>,
+    /// How many losses the observers know of.
+    losses_told: AtomicU64,
 }
 
 struct Folding {
@@ -54,7 +59,11 @@ impl Emitter {
             next_due: AtomicU64::new(NEVER),
             kinds: RandomState::new(),
         });
-        Self { config, folding }
+        Self {
+            config,
+            folding,
+            losses_told: AtomicU64::new(NEVER),
+        }
     }
 
     /// Returns whether any sink takes any record, or anybody counts: if not, none is kept.
@@ -76,12 +85,43 @@ impl Emitter {
     /// Emits the record of a request. A function or a sink of the user's that panics costs the
     /// record: were the panic let through while the request's own unwinds, the process would end.
     pub(super) fn emit(&self, ended: Ended, now: Timestamp) {
+        self.config.audit.tell_if(|| self.denied(&ended));
         for observer in &self.config.observers {
             self.guarded(|| observer.ended(&self.levelled(&ended, 1)));
         }
         match &self.folding {
             Some(folding) => self.guarded(|| self.fold(folding, ended, now)),
             None => self.guarded(|| self.write(&ended, 1)),
+        }
+        if !self.config.observers.is_empty() {
+            self.guarded(|| self.tell_losses());
+        }
+    }
+
+    /// Tells the observers how much was lost, if that has changed.
+    fn tell_losses(&self) {
+        let sinks = self.config.sinks.iter().map(|sink| sink.losses());
+        let mut records = sinks.fold(Losses::default(), Losses::add);
+        records.panicked += self.config.stats.failed();
+        let audit_events = self.config.audit.lost();
+        let all = records.total() + audit_events;
+        if self.losses_told.swap(all, Ordering::Relaxed) != all {
+            for observer in &self.config.observers {
+                observer.lost(&records, audit_events);
+            }
+        }
+    }
+
+    /// Returns what auditors are told of a caller that authentication turned away.
+    fn denied(&self, ended: &Ended) -> Option<AuditEvent> {
+        match ended.slots.auth()? {
+            AuthOutcome::Denied { reason, key_id } => Some(AuditEvent::AuthDenied {
+                reason: *reason,
+                key_id: key_id.clone(),
+                client: ended.arrival.client_shown(),
+                request_id: ended.arrival.request_id.as_str().into(),
+            }),
+            AuthOutcome::Allowed(_) | AuthOutcome::Anonymous | AuthOutcome::StoreFailed(_) => None,
         }
     }
 

@@ -302,6 +302,13 @@ impl Object<'_> {
             self.bool(Field::CacheStored, cache.stored);
             self.bool(Field::CacheCollapsed, cache.collapsed);
         }
+        if let Some(waited) = record.store_duration() {
+            self.secs(Field::StoreDuration, waited);
+        }
+        match record.store_errors() {
+            0 => {}
+            errors => self.int(Field::StoreErrors, errors),
+        }
     }
 
     fn auth(&mut self, auth: &AuthOutcome) {

@@ -120,6 +120,10 @@ impl Sink for JsonLines {
         let (weight, at) = (Weight::of(record), record.arrived_at());
         record.with_json_line(self.names, |line| self.lines.take(weight, line, at));
     }
+
+    fn losses(&self) -> Losses {
+        self.lines.losses()
+    }
 }
 
 impl Auditor for JsonLines {

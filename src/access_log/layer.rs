@@ -10,7 +10,12 @@ use super::{
     recent::RecentRecords, record::Record, redact::SecretPath, service::AccessLog, sink::Sink,
     stats::LogStats, trust::Trust,
 };
-use crate::{client_addr::ClientAddrResolver, error::ConfigError, time::Clock};
+use crate::{
+    audit::{Audit, Auditor},
+    client_addr::ClientAddrResolver,
+    error::ConfigError,
+    time::Clock,
+};
 
 /// Keeps exactly one record of each request, and hands it to its sinks when the request has ended.
 ///
@@ -85,6 +90,11 @@ impl AccessLogLayer {
         self.emitter.config.stats.clone()
     }
 
+    /// Returns what tells the layer's auditor.
+    pub(crate) fn audit(&self) -> &Audit {
+        &self.emitter.config.audit
+    }
+
     fn assemble(config: Config) -> Self {
         Self {
             emitter: Arc::new(Emitter::new(config)),
@@ -141,6 +151,19 @@ impl AccessLogBuilder {
     /// Adds who sees every request, whether or not its record is written: for counting.
     pub fn observer(mut self, observer: impl Observer) -> Self {
         self.config.observers.push(Arc::new(observer));
+        self
+    }
+
+    /// Sets who is told of each caller that authentication turned away, whether or not its record is
+    /// written, and of each notice of this process that something is configured in a way that cannot
+    /// be meant.
+    ///
+    /// It is called where the request ends: it must not block. A [`LogQueue`](super::LogQueue) is one,
+    /// and so is [`JsonLines`](super::JsonLines). [`Gate::auditor`](crate::Gate::auditor) gives one to
+    /// all layers.
+    pub fn auditor(mut self, auditor: impl Auditor) -> Self {
+        self.config.audit = Audit::to(auditor);
+        self.config.audit.tell_notices();
         self
     }
 

@@ -12,6 +12,8 @@ pub struct Losses {
     pub store_failed: u64,
     /// Lost because the writer failed.
     pub writer_failed: u64,
+    /// Lost because a sink panicked.
+    pub panicked: u64,
 }
 
 impl Losses {
@@ -26,6 +28,7 @@ impl Losses {
             ("queue_full", self.queue_full),
             ("store_failed", self.store_failed),
             ("writer_failed", self.writer_failed),
+            ("panicked", self.panicked),
         ]
         .into_iter()
     }
@@ -39,6 +42,7 @@ impl Add for Losses {
             queue_full: self.queue_full + other.queue_full,
             store_failed: self.store_failed + other.store_failed,
             writer_failed: self.writer_failed + other.writer_failed,
+            panicked: self.panicked + other.panicked,
         }
     }
 }
@@ -52,6 +56,7 @@ impl Sub for Losses {
             queue_full: self.queue_full.saturating_sub(earlier.queue_full),
             store_failed: self.store_failed.saturating_sub(earlier.store_failed),
             writer_failed: self.writer_failed.saturating_sub(earlier.writer_failed),
+            panicked: self.panicked.saturating_sub(earlier.panicked),
         }
     }
 }
@@ -63,8 +68,9 @@ mod tests {
     #[test]
     fn each_loss_counts_once() {
         let mut first = Losses::default();
-        (first.queue_full, first.store_failed, first.writer_failed) = (1, 2, 4);
-        assert_eq!((first.total(), (first + first).total()), (7, 14));
+        (first.queue_full, first.store_failed) = (1, 2);
+        (first.writer_failed, first.panicked) = (4, 8);
+        assert_eq!((first.total(), (first + first).total()), (15, 30));
         assert_eq!(
             (first + first - first, first - first - first),
             (first, Losses::default())

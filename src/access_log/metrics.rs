@@ -5,11 +5,8 @@ use std::fmt;
 use http::Method;
 use metrics::{Label, Unit, counter, gauge, histogram};
 
-use super::{encode, observer::Observer, queue::LogQueue, record::Record};
-use crate::{
-    error::StoreErrorKind,
-    record::{AuthOutcome, CacheSource, RateLimitDecision},
-};
+use super::{encode, losses::Losses, observer::Observer, record::Record};
+use crate::{error::StoreErrorKind, record::RateLimitDecision};
 
 const DURATION: &str = "http.server.request.duration";
 const ACTIVE: &str = "http.server.active_requests";
@@ -19,7 +16,9 @@ const AUTH: &str = "portcullis.auth.decisions";
 const RATE_LIMIT: &str = "portcullis.rate_limit.decisions";
 const CACHE: &str = "portcullis.cache.requests";
 const STORE_ERRORS: &str = "portcullis.store.errors";
+const STORE_DURATION: &str = "portcullis.store.duration";
 const LOST: &str = "portcullis.log.lost";
+const AUDIT_LOST: &str = "portcullis.audit.lost";
 
 /// What stands for the route of a request that matched none.
 const UNMATCHED: &str = "<unmatched>";
@@ -35,8 +34,10 @@ const UNMATCHED: &str = "<unmatched>";
 /// | `portcullis.auth.decisions` | counter | `outcome`, `reason` |
 /// | `portcullis.rate_limit.decisions` | counter | `outcome`, `policy` |
 /// | `portcullis.cache.requests` | counter | `outcome` |
+/// | `portcullis.store.duration` | histogram, seconds, where an answer was waited for | `layer` |
 /// | `portcullis.store.errors` | counter | `layer`, `kind` |
 /// | `portcullis.log.lost` | counter | `reason` |
+/// | `portcullis.audit.lost` | counter | |
 ///
 /// The labels of the first four are OpenTelemetry's: `http.request.method`, `http.route`,
 /// `http.response.status_code`. All are bounded, whatever clients send: an unknown method is
@@ -54,7 +55,7 @@ const UNMATCHED: &str = "<unmatched>";
 /// ```
 #[derive(Clone, Default)]
 pub struct Metrics {
-    queue: Option<LogQueue>,
+    _private: (),
 }
 
 impl Metrics {
@@ -62,13 +63,6 @@ impl Metrics {
     pub fn new() -> Self {
         describe();
         Self::default()
-    }
-
-    /// Counts the losses of this queue as well.
-    #[must_use]
-    pub fn losses_of(mut self, queue: LogQueue) -> Self {
-        self.queue = Some(queue);
-        self
     }
 }
 
@@ -81,11 +75,14 @@ impl Observer for Metrics {
         gauge!(ACTIVE, vec![method_label(record.method())]).decrement(1.0);
         count_request(record);
         count_decisions(record);
-        if let Some(queue) = &self.queue {
-            let losses = queue.losses();
-            counter!(LOST, "reason" => "queue_full").absolute(losses.queue_full);
-            counter!(LOST, "reason" => "store_failed").absolute(losses.store_failed);
+        count_store_calls(record);
+    }
+
+    fn lost(&self, records: &Losses, audit_events: u64) {
+        for (reason, lost) in records.each() {
+            counter!(LOST, "reason" => reason).absolute(lost);
         }
+        counter!(AUDIT_LOST).absolute(audit_events);
     }
 }
 
@@ -118,7 +115,13 @@ fn describe() {
         Unit::Count,
         "Questions that a store did not answer"
     );
+    describe_histogram!(
+        STORE_DURATION,
+        Unit::Seconds,
+        "Time that requests waited for a store's answer"
+    );
     describe_counter!(LOST, Unit::Count, "Log records that were lost");
+    describe_counter!(AUDIT_LOST, Unit::Count, "Audit events that were lost");
 }
 
 fn count_request(record: &Record<'_>) {
@@ -146,9 +149,6 @@ fn count_decisions(record: &Record<'_>) {
     if let Some(auth) = record.slots().auth() {
         let reason = encode::auth_reason(Some(auth)).unwrap_or("none");
         counter!(AUTH, "outcome" => auth.as_str(), "reason" => reason).increment(1);
-        if let AuthOutcome::StoreFailed(kind) = auth {
-            count_store_error("api_key", *kind);
-        }
     }
     for limiter in record.slots().rate_limits() {
         for policy in &limiter.policies {
@@ -167,20 +167,21 @@ fn count_decisions(record: &Record<'_>) {
             let name = policy.policy.to_string();
             counter!(RATE_LIMIT, "outcome" => outcome, "policy" => name).increment(1);
         }
-        if let Some(kind) = limiter.decision.store_error() {
-            count_store_error("rate_limit", kind);
-        }
     }
     if let Some(cache) = record.cache() {
         counter!(CACHE, "outcome" => cache.source.as_str()).increment(1);
-        if let CacheSource::StoreFailed(kind) = cache.source {
-            count_store_error("cache", kind);
-        }
     }
 }
 
-fn count_store_error(layer: &'static str, kind: StoreErrorKind) {
-    counter!(STORE_ERRORS, "layer" => layer, "kind" => kind_word(kind)).increment(1);
+fn count_store_calls(record: &Record<'_>) {
+    for call in record.slots().store_calls() {
+        if let Some(duration) = call.duration {
+            histogram!(STORE_DURATION, "layer" => call.layer).record(duration);
+        }
+        if let Some(kind) = call.error {
+            counter!(STORE_ERRORS, "layer" => call.layer, "kind" => kind_word(kind)).increment(1);
+        }
+    }
 }
 
 fn kind_word(kind: StoreErrorKind) -> &'static str {

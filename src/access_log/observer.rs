@@ -4,7 +4,7 @@ use std::fmt;
 
 use http::Method;
 
-use super::record::Record;
+use super::{losses::Losses, record::Record};
 
 /// Sees every request that the access log keeps a record of, before any record is sampled, folded
 /// or left out for its level: for counting.
@@ -17,4 +17,10 @@ pub trait Observer: fmt::Debug + Send + Sync + 'static {
     /// A request has ended. The record's level is what it is by default, or what the user's
     /// function says.
     fn ended(&self, record: &Record<'_>);
+
+    /// So many records were lost so far, by all sinks together, and so many audit events by the
+    /// log's auditor. Said with the first request that ends, and then when it changes.
+    fn lost(&self, records: &Losses, audit_events: u64) {
+        let _ = (records, audit_events);
+    }
 }

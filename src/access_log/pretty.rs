@@ -75,6 +75,10 @@ impl Sink for PrettyLines {
         let (weight, at) = (Weight::of(record), record.arrived_at());
         self.lines.take(weight, line.as_bytes(), at);
     }
+
+    fn losses(&self) -> Losses {
+        self.lines.losses()
+    }
 }
 
 fn word_loss(_: Timestamp, reason: &'static str, lost: u64) -> Vec<u8> {

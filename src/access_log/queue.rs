@@ -4,13 +4,16 @@ use std::{
     fmt,
     future::poll_fn,
     mem,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Poll, Waker},
     time::Duration,
 };
 
 use super::{
-    backlog::{Backlog, Batch, Bounds},
+    backlog::{Backlog, Bounds},
     encode,
     losses::Losses,
     record::Record,
@@ -22,9 +25,7 @@ use super::{
 use crate::{
     audit::{AuditEvent, Auditor},
     error::{ConfigError, StoreError, StoreErrorKind},
-    record::AuthOutcome,
     runtime::Runtime,
-    store_future::StoreFuture,
     time::{Clock, SystemClock},
 };
 
@@ -38,10 +39,13 @@ const PAUSE_MAX: Duration = Duration::from_secs(10);
 /// left to do, and the next record starts another.
 ///
 /// When the store is slow or down, what matters least is lost first: requests that went well may
-/// take three quarters of the queue, those that failed or were denied seven eighths, and audit
-/// events have the last eighth to themselves, and a trail of their own in the store. A caller whom
-/// authentication turned away is an audit event beside its record; others come through [`Auditor`]. What is lost is counted, and the count is stored as
-/// an entry `portcullis.log.lost` as soon as the store takes one.
+/// take three quarters of the room, and those that failed or were denied seven eighths. What is lost
+/// is counted, and the count is stored as an entry `portcullis.log.lost` as soon as the store takes
+/// one.
+///
+/// It is an [`Auditor`] too. Audit events have the last eighth of the room to themselves, a task of
+/// their own, so that no record stands in their way, and a trail of their own, in the same store or
+/// in [another](LogQueueBuilder::audit_store).
 ///
 /// ```
 /// use portcullis::{
@@ -66,13 +70,23 @@ pub struct LogQueue {
 }
 
 struct Shared {
-    store: Arc<dyn LogStore>,
+    access: Lane,
+    audit: Lane,
+    /// Whether audit events tell of the records' store: they do where they have another one.
+    watches: bool,
     runtime: Arc<dyn Runtime>,
     clock: Arc<dyn Clock>,
     names: Names,
     batch_max: usize,
     linger: Duration,
     deadline: Duration,
+}
+
+/// The way of one trail's entries.
+struct Lane {
+    trail: Trail,
+    store: Arc<dyn LogStore>,
+    is_down: AtomicBool,
     state: Mutex<State>,
 }
 
@@ -91,6 +105,7 @@ impl LogQueue {
     pub fn builder(store: impl LogStore, runtime: impl Runtime) -> LogQueueBuilder {
         LogQueueBuilder {
             store: Arc::new(store),
+            audit_store: None,
             runtime: Arc::new(runtime),
             clock: None,
             names: Names::default(),
@@ -104,14 +119,14 @@ impl LogQueue {
         }
     }
 
-    /// Returns how many records wait to be stored.
+    /// Returns how many records and events wait to be stored.
     pub fn waiting(&self) -> usize {
-        self.shared.state().backlog.waiting()
+        self.shared.access.waiting() + self.shared.audit.waiting()
     }
 
-    /// Returns how many records were lost so far, and why.
-    pub fn losses(&self) -> Losses {
-        self.shared.state().backlog.losses()
+    /// Returns how many entries of this trail were lost so far, and why.
+    pub fn losses(&self, trail: Trail) -> Losses {
+        self.shared.lane(trail).state().backlog.losses()
     }
 
     /// Stores an audit event now, and returns once the store has it: for what may not be lost
@@ -122,31 +137,25 @@ impl LogQueue {
     /// If the store failed, or did not answer in time.
     pub async fn audit_now(&self, event: &AuditEvent) -> Result<(), StoreError> {
         let entry = self.shared.audited(event);
-        let answer = self.shared.store.append(Trail::Audit, &[entry]);
-        self.shared.in_time(answer).await
+        self.shared.append(&self.shared.audit, &[entry]).await
     }
 
-    /// Stores all that waits, unless the store fails: for the end of the process.
+    /// Stores all that waits, unless a store fails: for the end of the process.
     ///
     /// Returns whether nothing is left waiting.
     pub async fn flush(&self) -> bool {
-        self.shared.deliver().await.is_ok() && self.waiting() == 0
+        let shared = &self.shared;
+        let audit = shared.deliver(&shared.audit).await;
+        let access = shared.deliver(&shared.access).await;
+        audit.is_ok() && access.is_ok() && self.waiting() == 0
     }
 
     fn offer(&self, weight: Weight, entry: LogEntry) {
-        let mut state = self.shared.state();
-        state.backlog.offer(weight, entry);
-        let due = state.backlog.waiting() >= self.shared.batch_max;
-        let waker = if due { state.waker.take() } else { None };
-        let idle = !mem::replace(&mut state.at_work, true);
-        drop(state);
-        if let Some(waker) = waker {
-            waker.wake();
-        }
-        if idle {
-            let work = AtWork::new(&self.shared);
-            self.shared.runtime.spawn(Box::pin(work.run()));
-        }
+        let trail = match weight {
+            Weight::Routine | Weight::Important => Trail::Access,
+            Weight::Audit => Trail::Audit,
+        };
+        Shared::offer(&self.shared, trail, weight, entry);
     }
 }
 
@@ -157,73 +166,59 @@ impl Sink for LogQueue {
             LogEntry::new(record.arrived_at(), json)
         });
         self.offer(Weight::of(record), entry);
-        if let Some(denied) = auth_denied(record) {
-            self.audit(&denied);
-        }
+    }
+
+    fn losses(&self) -> Losses {
+        Self::losses(self, Trail::Access)
     }
 }
 
 impl Auditor for LogQueue {
-    /// Takes an event, and stores it before all records that wait.
     fn audit(&self, event: &AuditEvent) {
         self.offer(Weight::Audit, self.shared.audited(event));
+    }
+
+    fn lost(&self) -> u64 {
+        self.losses(Trail::Audit).total()
     }
 }
 
 impl fmt::Debug for LogQueue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let state = self.shared.state();
         f.debug_struct("LogQueue")
-            .field("waiting", &state.backlog.waiting())
-            .field("losses", &state.backlog.losses())
+            .field("waiting", &self.waiting())
+            .field("losses", &self.losses(Trail::Access))
+            .field("audit_losses", &self.losses(Trail::Audit))
             .finish_non_exhaustive()
     }
 }
 
-/// Returns the event of a record whose caller authentication turned away.
-fn auth_denied(record: &Record<'_>) -> Option<AuditEvent> {
-    match record.slots().auth()? {
-        AuthOutcome::Denied { reason, key_id } => Some(AuditEvent::AuthDenied {
-            reason: *reason,
-            key_id: key_id.clone(),
-            client: record.client_addr(),
-            request_id: record.request_id().as_str().into(),
-        }),
-        AuthOutcome::Allowed(_) | AuthOutcome::Anonymous | AuthOutcome::StoreFailed(_) => None,
-    }
-}
-
-/// Says that a task is at work, until it ends, is dropped or panics: then the next record starts
+/// Says that a task is at work, until it ends, is dropped or panics: then the next entry starts
 /// another.
 struct AtWork {
     shared: Arc<Shared>,
+    trail: Trail,
     ended: bool,
 }
 
 impl AtWork {
-    fn new(shared: &Arc<Shared>) -> Self {
-        Self {
-            shared: Arc::clone(shared),
-            ended: false,
-        }
-    }
-
     /// Stores what waits until nothing does. After a failure it pauses, longer each time.
     async fn run(mut self) {
         let mut pause = None;
         while !self.has_ended() {
-            self.shared.linger(pause).await;
+            let lane = self.shared.lane(self.trail);
+            self.shared.linger(lane, pause).await;
             let last = pause.unwrap_or(self.shared.linger);
-            pause = match self.shared.deliver().await {
+            pause = match self.shared.deliver(lane).await {
                 Ok(()) => None,
                 Err(Down) => Some((last * 2).min(PAUSE_MAX)),
             };
         }
     }
 
-    /// Ends the work if nothing waits: in one step, so that no record is left without a task.
+    /// Ends the work if nothing waits: in one step, so that no entry is left without a task.
     fn has_ended(&mut self) -> bool {
-        let mut state = self.shared.state();
+        let mut state = self.shared.lane(self.trail).state();
         if state.backlog.waiting() == 0 {
             state.at_work = false;
             self.ended = true;
@@ -235,7 +230,7 @@ impl AtWork {
 impl Drop for AtWork {
     fn drop(&mut self) {
         if !self.ended {
-            self.shared.state().at_work = false;
+            self.shared.lane(self.trail).state().at_work = false;
         }
     }
 }
@@ -243,10 +238,57 @@ impl Drop for AtWork {
 /// The store did not take a batch: to be left alone for a while.
 struct Down;
 
-impl Shared {
+impl Lane {
+    fn new(trail: Trail, store: Arc<dyn LogStore>, bounds: Bounds) -> Self {
+        Self {
+            trail,
+            store,
+            is_down: AtomicBool::new(false),
+            state: Mutex::new(State {
+                backlog: Backlog::new(bounds),
+                told: Losses::default(),
+                at_work: false,
+                waker: None,
+            }),
+        }
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         // Nothing panics while the lock is held, but for want of memory.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn waiting(&self) -> usize {
+        self.state().backlog.waiting()
+    }
+}
+
+impl Shared {
+    fn lane(&self, trail: Trail) -> &Lane {
+        match trail {
+            Trail::Access => &self.access,
+            Trail::Audit => &self.audit,
+        }
+    }
+
+    fn offer(shared: &Arc<Self>, trail: Trail, weight: Weight, entry: LogEntry) {
+        let mut state = shared.lane(trail).state();
+        state.backlog.offer(weight, entry);
+        let due = state.backlog.waiting() >= shared.batch_max;
+        let waker = if due { state.waker.take() } else { None };
+        let idle = !mem::replace(&mut state.at_work, true);
+        drop(state);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+        if idle {
+            let work = AtWork {
+                shared: Arc::clone(shared),
+                trail,
+                ended: false,
+            };
+            shared.runtime.spawn(Box::pin(work.run()));
+        }
     }
 
     fn audited(&self, event: &AuditEvent) -> LogEntry {
@@ -254,13 +296,13 @@ impl Shared {
         LogEntry::new(at, encode::audit(self.names, at, event))
     }
 
-    /// Waits until a batch is full or the oldest record has waited long enough; after a failure,
+    /// Waits until a batch is full or the oldest entry has waited long enough; after a failure,
     /// until the pause is over.
-    async fn linger(&self, pause: Option<Duration>) {
+    async fn linger(&self, lane: &Lane, pause: Option<Duration>) {
         let mut sleep = self.runtime.sleep(pause.unwrap_or(self.linger));
         poll_fn(|cx| {
             if pause.is_none() {
-                let mut state = self.state();
+                let mut state = lane.state();
                 if state.backlog.waiting() >= self.batch_max {
                     return Poll::Ready(());
                 }
@@ -272,23 +314,18 @@ impl Shared {
     }
 
     /// Stores what waits, and tells the store of losses.
-    async fn deliver(&self) -> Result<(), Down> {
-        while let Some(batch) = UnderWay::take(self) {
-            let answer = self.append(&batch).await;
+    async fn deliver(self: &Arc<Self>, lane: &Lane) -> Result<(), Down> {
+        while let Some(batch) = UnderWay::take(lane, self.batch_max) {
+            let answer = self.append(lane, batch.entries()).await;
+            self.note(lane, &answer);
             batch.end(answer)?;
         }
-        self.tell_losses().await
+        self.tell_losses(lane).await
     }
 
-    async fn append(&self, batch: &UnderWay<'_>) -> Result<(), StoreError> {
-        let batch = batch.batch();
-        let answer = self.store.append(batch.trail, &batch.entries);
-        self.in_time(answer).await
-    }
-
-    /// Awaits a store's answer, but not for ever.
-    async fn in_time(&self, answer: StoreFuture<()>) -> Result<(), StoreError> {
-        let mut pending = match answer.into_ready() {
+    /// Appends to the lane's store, but does not wait for its answer for ever.
+    async fn append(&self, lane: &Lane, entries: &[LogEntry]) -> Result<(), StoreError> {
+        let mut pending = match lane.store.append(lane.trail, entries).into_ready() {
             Ok(answer) => return answer,
             Err(pending) => pending,
         };
@@ -303,10 +340,28 @@ impl Shared {
         .await
     }
 
-    /// Stores how many records were lost since that was last told.
-    async fn tell_losses(&self) -> Result<(), Down> {
+    /// Makes an audit event of it when the records' store stops answering, and when it answers again.
+    fn note(self: &Arc<Self>, lane: &Lane, answer: &Result<(), StoreError>) {
+        if !self.watches || lane.trail != Trail::Access {
+            return;
+        }
+        let store = Arc::from("access_log");
+        let was_down = lane.is_down.swap(answer.is_err(), Ordering::Relaxed);
+        let event = match answer {
+            Ok(()) if was_down => AuditEvent::StoreUp { store },
+            Err(error) if !was_down => AuditEvent::StoreDown {
+                store,
+                kind: error.kind(),
+            },
+            Ok(()) | Err(_) => return,
+        };
+        Self::offer(self, Trail::Audit, Weight::Audit, self.audited(&event));
+    }
+
+    /// Stores how many entries were lost since that was last told.
+    async fn tell_losses(&self, lane: &Lane) -> Result<(), Down> {
         let (losses, told) = {
-            let state = self.state();
+            let state = lane.state();
             (state.backlog.losses(), state.told)
         };
         let news = losses - told;
@@ -319,10 +374,9 @@ impl Shared {
         if entries.is_empty() {
             return Ok(());
         }
-        let answer = self.store.append(Trail::Access, &entries);
-        match self.in_time(answer).await {
+        match self.append(lane, &entries).await {
             Ok(()) => {
-                self.state().told = losses;
+                lane.state().told = losses;
                 Ok(())
             }
             Err(_) => Err(Down),
@@ -332,26 +386,23 @@ impl Shared {
 
 /// A batch that is being stored. One whose fate is never learned is lost: it is not sent twice.
 struct UnderWay<'a> {
-    shared: &'a Shared,
-    batch: Option<Batch>,
+    lane: &'a Lane,
+    batch: Option<Vec<LogEntry>>,
 }
 
 impl<'a> UnderWay<'a> {
-    fn take(shared: &'a Shared) -> Option<Self> {
-        let batch = shared.state().backlog.take(shared.batch_max)?;
-        Some(Self {
-            shared,
-            batch: Some(batch),
-        })
+    fn take(lane: &'a Lane, batch_max: usize) -> Option<Self> {
+        let batch = Some(lane.state().backlog.take(batch_max)?);
+        Some(Self { lane, batch })
     }
 
-    fn batch(&self) -> &Batch {
+    fn entries(&self) -> &[LogEntry] {
         self.batch.as_ref().expect("a batch ends once")
     }
 
     fn end(mut self, answer: Result<(), StoreError>) -> Result<(), Down> {
         let batch = self.batch.take().expect("a batch ends once");
-        let backlog = &mut self.shared.state().backlog;
+        let backlog = &mut self.lane.state().backlog;
         match answer.map_err(|error| error.kind()) {
             Ok(()) => {
                 backlog.stored(&batch);
@@ -368,7 +419,7 @@ impl<'a> UnderWay<'a> {
 impl Drop for UnderWay<'_> {
     fn drop(&mut self) {
         if let Some(batch) = self.batch.take() {
-            self.shared.state().backlog.lost(&batch);
+            self.lane.state().backlog.lost(&batch);
         }
     }
 }
@@ -377,6 +428,7 @@ impl Drop for UnderWay<'_> {
 #[must_use]
 pub struct LogQueueBuilder {
     store: Arc<dyn LogStore>,
+    audit_store: Option<Arc<dyn LogStore>>,
     runtime: Arc<dyn Runtime>,
     clock: Option<Arc<dyn Clock>>,
     names: Names,
@@ -387,6 +439,15 @@ pub struct LogQueueBuilder {
 }
 
 impl LogQueueBuilder {
+    /// Keeps audit events in a store of their own. In the same store as the records by default, in a
+    /// trail of their own.
+    ///
+    /// They then also tell when the records' store stops answering, and when it answers again.
+    pub fn audit_store(mut self, store: impl LogStore) -> Self {
+        self.audit_store = Some(Arc::new(store));
+        self
+    }
+
     /// Sets how many records may wait. 8 192 by default.
     pub fn records_max(mut self, records: usize) -> Self {
         self.bounds.entries_max = records;
@@ -454,21 +515,19 @@ impl LogQueueBuilder {
                     .fix("give at least 1, or leave the default"),
             );
         }
+        let watches = self.audit_store.is_some();
+        let audit_store = self.audit_store.unwrap_or_else(|| Arc::clone(&self.store));
         Ok(LogQueue {
             shared: Arc::new(Shared {
-                store: self.store,
+                access: Lane::new(Trail::Access, self.store, self.bounds),
+                audit: Lane::new(Trail::Audit, audit_store, self.bounds),
+                watches,
                 runtime: self.runtime,
                 clock: self.clock.unwrap_or_else(|| Arc::new(SystemClock::new())),
                 names: self.names,
                 batch_max: self.batch_max,
                 linger: self.linger,
                 deadline: self.deadline,
-                state: Mutex::new(State {
-                    backlog: Backlog::new(self.bounds),
-                    told: Losses::default(),
-                    at_work: false,
-                    waker: None,
-                }),
             }),
         })
     }

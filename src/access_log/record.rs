@@ -52,6 +52,14 @@ pub(super) struct Arrival {
     pub(super) route: Option<String>,
 }
 
+impl Arrival {
+    /// Returns the client's address, or its network where addresses are masked.
+    pub(super) fn client_shown(&self) -> Option<IpAddr> {
+        let client = self.client.as_ref()?;
+        Some(client.shown(client.addr))
+    }
+}
+
 /// Who called, by address.
 pub(super) struct Client {
     pub(super) addr: IpAddr,
@@ -92,10 +100,7 @@ impl Record<'_> {
 
     /// Returns the client's address, or its network where addresses are masked.
     pub fn client_addr(&self) -> Option<IpAddr> {
-        self.arrival
-            .client
-            .as_ref()
-            .map(|client| client.shown(client.addr))
+        self.arrival.client_shown()
     }
 
     /// Returns the address at the other end of the connection, or its network where addresses are
@@ -271,6 +276,20 @@ impl Record<'_> {
     /// Returns what the cache did, if the request came as far.
     pub fn cache(&self) -> Option<&CacheOutcome> {
         self.slots.cache()
+    }
+
+    /// Returns how long the request waited for stores, if it did.
+    pub fn store_duration(&self) -> Option<Duration> {
+        let waits = self.slots.store_calls().iter();
+        waits
+            .filter_map(|call| call.duration)
+            .reduce(|all, one| all + one)
+    }
+
+    /// Returns how many of the request's questions a store did not answer.
+    pub fn store_errors(&self) -> usize {
+        let calls = self.slots.store_calls().iter();
+        calls.filter(|call| call.error.is_some()).count()
     }
 
     /// Returns how much the record matters, unless the user says otherwise.

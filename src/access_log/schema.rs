@@ -123,6 +123,8 @@ fields! {
     CacheTtl: "portcullis.cache.ttl", "portcullis.cache.ttl", "cache_ttl";
     CacheStored: "portcullis.cache.stored", "portcullis.cache.stored", "cache_stored";
     CacheCollapsed: "portcullis.cache.collapsed", "portcullis.cache.collapsed", "cache_collapsed";
+    StoreDuration: "portcullis.store.duration", "portcullis.store.duration", "store_dur";
+    StoreErrors: "portcullis.store.errors", "portcullis.store.errors", "store_errors";
     AuditBy: "portcullis.audit.by", "portcullis.audit.by", "by";
     AuditSubject: "portcullis.audit.subject", "portcullis.audit.subject", "subject";
     AuditSuccessor: "portcullis.audit.successor", "portcullis.audit.successor", "successor";

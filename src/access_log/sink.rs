@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc};
 
-use super::{level::Level, record::Record};
+use super::{level::Level, losses::Losses, record::Record};
 
 /// Takes the records of requests, one call for each.
 ///
@@ -41,6 +41,11 @@ pub trait Sink: fmt::Debug + Send + Sync + 'static {
         let _ = level;
         true
     }
+
+    /// Returns how many of the records that it took it has lost since, and why.
+    fn losses(&self) -> Losses {
+        Losses::default()
+    }
 }
 
 impl<T: Sink + ?Sized> Sink for Arc<T> {
@@ -50,5 +55,9 @@ impl<T: Sink + ?Sized> Sink for Arc<T> {
 
     fn takes(&self, level: Level) -> bool {
         (**self).takes(level)
+    }
+
+    fn losses(&self) -> Losses {
+        (**self).losses()
     }
 }

@@ -1,38 +1,28 @@
 //! Who is told of what auditors ask for.
 
-use std::{
-    fmt,
-    net::IpAddr,
-    panic::{AssertUnwindSafe, catch_unwind},
-    sync::Arc,
-};
+use std::net::IpAddr;
 
 use super::{key::KeyId, refusal::Denied};
 use crate::{
-    audit::{AuditEvent, Auditor},
+    audit::{self, AuditEvent, Auditor},
     record::{AuthOutcome, RecordHandle},
 };
 
-/// The auditor, if there is one.
-#[derive(Clone, Default)]
+/// Tells the auditor of what becomes of keys and of callers.
+#[derive(Clone, Debug, Default)]
 pub(super) struct Audit {
-    auditor: Option<Arc<dyn Auditor>>,
+    pub(super) ground: audit::Audit,
 }
 
 impl Audit {
     pub(super) fn new(auditor: impl Auditor) -> Self {
         Self {
-            auditor: Some(Arc::new(auditor)),
+            ground: audit::Audit::to(auditor),
         }
     }
 
-    /// Tells of what has happened. Should the auditor panic, what happened stands: whoever did it
-    /// must not take it for failed.
     pub(super) fn tell(&self, event: impl FnOnce() -> AuditEvent) {
-        if let Some(auditor) = &self.auditor {
-            let event = event();
-            let _ = catch_unwind(AssertUnwindSafe(|| auditor.audit(&event)));
-        }
+        self.ground.tell(event);
     }
 
     /// Tells of a caller that is turned away.
@@ -57,19 +47,11 @@ impl Audit {
     }
 }
 
-impl fmt::Debug for Audit {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self.auditor {
-            Some(_) => "Audit(somebody)",
-            None => "Audit(nobody)",
-        })
-    }
-}
-
 /// What was done to a key, for the trail.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum KeyAction {
     Created,
+    Imported,
     Updated,
     Disabled,
     Enabled,
@@ -85,6 +67,7 @@ impl KeyAction {
         let (key_id, by) = (key.as_str().into(), by.map(Into::into));
         match self {
             Self::Created => AuditEvent::KeyCreated { key_id, by },
+            Self::Imported => AuditEvent::KeyImported { key_id, by },
             Self::Updated => AuditEvent::KeyUpdated { key_id, by },
             Self::Disabled => AuditEvent::KeyDisabled { key_id, by },
             Self::Enabled => AuditEvent::KeyEnabled { key_id, by },

@@ -16,7 +16,10 @@ use super::{
     verifier::Verifier,
 };
 use crate::{
-    audit::Auditor, client_addr::ClientAddrResolver, error::ConfigError, rejection::Responder,
+    audit::{self, Auditor},
+    client_addr::ClientAddrResolver,
+    error::ConfigError,
+    rejection::Responder,
 };
 
 /// Lets a request through if it bears a key of the ring, and tells the inner service whose it is.
@@ -45,6 +48,16 @@ impl ApiKeyLayer {
             verifiers: Vec::new(),
             audit: Audit::default(),
         }
+    }
+
+    /// Returns what tells the layer's auditor of callers that are turned away.
+    pub(crate) fn audit(&self) -> &audit::Audit {
+        &self.config.audit.ground
+    }
+
+    /// Returns what tells the ring's auditor.
+    pub(crate) fn ring_audit(&self) -> &audit::Audit {
+        &self.config.ring.shared.audit.ground
     }
 }
 
@@ -189,9 +202,9 @@ impl ApiKeyLayerBuilder {
     /// [`client_addr`](Self::client_addr) finds it, unmasked, and the key where the whole key was
     /// right.
     ///
-    /// It is called while the request waits: it must not block. A `LogQueue` that is a sink of the
-    /// access log hears of these callers by their records already; to hear of them twice, it must
-    /// be named here as well.
+    /// It is called while the request waits: it must not block. An auditor of the access log hears of
+    /// these callers by their records, with addresses masked as the log masks them; named here as
+    /// well, it hears of them twice.
     pub fn auditor(mut self, auditor: impl Auditor) -> Self {
         self.audit = Audit::new(auditor);
         self

@@ -18,7 +18,7 @@ use super::{
     record::StoredKey,
     store::ApiKeyStore,
 };
-use crate::{error::StoreError, time::Clock};
+use crate::{error::StoreError, record::RecordHandle, store_watch::StoreWatch, time::Clock};
 
 /// Records are spread over so many tables, each under a lock of its own.
 const TABLES: usize = 16;
@@ -42,6 +42,7 @@ pub(super) const RECORDS_FOR_MAX: Duration = Duration::from_secs(10);
 /// Finds records.
 pub(super) struct Lookup {
     store: Arc<dyn ApiKeyStore>,
+    watch: StoreWatch,
     clock: Arc<dyn Clock>,
     feed: ChangeFeed,
     /// For how long records are remembered; zero if not at all.
@@ -70,6 +71,7 @@ impl Lookup {
         store: Arc<dyn ApiKeyStore>,
         clock: Arc<dyn Clock>,
         memory: Memory,
+        watch: StoreWatch,
     ) -> Arc<Self> {
         let feed = store.changes();
         let records_for = match (&feed, memory.records_for) {
@@ -80,6 +82,7 @@ impl Lookup {
         let table_max = (memory.records_max / TABLES).max(1);
         let lookup = Arc::new(Self {
             store,
+            watch,
             clock,
             feed,
             records_for,
@@ -100,9 +103,13 @@ impl Lookup {
 
     /// Returns what is at hand without asking a server: a store in this process answers, and a
     /// record that is remembered is returned. `None` means that the store must be asked.
-    pub(super) fn at_hand(self: &Arc<Self>, id: KeyId) -> Option<Asked> {
+    pub(super) fn at_hand(
+        self: &Arc<Self>,
+        id: KeyId,
+        record: impl FnOnce() -> Option<RecordHandle>,
+    ) -> Option<Asked> {
         if let ChangeFeed::Immediate = self.feed {
-            return Some(self.ask(id));
+            return Some(self.ask(id, record));
         }
         if !self.remembers() {
             return None;
@@ -119,9 +126,14 @@ impl Lookup {
         Some(self.board(id, flight))
     }
 
-    /// Asks the store.
-    pub(super) fn ask(self: &Arc<Self>, id: KeyId) -> Asked {
-        let question = match self.store.find(id).into_ready() {
+    /// Asks the store, on behalf of the request with this record.
+    pub(super) fn ask(
+        self: &Arc<Self>,
+        id: KeyId,
+        record: impl FnOnce() -> Option<RecordHandle>,
+    ) -> Asked {
+        let answer = self.watch.over(self.store.find(id), record);
+        let question = match answer.into_ready() {
             Ok(answer) => return Asked::Now(answer),
             Err(question) => question,
         };

@@ -12,6 +12,8 @@ use std::{
 use super::{
     audit::Audit,
     digest::{Pepper, Peppers},
+    foreign::ForeignKeys,
+    hashing::Hashing,
     key::KeyFormat,
     lookup::{Lookup, Memory, RECORDS_FOR_MAX},
     redigest::Redigests,
@@ -23,6 +25,7 @@ use crate::{
     audit::Auditor,
     error::{ConfigError, StoreError},
     runtime::Runtime,
+    store_watch::StoreWatch,
     time::{Clock, SystemClock},
 };
 
@@ -61,6 +64,7 @@ impl KeyRing {
             store: Arc::new(store),
             clock: None,
             audit: Audit::default(),
+            foreign: None,
             counts_uses: false,
             seals: false,
             plain_too: false,
@@ -121,6 +125,7 @@ pub struct KeyRingBuilder {
     clock: Option<Arc<dyn Clock>>,
     memory: Memory,
     audit: Audit,
+    foreign: Option<ForeignKeys>,
     counts_uses: bool,
     seals: bool,
     plain_too: bool,
@@ -209,6 +214,17 @@ impl KeyRingBuilder {
         self
     }
 
+    /// Accepts keys that were made elsewhere and [imported](super::KeyManager::import) here, and
+    /// says how they are found.
+    ///
+    /// A credential that has not the form of the ring's keys, and that no verifier of a layer
+    /// takes for its own, is looked for among them. The first time that such a key is used, it is
+    /// digested as the ring's own keys are; the next [`KeyRing::flush`] writes that down.
+    pub fn foreign_keys(mut self, foreign: ForeignKeys) -> Self {
+        self.foreign = Some(foreign);
+        self
+    }
+
     /// Sets for how long a record that a server answered is remembered, 10 seconds at most; zero to
     /// ask the store for each request.
     ///
@@ -286,14 +302,18 @@ impl KeyRingBuilder {
             .fix("give a pepper"));
         }
         let clock = self.clock.unwrap_or_else(|| Arc::new(SystemClock::new()));
+        let watch = StoreWatch::new("api_key", self.audit.ground.clone());
+        let store = &self.store;
         let ring = KeyRing {
             shared: Arc::new(Shared {
                 seals_as: self.seals.then(next_number),
                 redigests: Redigests::default(),
+                foreign: self.foreign,
+                hashing: Hashing::default(),
                 usage: self.counts_uses.then(Usage::new),
                 format: KeyFormat::new(&self.prefix, &self.environments)?,
                 peppers: Peppers::new(self.pepper, self.former, self.plain_too)?,
-                lookup: Lookup::new(Arc::clone(&self.store), Arc::clone(&clock), self.memory),
+                lookup: Lookup::new(Arc::clone(store), Arc::clone(&clock), self.memory, watch),
                 store: self.store,
                 audit: self.audit,
                 clock,

@@ -9,6 +9,7 @@ use http::{
 use super::{
     condition::{self, Verdict},
     entry::StoredResponse,
+    part::{self, Place},
     range::{self, Part},
 };
 use crate::time::Timestamp;
@@ -28,7 +29,8 @@ pub(super) fn respond(
     *response.headers_mut() = entry.headers.clone();
     let age = HeaderValue::from(entry.freshness.age_secs(now));
     response.headers_mut().insert(AGE, age);
-    let asked = asked.filter(|_| entry.status == StatusCode::OK);
+    let kept = matches!(entry.status, StatusCode::OK | StatusCode::PARTIAL_CONTENT);
+    let asked = asked.filter(|_| kept);
     match asked.map_or(Verdict::Answer, |asked| {
         condition::judge(asked, &entry.headers)
     }) {
@@ -44,24 +46,50 @@ pub(super) fn respond(
 }
 
 fn give_part(entry: &StoredResponse, asked: &HeaderMap, response: &mut Response<Bytes>) {
+    if entry.status == StatusCode::PARTIAL_CONTENT {
+        if let Some((wanted, place)) = part::within(entry, asked) {
+            let body = entry
+                .body
+                .slice(wanted.start - place.first..wanted.end - place.first);
+            let (first, end, complete) = (wanted.start, wanted.end, place.complete);
+            give_bytes(
+                Place {
+                    first,
+                    end,
+                    complete,
+                },
+                body,
+                response,
+            );
+        }
+        return;
+    }
     let all = entry.body.len();
-    let content_range = |range: String| HeaderValue::try_from(range).expect("digits and signs");
     match range::part(asked, &entry.headers, all) {
         Part::Whole => *response.body_mut() = entry.body.clone(),
         Part::Bytes(bytes) => {
-            *response.status_mut() = StatusCode::PARTIAL_CONTENT;
-            let range = format!("bytes {}-{}/{all}", bytes.start, bytes.end - 1);
-            let headers = response.headers_mut();
-            headers.insert(CONTENT_LENGTH, HeaderValue::from(bytes.len()));
-            headers.insert(CONTENT_RANGE, content_range(range));
-            *response.body_mut() = entry.body.slice(bytes);
+            let place = Place {
+                first: bytes.start,
+                end: bytes.end,
+                complete: Some(all),
+            };
+            give_bytes(place, entry.body.slice(bytes), response);
         }
         Part::Unsatisfiable => {
             without_content(StatusCode::RANGE_NOT_SATISFIABLE, response);
+            let range = HeaderValue::try_from(format!("bytes */{all}"));
             let headers = response.headers_mut();
-            headers.insert(CONTENT_RANGE, content_range(format!("bytes */{all}")));
+            headers.insert(CONTENT_RANGE, range.expect("digits and signs"));
         }
     }
+}
+
+fn give_bytes(place: Place, body: Bytes, response: &mut Response<Bytes>) {
+    *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
+    headers.insert(CONTENT_RANGE, place.to_value());
+    *response.body_mut() = body;
 }
 
 fn without_content(status: StatusCode, response: &mut Response<Bytes>) {

@@ -50,6 +50,14 @@ impl<B> CacheBody<B> {
 }
 
 impl<B: Body<Data = Bytes>> CacheBody<B> {
+    /// Stores what passes from now on.
+    pub(super) fn filled(self, fill: Fill) -> Self {
+        match self.kind {
+            Kind::Inner { body } => Self::filling(body, fill),
+            kind @ (Kind::Filling { .. } | Kind::Stored { .. }) => Self { kind },
+        }
+    }
+
     /// Passes a body through and stores what passes.
     pub(super) fn filling(body: B, fill: Fill) -> Self {
         // A server need not poll a body that says that it is at its end.

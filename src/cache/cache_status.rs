@@ -30,6 +30,7 @@ pub(super) enum Forward {
     Method,
     UriMiss,
     VaryMiss,
+    Partial,
     Request,
     Stale,
 }
@@ -41,6 +42,7 @@ impl Forward {
             Self::Method => "method",
             Self::UriMiss => "uri-miss",
             Self::VaryMiss => "vary-miss",
+            Self::Partial => "partial",
             Self::Request => "request",
             Self::Stale => "stale",
         }

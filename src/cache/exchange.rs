@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, header};
 use http_body::Body;
 
 use super::{
@@ -18,17 +18,17 @@ use super::{
     freshness::Times,
     invalidate,
     key::{Partition, Target},
-    plan::{Change, Look, Plan, Stale},
-    policy::CachePolicy,
+    part::{self, Place},
+    plan::{AsGot, Change, Look, Plan, Stale},
     reason::Reason,
-    storability::{Caller, Verdict, judge},
+    storability::{Caller, Verdict, Wanted, is_explicit, judge},
     store::{Fence, Found, Lookup, PurgeMode, PurgeTarget, Touch},
     tags::{self, CacheTags},
     validation,
     vary::Selection,
 };
 use crate::{
-    error::StoreError,
+    error::{StoreError, StoreErrorKind},
     record::{CacheSource, RecordHandle},
     store_future::StoreFuture,
     store_key::StoreKey,
@@ -56,11 +56,30 @@ pub(super) enum Step {
 }
 
 /// What is still to be done before the client may see an answer.
-pub(super) type Settling = Option<StoreFuture<()>>;
+pub(super) struct Settling {
+    pub(super) settled: StoreFuture<()>,
+    /// Whether the answer is kept after that.
+    pub(super) keep: Option<Box<Keep>>,
+}
+
+/// An answer to a POST that is kept for GET, once the purge is done that it brings itself.
+pub(super) struct Keep {
+    exchange: Exchange,
+    as_got: AsGot,
+}
+
+impl From<StoreFuture<()>> for Settling {
+    fn from(settled: StoreFuture<()>) -> Self {
+        Self {
+            settled,
+            keep: None,
+        }
+    }
+}
 
 impl Exchange {
     /// Begins with a request.
-    pub(super) fn begin<B: Body>(config: &Arc<Config>, request: &Request<B>) -> Self {
+    pub(super) fn begin<B: Body>(config: &Arc<Config>, request: &mut Request<B>) -> Self {
         Self {
             plan: Plan::of(config, request),
             record: RecordHandle::of(request.extensions()).cloned(),
@@ -78,7 +97,8 @@ impl Exchange {
             Some(hint) => selection.with_hint(hint),
             None => selection,
         };
-        Some(self.config.store.get(&look.key()?, &selection))
+        let answer = self.config.store.get(&look.key()?, &selection);
+        Some(self.config.watch.over(answer, || self.record.clone()))
     }
 
     /// Takes what the store said.
@@ -115,6 +135,12 @@ impl Exchange {
                     look.forward = Forward::VaryMiss;
                 } else if !look.is_meant_for_caller(&entry) {
                     // What was made for the anonymous is not for a caller who is known.
+                } else if entry.status == StatusCode::PARTIAL_CONTENT
+                    && !look.is_held(&entry, request.headers())
+                {
+                    // It is of use to what it is a part of, when more of that has come.
+                    look.forward = Forward::Partial;
+                    look.part = Some(entry);
                 } else if !expired && look.is_fresh(&entry) && look.is_fresh_enough(&entry) {
                     return Step::Answer(self.hit(&entry, request.headers()));
                 } else if let Some(key) = look.key() {
@@ -122,6 +148,10 @@ impl Exchange {
                         true => Forward::Request,
                         false => Forward::Stale,
                     };
+                    if entry.status == StatusCode::PARTIAL_CONTENT {
+                        look.part = Some(entry);
+                        return self.go_past(request);
+                    }
                     look.stale = Some(Stale {
                         key,
                         entry,
@@ -235,7 +265,10 @@ impl Exchange {
 
     /// Takes the handler's answer, and returns it with what is still to be done before the client
     /// may see it.
-    pub(super) fn conclude<B>(mut self, response: Response<B>) -> (Response<CacheBody<B>>, Settling)
+    pub(super) fn conclude<B>(
+        mut self,
+        response: Response<B>,
+    ) -> (Response<CacheBody<B>>, Option<Settling>)
     where
         B: Body<Data = Bytes>,
     {
@@ -244,12 +277,41 @@ impl Exchange {
                 let report = Report::forwarded(CacheSource::Bypass, forward).reason(reason);
                 (self.reported(report, response.map(CacheBody::inner)), None)
             }
-            Plan::Change(change) => {
-                let purge = change.purge(&self.config, &response);
-                let report = Report::forwarded(CacheSource::Bypass, Forward::Method);
-                (self.reported(report, response.map(CacheBody::inner)), purge)
-            }
+            Plan::Change(change) => self.conclude_change(change, response),
             Plan::Look(look) => self.conclude_look(look, response),
+        }
+    }
+
+    fn conclude_change<B>(
+        self,
+        mut change: Change,
+        response: Response<B>,
+    ) -> (Response<CacheBody<B>>, Option<Settling>)
+    where
+        B: Body<Data = Bytes>,
+    {
+        let as_got = change.as_got.take();
+        let as_got = as_got.filter(|as_got| {
+            let times = self.times(&as_got.look);
+            change.is_as_got(&response)
+                && is_explicit(&self.config.rules, response.headers(), &times)
+        });
+        let settled = change.purge(&self.config, &response);
+        let settled = settled.map(|purge| self.config.watch.over(purge, || self.record.clone()));
+        let response = response.map(CacheBody::inner);
+        match (settled, as_got) {
+            (Some(settled), Some(as_got)) => {
+                let keep = Keep {
+                    exchange: self,
+                    as_got: *as_got,
+                };
+                let keep = Some(Box::new(keep));
+                (response, Some(Settling { settled, keep }))
+            }
+            (settled, _) => {
+                let report = Report::forwarded(CacheSource::Bypass, Forward::Method);
+                (self.reported(report, response), settled.map(Settling::from))
+            }
         }
     }
 
@@ -257,14 +319,20 @@ impl Exchange {
         &self,
         mut look: Look,
         response: Response<B>,
-    ) -> (Response<CacheBody<B>>, Settling)
+    ) -> (Response<CacheBody<B>>, Option<Settling>)
     where
         B: Body<Data = Bytes>,
     {
-        if let Some(stale) = look.stale.take() {
+        if let Some(stale) = look.stale.clone() {
             if look.validates && response.status() == StatusCode::NOT_MODIFIED {
-                let policy = response.extensions().get();
-                return self.revalidated(&mut look, &stale, response.headers(), policy);
+                return self.revalidated(&mut look, &stale, &response);
+            }
+            if look.head_only && response.status() == StatusCode::OK {
+                if validation::describes(response.headers(), &stale.entry.headers) {
+                    return self.revalidated(&mut look, &stale, &response);
+                }
+                let settling = self.outdated(&look, stale).map(Settling::from);
+                return (self.fill(look, response), settling);
             }
             if stands_in_for(response.status()) && self.may_stand_in(&look, &stale) {
                 let asked = look.asked_fields();
@@ -290,14 +358,14 @@ impl Exchange {
             .then(|| self.stale_for(&look, &stale.entry, &asked, None))
     }
 
-    /// Answers with what is stored, fresh again.
+    /// Answers with what is stored, fresh again: by a `304`, or by an answer to a HEAD.
     fn revalidated<B>(
         &self,
         look: &mut Look,
         stale: &Stale,
-        fresh: &HeaderMap,
-        policy: Option<&CachePolicy>,
-    ) -> (Response<CacheBody<B>>, Settling) {
+        answer: &Response<B>,
+    ) -> (Response<CacheBody<B>>, Option<Settling>) {
+        let fresh = answer.headers();
         let headers = validation::merged(&stale.entry.headers, fresh);
         // What has not changed is as old as the answer that says so, and not as it was stored.
         let mut dated = headers.clone();
@@ -310,7 +378,8 @@ impl Exchange {
         };
         let times = self.times(look);
         let (rules, status) = (&self.config.rules, stale.entry.status);
-        let verdict = judge(rules, &look.caller, status, &dated, policy, &times);
+        let wanted = look.wanted(answer);
+        let verdict = judge(rules, &look.caller, status, &dated, &wanted, &times);
         let mut entry = StoredResponse {
             headers,
             ..(*stale.entry).clone()
@@ -336,19 +405,37 @@ impl Exchange {
         let response = answer::respond(&entry, selective, look.head_only, now);
         let report = Report {
             forward: Some(look.forward),
-            forward_status: Some(StatusCode::NOT_MODIFIED),
+            forward_status: Some(answer.status()),
             stored: settling.is_some(),
             ..Report::hit(CacheSource::Revalidated, entry.freshness.ttl_secs(now))
         };
         let report = report.reason(verdict.err());
         (
             self.reported(report, response.map(CacheBody::stored)),
-            settling,
+            settling.map(Settling::from),
         )
     }
 
+    /// Holds what is stored for stale: an answer to a HEAD has shown that it is another one (RFC 9111
+    /// section 4.3.5).
+    fn outdated(&self, look: &Look, stale: Stale) -> Option<StoreFuture<()>> {
+        let mut entry = (*stale.entry).clone();
+        entry.freshness.lifetime_secs = 0;
+        entry.freshness.while_revalidate_secs = 0;
+        let retain = entry.freshness.retain(self.config.validated_for);
+        Some(self.touch(Touch {
+            key: stale.key,
+            entry: Arc::new(entry),
+            stamp: stale.stamp,
+            fence: look.fence?,
+            retain,
+        }))
+    }
+
     fn touch(&self, touch: Touch) -> StoreFuture<()> {
-        match self.config.store.touch(touch).into_ready() {
+        let touched = self.config.store.touch(touch);
+        let touched = self.config.watch.over(touched, || self.record.clone());
+        match touched.into_ready() {
             // One that was replaced meanwhile stays as it is.
             Ok(touched) => touched.map(drop).into(),
             Err(pending) => StoreFuture::pending(async { pending.await.map(drop) }),
@@ -410,21 +497,43 @@ impl Exchange {
         let times = self.times(look);
         let headers = response.headers();
         let rules = &self.config.rules;
-        let policy = response.extensions().get();
-        let verdict = judge(
-            rules,
-            &look.caller,
-            response.status(),
-            headers,
-            policy,
-            &times,
-        )?;
-        let expected_bytes = expected_bytes(response)?;
+        let mut expected_bytes = expected_bytes(response)?;
+        let place = self.place(look, response, expected_bytes)?;
+        let status = match place {
+            // A part is kept as a `200` that is not complete.
+            Some(_) => StatusCode::OK,
+            None => response.status(),
+        };
+        let wanted = look.wanted(response);
+        let verdict = judge(rules, &look.caller, status, headers, &wanted, &times)?;
+        expected_bytes = place.map_or(expected_bytes, |place| Some(place.len() as u64));
         if expected_bytes.is_some_and(|bytes| bytes > rules.body_bytes_max) {
             return Err(Some(Reason::TooLarge));
         }
-        let head = self.head(look, &verdict, fence, response, &times)?;
-        Ok(Fill::new(Arc::clone(&self.config), head, expected_bytes))
+        let mut head = self.head(look, &verdict, fence, response, &times)?;
+        if let Some(place) = place {
+            head.headers.insert(header::CONTENT_RANGE, place.to_value());
+        }
+        let mut fill = Fill::new(Arc::clone(&self.config), head, expected_bytes);
+        fill.part = look.part.clone().filter(|_| place.is_some());
+        Ok(fill)
+    }
+
+    /// Returns where the part lies that an answer brings, if it brings one that is to be kept.
+    fn place<B>(
+        &self,
+        look: &Look,
+        response: &Response<B>,
+        len: Option<u64>,
+    ) -> Result<Option<Place>, Reason> {
+        if response.status() != StatusCode::PARTIAL_CONTENT {
+            return Ok(None);
+        }
+        // Nothing that is complete goes for a part of it.
+        if !self.config.rules.keep_parts || !look.wants_part || look.stale.is_some() {
+            return Err(Reason::Partial);
+        }
+        Place::of(response.headers(), len).map(Some)
     }
 
     fn head<B>(
@@ -612,9 +721,70 @@ impl Exchange {
     }
 }
 
+impl Keep {
+    /// Asks the store for a fence that is later than the purge that the answer itself has brought.
+    pub(super) fn ask(&self) -> StoreFuture<Lookup> {
+        let (config, look) = (&self.exchange.config, &self.as_got.look);
+        let Some(key) = look.key() else {
+            return StoreFuture::failed(StoreErrorKind::NotFound);
+        };
+        let asked = look.asked_fields();
+        let selection = Selection::new(&asked, config.keys.variants());
+        let answer = config.store.get(&key, &selection);
+        config.watch.over(answer, || None)
+    }
+
+    /// Lets the answer through, and keeps what passes, unless it was purged by another one since
+    /// the request came: the answer may be older than what that was for.
+    pub(super) fn conclude<B>(
+        self,
+        asked: Result<Lookup, StoreError>,
+        mut response: Response<CacheBody<B>>,
+    ) -> Response<CacheBody<B>>
+    where
+        B: Body<Data = Bytes>,
+    {
+        let (exchange, mut look) = (self.exchange, self.as_got.look);
+        let fill = match asked {
+            Ok(_) if exchange.config.purges.of(&self.as_got.uri) != self.as_got.purges_seen + 1 => {
+                Err(Some(Reason::Purged))
+            }
+            Ok(lookup) => {
+                look.fence = Some(lookup.fence);
+                exchange.filling(&look, &response)
+            }
+            Err(_) => Err(Some(Reason::Store)),
+        };
+        exchange.take_tags_off(response.headers_mut());
+        let mut report = Report::forwarded(CacheSource::Bypass, Forward::Method);
+        match fill {
+            Err(reason) => exchange.reported(report.reason(reason), response),
+            Ok(fill) => {
+                let freshness = &fill.head.freshness;
+                report.stored = true;
+                report.ttl_secs = Some(freshness.ttl_secs(freshness.received_at));
+                exchange.reported(report, response.map(|body| body.filled(fill)))
+            }
+        }
+    }
+}
+
 impl Look {
     fn is_meant_for_caller(&self, entry: &StoredResponse) -> bool {
         self.in_own || entry.says_shared || self.caller == Caller::Anonymous
+    }
+
+    /// Returns what the application wants of an answer.
+    fn wanted<'a, B>(&'a self, response: &'a Response<B>) -> Wanted<'a> {
+        Wanted {
+            by_answer: response.extensions().get(),
+            by_route: self.policy.as_ref(),
+        }
+    }
+
+    /// Returns whether a stored part holds what the request asks for.
+    fn is_held(&self, entry: &StoredResponse, asked: &HeaderMap) -> bool {
+        self.wants_part && part::within(entry, asked).is_some()
     }
 
     fn is_fresh(&self, entry: &StoredResponse) -> bool {
@@ -668,7 +838,7 @@ impl Look {
 
 impl Change {
     /// Lets go of what the answer says has changed, for every caller.
-    fn purge<B>(self, config: &Config, response: &Response<B>) -> Settling {
+    fn purge<B>(self, config: &Config, response: &Response<B>) -> Option<StoreFuture<()>> {
         if !invalidate::may_have_changed(response.status()) {
             return None;
         }
@@ -679,7 +849,20 @@ impl Change {
                 .iter()
                 .map(|uri| PurgeTarget::Uri(config.keys.uri(&Target::plain(&self.authority, uri)))),
         );
-        Some(config.store.purge(&targets, PurgeMode::Hard))
+        Some(config.purge(&targets, PurgeMode::Hard))
+    }
+
+    /// Returns whether an answer is what a GET of the same target would bring (RFC 9110 section
+    /// 9.3.3).
+    fn is_as_got<B>(&self, response: &Response<B>) -> bool {
+        let named = response.headers().get(header::CONTENT_LOCATION);
+        let named = named.and_then(|name| name.to_str().ok());
+        let named = named.and_then(|name| invalidate::resolve(&self.authority, &self.path, name));
+        response.status() == StatusCode::OK
+            && named
+                .as_ref()
+                .and_then(Uri::path_and_query)
+                .is_some_and(|named| *named == *self.path_and_query)
     }
 }
 

@@ -11,6 +11,7 @@ use super::{
     entry::{Seal, StoredResponse, compact},
     freshness::Freshness,
     key::CacheKey,
+    part::join,
     store::{Fence, Put, PutOutcome},
     vary::{VariantId, VarySpec},
 };
@@ -25,6 +26,8 @@ pub(super) struct Fill {
     pub(super) config: Arc<Config>,
     pub(super) head: Head,
     pub(super) expected_bytes: Option<u64>,
+    /// What is stored already of what this is a part of.
+    pub(super) part: Option<Arc<StoredResponse>>,
     /// Others wait for this answer.
     pub(super) lead: Option<Lead>,
     chunks: Vec<Bytes>,
@@ -53,6 +56,7 @@ impl Fill {
             config,
             head,
             expected_bytes,
+            part: None,
             lead: None,
             chunks: Vec::new(),
             bytes: 0,
@@ -87,7 +91,9 @@ impl Fill {
         }
         let body = self.joined();
         let (config, lead) = (Arc::clone(&self.config), self.lead.take());
-        match config.store.put(self.put(body)).into_ready() {
+        // Nobody waits for it: the answer has gone to its client already.
+        let stored = config.watch.over(config.store.put(self.put(body)), || None);
+        match stored.into_ready() {
             Ok(outcome) => landed(&config, lead, &outcome),
             Err(pending) => {
                 if let Some(runtime) = config.runtime.clone() {
@@ -116,9 +122,22 @@ impl Fill {
         joined.into()
     }
 
-    fn put(&mut self, body: Bytes) -> Put {
+    fn put(&mut self, mut body: Bytes) -> Put {
+        let part = self.part.take();
         let head = &mut self.head;
         let mut headers = std::mem::take(&mut head.headers);
+        // Parts of one caller's one variant alone are parts of one whole.
+        let part = part.filter(|part| {
+            let place = (part.partition, &part.vary, part.variant);
+            place == (head.partition, &head.vary, head.variant)
+        });
+        let bytes_max = self.config.rules.body_bytes_max;
+        if let Some(joined) = part.and_then(|part| join(&part, &headers, &body, bytes_max)) {
+            (headers, body) = (joined.headers, joined.body);
+            if joined.whole {
+                head.status = StatusCode::OK;
+            }
+        }
         headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
         let entry = StoredResponse {
             status: head.status,

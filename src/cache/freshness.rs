@@ -147,10 +147,13 @@ fn single<'a>(headers: &'a HeaderMap, name: &http::HeaderName) -> Option<&'a Hea
     values.next().filter(|_| values.next().is_none())
 }
 
-/// Reads `Age`: the first member of the first line. What is not a number is no age.
+/// Reads `Age`: the first member of the first line. What is not a number is no age (RFC 9111
+/// section 5.1); parameters after a number leave it one.
 fn age_field(headers: &HeaderMap) -> Option<u32> {
     let line = headers.get(AGE)?.as_bytes();
-    delta_seconds(line[..member_end(line)].trim_ascii())
+    let member = &line[..member_end(line)];
+    let number = member.split(|byte| *byte == b';').next()?;
+    delta_seconds(number.trim_ascii())
 }
 
 #[cfg(test)]
@@ -224,7 +227,8 @@ mod tests {
     fn an_age_beyond_all_numbers_saturates_and_an_unreadable_one_is_none() {
         let huge = headers(&[(AGE, "18446744073709551615")]);
         assert_eq!(TIMES.initial_age_secs(&huge), DELTA_SECS_MAX);
-        for value in ["-1", "1.5", "a", ""] {
+        assert_eq!(TIMES.initial_age_secs(&headers(&[(AGE, "7 ;a=1")])), 7);
+        for value in ["-1", "1.5", "a", "", ";a=1", "a;1"] {
             assert_eq!(
                 TIMES.initial_age_secs(&headers(&[(AGE, value)])),
                 0,

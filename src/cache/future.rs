@@ -16,7 +16,7 @@ use tower::Service;
 use super::{
     body::CacheBody,
     collapse::{Landing, Wait},
-    exchange::{Exchange, Step},
+    exchange::{Exchange, Keep, Settling, Step},
     store::Lookup,
 };
 use crate::{
@@ -40,7 +40,8 @@ pin_project! {
 pin_project! {
     // Waiting => Waiting | Calling | Answered
     // Calling => Settling | Answered | done
-    // Settling => done
+    // Settling => Keeping | done
+    // Keeping => done
     // Answered => done
     #[project = StateProj]
     enum State<S, SFut, ReqBody, ResBody> {
@@ -48,7 +49,13 @@ pin_project! {
         Waiting { waiting: Waiting, ready: S, request: Option<Request<ReqBody>> },
         Calling { #[pin] response: SFut },
         // The answer waits until what it made untrue is gone.
-        Settling { settled: StoreFuture<()>, response: Option<Response<CacheBody<ResBody>>> },
+        Settling { settling: Settling, response: Option<Response<CacheBody<ResBody>>> },
+        // The answer waits until it may be kept.
+        Keeping {
+            fence: StoreFuture<Lookup>,
+            keep: Option<Box<Keep>>,
+            response: Option<Response<CacheBody<ResBody>>>,
+        },
         Answered { response: Option<Response<Bytes>> },
     }
 }
@@ -144,7 +151,7 @@ where
         let mut body = pin!(response.into_body());
         while let Some(Ok(_)) = poll_fn(|cx| body.as_mut().poll_frame(cx)).await {}
         if let Some(settling) = settling {
-            let _ = settling.await;
+            let _ = settling.settled.await;
         }
     }));
 }
@@ -231,8 +238,8 @@ where
                     match response {
                         Ok(response) => match exchange.conclude(response) {
                             (response, None) => return Poll::Ready(Ok(response)),
-                            (response, Some(settled)) => State::Settling {
-                                settled,
+                            (response, Some(settling)) => State::Settling {
+                                settling,
                                 response: Some(response),
                             },
                         },
@@ -244,10 +251,27 @@ where
                         },
                     }
                 }
-                StateProj::Settling { settled, response } => {
+                StateProj::Settling { settling, response } => {
                     // A store that failed keeps what it has until that is stale.
-                    let _ = ready!(Pin::new(settled).poll(cx));
-                    return Poll::Ready(Ok(response.take().expect(ONE_END)));
+                    let _ = ready!(Pin::new(&mut settling.settled).poll(cx));
+                    let response = response.take();
+                    match settling.keep.take() {
+                        None => return Poll::Ready(Ok(response.expect(ONE_END))),
+                        Some(keep) => State::Keeping {
+                            fence: keep.ask(),
+                            keep: Some(keep),
+                            response,
+                        },
+                    }
+                }
+                StateProj::Keeping {
+                    fence,
+                    keep,
+                    response,
+                } => {
+                    let fence = ready!(Pin::new(fence).poll(cx));
+                    let (keep, response) = (keep.take().expect(ONE_END), response.take());
+                    return Poll::Ready(Ok(keep.conclude(fence, response.expect(ONE_END))));
                 }
                 StateProj::Answered { response } => {
                     let response = response.take().expect(ONE_END);

@@ -22,7 +22,7 @@ pub(super) fn named_targets(authority: &str, path: &str, answer: &HeaderMap) -> 
 
 /// Resolves a reference against a request's path. `None` if it leads to another origin, or cannot
 /// be read.
-fn resolve(authority: &str, path: &str, reference: &str) -> Option<Uri> {
+pub(super) fn resolve(authority: &str, path: &str, reference: &str) -> Option<Uri> {
     let reference = reference.split('#').next().unwrap_or_default();
     let target = if let Some(network) = reference.strip_prefix("//") {
         format!("http://{network}").parse().ok()?

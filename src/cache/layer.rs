@@ -11,18 +11,21 @@ use tower_layer::Layer;
 
 use super::{
     collapse::Flights,
-    config::{Budget, Config},
+    config::{Budget, Config, Purges},
     directives::Targeted,
     jitter::{self, Jitter},
     key::KeyMaker,
+    policy::CachePolicy,
     purger::CachePurger,
     rules::Rules,
     service::Cache,
     store::CacheStore,
 };
 use crate::{
+    audit::{Audit, Auditor},
     error::ConfigError,
     runtime::{self, Runtime},
+    store_watch::StoreWatch,
     time::{Clock, SystemClock},
 };
 
@@ -62,6 +65,11 @@ impl CacheLayer {
             config: Arc::clone(&self.config),
         }
     }
+
+    /// Returns what tells the layer's auditor.
+    pub(crate) fn audit(&self) -> &Audit {
+        &self.config.audit
+    }
 }
 
 impl<S> Layer<S> for CacheLayer {
@@ -80,6 +88,7 @@ impl<S> Layer<S> for CacheLayer {
 pub struct CacheLayerBuilder {
     store: Arc<dyn CacheStore>,
     rules: Rules,
+    policy: Option<CachePolicy>,
     namespace: String,
     name: Option<String>,
     clock: Arc<dyn Clock>,
@@ -91,6 +100,7 @@ pub struct CacheLayerBuilder {
     waiters_max: usize,
     wait_at_most: Duration,
     credential_headers: Vec<String>,
+    audit: Audit,
 }
 
 impl CacheLayerBuilder {
@@ -98,6 +108,7 @@ impl CacheLayerBuilder {
         Self {
             store: Arc::new(store),
             rules,
+            policy: None,
             namespace: String::new(),
             name: Some("portcullis".to_owned()),
             clock: Arc::new(SystemClock::new()),
@@ -109,7 +120,16 @@ impl CacheLayerBuilder {
             waiters_max: 1_024,
             wait_at_most: Duration::from_secs(5),
             credential_headers: Vec::new(),
+            audit: Audit::default(),
         }
+    }
+
+    /// Sets who is told when the store stops answering, and when it answers again.
+    ///
+    /// It is called while a request waits: it must not block. The access log's queue is an auditor.
+    pub fn auditor(mut self, auditor: impl Auditor) -> Self {
+        self.audit = Audit::to(auditor);
+        self
     }
 
     /// Sets the clock that freshness is measured by. The machine's by default.
@@ -162,6 +182,12 @@ impl CacheLayerBuilder {
         self
     }
 
+    /// Sets what is wanted of every request that bears no [`CachePolicy`] in its extensions.
+    pub fn policy(mut self, policy: CachePolicy) -> Self {
+        self.policy = Some(policy);
+        self
+    }
+
     /// Sets how many bytes of a body are kept at most; a larger one streams through. 1 MiB by
     /// default.
     pub fn body_bytes_max(mut self, bytes: u64) -> Self {
@@ -173,6 +199,25 @@ impl CacheLayerBuilder {
     /// 32 MiB by default.
     pub fn filling_bytes_max(mut self, bytes: u64) -> Self {
         self.filling_bytes_max = bytes;
+        self
+    }
+
+    /// Keeps parts that the handler answers with (`206`), answers with them who asks for some of
+    /// their bytes, and joins those of the same strong `ETag` until nothing is missing (RFC 9111
+    /// sections 3.3 and 3.4). Off by default; [`CacheLayer::rfc`] does.
+    pub fn keep_parts(mut self, keep: bool) -> Self {
+        self.rules.keep_parts = keep;
+        self
+    }
+
+    /// Keeps an answer to a POST for those who GET the same target, where it says that it is one:
+    /// with a `Content-Location` of that very target, and with explicit freshness (RFC 9110 section
+    /// 9.3.3). Off by default.
+    ///
+    /// For one process before a handler. Where several share a store, a change that another one
+    /// makes in the moment between the answer and its storing is not seen.
+    pub fn keep_posts(mut self, keep: bool) -> Self {
+        self.rules.keep_posts = keep;
         self
     }
 
@@ -259,6 +304,7 @@ impl CacheLayerBuilder {
                 ),
                 store: self.store,
                 rules: self.rules,
+                policy: self.policy,
                 clock: self.clock,
                 runtime: self.runtime,
                 name: self.name.map(Into::into),
@@ -266,9 +312,12 @@ impl CacheLayerBuilder {
                 validated_for: self.validated_for,
                 jitter: self.jitter,
                 filling: Budget::new(self.filling_bytes_max),
+                purges: Purges::default(),
                 flights: Arc::new(Flights::new(self.waiters_max)),
                 wait_at_most: self.wait_at_most,
                 unvouched_said: AtomicBool::new(false),
+                watch: StoreWatch::new("cache", self.audit.clone()),
+                audit: self.audit,
             }),
         })
     }

@@ -13,7 +13,8 @@
 //! layer stands inside of the one that authenticates.
 //!
 //! Never kept are answers that do not say for how long they are fresh, that say `no-store`, that
-//! set a cookie, that vary by everything, that are parts, that did not end well, and of any status
+//! set a cookie, that vary by everything, that are parts (unless they
+//! [are to be](CacheLayerBuilder::keep_parts)), that did not end well, and of any status
 //! but 200, 203, 300, 301, 308, 404 and 410. What a caller changes by an unsafe method is gone for
 //! all callers.
 //!
@@ -74,6 +75,7 @@ mod invalidate;
 mod jitter;
 mod key;
 mod layer;
+mod part;
 mod plan;
 mod policy;
 mod purger;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use http::{HeaderMap, HeaderName, HeaderValue, Request};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri};
 use http_body::Body;
 
 use super::{
@@ -12,7 +12,7 @@ use super::{
     directives::RequestDirectives,
     entry::StoredResponse,
     key::{CacheKey, Partition, Target},
-    policy::CachePolicy,
+    policy::{CachePolicy, Wishes},
     reason::Reason,
     request::{self, Facts, MethodClass},
     storability::Caller,
@@ -42,10 +42,23 @@ pub(super) struct Change {
     pub(super) uri: StoreKey,
     pub(super) authority: String,
     pub(super) path: String,
+    pub(super) path_and_query: String,
+    /// Present if the answer may be kept as one to a GET.
+    pub(super) as_got: Option<Box<AsGot>>,
+}
+
+/// A POST whose answer may be kept as one to a GET of the same target (RFC 9110 section 9.3.3).
+pub(super) struct AsGot {
+    pub(super) look: Look,
+    pub(super) uri: StoreKey,
+    /// How many purges of it there had been when the request came.
+    pub(super) purges_seen: u64,
 }
 
 /// A request that may be answered from the store.
 pub(super) struct Look {
+    /// What the route wants.
+    pub(super) policy: Option<CachePolicy>,
     pub(super) caller: Caller,
     /// Where the answer may be: tried in this order.
     pub(super) shared: Option<CacheKey>,
@@ -55,6 +68,8 @@ pub(super) struct Look {
     pub(super) head_only: bool,
     /// Whether it has a condition, or asks for a part.
     pub(super) selective: bool,
+    /// Whether it asks for a part, and by a method that may.
+    pub(super) wants_part: bool,
     /// What the request asks of the cache, where that is heeded.
     pub(super) asks: RequestDirectives,
     pub(super) asked_at: Timestamp,
@@ -64,6 +79,8 @@ pub(super) struct Look {
     pub(super) failed: Option<StoreErrorKind>,
     /// What the store has, and what may not be shown as it is.
     pub(super) stale: Option<Stale>,
+    /// A part that the store has, and that does not hold what is asked for.
+    pub(super) part: Option<Arc<StoredResponse>>,
     /// Whether the handler is asked if what is stale still holds.
     pub(super) validates: bool,
     /// How many answers others had made when the store was asked.
@@ -87,47 +104,84 @@ pub(super) struct Stale {
 }
 
 impl Plan {
-    /// Decides what to do with a request.
-    pub(super) fn of<B: Body>(config: &Config, request: &Request<B>) -> Self {
-        let facts = request::read(request, &config.rules);
-        let target = Target::of(request.uri(), request.headers(), facts.rerouted);
+    /// Decides what to do with a request, and drops of its query what is not to count.
+    pub(super) fn of<B: Body>(config: &Config, request: &mut Request<B>) -> Self {
+        let policy = request.extensions().get().or(config.policy.as_ref());
+        let policy: Option<CachePolicy> = policy.cloned();
+        let wishes = policy.as_ref().map(CachePolicy::wishes);
+        let is_off = wishes.is_some_and(|wishes| wishes.off);
+        let wishes = wishes.filter(|_| !is_off);
+        let credentials = wishes.and_then(|wishes| wishes.credentials.as_deref());
+        let facts = request::read(request, &config.rules, credentials);
+        let narrowed = wishes.and_then(|wishes| wishes.narrowed(request.uri()));
         match facts.method {
             MethodClass::Safe => return Self::Pass(Forward::Method, Reason::Method),
             MethodClass::Unsafe => {
-                let Some(target) = target else {
-                    return Self::Pass(Forward::Method, Reason::Authority);
-                };
-                return Self::Change(Change {
-                    uri: config.keys.uri(&target),
-                    authority: target.authority.to_owned(),
-                    path: target.path.to_owned(),
-                });
+                let uri = narrowed.as_ref().unwrap_or(request.uri());
+                let policy = policy.filter(|_| !is_off);
+                return Self::change(config, request, uri, &facts, policy);
+            }
+            MethodClass::Get | MethodClass::Head if is_off => {
+                return Self::Pass(Forward::Bypass, Reason::Off);
             }
             MethodClass::Get | MethodClass::Head => {}
         }
-        let policy = request.extensions().get::<CachePolicy>();
-        if policy.is_some_and(|policy| policy.off) {
-            return Self::Pass(Forward::Bypass, Reason::Off);
+        if let Some(narrowed) = narrowed {
+            *request.uri_mut() = narrowed;
         }
         if let Some(reason) = facts.bypass {
             return Self::Pass(Forward::Bypass, reason);
         }
-        let Some(mut target) = target else {
+        let Some(target) = Target::of(request.uri(), request.headers(), facts.rerouted) else {
             return Self::Pass(Forward::Bypass, Reason::Authority);
         };
-        let vary_by = policy.and_then(|policy| policy.vary_by.as_deref());
-        target.vary_by = vary_by.map(|names| (names, request.headers()));
-        let identity = request.extensions().get::<Identity>();
-        match caller(config, policy, &facts, identity) {
-            Ok(caller) => Self::Look(Look::new(
-                config,
-                &facts,
-                &target,
-                caller,
-                request.headers(),
-            )),
+        match Look::of(config, request, &facts, target, policy) {
+            Ok(look) => Self::Look(look),
             Err(reason) => Self::Pass(Forward::Bypass, reason),
         }
+    }
+
+    fn change<B>(
+        config: &Config,
+        request: &Request<B>,
+        uri: &Uri,
+        facts: &Facts,
+        policy: Option<CachePolicy>,
+    ) -> Self {
+        let Some(target) = Target::of(uri, request.headers(), facts.rerouted) else {
+            return Self::Pass(Forward::Method, Reason::Authority);
+        };
+        let path_and_query = uri.path_and_query();
+        Self::Change(Change {
+            uri: config.keys.uri(&target),
+            authority: target.authority.to_owned(),
+            path: target.path.to_owned(),
+            path_and_query: path_and_query.map_or_else(String::new, ToString::to_string),
+            as_got: AsGot::of(config, request, facts, target, policy).map(Box::new),
+        })
+    }
+}
+
+impl AsGot {
+    fn of<B>(
+        config: &Config,
+        request: &Request<B>,
+        facts: &Facts,
+        target: Target<'_>,
+        policy: Option<CachePolicy>,
+    ) -> Option<Self> {
+        if !config.rules.keep_posts || *request.method() != Method::POST {
+            return None;
+        }
+        let uri = config.keys.uri(&target);
+        let purges_seen = config.purges.of(&uri);
+        let mut look = Look::of(config, request, facts, target, policy).ok()?;
+        look.keep_fields(request.headers());
+        Some(Self {
+            look,
+            uri,
+            purges_seen,
+        })
     }
 }
 
@@ -137,12 +191,12 @@ const UNVOUCHED: &str = "the cache met a credential for which no `Identity` stan
 
 fn caller(
     config: &Config,
-    policy: Option<&CachePolicy>,
+    wishes: Option<&Wishes>,
     facts: &Facts,
     identity: Option<&Identity>,
 ) -> Result<Caller, Reason> {
-    let share_where_public = policy
-        .and_then(|policy| policy.share_where_public)
+    let share_where_public = wishes
+        .and_then(|wishes| wishes.share_where_public)
         .unwrap_or(config.rules.share_where_public);
     match identity {
         Some(identity) => Ok(Caller::Known {
@@ -159,6 +213,27 @@ fn caller(
 }
 
 impl Look {
+    fn of<'a, B>(
+        config: &Config,
+        request: &'a Request<B>,
+        facts: &Facts,
+        target: Target<'a>,
+        policy: Option<CachePolicy>,
+    ) -> Result<Self, Reason> {
+        let headers = request.headers();
+        let wishes = policy.as_ref().map(CachePolicy::wishes);
+        let vary_by = wishes.map(|wishes| &*wishes.vary_by).unwrap_or_default();
+        let target = Target {
+            vary_by: (!vary_by.is_empty()).then_some((vary_by, headers)),
+            ..target
+        };
+        let identity = request.extensions().get::<Identity>();
+        let caller = caller(config, wishes, facts, identity)?;
+        let mut look = Self::new(config, facts, &target, caller, headers);
+        look.policy = policy;
+        Ok(look)
+    }
+
     fn new(
         config: &Config,
         facts: &Facts,
@@ -176,6 +251,7 @@ impl Look {
             Caller::Known { digest, .. } => (key(Partition::Shared), key(Partition::Own(digest))),
         };
         Self {
+            policy: None,
             caller,
             in_own: shared.is_none(),
             shared,
@@ -183,6 +259,7 @@ impl Look {
             hint: None,
             head_only: facts.method == MethodClass::Head,
             selective: facts.condition || facts.range,
+            wants_part: facts.range && facts.method == MethodClass::Get,
             asks: match config.rules.heed_requests {
                 true => RequestDirectives::of(headers),
                 false => RequestDirectives::default(),
@@ -192,6 +269,7 @@ impl Look {
             forward: Forward::UriMiss,
             failed: None,
             stale: None,
+            part: None,
             validates: false,
             landed: config.flights.landed(),
             lead: None,
@@ -218,6 +296,7 @@ impl Look {
         self.in_own = self.shared.is_none();
         self.hint = None;
         self.stale = None;
+        self.part = None;
         self.fence = None;
         self.forward = Forward::UriMiss;
         self.asked_at = config.clock.now();

@@ -78,7 +78,7 @@ impl CachePurger {
                 Purge::All => PurgeTarget::All,
             })
             .collect();
-        self.config.store.purge(&targets, mode)
+        self.config.purge(&targets, mode)
     }
 }
 

@@ -19,6 +19,10 @@ pub(super) struct Rules {
     pub(super) share_where_must_revalidate: bool,
     /// Whether answers that set cookies are kept.
     pub(super) keep_set_cookie: bool,
+    /// Whether parts are kept, and joined (RFC 9111 sections 3.3 and 3.4).
+    pub(super) keep_parts: bool,
+    /// Whether answers to POST are kept as those to GET (RFC 9110 section 9.3.3).
+    pub(super) keep_posts: bool,
     /// Whether freshness is guessed from `Last-Modified` where nothing is said.
     pub(super) heuristic: bool,
     /// Whether a stale answer stands in for a failing handler that has not allowed it.
@@ -77,6 +81,8 @@ impl Rules {
             share_where_public: false,
             share_where_must_revalidate: false,
             keep_set_cookie: false,
+            keep_parts: false,
+            keep_posts: false,
             heuristic: false,
             stale_on_error: false,
             normalise_preferences: false,
@@ -100,6 +106,7 @@ impl Rules {
             share_where_public: true,
             share_where_must_revalidate: true,
             keep_set_cookie: true,
+            keep_parts: true,
             heuristic: true,
             stale_on_error: true,
             normalise_preferences: true,

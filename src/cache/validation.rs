@@ -40,6 +40,15 @@ pub(super) fn ask<B>(request: &mut Request<B>, stored: &HeaderMap) -> bool {
     true
 }
 
+/// Returns whether the fields of an answer to a HEAD are those of what is stored: if all that it
+/// says of version and length is the same (RFC 9111 section 4.3.5).
+pub(super) fn describes(head: &HeaderMap, stored: &HeaderMap) -> bool {
+    [ETAG, LAST_MODIFIED, CONTENT_LENGTH].iter().all(|name| {
+        head.get(name)
+            .is_none_or(|said| stored.get(name) == Some(said))
+    })
+}
+
 /// Returns the stored fields with those of a `304` in their place (RFC 9111 section 3.2).
 ///
 /// What describes the stored body stays: it is the stored body that they describe.
@@ -94,6 +103,20 @@ mod tests {
         assert_eq!(request.headers()[IF_NONE_MATCH], "\"stored\"");
         assert!(!request.headers().contains_key(RANGE));
         assert_eq!(request.headers()["accept"], "*/*");
+    }
+
+    #[test]
+    fn a_head_describes_what_is_stored_unless_it_says_otherwise() {
+        let stored = headers(&[("etag", "\"a\""), ("content-length", "9")]);
+        let describes = |fields| describes(&headers(fields), &stored);
+        assert!(describes(&[("x-a", "1")]));
+        assert!(describes(&[("etag", "\"a\""), ("content-length", "9")]));
+        assert!(!describes(&[("etag", "\"b\"")]));
+        assert!(!describes(&[("content-length", "8")]));
+        assert!(!describes(&[(
+            "last-modified",
+            "Sun, 06 Nov 1994 08:49:37 GMT"
+        )]));
     }
 
     #[test]

@@ -5,7 +5,10 @@ mod stderr;
 #[cfg(feature = "tracing")]
 mod tracing;
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{
+    Arc, Mutex, MutexGuard, PoisonError,
+    atomic::{AtomicBool, Ordering},
+};
 
 #[cfg(not(feature = "tracing"))]
 use self::stderr::say;
@@ -19,8 +22,32 @@ use self::tracing::say;
 pub(crate) fn once(said: &AtomicBool, message: impl FnOnce() -> String) {
     // A plain load first: requests on all cores would fight over the line that a swap takes.
     if !said.load(Ordering::Relaxed) && !said.swap(true, Ordering::Relaxed) {
-        say(&message());
+        let message = message();
+        say(&message);
+        tell(&message);
     }
+}
+
+/// Hears notices, and says whether it wants to hear more.
+type Listener = dyn Fn(&str) -> bool + Send + Sync;
+
+static LISTENERS: Mutex<Vec<Arc<Listener>>> = Mutex::new(Vec::new());
+
+/// Tells all further notices of this process to a listener, until it returns that it is enough.
+pub(crate) fn listen(listener: impl Fn(&str) -> bool + Send + Sync + 'static) {
+    listeners().push(Arc::new(listener));
+}
+
+fn tell(message: &str) {
+    // A listener is foreign code: it is called without the lock.
+    let all = listeners().clone();
+    let content: Vec<_> = all.into_iter().filter(|hear| !hear(message)).collect();
+    let is_content = |one: &Arc<Listener>| content.iter().any(|other| Arc::ptr_eq(one, other));
+    listeners().retain(|listener| !is_content(listener));
+}
+
+fn listeners() -> MutexGuard<'static, Vec<Arc<Listener>>> {
+    LISTENERS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

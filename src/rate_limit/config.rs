@@ -12,20 +12,25 @@ use super::{
     headers::{Lines, RateLimitFields},
     on_store_error::OnStoreError,
     own_sets::OwnSets,
+    paid::{Costs, Paid},
     partition::{Place, StoredPartition},
     policy::Policy,
     policy_set::{Chosen, LiveSets, PolicySet},
     request_head::RequestHead,
     store::RateLimitStore,
+    waiting::Line,
 };
 use crate::{
+    audit::Audit,
     client_addr::MissingClientAddr,
     error::StoreErrorKind,
     identity::Identity,
-    record::{PolicyOutcome, RateLimitDecision, RateLimitOutcome},
+    record::{PolicyOutcome, RateLimitDecision, RateLimitOutcome, RecordHandle},
     rejection::{Rejection, Responder},
+    runtime::Runtime,
     store_future::StoreFuture,
     store_key::StoreKey,
+    store_watch::StoreWatch,
 };
 
 pub(super) struct Config {
@@ -42,6 +47,10 @@ pub(super) struct Config {
     pub(super) tier_by: Option<Arc<TierBy>>,
     pub(super) cost: Option<Arc<Cost>>,
     pub(super) retry_jitter: Duration,
+    pub(super) audit: Audit,
+    pub(super) watch: StoreWatch,
+    pub(super) runtime: Option<Arc<dyn Runtime>>,
+    pub(super) line: Option<Arc<Line>>,
 }
 
 pub(super) type Skip = dyn Fn(&RequestHead<'_>) -> bool + Send + Sync;
@@ -122,7 +131,60 @@ impl Config {
         set: &PolicySet,
         head: &RequestHead<'_>,
     ) -> StoreFuture<Decisions> {
-        self.take_from(&*self.store, partition, set, head)
+        let answer = self.take_from(&*self.store, partition, set, head);
+        self.watch
+            .over(answer, || RecordHandle::of(head.extensions).cloned())
+    }
+
+    /// Returns what a request costs each policy, for those whom the answer is not the end of it.
+    pub(super) fn costs(&self, set: &PolicySet, head: &RequestHead<'_>) -> Costs {
+        let cost = |policy| self.cost.as_ref().map_or(1, |cost| cost(head, policy));
+        set.policies().iter().map(cost).collect()
+    }
+
+    /// Asks the store for costs that are known.
+    pub(super) fn take_costs(
+        &self,
+        partition: &StoreKey,
+        set: &PolicySet,
+        costs: &[u64],
+        head: &RequestHead<'_>,
+    ) -> StoreFuture<Decisions> {
+        let answer = take_costs(&*self.store, partition, set, costs);
+        self.watch
+            .over(answer, || RecordHandle::of(head.extensions).cloned())
+    }
+
+    /// Returns the line that a request has to join that was admitted so, what it has paid for its
+    /// turn, and how long it takes until that comes; nothing if it may go on at once.
+    pub(super) fn turn(
+        &self,
+        answer: Answer<'_>,
+        partition: StoreKey,
+        set: &Arc<PolicySet>,
+        costs: &[u64],
+    ) -> Option<(&Arc<Line>, Paid, Duration)> {
+        let (store, decisions) = self.answered(answer)?;
+        let delay = set.delay(costs, decisions);
+        let line = self.line.as_ref().filter(|_| !delay.is_zero())?;
+        let runtime = self.runtime.as_ref();
+        let paid = Paid::new(store, runtime, partition, set, costs, decisions);
+        Some((line, paid, delay))
+    }
+
+    /// Returns the store that answered, and what.
+    fn answered<'a>(
+        &self,
+        answer: Answer<'a>,
+    ) -> Option<(&Arc<dyn RateLimitStore>, &'a Decisions)> {
+        match (answer, &self.on_store_error) {
+            (Answer::Store(decisions), _) => Some((&self.store, decisions)),
+            (Answer::Local(decisions, _), OnStoreError::Local { store, .. }) => {
+                Some((store, decisions))
+            }
+            (Answer::Local(..), OnStoreError::Allow | OnStoreError::Deny)
+            | (Answer::Failed(_), _) => None,
+        }
     }
 
     /// Asks the local store, if there is one, on the local set.
@@ -213,6 +275,19 @@ impl Config {
     }
 }
 
+fn take_costs(
+    store: &dyn RateLimitStore,
+    partition: &StoreKey,
+    set: &PolicySet,
+    costs: &[u64],
+) -> StoreFuture<Decisions> {
+    let policies = set.policies().iter().zip(costs);
+    let charges: SmallVec<[Charge<'_>; 4]> = policies
+        .map(|(policy, cost)| Charge::new(policy, *cost))
+        .collect();
+    store.take(partition, &charges)
+}
+
 impl fmt::Debug for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Config")
@@ -291,6 +366,15 @@ fn store_failed() -> Rejection {
         "Rate limits cannot be checked at the moment",
     )
     .retry_after(STORE_RETRY_AFTER)
+}
+
+pub(super) fn too_many_wait(delay: Duration) -> Rejection {
+    Rejection::new(
+        StatusCode::SERVICE_UNAVAILABLE,
+        Cow::Borrowed("https://iana.org/assignments/http-problem-types#temporary-reduced-capacity"),
+        "Too many requests wait for their turn",
+    )
+    .retry_after(delay)
 }
 
 fn caller_denied() -> Rejection {

@@ -122,6 +122,11 @@ impl Decision {
         Duration::from_micros(self.reset_after_micros)
     }
 
+    /// The same, in microseconds.
+    pub(super) fn reset_after_micros(&self) -> u64 {
+        self.reset_after_micros
+    }
+
     /// Returns how long until the same request would be admitted, if nothing more is spent.
     ///
     /// `None` if it was admitted, and if it asks for more than the quota ever holds.

@@ -6,6 +6,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use http::{Request, Response};
@@ -13,16 +14,18 @@ use pin_project_lite::pin_project;
 use tower::Service;
 
 use super::{
-    config::{Answer, Config, Ruling},
+    config::{Answer, Config, Ruling, too_many_wait},
     decision::Decisions,
     headers::Lines,
+    paid::{Costs, Deposit},
     policy_set::PolicySet,
     request_head::RequestHead,
+    waiting::Waiter,
 };
 use crate::{
     body::ResponseBody,
     error::{StoreError, StoreErrorKind},
-    record::{RateLimitOutcome, RecordHandle},
+    record::{RateLimitDecision, RateLimitOutcome, RecordHandle},
     rejection::{Dialect, Rejection, Responder},
     store_future::StoreFuture,
     store_key::StoreKey,
@@ -42,8 +45,10 @@ pin_project! {
 pin_project! {
     #[project = StateProj]
     enum State<S, F, B> {
-        // Deciding => Calling | Rejected. The request and the ready service wait with the question.
+        // Deciding => Waiting | Calling | Rejected. The request and the ready service wait with the question.
         Deciding { deciding: Option<Box<Deciding<S, B>>> },
+        // Waiting => Calling. For its turn, and then for the inner service to be ready.
+        Waiting { waiting: Option<Box<Waiting<S, B>>> },
         // Calling => done
         Calling { #[pin] response: F, note: Note },
         // Rejected => done
@@ -61,6 +66,22 @@ pub(super) struct Deciding<S, B> {
     pub(super) config: Arc<Config>,
     pub(super) partition: StoreKey,
     pub(super) set: Arc<PolicySet>,
+    // Of a request that may have to wait for its turn.
+    pub(super) costs: Option<Costs>,
+}
+
+/// A request that waits for its turn.
+struct Waiting<S, B> {
+    stage: Stage,
+    // A clone that holds nothing meanwhile: it is made ready once the turn has come.
+    next: S,
+    request: Request<B>,
+    note: Note,
+}
+
+enum Stage {
+    InLine(Waiter),
+    Called(Deposit),
 }
 
 /// What the response is told.
@@ -163,7 +184,7 @@ impl<S, F, B> State<S, F, B> {
 
 impl<S, B, ResBody> Future for ResponseFuture<S, B>
 where
-    S: Service<Request<B>, Response = Response<ResBody>>,
+    S: Service<Request<B>, Response = Response<ResBody>> + Clone,
 {
     type Output = Result<Response<ResponseBody<ResBody>>, S::Error>;
 
@@ -182,6 +203,12 @@ where
                     let decided = deciding.take().expect("it has just answered");
                     decided.go_on(answer)
                 }
+                StateProj::Waiting { waiting } => {
+                    let in_line = waiting.as_mut().expect("polled after it was ready");
+                    ready!(in_line.poll_turn(cx))?;
+                    let turn = waiting.take().expect("its turn has just come");
+                    turn.go_on()
+                }
                 StateProj::Calling { response, note } => {
                     let mut response = ready!(response.poll(cx))?;
                     std::mem::take(note).tell(&mut response);
@@ -199,7 +226,7 @@ where
 
 impl<S, B> Deciding<S, B>
 where
-    S: Service<Request<B>>,
+    S: Service<Request<B>> + Clone,
 {
     /// Puts the question to the local store, and returns whether there is one that was not asked
     /// yet.
@@ -213,6 +240,9 @@ where
             return false;
         };
         let local = Arc::clone(local);
+        if let Some(costs) = &mut self.costs {
+            *costs = self.config.costs(&local, &head);
+        }
         (self.take, self.set, self.failed) = (take, local, Some(failed));
         true
     }
@@ -224,6 +254,7 @@ where
             partition,
             set,
             failed,
+            costs,
             ..
         } = self;
         let answer = match (&answer, failed) {
@@ -233,6 +264,26 @@ where
         };
         match config.rule(answer, &partition, &set) {
             Ruling::Admit(lines) => {
+                let turn = costs.and_then(|costs| config.turn(answer, partition, &set, &costs));
+                if let Some((line, paid, delay)) = turn {
+                    let outcome = config.outcome(answer, &set);
+                    let Some(waiter) = line.join(paid, delay) else {
+                        return crowded(&config, &request, outcome, delay);
+                    };
+                    let outcome = || RateLimitOutcome {
+                        delayed: delay,
+                        ..outcome
+                    };
+                    return State::Waiting {
+                        waiting: Some(Box::new(Waiting {
+                            note: Note::write(&request, lines, outcome),
+                            stage: Stage::InLine(waiter),
+                            // What was polled ready may hold a permit: none is held in the line.
+                            next: self.ready.clone(),
+                            request,
+                        })),
+                    };
+                }
                 let note = Note::write(&request, lines, || config.outcome(answer, &set));
                 State::Calling {
                     response: self.ready.call(request),
@@ -243,6 +294,46 @@ where
                 let note = Note::deny(&request, lines, config.outcome(answer, &set));
                 State::rejected(*rejection, Dialect::of(&request), &config.responder, note)
             }
+        }
+    }
+}
+
+/// Turns a request away that would have to wait among too many.
+fn crowded<S, F, B>(
+    config: &Config,
+    request: &Request<B>,
+    outcome: RateLimitOutcome,
+    delay: Duration,
+) -> State<S, F, B> {
+    let outcome = RateLimitOutcome {
+        decision: RateLimitDecision::Denied,
+        ..outcome
+    };
+    let note = Note::deny(request, Lines::None, outcome);
+    let dialect = Dialect::of(request);
+    State::rejected(too_many_wait(delay), dialect, &config.responder, note)
+}
+
+impl<S, B> Waiting<S, B>
+where
+    S: Service<Request<B>>,
+{
+    /// Waits for the turn, and then for the inner service to be ready.
+    fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        if let Stage::InLine(waiter) = &mut self.stage {
+            let deposit = ready!(Pin::new(waiter).poll(cx));
+            self.stage = Stage::Called(deposit);
+        }
+        self.next.poll_ready(cx)
+    }
+
+    fn go_on(mut self) -> State<S, S::Future, B> {
+        if let Stage::Called(deposit) = &mut self.stage {
+            deposit.keep();
+        }
+        State::Calling {
+            response: self.next.call(self.request),
+            note: self.note,
         }
     }
 }

@@ -16,8 +16,15 @@ use super::{
     request_head::RequestHead,
     service::RateLimit,
     store::RateLimitStore,
+    waiting::Line,
 };
-use crate::{error::ConfigError, rejection::Responder};
+use crate::{
+    audit::Audit,
+    error::ConfigError,
+    rejection::Responder,
+    runtime::{self, Runtime},
+    store_watch::StoreWatch,
+};
 
 /// Limits how often a partition of the requests may pass: see the [module](super).
 #[derive(Clone, Debug)]
@@ -42,6 +49,8 @@ impl RateLimitLayer {
             tier_by: None,
             cost: None,
             retry_jitter: Duration::ZERO,
+            runtime: runtime::ambient(),
+            waiters_max: WAITERS_MAX,
             reads: Reads::default(),
         }
     }
@@ -65,6 +74,11 @@ impl RateLimitLayer {
     /// Returns whether the limiter lets every request pass whose caller is not known.
     pub(crate) fn needs_identity(&self) -> bool {
         self.config.partition.needs_identity()
+    }
+
+    /// Returns what tells the layer's auditor.
+    pub(crate) fn audit(&self) -> &Audit {
+        &self.config.audit
     }
 }
 
@@ -92,8 +106,13 @@ pub struct RateLimitLayerBuilder {
     tier_by: Option<Arc<TierBy>>,
     cost: Option<Arc<Cost>>,
     retry_jitter: Duration,
+    runtime: Option<Arc<dyn Runtime>>,
+    waiters_max: usize,
     reads: Reads,
 }
+
+/// So many requests wait for their turns at most, unless another number is given.
+const WAITERS_MAX: usize = 10_000;
 
 impl RateLimitLayerBuilder {
     /// Adds a policy that each request must pass.
@@ -199,6 +218,22 @@ impl RateLimitLayerBuilder {
         self
     }
 
+    /// Sets what sleeps for requests that wait for their turn in a
+    /// [queue](Policy::leaky_queue). Tokio by default, where the feature `tokio` is on.
+    pub fn runtime(mut self, runtime: impl Runtime) -> Self {
+        self.runtime = Some(Arc::new(runtime));
+        self
+    }
+
+    /// Sets how many requests of all partitions wait for their turns at most. 10 000 by default.
+    ///
+    /// A [queue](Policy::leaky_queue) bounds how many of one partition wait; this bounds what all
+    /// of them take in memory. One more is turned away with `503`, charged to nobody.
+    pub fn waiters_max(mut self, waiters: usize) -> Self {
+        self.waiters_max = waiters;
+        self
+    }
+
     /// Sets which header fields tell callers of their limits. None by default.
     pub fn fields(mut self, fields: RateLimitFields) -> Self {
         self.fields = fields;
@@ -222,12 +257,21 @@ impl RateLimitLayerBuilder {
     ///
     /// # Errors
     ///
-    /// If there is no policy, two of one request have the same name, the tiers have no fallback, or
-    /// the share of [`OnStoreError::local`] is zero; if callers' own allowances are to be read, and
-    /// the partition does not begin with [`Partition::identity`].
+    /// If there is no policy, two of one request have the same name, the tiers have no fallback, the
+    /// share of [`OnStoreError::local`] is zero, or there is a queue and nothing to wait by; if
+    /// callers' own allowances are to be read, and the partition does not begin with
+    /// [`Partition::identity`].
     pub fn build(self) -> Result<RateLimitLayer, ConfigError> {
         let share = self.on_store_error.share()?;
-        let sets = sets(&self.policies, self.tiers.as_ref(), share, self.reads)?;
+        let runtime = self.runtime.as_ref();
+        let sets = sets(
+            &self.policies,
+            self.tiers.as_ref(),
+            share,
+            self.reads,
+            runtime,
+        )?;
+        let line = |runtime| Arc::new(Line::new(runtime, self.waiters_max));
         let partition = self.partition.in_store(self.store.keys());
         if self.reads.any() && !partition.counts_callers_by_line() {
             return Err(ConfigError::new(
@@ -237,7 +281,10 @@ impl RateLimitLayerBuilder {
             )
             .fix("begin the partition with `Partition::identity()`"));
         }
+        let audit = Audit::default();
         let config = Config {
+            watch: StoreWatch::new("rate_limit", audit.clone()),
+            audit,
             partition,
             own: self.reads.any().then(|| OwnSets::new(self.reads)),
             store: self.store,
@@ -251,6 +298,8 @@ impl RateLimitLayerBuilder {
             tier_by: self.tier_by,
             cost: self.cost,
             retry_jitter: self.retry_jitter,
+            line: self.runtime.clone().map(line),
+            runtime: self.runtime,
         };
         Ok(RateLimitLayer {
             config: Arc::new(config),
@@ -263,6 +312,7 @@ fn sets(
     tiers: Option<&Tiers>,
     share: Option<NonZeroU32>,
     reads: Reads,
+    runtime: Option<&Arc<dyn Runtime>>,
 ) -> Result<PolicySets, ConfigError> {
     let sets = PolicySets::new(policies, tiers, share)?;
     own_sets::check_names(reads, sets.policies())?;
@@ -273,6 +323,15 @@ fn sets(
             "a limiter without a policy limits nothing",
         )
         .fix("add one with `policy`, or tiers that have some"));
+    }
+    let waits = |policy: &Policy| policy.max_wait().is_some();
+    if sets.policies().any(waits) && runtime.is_none() {
+        return Err(ConfigError::new(
+            "runtime",
+            "none",
+            "requests in a queue have to wait for their turns",
+        )
+        .fix("give one with `runtime`, or turn on the feature `tokio`"));
     }
     Ok(sets)
 }
@@ -303,7 +362,13 @@ impl Limits {
         let share = self.config.on_store_error.share()?;
         let own = self.config.own.as_ref();
         let reads = own.map(OwnSets::reads).unwrap_or_default();
-        let sets = sets(&policies, tiers.as_ref(), share, reads)?;
+        let sets = sets(
+            &policies,
+            tiers.as_ref(),
+            share,
+            reads,
+            self.config.runtime.as_ref(),
+        )?;
         self.config.sets.replace(sets);
         Ok(())
     }

@@ -57,6 +57,14 @@
 //! admits `n`, never one more or less by rounding, and who comes back after `Retry-After` is
 //! admitted if nobody else of its partition came before.
 //!
+//! # Waiting for a turn
+//!
+//! A [queue](Policy::leaky_queue) lets requests wait in their response's future until their turn
+//! comes, and denies those that would wait too long. Who waits holds nothing of the inner service,
+//! and keeps its place in memory alone: a client that goes away, or whose request is dropped for
+//! another reason, gives it back, and all behind it in this process move up. The outcome in the
+//! record says how long a request was [delayed](crate::RateLimitOutcome::delayed).
+//!
 //! # What passes
 //!
 //! A request that is in no partition (no [`Identity`](crate::Identity), in a limiter by identity)
@@ -82,6 +90,7 @@ mod headers;
 mod layer;
 mod on_store_error;
 mod own_sets;
+mod paid;
 mod partition;
 mod policy;
 mod policy_set;
@@ -94,6 +103,8 @@ mod quota_text;
 mod request_head;
 mod service;
 mod store;
+mod terms;
+mod waiting;
 
 pub use self::algorithm::{Log, State};
 pub use self::callers::Callers;
@@ -111,3 +122,4 @@ pub use self::quota_text::Quotas;
 pub use self::request_head::RequestHead;
 pub use self::service::RateLimit;
 pub use self::store::{RateLimitStore, Refund};
+pub use self::terms::Terms;

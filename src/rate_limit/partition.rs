@@ -237,7 +237,7 @@ impl Part {
         Ok(match self {
             Self::ClientAddr(resolver) => {
                 let addr = resolver.resolve(head.extensions, head.headers)?;
-                Some(space.short_of(&addr.partition_bytes()))
+                Some(addr.key_in(space))
             }
             Self::Identity => identity(head).map(|who| space.short_of(who.lineage().as_bytes())),
             Self::Owner => identity(head).map(|who| match who.owner() {

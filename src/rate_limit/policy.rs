@@ -6,6 +6,7 @@ use super::{
     algorithm::{Algorithm, Alignment, Log, State},
     decision::{Decision, Receipt},
     quota::Quota,
+    terms::Terms,
 };
 use crate::{error::ConfigError, time::Timestamp};
 
@@ -24,6 +25,7 @@ use crate::{error::ConfigError, time::Timestamp};
 /// | [`sliding_window`](Self::sliding_window) | the limit in each window of the clock, and less than twice that in any other | windows should have no edge to wait for |
 /// | [`sliding_log`](Self::sliding_log) | the limit in any window at all | limits are small and strict |
 /// | [`leaky_bucket`](Self::leaky_bucket) | what a token bucket does | that is the name you know it by |
+/// | [`leaky_queue`](Self::leaky_queue) | one each interval; the others wait for their turn | callers would rather wait than be denied |
 ///
 /// A bucket that may burst its whole limit admits up to twice the limit in the first window: the
 /// burst, and what is gained meanwhile. Windows admit up to twice the limit around an edge. For
@@ -93,6 +95,27 @@ impl Policy {
         Self::new(name, quota, Algorithm::leaky_bucket(&quota)?)
     }
 
+    /// Lets requests go on at the quota's rate: one that comes too early waits for its turn, and one
+    /// that would wait longer than `max_wait` is denied.
+    ///
+    /// As many as the burst of the quota go on at once after a pause: one, unless the quota names
+    /// another. Then the queue has a place for each that has its turn within `max_wait`, and those
+    /// and the burst are the policy's [`capacity`](Self::capacity). A request stands in the queue
+    /// for all that it costs.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use portcullis::rate_limit::{Policy, Quota};
+    ///
+    /// // Ten in a second, 100 ms apart; who would wait for more than two seconds is denied.
+    /// let steady = Policy::leaky_queue("steady", Quota::per_second(10), Duration::from_secs(2))?;
+    /// assert_eq!(steady.capacity(), 1 + 20);
+    /// # Ok::<(), portcullis::ConfigError>(())
+    /// ```
+    pub fn leaky_queue(name: &str, quota: Quota, max_wait: Duration) -> Result<Self, ConfigError> {
+        Self::new(name, quota, Algorithm::leaky_queue(&quota, max_wait)?)
+    }
+
     /// Counts by a bucket that refills at the quota's rate, up to its burst.
     pub fn token_bucket(name: &str, quota: Quota) -> Result<Self, ConfigError> {
         Self::new(name, quota, Algorithm::token_bucket(&quota)?)
@@ -114,7 +137,9 @@ impl Policy {
             quota,
             algorithm,
             shadow: false,
-            bears_coarse_time: algorithm.horizon_micros() >= 100_000 && algorithm.log().is_none(),
+            bears_coarse_time: algorithm.horizon_micros() >= 100_000
+                && algorithm.log().is_none()
+                && algorithm.queue().is_none(),
         })
     }
 
@@ -159,7 +184,8 @@ impl Policy {
         self.quota
     }
 
-    /// Returns the most that can be left: the limit of a window, the burst of a bucket.
+    /// Returns the most that can be left: the limit of a window, the burst of a bucket, the places
+    /// of a queue.
     pub fn capacity(&self) -> u64 {
         self.algorithm.capacity()
     }
@@ -171,6 +197,11 @@ impl Policy {
         self.id
     }
 
+    /// Returns the policy in numbers, for a store that decides elsewhere than in this process.
+    pub fn terms(&self) -> Terms {
+        self.algorithm.terms()
+    }
+
     /// Decides one request, and says what to remember of it.
     ///
     /// This is the one truth that all stores hold to. A store reads the state, asks this, and
@@ -178,7 +209,7 @@ impl Policy {
     ///
     /// A state that is no longer alive is the same as [`State::NONE`]. With a cost of zero nothing
     /// is charged, and the decision says what is left.
-    #[inline]
+    #[inline(always)]
     pub fn decide(&self, state: State, now: Timestamp, cost: u64) -> (Decision, State) {
         self.algorithm.decide(state, now, cost)
     }
@@ -192,14 +223,39 @@ impl Policy {
         self.algorithm.refund(state, now, paid, amount)
     }
 
+    /// Charges what has been used already, whether it was left or not, and returns what to
+    /// remember.
+    ///
+    /// What was not left is owed: a window counts on beyond its limit, and a bucket has to gain it
+    /// before anyone passes again. No more is owed than the policy's capacity.
+    pub fn charge(&self, state: State, now: Timestamp, amount: u64) -> State {
+        self.algorithm.charge(state, now, amount)
+    }
+
     /// Returns whether the policy counts exactly only in a [`Log`].
     #[inline]
     pub fn keeps_a_log(&self) -> bool {
         self.algorithm.log().is_some()
     }
 
+    /// Returns the longest that a request may wait for its turn, if the policy is a
+    /// [queue](Self::leaky_queue).
+    pub fn max_wait(&self) -> Option<Duration> {
+        Some(self.algorithm.queue()?.max_wait())
+    }
+
+    /// Returns how long a request that this policy decided on so waits for its turn before it goes
+    /// on. It is never too short a time, and less than two microseconds too long.
+    ///
+    /// Only a [queue](Self::leaky_queue) lets anyone wait. Of what was asked at a cost of zero, and
+    /// so has no turn, it is how long the queue is.
+    pub fn delay(&self, said: &Decision) -> Duration {
+        let queue = self.algorithm.queue();
+        queue.map_or(Duration::ZERO, |queue| queue.delay(said))
+    }
+
     /// Returns whether a time that is some milliseconds late decides as well: whether the window
-    /// is at least a tenth of a second, and no log of moments is kept.
+    /// is at least a tenth of a second, and neither moments nor turns are kept.
     #[inline]
     pub fn bears_coarse_time(&self) -> bool {
         self.bears_coarse_time
@@ -209,6 +265,13 @@ impl Policy {
     pub fn refund_log(&self, log: &mut Log, paid: Receipt, amount: u64) {
         if let Some(exact) = self.algorithm.log() {
             exact.refund(log, paid, amount);
+        }
+    }
+
+    /// Charges a log what has been used already, as [`charge`](Self::charge) does a state.
+    pub fn charge_log(&self, log: &mut Log, now: Timestamp, amount: u64) {
+        if let Some(exact) = self.algorithm.log() {
+            exact.charge(log, now, amount);
         }
     }
 
@@ -259,6 +322,7 @@ mod tests {
             Policy::sliding_log("p", quota).unwrap(),
             Policy::leaky_bucket("p", quota).unwrap(),
             Policy::token_bucket("p", quota).unwrap().shadow(),
+            Policy::leaky_queue("p", quota.burst(10), Duration::from_micros(1)).unwrap(),
         ] {
             let part = policy.divided(share).unwrap();
             assert_eq!((part.id(), part.name()), (policy.id(), "p"));

@@ -8,11 +8,12 @@ use std::{
         Arc, PoisonError, RwLock,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 use http::HeaderValue;
 
-use super::{headers, policy::Policy};
+use super::{decision::Decisions, headers, policy::Policy};
 use crate::error::ConfigError;
 
 /// Which policies the callers of a tier must pass.
@@ -84,6 +85,7 @@ impl Tiers {
 pub(super) struct PolicySet {
     policies: Box<[Policy]>,
     policy_field: HeaderValue,
+    delays: bool,
     // So many of the policies are everybody's, the others the tier's.
     for_all: usize,
     share: Option<NonZeroU32>,
@@ -114,6 +116,7 @@ impl PolicySet {
         };
         Ok(Self {
             policy_field: headers::policy_field(&policies),
+            delays: policies.iter().any(delays),
             for_all: policies.len(),
             share,
             policies: policies.into(),
@@ -144,11 +147,31 @@ impl PolicySet {
         &self.policy_field
     }
 
+    /// Returns whether a request may have to wait for its turn.
+    #[inline]
+    pub(super) fn delays(&self) -> bool {
+        self.delays
+    }
+
+    /// Returns how long a request that costs this much and was decided on so waits for its turn.
+    pub(super) fn delay(&self, costs: &[u64], decisions: &Decisions) -> Duration {
+        let said = self.policies.iter().zip(decisions.each()).zip(costs);
+        said.filter(|((policy, _), cost)| delays(policy) && **cost > 0)
+            .map(|((policy, said), _)| policy.delay(said))
+            .max()
+            .unwrap_or_default()
+    }
+
     /// Returns the same policies with the quotas of one instance, if the store may be replaced by
     /// a local one.
     pub(super) fn local(&self) -> Option<&Arc<Self>> {
         self.local.as_ref()
     }
+}
+
+/// Returns whether a policy lets requests wait.
+fn delays(policy: &Policy) -> bool {
+    policy.max_wait().is_some() && !policy.is_shadow()
 }
 
 /// Chooses the policies of a request by its caller's tier.

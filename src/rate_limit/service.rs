@@ -13,9 +13,12 @@ use super::{
     config::{Answer, Config, Plan, Ruling, skipped},
     future::{Deciding, Note, ResponseFuture},
     headers::Lines,
+    policy_set::PolicySet,
     request_head::RequestHead,
 };
-use crate::{body::ResponseBody, rejection::Dialect, store_future::StoreFuture};
+use crate::{
+    body::ResponseBody, rejection::Dialect, store_future::StoreFuture, store_key::StoreKey,
+};
 
 /// Limits how often requests reach the inner service: see the [module](super).
 #[derive(Clone, Debug)]
@@ -27,6 +30,36 @@ pub struct RateLimit<S> {
 impl<S> RateLimit<S> {
     pub(super) fn new(inner: S, config: Arc<Config>) -> Self {
         Self { inner, config }
+    }
+}
+
+impl<S: Clone> RateLimit<S> {
+    /// Answers a request that may have to wait for its turn.
+    fn call_in_line<B>(
+        &mut self,
+        request: Request<B>,
+        partition: StoreKey,
+        set: Arc<PolicySet>,
+    ) -> ResponseFuture<S, B>
+    where
+        S: Service<Request<B>>,
+    {
+        let config = Arc::clone(&self.config);
+        let head = RequestHead::of(&request);
+        let costs = config.costs(&set, &head);
+        let take = config.take_costs(&partition, &set, &costs, &head);
+        let clone = self.inner.clone();
+        let ready = mem::replace(&mut self.inner, clone);
+        ResponseFuture::deciding(Deciding {
+            take,
+            failed: None,
+            ready,
+            request,
+            config,
+            partition,
+            set,
+            costs: Some(costs),
+        })
     }
 }
 
@@ -55,6 +88,9 @@ where
                 return ResponseFuture::rejected(*rejection, dialect, responder, Note::default());
             }
         };
+        if set.delays() {
+            return self.call_in_line(request, partition, set.into_owned());
+        }
         let head = RequestHead::of(&request);
         let take = match self.config.take(&partition, &set, &head).into_ready() {
             // A store in memory answers at once: the readied service is called where it stands.
@@ -89,6 +125,7 @@ where
             config,
             partition,
             set,
+            costs: None,
         })
     }
 }

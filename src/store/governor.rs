@@ -50,7 +50,7 @@ pub type GovernorLimiter = RateLimiter<
 /// ```
 ///
 /// What `governor` cannot do is refused with [`StoreErrorKind::Misconfigured`]: several policies on
-/// one request, to peek, to refund and to reset. It forgets no partition by itself: call
+/// one request, a queue, to peek, to refund and to reset. It forgets no partition by itself: call
 /// `retain_recent` on the limiter now and then, or its memory grows with each new client. A
 /// [`MemoryStore`](super::MemoryStore) has none of these limits.
 #[derive(Clone)]
@@ -110,6 +110,9 @@ impl RateLimitStore for GovernorStore {
         let [charge] = charges else {
             return StoreFuture::failed(StoreErrorKind::Misconfigured);
         };
+        if charge.policy.max_wait().is_some() {
+            return StoreFuture::failed(StoreErrorKind::Misconfigured);
+        }
         let decision = self.decide(partition, charge);
         let passes = decision.is_admitted() || charge.policy.is_shadow();
         StoreFuture::ready(Decisions::new(passes, self.clock.now(), [decision]))

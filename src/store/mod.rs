@@ -29,6 +29,8 @@ mod encrypted;
 mod governor;
 #[cfg(feature = "memory")]
 mod memory;
+#[cfg(feature = "redis")]
+mod redis;
 
 #[cfg(feature = "encryption")]
 pub use self::encrypted::{EncryptedStore, EncryptedStoreBuilder, EncryptionKey};
@@ -36,3 +38,5 @@ pub use self::encrypted::{EncryptedStore, EncryptedStoreBuilder, EncryptionKey};
 pub use self::governor::{GovernorLimiter, GovernorStore};
 #[cfg(feature = "memory")]
 pub use self::memory::{MemoryStore, MemoryStoreBuilder};
+#[cfg(feature = "redis")]
+pub use self::redis::{RedisConfig, RedisStats, RedisStore};

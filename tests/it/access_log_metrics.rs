@@ -1,20 +1,23 @@
 //! What is counted of requests, and that a dashboard asks for nothing else.
 
-use std::{collections::BTreeSet, convert::Infallible, fs, path::Path};
+use std::{collections::BTreeSet, convert::Infallible, fs, path::Path, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusRecorder};
 use portcullis::{
-    AuthDenial, AuthOutcome, CacheOutcome, CacheSource, PolicyOutcome, RateLimitDecision,
-    RateLimitOutcome, RecordHandle, StoreErrorKind, TokioRuntime,
-    access_log::{AccessLogLayer, CountRequestBodyLayer, Level, LogQueue, Metrics, RecentRecords},
-    store::MemoryStore,
+    AuditEvent, Auditor, AuthDenial, AuthOutcome, CacheOutcome, CacheSource, ClientAddrResolver,
+    PeerAddr, PolicyOutcome, RateLimitDecision, RateLimitOutcome, RecordHandle, StoreCall,
+    StoreErrorKind,
+    access_log::{
+        AccessLogLayer, CountRequestBodyLayer, Level, Losses, Metrics, RecentRecords, Record, Sink,
+    },
+    rate_limit::{OnStoreError, Partition, Policy, Quota, RateLimitLayer},
 };
 use tower::{Layer, Service, ServiceExt, service_fn};
 
-use crate::support::{get, request};
+use crate::support::{get, request, slow_store::SlowStore};
 
 /// Runs requests with a recorder of the test's own, and returns what Prometheus would read.
 fn scraped(run: impl AsyncFnOnce(Metrics)) -> String {
@@ -137,10 +140,7 @@ fn sampling_and_levels_leave_the_counts_whole() {
 
 /// Makes every metric have every label once.
 async fn everything(metrics: Metrics) {
-    let full = LogQueue::builder(MemoryStore::new(), TokioRuntime)
-        .build()
-        .unwrap();
-    let layer = layer(metrics.losses_of(full));
+    let layer = layer(metrics);
     let app = layer.layer(CountRequestBodyLayer.layer(service_fn(
         async |request: Request<portcullis::access_log::CountedBody<Full<Bytes>>>| {
             let record = RecordHandle::of(request.extensions()).unwrap();
@@ -149,7 +149,9 @@ async fn everything(metrics: Metrics) {
                 key_id: None,
             });
             if request.uri().path() == "/down" {
-                record.set_auth(AuthOutcome::StoreFailed(StoreErrorKind::Timeout));
+                let timeout = StoreErrorKind::Timeout;
+                record.set_auth(AuthOutcome::StoreFailed(timeout));
+                record.push_store_call(StoreCall::new("api_key", Duration::ZERO, timeout));
             }
             record.set_cache(CacheOutcome::new(CacheSource::Hit));
             let policy = PolicyOutcome::allowed("daily".into(), 1, 1, Default::default());
@@ -165,7 +167,7 @@ async fn everything(metrics: Metrics) {
 }
 
 #[test]
-fn what_a_local_store_decided_is_counted_apart_and_as_a_failure_of_the_store() {
+fn what_a_local_store_decided_is_counted_apart() {
     let scrape = scraped(async |metrics| {
         let app = layer(metrics).layer(service_fn(async |request: Request<Full<Bytes>>| {
             let record = RecordHandle::of(request.extensions()).unwrap();
@@ -185,8 +187,119 @@ fn what_a_local_store_decided_is_counted_apart_and_as_a_failure_of_the_store() {
     for label in ["outcome=\"local_limited\"", "outcome=\"local_allowed\""] {
         assert!(decisions.contains(label), "{decisions}");
     }
-    let errors = series(&scrape, "portcullis_store_errors");
-    assert!(errors[0].contains("rate_limit") && errors[0].ends_with(" 2"));
+}
+
+#[test]
+fn what_stores_took_and_how_they_failed_is_counted_by_layer() {
+    let scrape = scraped(async |metrics| {
+        let store = SlowStore::default();
+        let partition = Partition::client_addr(ClientAddrResolver::default());
+        let limits = RateLimitLayer::builder(store.clone(), partition)
+            .policy(Policy::fixed_window("address", Quota::per_second(100)).unwrap())
+            .on_store_error(OnStoreError::Allow)
+            .build()
+            .unwrap();
+        let app = layer(metrics).layer(limits.layer(service_fn(answer)));
+        for is_down in [false, false, true] {
+            store.is_down(is_down);
+            let mut request = get("/");
+            let peer = PeerAddr(([203, 0, 113, 9], 4711).into());
+            request.extensions_mut().insert(peer);
+            drop(app.clone().oneshot(request).await.unwrap());
+        }
+    });
+    assert_eq!(
+        series(&scrape, "portcullis_store_duration_count"),
+        ["portcullis_store_duration_count{layer=\"rate_limit\"} 3"]
+    );
+    assert_eq!(
+        series(&scrape, "portcullis_store_errors"),
+        ["portcullis_store_errors{layer=\"rate_limit\",kind=\"unavailable\"} 1"]
+    );
+}
+
+#[test]
+fn all_losses_are_counted_whoever_lost_the_record() {
+    #[derive(Debug)]
+    struct Loses;
+
+    impl Sink for Loses {
+        fn write(&self, record: &Record<'_>) {
+            assert_ne!(record.path(), "/panic", "as it was asked");
+        }
+
+        fn losses(&self) -> Losses {
+            let mut losses = Losses::default();
+            (losses.queue_full, losses.store_failed, losses.writer_failed) = (3, 4, 5);
+            losses
+        }
+    }
+
+    #[derive(Debug)]
+    struct Forgets;
+
+    impl Auditor for Forgets {
+        fn audit(&self, _: &AuditEvent) {}
+
+        fn lost(&self) -> u64 {
+            6
+        }
+    }
+
+    let scrape = scraped(async |metrics| {
+        let layer = AccessLogLayer::builder()
+            .sink(Loses)
+            .sink(Arc::new(Loses))
+            .auditor(Forgets)
+            .observer(metrics)
+            .build()
+            .unwrap();
+        for path in ["/", "/panic"] {
+            drop(layer.layer(service_fn(answer)).oneshot(get(path)).await);
+        }
+    });
+    for (reason, lost) in [
+        ("queue_full", 6),
+        ("store_failed", 8),
+        ("writer_failed", 10),
+        ("panicked", 1),
+    ] {
+        let line = format!("portcullis_log_lost{{reason=\"{reason}\"}} {lost}");
+        assert_eq!(series(&scrape, &line), [&line], "{scrape}");
+    }
+    assert_eq!(
+        series(&scrape, "portcullis_audit_lost"),
+        ["portcullis_audit_lost 6"]
+    );
+}
+
+#[test]
+fn no_label_has_anything_that_a_client_wrote() {
+    const CANARY: &str = "C4n4ryC4n4ry";
+    let scrape = scraped(async |metrics| {
+        let app = layer(metrics).layer(service_fn(answer));
+        let method = Method::from_bytes(CANARY.as_bytes()).unwrap();
+        let mut request = request(
+            method,
+            &format!("http://{CANARY}/{CANARY}?{CANARY}={CANARY}"),
+        );
+        for name in [
+            "host",
+            "user-agent",
+            "x-request-id",
+            "traceparent",
+            "cookie",
+            "forwarded",
+        ] {
+            request.headers_mut().insert(name, CANARY.parse().unwrap());
+        }
+        drop(app.oneshot(request).await.unwrap());
+    });
+    assert!(scrape.contains("_OTHER"));
+    assert!(
+        !scrape.to_lowercase().contains(&CANARY.to_lowercase()),
+        "{scrape}"
+    );
 }
 
 /// Returns the names of the metrics in a text, and the labels that stand with them: in braces, or

@@ -238,7 +238,7 @@ async fn a_store_that_is_down_is_left_alone_longer_each_time_and_then_gets_all_o
         set.sleepers.tick().await;
     }
     assert_eq!(set.store.paths(), ["/1", "/2"]);
-    assert_eq!(set.queue.losses().total(), 0);
+    assert_eq!(set.queue.losses(Trail::Access).total(), 0);
 }
 
 #[tokio::test]
@@ -247,7 +247,7 @@ async fn a_batch_that_the_store_refuses_is_lost_and_the_loss_stands_in_the_log()
     set.store.is(Mood::Fails(StoreErrorKind::Corrupt));
     set.ask("/lost").await;
     set.sleepers.tick().await;
-    assert_eq!(set.queue.losses().store_failed, 1);
+    assert_eq!(set.queue.losses(Trail::Access).store_failed, 1);
     set.store.is(Mood::Fine);
     set.ask("/kept").await;
     for _ in 0..3 {
@@ -270,9 +270,13 @@ async fn a_store_that_never_answers_costs_its_batch_and_no_request() {
     set.ask("/lost").await;
     set.sleepers.tick().await;
     set.ask("/later").await;
-    assert_eq!(set.queue.losses().total(), 0, "the deadline is not over");
+    assert_eq!(
+        set.queue.losses(Trail::Access).total(),
+        0,
+        "the deadline is not over"
+    );
     set.sleepers.tick().await;
-    assert_eq!(set.queue.losses().store_failed, 1);
+    assert_eq!(set.queue.losses(Trail::Access).store_failed, 1);
     set.store.is(Mood::Fine);
     set.sleepers.tick().await;
     assert_eq!(set.store.paths(), ["/later"]);
@@ -286,12 +290,18 @@ async fn a_full_queue_loses_what_went_well_first_and_counts_exactly() {
         set.ask(&format!("/{number}")).await;
     }
     assert_eq!(
-        (set.queue.waiting(), set.queue.losses().queue_full),
+        (
+            set.queue.waiting(),
+            set.queue.losses(Trail::Access).queue_full
+        ),
         (12, 88)
     );
     set.ask("/fail").await;
     assert_eq!(
-        (set.queue.waiting(), set.queue.losses().queue_full),
+        (
+            set.queue.waiting(),
+            set.queue.losses(Trail::Access).queue_full
+        ),
         (13, 88)
     );
     set.store.is(Mood::Fine);
@@ -327,7 +337,7 @@ async fn a_flush_that_is_given_up_counts_its_batch_as_lost() {
         let polled = std::future::poll_fn(|cx| std::task::Poll::Ready(flush.as_mut().poll(cx)));
         assert!(polled.await.is_pending());
     }
-    assert_eq!(set.queue.losses().store_failed, 1);
+    assert_eq!(set.queue.losses(Trail::Access).store_failed, 1);
 }
 
 #[test]
@@ -385,16 +395,19 @@ async fn audit_events_go_to_a_trail_of_their_own_and_denials_are_among_them() {
     let queue = LogQueue::builder(store.clone(), TokioRuntime)
         .build()
         .unwrap();
-    let app = AccessLogLayer::new(queue.clone()).layer(service_fn(
-        async |request: Request<Full<Bytes>>| {
-            let record = RecordHandle::of(request.extensions()).unwrap();
-            record.set_auth(AuthOutcome::Denied {
-                reason: AuthDenial::Expired,
-                key_id: Some("key_7".into()),
-            });
-            Ok::<_, Infallible>(Response::new(Full::<Bytes>::default()))
-        },
-    ));
+    let layer = AccessLogLayer::builder()
+        .sink(queue.clone())
+        .auditor(queue.clone())
+        .build()
+        .unwrap();
+    let app = layer.layer(service_fn(async |request: Request<Full<Bytes>>| {
+        let record = RecordHandle::of(request.extensions()).unwrap();
+        record.set_auth(AuthOutcome::Denied {
+            reason: AuthDenial::Expired,
+            key_id: Some("key_7".into()),
+        });
+        Ok::<_, Infallible>(Response::new(Full::<Bytes>::default()))
+    }));
     app.oneshot(get("/")).await.unwrap();
     queue.audit(&AuditEvent::StoreUp {
         store: "keys".into(),
@@ -461,4 +474,71 @@ async fn an_audit_event_that_may_not_be_lost_is_an_error_if_it_is() {
     };
     let error = set.queue.audit_now(&event).await.unwrap_err();
     assert_eq!(error.kind(), StoreErrorKind::Full);
+}
+
+fn store_is_up() -> AuditEvent {
+    AuditEvent::StoreUp {
+        store: "keys".into(),
+    }
+}
+
+fn names(store: &Moody) -> Vec<String> {
+    let batches = store.batches();
+    let names = batches.iter().flatten().map(|entry| &entry["event.name"]);
+    names
+        .map(|name| name.as_str().unwrap().to_owned())
+        .collect()
+}
+
+#[tokio::test]
+async fn audit_events_have_a_store_of_their_own_if_they_are_given_one() {
+    let trail = Moody::default();
+    let set = set(|queue| queue.audit_store(trail.clone()));
+    // The records' store hangs, and holds up no audit event.
+    set.store.is(Mood::NeverAnswers);
+    set.ask("/1").await;
+    set.sleepers.tick().await;
+    set.queue.audit(&store_is_up());
+    set.sleepers.wake.add_permits(8);
+    settle().await;
+    assert_eq!(names(&trail)[0], "portcullis.audit.store_up");
+    assert!(set.store.batches().is_empty());
+}
+
+#[tokio::test]
+async fn the_trail_of_audit_events_tells_of_the_records_store_once_for_each_change() {
+    let trail = Moody::default();
+    let set = set(|queue| queue.audit_store(trail.clone()));
+    for round in 1..=2 {
+        set.store.is(Mood::Fails(StoreErrorKind::Unavailable));
+        set.ask("/1").await;
+        for _ in 0..3 {
+            assert!(!set.queue.flush().await);
+        }
+        set.store.is(Mood::Fine);
+        for _ in 0..3 {
+            assert!(set.queue.flush().await || set.queue.flush().await);
+        }
+        let down_and_up = ["portcullis.audit.store_down", "portcullis.audit.store_up"];
+        assert_eq!(names(&trail), down_and_up.repeat(round));
+    }
+    let told = &trail.batches()[0][0];
+    assert_eq!(told["portcullis.audit.store"], "access_log");
+}
+
+#[tokio::test]
+async fn audit_events_that_are_lost_are_counted_apart_and_told_in_their_trail() {
+    let trail = Moody::default();
+    let set = set(|queue| queue.records_max(16).audit_store(trail.clone()));
+    trail.is(Mood::NeverAnswers);
+    (0..5).for_each(|_| set.queue.audit(&store_is_up()));
+    assert_eq!(set.queue.losses(Trail::Audit).queue_full, 3);
+    assert_eq!(set.queue.losses(Trail::Access).total(), 0);
+    assert_eq!(set.queue.lost(), 3);
+    trail.is(Mood::Fine);
+    assert!(set.queue.flush().await);
+    let told = trail.batches().pop().unwrap().pop().unwrap();
+    assert_eq!(told["event.name"], "portcullis.log.lost");
+    assert_eq!(told["portcullis.log.lost"], 3);
+    assert!(set.store.batches().is_empty());
 }

@@ -10,8 +10,12 @@ use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use portcullis::{
-    BoxError, RecordHandle,
-    access_log::{AccessLogLayer, JsonLines, Level, Names, PrettyLines, RecentRecords, Trust},
+    AuthDenial, AuthOutcome, BoxError, RecordHandle, TokioRuntime,
+    access_log::{
+        AccessLogLayer, JsonLines, Level, LogQuery, LogQueue, LogStore, Names, PrettyLines,
+        RecentRecords, Trail, Trust,
+    },
+    store::MemoryStore,
 };
 use proptest::prelude::*;
 use serde_json::Value;
@@ -92,7 +96,7 @@ impl Write for Paper {
 }
 
 /// All sinks that keep what they are given, with all names.
-fn infested_layer() -> (AccessLogLayer, Vec<RecentRecords>, Paper) {
+fn infested_layer() -> (AccessLogLayer, Vec<RecentRecords>, Paper, Kept) {
     let kept: Vec<_> = [Names::Otel, Names::Ecs, Names::Short]
         .into_iter()
         .map(|names| RecentRecords::default().names(names))
@@ -102,15 +106,46 @@ fn infested_layer() -> (AccessLogLayer, Vec<RecentRecords>, Paper) {
         .fold(AccessLogLayer::builder(), |builder, recent| {
             builder.sink(recent.clone())
         });
-    let paper = Paper::default();
+    let (paper, store) = (Paper::default(), MemoryStore::new());
+    let queue = LogQueue::builder(store.clone(), TokioRuntime)
+        .build()
+        .unwrap();
     let layer = builder
         .sink(PrettyLines::direct(paper.clone()))
+        .sink(JsonLines::direct(paper.clone()))
+        .sink(queue.clone())
+        .auditor(queue.clone())
         .min_level(Level::Debug)
         .secret_path("/reset/{token}")
         .query_values(["page"])
         .build()
         .unwrap();
-    (layer, kept, paper)
+    (layer, kept, paper, Kept { queue, store })
+}
+
+/// What a queue has put into a store.
+struct Kept {
+    queue: LogQueue,
+    store: MemoryStore,
+}
+
+impl Kept {
+    /// Returns the records and the audit events.
+    async fn texts(&self) -> [String; 2] {
+        assert!(self.queue.flush().await);
+        let mut texts = [Trail::Access, Trail::Audit].map(|trail| (trail, String::new()));
+        for (trail, text) in &mut texts {
+            let entries = self
+                .store
+                .recent(*trail, &LogQuery::default())
+                .await
+                .unwrap();
+            for entry in entries {
+                text.push_str(str::from_utf8(&entry.json).unwrap());
+            }
+        }
+        texts.map(|(_, text)| text)
+    }
 }
 
 #[tokio::test]
@@ -135,10 +170,18 @@ async fn a_secret_in_any_part_of_a_request_or_a_response_is_never_written() {
         || panic!("{CANARY}"),
     ];
     for answer in answers {
-        let (layer, kept, paper) = infested_layer();
-        let app = layer.layer(service_fn(move |_: Request<Full<Bytes>>| async move {
-            answer()
-        }));
+        let (layer, kept, paper, stored) = infested_layer();
+        let app = layer.layer(service_fn(
+            move |request: Request<Full<Bytes>>| async move {
+                // As a layer says that turned the caller away.
+                let record = RecordHandle::of(request.extensions()).unwrap();
+                record.set_auth(AuthOutcome::Denied {
+                    reason: AuthDenial::Malformed,
+                    key_id: None,
+                });
+                answer()
+            },
+        ));
         let _ = tokio::spawn(app.oneshot(infested(HEADERS))).await;
         for recent in kept {
             let record = recent.last().expect("a record comes");
@@ -154,6 +197,10 @@ async fn a_secret_in_any_part_of_a_request_or_a_response_is_never_written() {
             paper.text()
         );
         assert_no_canary(&paper.text());
+        let [records, events] = stored.texts().await;
+        assert!(records.contains("REDACTED"), "{records}");
+        assert!(events.contains("auth_denied"), "{events}");
+        assert_no_canary(&(records + &events));
     }
 }
 

@@ -386,7 +386,7 @@ async fn an_encrypted_store_keeps_every_promise() {
     let clock = ManualClock::default();
     let store = encrypted(Spied::new(&clock), 2, &[1]);
     conformance::cache(&store, async |time: Duration| clock.advance(time)).await;
-    let slow = SlowStore(MemoryStore::with_clock(clock.clone()));
+    let slow = SlowStore::over(MemoryStore::with_clock(clock.clone()));
     let store = EncryptedStore::builder(slow, key(1)).build().unwrap();
     conformance::cache(&store, async |time: Duration| clock.advance(time)).await;
 }

@@ -296,3 +296,67 @@ async fn a_request_may_take_what_is_stale_where_requests_are_heeded() {
     let strict = [("cache-control", "max-stale=4")];
     assert_eq!(app.send(get_with("/a", &strict)).await.body, "call 2");
 }
+
+/// Answers a HEAD with these fields, and all else with [`TAGGED`].
+fn with_head(fields: &'static [(&'static str, &'static str)]) -> Handler {
+    Handler::new(move |request, call| match *request.method() {
+        Method::HEAD => answer(fields, ""),
+        _ => answer(TAGGED, format!("call {call}")),
+    })
+}
+
+#[tokio::test]
+async fn an_answer_to_a_head_makes_what_is_stored_fresh_again() {
+    let fields = &[("cache-control", "max-age=30"), ("x-new", "yes")];
+    let app = App::new(with_head(fields));
+    app.get("/a").await;
+    app.advance_secs(10);
+    let head = app.send(request(Method::HEAD, "/a")).await;
+    let status = "portcullis; fwd=stale; fwd-status=200; stored; ttl=30";
+    assert_eq!(head.cache_status(), status);
+    // What the handler did not say again still holds.
+    assert_eq!(head.header("x-made"), Some("first"));
+    let hit = app.get("/a").await;
+    assert_eq!((hit.is_hit(), hit.body.as_str()), (true, "call 1"));
+    assert_eq!(hit.header("x-new"), Some("yes"));
+    assert_eq!(hit.header("content-length"), Some("6"));
+    assert_eq!(app.handler.calls(), 2);
+}
+
+#[tokio::test]
+async fn an_answer_to_a_head_that_describes_another_version_makes_what_is_stored_stale() {
+    for other in [
+        &[("cache-control", "max-age=30"), ("etag", "\"v2\"")],
+        &[("cache-control", "max-age=30"), ("content-length", "7")],
+    ] {
+        let clock = ManualClock::default();
+        let builder = CacheLayer::rfc(MemoryStore::with_clock(clock.clone()));
+        let app = App::built(with_head(other), clock, builder);
+        app.get("/a").await;
+        assert!(app.get("/a").await.is_hit());
+        let mut head = get_with("/a", &[("cache-control", "no-cache")]);
+        *head.method_mut() = Method::HEAD;
+        let seen = app.send(head).await;
+        assert_eq!(seen.cache_status(), "portcullis; fwd=request");
+        assert_eq!(app.get("/a").await.body, "call 3");
+    }
+}
+
+#[tokio::test]
+async fn a_head_of_a_stale_answer_that_fails_changes_nothing() {
+    let app = App::new(Handler::new(|request, call| {
+        let mut response = answer(TAGGED, format!("call {call}"));
+        if *request.method() == Method::HEAD {
+            *response.status_mut() = StatusCode::GONE;
+        }
+        response
+    }));
+    app.get("/a").await;
+    app.advance_secs(10);
+    let head = app.send(request(Method::HEAD, "/a")).await;
+    assert_eq!(head.status, StatusCode::GONE);
+    assert_eq!(
+        app.get("/a").await.cache_status().split("; ").nth(1),
+        Some("fwd=stale")
+    );
+}

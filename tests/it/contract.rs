@@ -56,7 +56,11 @@ async fn stack() -> Stack {
 
 async fn slow_stack() -> Stack {
     let clock = ManualClock::default();
-    Stack::over(SlowStore(MemoryStore::with_clock(clock.clone())), clock).await
+    Stack::over(
+        SlowStore::over(MemoryStore::with_clock(clock.clone())),
+        clock,
+    )
+    .await
 }
 
 #[tokio::test]

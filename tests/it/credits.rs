@@ -273,7 +273,7 @@ async fn while_the_store_fails_an_instance_admits_its_share_of_the_credits() {
 #[tokio::test]
 async fn a_store_that_answers_later_charges_the_same() {
     let house = House::new();
-    let slow = SlowStore(house.store.clone());
+    let slow = SlowStore::over(house.store.clone());
     let limits = RateLimitLayer::builder(slow, Partition::identity())
         .credits()
         .build()

@@ -19,13 +19,17 @@ mod access_log_server;
 mod access_log_store;
 mod access_log_writer;
 mod api_key;
+#[cfg(feature = "admin")]
+mod api_key_admin;
 mod api_key_answers;
 mod api_key_audit;
 #[cfg(feature = "test-util")]
 mod api_key_conformance;
+mod api_key_foreign;
 mod api_key_manager;
 mod api_key_pipeline;
 mod api_key_threats;
+mod audit;
 mod cache;
 mod cache_attacks;
 mod cache_bounds;
@@ -37,6 +41,9 @@ mod cache_encryption;
 mod cache_jitter;
 mod cache_leaks;
 mod cache_oracle;
+mod cache_parts;
+mod cache_policy;
+mod cache_posts;
 mod cache_validation;
 mod contract;
 mod credits;
@@ -50,5 +57,18 @@ mod rate_limit;
 mod rate_limit_conformance;
 mod rate_limit_failure;
 mod rate_limit_fields;
+mod rate_limit_queue;
 mod rate_limit_regressions;
+#[cfg(feature = "redis")]
+mod redis;
+#[cfg(all(feature = "redis", feature = "test-util"))]
+mod redis_conformance;
+#[cfg(feature = "redis")]
+mod redis_faults;
+#[cfg(feature = "redis")]
+mod redis_keys;
+#[cfg(all(feature = "redis", feature = "test-util"))]
+mod redis_rate_limit;
+#[cfg(feature = "redis")]
+mod redis_scripts;
 mod support;

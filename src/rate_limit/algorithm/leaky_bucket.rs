@@ -29,9 +29,13 @@ impl LeakyBucket {
         &self.mirror
     }
 
-    #[inline]
+    #[inline(always)]
     pub(super) fn decide(&self, state: State, now: Timestamp, cost: u64) -> (Decision, State) {
         self.mirror.decide(state, now, cost)
+    }
+
+    pub(super) fn charge(&self, state: State, now: Timestamp, amount: u64) -> State {
+        self.mirror.charge(state, now, amount)
     }
 
     pub(super) fn refund(&self, state: State, now: Timestamp, paid: Receipt, amount: u64) -> State {

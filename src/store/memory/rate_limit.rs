@@ -58,30 +58,19 @@ impl Part {
         // What nearly all requests are: one policy, a client who is known, and room for it.
         if let [charge] = charges
             && charge.policy.bears_coarse_time()
+            && let Some(table) = self.table.get()
         {
             let (key, now) = (key(partition, charge.policy), self.clock.coarse());
-            if let Some(mut held) = self.table().hold_known(key) {
-                return self.take_held(charge, &mut held.state, now);
+            if let Some(mut held) = table.hold_known(key) {
+                let (decision, next) = charge.policy.decide(held.state, now, charge.cost);
+                if decision.is_admitted() {
+                    held.state = next;
+                    drop(held);
+                    return StoreFuture::ready(Decisions::one(true, now, decision));
+                }
             }
         }
         self.take_at_length(partition, charges)
-    }
-
-    #[inline]
-    fn take_held(
-        &self,
-        charge: &Charge<'_>,
-        state: &mut State,
-        now: Timestamp,
-    ) -> StoreFuture<Decisions> {
-        let (decision, next) = charge.policy.decide(*state, now, charge.cost);
-        if decision.is_admitted() {
-            *state = next;
-            return StoreFuture::ready(Decisions::one(true, now, decision));
-        }
-        let now = self.clock.now();
-        let charges = std::slice::from_ref(charge);
-        StoreFuture::ready(decide_all(charges, std::slice::from_mut(state), now))
     }
 
     #[inline(never)]
@@ -155,6 +144,20 @@ impl Part {
         decide_all_with_logs(charges, &mut memories(charges, &mut states, &mut logs), now)
     }
 
+    /// Charges one policy, and returns whether there was room to remember it.
+    fn charge(&self, partition: &StoreKey, charge: &Charge<'_>) -> bool {
+        let Charge { policy, cost } = *charge;
+        let now = self.time_for([policy]);
+        if policy.keeps_a_log() {
+            let charge = |logs: &mut [Log]| policy.charge_log(&mut logs[0], now, cost);
+            let charged = self.logs.change(partition, &[policy.id()], now, charge);
+            return charged.is_some();
+        }
+        let charge = |states: &mut [State]| states[0] = policy.charge(states[0], now, cost);
+        let keys = [key(partition, policy)];
+        self.table().change_all(&keys, now, charge).is_some()
+    }
+
     fn change_known(
         &self,
         partition: &StoreKey,
@@ -189,6 +192,17 @@ impl RateLimitStore for MemoryStore {
 
     fn peek(&self, partition: &StoreKey, charges: &[Charge<'_>]) -> StoreFuture<Decisions> {
         StoreFuture::ready(self.shared.rate_limit.peek(partition, charges))
+    }
+
+    fn charge(&self, partition: &StoreKey, charges: &[Charge<'_>]) -> StoreFuture<()> {
+        let part = &self.shared.rate_limit;
+        let charged = charges.iter().map(|charge| part.charge(partition, charge));
+        // All of them are tried, whether there is room for one or not.
+        if charged.fold(true, |all, charged| all & charged) {
+            StoreFuture::ready(())
+        } else {
+            StoreFuture::failed(StoreErrorKind::Full)
+        }
     }
 
     fn refund(&self, partition: &StoreKey, refunds: &[Refund<'_>]) -> StoreFuture<()> {

@@ -1,7 +1,10 @@
 //! What the tests share: requests, bodies, and services with a will of their own.
 #![allow(dead_code, reason = "not every theme is built with every feature")]
 
+pub(crate) mod hands;
 pub(crate) mod process;
+#[cfg(feature = "redis")]
+pub(crate) mod redis;
 pub(crate) mod slow_store;
 pub(crate) mod stack;
 pub(crate) mod strict;

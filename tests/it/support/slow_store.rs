@@ -1,9 +1,15 @@
 //! A store that answers a poll later than the one in memory: what a server would do.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use portcullis::{
-    StoreFuture, StoreKey, StoreKeys, Timestamp,
+    StoreErrorKind, StoreFuture, StoreKey, StoreKeys, Timestamp,
     api_key::{ApiKeyStore, KeyId, KeyPage, KeyQuery, KeyUse, StoredKey},
     cache::{
         CacheKey, CacheStore, Lease, LeaseToken, Lookup, PurgeMode, PurgeTarget, Put, PutOutcome,
@@ -15,92 +21,116 @@ use portcullis::{
 
 use super::strict::YieldOnce;
 
-/// The store in memory, each of whose answers is pending once.
+/// The store in memory, each of whose answers is pending once; or a failure, while it is down.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct SlowStore(pub(crate) MemoryStore);
+pub(crate) struct SlowStore {
+    store: MemoryStore,
+    is_down: Arc<AtomicBool>,
+}
 
-/// Does what was asked at once, and says so a poll later.
-fn later<T: Send + 'static>(answer: StoreFuture<T>) -> StoreFuture<T> {
-    StoreFuture::pending(async move {
-        YieldOnce::new().await;
-        answer.await
-    })
+impl SlowStore {
+    pub(crate) fn over(store: MemoryStore) -> Self {
+        Self {
+            store,
+            ..Self::default()
+        }
+    }
+
+    pub(crate) fn is_down(&self, is_down: bool) {
+        self.is_down.store(is_down, Ordering::Relaxed);
+    }
+
+    /// Does what was asked at once, and says so a poll later.
+    fn later<T: Send + 'static>(&self, answer: StoreFuture<T>) -> StoreFuture<T> {
+        let is_down = self.is_down.load(Ordering::Relaxed);
+        StoreFuture::pending(async move {
+            YieldOnce::new().await;
+            match is_down {
+                true => Err(StoreErrorKind::Unavailable.into()),
+                false => answer.await,
+            }
+        })
+    }
 }
 
 impl RateLimitStore for SlowStore {
     fn keys(&self) -> &StoreKeys {
-        RateLimitStore::keys(&self.0)
+        RateLimitStore::keys(&self.store)
     }
 
     fn take(&self, partition: &StoreKey, charges: &[Charge<'_>]) -> StoreFuture<Decisions> {
-        later(self.0.take(partition, charges))
+        self.later(self.store.take(partition, charges))
     }
 
     fn peek(&self, partition: &StoreKey, charges: &[Charge<'_>]) -> StoreFuture<Decisions> {
-        later(self.0.peek(partition, charges))
+        self.later(self.store.peek(partition, charges))
+    }
+
+    fn charge(&self, partition: &StoreKey, charges: &[Charge<'_>]) -> StoreFuture<()> {
+        self.later(self.store.charge(partition, charges))
     }
 
     fn refund(&self, partition: &StoreKey, refunds: &[Refund<'_>]) -> StoreFuture<()> {
-        later(self.0.refund(partition, refunds))
+        self.later(self.store.refund(partition, refunds))
     }
 
     fn reset(&self, partition: &StoreKey, policies: &[&Policy]) -> StoreFuture<()> {
-        later(self.0.reset(partition, policies))
+        self.later(self.store.reset(partition, policies))
     }
 }
 
 impl ApiKeyStore for SlowStore {
     fn find(&self, id: KeyId) -> StoreFuture<Option<StoredKey>> {
-        later(self.0.find(id))
+        self.later(self.store.find(id))
     }
 
     fn create(&self, record: StoredKey) -> StoreFuture<()> {
-        later(self.0.create(record))
+        self.later(self.store.create(record))
     }
 
     fn update(&self, record: StoredKey, expected: u64) -> StoreFuture<()> {
-        later(self.0.update(record, expected))
+        self.later(self.store.update(record, expected))
     }
 
     fn list(&self, query: KeyQuery) -> StoreFuture<KeyPage> {
-        later(self.0.list(query))
+        self.later(self.store.list(query))
     }
 
     fn touch(&self, uses: Vec<KeyUse>) -> StoreFuture<()> {
-        later(ApiKeyStore::touch(&self.0, uses))
+        self.later(ApiKeyStore::touch(&self.store, uses))
     }
 
     fn purge(&self, before: Timestamp, max: usize) -> StoreFuture<usize> {
-        later(ApiKeyStore::purge(&self.0, before, max))
+        self.later(ApiKeyStore::purge(&self.store, before, max))
     }
 }
 
 impl CacheStore for SlowStore {
     fn keys(&self) -> &StoreKeys {
-        CacheStore::keys(&self.0)
+        CacheStore::keys(&self.store)
     }
 
     fn get(&self, key: &CacheKey, selection: &Selection<'_>) -> StoreFuture<Lookup> {
-        later(self.0.get(key, selection))
+        self.later(self.store.get(key, selection))
     }
 
     fn put(&self, put: Put) -> StoreFuture<PutOutcome> {
-        later(self.0.put(put))
+        self.later(self.store.put(put))
     }
 
     fn touch(&self, touch: Touch) -> StoreFuture<bool> {
-        later(CacheStore::touch(&self.0, touch))
+        self.later(CacheStore::touch(&self.store, touch))
     }
 
     fn purge(&self, targets: &[PurgeTarget], mode: PurgeMode) -> StoreFuture<()> {
-        later(CacheStore::purge(&self.0, targets, mode))
+        self.later(CacheStore::purge(&self.store, targets, mode))
     }
 
     fn lease(&self, key: &CacheKey, at_most: Duration) -> StoreFuture<Lease> {
-        later(self.0.lease(key, at_most))
+        self.later(self.store.lease(key, at_most))
     }
 
     fn release(&self, key: &CacheKey, token: LeaseToken) -> StoreFuture<()> {
-        later(self.0.release(key, token))
+        self.later(self.store.release(key, token))
     }
 }

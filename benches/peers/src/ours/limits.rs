@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use portcullis::{
-    ClientAddr, ClientAddrResolver, KeySpace,
+    ClientAddr, ClientAddrResolver, KeySpace, StoreKey,
     rate_limit::{
         Charge, Partition, Policy, Quota, RateLimitFields, RateLimitLayer, RateLimitStore,
     },
@@ -47,19 +47,19 @@ pub fn cases() -> Vec<Case> {
     ];
     let bytes = || {
         bytes_per_key(Limiter::of_a_million, |limiter, key| {
-            limiter.decide(key.as_bytes())
+            limiter.decide(limiter.space.short_of(key.as_bytes()))
         })
     };
     let all = [
         layers,
         decisions::<String, _, _>(Who::Ours, Limiter::of_a_million, |limiter, key| {
-            limiter.decide(key.as_bytes());
+            limiter.decide(limiter.space.short_of(key.as_bytes()));
         }),
         decisions::<IpAddr, _, _>(Who::Ours, Limiter::of_a_million, |limiter, key| {
-            limiter.decide(&ClientAddr::from(*key).partition_bytes());
+            limiter.decide(ClientAddr::from(*key).key_in(&limiter.space));
         }),
         decisions::<u64, _, _>(Who::Ours, Limiter::of_a_million, |limiter, key| {
-            limiter.decide(&key.to_le_bytes());
+            limiter.decide(limiter.space.short_of(&key.to_le_bytes()));
         }),
         vec![
             Case::gauge("memory/1m", Who::Ours, Unit::Bytes, bytes),
@@ -105,10 +105,9 @@ impl Limiter {
         }
     }
 
-    /// Digests the key, as the layer does, and decides.
-    fn decide(&self, key: &[u8]) {
+    /// Decides, on a key that was digested as the layer digests it.
+    fn decide(&self, partition: StoreKey) {
         let charges = [Charge::new(&self.policy, 1)];
-        let partition = self.space.short_of(key);
         let decided = self.store.take(&partition, &charges).into_ready();
         assert!(matches!(decided, Ok(Ok(decisions)) if decisions.is_admitted()));
     }

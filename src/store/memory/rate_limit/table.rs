@@ -169,6 +169,20 @@ impl Table {
     /// Holds the slot of a key if it has one.
     #[inline]
     pub(super) fn hold_known(&self, key: Key) -> Option<Held<'_>> {
+        // Where nearly all stand.
+        let group = self.own_group(key);
+        let first = &self.slots[group * GROUP + key.fingerprint as usize % GROUP];
+        if first.fingerprint.load(Ordering::Relaxed) == key.fingerprint
+            && let Some(held) = first.hold_at_once()
+            && first.fingerprint.load(Ordering::Relaxed) == key.fingerprint
+        {
+            return Some(held);
+        }
+        self.hold_known_anywhere(key)
+    }
+
+    #[inline(never)]
+    fn hold_known_anywhere(&self, key: Key) -> Option<Held<'_>> {
         loop {
             let spot = self.find(self.own_group(key), key.fingerprint)?;
             // If it was given to another key meanwhile, this one may stand elsewhere by now.
@@ -376,20 +390,11 @@ fn zero_bytes(word: u64) -> u64 {
 
 impl Slot {
     /// Locks the slot. Who holds it only computes: it is soon free.
-    #[inline]
     fn hold(&self) -> Held<'_> {
         let mut tries = 0_u32;
         loop {
-            let forget_at = self.forget_at.load(Ordering::Relaxed);
-            if forget_at & LOCKED == 0 && self.try_lock(forget_at) {
-                return Held {
-                    slot: self,
-                    state: State::from_words([
-                        forget_at,
-                        self.one.load(Ordering::Relaxed),
-                        self.two.load(Ordering::Relaxed),
-                    ]),
-                };
+            if let Some(held) = self.hold_at_once() {
+                return held;
             }
             tries += 1;
             if tries.is_multiple_of(64) {
@@ -399,6 +404,20 @@ impl Slot {
                 hint::spin_loop();
             }
         }
+    }
+
+    /// Locks the slot if nobody holds it.
+    #[inline]
+    fn hold_at_once(&self) -> Option<Held<'_>> {
+        let forget_at = self.forget_at.load(Ordering::Relaxed);
+        if forget_at & LOCKED != 0 || !self.try_lock(forget_at) {
+            return None;
+        }
+        let words = [&self.one, &self.two].map(|word| word.load(Ordering::Relaxed));
+        Some(Held {
+            slot: self,
+            state: State::from_words([forget_at, words[0], words[1]]),
+        })
     }
 
     #[inline]

@@ -1,0 +1,89 @@
+//! An axum service whose keys are managed over HTTP, by whoever has a key with the right scope.
+//!
+//! ```text
+//! cargo run --example key_admin --features admin
+//! ```
+//!
+//! It listens on 127.0.0.1:3000 (`PORTCULLIS_ADDR` changes it), makes one key that may manage keys,
+//! and prints it with a `curl` line to try. Records and audit events go to stderr.
+
+use std::{env, error::Error, io::stderr};
+
+use axum::{Router, routing::get};
+use http::request::Parts;
+use portcullis::{
+    AuditEvent, Auditor, Gate, Identity, StoreFuture,
+    access_log::AccessLogLayer,
+    api_key::{
+        ApiKeyLayer, KeyManager, KeyRing, NewKey, Pepper,
+        admin::{self, Administrator},
+    },
+    rate_limit::{Partition, RateLimitLayer},
+    store::MemoryStore,
+};
+use tokio::net::TcpListener;
+
+const MAY_MANAGE: &str = "keys.manage";
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn Error>> {
+    let store = MemoryStore::new();
+    // A service reads its pepper from a secret manager: under another one no key is good.
+    let ring = KeyRing::builder("demo", store.clone())
+        .pepper(Pepper::random(1))
+        .auditor(Stderr)
+        .build()?;
+    let manager = KeyManager::new(&ring);
+    let root = NewKey::of_owner("demo").scopes([MAY_MANAGE]);
+    let root = manager.create(root).await?;
+
+    let gate = Gate::new()
+        .access_log(AccessLogLayer::json_lines(stderr()))
+        .api_keys(ApiKeyLayer::builder(&ring).build()?)
+        // What a key may use is said with the key: `"credits": "1000/day"`.
+        .limit_callers(
+            RateLimitLayer::builder(store, Partition::identity())
+                .credits()
+                .build()?,
+        )
+        .build()?;
+    let app = Router::new()
+        .route(
+            "/",
+            get(async |who: Identity| format!("hello {}", who.key_id())),
+        )
+        .nest("/admin", admin::router(manager, by_scope))
+        .layer(gate);
+
+    let addr = env::var("PORTCULLIS_ADDR").unwrap_or_else(|_| "127.0.0.1:3000".to_owned());
+    let listener = TcpListener::bind(&addr).await?;
+    let addr = listener.local_addr()?;
+    println!("listening on http://{addr}");
+    println!("root key: {}", root.expose_secret());
+    println!(
+        "curl -H 'x-api-key: {}' -H 'content-type: application/json' \\",
+        root.expose_secret()
+    );
+    println!("  -d '{{\"owner\":\"freya\",\"credits\":\"3/minute\"}}' http://{addr}/admin/keys");
+    axum::serve(listener, app)
+        .with_graceful_shutdown(async { drop(tokio::signal::ctrl_c().await) })
+        .await?;
+    Ok(())
+}
+
+/// Lets in whoever has a key with the right scope. The gate outside has found out who calls.
+fn by_scope(request: &Parts) -> StoreFuture<Option<Administrator>> {
+    let caller = request.extensions.get::<Identity>();
+    let caller = caller.filter(|caller| caller.has_scope(MAY_MANAGE));
+    StoreFuture::ready(caller.map(|caller| Administrator::of_all(caller.key_id())))
+}
+
+/// Writes what happens to keys to stderr. A service names its log's queue.
+#[derive(Debug)]
+struct Stderr;
+
+impl Auditor for Stderr {
+    fn audit(&self, event: &AuditEvent) {
+        eprintln!("audit: {event:?}");
+    }
+}

@@ -1,0 +1,150 @@
+//! Who may manage keys, and which.
+
+use http::request::Parts;
+
+use crate::{
+    api_key::record::{KeyRecord, KeyState},
+    store_future::StoreFuture,
+};
+
+/// Says who sent a request, and what they may do to keys.
+///
+/// It sees the request's head before anything of the request is done, for each request. It answers
+/// `None` to turn the sender away with `403`. One that fails is answered for by `503`, one that
+/// panics by `500`.
+///
+/// A function is one: see the [module](super).
+pub trait Authorizer: Send + Sync + 'static {
+    /// Says who sent a request, if they may manage keys.
+    fn authorize(&self, request: &Parts) -> StoreFuture<Option<Administrator>>;
+}
+
+impl<F> Authorizer for F
+where
+    F: Fn(&Parts) -> StoreFuture<Option<Administrator>> + Send + Sync + 'static,
+{
+    fn authorize(&self, request: &Parts) -> StoreFuture<Option<Administrator>> {
+        self(request)
+    }
+}
+
+/// Somebody who may manage keys: all of them, or those of one owner.
+///
+/// ```
+/// use portcullis::api_key::admin::Administrator;
+///
+/// let operator = Administrator::of_all("alice");
+/// let customer = Administrator::of_owner("bob", "acme")
+///     .may_grant_scopes(["data.read", "data.write"]);
+/// # let _ = (operator, customer);
+/// ```
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct Administrator {
+    name: String,
+    bounds: Option<Bounds>,
+}
+
+/// What an owner's administrator is held to.
+#[derive(Clone, Debug)]
+struct Bounds {
+    owner: String,
+    scopes: Vec<String>,
+    tiers: Vec<String>,
+}
+
+impl Administrator {
+    /// Names somebody who may do everything to every key: the service's own people.
+    ///
+    /// The name stands in the records and in the audit trail.
+    pub fn of_all(name: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            bounds: None,
+        }
+    }
+
+    /// Names somebody who may manage the keys of this owner: a customer.
+    ///
+    /// To them there are no other keys. They hand out no scope and no tier but those that they
+    /// [may grant](Self::may_grant_scopes), and neither credits, limits nor metadata. A key with
+    /// more rights than they may grant they can switch off, and nothing else; one that somebody
+    /// else switched off they cannot switch on.
+    pub fn of_owner(name: impl Into<String>, owner: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            bounds: Some(Bounds {
+                owner: owner.into(),
+                scopes: Vec::new(),
+                tiers: Vec::new(),
+            }),
+        }
+    }
+
+    /// Adds scopes that an owner's administrator may give to keys.
+    pub fn may_grant_scopes<I>(mut self, scopes: I) -> Self
+    where
+        I: IntoIterator,
+        I::Item: Into<String>,
+    {
+        if let Some(bounds) = &mut self.bounds {
+            bounds.scopes.extend(scopes.into_iter().map(Into::into));
+        }
+        self
+    }
+
+    /// Adds tiers that an owner's administrator may give to keys.
+    pub fn may_grant_tiers<I>(mut self, tiers: I) -> Self
+    where
+        I: IntoIterator,
+        I::Item: Into<String>,
+    {
+        if let Some(bounds) = &mut self.bounds {
+            bounds.tiers.extend(tiers.into_iter().map(Into::into));
+        }
+        self
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Returns the one owner whose keys there are to them, if they may not see all.
+    pub(super) fn only_owner(&self) -> Option<&str> {
+        self.bounds.as_ref().map(|bounds| bounds.owner.as_str())
+    }
+
+    pub(super) fn manages_all(&self) -> bool {
+        self.bounds.is_none()
+    }
+
+    pub(super) fn may_grant_scope(&self, scope: &str) -> bool {
+        let among = |bounds: &Bounds| bounds.scopes.iter().any(|own| own == scope);
+        self.bounds.as_ref().is_none_or(among)
+    }
+
+    pub(super) fn may_grant_tier(&self, tier: &str) -> bool {
+        let among = |bounds: &Bounds| bounds.tiers.iter().any(|own| own == tier);
+        self.bounds.as_ref().is_none_or(among)
+    }
+
+    pub(super) fn sees(&self, key: &KeyRecord) -> bool {
+        self.only_owner().is_none_or(|owner| owner == key.owner())
+    }
+
+    /// Returns whether they could have made this key themselves, but for its tier and its
+    /// allowances: those are its owner's already.
+    pub(super) fn may_handle(&self, key: &KeyRecord) -> bool {
+        self.sees(key) && key.scopes().all(|scope| self.may_grant_scope(scope))
+    }
+
+    /// Returns whether a key that is switched off is theirs to switch on.
+    pub(super) fn may_enable(&self, key: &KeyRecord) -> bool {
+        match key.state() {
+            KeyState::Disabled(change) => {
+                self.manages_all() || change.by.as_deref() == Some(self.name())
+            }
+            KeyState::Active | KeyState::Revoked(_) => true,
+        }
+    }
+}

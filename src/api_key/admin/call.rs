@@ -1,0 +1,229 @@
+//! A request of somebody who may manage keys: there is no way to the manager but through it.
+
+use std::{
+    future::poll_fn,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    task::ready,
+};
+
+use axum::{
+    body::{Body, to_bytes},
+    extract::FromRequest,
+};
+use http::{Method, Request, header::CONTENT_TYPE, request::Parts};
+use serde_json::{Map, Value};
+
+use super::{
+    administrator::{Administrator, Authorizer},
+    problem::{self, Problem},
+};
+use crate::api_key::{
+    encoding::decode_percent,
+    key::KeyId,
+    manager::{KeyError, KeyManager},
+    record::StoredKey,
+};
+
+/// What a body may have: the bounds of a record, in JSON.
+const BODY_BYTES_MAX: usize = 64 * 1024;
+
+/// What the router was told.
+pub(super) struct Desk {
+    pub(super) manager: KeyManager,
+    pub(super) authorizer: Box<dyn Authorizer>,
+}
+
+/// A request that somebody was authorized for, with all that it says.
+pub(super) struct Call {
+    pub(super) manager: KeyManager,
+    pub(super) admin: Administrator,
+    pub(super) body: Members,
+    pub(super) query: Members,
+}
+
+impl FromRequest<Arc<Desk>> for Call {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request<Body>, desk: &Arc<Desk>) -> Result<Self, Problem> {
+        let (head, body) = request.into_parts();
+        // Before anything else of the request is looked at.
+        let admin = authorize(&*desk.authorizer, &head).await?;
+        let body = if head.method == Method::GET || head.method == Method::HEAD {
+            Members::default()
+        } else {
+            read_body(&head, body).await?
+        };
+        Ok(Self {
+            manager: desk.manager.acting_as(admin.name()),
+            query: read_query(head.uri.query().unwrap_or_default())?,
+            admin,
+            body,
+        })
+    }
+}
+
+impl Call {
+    /// Returns a key that this administrator can see.
+    pub(super) async fn visible(&self, id: KeyId) -> Result<StoredKey, Problem> {
+        let key = self.manager.get(id).await.map_err(failed)?;
+        if self.admin.sees(&key) {
+            Ok(key)
+        } else {
+            Err(problem::no_such_key())
+        }
+    }
+
+    /// Returns a key that this administrator can see and handle.
+    pub(super) async fn handled(&self, id: KeyId) -> Result<StoredKey, Problem> {
+        let key = self.visible(id).await?;
+        if self.admin.may_handle(&key) {
+            Ok(key)
+        } else {
+            Err(problem::forbidden())
+        }
+    }
+}
+
+pub(super) fn failed(error: KeyError) -> Problem {
+    problem::of_key(&error)
+}
+
+/// Asks who sent a request. Whatever goes wrong, nobody is let in.
+async fn authorize(authorizer: &dyn Authorizer, head: &Parts) -> Result<Administrator, Problem> {
+    let panicked = |_| problem::internal();
+    let asked = catch_unwind(AssertUnwindSafe(|| authorizer.authorize(head))).map_err(panicked)?;
+    let answer = match asked.into_ready() {
+        Ok(answer) => answer,
+        Err(mut pending) => {
+            let polled = poll_fn(|cx| {
+                let polled = catch_unwind(AssertUnwindSafe(|| pending.as_mut().poll(cx)));
+                match polled {
+                    Ok(polled) => Ok(ready!(polled)).into(),
+                    Err(panic) => Err(panic).into(),
+                }
+            });
+            polled.await.map_err(panicked)?
+        }
+    };
+    match answer {
+        Ok(Some(admin)) => Ok(admin),
+        Ok(None) => Err(problem::forbidden()),
+        Err(error) => Err(problem::of_store(&error)),
+    }
+}
+
+async fn read_body(head: &Parts, body: Body) -> Result<Members, Problem> {
+    let content_type = head.headers.get(CONTENT_TYPE);
+    let is_json = content_type.is_some_and(|value| {
+        let essence = value.as_bytes().split(|byte| *byte == b';').next();
+        let essence = essence.unwrap_or_default().trim_ascii();
+        essence.eq_ignore_ascii_case(b"application/json")
+    });
+    if !is_json {
+        return Err(problem::not_json());
+    }
+    let Ok(bytes) = to_bytes(body, BODY_BYTES_MAX).await else {
+        return Err(problem::too_long());
+    };
+    if bytes.is_empty() {
+        return Ok(Members::default());
+    }
+    match serde_json::from_slice(&bytes) {
+        Ok(Value::Object(members)) => Ok(Members(members)),
+        Ok(_) | Err(_) => Err(problem::bad_request("The body is no JSON object")),
+    }
+}
+
+fn read_query(query: &str) -> Result<Members, Problem> {
+    let mut members = Map::new();
+    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        let (name, value) = (decode(name)?, decode(value)?);
+        if members.insert(name, Value::String(value)).is_some() {
+            let twice = "A parameter of the query stands twice";
+            return Err(problem::bad_request(twice));
+        }
+    }
+    Ok(Members(members))
+}
+
+fn decode(text: &str) -> Result<String, Problem> {
+    let spaced = text.replace('+', " ");
+    let decoded = decode_percent(spaced.as_bytes());
+    let decoded = std::str::from_utf8(&decoded);
+    let decoded = decoded.map_err(|_| problem::bad_request("The query is not of UTF-8"))?;
+    Ok(decoded.to_owned())
+}
+
+/// The members of an object, taken out one by one: what is left is not known.
+#[derive(Default)]
+pub(super) struct Members(Map<String, Value>);
+
+impl Members {
+    pub(super) fn new(members: Map<String, Value>) -> Self {
+        Self(members)
+    }
+
+    /// Takes a member out, whatever it is. `null` is as good as nothing.
+    pub(super) fn take(&mut self, name: &str) -> Option<Value> {
+        self.0.remove(name).filter(|value| !value.is_null())
+    }
+
+    /// Takes a member out, and says whether it was there: `Some(None)` is `null`.
+    pub(super) fn take_nullable<T>(
+        &mut self,
+        name: &str,
+        read: impl FnOnce(&str, Value) -> Result<T, Problem>,
+    ) -> Result<Option<Option<T>>, Problem> {
+        match self.0.remove(name) {
+            None => Ok(None),
+            Some(Value::Null) => Ok(Some(None)),
+            Some(value) => read(name, value).map(Some).map(Some),
+        }
+    }
+
+    pub(super) fn take_text(&mut self, name: &str) -> Result<Option<String>, Problem> {
+        self.take(name).map(|value| text(name, value)).transpose()
+    }
+
+    pub(super) fn take_number(&mut self, name: &str) -> Result<Option<u64>, Problem> {
+        self.take(name).map(|value| number(name, value)).transpose()
+    }
+
+    /// Says whether all members were known.
+    pub(super) fn all_known(self) -> Result<(), Problem> {
+        match self.0.keys().next() {
+            None => Ok(()),
+            Some(name) => {
+                let name: String = name.chars().take(64).collect();
+                let detail = format!("There is no member `{}` here", name.escape_debug());
+                Err(problem::bad_request(detail))
+            }
+        }
+    }
+}
+
+pub(super) fn text(name: &str, value: Value) -> Result<String, Problem> {
+    match value {
+        Value::String(text) => Ok(text),
+        _ => Err(problem::bad_request(format!("`{name}` is no text"))),
+    }
+}
+
+/// Reads a whole number; in a query it is written as text.
+pub(super) fn number(name: &str, value: Value) -> Result<u64, Problem> {
+    let number = match &value {
+        Value::Number(number) => number.as_u64(),
+        Value::String(text) => text.parse().ok(),
+        _ => None,
+    };
+    number.ok_or_else(|| problem::bad_request(format!("`{name}` is no whole number")))
+}
+
+pub(super) fn texts(name: &str, value: Value) -> Result<Vec<String>, Problem> {
+    match value {
+        Value::Array(values) => values.into_iter().map(|value| text(name, value)).collect(),
+        _ => Err(problem::bad_request(format!("`{name}` is no list"))),
+    }
+}

@@ -1,0 +1,392 @@
+//! What a Redis store is told: where its servers are, and how long to wait for them.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use super::address::{Address, Login};
+use crate::{audit::Auditor, error::ConfigError};
+
+/// Where the servers of a [`RedisStore`](super::RedisStore) are, and how to treat them.
+///
+/// ```
+/// use std::time::Duration;
+/// use portcullis::store::RedisConfig;
+///
+/// let one = RedisConfig::single("redis://127.0.0.1:6379");
+/// let watched = RedisConfig::sentinel(["redis://10.0.0.1:26379", "redis://10.0.0.2:26379"], "main")
+///     .password("from a secret manager")
+///     .prefix("acme")
+///     .rate_limit_deadline(Duration::from_millis(40));
+/// # let _ = (one, watched);
+/// ```
+///
+/// A URL is `redis://user:password@host:6379/0`, or `redis+unix:///path/of/the/socket`; user,
+/// password and database may be left out. Whatever shows a configuration shows no password.
+#[derive(Clone)]
+#[must_use]
+pub struct RedisConfig {
+    servers: Servers,
+    login: Login,
+    name: Arc<str>,
+    prefix: String,
+    deadlines: Deadlines,
+    calls_max: usize,
+    bounds: Bounds,
+    auditor: Option<Arc<dyn Auditor>>,
+}
+
+#[derive(Clone)]
+enum Servers {
+    Single(String),
+    Sentinel {
+        sentinels: Vec<String>,
+        main: String,
+    },
+}
+
+/// How long each layer waits for an answer.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Deadlines {
+    pub(super) rate_limit: Duration,
+    pub(super) api_key: Duration,
+    pub(super) cache: Duration,
+    pub(super) access_log: Duration,
+}
+
+/// How much is kept.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bounds {
+    pub(super) cache_body_bytes_max: usize,
+    pub(super) log_records_max: usize,
+}
+
+impl RedisConfig {
+    /// One server, which may stand behind a name that fails over by itself.
+    pub fn single(url: impl Into<String>) -> Self {
+        Self::new(Servers::Single(url.into()))
+    }
+
+    /// The server that Sentinels name as the main one of this name.
+    ///
+    /// They are asked anew each time the connection is lost, or leads to a server that has become
+    /// a replica. What the URLs say of user and password is said to the Sentinels alone; for the
+    /// server there are [`user`](Self::user), [`password`](Self::password) and
+    /// [`database`](Self::database).
+    pub fn sentinel<U: Into<String>>(
+        sentinels: impl IntoIterator<Item = U>,
+        main: impl Into<String>,
+    ) -> Self {
+        Self::new(Servers::Sentinel {
+            sentinels: sentinels.into_iter().map(Into::into).collect(),
+            main: main.into(),
+        })
+    }
+
+    fn new(servers: Servers) -> Self {
+        Self {
+            servers,
+            login: Login::default(),
+            name: "redis".into(),
+            prefix: "portcullis".to_owned(),
+            deadlines: Deadlines {
+                rate_limit: Duration::from_millis(25),
+                api_key: Duration::from_millis(50),
+                cache: Duration::from_millis(25),
+                access_log: Duration::from_secs(1),
+            },
+            calls_max: 1_024,
+            bounds: Bounds {
+                cache_body_bytes_max: 1 << 20,
+                log_records_max: 100_000,
+            },
+            auditor: None,
+        }
+    }
+
+    /// Sets who asks, in place of what a URL says.
+    pub fn user(mut self, user: impl Into<String>) -> Self {
+        self.login.user = Some(user.into());
+        self
+    }
+
+    /// Sets the password, in place of what a URL says.
+    pub fn password(mut self, password: impl Into<String>) -> Self {
+        self.login.password = Some(password.into());
+        self
+    }
+
+    /// Sets the number of the database, in place of what a URL says.
+    pub fn database(mut self, database: u32) -> Self {
+        self.login.database = Some(database);
+        self
+    }
+
+    /// Sets what notices and audit events call this store. `redis` by default.
+    pub fn name(mut self, name: impl Into<Arc<str>>) -> Self {
+        self.name = name.into();
+        self
+    }
+
+    /// Sets what all keys begin with: 1 to 32 letters, digits, `.`, `_`, `-` or `:`. `portcullis`
+    /// by default.
+    pub fn prefix(mut self, prefix: impl Into<String>) -> Self {
+        self.prefix = prefix.into();
+        self
+    }
+
+    /// Sets how long a limiter waits for its decision. 25 ms by default.
+    pub fn rate_limit_deadline(mut self, deadline: Duration) -> Self {
+        self.deadlines.rate_limit = deadline;
+        self
+    }
+
+    /// Sets how long authentication waits for a key's record. 50 ms by default.
+    pub fn api_key_deadline(mut self, deadline: Duration) -> Self {
+        self.deadlines.api_key = deadline;
+        self
+    }
+
+    /// Sets how long the cache waits for an answer. 25 ms by default.
+    pub fn cache_deadline(mut self, deadline: Duration) -> Self {
+        self.deadlines.cache = deadline;
+        self
+    }
+
+    /// Sets how many calls may wait for one server at once; one more fails at once. 1 024 by
+    /// default.
+    pub fn calls_max(mut self, calls: usize) -> Self {
+        self.calls_max = calls;
+        self
+    }
+
+    /// Sets how long the body of an answer in the cache is at most; one that is longer is not kept.
+    /// 1 MiB by default: while one passes, no other answer does.
+    pub fn cache_body_bytes_max(mut self, bytes: usize) -> Self {
+        self.bounds.cache_body_bytes_max = bytes;
+        self
+    }
+
+    /// Sets about how many records each trail of the log has at most; beyond that the oldest go.
+    /// 100 000 by default.
+    pub fn log_records_max(mut self, records: usize) -> Self {
+        self.bounds.log_records_max = records;
+        self
+    }
+
+    /// Tells an auditor when the store stops answering, and when it answers again.
+    pub fn auditor(mut self, auditor: impl Auditor) -> Self {
+        self.auditor = Some(Arc::new(auditor));
+        self
+    }
+
+    /// Checks the whole.
+    pub(super) fn check(self) -> Result<Checked, ConfigError> {
+        let deadlines = [
+            ("rate_limit_deadline", self.deadlines.rate_limit),
+            ("api_key_deadline", self.deadlines.api_key),
+            ("cache_deadline", self.deadlines.cache),
+        ];
+        for (option, deadline) in deadlines {
+            check_deadline(option, deadline)?;
+        }
+        check_prefix(&self.prefix)?;
+        if self.bounds.log_records_max == 0 {
+            return Err(ConfigError::new(
+                "log_records_max",
+                0,
+                "a log without bounds fills the server",
+            )
+            .fix("give at least 1, or leave the default"));
+        }
+        if self.calls_max == 0 {
+            return Err(
+                ConfigError::new("calls_max", 0, "a store that may not be called is none")
+                    .fix("give at least 1, or leave the default"),
+            );
+        }
+        Ok(Checked {
+            route: self.servers.route(&self.login)?,
+            name: self.name,
+            prefix: self.prefix,
+            deadlines: self.deadlines,
+            calls_max: self.calls_max,
+            bounds: self.bounds,
+            auditor: self.auditor,
+        })
+    }
+}
+
+/// A configuration of which everything can be used.
+pub(super) struct Checked {
+    pub(super) route: Route,
+    pub(super) name: Arc<str>,
+    pub(super) prefix: String,
+    pub(super) deadlines: Deadlines,
+    pub(super) calls_max: usize,
+    pub(super) bounds: Bounds,
+    pub(super) auditor: Option<Arc<dyn Auditor>>,
+}
+
+/// Where to go.
+#[derive(Clone, Debug)]
+pub(super) enum Route {
+    Single(Address),
+    Sentinel(Sentinels),
+}
+
+/// Who knows where the main server is.
+#[derive(Clone, Debug)]
+pub(super) struct Sentinels {
+    pub(super) addresses: Vec<Address>,
+    pub(super) main: String,
+    /// How the server is spoken to, once it is known where it is.
+    pub(super) server: Address,
+}
+
+impl Servers {
+    fn route(&self, login: &Login) -> Result<Route, ConfigError> {
+        match self {
+            Self::Single(url) => Ok(Route::Single(Address::parse(url)?.with_login(login))),
+            Self::Sentinel { sentinels, main } => {
+                let addresses = parse_all(sentinels)?;
+                if main.is_empty() {
+                    return Err(ConfigError::new("sentinel", "", "no main server is named")
+                        .fix("give the name that `sentinel monitor` was given"));
+                }
+                let server = addresses[0].clone().without_login().with_login(login);
+                Ok(Route::Sentinel(Sentinels {
+                    addresses,
+                    main: main.clone(),
+                    server,
+                }))
+            }
+        }
+    }
+}
+
+/// Returns the addresses of several servers, at least one, all reached over the network.
+fn parse_all(urls: &[String]) -> Result<Vec<Address>, ConfigError> {
+    let addresses = urls
+        .iter()
+        .map(|url| Address::parse(url))
+        .collect::<Result<Vec<_>, _>>()?;
+    let error = |problem: &str| {
+        ConfigError::new("redis url", urls.len(), problem.to_owned())
+            .fix("give the URLs of some of the servers, such as `redis://10.0.0.1:6379`")
+    };
+    if addresses.is_empty() {
+        return Err(error("no server is named"));
+    }
+    if addresses.iter().any(|address| address.host().is_none()) {
+        return Err(error("several servers are not found by a socket's path"));
+    }
+    Ok(addresses)
+}
+
+fn check_deadline(option: &'static str, deadline: Duration) -> Result<(), ConfigError> {
+    const MAX: Duration = Duration::from_secs(60);
+    if deadline.is_zero() || deadline > MAX {
+        return Err(ConfigError::new(
+            option,
+            format_args!("{deadline:?}"),
+            "a request waits longer than nothing, and not for ever",
+        )
+        .fix("give 1 ms to 60 s"));
+    }
+    Ok(())
+}
+
+fn check_prefix(prefix: &str) -> Result<(), ConfigError> {
+    // No braces: they would name the part of a key that decides on its slot.
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-:".contains(&byte);
+    if prefix.is_empty() || prefix.len() > 32 || !prefix.bytes().all(plain) {
+        return Err(ConfigError::new(
+            "prefix",
+            prefix.escape_debug(),
+            "keys begin with 1 to 32 letters, digits, `.`, `_`, `-` or `:`",
+        )
+        .fix("name it after the service, such as `acme`"));
+    }
+    Ok(())
+}
+
+impl fmt::Debug for RedisConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisConfig")
+            .field("name", &self.name)
+            .field("servers", &self.servers)
+            .field("prefix", &self.prefix)
+            .field("deadlines", &self.deadlines)
+            .field("calls_max", &self.calls_max)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Servers {
+    /// Writes where the servers are; of a URL that cannot be read, nothing.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let place = |url: &String| match Address::parse(url) {
+            Ok(address) => address.to_string(),
+            Err(_) => "?".to_owned(),
+        };
+        let places = |urls: &[String]| urls.iter().map(place).collect::<Vec<_>>();
+        match self {
+            Self::Single(url) => write!(f, "Single({})", place(url)),
+            Self::Sentinel { sentinels, main } => {
+                write!(f, "Sentinel({main:?}, {:?})", places(sentinels))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(config: RedisConfig) -> &'static str {
+        match config.check() {
+            Ok(_) => panic!("not refused"),
+            Err(error) => error.option(),
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_meant_is_refused() {
+        let one = || RedisConfig::single("redis://h");
+        assert_eq!(refused(one().prefix("a{b}")), "prefix");
+        assert_eq!(refused(one().prefix("")), "prefix");
+        assert_eq!(refused(one().calls_max(0)), "calls_max");
+        assert_eq!(refused(one().log_records_max(0)), "log_records_max");
+        let never = one().cache_deadline(Duration::ZERO);
+        assert_eq!(refused(never), "cache_deadline");
+        assert_eq!(refused(RedisConfig::single("h")), "redis url");
+        let nobody: [&str; 0] = [];
+        assert_eq!(refused(RedisConfig::sentinel(nobody, "main")), "redis url");
+        assert_eq!(
+            refused(RedisConfig::sentinel(["redis://h"], "")),
+            "sentinel"
+        );
+    }
+
+    #[test]
+    fn debug_shows_where_the_servers_are_and_no_password() {
+        let config = RedisConfig::sentinel(["redis://u:hunter2@a:1", "redis://:hunter2@b:2"], "m")
+            .password("hunter2");
+        let shown = format!("{config:?}");
+        assert!(shown.contains("a:1") && shown.contains("b:2"), "{shown}");
+        assert!(!shown.contains("hunter2"), "{shown}");
+    }
+
+    #[test]
+    fn a_sentinels_password_is_not_the_servers() {
+        let config = RedisConfig::sentinel(["redis://:of-the-sentinel@s:26379"], "main");
+        let Ok(Checked {
+            route: Route::Sentinel(sentinels),
+            ..
+        }) = config.check()
+        else {
+            panic!("not by Sentinel");
+        };
+        assert_eq!(sentinels.addresses.len(), 1);
+        assert_eq!(sentinels.server.to_string(), "s:26379");
+    }
+}

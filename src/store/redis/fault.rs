@@ -1,0 +1,150 @@
+//! What can come of a call instead of an answer, and what it means for the connection.
+
+use std::fmt;
+
+use redis::{ErrorKind, RedisError, ServerErrorKind};
+
+use crate::error::{StoreError, StoreErrorKind};
+
+/// A failed call.
+#[derive(Debug)]
+pub(super) struct Fault {
+    pub(super) error: StoreError,
+    pub(super) verdict: Verdict,
+}
+
+/// What a failed call says of its connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// The server answered, if with a refusal: it lives.
+    Answered,
+    /// Nothing came in time.
+    Silent,
+    /// The connection has ended, is out of step, or leads to a server that may not be written to.
+    Lost,
+}
+
+impl Fault {
+    /// Nothing came in time: whether the server did what it was asked is not known.
+    pub(super) fn silent() -> Self {
+        Self {
+            error: StoreErrorKind::Timeout.into(),
+            verdict: Verdict::Silent,
+        }
+    }
+
+    /// The server's answer is not one that it can have given.
+    pub(super) fn corrupt(what: &str) -> Self {
+        Self {
+            error: StoreError::with_source(StoreErrorKind::Corrupt, what),
+            verdict: Verdict::Lost,
+        }
+    }
+}
+
+impl From<RedisError> for Fault {
+    fn from(error: RedisError) -> Self {
+        let (kind, verdict) = judge(&error);
+        Self {
+            error: StoreError::with_source(kind, Cause::of(&error)),
+            verdict,
+        }
+    }
+}
+
+/// Says of an error of a call that may have been sent what it means.
+fn judge(error: &RedisError) -> (StoreErrorKind, Verdict) {
+    use StoreErrorKind::{Corrupt, Full, Misconfigured, Timeout, Unavailable};
+    match error.kind() {
+        // It may have been sent before the connection ended, and done.
+        ErrorKind::Io => (Timeout, Verdict::Lost),
+        ErrorKind::Parse | ErrorKind::UnexpectedReturnType => (Corrupt, Verdict::Lost),
+        ErrorKind::AuthenticationFailed
+        | ErrorKind::InvalidClientConfig
+        | ErrorKind::RESP3NotSupported => (Misconfigured, Verdict::Lost),
+        ErrorKind::Server(kind) => match kind {
+            ServerErrorKind::ReadOnly
+            | ServerErrorKind::BusyLoading
+            | ServerErrorKind::MasterDown => (Unavailable, Verdict::Lost),
+            ServerErrorKind::ClusterDown
+            | ServerErrorKind::TryAgain
+            | ServerErrorKind::Moved
+            | ServerErrorKind::Ask => (Unavailable, Verdict::Answered),
+            _ => (Misconfigured, Verdict::Answered),
+        },
+        ErrorKind::Extension => match error.code() {
+            Some("OOM") => (Full, Verdict::Answered),
+            Some("MISCONF" | "NOREPLICAS" | "BUSY") => (Unavailable, Verdict::Answered),
+            Some("WRONGTYPE") => (Corrupt, Verdict::Answered),
+            Some(_) | None => (Misconfigured, Verdict::Answered),
+        },
+        _ => (Unavailable, Verdict::Lost),
+    }
+}
+
+/// The client's error in words, short enough for a log, and without anything that a client's
+/// password could stand in.
+#[derive(Debug)]
+struct Cause(String);
+
+impl Cause {
+    fn of(error: &RedisError) -> Self {
+        const MAX: usize = 200;
+        let plain = |char: &char| !char.is_control();
+        Self(error.to_string().chars().filter(plain).take(MAX).collect())
+    }
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Cause {}
+
+/// Returns whether the server does not know a script by its digest, and so did nothing.
+pub(super) fn is_noscript(error: &RedisError) -> bool {
+    error.kind() == ErrorKind::Server(ServerErrorKind::NoScript)
+}
+
+#[cfg(test)]
+mod tests {
+    use redis::{Value, parse_redis_value};
+
+    use super::*;
+
+    fn said(line: &str) -> (StoreErrorKind, Verdict) {
+        let Ok(Value::ServerError(error)) = parse_redis_value(line.as_bytes()) else {
+            panic!("no error: {line}");
+        };
+        let fault = Fault::from(RedisError::from(error));
+        (fault.error.kind(), fault.verdict)
+    }
+
+    #[test]
+    fn what_a_server_refuses_is_told_apart_from_a_server_that_is_gone() {
+        use StoreErrorKind::{Corrupt, Full, Misconfigured, Unavailable};
+        for (line, meant) in [
+            ("-OOM command not allowed\r\n", (Full, Verdict::Answered)),
+            ("-READONLY a replica\r\n", (Unavailable, Verdict::Lost)),
+            ("-LOADING wait\r\n", (Unavailable, Verdict::Lost)),
+            ("-CLUSTERDOWN wait\r\n", (Unavailable, Verdict::Answered)),
+            ("-NOPERM no\r\n", (Misconfigured, Verdict::Answered)),
+            ("-WRONGTYPE no\r\n", (Corrupt, Verdict::Answered)),
+            ("-MISCONF disk\r\n", (Unavailable, Verdict::Answered)),
+            ("-ERR what\r\n", (Misconfigured, Verdict::Answered)),
+        ] {
+            assert_eq!(said(line), meant, "{line}");
+        }
+    }
+
+    #[test]
+    fn a_connection_that_ends_leaves_open_what_was_done() {
+        let fault = Fault::from(RedisError::from(std::io::Error::from(
+            std::io::ErrorKind::BrokenPipe,
+        )));
+        assert_eq!(fault.error.kind(), StoreErrorKind::Timeout);
+        assert_eq!(fault.verdict, Verdict::Lost);
+    }
+}

@@ -1,0 +1,134 @@
+//! A store on a Redis server, or on the one that its Sentinels name.
+#![allow(dead_code, reason = "each layer's part uses its share of the ground")]
+
+#[cfg(not(all(feature = "access-log", feature = "api-key", feature = "cache")))]
+mod absent;
+#[cfg(feature = "access-log")]
+mod access_log;
+mod address;
+#[cfg(feature = "api-key")]
+mod api_key;
+#[cfg(feature = "cache")]
+mod cache;
+mod channel;
+mod config;
+mod endpoint;
+mod fault;
+mod link;
+mod node;
+mod pulse;
+#[cfg(feature = "rate-limit")]
+mod rate_limit;
+mod script;
+mod watch;
+
+#[cfg(not(feature = "access-log"))]
+use self::absent as access_log;
+#[cfg(not(feature = "api-key"))]
+use self::absent as api_key;
+#[cfg(not(feature = "cache"))]
+use self::absent as cache;
+use std::{fmt, sync::Arc, time::Duration};
+
+use self::{config::Bounds, link::Link};
+pub use self::{config::RedisConfig, watch::RedisStats};
+use crate::{
+    error::{ConfigError, StoreError},
+    store_key::StoreKeys,
+};
+
+/// A store on a Redis server that many instances of a service share.
+///
+/// One value serves every layer; a clone is the same store, with the same connection. It connects
+/// at the first call, and again whenever the connection is lost, in a task beside the requests: a
+/// service starts while its server is away.
+///
+/// Instances that share a server share the secret too under which keys are digested, and so it has
+/// no default: under another one each would count for itself.
+///
+/// ```no_run
+/// use portcullis::{StoreKeys, store::{RedisConfig, RedisStore}};
+///
+/// # fn main() -> Result<(), portcullis::ConfigError> {
+/// # let secret_of_all_instances = [7; 32];
+/// let keys = StoreKeys::from_secret(&secret_of_all_instances)?;
+/// let store = RedisStore::new(RedisConfig::single("redis://127.0.0.1:6379"), keys)?;
+/// # let _ = store;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # When the server does not answer
+///
+/// Each call has a deadline; one that passes it fails with
+/// [`Timeout`](crate::StoreErrorKind::Timeout), and is never sent again: the server may have done
+/// what it was asked. After five failures on end, or 50 ms in which the server says nothing, calls
+/// fail at once with [`Unavailable`](crate::StoreErrorKind::Unavailable), those that wait too,
+/// while a task tries to connect once each second. Each change is told once: as a notice, to the
+/// [`auditor`](RedisConfig::auditor), and in the [`stats`](Self::stats).
+#[derive(Clone)]
+pub struct RedisStore {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    link: Arc<Link>,
+    keys: StoreKeys,
+    access_log: access_log::Part,
+    api_key: api_key::Part,
+    cache: cache::Part,
+    bounds: Bounds,
+}
+
+impl RedisStore {
+    /// Creates a store; it connects at the first call.
+    ///
+    /// # Errors
+    ///
+    /// If the configuration cannot be used. Whether the server can be reached shows later.
+    pub fn new(config: RedisConfig, keys: StoreKeys) -> Result<Self, ConfigError> {
+        let config = config.check()?;
+        let bounds = config.bounds;
+        let link = Arc::new(Link::new(config)?);
+        Ok(Self {
+            shared: Arc::new(Shared {
+                access_log: access_log::Part::new(&link, &keys),
+                api_key: api_key::Part::new(&link, &keys),
+                cache: cache::Part::new(&link, &keys),
+                bounds,
+                link,
+                keys,
+            }),
+        })
+    }
+
+    /// Asks the server for a sign of life, as a readiness check does.
+    ///
+    /// # Errors
+    ///
+    /// If it gives none within the time that authentication waits for a key.
+    pub async fn ping(&self) -> Result<(), StoreError> {
+        let link = &self.shared.link;
+        let turn = link.begin(b"", link.deadlines().api_key)?;
+        turn.command(&redis::cmd("PING")).await.map(drop)
+    }
+
+    /// Returns what the store has done so far.
+    pub fn stats(&self) -> RedisStats {
+        self.shared.link.stats()
+    }
+
+    /// Takes no more calls, waits for those under way, but no longer than five seconds, and ends
+    /// the connections.
+    pub async fn close(&self) {
+        self.shared.link.close(Duration::from_secs(5)).await;
+    }
+}
+
+impl fmt::Debug for RedisStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisStore")
+            .field("server", &self.shared.link)
+            .finish_non_exhaustive()
+    }
+}

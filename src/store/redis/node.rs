@@ -1,0 +1,482 @@
+//! One server: its connection, and whether it is asked at all.
+
+use std::{
+    fmt,
+    future::{Future, poll_fn},
+    pin::pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    task::Poll,
+    time::Duration,
+};
+
+use redis::{Cmd, Pipeline, RedisResult, Value, aio::MultiplexedConnection};
+use tokio::sync::{Notify, oneshot};
+
+use super::{
+    address::Driver,
+    endpoint::Endpoint,
+    fault::{Fault, Verdict},
+    pulse::Pulse,
+    watch::Watch,
+};
+use crate::{
+    error::{StoreError, StoreErrorKind},
+    runtime::Runtime,
+    time::{Clock, Timestamp},
+};
+
+/// How long one attempt to connect may take.
+const ATTEMPT_MAX: Duration = Duration::from_secs(1);
+
+/// How far apart the beginnings of two attempts are at least.
+const ATTEMPT_EVERY: Duration = Duration::from_secs(1);
+
+/// By how much more they are apart, at most: so that not all instances come at once.
+const JITTER_MAX_MICROS: u64 = 100_000;
+
+/// What all servers of a store share.
+#[derive(Debug)]
+pub(super) struct Ground {
+    pub(super) runtime: Arc<dyn Runtime>,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) watch: Watch,
+    pub(super) calls_max: usize,
+}
+
+/// One server, which is asked as long as it answers.
+///
+/// ```text
+/// Idle ─first call─> Waiting ─connected─> Up ─connection lost─> Waiting
+///                       │ not connected     │ silent, failing
+///                       └──────> Down <─────┘     Down ─connected─> Up
+/// ```
+///
+/// While it is down a call fails at once, and a task tries to connect, once each second. No call
+/// waits for longer than its own deadline for a connection, and none makes one.
+pub(super) struct Node {
+    endpoint: Endpoint,
+    ground: Arc<Ground>,
+    state: Mutex<State>,
+    /// Told when the phase changes.
+    changed: Notify,
+    /// Told when nobody waits any more.
+    drained: Notify,
+    /// Told when the server has stopped answering.
+    on_down: Option<Box<dyn Fn() + Send + Sync>>,
+}
+
+struct State {
+    phase: Phase,
+    pulse: Pulse,
+    generation: u64,
+    is_connecting: bool,
+    attempted_at: Option<Timestamp>,
+    is_told_down: bool,
+}
+
+enum Phase {
+    Idle,
+    Waiting,
+    Up(Live),
+    Down,
+    Closed,
+}
+
+/// A connection. Dropping it ends it, and wakes whoever waits for an answer on it.
+struct Live {
+    connection: MultiplexedConnection,
+    _stop: oneshot::Sender<()>,
+}
+
+/// What is put to a server.
+#[derive(Clone, Copy)]
+pub(super) enum Question<'a> {
+    One(&'a Cmd),
+    Several(&'a Pipeline),
+}
+
+/// The right to ask a server one thing. Dropping it gives up the answer.
+pub(super) struct Pass {
+    node: Arc<Node>,
+    is_open: bool,
+    /// Of the connection that was asked.
+    generation: Option<u64>,
+}
+
+impl Node {
+    pub(super) fn new(
+        endpoint: Endpoint,
+        ground: Arc<Ground>,
+        on_down: Option<Box<dyn Fn() + Send + Sync>>,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            endpoint,
+            ground,
+            state: Mutex::new(State {
+                phase: Phase::Idle,
+                pulse: Pulse::default(),
+                generation: 0,
+                is_connecting: false,
+                attempted_at: None,
+                is_told_down: false,
+            }),
+            changed: Notify::new(),
+            drained: Notify::new(),
+            on_down,
+        })
+    }
+
+    pub(super) fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
+    pub(super) fn is_up(&self) -> bool {
+        matches!(self.lock().phase, Phase::Up(_))
+    }
+
+    /// Asks for the right to ask; refused at once while the server does not answer.
+    pub(super) fn enter(self: &Arc<Self>) -> Result<Pass, StoreError> {
+        let mut state = self.lock();
+        let is_asked = match state.phase {
+            Phase::Idle | Phase::Waiting | Phase::Up(_) => true,
+            Phase::Down | Phase::Closed => false,
+        };
+        if !is_asked || state.pulse.waiting() >= self.ground.calls_max {
+            self.ground.watch.refused.add_one();
+            return Err(StoreErrorKind::Unavailable.into());
+        }
+        state.pulse.asked(self.ground.clock.now());
+        drop(state);
+        self.ground.watch.calls.add_one();
+        Ok(Pass {
+            node: Arc::clone(self),
+            is_open: true,
+            generation: None,
+        })
+    }
+
+    /// Takes no more calls, and ends once those under way are answered.
+    pub(super) async fn close(&self) {
+        {
+            let mut state = self.lock();
+            // Who has a connection may use it to the end.
+            if !matches!(state.phase, Phase::Up(_)) {
+                state.phase = Phase::Closed;
+            }
+        }
+        self.changed.notify_waiters();
+        loop {
+            let drained = self.drained.notified();
+            let mut drained = pin!(drained);
+            drained.as_mut().enable();
+            if self.lock().pulse.waiting() == 0 {
+                break;
+            }
+            drained.await;
+        }
+        self.end();
+    }
+
+    /// Ends at once.
+    pub(super) fn end(&self) {
+        let mut state = self.lock();
+        state.phase = Phase::Closed;
+        if std::mem::take(&mut state.is_told_down) {
+            self.ground.watch.forgotten();
+        }
+        drop(state);
+        self.changed.notify_waiters();
+    }
+
+    /// Returns a connection, once there is one.
+    async fn live(self: &Arc<Self>) -> Result<(MultiplexedConnection, u64), Fault> {
+        loop {
+            let mut changed = pin!(self.changed.notified());
+            changed.as_mut().enable();
+            {
+                let mut state = self.lock();
+                match &state.phase {
+                    Phase::Up(live) => return Ok((live.connection.clone(), state.generation)),
+                    Phase::Down | Phase::Closed => {
+                        return Err(Fault {
+                            error: StoreErrorKind::Unavailable.into(),
+                            verdict: Verdict::Answered,
+                        });
+                    }
+                    Phase::Idle => {
+                        state.phase = Phase::Waiting;
+                        self.connect(&mut state);
+                    }
+                    Phase::Waiting => {}
+                }
+            }
+            changed.await;
+        }
+    }
+
+    /// The connection of this generation is of no more use.
+    fn lose(self: &Arc<Self>, generation: u64) {
+        let mut state = self.lock();
+        if matches!(state.phase, Phase::Up(_)) && state.generation == generation {
+            state.phase = Phase::Waiting;
+            self.connect(&mut state);
+            drop(state);
+            self.changed.notify_waiters();
+        }
+    }
+
+    /// The server is taken to be gone.
+    fn give_up(self: &Arc<Self>, state: &mut State, error: &StoreError) {
+        state.phase = Phase::Down;
+        state.pulse.renew();
+        if !std::mem::replace(&mut state.is_told_down, true) {
+            let cause = std::error::Error::source(error);
+            let cause = cause.map_or_else(String::new, |cause| format!(": {cause}"));
+            let server = self.endpoint.to_string();
+            self.ground.watch.down(&server, error.kind(), &cause);
+        }
+        self.connect(state);
+        self.changed.notify_waiters();
+        if let Some(on_down) = &self.on_down {
+            on_down();
+        }
+    }
+
+    /// Begins to connect beside the calls, unless that goes on already.
+    fn connect(self: &Arc<Self>, state: &mut State) {
+        if !std::mem::replace(&mut state.is_connecting, true) {
+            let attempts = Attempts {
+                node: Arc::downgrade(self),
+            };
+            let task = attempts.until_connected(Arc::clone(&self.ground));
+            self.ground.runtime.spawn(Box::pin(task));
+        }
+    }
+
+    /// Returns how long to wait before the next attempt.
+    fn next_attempt_in(&self) -> Duration {
+        let state = self.lock();
+        let Some(last) = state.attempted_at else {
+            return Duration::ZERO;
+        };
+        let jitter = getrandom::u64().unwrap_or_default() % JITTER_MAX_MICROS;
+        let since = self.ground.clock.now() - last;
+        (ATTEMPT_EVERY + Duration::from_micros(jitter)).saturating_sub(since)
+    }
+
+    /// Tries to connect once, and returns whether that is the end of it.
+    async fn attempt(self: &Arc<Self>) -> bool {
+        {
+            let mut state = self.lock();
+            if matches!(state.phase, Phase::Closed) {
+                state.is_connecting = false;
+                return true;
+            }
+            state.attempted_at = Some(self.ground.clock.now());
+        }
+        self.ground.watch.connects.add_one();
+        let limit = self.ground.runtime.sleep(ATTEMPT_MAX);
+        let connected = match within(limit, self.endpoint.connect(&self.ground)).await {
+            Some(connected) => connected,
+            None => Err(StoreErrorKind::Timeout.into()),
+        };
+        let mut state = self.lock();
+        if matches!(state.phase, Phase::Closed) {
+            state.is_connecting = false;
+            return true;
+        }
+        match connected {
+            Ok((connection, driver)) => {
+                self.go_up(&mut state, connection, driver);
+                true
+            }
+            Err(error) => {
+                self.give_up(&mut state, &error);
+                false
+            }
+        }
+    }
+
+    fn go_up(
+        self: &Arc<Self>,
+        state: &mut State,
+        connection: MultiplexedConnection,
+        driver: Driver,
+    ) {
+        let (stop, stopped) = oneshot::channel();
+        state.generation += 1;
+        state.is_connecting = false;
+        state.pulse.renew();
+        state.phase = Phase::Up(Live {
+            connection,
+            _stop: stop,
+        });
+        if std::mem::take(&mut state.is_told_down) {
+            self.ground.watch.up(&self.endpoint.to_string());
+        }
+        let (node, generation) = (Arc::downgrade(self), state.generation);
+        let drive = async move {
+            // Dropping the driver wakes all that wait for an answer.
+            until_stopped(driver, stopped).await;
+            if let Some(node) = node.upgrade() {
+                node.lose(generation);
+            }
+        };
+        self.ground.runtime.spawn(Box::pin(drive));
+        self.changed.notify_waiters();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Nothing that is done under the lock leaves the state half changed.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// The task that connects. If its runtime ends before it does, the next call begins another.
+struct Attempts {
+    node: Weak<Node>,
+}
+
+impl Attempts {
+    async fn until_connected(self, ground: Arc<Ground>) {
+        loop {
+            let Some(wait) = self.node.upgrade().map(|node| node.next_attempt_in()) else {
+                return;
+            };
+            if !wait.is_zero() {
+                ground.runtime.sleep(wait).await;
+            }
+            match self.node.upgrade() {
+                Some(node) => {
+                    if node.attempt().await {
+                        return;
+                    }
+                }
+                None => return,
+            }
+        }
+    }
+}
+
+impl Drop for Attempts {
+    fn drop(&mut self) {
+        let Some(node) = self.node.upgrade() else {
+            return;
+        };
+        let mut state = node.lock();
+        if matches!(state.phase, Phase::Waiting | Phase::Down) {
+            state.is_connecting = false;
+            state.phase = Phase::Idle;
+            drop(state);
+            node.changed.notify_waiters();
+        }
+    }
+}
+
+impl Pass {
+    /// Puts a question, and returns what the server says to it.
+    pub(super) async fn ask(
+        &mut self,
+        question: Question<'_>,
+    ) -> Result<RedisResult<Value>, Fault> {
+        let (mut connection, generation) = self.node.live().await?;
+        self.generation = Some(generation);
+        let answer = match question {
+            Question::One(command) => connection.send_packed_command(command).await,
+            Question::Several(pipeline) => connection
+                .send_packed_commands(pipeline, 0, pipeline.len())
+                .await
+                .map(Value::Array),
+        };
+        match answer {
+            Ok(Value::ServerError(error)) => Ok(Err(error.into())),
+            Ok(value) => Ok(Ok(value)),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Ends with an answer, or without.
+    pub(super) fn settle<T>(mut self, outcome: Result<T, Fault>) -> Result<T, StoreError> {
+        self.is_open = false;
+        let ground = &self.node.ground;
+        let now = ground.clock.now();
+        let mut state = self.node.lock();
+        let verdict = match &outcome {
+            Ok(_) => Verdict::Answered,
+            Err(fault) => fault.verdict,
+        };
+        match verdict {
+            Verdict::Answered => state.pulse.answered(now),
+            Verdict::Lost => {
+                ground.watch.broken.add_one();
+                state.pulse.given_up();
+            }
+            Verdict::Silent => {
+                ground.watch.timeouts.add_one();
+                let is_asked = matches!(state.phase, Phase::Waiting | Phase::Up(_));
+                if state.pulse.failed(now) && is_asked {
+                    self.node
+                        .give_up(&mut state, &StoreErrorKind::Timeout.into());
+                }
+            }
+        }
+        if state.pulse.waiting() == 0 {
+            self.node.drained.notify_waiters();
+        }
+        drop(state);
+        if let (Verdict::Lost, Some(generation)) = (verdict, self.generation) {
+            self.node.lose(generation);
+        }
+        outcome.map_err(|fault| fault.error)
+    }
+}
+
+impl Drop for Pass {
+    fn drop(&mut self) {
+        if self.is_open {
+            let mut state = self.node.lock();
+            state.pulse.given_up();
+            if state.pulse.waiting() == 0 {
+                self.node.drained.notify_waiters();
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Node {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let phase = match self.lock().phase {
+            Phase::Idle => "idle",
+            Phase::Waiting => "connecting",
+            Phase::Up(_) => "up",
+            Phase::Down => "down",
+            Phase::Closed => "closed",
+        };
+        write!(f, "{} ({phase})", self.endpoint)
+    }
+}
+
+/// Returns what a future brings before the time is over.
+pub(super) async fn within<F: Future>(
+    limit: impl Future<Output = ()>,
+    future: F,
+) -> Option<F::Output> {
+    let (mut limit, mut future) = (pin!(limit), pin!(future));
+    poll_fn(|cx| match future.as_mut().poll(cx) {
+        Poll::Ready(output) => Poll::Ready(Some(output)),
+        Poll::Pending => limit.as_mut().poll(cx).map(|()| None),
+    })
+    .await
+}
+
+/// Runs a connection until it ends, or is dropped by its node.
+async fn until_stopped(driver: Driver, stopped: oneshot::Receiver<()>) {
+    let stopped = async move { drop(stopped.await) };
+    within(stopped, driver).await;
+}

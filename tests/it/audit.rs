@@ -1,0 +1,272 @@
+//! What one auditor hears of all layers of a gate.
+
+use std::{
+    convert::Infallible,
+    sync::{Arc, Mutex},
+};
+
+use bytes::Bytes;
+use http::{Request, Response, StatusCode, header::CACHE_CONTROL};
+use http_body_util::Full;
+use portcullis::{
+    AuditEvent, Auditor, AuthDenial, ClientAddrResolver, Gate, ManualClock, PeerAddr,
+    StoreErrorKind,
+    access_log::{AccessLogLayer, RecentRecords},
+    api_key::{ApiKeyLayer, KeyManager, KeyRing, NewKey, Pepper},
+    cache::CacheLayer,
+    rate_limit::{OnStoreError, Partition, Policy, Quota, RateLimitLayer},
+    store::MemoryStore,
+};
+use serde_json::Value;
+use tower::{Layer, Service, ServiceExt, service_fn};
+
+use crate::support::{get, slow_store::SlowStore};
+
+#[derive(Clone, Debug, Default)]
+struct Ears(Arc<Mutex<Vec<AuditEvent>>>);
+
+impl Ears {
+    /// Returns what was heard since the last time; of notices only those of these tests' own making
+    /// could be told apart, so they are left out.
+    fn heard(&self) -> Vec<AuditEvent> {
+        let mut heard = std::mem::take(&mut *self.0.lock().unwrap());
+        heard.retain(|event| !matches!(event, AuditEvent::ConfigWarning { .. }));
+        heard
+    }
+}
+
+impl Auditor for Ears {
+    fn audit(&self, event: &AuditEvent) {
+        self.0.lock().unwrap().push(event.clone());
+    }
+}
+
+/// Layers over stores that can be down, each its own.
+struct House {
+    records: RecentRecords,
+    log: AccessLogLayer,
+    keys: SlowStore,
+    ring: KeyRing,
+    limits: SlowStore,
+    answers: SlowStore,
+}
+
+fn house() -> House {
+    let clock = ManualClock::default();
+    let slow = || SlowStore::over(MemoryStore::with_clock(clock.clone()));
+    let keys = slow();
+    let (records, log) = {
+        let records = RecentRecords::default();
+        let log = AccessLogLayer::builder()
+            .sink(records.clone())
+            .mask_client_addr();
+        (records, log.build().unwrap())
+    };
+    House {
+        records,
+        log,
+        ring: KeyRing::builder("acmepay", keys.clone())
+            .pepper(Pepper::random(1))
+            .clock(clock.clone())
+            .build()
+            .unwrap(),
+        keys,
+        limits: slow(),
+        answers: slow(),
+    }
+}
+
+impl House {
+    fn limiter(&self) -> RateLimitLayer {
+        let partition = Partition::client_addr(ClientAddrResolver::default());
+        RateLimitLayer::builder(self.limits.clone(), partition)
+            .policy(Policy::fixed_window("address", Quota::per_second(100)).unwrap())
+            .on_store_error(OnStoreError::Allow)
+            .build()
+            .unwrap()
+    }
+
+    fn gate(
+        &self,
+    ) -> Gate<AccessLogLayer, RateLimitLayer, ApiKeyLayer, tower_layer::Identity, CacheLayer> {
+        Gate::new()
+            .access_log(self.log.clone())
+            .limit_addresses(self.limiter())
+            .api_keys(ApiKeyLayer::builder(&self.ring).build().unwrap())
+            .cache(CacheLayer::new(self.answers.clone()))
+    }
+
+    fn last(&self) -> Value {
+        serde_json::from_str(&self.records.last().unwrap()).unwrap()
+    }
+}
+
+async fn answer(_: Request<Full<Bytes>>) -> Result<Response<Full<Bytes>>, Infallible> {
+    let response = Response::builder().header(CACHE_CONTROL, "no-store");
+    Ok(response.body(Full::default()).unwrap())
+}
+
+fn with_key(key: &str) -> Request<Full<Bytes>> {
+    let mut request = get("/");
+    let peer = PeerAddr(([203, 0, 113, 9], 4711).into());
+    request.extensions_mut().insert(peer);
+    request
+        .headers_mut()
+        .insert("x-api-key", key.parse().unwrap());
+    request
+}
+
+async fn send<S, B>(app: &S, request: Request<Full<Bytes>>) -> StatusCode
+where
+    S: Service<Request<Full<Bytes>>, Response = Response<B>, Error = Infallible> + Clone,
+{
+    app.clone().oneshot(request).await.unwrap().status()
+}
+
+fn down(store: &str) -> AuditEvent {
+    AuditEvent::StoreDown {
+        store: store.into(),
+        kind: StoreErrorKind::Unavailable,
+    }
+}
+
+fn up(store: &str) -> AuditEvent {
+    AuditEvent::StoreUp {
+        store: store.into(),
+    }
+}
+
+#[tokio::test]
+async fn the_gates_auditor_hears_of_keys_and_once_of_each_caller_that_is_turned_away() {
+    let (house, ears) = (house(), Ears::default());
+    let gate = house.gate().auditor(ears.clone()).build().unwrap();
+    let app = gate.layer(service_fn(answer));
+    let key = KeyManager::new(&house.ring)
+        .create(NewKey::of_owner("freya"))
+        .await
+        .unwrap();
+    let key_id: Arc<str> = key.id().as_str().into();
+    assert_eq!(ears.heard(), [AuditEvent::KeyCreated { key_id, by: None }]);
+
+    assert_eq!(send(&app, with_key(key.expose_secret())).await, 200);
+    assert_eq!(ears.heard(), []);
+    assert_eq!(send(&app, with_key("garbage")).await, 401);
+    let record = house.last();
+    let denied = AuditEvent::AuthDenied {
+        reason: AuthDenial::Malformed,
+        key_id: None,
+        client: Some("203.0.113.0".parse().unwrap()),
+        request_id: record["portcullis.request.id"].as_str().unwrap().into(),
+    };
+    assert_eq!(ears.heard(), [denied]);
+}
+
+#[tokio::test]
+async fn without_a_log_the_keys_tell_of_callers_that_are_turned_away() {
+    let (house, ears) = (house(), Ears::default());
+    let gate = Gate::new()
+        .auditor(ears.clone())
+        .api_keys(ApiKeyLayer::builder(&house.ring).build().unwrap());
+    let app = gate.build().unwrap().layer(service_fn(answer));
+    assert_eq!(send(&app, with_key("garbage")).await, 401);
+    assert_eq!(ears.heard().len(), 1);
+}
+
+#[tokio::test]
+async fn each_layers_store_is_told_of_once_when_it_stops_answering_and_once_when_it_answers_again()
+{
+    let (house, ears) = (house(), Ears::default());
+    let gate = house.gate().auditor(ears.clone()).build().unwrap();
+    let app = gate.layer(service_fn(answer));
+    let key = KeyManager::new(&house.ring)
+        .create(NewKey::of_owner("freya"))
+        .await
+        .unwrap();
+    let key = key.expose_secret();
+    ears.heard();
+
+    let stores = [
+        (&house.limits, "rate_limit", StatusCode::OK),
+        (&house.keys, "api_key", StatusCode::SERVICE_UNAVAILABLE),
+        (&house.answers, "cache", StatusCode::OK),
+    ];
+    for (store, layer, status) in stores {
+        assert_eq!(send(&app, with_key(key)).await, 200);
+        assert_eq!(ears.heard(), []);
+        store.is_down(true);
+        for _ in 0..3 {
+            assert_eq!(send(&app, with_key(key)).await, status);
+        }
+        assert_eq!(ears.heard(), [down(layer)]);
+        let record = house.last();
+        assert_eq!(record["portcullis.store.errors"], 1, "{record}");
+        store.is_down(false);
+        for _ in 0..3 {
+            assert_eq!(send(&app, with_key(key)).await, 200);
+        }
+        assert_eq!(ears.heard(), [up(layer)]);
+        let record = house.last();
+        assert!(record["portcullis.store.duration"].is_f64(), "{record}");
+        assert!(record.get("portcullis.store.errors").is_none(), "{record}");
+    }
+}
+
+#[tokio::test]
+async fn a_layer_that_was_given_an_auditor_keeps_it() {
+    let (house, own, gates) = (house(), Ears::default(), Ears::default());
+    let cache = CacheLayer::secure(house.answers.clone()).auditor(own.clone());
+    let gate = Gate::new()
+        .auditor(gates.clone())
+        .without_api_keys()
+        .cache(cache.build().unwrap())
+        .limit_addresses(house.limiter());
+    let app = gate.build().unwrap().layer(service_fn(answer));
+    house.answers.is_down(true);
+    house.limits.is_down(true);
+    let mut request = get("/");
+    let peer = PeerAddr(([203, 0, 113, 9], 4711).into());
+    request.extensions_mut().insert(peer);
+    assert_eq!(send(&app, request).await, 200);
+    assert_eq!(own.heard(), [down("cache")]);
+    assert_eq!(gates.heard(), [down("rate_limit")]);
+}
+
+#[tokio::test]
+async fn a_wrong_order_is_told_to_the_auditor() {
+    let (house, ears) = (house(), Ears::default());
+    let gate = Gate::new()
+        .access_log(house.log.clone())
+        .cache(CacheLayer::new(house.answers.clone()))
+        .without_api_keys()
+        .auditor(ears.clone());
+    let app = gate.build().unwrap().layer(service_fn(answer));
+    for _ in 0..3 {
+        send(&app, with_key("a-credential-for-which-nobody-vouches")).await;
+    }
+    let heard = ears.0.lock().unwrap().clone();
+    let warned = |event: &&AuditEvent| match event {
+        AuditEvent::ConfigWarning { message } => message.contains("no `Identity` stands"),
+        _ => false,
+    };
+    // Other tests' caches may give the same notice meanwhile: this process has one list of notices.
+    assert!(heard.iter().any(|event| warned(&event)));
+}
+
+#[tokio::test]
+async fn an_auditor_that_panics_stops_no_request() {
+    #[derive(Debug)]
+    struct Panics;
+
+    impl Auditor for Panics {
+        fn audit(&self, _: &AuditEvent) {
+            panic!("an auditor of the user's")
+        }
+    }
+
+    let house = house();
+    let gate = house.gate().auditor(Panics).build().unwrap();
+    let app = gate.layer(service_fn(answer));
+    house.limits.is_down(true);
+    assert_eq!(send(&app, with_key("garbage")).await, 401);
+    assert_eq!(house.last()["http.response.status_code"], 401);
+}
