@@ -54,12 +54,15 @@ mod house;
 mod hyper_example;
 mod keys_example;
 mod rate_limit;
+mod rate_limit_chosen;
 #[cfg(feature = "test-util")]
 mod rate_limit_conformance;
 mod rate_limit_failure;
 mod rate_limit_fields;
+mod rate_limit_penalty;
 mod rate_limit_queue;
 mod rate_limit_regressions;
+mod rate_limit_settle;
 #[cfg(feature = "redis")]
 mod redis;
 #[cfg(all(feature = "redis", feature = "test-util"))]
