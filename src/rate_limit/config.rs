@@ -23,6 +23,7 @@ use super::{
 use crate::{
     audit::Audit,
     client_addr::MissingClientAddr,
+    deadline::Deadline,
     error::StoreErrorKind,
     identity::Identity,
     record::{PolicyOutcome, RateLimitDecision, RateLimitOutcome, RecordHandle},
@@ -51,6 +52,7 @@ pub(super) struct Config {
     pub(super) watch: StoreWatch,
     pub(super) runtime: Option<Arc<dyn Runtime>>,
     pub(super) line: Option<Arc<Line>>,
+    pub(super) deadline: Deadline,
 }
 
 pub(super) type Skip = dyn Fn(&RequestHead<'_>) -> bool + Send + Sync;
@@ -132,8 +134,9 @@ impl Config {
         head: &RequestHead<'_>,
     ) -> StoreFuture<Decisions> {
         let answer = self.take_from(&*self.store, partition, set, head);
-        self.watch
-            .over(answer, || RecordHandle::of(head.extensions).cloned())
+        self.watch.over(self.deadline.bound(answer), || {
+            RecordHandle::of(head.extensions).cloned()
+        })
     }
 
     /// Returns what a request costs each policy, for those whom the answer is not the end of it.
@@ -151,8 +154,9 @@ impl Config {
         head: &RequestHead<'_>,
     ) -> StoreFuture<Decisions> {
         let answer = take_costs(&*self.store, partition, set, costs);
-        self.watch
-            .over(answer, || RecordHandle::of(head.extensions).cloned())
+        self.watch.over(self.deadline.bound(answer), || {
+            RecordHandle::of(head.extensions).cloned()
+        })
     }
 
     /// Returns the line that a request has to join that was admitted so, what it has paid for its

@@ -20,11 +20,15 @@ use super::{
 };
 use crate::{
     audit::Audit,
+    deadline::Deadline,
     error::ConfigError,
     rejection::Responder,
     runtime::{self, Runtime},
     store_watch::StoreWatch,
 };
+
+/// How long a request waits for the store, unless the layer is told otherwise.
+const DEADLINE: Duration = Duration::from_millis(25);
 
 /// Limits how often a partition of the requests may pass: see the [module](super).
 #[derive(Clone, Debug)]
@@ -50,6 +54,7 @@ impl RateLimitLayer {
             cost: None,
             retry_jitter: Duration::ZERO,
             runtime: runtime::ambient(),
+            deadline: Deadline::after(DEADLINE),
             waiters_max: WAITERS_MAX,
             reads: Reads::default(),
         }
@@ -107,6 +112,7 @@ pub struct RateLimitLayerBuilder {
     cost: Option<Arc<Cost>>,
     retry_jitter: Duration,
     runtime: Option<Arc<dyn Runtime>>,
+    deadline: Deadline,
     waiters_max: usize,
     reads: Reads,
 }
@@ -219,9 +225,29 @@ impl RateLimitLayerBuilder {
     }
 
     /// Sets what sleeps for requests that wait for their turn in a
-    /// [queue](Policy::leaky_queue). Tokio by default, where the feature `tokio` is on.
+    /// [queue](Policy::leaky_queue), and tells when the store's time is over. Tokio by default, where the feature `tokio` is on.
     pub fn runtime(mut self, runtime: impl Runtime) -> Self {
-        self.runtime = Some(Arc::new(runtime));
+        let runtime: Arc<dyn Runtime> = Arc::new(runtime);
+        self.deadline.sleep_on(Arc::clone(&runtime));
+        self.runtime = Some(runtime);
+        self
+    }
+
+    /// Sets how long a request waits for the store to answer, before it is decided as for one that
+    /// [fails](Self::on_store_error). 25 milliseconds by default, or what a store that has a
+    /// [deadline of its own](RateLimitStore::has_deadline) waits.
+    ///
+    /// The time is told by [`runtime`](Self::runtime); by default by the Tokio runtime that the
+    /// request runs on (feature `tokio`), and where there is none, there is no deadline. A store in
+    /// memory is never waited for.
+    pub fn store_deadline(mut self, after: Duration) -> Self {
+        self.deadline.set(Some(after));
+        self
+    }
+
+    /// Lets requests wait for as long as the store takes: for a store with a deadline of its own.
+    pub fn without_store_deadline(mut self) -> Self {
+        self.deadline.set(None);
         self
     }
 
@@ -284,6 +310,7 @@ impl RateLimitLayerBuilder {
         let audit = Audit::default();
         let config = Config {
             watch: StoreWatch::new("rate_limit", audit.clone()),
+            deadline: self.deadline.beside(self.store.has_deadline()),
             audit,
             partition,
             own: self.reads.any().then(|| OwnSets::new(self.reads)),

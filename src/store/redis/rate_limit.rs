@@ -60,6 +60,10 @@ impl RedisStore {
 }
 
 impl RateLimitStore for RedisStore {
+    fn has_deadline(&self) -> bool {
+        true
+    }
+
     fn keys(&self) -> &StoreKeys {
         &self.shared.keys
     }
