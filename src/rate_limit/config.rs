@@ -33,6 +33,7 @@ use super::{
 use crate::{
     audit::{Audit, AuditEvent},
     client_addr::MissingClientAddr,
+    deadline::Deadline,
     error::StoreErrorKind,
     identity::Identity,
     record::{PolicyOutcome, RateLimitDecision, RateLimitOutcome, RecordHandle},
@@ -67,6 +68,7 @@ pub(super) struct Config {
     pub(super) watch: StoreWatch,
     pub(super) runtime: Option<Arc<dyn Runtime>>,
     pub(super) line: Option<Arc<Line>>,
+    pub(super) deadline: Deadline,
 }
 
 pub(super) type Skip = dyn Fn(&RequestHead<'_>) -> bool + Send + Sync;
@@ -179,8 +181,9 @@ impl Config {
         head: &RequestHead<'_>,
     ) -> StoreFuture<Decisions> {
         let answer = self.take_from(&*self.store, partition, set, head);
-        self.watch
-            .over(answer, || RecordHandle::of(head.extensions).cloned())
+        self.watch.over(self.deadline.bound(answer), || {
+            RecordHandle::of(head.extensions).cloned()
+        })
     }
 
     /// Returns whether an answer on these policies is not the end of it, or others are told of it.
@@ -214,8 +217,9 @@ impl Config {
         let ban = self.bans.iter().map(|bans| Charge::new(bans.policy(), 0));
         let charges: SmallVec<[Charge<'_>; 4]> = charges.chain(ban).collect();
         let answer = self.store.take(partition, &charges);
-        self.watch
-            .over(answer, || RecordHandle::of(head.extensions).cloned())
+        self.watch.over(self.deadline.bound(answer), || {
+            RecordHandle::of(head.extensions).cloned()
+        })
     }
 
     /// Returns the line that a request has to join that was admitted so, what it has paid for its

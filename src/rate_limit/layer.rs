@@ -23,12 +23,16 @@ use super::{
 };
 use crate::{
     audit::{Audit, Auditor},
+    deadline::Deadline,
     error::{ConfigError, StoreError},
     record::RateLimitOutcome,
     rejection::Responder,
     runtime::{self, Runtime},
     store_watch::StoreWatch,
 };
+
+/// How long a request waits for the store, unless the layer is told otherwise.
+const DEADLINE: Duration = Duration::from_millis(25);
 
 /// Limits how often a partition of the requests may pass: see the [module](super).
 #[derive(Clone, Debug)]
@@ -54,6 +58,7 @@ impl RateLimitLayer {
             cost: None,
             retry_jitter: Duration::ZERO,
             runtime: runtime::ambient(),
+            deadline: Deadline::after(DEADLINE),
             waiters_max: WAITERS_MAX,
             policies_by: None,
             penalty: None,
@@ -116,6 +121,7 @@ pub struct RateLimitLayerBuilder {
     cost: Option<Arc<Cost>>,
     retry_jitter: Duration,
     runtime: Option<Arc<dyn Runtime>>,
+    deadline: Deadline,
     waiters_max: usize,
     reads: Reads,
     policies_by: Option<Arc<PoliciesBy>>,
@@ -298,9 +304,29 @@ impl RateLimitLayerBuilder {
     }
 
     /// Sets what sleeps for requests that wait for their turn in a
-    /// [queue](Policy::leaky_queue). Tokio by default, where the feature `tokio` is on.
+    /// [queue](Policy::leaky_queue), and tells when the store's time is over. Tokio by default, where the feature `tokio` is on.
     pub fn runtime(mut self, runtime: impl Runtime) -> Self {
-        self.runtime = Some(Arc::new(runtime));
+        let runtime: Arc<dyn Runtime> = Arc::new(runtime);
+        self.deadline.sleep_on(Arc::clone(&runtime));
+        self.runtime = Some(runtime);
+        self
+    }
+
+    /// Sets how long a request waits for the store to answer, before it is decided as for one that
+    /// [fails](Self::on_store_error). 25 milliseconds by default, or what a store that has a
+    /// [deadline of its own](RateLimitStore::has_deadline) waits.
+    ///
+    /// The time is told by [`runtime`](Self::runtime); by default by the Tokio runtime that the
+    /// request runs on (feature `tokio`), and where there is none, there is no deadline. A store in
+    /// memory is never waited for.
+    pub fn store_deadline(mut self, after: Duration) -> Self {
+        self.deadline.set(Some(after));
+        self
+    }
+
+    /// Lets requests wait for as long as the store takes: for a store with a deadline of its own.
+    pub fn without_store_deadline(mut self) -> Self {
+        self.deadline.set(None);
         self
     }
 
@@ -365,6 +391,7 @@ impl RateLimitLayerBuilder {
         let bans = self.penalty.map(Penalty::build).transpose()?;
         let config = Config {
             watch: StoreWatch::new("rate_limit", audit.clone()),
+            deadline: self.deadline.beside(self.store.has_deadline()),
             audit,
             partition,
             own: self.reads.any().then(|| OwnSets::new(self.reads)),

@@ -48,6 +48,7 @@ mod cache_posts;
 mod cache_validation;
 mod contract;
 mod credits;
+mod deadline;
 mod gate;
 mod gateway;
 mod house;

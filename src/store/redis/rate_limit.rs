@@ -100,6 +100,10 @@ struct Answer {
 }
 
 impl RateLimitStore for RedisStore {
+    fn has_deadline(&self) -> bool {
+        true
+    }
+
     fn keys(&self) -> &StoreKeys {
         &self.shared.keys
     }
