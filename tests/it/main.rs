@@ -37,6 +37,7 @@ mod cache_bounds;
 mod cache_collapse;
 #[cfg(feature = "test-util")]
 mod cache_conformance;
+mod cache_differential;
 #[cfg(feature = "encryption")]
 mod cache_encryption;
 mod cache_jitter;
