@@ -3,6 +3,7 @@
 use std::{
     fmt,
     future::Future,
+    mem,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -102,17 +103,25 @@ struct Rejected {
 impl Note {
     /// Writes the outcome into the request's record, if one is kept, and notes what the response
     /// is told.
+    #[inline]
     pub(super) fn write<B>(
         request: &Request<B>,
         lines: Lines,
         outcome: impl FnOnce() -> RateLimitOutcome,
     ) -> Self {
-        let Some(record) = RecordHandle::of(request.extensions()) else {
-            return Self::new(lines, None);
-        };
-        let outcome = outcome();
+        match RecordHandle::of(request.extensions()) {
+            None => Self {
+                lines,
+                outcome: None,
+            },
+            Some(record) => Self::recorded(record, lines, outcome()),
+        }
+    }
+
+    #[inline(never)]
+    fn recorded(record: &RecordHandle, lines: Lines, outcome: RateLimitOutcome) -> Self {
         record.push_rate_limit(outcome.clone());
-        Self::new(lines, Some(outcome))
+        Self::new(lines, outcome)
     }
 
     /// The same for a request that is turned away: the response is told in any case.
@@ -120,19 +129,28 @@ impl Note {
         if let Some(record) = RecordHandle::of(request.extensions()) {
             record.push_rate_limit(outcome.clone());
         }
-        Self::new(lines, Some(outcome))
+        Self::new(lines, outcome)
     }
 
-    fn new(lines: Lines, outcome: Option<RateLimitOutcome>) -> Self {
+    fn new(lines: Lines, outcome: RateLimitOutcome) -> Self {
         Self {
             lines,
-            outcome: outcome.map(Box::new),
+            outcome: Some(Box::new(outcome)),
         }
     }
 
-    fn tell<B>(self, response: &mut Response<B>) {
-        self.lines.append_to(response.headers_mut());
-        if let Some(outcome) = self.outcome {
+    /// Tells the response what there is to tell, if it was not told yet.
+    #[inline]
+    fn tell<B>(&mut self, response: &mut Response<B>) {
+        if !self.lines.is_none() || self.outcome.is_some() {
+            self.tell_all(response);
+        }
+    }
+
+    #[inline(never)]
+    fn tell_all<B>(&mut self, response: &mut Response<B>) {
+        mem::take(&mut self.lines).append_to(response.headers_mut());
+        if let Some(outcome) = self.outcome.take() {
             // Of several limiters the innermost has the word: it is the one that came furthest.
             response.extensions_mut().get_or_insert_with(|| *outcome);
         }
@@ -211,7 +229,7 @@ where
                 }
                 StateProj::Calling { response, note } => {
                     let mut response = ready!(response.poll(cx))?;
-                    std::mem::take(note).tell(&mut response);
+                    note.tell(&mut response);
                     return Poll::Ready(Ok(response.map(ResponseBody::inner)));
                 }
                 StateProj::Rejected { rejected } => {
@@ -339,7 +357,7 @@ where
 }
 
 impl Rejected {
-    fn into_response<B>(self) -> Response<ResponseBody<B>> {
+    fn into_response<B>(mut self) -> Response<ResponseBody<B>> {
         let mut response = self.rejection.into_response(self.dialect, &self.responder);
         self.note.tell(&mut response);
         response

@@ -184,6 +184,7 @@ impl StoredPartition {
     }
 
     /// Finds where a request stands.
+    #[inline]
     pub(super) fn place(&self, head: &RequestHead<'_>) -> Result<Place, MissingClientAddr> {
         for (space, parts) in &self.alternatives {
             // What nearly all are made of: one part.
@@ -227,6 +228,7 @@ impl Part {
     }
 
     /// Returns the key of what the request has of this part, if it is the only one.
+    #[inline]
     fn key_alone(
         &self,
         space: &KeySpace,
