@@ -58,7 +58,7 @@ impl StoreWatch {
         match &answer {
             StoreFuture::Ready(None) => answer,
             StoreFuture::Ready(Some(Ok(_))) => {
-                self.answered();
+                self.shared.answered();
                 answer
             }
             StoreFuture::Ready(Some(Err(error))) => {
@@ -70,13 +70,6 @@ impl StoreWatch {
         }
     }
 
-    /// The same, of an answer that is there and is no failure.
-    #[inline]
-    pub(crate) fn answered(&self) {
-        self.shared.answered();
-    }
-
-    #[inline(never)]
     fn over_pending<T: 'static>(
         &self,
         answer: StoreFuture<T>,

@@ -111,7 +111,6 @@ impl Config {
         })
     }
 
-    #[inline]
     fn set(&self, head: &RequestHead<'_>) -> Chosen<'_> {
         let set = self.sets.choose(|| match &self.tier_by {
             Some(tier_by) => tier_by(head),
@@ -126,23 +125,13 @@ impl Config {
         }
     }
 
-    /// Asks the store; the answer is still to be watched over.
-    #[inline]
     pub(super) fn take(
         &self,
         partition: &StoreKey,
         set: &PolicySet,
         head: &RequestHead<'_>,
     ) -> StoreFuture<Decisions> {
-        self.take_from(&*self.store, partition, set, head)
-    }
-
-    /// Watches over an answer that is not there yet, or is a failure.
-    pub(super) fn watch(
-        &self,
-        answer: StoreFuture<Decisions>,
-        head: &RequestHead<'_>,
-    ) -> StoreFuture<Decisions> {
+        let answer = self.take_from(&*self.store, partition, set, head);
         self.watch
             .over(answer, || RecordHandle::of(head.extensions).cloned())
     }
@@ -232,6 +221,7 @@ impl Config {
     }
 
     /// Returns what follows from the answer.
+    #[inline]
     pub(super) fn rule(&self, answer: Answer<'_>, partition: &StoreKey, set: &PolicySet) -> Ruling {
         let (decisions, exceeded): (_, Exceeded) = match answer {
             Answer::Store(decisions) => (decisions, quota_exceeded),
@@ -239,34 +229,12 @@ impl Config {
             Answer::Failed(_) if self.fails_open() => return Ruling::Admit(Lines::None),
             Answer::Failed(_) => return Ruling::Reject(Box::new(store_failed()), Lines::None),
         };
-        let lines = self.lines(decisions, set);
+        let lines = Lines::new(self.fields, set.policies(), set.policy_field(), decisions);
         if decisions.is_admitted() {
             Ruling::Admit(lines)
         } else {
             let rejection = exceeded(set, decisions, self.jitter(partition));
             Ruling::Reject(Box::new(rejection), lines)
-        }
-    }
-
-    /// Returns the answer to a request that the store denied, and what its header is told.
-    pub(super) fn deny(
-        &self,
-        decisions: &Decisions,
-        partition: &StoreKey,
-        set: &PolicySet,
-    ) -> (Rejection, Lines) {
-        let rejection = quota_exceeded(set, decisions, self.jitter(partition));
-        (rejection, self.lines(decisions, set))
-    }
-
-    /// Returns what the response is told of an answer.
-    #[inline]
-    pub(super) fn lines(&self, decisions: &Decisions, set: &PolicySet) -> Lines {
-        match self.fields {
-            RateLimitFields::Off => Lines::None,
-            RateLimitFields::Draft11 | RateLimitFields::XRateLimit(_) => {
-                Lines::new(self.fields, set.policies(), set.fields(), decisions)
-            }
         }
     }
 

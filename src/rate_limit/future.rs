@@ -3,7 +3,6 @@
 use std::{
     fmt,
     future::Future,
-    mem,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -103,25 +102,17 @@ struct Rejected {
 impl Note {
     /// Writes the outcome into the request's record, if one is kept, and notes what the response
     /// is told.
-    #[inline]
     pub(super) fn write<B>(
         request: &Request<B>,
         lines: Lines,
         outcome: impl FnOnce() -> RateLimitOutcome,
     ) -> Self {
-        match RecordHandle::of(request.extensions()) {
-            None => Self {
-                lines,
-                outcome: None,
-            },
-            Some(record) => Self::recorded(record, lines, outcome()),
-        }
-    }
-
-    #[inline(never)]
-    fn recorded(record: &RecordHandle, lines: Lines, outcome: RateLimitOutcome) -> Self {
+        let Some(record) = RecordHandle::of(request.extensions()) else {
+            return Self::new(lines, None);
+        };
+        let outcome = outcome();
         record.push_rate_limit(outcome.clone());
-        Self::new(lines, outcome)
+        Self::new(lines, Some(outcome))
     }
 
     /// The same for a request that is turned away: the response is told in any case.
@@ -129,28 +120,19 @@ impl Note {
         if let Some(record) = RecordHandle::of(request.extensions()) {
             record.push_rate_limit(outcome.clone());
         }
-        Self::new(lines, outcome)
+        Self::new(lines, Some(outcome))
     }
 
-    fn new(lines: Lines, outcome: RateLimitOutcome) -> Self {
+    fn new(lines: Lines, outcome: Option<RateLimitOutcome>) -> Self {
         Self {
             lines,
-            outcome: Some(Box::new(outcome)),
+            outcome: outcome.map(Box::new),
         }
     }
 
-    /// Tells the response what there is to tell, if it was not told yet.
-    #[inline]
-    fn tell<B>(&mut self, response: &mut Response<B>) {
-        if !self.lines.is_none() || self.outcome.is_some() {
-            self.tell_all(response);
-        }
-    }
-
-    #[inline(never)]
-    fn tell_all<B>(&mut self, response: &mut Response<B>) {
-        mem::take(&mut self.lines).append_to(response.headers_mut());
-        if let Some(outcome) = self.outcome.take() {
+    fn tell<B>(self, response: &mut Response<B>) {
+        self.lines.append_to(response.headers_mut());
+        if let Some(outcome) = self.outcome {
             // Of several limiters the innermost has the word: it is the one that came furthest.
             response.extensions_mut().get_or_insert_with(|| *outcome);
         }
@@ -229,7 +211,7 @@ where
                 }
                 StateProj::Calling { response, note } => {
                     let mut response = ready!(response.poll(cx))?;
-                    note.tell(&mut response);
+                    std::mem::take(note).tell(&mut response);
                     return Poll::Ready(Ok(response.map(ResponseBody::inner)));
                 }
                 StateProj::Rejected { rejected } => {
@@ -357,7 +339,7 @@ where
 }
 
 impl Rejected {
-    fn into_response<B>(mut self) -> Response<ResponseBody<B>> {
+    fn into_response<B>(self) -> Response<ResponseBody<B>> {
         let mut response = self.rejection.into_response(self.dialect, &self.responder);
         self.note.tell(&mut response);
         response

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use smallvec::SmallVec;
 
@@ -47,52 +46,6 @@ pub enum ResetForm {
     Epoch,
 }
 
-/// What of a set's policies is the same in each response, rendered once.
-#[derive(Debug)]
-pub(super) struct PolicyFields {
-    /// `"burst";q=20;w=2, "daily";q=1000;w=86400`
-    policy: HeaderValue,
-    /// `"burst";r=` and `, "daily";r=`: of each policy what stands before what it has left. None of
-    /// one that only watches.
-    beginnings: Box<[Option<Box<[u8]>>]>,
-}
-
-impl PolicyFields {
-    pub(super) fn new(policies: &[Policy]) -> Self {
-        let (mut policy, mut is_first) = (Text::new(), true);
-        let beginning = |one: &Policy| {
-            if one.is_shadow() {
-                return None;
-            }
-            let mut name = Text::new();
-            push_name(&mut name, one.name(), is_first);
-            is_first = false;
-            policy.extend_from_slice(&name);
-            push_parameter(&mut policy, b";q=", one.capacity());
-            push_parameter(&mut policy, b";w=", one.window_secs());
-            name.extend_from_slice(b";r=");
-            Some(name.as_slice().into())
-        };
-        let beginnings = policies.iter().map(beginning).collect();
-        Self {
-            policy: value(&policy),
-            beginnings,
-        }
-    }
-
-    /// Renders `"burst";r=7;t=2, "daily";r=900;t=3600`.
-    fn limit(&self, decisions: &Decisions) -> HeaderValue {
-        let mut text = Text::new();
-        for (beginning, decision) in self.beginnings.iter().zip(decisions.each()) {
-            if let Some(beginning) = beginning {
-                push_parameter(&mut text, beginning, decision.remaining());
-                push_parameter(&mut text, b";t=", effective_secs(decision));
-            }
-        }
-        value(&text)
-    }
-}
-
 /// The lines that go into one response.
 #[derive(Debug, Default)]
 pub(super) enum Lines {
@@ -102,40 +55,33 @@ pub(super) enum Lines {
         policy: HeaderValue,
         limit: HeaderValue,
     },
-    XRateLimit(XRateLimit),
-}
-
-/// The values of the three fields, one after another, and where the first two end.
-#[derive(Debug)]
-pub(super) struct XRateLimit {
-    text: Bytes,
-    ends: [u8; 2],
+    XRateLimit([HeaderValue; 3]),
 }
 
 impl Lines {
-    /// Says what was decided by the policies, of which the rest is rendered.
+    /// `policy` is what [`policy_field`] rendered of the policies.
+    #[inline]
     pub(super) fn new(
         fields: RateLimitFields,
         policies: &[Policy],
-        rendered: &PolicyFields,
+        policy: &HeaderValue,
         decisions: &Decisions,
     ) -> Self {
-        if policies.iter().all(Policy::is_shadow) {
+        if fields == RateLimitFields::Off || policies.iter().all(Policy::is_shadow) {
             return Self::None;
         }
         match fields {
             RateLimitFields::Off => Self::None,
             RateLimitFields::Draft11 => Self::Draft11 {
-                policy: rendered.policy.clone(),
-                limit: rendered.limit(decisions),
+                policy: policy.clone(),
+                limit: limit_field(policies, decisions),
             },
             RateLimitFields::XRateLimit(form) => {
-                Self::XRateLimit(XRateLimit::new(form, policies, decisions))
+                Self::XRateLimit(x_ratelimit(form, policies, decisions))
             }
         }
     }
 
-    #[inline]
     pub(super) fn append_to(self, headers: &mut HeaderMap) {
         match self {
             Self::None => {}
@@ -143,23 +89,39 @@ impl Lines {
                 headers.append(&RATELIMIT_POLICY, policy);
                 headers.append(&RATELIMIT, limit);
             }
-            Self::XRateLimit(values) => {
-                let [limit, remaining, reset] = values.into_values();
+            Self::XRateLimit([limit, remaining, reset]) => {
                 headers.append(&X_RATELIMIT_LIMIT, limit);
                 headers.append(&X_RATELIMIT_REMAINING, remaining);
                 headers.append(&X_RATELIMIT_RESET, reset);
             }
         }
     }
-
-    #[inline]
-    pub(super) fn is_none(&self) -> bool {
-        matches!(self, Self::None)
-    }
 }
 
 /// Room for the values of a few policies without an allocation but the value's own.
 type Text = SmallVec<[u8; 128]>;
+
+/// Renders `"burst";q=20;w=2, "daily";q=1000;w=86400`.
+pub(super) fn policy_field(policies: &[Policy]) -> HeaderValue {
+    let mut text = Text::new();
+    for policy in policies.iter().filter(|policy| !policy.is_shadow()) {
+        push_name(&mut text, policy.name());
+        push_parameter(&mut text, b";q=", policy.capacity());
+        push_parameter(&mut text, b";w=", policy.window_secs());
+    }
+    value(&text)
+}
+
+/// Renders `"burst";r=7;t=2, "daily";r=900;t=3600`.
+fn limit_field(policies: &[Policy], decisions: &Decisions) -> HeaderValue {
+    let mut text = Text::new();
+    for (policy, decision) in enforced(policies, decisions) {
+        push_name(&mut text, policy.name());
+        push_parameter(&mut text, b";r=", decision.remaining());
+        push_parameter(&mut text, b";t=", effective_secs(decision));
+    }
+    value(&text)
+}
 
 fn enforced<'a>(
     policies: &'a [Policy],
@@ -178,34 +140,7 @@ fn effective_secs(decision: &Decision) -> u64 {
     )
 }
 
-impl XRateLimit {
-    fn new(form: ResetForm, policies: &[Policy], decisions: &Decisions) -> Self {
-        let (mut text, mut ends) = (Text::new(), [0; 2]);
-        let values = x_ratelimit(form, policies, decisions);
-        for (at, value) in values.into_iter().enumerate() {
-            push_parameter(&mut text, b"", value);
-            if let Some(end) = ends.get_mut(at) {
-                *end = text.len() as u8;
-            }
-        }
-        Self {
-            text: Bytes::copy_from_slice(&text),
-            ends,
-        }
-    }
-
-    fn into_values(self) -> [HeaderValue; 3] {
-        let [one, two] = self.ends.map(usize::from);
-        let slices = [
-            self.text.slice(..one),
-            self.text.slice(one..two),
-            self.text.slice(two..),
-        ];
-        slices.map(|digits| HeaderValue::from_maybe_shared(digits).expect("digits are a value"))
-    }
-}
-
-fn x_ratelimit(form: ResetForm, policies: &[Policy], decisions: &Decisions) -> [u64; 3] {
+fn x_ratelimit(form: ResetForm, policies: &[Policy], decisions: &Decisions) -> [HeaderValue; 3] {
     let nearest = enforced(policies, decisions).min_by(|(one, this), (other, that)| {
         // this / one < that / other, without a division.
         let share = u128::from(this.remaining()) * u128::from(other.capacity());
@@ -225,12 +160,12 @@ fn x_ratelimit(form: ResetForm, policies: &[Policy], decisions: &Decisions) -> [
             (decisions.at() + wait).as_micros().div_ceil(1_000_000)
         }
     };
-    [policy.capacity(), decision.remaining(), reset]
+    [policy.capacity(), decision.remaining(), reset].map(HeaderValue::from)
 }
 
 /// Appends the name as a string of RFC 9651, after a comma where one is due.
-fn push_name(text: &mut Text, name: &str, is_first: bool) {
-    if !is_first {
+fn push_name(text: &mut Text, name: &str) {
+    if !text.is_empty() {
         text.extend_from_slice(b", ");
     }
     text.push(b'"');
@@ -297,13 +232,8 @@ mod tests {
     fn lines(fields: RateLimitFields) -> HeaderMap {
         let policies = policies();
         let mut headers = HeaderMap::new();
-        Lines::new(
-            fields,
-            &policies,
-            &PolicyFields::new(&policies),
-            &decisions(),
-        )
-        .append_to(&mut headers);
+        Lines::new(fields, &policies, &policy_field(&policies), &decisions())
+            .append_to(&mut headers);
         headers
     }
 

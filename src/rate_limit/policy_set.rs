@@ -11,7 +11,9 @@ use std::{
     time::Duration,
 };
 
-use super::{decision::Decisions, headers::PolicyFields, policy::Policy};
+use http::HeaderValue;
+
+use super::{decision::Decisions, headers, policy::Policy};
 use crate::error::ConfigError;
 
 /// Which policies the callers of a tier must pass.
@@ -82,7 +84,7 @@ impl Tiers {
 #[derive(Debug)]
 pub(super) struct PolicySet {
     policies: Box<[Policy]>,
-    fields: PolicyFields,
+    policy_field: HeaderValue,
     delays: bool,
     // So many of the policies are everybody's, the others the tier's.
     for_all: usize,
@@ -113,7 +115,7 @@ impl PolicySet {
             None => None,
         };
         Ok(Self {
-            fields: PolicyFields::new(&policies),
+            policy_field: headers::policy_field(&policies),
             delays: policies.iter().any(delays),
             for_all: policies.len(),
             share,
@@ -122,7 +124,6 @@ impl PolicySet {
         })
     }
 
-    #[inline]
     pub(super) fn policies(&self) -> &[Policy] {
         &self.policies
     }
@@ -142,8 +143,8 @@ impl PolicySet {
             .expect("no name stands twice")
     }
 
-    pub(super) fn fields(&self) -> &PolicyFields {
-        &self.fields
+    pub(super) fn policy_field(&self) -> &HeaderValue {
+        &self.policy_field
     }
 
     /// Returns whether a request may have to wait for its turn.
@@ -228,12 +229,8 @@ impl PolicySets {
         }
     }
 
-    #[inline]
     pub(super) fn of_tier(&self, tier: Option<&str>) -> &Arc<PolicySet> {
-        let Some(tier) = tier else {
-            return &self.fallback;
-        };
-        let named = self.tiers.iter().find(|(name, _)| **name == *tier);
+        let named = tier.and_then(|tier| self.tiers.iter().find(|(name, _)| **name == *tier));
         named.map_or(&self.fallback, |(_, set)| set)
     }
 
@@ -287,7 +284,6 @@ impl LiveSets {
     }
 
     /// Chooses a set; the tier is asked for only if there are some.
-    #[inline]
     pub(super) fn choose<'t>(&self, tier: impl FnOnce() -> Option<Cow<'t, str>>) -> Chosen<'_> {
         let choose = |sets: &PolicySets| if sets.by_tier() { tier() } else { None };
         if self.is_replaced.load(Ordering::Acquire) {

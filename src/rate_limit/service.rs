@@ -10,11 +10,9 @@ use http::{Request, Response};
 use tower::Service;
 
 use super::{
-    config::{Answer, Config, Plan, skipped},
-    decision::Decisions,
+    config::{Answer, Config, Plan, Ruling, skipped},
     future::{Deciding, Note, ResponseFuture},
     headers::Lines,
-    paid::Costs,
     policy_set::PolicySet,
     request_head::RequestHead,
 };
@@ -47,59 +45,10 @@ impl<S: Clone> RateLimit<S> {
     where
         S: Service<Request<B>>,
     {
-        let config = &self.config;
+        let config = Arc::clone(&self.config);
         let costs = config.costs(&set, &RequestHead::of(&request));
         let record = RecordHandle::of(request.extensions()).cloned();
         let take = config.take_costs(&partition, &set, &costs, record);
-        self.decide_later(take, request, partition, set, Some(costs))
-    }
-
-    /// Answers a request once the store has.
-    #[inline(never)]
-    fn call_later<B>(
-        &mut self,
-        take: StoreFuture<Decisions>,
-        request: Request<B>,
-        partition: StoreKey,
-        set: Arc<PolicySet>,
-    ) -> ResponseFuture<S, B>
-    where
-        S: Service<Request<B>>,
-    {
-        let take = self.config.watch(take, &RequestHead::of(&request));
-        self.decide_later(take, request, partition, set, None)
-    }
-
-    #[inline(never)]
-    fn turn_away<B>(
-        &self,
-        request: &Request<B>,
-        decisions: &Decisions,
-        partition: &StoreKey,
-        set: &PolicySet,
-    ) -> ResponseFuture<S, B>
-    where
-        S: Service<Request<B>>,
-    {
-        let (rejection, lines) = self.config.deny(decisions, partition, set);
-        let outcome = self.config.outcome(Answer::Store(decisions), set);
-        let note = Note::deny(request, lines, outcome);
-        let dialect = Dialect::of(request);
-        ResponseFuture::rejected(rejection, dialect, &self.config.responder, note)
-    }
-
-    fn decide_later<B>(
-        &mut self,
-        take: StoreFuture<Decisions>,
-        request: Request<B>,
-        partition: StoreKey,
-        set: Arc<PolicySet>,
-        costs: Option<Costs>,
-    ) -> ResponseFuture<S, B>
-    where
-        S: Service<Request<B>>,
-    {
-        // The future calls the service that was polled ready; the clone left behind was not.
         let clone = self.inner.clone();
         let ready = mem::replace(&mut self.inner, clone);
         ResponseFuture::deciding(Deciding {
@@ -107,10 +56,10 @@ impl<S: Clone> RateLimit<S> {
             failed: None,
             ready,
             request,
-            config: Arc::clone(&self.config),
+            config,
             partition,
             set,
-            costs,
+            costs: Some(costs),
         })
     }
 }
@@ -143,26 +92,41 @@ where
         if set.delays() {
             return self.call_in_line(request, partition, set.into_owned());
         }
-        let take = self
-            .config
-            .take(&partition, &set, &RequestHead::of(&request));
-        match &take {
+        let head = RequestHead::of(&request);
+        let take = match self.config.take(&partition, &set, &head).into_ready() {
             // A store in memory answers at once: the readied service is called where it stands.
-            StoreFuture::Ready(Some(Ok(decisions))) if decisions.is_admitted() => {
-                self.config.watch.answered();
-                let lines = self.config.lines(decisions, &set);
-                let outcome = || self.config.outcome(Answer::Store(decisions), &set);
-                let note = Note::write(&request, lines, outcome);
-                ResponseFuture::calling(self.inner.call(request), note)
+            Ok(Ok(decisions)) => {
+                let answer = Answer::Store(&decisions);
+                return match self.config.rule(answer, &partition, &set) {
+                    Ruling::Admit(lines) => {
+                        let outcome = || self.config.outcome(answer, &set);
+                        let note = Note::write(&request, lines, outcome);
+                        ResponseFuture::calling(self.inner.call(request), note)
+                    }
+                    Ruling::Reject(rejection, lines) => {
+                        let note = Note::deny(&request, lines, self.config.outcome(answer, &set));
+                        let dialect = Dialect::of(&request);
+                        ResponseFuture::rejected(*rejection, dialect, &self.config.responder, note)
+                    }
+                };
             }
-            StoreFuture::Ready(Some(Ok(decisions))) => {
-                self.config.watch.answered();
-                self.turn_away(&request, decisions, &partition, &set)
-            }
-            // The rest goes the way of an answer that comes later: there it is seen to.
-            StoreFuture::Ready(_) | StoreFuture::Pending(_) => {
-                self.call_later(take, request, partition, set.into_owned())
-            }
-        }
+            // A failure goes the way of an answer that comes later: there it is seen to.
+            Ok(Err(error)) => StoreFuture::failed(error),
+            Err(pending) => StoreFuture::Pending(pending),
+        };
+        // The future calls the service that was polled ready; the clone left behind was not.
+        let (config, set) = (Arc::clone(&self.config), set.into_owned());
+        let clone = self.inner.clone();
+        let ready = mem::replace(&mut self.inner, clone);
+        ResponseFuture::deciding(Deciding {
+            take,
+            failed: None,
+            ready,
+            request,
+            config,
+            partition,
+            set,
+            costs: None,
+        })
     }
 }
