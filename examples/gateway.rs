@@ -4,6 +4,9 @@
 //! cargo run --example gateway
 //! ```
 //!
+//! With `--features redis`, `REDIS_URL` and `STORE_SECRET` (32 bytes or more, the same for each
+//! instance) its limits are counted on that Redis server, for all instances together.
+//!
 //! It listens on 127.0.0.1:3000 (`PORTCULLIS_ADDR` changes it), makes three demo keys, and prints
 //! them with `curl` lines to try. Its access log is JSON lines on stderr.
 #![allow(clippy::disallowed_methods, reason = "a slow stream has to sleep")]
@@ -34,7 +37,10 @@ use portcullis::{
     access_log::AccessLogLayer,
     api_key::{ApiKeyLayer, KeyManager, KeyRing, NewKey, Pepper, RequireScopesLayer},
     cache::CacheLayer,
-    rate_limit::{Partition, Policy, Quota, RateLimitFields, RateLimitLayer, Tiers},
+    rate_limit::{
+        OnStoreError, Partition, Policy, Quota, RateLimitFields, RateLimitLayer, RateLimitStore,
+        Tiers,
+    },
     store::MemoryStore,
 };
 use serde_json::{Value, json};
@@ -42,17 +48,18 @@ use tokio::net::TcpListener;
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
-    if env::var_os("REDIS_URL").is_some() {
-        return Err("REDIS_URL is set, but this version has no Redis store yet: unset it".into());
-    }
     let store = MemoryStore::new();
+    let counts: Arc<dyn RateLimitStore> = match env::var("REDIS_URL") {
+        Ok(url) => on_redis(url)?,
+        Err(_) => Arc::new(store.clone()),
+    };
     // The demo's keys die with the process, and so may their pepper. A service reads its own from
     // a secret manager: under another pepper none of its keys is valid.
     let ring = KeyRing::builder("demo", store.clone())
         .pepper(Pepper::random(1))
         .build()?;
     let keys = DemoKeys::create(&KeyManager::new(&ring)).await?;
-    let app = router(&ring, store)?;
+    let app = router(&ring, store, counts)?;
 
     let addr = env::var("PORTCULLIS_ADDR").unwrap_or_else(|_| "127.0.0.1:3000".to_owned());
     let listener = TcpListener::bind(&addr).await?;
@@ -65,7 +72,13 @@ async fn main() -> Result<(), Box<dyn Error>> {
 }
 
 /// Puts the routes behind the gate, and the health check beside it.
-fn router(ring: &KeyRing, store: MemoryStore) -> Result<Router, ConfigError> {
+fn router(
+    ring: &KeyRing,
+    store: MemoryStore,
+    counts: Arc<dyn RateLimitStore>,
+) -> Result<Router, ConfigError> {
+    // While the server that counts is away this instance counts for itself.
+    let alone = || OnStoreError::local(store.clone(), 1);
     let in_ten_seconds = |limit| Quota::new(limit, Duration::from_secs(10));
     let by_address = Partition::client_addr(ClientAddrResolver::default());
     let tiers = Tiers::new("free")
@@ -76,15 +89,17 @@ fn router(ring: &KeyRing, store: MemoryStore) -> Result<Router, ConfigError> {
         .access_log(AccessLogLayer::stderr())
         .count_request_bodies()
         .limit_addresses(
-            RateLimitLayer::builder(store.clone(), by_address)
+            RateLimitLayer::builder(Arc::clone(&counts), by_address)
                 .policy(Policy::fixed_window("address", in_ten_seconds(300))?)
+                .on_store_error(alone())
                 .build()?,
         )
         // Optional, because `/public` asks for no key; the other routes say what they ask for.
         .api_keys(ApiKeyLayer::builder(ring).optional().build()?)
         .limit_callers(
-            RateLimitLayer::builder(store.clone(), Partition::identity())
+            RateLimitLayer::builder(counts, Partition::identity())
                 .tiers(tiers)
+                .on_store_error(alone())
                 .fields(RateLimitFields::Draft11)
                 .build()?,
         )
@@ -109,6 +124,24 @@ fn router(ring: &KeyRing, store: MemoryStore) -> Result<Router, ConfigError> {
         .route("/healthz", get("ok\n"))
         // With the crate's feature `axum` this line is not needed: `ConnectInfo` is found.
         .layer(map_request(peer_addr)))
+}
+
+/// Returns the store on Redis, where the instances of this service count together.
+#[cfg(feature = "redis")]
+fn on_redis(url: String) -> Result<Arc<dyn RateLimitStore>, Box<dyn Error>> {
+    use portcullis::{
+        StoreKeys,
+        store::{RedisConfig, RedisStore},
+    };
+
+    let secret = env::var("STORE_SECRET").map_err(|_| "REDIS_URL needs a STORE_SECRET too")?;
+    let keys = StoreKeys::from_secret(secret.as_bytes())?;
+    Ok(Arc::new(RedisStore::new(RedisConfig::single(url), keys)?))
+}
+
+#[cfg(not(feature = "redis"))]
+fn on_redis(_: String) -> Result<Arc<dyn RateLimitStore>, Box<dyn Error>> {
+    Err("REDIS_URL is set: build with `--features redis`, or unset it".into())
 }
 
 /// How often the handlers were called: what the cache answers does not count.

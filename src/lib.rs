@@ -60,12 +60,14 @@
 //! | `api-key`, `rate-limit`, `cache`, `access-log` | yes | the four layers |
 //! | `memory` | yes | [`store::MemoryStore`] |
 //! | `tokio` | yes | [`TokioRuntime`]: spawning and sleeping on Tokio |
+//! | `argon2` | no | keys that were made elsewhere and hashed by argon2 |
 //! | `admin` | no | [`api_key::admin`]: keys managed over HTTP, as a router for axum |
 //! | `redis` | no | `store::RedisStore`: a Redis server that many instances share |
 //! | `axum` | no | `ConnectInfo` and `MatchedPath` are understood, [`Identity`] is an extractor |
 //! | `tracing` | no | records and notices as `tracing` events |
 //! | `metrics` | no | requests and decisions of all layers through the `metrics` facade |
 //! | `serde` | no | quotas in configuration files |
+//! | `encryption` | no | a store of any kind whose answers are encrypted |
 //! | `governor` | no | governor's limiters and quotas beside ours |
 //! | `test-util` | no | suites that prove a store of your own |
 //! | `full` | no | all of these |

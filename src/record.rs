@@ -493,6 +493,9 @@ pub struct CacheOutcome {
     pub stored: bool,
     /// Whether the request waited for another one's answer.
     pub collapsed: bool,
+    /// A part of the digest under which the store was asked first: equal for requests that may have
+    /// the same answer. Nothing can be read back from it.
+    pub key_hash: Option<[u8; 8]>,
 }
 
 impl CacheOutcome {
@@ -504,6 +507,7 @@ impl CacheOutcome {
             ttl_secs: None,
             stored: false,
             collapsed: false,
+            key_hash: None,
         }
     }
 }

@@ -134,7 +134,7 @@ mod tests {
         ) {
             let (sip, at) = (Sip::new(&key), at.index(bytes.len()));
             let mut other = bytes.clone();
-            other[at] ^= 1 << bit;
+            other[at] ^= 1_u8 << bit;
             let (these, those) = (halves(&sip.hash(&bytes)), halves(&sip.hash(&other)));
             prop_assert_ne!(these[0], those[0]);
             prop_assert_ne!(these[1], those[1]);

@@ -47,8 +47,17 @@ impl<B: Body> Body for AccessLogBody<B> {
             let bytes = frame.data_ref().map_or(0, |data| data.remaining() as u64);
             this.guard.iter_mut().for_each(|guard| guard.count(bytes));
         }
+        let trailers = match &frame {
+            Some(Ok(frame)) => frame.trailers_ref(),
+            Some(Err(_)) | None => None,
+        };
+        if let (Some(trailers), Some(guard)) = (trailers, this.guard.as_mut()) {
+            guard.trailers(trailers);
+        }
         let end = match &frame {
             Some(Err(_)) => Some(Outcome::BodyError),
+            // Nothing comes after trailers.
+            Some(Ok(_)) if trailers.is_some() => Some(Outcome::Completed),
             // A server that sees the end does not ask again.
             Some(Ok(_)) => this.body.is_end_stream().then_some(Outcome::Completed),
             None => Some(Outcome::Completed),

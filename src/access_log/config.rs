@@ -1,6 +1,11 @@
 //! Everything that the layer was told, once.
 
-use std::{num::NonZeroU32, sync::Arc, time::Duration};
+use std::{
+    num::NonZeroU32,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    time::Duration,
+};
 
 use http::{Request, request::Parts};
 
@@ -49,7 +54,14 @@ impl Config {
             return (false, request);
         }
         let (parts, body) = request.into_parts();
-        let skips = self.skip.iter().any(|skip| skip(&parts));
+        let skips = catch_unwind(AssertUnwindSafe(|| {
+            self.skip.iter().any(|skip| skip(&parts))
+        }));
+        // A function that panics has not said that the request is to be skipped.
+        let skips = skips.unwrap_or_else(|_| {
+            self.stats.count_failed();
+            false
+        });
         (skips, Request::from_parts(parts, body))
     }
 }

@@ -32,6 +32,8 @@ const NEVER: u64 = u64::MAX;
 
 /// A request that has ended, and what is known of it.
 pub(super) struct Ended {
+    /// How much it matters, once that has been asked.
+    pub(super) level: Level,
     pub(super) arrival: Arrival,
     pub(super) departure: Departure,
     pub(super) slots: RecordSlots,
@@ -72,7 +74,8 @@ impl Emitter {
             return true;
         }
         let taken = |sink: &Arc<dyn Sink>| Level::ALL.iter().any(|level| sink.takes(*level));
-        self.config.sinks.iter().any(taken)
+        // A sink that panics over the question is asked again with the record.
+        catch_unwind(AssertUnwindSafe(|| self.config.sinks.iter().any(taken))).unwrap_or(true)
     }
 
     /// Tells the observers of an arrival.
@@ -82,9 +85,9 @@ impl Emitter {
         }
     }
 
-    /// Emits the record of a request. A function or a sink of the user's that panics costs the
-    /// record: were the panic let through while the request's own unwinds, the process would end.
-    pub(super) fn emit(&self, ended: Ended, now: Timestamp) {
+    /// Emits the record of a request. A sink of the user's that panics costs the record: were the panic let through while the request's own unwinds, the process would end.
+    pub(super) fn emit(&self, mut ended: Ended, now: Timestamp) {
+        ended.level = self.level(&ended);
         self.config.audit.tell_if(|| self.denied(&ended));
         for observer in &self.config.observers {
             self.guarded(|| observer.ended(&self.levelled(&ended, 1)));
@@ -159,12 +162,20 @@ impl Emitter {
         {
             return self.config.stats.count_sampled_out();
         }
+        let mut panicked = false;
         for sink in &self.config.sinks {
-            if sink.takes(record.level) {
-                sink.write(&record);
-            }
+            let written = catch_unwind(AssertUnwindSafe(|| {
+                if sink.takes(record.level) {
+                    sink.write(&record);
+                }
+            }));
+            panicked |= written.is_err();
         }
-        self.config.stats.count_emitted();
+        if panicked {
+            self.config.stats.count_failed();
+        } else {
+            self.config.stats.count_emitted();
+        }
     }
 
     /// Returns the record if it matters enough.
@@ -173,26 +184,34 @@ impl Emitter {
         (record.level >= self.config.min_level).then_some(record)
     }
 
-    /// Returns the record, and how much it matters.
+    /// Returns how much the record matters. A function of the user's that panics says nothing.
+    fn level(&self, ended: &Ended) -> Level {
+        let mut record = self.levelled(ended, 1);
+        record.level = record.default_level();
+        let Some(level) = &self.config.level else {
+            return record.level;
+        };
+        catch_unwind(AssertUnwindSafe(|| level(&record))).unwrap_or_else(|_| {
+            self.config.stats.count_failed();
+            record.level
+        })
+    }
+
+    /// Returns the record with the level that was found.
     fn levelled<'a>(&'a self, ended: &'a Ended, count: u64) -> Record<'a> {
         let config = &self.config;
+        let slow = config.slow_after;
         let mut record = Record {
             arrival: &ended.arrival,
             departure: &ended.departure,
             slots: &ended.slots,
             redaction: &config.redaction,
-            level: Level::Info,
-            is_slow: config
-                .slow_after
-                .is_some_and(|slow| ended.departure.duration >= slow),
+            level: ended.level,
+            is_slow: slow.is_some_and(|slow| ended.departure.duration >= slow),
             sample_rate: 1,
             repeat_count: count,
         };
-        record.level = record.default_level();
-        if let Some(level) = &config.level {
-            record.level = level(&record);
-        }
-        if is_routine(&record) {
+        if config.one_in.get() > 1 && is_routine(&record) {
             record.sample_rate = config.one_in.get();
         }
         record
@@ -280,9 +299,7 @@ impl Folding {
 /// Whether a request is like most: only such are sampled.
 fn is_routine(record: &Record<'_>) -> bool {
     let failed = match record.outcome() {
-        Outcome::Completed => record
-            .status()
-            .is_some_and(|status| status.is_server_error()),
+        Outcome::Completed => record.is_server_error(),
         Outcome::Dropped
         | Outcome::BodyDropped
         | Outcome::BodyError

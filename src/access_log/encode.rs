@@ -139,7 +139,8 @@ struct Object<'a> {
 impl Object<'_> {
     fn head(&mut self, record: &Record<'_>) {
         self.preamble(record.arrived_at(), record.level(), EVENT_NAME);
-        self.text(Field::RequestId, record.request_id().as_str());
+        self.plain(Field::RecordUid, record.uid().as_str());
+        self.plain(Field::RequestId, record.request_id().as_str());
         if let Some(trace) = record.trace() {
             self.text(Field::TraceId, trace.trace_id());
             self.text(Field::SpanId, trace.span_id());
@@ -226,6 +227,12 @@ impl Object<'_> {
             self.text(Field::MethodOriginal, &capped(record.method().as_str(), 32));
         }
         self.some_text(Field::Scheme, record.scheme());
+        if let Some((host, port)) = record.server() {
+            self.plain(Field::ServerAddress, host);
+            if let Some(port) = port {
+                self.int(Field::ServerPort, port);
+            }
+        }
         self.text(Field::Path, &record.path());
         self.query(record);
         self.some_text(Field::Route, record.route());
@@ -252,6 +259,9 @@ impl Object<'_> {
     fn response(&mut self, record: &Record<'_>) {
         if let Some(status) = record.status() {
             self.int(Field::Status, status.as_u16());
+        }
+        if let Some(status) = record.grpc_status() {
+            self.word(Field::GrpcStatus, status);
         }
         self.word(Field::Outcome, record.outcome().as_str());
         self.some_text(Field::ErrorType, record.error_type());
@@ -282,6 +292,10 @@ impl Object<'_> {
         if let Some(auth) = record.slots().auth() {
             self.auth(auth);
         }
+        if let Some(user) = record.user() {
+            self.short_text(Field::UserId, user.id());
+            self.some_text(Field::UserHash, user.hash());
+        }
         if let Some((decision, policy)) = record.rate_limit() {
             self.word(Field::RateLimitOutcome, decision.as_str());
             if let Some(policy) = policy {
@@ -293,6 +307,10 @@ impl Object<'_> {
                 }
             }
         }
+        let delay = record.rate_limit_delay();
+        if !delay.is_zero() {
+            self.secs(Field::RateLimitDelay, delay);
+        }
         if let Some(cache) = record.cache() {
             self.word(Field::CacheOutcome, cache.source.as_str());
             self.some_text(Field::CacheDetail, cache.detail);
@@ -301,6 +319,9 @@ impl Object<'_> {
             }
             self.bool(Field::CacheStored, cache.stored);
             self.bool(Field::CacheCollapsed, cache.collapsed);
+            if let Some(hash) = record.cache_key_hash() {
+                self.plain(Field::CacheKeyHash, &hash);
+            }
         }
         if let Some(waited) = record.store_duration() {
             self.secs(Field::StoreDuration, waited);
@@ -443,6 +464,15 @@ impl Object<'_> {
 
     /// Neither do our own words.
     fn word(&mut self, field: Field, word: &'static str) {
+        self.plain(field, word);
+    }
+
+    /// Writes a text that was found to need no escape.
+    fn plain(&mut self, field: Field, word: &str) {
+        debug_assert!(
+            word.bytes()
+                .all(|byte| byte.is_ascii_graphic() && byte != b'"')
+        );
         self.name(field);
         self.out.push(b'"');
         self.out.extend_from_slice(word.as_bytes());

@@ -3,15 +3,17 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use http::{
-    Extensions, HeaderMap, HeaderName, Method, Request, Response, StatusCode, Uri, Version,
-    header::CONTENT_LENGTH,
+    Extensions, HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri,
+    Version,
+    header::{CONTENT_LENGTH, HOST},
 };
 use http_body::Body;
 
 use super::{
     config::Config,
     emit::{Emitter, Ended},
-    record::{Arrival, Client, Departure, Outcome},
+    level::Level,
+    record::{Arrival, Client, Departure, GrpcStatus, Outcome},
     redact::Headers,
     request_id,
     stats::Active,
@@ -35,6 +37,7 @@ pub(super) struct Guard {
     started: Timestamp,
     polling: bool,
     head: Option<Head>,
+    grpc_status: Option<GrpcStatus>,
     response_bytes: u64,
     end: Option<End>,
     _active: Active,
@@ -73,6 +76,7 @@ impl Guard {
             started,
             polling: false,
             head: None,
+            grpc_status: None,
             response_bytes: 0,
             end: None,
             _active: config.stats.enter(),
@@ -95,6 +99,10 @@ impl Guard {
         let at = self.emitter.config.clock.now();
         let headers = response.headers();
         let arrival = self.arrival.as_ref()?;
+        // gRPC needs HTTP/2; a response without a body has its status in the head.
+        if arrival.version >= Version::HTTP_2 {
+            self.grpc_status = GrpcStatus::of(headers);
+        }
         self.head = Some(Head {
             status: response.status(),
             headers: self.emitter.config.redaction.response_headers(headers),
@@ -118,6 +126,11 @@ impl Guard {
     /// Notes bytes that were handed to the server.
     pub(super) fn count(&mut self, bytes: u64) {
         self.response_bytes += bytes;
+    }
+
+    /// Notes the trailers.
+    pub(super) fn trailers(&mut self, trailers: &HeaderMap) {
+        self.grpc_status = GrpcStatus::of(trailers).or(self.grpc_status);
     }
 
     /// Ends the record.
@@ -147,6 +160,7 @@ impl Guard {
         let departure = Departure {
             outcome: end.outcome,
             status: head.as_ref().map(|head| head.status),
+            grpc_status: self.grpc_status,
             time_to_head: head.as_ref().map(|head| head.at - self.started),
             headers: head.map(|head| head.headers).unwrap_or_default(),
             duration: end.at - self.started,
@@ -164,6 +178,7 @@ impl Drop for Guard {
         };
         let (departure, at) = self.departure();
         let ended = Ended {
+            level: Level::Info,
             arrival,
             departure,
             slots: self.handle.take(),
@@ -201,9 +216,12 @@ impl<'a> Call<'a> {
 
 fn arrival(config: &Config, call: &Call<'_>) -> Arrival {
     let at = config.clock.wall();
+    let inbound = inbound(config, call);
     Arrival {
         at,
-        request_id: name(config, call, at),
+        uid: inbound.as_ref().map(|_| request_id::generate(at)),
+        request_id: inbound.unwrap_or_else(|| request_id::generate(at)),
+        host: host(call),
         trace: trace(config, call),
         client: client(config, call),
         method: call.method.clone(),
@@ -215,11 +233,19 @@ fn arrival(config: &Config, call: &Call<'_>) -> Arrival {
     }
 }
 
-fn name(config: &Config, call: &Call<'_>, at: Timestamp) -> RequestId {
-    let sent = call.headers.get(X_REQUEST_ID);
-    sent.filter(|_| call.is_from(&config.trust_request_id))
-        .and_then(RequestId::accept)
-        .unwrap_or_else(|| request_id::generate(at))
+/// Returns the name that the caller sent, if it is to be believed.
+fn inbound(config: &Config, call: &Call<'_>) -> Option<RequestId> {
+    if !call.is_from(&config.trust_request_id) {
+        return None;
+    }
+    RequestId::accept(call.headers.get(X_REQUEST_ID)?)
+}
+
+fn host(call: &Call<'_>) -> Option<HeaderValue> {
+    match call.uri.authority() {
+        Some(_) => None,
+        None => call.headers.get(HOST).cloned(),
+    }
 }
 
 fn trace(config: &Config, call: &Call<'_>) -> Option<TraceContext> {

@@ -6,9 +6,18 @@ use http::{HeaderName, request::Parts};
 use tower_layer::Layer;
 
 use super::{
-    config::Config, emit::Emitter, json_lines::JsonLines, level::Level, observer::Observer,
-    recent::RecentRecords, record::Record, redact::SecretPath, service::AccessLog, sink::Sink,
-    stats::LogStats, trust::Trust,
+    config::Config,
+    emit::Emitter,
+    json_lines::JsonLines,
+    level::Level,
+    observer::Observer,
+    recent::RecentRecords,
+    record::Record,
+    redact::{SecretPath, Users},
+    service::AccessLog,
+    sink::Sink,
+    stats::LogStats,
+    trust::Trust,
 };
 use crate::{
     audit::{Audit, Auditor},
@@ -167,13 +176,15 @@ impl AccessLogBuilder {
         self
     }
 
-    /// Keeps no record of requests of which this says so. Given more than once, each may skip.
+    /// Keeps no record of requests of which this says so. Given more than once, each may skip. One
+    /// that panics skips nothing.
     pub fn skip(mut self, skip: impl Fn(&Parts) -> bool + Send + Sync + 'static) -> Self {
         self.config.skip.push(Arc::new(skip));
         self
     }
 
-    /// Says how much a record matters. What it matters by default stands in [`Record::level`].
+    /// Says how much a record matters. What it matters by default stands in [`Record::level`], and
+    /// counts where this panics.
     ///
     /// By default the server's failures (5xx, a panic, a body that failed) are errors, a caller
     /// that authentication turned away is a warning, `OPTIONS` is for debugging, and all else,
@@ -253,6 +264,27 @@ impl AccessLogBuilder {
     /// is written as `REDACTED`.
     pub fn secret_path(mut self, pattern: impl Into<String>) -> Self {
         self.secret_paths.push(pattern.into());
+        self
+    }
+
+    /// Writes down who owns the caller's key, as `user.id`. Nothing by default.
+    pub fn user_id(mut self) -> Self {
+        self.config.redaction.users = Users::Id;
+        self
+    }
+
+    /// Writes down a digest of who owns the caller's key, as `user.hash`: HMAC-SHA-256 under this
+    /// secret, its first 16 bytes. The same owner has the same digest as long as the secret is the
+    /// same, and who has the log alone cannot guess owners.
+    pub fn user_hash(mut self, secret: impl AsRef<[u8]>) -> Self {
+        self.config.redaction.users = Users::hashed(secret.as_ref());
+        self
+    }
+
+    /// Writes down a part of the digest under which the cache looks for an answer: requests that may
+    /// have the same answer have the same one.
+    pub fn cache_key_hash(mut self) -> Self {
+        self.config.redaction.cache_key = true;
         self
     }
 

@@ -49,14 +49,16 @@
 //!
 //! No header, `User-Agent` included, unless [it is asked for](AccessLogBuilder::request_headers);
 //! one that bears credentials cannot be. No value of the query unless [its parameter is
-//! named](AccessLogBuilder::query_values). No key but its public id. Control characters and those
+//! named](AccessLogBuilder::query_values). No key but its public id, and who owns it only [by
+//! choice](AccessLogBuilder::user_id). Of `Host` the name and the port, if they are well formed. Control characters and those
 //! that turn the direction of text are escaped, and every text has a bounded length.
 //!
 //! # Bodies
 //!
-//! The response's bytes are counted as the server takes them. A request's body keeps its type, so
-//! that any inner service can take it, and its length is written as the request declares it; a
-//! [`CountRequestBodyLayer`] next to the handler counts what is really read.
+//! The response's bytes are counted as the server takes them, and gRPC's status is read from its
+//! trailers. A request's body keeps its type, so that any inner service can take it, and its length
+//! is written as the request declares it; a [`CountRequestBodyLayer`] inside counts what is really
+//! read, and [`Gate::count_request_bodies`](crate::Gate::count_request_bodies) adds one.
 //!
 //! # Routes
 //!
@@ -119,7 +121,7 @@ pub use self::observer::Observer;
 pub use self::pretty::PrettyLines;
 pub use self::queue::{LogQueue, LogQueueBuilder};
 pub use self::recent::RecentRecords;
-pub use self::record::{Outcome, Record};
+pub use self::record::{Outcome, Record, User};
 pub use self::request_log::RequestLog;
 pub(crate) use self::ring::Ring;
 pub use self::schema::{Names, SCHEMA_VERSION};

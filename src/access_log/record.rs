@@ -7,11 +7,11 @@ use std::{
     time::Duration,
 };
 
-use http::{HeaderName, Method, StatusCode, Uri, Version};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version};
 
 use super::{
     level::Level,
-    redact::{self, Headers, Redaction},
+    redact::{self, Headers, Redaction, Users},
     trace_context::TraceContext,
 };
 use crate::{
@@ -42,10 +42,14 @@ pub struct Record<'a> {
 pub(super) struct Arrival {
     pub(super) at: Timestamp,
     pub(super) request_id: RequestId,
+    /// The record's own name, where the request has brought its.
+    pub(super) uid: Option<RequestId>,
     pub(super) trace: Option<TraceContext>,
     pub(super) client: Option<Client>,
     pub(super) method: Method,
     pub(super) uri: Uri,
+    /// What `Host` says, where the URI does not.
+    pub(super) host: Option<HeaderValue>,
     pub(super) version: Version,
     pub(super) headers: Headers,
     pub(super) bytes_declared: Option<u64>,
@@ -71,6 +75,7 @@ pub(super) struct Client {
 pub(super) struct Departure {
     pub(super) outcome: Outcome,
     pub(super) status: Option<StatusCode>,
+    pub(super) grpc_status: Option<GrpcStatus>,
     pub(super) headers: Headers,
     pub(super) time_to_head: Option<Duration>,
     pub(super) duration: Duration,
@@ -91,6 +96,15 @@ impl Record<'_> {
     /// Returns the request's name.
     pub fn request_id(&self) -> &RequestId {
         &self.arrival.request_id
+    }
+
+    /// Returns the record's own name: the request's, unless that one came from the caller, who may
+    /// send a request twice. One record that is stored twice has the same name both times.
+    pub fn uid(&self) -> &RequestId {
+        self.arrival
+            .uid
+            .as_ref()
+            .unwrap_or(&self.arrival.request_id)
     }
 
     /// Returns the trace that the request belongs to, if it said so and is believed.
@@ -139,6 +153,19 @@ impl Record<'_> {
         self.arrival.uri.scheme_str()
     }
 
+    /// Returns the host that the request asks for, and the port, if it is well formed. A client may
+    /// write there what it likes.
+    pub fn server(&self) -> Option<(&str, Option<u16>)> {
+        match (self.arrival.uri.authority(), &self.arrival.host) {
+            (Some(authority), _) => {
+                let host = redact::host_and_port(authority.host())?.0;
+                Some((host, authority.port_u16()))
+            }
+            (None, Some(host)) => redact::host_and_port(host.to_str().ok()?),
+            (None, None) => None,
+        }
+    }
+
     /// Returns the path without its secret segments, of bounded length.
     pub fn path(&self) -> Cow<'_, str> {
         self.redaction.path(self.arrival.uri.path())
@@ -182,6 +209,11 @@ impl Record<'_> {
         self.departure.status
     }
 
+    /// Returns the status of gRPC by its name, if the response or its trailers had one.
+    pub fn grpc_status(&self) -> Option<&'static str> {
+        self.departure.grpc_status.map(GrpcStatus::as_str)
+    }
+
     /// Returns how the request ended.
     pub fn outcome(&self) -> Outcome {
         self.departure.outcome
@@ -191,7 +223,12 @@ impl Record<'_> {
     pub fn error_type(&self) -> Option<&str> {
         match (self.departure.outcome, self.departure.status.as_ref()) {
             (Outcome::Completed, Some(status)) if status.is_server_error() => Some(status.as_str()),
-            (Outcome::Completed, _) => None,
+            (Outcome::Completed, _) => {
+                let failed = self.departure.grpc_status;
+                failed
+                    .filter(|status| status.is_server_error())
+                    .map(GrpcStatus::as_str)
+            }
             (Outcome::Dropped, _) => Some("dropped"),
             (Outcome::BodyDropped, _) => Some("body_dropped"),
             (Outcome::BodyError, _) => Some("body_error"),
@@ -273,6 +310,37 @@ impl Record<'_> {
         Some((outcome.decision, scarcest(same)))
     }
 
+    /// Returns how long limiters made the request wait for its turn.
+    pub fn rate_limit_delay(&self) -> Duration {
+        self.slots
+            .rate_limits()
+            .iter()
+            .map(|outcome| outcome.delayed)
+            .sum()
+    }
+
+    /// Returns who owns the caller's key, as the log was told to write it down; nothing by default.
+    pub fn user(&self) -> Option<User<'_>> {
+        let AuthOutcome::Allowed(identity) = self.slots.auth()? else {
+            return None;
+        };
+        match &self.redaction.users {
+            Users::Nothing => None,
+            Users::Id => identity.owner().map(User::Id),
+            Users::Hash(keyed) => {
+                let hash = |owner| User::Hash(redact::user_hash(keyed, owner));
+                identity.owner().map(hash)
+            }
+        }
+    }
+
+    /// Returns a part of the cache's key as hexadecimal digits, if the log was told to write it
+    /// down.
+    pub fn cache_key_hash(&self) -> Option<String> {
+        let hash = self.slots.cache()?.key_hash?;
+        self.redaction.cache_key.then(|| redact::hex(&hash))
+    }
+
     /// Returns what the cache did, if the request came as far.
     pub fn cache(&self) -> Option<&CacheOutcome> {
         self.slots.cache()
@@ -301,10 +369,14 @@ impl Record<'_> {
         }
     }
 
-    fn is_server_error(&self) -> bool {
-        self.departure
-            .status
-            .is_some_and(|status| status.is_server_error())
+    pub(super) fn is_server_error(&self) -> bool {
+        let Departure {
+            status,
+            grpc_status,
+            ..
+        } = self.departure;
+        status.is_some_and(|status| status.is_server_error())
+            || grpc_status.is_some_and(GrpcStatus::is_server_error)
     }
 
     fn level_of_client(&self) -> Level {
@@ -359,6 +431,82 @@ impl Outcome {
             Self::Panicked => "panicked",
             Self::Failed => "failed",
         }
+    }
+}
+
+/// Who owns the caller's key, as it is written down.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum User<'a> {
+    /// The owner's id.
+    Id(&'a str),
+    /// A keyed digest of it.
+    Hash(String),
+}
+
+impl User<'_> {
+    /// Returns the owner's id, if that is what is written down.
+    pub fn id(&self) -> Option<&str> {
+        match self {
+            Self::Id(id) => Some(id),
+            Self::Hash(_) => None,
+        }
+    }
+
+    /// Returns the owner's digest, if that is what is written down.
+    pub fn hash(&self) -> Option<&str> {
+        match self {
+            Self::Id(_) => None,
+            Self::Hash(hash) => Some(hash),
+        }
+    }
+}
+
+/// A status of gRPC.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct GrpcStatus(u8);
+
+impl GrpcStatus {
+    const UNKNOWN: u8 = 2;
+
+    /// By their numbers.
+    const NAMES: [&str; 17] = [
+        "OK",
+        "CANCELLED",
+        "UNKNOWN",
+        "INVALID_ARGUMENT",
+        "DEADLINE_EXCEEDED",
+        "NOT_FOUND",
+        "ALREADY_EXISTS",
+        "PERMISSION_DENIED",
+        "RESOURCE_EXHAUSTED",
+        "FAILED_PRECONDITION",
+        "ABORTED",
+        "OUT_OF_RANGE",
+        "UNIMPLEMENTED",
+        "INTERNAL",
+        "UNAVAILABLE",
+        "DATA_LOSS",
+        "UNAUTHENTICATED",
+    ];
+
+    /// Reads the status from headers or trailers. One that is none of gRPC's is unknown.
+    pub(super) fn of(fields: &HeaderMap) -> Option<Self> {
+        const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+
+        let number = |value: &HeaderValue| value.to_str().ok()?.parse().ok();
+        let number = number(fields.get(GRPC_STATUS)?).unwrap_or(Self::UNKNOWN);
+        let known = usize::from(number) < Self::NAMES.len();
+        Some(Self(if known { number } else { Self::UNKNOWN }))
+    }
+
+    fn as_str(self) -> &'static str {
+        Self::NAMES[usize::from(self.0)]
+    }
+
+    /// Returns whether the server failed, as OpenTelemetry has it.
+    fn is_server_error(self) -> bool {
+        matches!(self.0, 2 | 4 | 12..=15)
     }
 }
 

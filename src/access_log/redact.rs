@@ -1,11 +1,14 @@
 //! What of a request may be written down. What is not named here is not.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, fmt};
 
 use http::{
     HeaderMap, HeaderName, HeaderValue,
     header::{AUTHORIZATION, COOKIE, PROXY_AUTHORIZATION, SET_COOKIE},
 };
+
+use hmac::{Hmac, KeyInit, Mac};
+use sha2::Sha256;
 
 use crate::error::ConfigError;
 
@@ -50,6 +53,67 @@ pub(super) struct Redaction {
     /// Headers that are as secret as [`CREDENTIALS`].
     pub(super) secret_headers: Vec<HeaderName>,
     pub(super) secret_paths: Vec<SecretPath>,
+    pub(super) users: Users,
+    /// Whether a part of the cache's key is written down.
+    pub(super) cache_key: bool,
+}
+
+/// What is written down of the owner of the caller's key.
+#[derive(Clone, Default)]
+pub(super) enum Users {
+    #[default]
+    Nothing,
+    Id,
+    /// A digest under this secret.
+    Hash(Hmac<Sha256>),
+}
+
+impl Users {
+    /// Hashes owners under a secret.
+    pub(super) fn hashed(secret: &[u8]) -> Self {
+        Self::Hash(Hmac::new_from_slice(secret).expect("HMAC takes a key of any length"))
+    }
+}
+
+impl fmt::Debug for Users {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Nothing => "Nothing",
+            Self::Id => "Id",
+            Self::Hash(_) => "Hash",
+        })
+    }
+}
+
+/// Returns the first half of an owner's digest, as hexadecimal digits.
+pub(super) fn user_hash(keyed: &Hmac<Sha256>, owner: &str) -> String {
+    let digest = keyed.clone().chain_update(owner).finalize().into_bytes();
+    hex(&digest[..16])
+}
+
+/// Returns bytes as hexadecimal digits.
+pub(super) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Returns the host's name or address, and the port, of an authority that is well formed.
+pub(super) fn host_and_port(authority: &str) -> Option<(&str, Option<u16>)> {
+    const HOST_BYTES_MAX: usize = 255;
+
+    let (host, port) = match authority.rsplit_once(':') {
+        Some((host, port)) if !port.ends_with(']') => (host, Some(port.parse().ok()?)),
+        Some(_) | None => (authority, None),
+    };
+    let (host, beside) = match host
+        .strip_prefix('[')
+        .and_then(|host| host.strip_suffix(']'))
+    {
+        Some(host) => (host, b':'),
+        None => (host, b'_'),
+    };
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-.".contains(&byte) || byte == beside;
+    let valid = (1..=HOST_BYTES_MAX).contains(&host.len()) && host.bytes().all(plain);
+    valid.then_some((host, port))
 }
 
 impl Redaction {
@@ -258,6 +322,49 @@ mod tests {
             ..Redaction::default()
         };
         redaction.path(path).into_owned()
+    }
+
+    #[test]
+    fn a_host_is_written_as_it_was_asked_for_or_not_at_all() {
+        for (authority, host, port) in [
+            ("acme.test", "acme.test", None),
+            ("acme_1.test:8080", "acme_1.test", Some(8080)),
+            ("127.0.0.1:80", "127.0.0.1", Some(80)),
+            ("[2001:db8::1]", "2001:db8::1", None),
+            ("[2001:db8::1]:443", "2001:db8::1", Some(443)),
+        ] {
+            assert_eq!(host_and_port(authority), Some((host, port)));
+        }
+        for bad in [
+            "",
+            ":80",
+            "a b",
+            "a:b",
+            "a:99999",
+            "::1",
+            "a\"b",
+            "user@host",
+            "grüße",
+            "[",
+            "a/b",
+        ] {
+            assert_eq!(host_and_port(bad), None, "{bad}");
+        }
+        assert_eq!(host_and_port(&"a".repeat(256)), None);
+    }
+
+    #[test]
+    fn an_owner_is_hashed_under_a_secret_that_no_debugging_shows() {
+        let hash = |secret: &[u8], owner| match Users::hashed(secret) {
+            Users::Hash(keyed) => user_hash(&keyed, owner),
+            Users::Nothing | Users::Id => unreachable!(),
+        };
+        let freya = hash(b"secret", "freya");
+        assert_eq!(freya.len(), 32);
+        assert_eq!(freya, hash(b"secret", "freya"));
+        assert_ne!(freya, hash(b"another", "freya"));
+        assert_ne!(freya, hash(b"secret", "loki"));
+        assert_eq!(format!("{:?}", Users::hashed(b"secret")), "Hash");
     }
 
     #[test]

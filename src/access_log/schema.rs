@@ -82,6 +82,7 @@ fields! {
     SeverityNumber: "severity_number", "event.severity", "severity";
     EventName: "event.name", "event.action", "event";
     SchemaVersion: "portcullis.schema.version", "portcullis.schema.version", "v";
+    RecordUid: "log.record.uid", "event.id", "uid";
     RequestId: "portcullis.request.id", "http.request.id", "id";
     TraceId: "trace_id", "trace.id", "trace_id";
     SpanId: "span_id", "span.id", "span_id";
@@ -92,6 +93,8 @@ fields! {
     Path: "url.path", "url.path", "path";
     Query: "url.query", "url.query", "query";
     Route: "http.route", "portcullis.route", "route";
+    ServerAddress: "server.address", "server.address", "host";
+    ServerPort: "server.port", "server.port", "port";
     ProtocolVersion: "network.protocol.version", "http.version", "version";
     ClientAddress: "client.address", "client.ip", "client";
     ClientMasked: "portcullis.client.masked", "portcullis.client.masked", "client_masked";
@@ -99,6 +102,7 @@ fields! {
     PeerPort: "network.peer.port", "source.port", "peer_port";
     UserAgent: "user_agent.original", "user_agent.original", "agent";
     Status: "http.response.status_code", "http.response.status_code", "status";
+    GrpcStatus: "rpc.response.status_code", "portcullis.grpc.status", "grpc";
     Outcome: "portcullis.outcome", "portcullis.outcome", "outcome";
     ErrorType: "error.type", "error.type", "error";
     Duration: "http.server.request.duration", "event.duration", "dur";
@@ -113,16 +117,20 @@ fields! {
     AuthReason: "portcullis.auth.reason", "portcullis.auth.reason", "auth_reason";
     AuthKeyId: "portcullis.auth.key_id", "portcullis.auth.key_id", "key_id";
     AuthTier: "portcullis.auth.tier", "portcullis.auth.tier", "tier";
+    UserId: "user.id", "user.id", "user";
+    UserHash: "user.hash", "user.hash", "user_hash";
     RateLimitOutcome: "portcullis.rate_limit.outcome", "portcullis.rate_limit.outcome", "limit";
     RateLimitPolicy: "portcullis.rate_limit.policy", "portcullis.rate_limit.policy", "limit_policy";
     RateLimitLimit: "portcullis.rate_limit.limit", "portcullis.rate_limit.limit", "limit_quota";
     RateLimitRemaining: "portcullis.rate_limit.remaining", "portcullis.rate_limit.remaining", "limit_left";
     RateLimitRetryAfter: "portcullis.rate_limit.retry_after", "portcullis.rate_limit.retry_after", "limit_retry";
+    RateLimitDelay: "portcullis.rate_limit.delay", "portcullis.rate_limit.delay", "limit_delay";
     CacheOutcome: "portcullis.cache.outcome", "portcullis.cache.outcome", "cache";
     CacheDetail: "portcullis.cache.detail", "portcullis.cache.detail", "cache_detail";
     CacheTtl: "portcullis.cache.ttl", "portcullis.cache.ttl", "cache_ttl";
     CacheStored: "portcullis.cache.stored", "portcullis.cache.stored", "cache_stored";
     CacheCollapsed: "portcullis.cache.collapsed", "portcullis.cache.collapsed", "cache_collapsed";
+    CacheKeyHash: "portcullis.cache.key_hash", "portcullis.cache.key_hash", "cache_key";
     StoreDuration: "portcullis.store.duration", "portcullis.store.duration", "store_dur";
     StoreErrors: "portcullis.store.errors", "portcullis.store.errors", "store_errors";
     AuditBy: "portcullis.audit.by", "portcullis.audit.by", "by";

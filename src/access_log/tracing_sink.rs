@@ -1,6 +1,12 @@
 //! Records as `tracing` events, for whoever has a subscriber already.
 
-use super::{encode, level::Level, record::Record, schema::EVENT_NAME, sink::Sink};
+use super::{
+    encode,
+    level::Level,
+    record::{Record, User},
+    schema::EVENT_NAME,
+    sink::Sink,
+};
 
 /// The target of the events, to filter by: `portcullis::access`.
 const TARGET: &str = "portcullis::access";
@@ -28,6 +34,7 @@ macro_rules! emit {
         let rate_limit = record.rate_limit();
         let policy = rate_limit.and_then(|(_, policy)| policy);
         let auth = record.slots().auth();
+        let user = record.user();
         ::tracing::event!(
             target: TARGET,
             $level,
@@ -39,9 +46,11 @@ macro_rules! emit {
             "url.path" = &*record.path(),
             "url.query" = $query,
             "http.route" = record.route(),
+            "server.address" = record.server().map(|(host, _)| host),
             "network.protocol.version" = encode::version(record.version()),
             "client.address" = record.client_addr().map(::tracing::field::display),
             "http.response.status_code" = record.status().map(|status| status.as_u16()),
+            "rpc.response.status_code" = record.grpc_status(),
             "portcullis.outcome" = record.outcome().as_str(),
             "error.type" = record.error_type(),
             "http.server.request.duration" = record.duration().as_secs_f64(),
@@ -51,13 +60,23 @@ macro_rules! emit {
             "portcullis.auth.outcome" = auth.map(|auth| auth.as_str()),
             "portcullis.auth.reason" = encode::auth_reason(auth),
             "portcullis.auth.key_id" = encode::auth_key_id(auth),
+            "user.id" = user.as_ref().and_then(User::id),
+            "user.hash" = user.as_ref().and_then(User::hash),
             "portcullis.rate_limit.outcome" = rate_limit.map(|(decision, _)| decision.as_str()),
             "portcullis.rate_limit.policy" = policy.map(|policy| &*policy.policy),
             "portcullis.rate_limit.remaining" = policy.map(|policy| policy.remaining),
             "portcullis.cache.outcome" = record.cache().map(|cache| cache.source.as_str()),
+            "portcullis.rate_limit.delay" = delay(record),
+            "portcullis.store.duration" = record.store_duration().map(|waited| waited.as_secs_f64()),
             "portcullis.fields" = $own,
         );
     }};
+}
+
+/// Returns how long limiters made the request wait, if they did.
+fn delay(record: &Record<'_>) -> Option<f64> {
+    let delay = record.rate_limit_delay();
+    (!delay.is_zero()).then_some(delay.as_secs_f64())
 }
 
 impl Sink for TracingSink {

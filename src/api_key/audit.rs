@@ -51,6 +51,7 @@ impl Audit {
 #[derive(Clone, Copy, Debug)]
 pub(super) enum KeyAction {
     Created,
+    Imported,
     Updated,
     Disabled,
     Enabled,
@@ -66,6 +67,7 @@ impl KeyAction {
         let (key_id, by) = (key.as_str().into(), by.map(Into::into));
         match self {
             Self::Created => AuditEvent::KeyCreated { key_id, by },
+            Self::Imported => AuditEvent::KeyImported { key_id, by },
             Self::Updated => AuditEvent::KeyUpdated { key_id, by },
             Self::Disabled => AuditEvent::KeyDisabled { key_id, by },
             Self::Enabled => AuditEvent::KeyEnabled { key_id, by },

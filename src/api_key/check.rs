@@ -64,6 +64,8 @@ pub(super) enum Question {
     Record(Wait, Option<Counted>),
     /// The verifier of this number is asked.
     Verifier(Pending<Verified>, usize),
+    /// A slow hash is computed for a record.
+    Proof(Pending<bool>, StoredKey, Option<Counted>),
 }
 
 /// The answer to a question.
@@ -71,6 +73,7 @@ pub(super) enum Question {
 pub(super) enum Reply {
     Record(Result<Option<StoredKey>, StoreError>, Option<Counted>),
     Verifier(Result<Verified, StoreError>, usize),
+    Proof(Result<bool, StoreError>, StoredKey, Option<Counted>),
     /// A verifier panicked.
     Panicked,
 }
@@ -89,6 +92,10 @@ impl Question {
                     Err(_) => Reply::Panicked,
                 }
             }
+            Self::Proof(pending, record, counted) => {
+                let proved = ready!(pending.as_mut().poll(cx));
+                Reply::Proof(proved, record.clone(), counted.take())
+            }
         })
     }
 }
@@ -98,6 +105,7 @@ impl fmt::Debug for Question {
         match self {
             Self::Record(wait, _) => f.debug_tuple("Record").field(wait).finish(),
             Self::Verifier(_, number) => f.debug_tuple("Verifier").field(number).finish(),
+            Self::Proof(_, record, _) => f.debug_tuple("Proof").field(record).finish(),
         }
     }
 }
@@ -122,13 +130,7 @@ pub(super) fn begin<B>(config: &Config, request: &Request<B>) -> Step {
         Presented::Key(presented) => presented,
     };
     match config.ring.shared.format.parse(&presented) {
-        Ok(key) => match find(config, request, &key) {
-            Ok((Asked::Now(answer), counted)) => {
-                config.settle(request, &key, counted, answer).into()
-            }
-            Ok((Asked::Later(wait), counted)) => Step::Wait(Question::Record(wait, counted)),
-            Err(denied) => refuse(denied),
-        },
+        Ok(key) => ask_record(config, request, &key),
         Err(_) => ask_verifiers(config, request, &presented, 0),
     }
 }
@@ -136,19 +138,93 @@ pub(super) fn begin<B>(config: &Config, request: &Request<B>) -> Step {
 /// Goes on with the answer to a question. The credential is read from the request again: no copy
 /// of a secret has waited with it.
 pub(super) fn go_on<B>(config: &Config, request: &Request<B>, reply: Reply) -> Step {
-    let malformed = || refuse(Denied::new(AuthDenial::Malformed, None));
     let Presented::Key(presented) = extract::extract(&config.sources, request) else {
-        return malformed();
+        return refuse(Denied::new(AuthDenial::Malformed, None));
     };
+    let read = || config.ring.shared.read(&presented);
     match reply {
-        Reply::Record(answer, counted) => match config.ring.shared.format.parse(&presented) {
-            Ok(key) => config.settle(request, &key, counted, answer).into(),
-            Err(_) => malformed(),
+        Reply::Record(answer, counted) => match read() {
+            Ok(key) => answered(config, request, &key, counted, answer),
+            Err(denied) => refuse(denied),
+        },
+        Reply::Proof(proved, record, counted) => match read() {
+            Ok(key) => {
+                let (answer, proved) = match proved {
+                    Ok(proved) => (Ok(Some(record)), Some(proved)),
+                    Err(error) => (Err(error), None),
+                };
+                let settled = config.settle(request, &key, counted, answer, proved);
+                settled.into()
+            }
+            Err(denied) => refuse(denied),
         },
         Reply::Verifier(answer, number) => verified(config, request, &presented, answer)
             .unwrap_or_else(|| ask_verifiers(config, request, &presented, number + 1)),
         Reply::Panicked => refuse(Denied::internal()),
     }
+}
+
+/// Finds a record, and decides by it if it is at hand.
+fn ask_record<B>(config: &Config, request: &Request<B>, key: &ParsedKey<'_>) -> Step {
+    match find(config, request, key) {
+        Ok((Asked::Now(answer), counted)) => answered(config, request, key, counted, answer),
+        Ok((Asked::Later(wait), counted)) => Step::Wait(Question::Record(wait, counted)),
+        Err(denied) => refuse(denied),
+    }
+}
+
+/// Decides by a record, once it is proved where that takes long.
+fn answered<B>(
+    config: &Config,
+    request: &Request<B>,
+    key: &ParsedKey<'_>,
+    counted: Option<Counted>,
+    answer: Result<Option<StoredKey>, StoreError>,
+) -> Step {
+    match answer {
+        Ok(Some(record)) if record.brief().is_slow => {
+            prove(config, request, key, counted, record).unwrap_or_else(refuse)
+        }
+        answer => config.settle(request, key, counted, answer, None).into(),
+    }
+}
+
+/// Has a slow hash computed, unless this key was wrong a moment ago or its client has presented too
+/// many wrong ones.
+fn prove<B>(
+    config: &Config,
+    request: &Request<B>,
+    key: &ParsedKey<'_>,
+    counted: Option<Counted>,
+    record: StoredKey,
+) -> Result<Step, Denied> {
+    let ring = &config.ring.shared;
+    let Some(hash) = record.slow_hash() else {
+        return Err(Denied::internal());
+    };
+    if !ring.trusts(&record) {
+        return Ok(config
+            .settle(request, key, counted, Ok(Some(record)), None)
+            .into());
+    }
+    let fingerprint = ring.peppers.fingerprint(key.bytes);
+    if ring.lookup.has_failed(&fingerprint) {
+        return Err(Denied::new(AuthDenial::Unknown, None));
+    }
+    let counted = match counted {
+        Some(counted) => Some(counted),
+        None => config.count_failure(request)?,
+    };
+    Ok(match ring.prove_slowly(hash, key).into_ready() {
+        Err(pending) => Step::Wait(Question::Proof(pending, record, counted)),
+        Ok(Ok(proved)) => {
+            let settled = config.settle(request, key, counted, Ok(Some(record)), Some(proved));
+            settled.into()
+        }
+        Ok(Err(error)) => config
+            .settle(request, key, counted, Err(error), None)
+            .into(),
+    })
 }
 
 /// Finds a record. A server is asked only for a key that was not wrong a moment ago, by a client
@@ -191,7 +267,11 @@ fn ask_verifiers<B>(config: &Config, request: &Request<B>, presented: &[u8], fro
             Err(pending) => return Step::Wait(Question::Verifier(pending, number)),
         }
     }
-    refuse(Denied::new(AuthDenial::Malformed, None))
+    // Nobody's so far: of the ring's, if it was made elsewhere.
+    match config.ring.shared.read(presented) {
+        Ok(key) => ask_record(config, request, &key),
+        Err(denied) => refuse(denied),
+    }
 }
 
 /// Decides by what a verifier said, unless the credential was none of its own.

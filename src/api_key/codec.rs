@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, str};
 
 use super::{
     constraints::Constraints,
-    digest::{DigestAlgorithm, KeyDigest, Seal},
+    digest::{DigestAlgorithm, ForeignAlgorithm, KeyDigest, Seal},
     key::KeyId,
     record::{KeyRecord, KeyState, StateChange},
 };
@@ -64,6 +64,7 @@ impl KeyRecord {
         for allowance in [self.credits, self.limit] {
             out.optional(allowance, |out, own| out.text(&own.to_string()));
         }
+        out.optional(self.slow_hash.as_deref(), Writer::text);
         out.0
     }
 
@@ -138,6 +139,17 @@ impl Writer {
                 self.0.extend_from_slice(&pepper_id.to_le_bytes());
             }
             DigestAlgorithm::Sha256 => self.byte(2),
+            DigestAlgorithm::Foreign { hash, pepper_id } => {
+                self.byte(3);
+                self.byte(match hash {
+                    ForeignAlgorithm::Sha256 => 1,
+                    ForeignAlgorithm::Sha512 => 2,
+                    ForeignAlgorithm::Argon2 => 3,
+                });
+                self.optional(pepper_id, |out, id| {
+                    out.0.extend_from_slice(&id.to_le_bytes());
+                });
+            }
         }
     }
 
@@ -195,6 +207,7 @@ impl Reader<'_> {
             constraints: self.constraints()?,
             credits: self.optional(Self::allowance)?,
             limit: self.optional(Self::allowance)?,
+            slow_hash: self.optional(Self::text)?,
             seal: self.optional(Self::seal)?,
         })
     }
@@ -246,6 +259,15 @@ impl Reader<'_> {
                 pepper_id: u16::from_le_bytes(self.array()?),
             }),
             2 => Some(DigestAlgorithm::Sha256),
+            3 => Some(DigestAlgorithm::Foreign {
+                hash: match self.byte()? {
+                    1 => ForeignAlgorithm::Sha256,
+                    2 => ForeignAlgorithm::Sha512,
+                    3 => ForeignAlgorithm::Argon2,
+                    _ => return None,
+                },
+                pepper_id: self.optional(|own| own.array().map(u16::from_le_bytes))?,
+            }),
             _ => None,
         }
     }
@@ -339,6 +361,11 @@ mod tests {
         });
         record.credits = Some(Allowance::per_month(50_000).unwrap());
         record.limit = Some("20/90s".parse().unwrap());
+        record.slow_hash = Some("$argon2id$".to_owned());
+        record.algorithm = DigestAlgorithm::Foreign {
+            hash: ForeignAlgorithm::Argon2,
+            pepper_id: Some(7),
+        };
         record.metadata.insert("a".to_owned(), "b".to_owned());
         record.constraints = Constraints::new()
             .networks(["10.0.0.0/8".parse().unwrap(), "::1".parse().unwrap()])

@@ -55,15 +55,16 @@ impl Config {
     /// Decides on a key by what the store said of it, and counts it if it is wrong.
     ///
     /// `counted` is the failure that was counted before a server was asked: it is taken back where
-    /// there was none.
+    /// there was none. `proved` is what a slow hash has proved.
     pub(super) fn settle<B>(
         &self,
         request: &Request<B>,
         presented: &ParsedKey<'_>,
         counted: Option<Counted>,
         answer: Result<Option<StoredKey>, StoreError>,
+        proved: Option<bool>,
     ) -> Result<Identity, Denied> {
-        let verdict = self.judge(request, presented, answer);
+        let verdict = self.judge(request, presented, answer, proved);
         let is_wrong = matches!(&verdict, Err(denied) if denied.is_unknown());
         match (&self.failures, counted) {
             (Some(failures), Some(counted)) if !is_wrong => failures.take_back(counted),
@@ -121,12 +122,13 @@ impl Config {
         request: &Request<B>,
         presented: &ParsedKey<'_>,
         answer: Result<Option<StoredKey>, StoreError>,
+        proved: Option<bool>,
     ) -> Result<Identity, Denied> {
         // Read where it matters: a key without an end needs no clock.
         let now = || self.ring.shared.clock.wall();
         let record = answer.map_err(|error| Denied::store_failed(&error, now()))?;
         let ring = &self.ring.shared;
-        let key = verify(&ring.peppers, presented, record, now)?;
+        let key = verify(&ring.peppers, presented, record, proved, now)?;
         if !ring.trusts(&key) {
             let corrupt = StoreError::new(StoreErrorKind::Corrupt);
             return Err(Denied::store_failed(&corrupt, now()));

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use hmac::{Hmac, KeyInit, Mac};
-use sha2::{Digest, Sha256};
+use sha2::{Digest, Sha256, Sha512};
 use subtle::ConstantTimeEq;
 use zeroize::{Zeroize, Zeroizing};
 
@@ -11,6 +11,7 @@ use crate::error::ConfigError;
 
 /// Separates these digests from any other use of the same pepper.
 const PURPOSE: &[u8] = b"apikey-v1\0";
+const FOREIGN_PURPOSE: &[u8] = b"apikey-v1 foreign\0";
 const SEAL_PURPOSE: &[u8] = b"apikey-v1 record\0";
 const FINGERPRINT_PURPOSE: &[u8] = b"apikey-v1 fingerprint\0";
 
@@ -139,6 +140,25 @@ pub enum DigestAlgorithm {
     },
     /// SHA-256 alone: the service has no pepper.
     Sha256,
+    /// The key was made elsewhere, and has not been used yet: a digest of the former system's hash.
+    Foreign {
+        /// How the former system hashed keys.
+        hash: ForeignAlgorithm,
+        /// Under which pepper the hash was digested, if there was one.
+        pepper_id: Option<u16>,
+    },
+}
+
+/// How a key that was made elsewhere was hashed there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ForeignAlgorithm {
+    /// SHA-256 of the key.
+    Sha256,
+    /// SHA-512 of the key.
+    Sha512,
+    /// Argon2, salted.
+    Argon2,
 }
 
 /// The peppers of a service: the one that new digests are made under, and former ones.
@@ -195,6 +215,19 @@ impl Peppers {
         self.digest_for(PURPOSE, key)
     }
 
+    /// Digests the hash of a former system: what is kept is of no use to who reads the store.
+    pub(super) fn digest_foreign(&self, hash: &[u8]) -> KeyDigest {
+        self.digest_for(FOREIGN_PURPOSE, hash)
+    }
+
+    /// Returns how a former system's hash is digested.
+    pub(super) fn foreign_algorithm(&self, hash: ForeignAlgorithm) -> DigestAlgorithm {
+        DigestAlgorithm::Foreign {
+            hash,
+            pepper_id: self.current.as_ref().map(Pepper::id),
+        }
+    }
+
     /// Returns what tells a presented key from any other, without telling anything of it.
     pub(super) fn fingerprint(&self, key: &[u8]) -> [u8; 16] {
         let digest = self.digest_for(FINGERPRINT_PURPOSE, key);
@@ -233,13 +266,33 @@ impl Peppers {
     /// store could have made it.
     pub(super) fn digest_as(&self, algorithm: DigestAlgorithm, key: &[u8]) -> Option<KeyDigest> {
         match algorithm {
-            DigestAlgorithm::HmacSha256 { pepper_id } => self
-                .find(pepper_id)
-                .map(|pepper| pepper.digest(PURPOSE, key)),
-            DigestAlgorithm::Sha256 if self.current.is_none() || self.plain_too => {
-                Some(sha256(PURPOSE, key))
+            DigestAlgorithm::HmacSha256 { pepper_id } => {
+                self.digest_under(Some(pepper_id), PURPOSE, key)
             }
-            DigestAlgorithm::Sha256 => None,
+            DigestAlgorithm::Sha256 => self.digest_under(None, PURPOSE, key),
+            DigestAlgorithm::Foreign { hash, pepper_id } => match hash {
+                ForeignAlgorithm::Sha256 => {
+                    self.digest_under(pepper_id, FOREIGN_PURPOSE, &Sha256::digest(key))
+                }
+                ForeignAlgorithm::Sha512 => {
+                    self.digest_under(pepper_id, FOREIGN_PURPOSE, &Sha512::digest(key))
+                }
+                // It takes long, and is computed elsewhere.
+                ForeignAlgorithm::Argon2 => None,
+            },
+        }
+    }
+
+    fn digest_under(
+        &self,
+        pepper_id: Option<u16>,
+        purpose: &[u8],
+        key: &[u8],
+    ) -> Option<KeyDigest> {
+        match pepper_id {
+            Some(id) => self.find(id).map(|pepper| pepper.digest(purpose, key)),
+            None if self.current.is_none() || self.plain_too => Some(sha256(purpose, key)),
+            None => None,
         }
     }
 }

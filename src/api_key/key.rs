@@ -41,6 +41,15 @@ impl KeyId {
         str::from_utf8(&self.0).expect("an id is ASCII")
     }
 
+    /// Returns the id that stands for a digest. It is as public as any.
+    pub(super) fn of_digest(digest: &[u8; 32]) -> Self {
+        let mut id = [FORMAT_VERSION; ID_LEN];
+        for (symbol, byte) in id[1..].iter_mut().zip(digest) {
+            *symbol = BASE62[usize::from(*byte % 62)];
+        }
+        Self(id)
+    }
+
     fn new(bytes: &[u8]) -> Result<Self, Malformed> {
         let id: [u8; ID_LEN] = bytes.try_into().map_err(|_| Malformed)?;
         if id[0] == FORMAT_VERSION

@@ -4,6 +4,9 @@ use std::{fmt, time::Duration};
 
 use super::{
     audit::KeyAction,
+    changes::Listener,
+    digest::{ForeignAlgorithm, KeyDigest},
+    foreign::{ForeignKey, HashKind},
     invalid::Invalid,
     key::{KeyId, NoRandomness},
     new_key::{self, NewKey},
@@ -74,18 +77,46 @@ impl KeyManager {
     ///
     /// If what was asked for is out of bounds, or the store cannot keep it.
     pub async fn create(&self, new: NewKey) -> Result<GeneratedKey, KeyError> {
-        let ring = &self.ring.shared;
-        let environment = match &new.environment {
-            Some(environment) if ring.format.has_environment(environment) => environment,
-            Some(_) => {
-                let problem = "is not one of the ring's";
-                return Err(Invalid::new("environment", problem).into());
-            }
-            None => ring.format.default_environment(),
-        };
+        let environment = self.environment(&new)?;
         let key = self.keep(|| self.generate(environment, &new)).await?;
         self.tell_of(KeyAction::Created, key.id());
         Ok(key)
+    }
+
+    /// Takes over a key that was made elsewhere, of which the former system knows a hash. Its owner
+    /// goes on using it, and never learns of it.
+    ///
+    /// What is kept is a digest of the hash under the current pepper (of argon2's, the hash
+    /// itself). The first time that the key is used it is digested as the ring's own keys are, and
+    /// the hash is forgotten. [`rotate`](Self::rotate) replaces it by a key of the ring's form.
+    ///
+    /// # Errors
+    ///
+    /// With [`KeyError::Conflict`] if the key was imported before; if the ring has no
+    /// [`ForeignKeys`](super::ForeignKeys) or would not find this one by them, if what was asked for
+    /// is out of bounds, or the store cannot keep it.
+    pub async fn import(&self, new: NewKey, key: ForeignKey) -> Result<StoredKey, KeyError> {
+        let ring = &self.ring.shared;
+        let none = || Invalid::new("foreign key", "would never be found: the ring accepts none");
+        let id = ring.foreign.as_ref().ok_or_else(none)?.id(&key)?;
+        let mut record = self.record_of(id, self.environment(&new)?, &new);
+        let (hash, bytes): (_, &[u8]) = match key.hash() {
+            HashKind::Sha256(hash) => (ForeignAlgorithm::Sha256, hash),
+            HashKind::Sha512(hash) => (ForeignAlgorithm::Sha512, hash),
+            HashKind::Argon2(text) => {
+                record.slow_hash = Some(text.clone());
+                (ForeignAlgorithm::Argon2, text.as_bytes())
+            }
+        };
+        record.digest = ring.peppers.digest_foreign(bytes);
+        record.algorithm = ring.peppers.foreign_algorithm(hash);
+        new_key::check_record(&mut record)?;
+        let record = ring.seal(record);
+        ring.store.create(record.clone()).await?;
+        // Whoever asked before has been told that there is no such key.
+        ring.lookup.forget(id);
+        self.tell_of(KeyAction::Imported, id);
+        Ok(record)
     }
 
     /// Returns what is known of a key.
@@ -249,14 +280,20 @@ impl KeyManager {
     /// If the store cannot say, or cannot keep the change.
     pub async fn report_leaked(&self, found: &str) -> Result<Option<StoredKey>, KeyError> {
         let ring = &self.ring.shared;
-        let Ok(key) = ring.format.parse(found.as_bytes()) else {
+        let Ok(key) = ring.read(found.as_bytes()) else {
             return Ok(None);
         };
         let Some(record) = ring.store.find(key.id).await? else {
             return Ok(None);
         };
-        let digest = ring.peppers.digest_as(record.algorithm, key.bytes);
-        if !digest.is_some_and(|digest| digest.matches(&record.digest)) {
+        let is_whole = match record.slow_hash() {
+            Some(hash) => ring.prove_slowly(hash, &key).await?,
+            None => {
+                let digest = ring.peppers.digest_as(record.algorithm, key.bytes);
+                digest.is_some_and(|digest| digest.matches(&record.digest))
+            }
+        };
+        if !is_whole {
             return Ok(None);
         }
         let revoked = self.end(key.id, "reported as leaked").await;
@@ -355,13 +392,34 @@ impl KeyManager {
     fn generate(&self, environment: &str, new: &NewKey) -> Result<GeneratedKey, KeyError> {
         let ring = &self.ring.shared;
         let (id, secret) = ring.format.generate(environment, getrandom::fill)?;
+        let mut record = self.record_of(id, environment, new);
+        record.digest = ring.peppers.digest_new(secret.expose_secret().as_bytes());
+        new_key::check_record(&mut record)?;
+        Ok(GeneratedKey {
+            record: ring.seal(record),
+            secret,
+        })
+    }
+
+    fn environment<'a>(&'a self, new: &'a NewKey) -> Result<&'a str, KeyError> {
+        let format = &self.ring.shared.format;
+        match &new.environment {
+            Some(environment) if format.has_environment(environment) => Ok(environment),
+            Some(_) => Err(Invalid::new("environment", "is not one of the ring's").into()),
+            None => Ok(format.default_environment()),
+        }
+    }
+
+    /// Returns the record of a new key, without its digest: until it has one, nothing matches it.
+    fn record_of(&self, id: KeyId, environment: &str, new: &NewKey) -> KeyRecord {
+        let ring = &self.ring.shared;
         let now = ring.clock.wall();
-        let mut record = KeyRecord {
+        KeyRecord {
             id,
             prefix: ring.format.prefix().to_owned(),
             environment: environment.to_owned(),
             version: 1,
-            digest: ring.peppers.digest_new(secret.expose_secret().as_bytes()),
+            digest: KeyDigest::from_bytes([0; 32]),
             algorithm: ring.peppers.current_algorithm(),
             owner: new.owner.clone(),
             lineage: id,
@@ -379,13 +437,9 @@ impl KeyManager {
             rotated_to: None,
             metadata: new.metadata.clone(),
             constraints: new.constraints.clone(),
+            slow_hash: None,
             seal: None,
-        };
-        new_key::check_record(&mut record)?;
-        Ok(GeneratedKey {
-            record: ring.seal(record),
-            secret,
-        })
+        }
     }
 
     fn replacement(&self, old: &KeyRecord) -> Result<GeneratedKey, KeyError> {
@@ -403,6 +457,7 @@ impl KeyManager {
             grace_until: None,
             rotated_from: Some(old.id),
             rotated_to: None,
+            slow_hash: None,
             ..old.clone()
         };
         Ok(GeneratedKey {

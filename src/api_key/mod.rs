@@ -56,6 +56,11 @@
 
 #[cfg(feature = "admin")]
 pub mod admin;
+#[cfg(feature = "argon2")]
+mod argon2;
+#[cfg(not(feature = "argon2"))]
+#[path = "no_argon2.rs"]
+mod argon2;
 mod audit;
 mod changes;
 mod check;
@@ -68,7 +73,12 @@ mod expiring;
 mod extract;
 mod failures;
 mod flight;
+mod foreign;
 mod future;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzz;
+mod hashing;
 mod invalid;
 mod key;
 mod layer;
@@ -92,8 +102,9 @@ mod verify;
 
 pub use self::changes::{ChangeFeed, KeyChanges};
 pub use self::constraints::Constraints;
-pub use self::digest::{DigestAlgorithm, Pepper};
+pub use self::digest::{DigestAlgorithm, ForeignAlgorithm, Pepper};
 pub use self::extract::KeySource;
+pub use self::foreign::{ForeignHash, ForeignKey, ForeignKeys};
 pub use self::future::ResponseFuture;
 pub use self::invalid::Invalid;
 pub use self::key::{KeyId, Malformed, scan};

@@ -44,6 +44,8 @@ pub struct KeyRecord {
     pub(super) rotated_to: Option<KeyId>,
     pub(super) metadata: BTreeMap<String, String>,
     pub(super) constraints: Constraints,
+    /// The hash of a key that was made elsewhere, if it has a salt.
+    pub(super) slow_hash: Option<String>,
     pub(super) seal: Option<Seal>,
 }
 
@@ -182,6 +184,11 @@ impl KeyRecord {
         }
     }
 
+    /// Returns the hash that takes long to compute, if the key must be proved by it.
+    pub(super) fn slow_hash(&self) -> Option<&str> {
+        self.slow_hash.as_deref()
+    }
+
     fn to_identity(&self) -> Identity {
         let mut identity = Identity::trusted(self.id.as_str())
             .lineage(self.lineage.as_str())
@@ -285,6 +292,8 @@ pub(super) struct Brief {
     pub(super) is_active_at_any_time: bool,
     /// Whether it may be used from anywhere and for anything.
     pub(super) is_unconstrained: bool,
+    /// Whether it must be proved by a hash that takes long.
+    pub(super) is_slow: bool,
 }
 
 impl StoredKey {
@@ -296,6 +305,7 @@ impl StoredKey {
             id: record.id,
             algorithm: record.algorithm,
             is_active_at_any_time: record.is_active_at_any_time(),
+            is_slow: record.slow_hash.is_some(),
             is_unconstrained: record.constraints == Constraints::new(),
         };
         Self {
@@ -378,6 +388,7 @@ pub(super) mod tests {
             rotated_to: None,
             metadata: BTreeMap::new(),
             constraints: Constraints::new(),
+            slow_hash: None,
             seal: None,
         }
     }

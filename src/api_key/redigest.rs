@@ -26,6 +26,12 @@ impl Redigests {
         }
     }
 
+    /// Returns the digest of a key that waits.
+    pub(super) fn of(&self, id: KeyId) -> Option<KeyDigest> {
+        let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.get(&id).cloned()
+    }
+
     pub(super) fn take(&self) -> HashMap<KeyId, KeyDigest> {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         mem::take(&mut *waiting)

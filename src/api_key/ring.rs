@@ -12,6 +12,8 @@ use std::{
 use super::{
     audit::Audit,
     digest::{Pepper, Peppers},
+    foreign::ForeignKeys,
+    hashing::Hashing,
     key::KeyFormat,
     lookup::{Lookup, Memory, RECORDS_FOR_MAX},
     redigest::Redigests,
@@ -62,6 +64,7 @@ impl KeyRing {
             store: Arc::new(store),
             clock: None,
             audit: Audit::default(),
+            foreign: None,
             counts_uses: false,
             seals: false,
             plain_too: false,
@@ -122,6 +125,7 @@ pub struct KeyRingBuilder {
     clock: Option<Arc<dyn Clock>>,
     memory: Memory,
     audit: Audit,
+    foreign: Option<ForeignKeys>,
     counts_uses: bool,
     seals: bool,
     plain_too: bool,
@@ -210,6 +214,17 @@ impl KeyRingBuilder {
         self
     }
 
+    /// Accepts keys that were made elsewhere and [imported](super::KeyManager::import) here, and
+    /// says how they are found.
+    ///
+    /// A credential that has not the form of the ring's keys, and that no verifier of a layer
+    /// takes for its own, is looked for among them. The first time that such a key is used, it is
+    /// digested as the ring's own keys are; the next [`KeyRing::flush`] writes that down.
+    pub fn foreign_keys(mut self, foreign: ForeignKeys) -> Self {
+        self.foreign = Some(foreign);
+        self
+    }
+
     /// Sets for how long a record that a server answered is remembered, 10 seconds at most; zero to
     /// ask the store for each request.
     ///
@@ -293,6 +308,8 @@ impl KeyRingBuilder {
             shared: Arc::new(Shared {
                 seals_as: self.seals.then(next_number),
                 redigests: Redigests::default(),
+                foreign: self.foreign,
+                hashing: Hashing::default(),
                 usage: self.counts_uses.then(Usage::new),
                 format: KeyFormat::new(&self.prefix, &self.environments)?,
                 peppers: Peppers::new(self.pepper, self.former, self.plain_too)?,

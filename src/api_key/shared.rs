@@ -2,20 +2,28 @@
 
 use std::{fmt, sync::Arc};
 
+use zeroize::Zeroizing;
+
 use super::{
+    argon2,
     audit::Audit,
     changes::Listener,
-    digest::Peppers,
-    key::KeyFormat,
+    digest::{KeyDigest, Peppers},
+    foreign::ForeignKeys,
+    hashing::Hashing,
+    key::{KeyFormat, ParsedKey},
     lookup::Lookup,
     record::{KeyRecord, StoredKey},
     redigest::Redigests,
+    refusal::Denied,
     store::ApiKeyStore,
     usage::Usage,
 };
 use crate::{
     audit::AuditEvent,
     error::{StoreError, StoreErrorKind},
+    record::AuthDenial,
+    store_future::StoreFuture,
     time::Clock,
 };
 
@@ -28,12 +36,34 @@ pub(super) struct Shared {
     pub(super) audit: Audit,
     pub(super) usage: Option<Usage>,
     pub(super) redigests: Redigests,
+    pub(super) foreign: Option<ForeignKeys>,
+    pub(super) hashing: Hashing,
     /// The number by which a record knows that this ring has looked at its seal; none if this ring
     /// seals nothing.
     pub(super) seals_as: Option<u64>,
 }
 
 impl Shared {
+    /// Reads what was presented as a key of the ring's form, or as one that was made elsewhere.
+    pub(super) fn read<'a>(&self, presented: &'a [u8]) -> Result<ParsedKey<'a>, Denied> {
+        match (self.format.parse(presented), &self.foreign) {
+            (Ok(key), _) => Ok(key),
+            (Err(_), Some(foreign)) => foreign.parse(presented),
+            (Err(_), None) => Err(Denied::new(AuthDenial::Malformed, None)),
+        }
+    }
+
+    /// Asks whether a key is the one that a slow hash was made of. Where that has been computed
+    /// since the last flush, the answer is there at once.
+    pub(super) fn prove_slowly(&self, hash: &str, key: &ParsedKey<'_>) -> StoreFuture<bool> {
+        if let Some(proved) = self.redigests.of(key.id) {
+            let digest: KeyDigest = self.peppers.digest_new(key.bytes);
+            return StoreFuture::ready(proved.matches(&digest));
+        }
+        let (hash, key) = (hash.to_owned(), Zeroizing::new(key.bytes.to_vec()));
+        self.hashing.ask(move || argon2::is_hash_of(&hash, &key))
+    }
+
     /// Returns a record as it is kept: sealed, if this ring seals.
     pub(super) fn seal(&self, mut record: KeyRecord) -> StoredKey {
         record.seal = match self.seals_as {
@@ -110,6 +140,7 @@ impl Shared {
                 version: before.version + 1,
                 digest,
                 algorithm: self.peppers.current_algorithm(),
+                slow_hash: None,
                 ..KeyRecord::clone(&before)
             };
             match self.update(&self.seal(record), before.version).await {

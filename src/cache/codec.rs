@@ -31,7 +31,7 @@ use crate::{
 };
 
 /// The version of the form.
-const FORM: u8 = 1;
+pub(super) const FORM: u8 = 1;
 /// The most fields that a head may have.
 const FIELDS_MAX: usize = 512;
 /// The longest head.
@@ -297,7 +297,7 @@ impl Outside {
 
 /// Finds damage, and no malice: whoever can write to a store can compute it. See the feature
 /// `encryption` for that.
-fn checksum(bytes: &[u8]) -> u64 {
+pub(super) fn checksum(bytes: &[u8]) -> u64 {
     let sum = Sip::new(b"portcullis-v1 ck").hash(bytes);
     u64::from_le_bytes(*sum.first_chunk().expect("a hash has sixteen bytes"))
 }

@@ -11,12 +11,15 @@ use std::{
 
 use super::{
     collapse::Flights,
+    jitter::Jitter,
     key::KeyMaker,
+    policy::CachePolicy,
     rules::Rules,
     store::{CacheStore, PurgeMode, PurgeTarget},
 };
 use crate::{
-    audit::Audit, runtime::Runtime, store_future::StoreFuture, store_watch::StoreWatch, time::Clock,
+    audit::Audit, runtime::Runtime, store_future::StoreFuture, store_key::StoreKey,
+    store_watch::StoreWatch, time::Clock,
 };
 
 /// Everything that the layer was told.
@@ -24,6 +27,8 @@ pub(super) struct Config {
     pub(super) store: Arc<dyn CacheStore>,
     pub(super) keys: KeyMaker,
     pub(super) rules: Rules,
+    /// What is wanted of requests that bear no policy of their own.
+    pub(super) policy: Option<CachePolicy>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) runtime: Option<Arc<dyn Runtime>>,
     /// The cache's name in `Cache-Status`; no such field without one.
@@ -32,9 +37,9 @@ pub(super) struct Config {
     pub(super) variants_max: usize,
     /// For how long an answer that can be validated is kept after it went stale.
     pub(super) validated_for: Duration,
+    pub(super) jitter: Jitter,
     pub(super) filling: Budget,
-    /// Counts what this cache has purged.
-    pub(super) purges: AtomicU64,
+    pub(super) purges: Purges,
     pub(super) flights: Arc<Flights>,
     /// For how long a request waits for another one's answer.
     pub(super) wait_at_most: Duration,
@@ -49,13 +54,8 @@ impl Config {
     pub(super) fn purge(&self, targets: &[PurgeTarget], mode: PurgeMode) -> StoreFuture<()> {
         // Counted before it is done: who sees the same count after it has asked the store has
         // missed none.
-        self.purges.fetch_add(1, Ordering::SeqCst);
+        self.purges.count(targets);
         self.store.purge(targets, mode)
-    }
-
-    /// Returns how many purges have begun.
-    pub(super) fn purges(&self) -> u64 {
-        self.purges.load(Ordering::SeqCst)
     }
 }
 
@@ -68,6 +68,47 @@ impl fmt::Debug for Config {
             .field("validated_for", &self.validated_for)
             .field("filling", &self.filling)
             .finish_non_exhaustive()
+    }
+}
+
+/// Counts what this cache has purged: by URL, in a fixed table in which some URLs share a place.
+pub(super) struct Purges {
+    by_uri: Box<[AtomicU64]>,
+    others: AtomicU64,
+}
+
+impl Default for Purges {
+    fn default() -> Self {
+        Self {
+            by_uri: (0..PURGE_PLACES).map(|_| AtomicU64::new(0)).collect(),
+            others: AtomicU64::new(0),
+        }
+    }
+}
+
+const PURGE_PLACES: usize = 256;
+
+impl Purges {
+    /// Counts one purge, once for each URL that it names.
+    fn count(&self, targets: &[PurgeTarget]) {
+        let mut counted = [false; PURGE_PLACES];
+        for target in targets {
+            let PurgeTarget::Uri(uri) = target else {
+                self.others.fetch_add(1, Ordering::SeqCst);
+                continue;
+            };
+            let at = usize::from(uri.as_bytes()[0]);
+            if !std::mem::replace(&mut counted[at], true) {
+                self.by_uri[at].fetch_add(1, Ordering::SeqCst);
+            }
+        }
+    }
+
+    /// Returns how many purges have begun that may have been of a URL.
+    pub(super) fn of(&self, uri: &StoreKey) -> u64 {
+        let at = usize::from(uri.as_bytes()[0]);
+        let by_uri = self.by_uri[at].load(Ordering::SeqCst);
+        by_uri + self.others.load(Ordering::SeqCst)
     }
 }
 
@@ -104,6 +145,17 @@ impl Budget {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_purge_counts_once_for_each_url_that_it_may_be_of() {
+        let key = |first: u8| StoreKey::from_bytes([first; 16]);
+        let purges = Purges::default();
+        purges.count(&[PurgeTarget::Uri(key(1)), PurgeTarget::Uri(key(1))]);
+        purges.count(&[PurgeTarget::Uri(key(2))]);
+        assert_eq!((purges.of(&key(1)), purges.of(&key(3))), (1, 0));
+        purges.count(&[PurgeTarget::Tag(key(9)), PurgeTarget::All]);
+        assert_eq!((purges.of(&key(1)), purges.of(&key(3))), (3, 2));
+    }
 
     #[test]
     fn a_spent_budget_gives_nothing_until_some_is_given_back() {

@@ -59,6 +59,15 @@ impl ResponseDirectives {
         read
     }
 
+    /// Sets for how long the answer is fresh. Where `s-maxage` says that it may be shared, it still
+    /// does.
+    pub(super) fn set_lifetime(&mut self, secs: u32) {
+        match &mut self.s_maxage_secs {
+            Some(shared) => *shared = secs,
+            None => self.max_age_secs = Some(secs),
+        }
+    }
+
     fn take(&mut self, name: &[u8], value: Option<&[u8]>) {
         if is(name, "max-age") {
             smallest(&mut self.max_age_secs, value);

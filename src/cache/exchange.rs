@@ -21,7 +21,7 @@ use super::{
     part::{self, Place},
     plan::{AsGot, Change, Look, Plan, Stale},
     reason::Reason,
-    storability::{Caller, Verdict, is_explicit, judge},
+    storability::{Caller, Verdict, Wanted, is_explicit, judge},
     store::{Fence, Found, Lookup, PurgeMode, PurgeTarget, Touch},
     tags::{self, CacheTags},
     validation,
@@ -39,6 +39,8 @@ pub(super) struct Exchange {
     pub(super) config: Arc<Config>,
     record: Option<RecordHandle>,
     plan: Plan,
+    /// What the record is told of the key.
+    key_hash: Option<[u8; 8]>,
 }
 
 /// What follows from what the store said.
@@ -79,11 +81,14 @@ impl From<StoreFuture<()>> for Settling {
 
 impl Exchange {
     /// Begins with a request.
-    pub(super) fn begin<B: Body>(config: &Arc<Config>, request: &Request<B>) -> Self {
+    pub(super) fn begin<B: Body>(config: &Arc<Config>, request: &mut Request<B>) -> Self {
+        let plan = Plan::of(config, request);
+        let record = RecordHandle::of(request.extensions()).cloned();
         Self {
-            plan: Plan::of(config, request),
-            record: RecordHandle::of(request.extensions()).cloned(),
+            key_hash: record.as_ref().and_then(|_| plan.key_hash()),
             config: Arc::clone(config),
+            record,
+            plan,
         }
     }
 
@@ -296,9 +301,8 @@ impl Exchange {
             change.is_as_got(&response)
                 && is_explicit(&self.config.rules, response.headers(), &times)
         });
-        let settled = change
-            .purge(&self.config, &response)
-            .map(|purge| self.config.watch.over(purge, || self.record.clone()));
+        let settled = change.purge(&self.config, &response);
+        let settled = settled.map(|purge| self.config.watch.over(purge, || self.record.clone()));
         let response = response.map(CacheBody::inner);
         match (settled, as_got) {
             (Some(settled), Some(as_got)) => {
@@ -366,7 +370,7 @@ impl Exchange {
         stale: &Stale,
         answer: &Response<B>,
     ) -> (Response<CacheBody<B>>, Option<Settling>) {
-        let (fresh, policy) = (answer.headers(), answer.extensions().get());
+        let fresh = answer.headers();
         let headers = validation::merged(&stale.entry.headers, fresh);
         // What has not changed is as old as the answer that says so, and not as it was stored.
         let mut dated = headers.clone();
@@ -379,7 +383,8 @@ impl Exchange {
         };
         let times = self.times(look);
         let (rules, status) = (&self.config.rules, stale.entry.status);
-        let verdict = judge(rules, &look.caller, status, &dated, policy, &times);
+        let wanted = look.wanted(answer);
+        let verdict = judge(rules, &look.caller, status, &dated, &wanted, &times);
         let mut entry = StoredResponse {
             headers,
             ..(*stale.entry).clone()
@@ -387,7 +392,7 @@ impl Exchange {
         let mut settling = None;
         if let (Ok(verdict), Some(fence)) = (&verdict, look.fence) {
             entry.headers = self.kept_headers(&dated, verdict, &times);
-            entry.freshness = verdict.freshness;
+            entry.freshness = self.config.jitter.shorten(verdict.freshness, &stale.key);
             entry.says_shared = verdict.says_shared;
             let touch = Touch {
                 key: stale.key,
@@ -497,7 +502,6 @@ impl Exchange {
         let times = self.times(look);
         let headers = response.headers();
         let rules = &self.config.rules;
-        let policy = response.extensions().get();
         let mut expected_bytes = expected_bytes(response)?;
         let place = self.place(look, response, expected_bytes)?;
         let status = match place {
@@ -505,7 +509,8 @@ impl Exchange {
             Some(_) => StatusCode::OK,
             None => response.status(),
         };
-        let verdict = judge(rules, &look.caller, status, headers, policy, &times)?;
+        let wanted = look.wanted(response);
+        let verdict = judge(rules, &look.caller, status, headers, &wanted, &times)?;
         expected_bytes = place.map_or(expected_bytes, |place| Some(place.len() as u64));
         if expected_bytes.is_some_and(|bytes| bytes > rules.body_bytes_max) {
             return Err(Some(Reason::TooLarge));
@@ -553,13 +558,14 @@ impl Exchange {
         let config = &self.config;
         let asked = look.asked_fields();
         let variant = Selection::new(&asked, config.keys.variants()).variant(&verdict.vary);
+        let key = key.ok_or(None::<Reason>)?;
         Ok(Head {
-            key: key.ok_or(None::<Reason>)?,
+            key,
             fence,
             retain: self.retain(verdict),
             status: response.status(),
             headers: self.kept_headers(response.headers(), verdict, times),
-            freshness: verdict.freshness,
+            freshness: config.jitter.shorten(verdict.freshness, &key),
             vary: verdict.vary.clone(),
             variant,
             partition: config.keys.partition(partition),
@@ -712,7 +718,8 @@ impl Exchange {
             (None, None) => {}
         }
         if let Some(record) = &self.record {
-            let outcome = report.to_outcome();
+            let mut outcome = report.to_outcome();
+            outcome.key_hash = self.key_hash;
             record.set_cache(outcome.clone());
             response.extensions_mut().insert(outcome);
         }
@@ -729,11 +736,12 @@ impl Keep {
         };
         let asked = look.asked_fields();
         let selection = Selection::new(&asked, config.keys.variants());
-        config.store.get(&key, &selection)
+        let answer = config.store.get(&key, &selection);
+        config.watch.over(answer, || None)
     }
 
-    /// Lets the answer through, and keeps what passes, unless there was another purge since the
-    /// request came: the answer may be older than what that was for.
+    /// Lets the answer through, and keeps what passes, unless it was purged by another one since
+    /// the request came: the answer may be older than what that was for.
     pub(super) fn conclude<B>(
         self,
         asked: Result<Lookup, StoreError>,
@@ -744,7 +752,7 @@ impl Keep {
     {
         let (exchange, mut look) = (self.exchange, self.as_got.look);
         let fill = match asked {
-            Ok(_) if exchange.config.purges() != self.as_got.purges_seen + 1 => {
+            Ok(_) if exchange.config.purges.of(&self.as_got.uri) != self.as_got.purges_seen + 1 => {
                 Err(Some(Reason::Purged))
             }
             Ok(lookup) => {
@@ -770,6 +778,14 @@ impl Keep {
 impl Look {
     fn is_meant_for_caller(&self, entry: &StoredResponse) -> bool {
         self.in_own || entry.says_shared || self.caller == Caller::Anonymous
+    }
+
+    /// Returns what the application wants of an answer.
+    fn wanted<'a, B>(&'a self, response: &'a Response<B>) -> Wanted<'a> {
+        Wanted {
+            by_answer: response.extensions().get(),
+            by_route: self.policy.as_ref(),
+        }
     }
 
     /// Returns whether a stored part holds what the request asks for.

@@ -68,7 +68,11 @@ mod exchange;
 mod fill;
 mod freshness;
 mod future;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzz;
 mod invalidate;
+mod jitter;
 mod key;
 mod layer;
 mod part;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri};
 use http_body::Body;
 
 use super::{
@@ -12,7 +12,7 @@ use super::{
     directives::RequestDirectives,
     entry::StoredResponse,
     key::{CacheKey, Partition, Target},
-    policy::CachePolicy,
+    policy::{CachePolicy, Wishes},
     reason::Reason,
     request::{self, Facts, MethodClass},
     storability::Caller,
@@ -50,12 +50,15 @@ pub(super) struct Change {
 /// A POST whose answer may be kept as one to a GET of the same target (RFC 9110 section 9.3.3).
 pub(super) struct AsGot {
     pub(super) look: Look,
-    /// How many purges there had been when the request came.
+    pub(super) uri: StoreKey,
+    /// How many purges of it there had been when the request came.
     pub(super) purges_seen: u64,
 }
 
 /// A request that may be answered from the store.
 pub(super) struct Look {
+    /// What the route wants.
+    pub(super) policy: Option<CachePolicy>,
     pub(super) caller: Caller,
     /// Where the answer may be: tried in this order.
     pub(super) shared: Option<CacheKey>,
@@ -101,46 +104,70 @@ pub(super) struct Stale {
 }
 
 impl Plan {
-    /// Decides what to do with a request.
-    pub(super) fn of<B: Body>(config: &Config, request: &Request<B>) -> Self {
-        let facts = request::read(request, &config.rules);
-        let target = Target::of(request.uri(), request.headers(), facts.rerouted);
+    /// Returns a part of the digest under which the store is asked first.
+    pub(super) fn key_hash(&self) -> Option<[u8; 8]> {
+        let Self::Look(look) = self else {
+            return None;
+        };
+        look.key()?.full().as_bytes().first_chunk().copied()
+    }
+
+    /// Decides what to do with a request, and drops of its query what is not to count.
+    pub(super) fn of<B: Body>(config: &Config, request: &mut Request<B>) -> Self {
+        let policy = request.extensions().get().or(config.policy.as_ref());
+        let policy: Option<CachePolicy> = policy.cloned();
+        let wishes = policy.as_ref().map(CachePolicy::wishes);
+        let is_off = wishes.is_some_and(|wishes| wishes.off);
+        let wishes = wishes.filter(|_| !is_off);
+        let credentials = wishes.and_then(|wishes| wishes.credentials.as_deref());
+        let facts = request::read(request, &config.rules, credentials);
+        let narrowed = wishes.and_then(|wishes| wishes.narrowed(request.uri()));
         match facts.method {
             MethodClass::Safe => return Self::Pass(Forward::Method, Reason::Method),
             MethodClass::Unsafe => {
-                let Some(target) = target else {
-                    return Self::Pass(Forward::Method, Reason::Authority);
-                };
-                let path_and_query = request.uri().path_and_query();
-                return Self::Change(Change {
-                    uri: config.keys.uri(&target),
-                    authority: target.authority.to_owned(),
-                    path: target.path.to_owned(),
-                    path_and_query: path_and_query.map_or_else(String::new, ToString::to_string),
-                    as_got: AsGot::of(config, request, &facts, target).map(Box::new),
-                });
+                let uri = narrowed.as_ref().unwrap_or(request.uri());
+                let policy = policy.filter(|_| !is_off);
+                return Self::change(config, request, uri, &facts, policy);
+            }
+            MethodClass::Get | MethodClass::Head if is_off => {
+                return Self::Pass(Forward::Bypass, Reason::Off);
             }
             MethodClass::Get | MethodClass::Head => {}
         }
-        if is_off(request) {
-            return Self::Pass(Forward::Bypass, Reason::Off);
+        if let Some(narrowed) = narrowed {
+            *request.uri_mut() = narrowed;
         }
         if let Some(reason) = facts.bypass {
             return Self::Pass(Forward::Bypass, reason);
         }
-        let Some(target) = target else {
+        let Some(target) = Target::of(request.uri(), request.headers(), facts.rerouted) else {
             return Self::Pass(Forward::Bypass, Reason::Authority);
         };
-        match Look::of(config, request, &facts, target) {
+        match Look::of(config, request, &facts, target, policy) {
             Ok(look) => Self::Look(look),
             Err(reason) => Self::Pass(Forward::Bypass, reason),
         }
     }
-}
 
-fn is_off<B>(request: &Request<B>) -> bool {
-    let policy = request.extensions().get::<CachePolicy>();
-    policy.is_some_and(|policy| policy.off)
+    fn change<B>(
+        config: &Config,
+        request: &Request<B>,
+        uri: &Uri,
+        facts: &Facts,
+        policy: Option<CachePolicy>,
+    ) -> Self {
+        let Some(target) = Target::of(uri, request.headers(), facts.rerouted) else {
+            return Self::Pass(Forward::Method, Reason::Authority);
+        };
+        let path_and_query = uri.path_and_query();
+        Self::Change(Change {
+            uri: config.keys.uri(&target),
+            authority: target.authority.to_owned(),
+            path: target.path.to_owned(),
+            path_and_query: path_and_query.map_or_else(String::new, ToString::to_string),
+            as_got: AsGot::of(config, request, facts, target, policy).map(Box::new),
+        })
+    }
 }
 
 impl AsGot {
@@ -149,14 +176,20 @@ impl AsGot {
         request: &Request<B>,
         facts: &Facts,
         target: Target<'_>,
+        policy: Option<CachePolicy>,
     ) -> Option<Self> {
-        if !config.rules.keep_posts || *request.method() != Method::POST || is_off(request) {
+        if !config.rules.keep_posts || *request.method() != Method::POST {
             return None;
         }
-        let purges_seen = config.purges();
-        let mut look = Look::of(config, request, facts, target).ok()?;
+        let uri = config.keys.uri(&target);
+        let purges_seen = config.purges.of(&uri);
+        let mut look = Look::of(config, request, facts, target, policy).ok()?;
         look.keep_fields(request.headers());
-        Some(Self { look, purges_seen })
+        Some(Self {
+            look,
+            uri,
+            purges_seen,
+        })
     }
 }
 
@@ -166,12 +199,12 @@ const UNVOUCHED: &str = "the cache met a credential for which no `Identity` stan
 
 fn caller(
     config: &Config,
-    policy: Option<&CachePolicy>,
+    wishes: Option<&Wishes>,
     facts: &Facts,
     identity: Option<&Identity>,
 ) -> Result<Caller, Reason> {
-    let share_where_public = policy
-        .and_then(|policy| policy.share_where_public)
+    let share_where_public = wishes
+        .and_then(|wishes| wishes.share_where_public)
         .unwrap_or(config.rules.share_where_public);
     match identity {
         Some(identity) => Ok(Caller::Known {
@@ -192,14 +225,21 @@ impl Look {
         config: &Config,
         request: &'a Request<B>,
         facts: &Facts,
-        mut target: Target<'a>,
+        target: Target<'a>,
+        policy: Option<CachePolicy>,
     ) -> Result<Self, Reason> {
-        let policy = request.extensions().get::<CachePolicy>();
-        let vary_by = policy.and_then(|policy| policy.vary_by.as_deref());
-        target.vary_by = vary_by.map(|names| (names, request.headers()));
+        let headers = request.headers();
+        let wishes = policy.as_ref().map(CachePolicy::wishes);
+        let vary_by = wishes.map(|wishes| &*wishes.vary_by).unwrap_or_default();
+        let target = Target {
+            vary_by: (!vary_by.is_empty()).then_some((vary_by, headers)),
+            ..target
+        };
         let identity = request.extensions().get::<Identity>();
-        let caller = caller(config, policy, facts, identity)?;
-        Ok(Self::new(config, facts, &target, caller, request.headers()))
+        let caller = caller(config, wishes, facts, identity)?;
+        let mut look = Self::new(config, facts, &target, caller, headers);
+        look.policy = policy;
+        Ok(look)
     }
 
     fn new(
@@ -219,6 +259,7 @@ impl Look {
             Caller::Known { digest, .. } => (key(Partition::Shared), key(Partition::Own(digest))),
         };
         Self {
+            policy: None,
             caller,
             in_own: shared.is_none(),
             shared,

@@ -2,31 +2,50 @@
 
 use std::{sync::Arc, time::Duration};
 
-use http::HeaderName;
+use http::{HeaderName, StatusCode, Uri, uri::PathAndQuery};
 
 /// What one route, or one answer, wants of the cache.
 ///
-/// In a request's extensions, where the layers around the cache put it, it decides how the request
-/// is looked up. In a response's extensions, where the handler puts it, it decides what becomes of
-/// the answer. What is not said stays as the cache has it.
+/// In a request's extensions, where the layers around the cache put it, it speaks for the route; in
+/// [`CacheLayerBuilder::policy`](super::CacheLayerBuilder::policy), for all routes that say
+/// nothing. In a response's extensions, where the handler puts it, it speaks for that answer, and
+/// goes before the route's. What is not said stays as the cache has it.
 ///
 /// ```
 /// use std::time::Duration;
 ///
-/// use http::Response;
+/// use http::{Request, Response, StatusCode};
 /// use portcullis::cache::CachePolicy;
 ///
+/// // For a route: pages, and what is not found is asked for again after five seconds.
+/// let mut request = Request::new(());
+/// request.extensions_mut().insert(
+///     CachePolicy::new()
+///         .query(["page", "per_page"])
+///         .keep_status(StatusCode::NOT_FOUND, Duration::from_secs(5)),
+/// );
+///
+/// // For an answer.
 /// let mut response = Response::new(());
 /// response.extensions_mut().insert(CachePolicy::new().fresh_for(Duration::from_secs(30)));
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[must_use]
 pub struct CachePolicy {
+    wishes: Arc<Wishes>,
+}
+
+/// What a policy says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Wishes {
     pub(super) off: bool,
     pub(super) share_where_public: Option<bool>,
-    pub(super) vary_by: Option<Arc<[HeaderName]>>,
+    pub(super) vary_by: Vec<HeaderName>,
     pub(super) fresh_for: Option<Duration>,
     pub(super) private: bool,
+    pub(super) credentials: Option<Vec<HeaderName>>,
+    query: Option<Vec<String>>,
+    statuses: Vec<(StatusCode, Duration)>,
 }
 
 impl CachePolicy {
@@ -36,34 +55,161 @@ impl CachePolicy {
     }
 
     /// Keeps out of the cache: on a request, it goes to the handler; on a response, it is not kept.
-    pub fn off(mut self) -> Self {
-        self.off = true;
-        self
+    pub fn off(self) -> Self {
+        self.with(|wishes| wishes.off = true)
     }
 
     /// On a request: shares answers among callers where they say `public` or `s-maxage`, or does
     /// not.
-    pub fn share_where_public(mut self, share: bool) -> Self {
-        self.share_where_public = Some(share);
-        self
+    pub fn share_where_public(self, share: bool) -> Self {
+        self.with(|wishes| wishes.share_where_public = Some(share))
     }
 
     /// On a request: keeps answers apart by these fields, whether or not they say that they vary.
-    pub fn vary_by(mut self, fields: impl IntoIterator<Item = HeaderName>) -> Self {
-        self.vary_by = Some(fields.into_iter().collect());
-        self
+    pub fn vary_by(self, fields: impl IntoIterator<Item = HeaderName>) -> Self {
+        self.with(|wishes| wishes.vary_by = fields.into_iter().collect())
     }
 
-    /// On a response: keeps it fresh for so long, whatever its fields say of that. What its fields
+    /// Keeps answers fresh for so long, whatever their fields say of that. What their fields
     /// forbid (`no-store`, `private`, a cookie) stays forbidden.
-    pub fn fresh_for(mut self, fresh_for: Duration) -> Self {
-        self.fresh_for = Some(fresh_for);
+    pub fn fresh_for(self, fresh_for: Duration) -> Self {
+        self.with(|wishes| wishes.fresh_for = Some(fresh_for))
+    }
+
+    /// Keeps answers for their caller alone, as if they said `private`.
+    pub fn private(self) -> Self {
+        self.with(|wishes| wishes.private = true)
+    }
+
+    /// Keeps answers of this status too, for so long at most: for so long if they do not say for
+    /// how long they are fresh, and shorter if they say so.
+    ///
+    /// An error that is kept is shown to those who ask while it lasts. Give it seconds, and only
+    /// where no client can make it for others: an answer to a request that is too long, or that
+    /// has a wrong credential, is not one to keep.
+    pub fn keep_status(self, status: StatusCode, at_most: Duration) -> Self {
+        self.with(|wishes| {
+            wishes.statuses.retain(|(kept, _)| *kept != status);
+            wishes.statuses.push((status, at_most));
+        })
+    }
+
+    /// On a request: takes these fields for credentials, and no others. What a caller's answer
+    /// depends on and does not stand here is shown to other callers.
+    pub fn credentials(self, fields: impl IntoIterator<Item = HeaderName>) -> Self {
+        self.with(|wishes| wishes.credentials = Some(fields.into_iter().collect()))
+    }
+
+    /// On a request: takes these parameters of its query, in the order in which they stand, and
+    /// drops all others, for the handler too: a parameter that does not tell answers apart must not
+    /// be able to make one.
+    ///
+    /// Names are compared as they are written, and parameters end with `&`. What is purged by URL
+    /// is named without what is dropped. Extensions that were made of the URL before stay as they
+    /// are.
+    pub fn query<I>(self, parameters: I) -> Self
+    where
+        I: IntoIterator,
+        I::Item: Into<String>,
+    {
+        self.with(|wishes| wishes.query = Some(parameters.into_iter().map(Into::into).collect()))
+    }
+
+    fn with(mut self, change: impl FnOnce(&mut Wishes)) -> Self {
+        change(Arc::make_mut(&mut self.wishes));
         self
     }
 
-    /// On a response: keeps it for its caller alone, as if it said `private`.
-    pub fn private(mut self) -> Self {
-        self.private = true;
-        self
+    pub(super) fn wishes(&self) -> &Wishes {
+        &self.wishes
+    }
+}
+
+impl Wishes {
+    /// Returns for how long an answer of this status is kept at most, if it is one that the policy
+    /// adds.
+    pub(super) fn at_most(&self, status: StatusCode) -> Option<Duration> {
+        let kept = self.statuses.iter().find(|(kept, _)| *kept == status);
+        kept.map(|(_, at_most)| *at_most)
+    }
+
+    /// Returns the target without the parameters that are dropped, if there are any.
+    pub(super) fn narrowed(&self, uri: &Uri) -> Option<Uri> {
+        let (names, query) = (self.query.as_ref()?, uri.query()?);
+        let mut kept = String::with_capacity(uri.path().len() + query.len() + 1);
+        kept.push_str(uri.path());
+        let mut mark = '?';
+        for parameter in query.split('&') {
+            let name = parameter.split('=').next().unwrap_or_default();
+            if names.iter().any(|kept| kept == name) {
+                kept.push(mark);
+                kept.push_str(parameter);
+                mark = '&';
+            }
+        }
+        if kept.len() == uri.path().len() + 1 + query.len() {
+            return None;
+        }
+        let mut parts = uri.clone().into_parts();
+        let kept = PathAndQuery::try_from(kept).expect("a part of a target is one");
+        parts.path_and_query = Some(kept);
+        Some(Uri::from_parts(parts).expect("nothing but the query is another"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn narrowed(uri: &'static str) -> String {
+        let policy = CachePolicy::new().query(["a", "b"]);
+        let uri = Uri::from_static(uri);
+        let narrowed = policy.wishes().narrowed(&uri);
+        narrowed.unwrap_or(uri).to_string()
+    }
+
+    #[test]
+    fn parameters_that_are_not_listed_are_dropped() {
+        for (uri, kept) in [
+            ("/x?a=1&c=2&b&a=3", "/x?a=1&b&a=3"),
+            ("/x?c=1", "/x"),
+            ("/x?", "/x"),
+            ("/x?a;c=1", "/x"),
+            ("/x?%61=1&A=1&ab=1&=1", "/x"),
+            ("/x?a=1&&b=2", "/x?a=1&b=2"),
+            ("/x?a=c&b=c=d", "/x?a=c&b=c=d"),
+            ("http://h/x?c", "http://h/x"),
+            ("/x", "/x"),
+        ] {
+            assert_eq!(narrowed(uri), kept, "{uri}");
+        }
+    }
+
+    #[test]
+    fn the_last_word_on_a_status_counts() {
+        let secs = Duration::from_secs;
+        let policy = CachePolicy::new()
+            .keep_status(StatusCode::NOT_FOUND, secs(5))
+            .keep_status(StatusCode::NOT_FOUND, secs(6));
+        assert_eq!(
+            policy.wishes().at_most(StatusCode::NOT_FOUND),
+            Some(secs(6))
+        );
+        assert_eq!(policy.wishes().at_most(StatusCode::GONE), None);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn what_is_kept_is_what_a_plain_filter_keeps(query in "[abc=&;]{0,12}") {
+            let uri: Uri = format!("/x?{query}").parse().unwrap();
+            let policy = CachePolicy::new().query(["a", "b"]);
+            let kept: Vec<_> = query
+                .split('&')
+                .filter(|pair| ["a", "b"].contains(&pair.split('=').next().unwrap()))
+                .collect();
+            let narrowed = policy.wishes().narrowed(&uri).unwrap_or(uri);
+            let expected = (!kept.is_empty()).then(|| kept.join("&"));
+            proptest::prop_assert_eq!(narrowed.query().map(str::to_owned), expected);
+        }
     }
 }

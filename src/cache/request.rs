@@ -1,6 +1,6 @@
 //! What a request is to the cache: read in one pass over its fields.
 
-use http::{HeaderMap, Method, Request, header};
+use http::{HeaderMap, HeaderName, Method, Request, header};
 use http_body::Body;
 
 use super::{key::REROUTING, reason::Reason, rules::Rules};
@@ -51,8 +51,12 @@ impl From<&Method> for MethodClass {
     }
 }
 
-/// Reads a request.
-pub(super) fn read<B: Body>(request: &Request<B>, rules: &Rules) -> Facts {
+/// Reads a request. `credentials` are the fields that are one on its route, if that has its own.
+pub(super) fn read<B: Body>(
+    request: &Request<B>,
+    rules: &Rules,
+    credentials: Option<&[HeaderName]>,
+) -> Facts {
     let mut facts = Facts {
         method: request.method().into(),
         ..Facts::default()
@@ -60,7 +64,8 @@ pub(super) fn read<B: Body>(request: &Request<B>, rules: &Rules) -> Facts {
     if !request.body().is_end_stream() && request.body().size_hint().exact() != Some(0) {
         facts.bypass = Some(Reason::RequestBody);
     }
-    facts.read_fields(request.headers(), rules);
+    let credentials = credentials.unwrap_or(&rules.credential_headers);
+    facts.read_fields(request.headers(), credentials);
     if !rules.credential_params.is_empty() {
         let query = request.uri().query().unwrap_or_default();
         facts.credential |= query.split('&').any(|pair| {
@@ -72,7 +77,7 @@ pub(super) fn read<B: Body>(request: &Request<B>, rules: &Rules) -> Facts {
 }
 
 impl Facts {
-    fn read_fields(&mut self, headers: &HeaderMap, rules: &Rules) {
+    fn read_fields(&mut self, headers: &HeaderMap, credentials: &[HeaderName]) {
         for (name, value) in headers {
             let bypass = match name.as_str() {
                 "content-length" if value != "0" => Some(Reason::RequestBody),
@@ -94,7 +99,7 @@ impl Facts {
                 _ => None,
             };
             self.bypass = self.bypass.or(bypass);
-            self.credential |= rules.credential_headers.contains(name);
+            self.credential |= credentials.contains(name);
             // All of them begin so, and few others do.
             if name.as_str().starts_with("x-") || *name == header::FORWARDED {
                 self.rerouted |= REROUTING.contains(&name.as_str());
@@ -124,7 +129,7 @@ mod tests {
                 .headers_mut()
                 .append(*name, http::HeaderValue::from_static(value));
         }
-        read(&request, &Rules::secure())
+        read(&request, &Rules::secure(), None)
     }
 
     #[test]
@@ -146,11 +151,11 @@ mod tests {
             .body(Full::<Bytes>::default())
             .unwrap();
         let mut rules = Rules::secure();
-        assert!(!read(&request, &rules).credential);
+        assert!(!read(&request, &rules, None).credential);
         rules.credential_params.push("token".to_owned());
-        assert!(read(&request, &rules).credential);
+        assert!(read(&request, &rules, None).credential);
         rules.credential_params = vec!["tok".to_owned()];
-        assert!(!read(&request, &rules).credential);
+        assert!(!read(&request, &rules, None).credential);
     }
 
     #[test]
@@ -168,7 +173,7 @@ mod tests {
         assert_eq!(facts(&[("content-length", "0")]).bypass, None);
         let fat = Request::get("/").body(Full::<Bytes>::from("x")).unwrap();
         assert_eq!(
-            read(&fat, &Rules::secure()).bypass,
+            read(&fat, &Rules::secure(), None).bypass,
             Some(Reason::RequestBody)
         );
     }

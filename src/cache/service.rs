@@ -42,7 +42,7 @@ where
     }
 
     fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
-        let mut exchange = Exchange::begin(&self.config, &request);
+        let mut exchange = Exchange::begin(&self.config, &mut request);
         match go_on(&mut exchange, None, &mut request) {
             // A store in memory answers at once: the readied service is called where it stands.
             Next::Call => ResponseFuture::calling(exchange, self.inner.call(request)),

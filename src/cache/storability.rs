@@ -1,5 +1,7 @@
 //! Which answers are kept, where, and for how long.
 
+use std::time::Duration;
+
 use http::{
     HeaderMap, HeaderName, StatusCode,
     header::{CONTENT_TYPE, ETAG, LAST_MODIFIED, SET_COOKIE, WWW_AUTHENTICATE},
@@ -8,7 +10,7 @@ use http::{
 use super::{
     directives::{DELTA_SECS_MAX, ResponseDirectives},
     freshness::{Freshness, Times, explicit_lifetime_secs, heuristic_lifetime_secs},
-    policy::CachePolicy,
+    policy::{CachePolicy, Wishes},
     reason::Reason,
     rules::Rules,
     vary::VarySpec,
@@ -45,22 +47,35 @@ pub(super) struct Verdict {
     pub(super) without: Vec<HeaderName>,
 }
 
+/// What the application wants of an answer.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Wanted<'a> {
+    pub(super) by_answer: Option<&'a CachePolicy>,
+    pub(super) by_route: Option<&'a CachePolicy>,
+}
+
+impl<'a> Wanted<'a> {
+    /// Returns what is said, by the answer first.
+    fn said(&self) -> impl Iterator<Item = &'a Wishes> {
+        let policies = [self.by_answer, self.by_route];
+        policies.into_iter().flatten().map(CachePolicy::wishes)
+    }
+}
+
 /// Decides whether an answer is kept (RFC 9111 section 3).
 pub(super) fn judge(
     rules: &Rules,
     caller: &Caller,
     status: StatusCode,
     headers: &HeaderMap,
-    policy: Option<&CachePolicy>,
+    wanted: &Wanted<'_>,
     times: &Times,
 ) -> Result<Verdict, Reason> {
     let mut directives = ResponseDirectives::of(headers, &rules.targeted);
-    if let Some(policy) = policy {
-        if policy.off {
-            return Err(Reason::Off);
-        }
-        overrule(&mut directives, policy);
+    if wanted.said().any(|wishes| wishes.off) {
+        return Err(Reason::Off);
     }
+    overrule(&mut directives, wanted);
     if status == StatusCode::PARTIAL_CONTENT {
         return Err(Reason::Partial);
     }
@@ -75,8 +90,14 @@ pub(super) fn judge(
     if directives.no_store && !directives.must_understand {
         return Err(Reason::NoStore);
     }
-    if !rules.statuses.admit(status) {
+    let at_most = wanted.said().find_map(|wishes| wishes.at_most(status));
+    if at_most.is_none() && !rules.statuses.admit(status) {
         return Err(Reason::Status);
+    }
+    if let Some(at_most) = at_most {
+        let at_most = delta(at_most);
+        let said = explicit_lifetime_secs(&directives, headers, times);
+        directives.set_lifetime(said.map_or(at_most, |said| said.min(at_most)));
     }
     let says_shared = says_shared(rules, &directives);
     let shared = shared(caller, says_shared)?;
@@ -95,7 +116,11 @@ pub(super) fn judge(
     }
     let vary = VarySpec::of(headers)?;
     if shared && !rules.share_where_must_revalidate {
-        let credential = |name: &HeaderName| rules.credential_headers.contains(name);
+        let by_route = wanted
+            .by_route
+            .and_then(|policy| policy.wishes().credentials.as_ref());
+        let credentials = by_route.unwrap_or(&rules.credential_headers);
+        let credential = |name: &HeaderName| credentials.contains(name);
         if vary.names().iter().any(credential) {
             return Err(Reason::VaryCredential);
         }
@@ -118,17 +143,18 @@ pub(super) fn is_explicit(rules: &Rules, headers: &HeaderMap, times: &Times) -> 
     explicit_lifetime_secs(&directives, headers, times).is_some()
 }
 
-/// Puts what the handler says of the answer in the place of what its fields say.
-fn overrule(directives: &mut ResponseDirectives, policy: &CachePolicy) {
-    directives.private |= policy.private;
-    if let Some(fresh_for) = policy.fresh_for {
-        let secs = u32::try_from(fresh_for.as_secs()).unwrap_or(DELTA_SECS_MAX);
-        // Where `s-maxage` says that the answer may be shared, it still does.
-        match &mut directives.s_maxage_secs {
-            Some(shared) => *shared = secs.min(DELTA_SECS_MAX),
-            None => directives.max_age_secs = Some(secs.min(DELTA_SECS_MAX)),
-        }
+/// Puts what the application wants of the answer in the place of what its fields say.
+fn overrule(directives: &mut ResponseDirectives, wanted: &Wanted<'_>) {
+    directives.private |= wanted.said().any(|wishes| wishes.private);
+    if let Some(fresh_for) = wanted.said().find_map(|wishes| wishes.fresh_for) {
+        directives.set_lifetime(delta(fresh_for));
     }
+}
+
+fn delta(duration: Duration) -> u32 {
+    u32::try_from(duration.as_secs())
+        .unwrap_or(DELTA_SECS_MAX)
+        .min(DELTA_SECS_MAX)
 }
 
 /// Returns whether the cache knows what a status asks of it.
@@ -264,7 +290,14 @@ mod tests {
             received_at: NOW,
             received_wall: NOW,
         };
-        judge(&Rules::secure(), &caller, status, &headers, None, &times)
+        judge(
+            &Rules::secure(),
+            &caller,
+            status,
+            &headers,
+            &Wanted::default(),
+            &times,
+        )
     }
 
     fn refused(caller: Caller, status: u16, fields: &[(&'static str, &'static str)]) -> Reason {

@@ -40,6 +40,7 @@ where
     suite.denied_by_one_is_charged_to_none().await;
     suite.peeking_takes_nothing().await;
     suite.a_refund_reaches_its_charge_and_no_later_one().await;
+    suite.what_was_used_beyond_what_is_left_is_owed().await;
     suite.a_reset_forgets_one_policy_and_no_other().await;
     suite.a_cost_that_never_fits_changes_nothing().await;
 }
@@ -161,6 +162,25 @@ where
         }
     }
 
+    async fn what_was_used_beyond_what_is_left_is_owed(&self) {
+        for (number, policy) in each(10, Duration::from_secs(3_600)).iter().enumerate() {
+            let (partition, name) = (self.partition(700 + number as u64), policy.name());
+            let look = [Charge::new(policy, 0)];
+            self.charge(&partition, &Charge::new(policy, 4)).await;
+            let left = self.take(&partition, &look).await.each()[0].remaining();
+            assert_eq!(left, 6, "`{name}` was charged 4 of 10");
+            self.charge(&partition, &Charge::new(policy, 11)).await;
+            let owing = self.take(&partition, &look).await;
+            assert!(owing.is_admitted(), "who asks for nothing passes");
+            assert_eq!(owing.each()[0].remaining(), 0, "`{name}` owes");
+            let denied = self.take(&partition, &[Charge::new(policy, 1)]).await;
+            assert!(!denied.is_admitted(), "`{name}` admits what owes");
+            let wait = denied.each()[0].retry_after();
+            let longest = Duration::from_secs(2 * 3_600);
+            assert!(wait.is_some_and(|wait| wait <= longest), "{wait:?}");
+        }
+    }
+
     async fn a_reset_forgets_one_policy_and_no_other(&self) {
         let partition = self.partition(500);
         let (one, other) = (window("one", 2), window("other", 2));
@@ -189,6 +209,12 @@ where
     async fn take(&self, partition: &StoreKey, charges: &[Charge<'_>]) -> Decisions {
         let answer = self.store.take(partition, charges).await;
         answer.expect("the store answers")
+    }
+
+    async fn charge(&self, partition: &StoreKey, charge: &Charge<'_>) {
+        let charges = std::slice::from_ref(charge);
+        let answer = self.store.charge(partition, charges).await;
+        answer.expect("the store answers");
     }
 
     async fn refund(&self, partition: &StoreKey, refund: &Refund<'_>) {

@@ -12,5 +12,9 @@ pub mod order {}
 #[doc = include_str!("promises.md")]
 pub mod promises {}
 
+#[cfg(all(feature = "redis", feature = "rate-limit", feature = "memory"))]
+#[doc = include_str!("redis.md")]
+pub mod redis {}
+
 #[doc = include_str!("stores.md")]
 pub mod stores {}

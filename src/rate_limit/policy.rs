@@ -5,7 +5,10 @@ use std::{num::NonZeroU32, sync::Arc, time::Duration};
 use super::{
     algorithm::{Algorithm, Alignment, Log, State},
     decision::{Decision, Receipt},
+    mode::Mode,
     quota::Quota,
+    terms::Terms,
+    when_store_fails::WhenStoreFails,
 };
 use crate::{error::ConfigError, time::Timestamp};
 
@@ -45,6 +48,8 @@ pub struct Policy {
     algorithm: Algorithm,
     id: u64,
     shadow: bool,
+    mode: Mode,
+    when_store_fails: Option<WhenStoreFails>,
     bears_coarse_time: bool,
 }
 
@@ -136,6 +141,8 @@ impl Policy {
             quota,
             algorithm,
             shadow: false,
+            mode: Mode::Exact,
+            when_store_fails: None,
             bears_coarse_time: algorithm.horizon_micros() >= 100_000
                 && algorithm.log().is_none()
                 && algorithm.queue().is_none(),
@@ -150,6 +157,49 @@ impl Policy {
     pub fn shadow(mut self) -> Self {
         self.shadow = true;
         self
+    }
+
+    /// Sets how the instances that share a store count together. Exactly by default.
+    #[must_use]
+    pub fn mode(mut self, mode: Mode) -> Self {
+        self.mode = mode;
+        self
+    }
+
+    /// Returns how the instances that share a store count together.
+    pub fn counting_mode(&self) -> Mode {
+        if self.algorithm.queue().is_some() || self.algorithm.log().is_some() {
+            return Mode::Exact;
+        }
+        self.mode
+    }
+
+    /// Returns by how many requests of cost 1 so many instances together may admit more than the
+    /// policy says, in any time, because of how they [count](Mode).
+    pub fn max_over_admission(&self, instances: u32) -> u64 {
+        match self.counting_mode() {
+            Mode::Exact => 0,
+            Mode::Lease { instances: of } if self.algorithm.is_bucket() => {
+                // Each holds at most one lease, which was gained when the bucket was full.
+                let lease = self.capacity() / (2 * u64::from(of.get()));
+                lease.saturating_mul(instances.into())
+            }
+            // What is taken ahead of a window is spent in that window, or not at all.
+            Mode::Lease { .. } => 0,
+        }
+    }
+
+    /// Sets what becomes of a request by this policy while the limiter's store fails. What
+    /// [`OnStoreError`](super::OnStoreError) says, unless this is called.
+    #[must_use]
+    pub fn when_store_fails(mut self, action: WhenStoreFails) -> Self {
+        self.when_store_fails = Some(action);
+        self
+    }
+
+    /// Returns what this policy wants of its own while the store fails.
+    pub(super) fn own_failure(&self) -> Option<WhenStoreFails> {
+        self.when_store_fails
     }
 
     /// Returns the policy by which each of so many instances has its part of the quota, under the
@@ -196,6 +246,11 @@ impl Policy {
         self.id
     }
 
+    /// Returns the policy in numbers, for a store that decides elsewhere than in this process.
+    pub fn terms(&self) -> Terms {
+        self.algorithm.terms()
+    }
+
     /// Decides one request, and says what to remember of it.
     ///
     /// This is the one truth that all stores hold to. A store reads the state, asks this, and
@@ -215,6 +270,15 @@ impl Policy {
     /// nothing back.
     pub fn refund(&self, state: State, now: Timestamp, paid: Receipt, amount: u64) -> State {
         self.algorithm.refund(state, now, paid, amount)
+    }
+
+    /// Charges what has been used already, whether it was left or not, and returns what to
+    /// remember.
+    ///
+    /// What was not left is owed: a window counts on beyond its limit, and a bucket has to gain it
+    /// before anyone passes again. No more is owed than the policy's capacity.
+    pub fn charge(&self, state: State, now: Timestamp, amount: u64) -> State {
+        self.algorithm.charge(state, now, amount)
     }
 
     /// Returns whether the policy counts exactly only in a [`Log`].
@@ -250,6 +314,13 @@ impl Policy {
     pub fn refund_log(&self, log: &mut Log, paid: Receipt, amount: u64) {
         if let Some(exact) = self.algorithm.log() {
             exact.refund(log, paid, amount);
+        }
+    }
+
+    /// Charges a log what has been used already, as [`charge`](Self::charge) does a state.
+    pub fn charge_log(&self, log: &mut Log, now: Timestamp, amount: u64) {
+        if let Some(exact) = self.algorithm.log() {
+            exact.charge(log, now, amount);
         }
     }
 
@@ -327,5 +398,17 @@ mod tests {
             Policy::token_bucket("a", Quota::per_day(9)).unwrap().id(),
             ids[0]
         );
+    }
+    #[test]
+    fn a_lease_of_a_bucket_admits_at_most_half_a_burst_more_and_that_of_a_window_nothing() {
+        let (quota, four) = (Quota::per_second(1_000), NonZeroU32::new(4).unwrap());
+        let mode = Mode::auto(quota.limit(), four);
+        let bucket = Policy::token_bucket("b", quota).unwrap();
+        assert_eq!(bucket.max_over_admission(4), 0);
+        assert_eq!(bucket.mode(mode).max_over_admission(4), 500);
+        let window = Policy::sliding_window("w", quota).unwrap().mode(mode);
+        assert_eq!(window.max_over_admission(4), 0);
+        let queue = Policy::leaky_queue("q", quota, Duration::from_secs(1)).unwrap();
+        assert_eq!(queue.mode(mode).counting_mode(), Mode::Exact);
     }
 }

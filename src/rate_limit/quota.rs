@@ -10,7 +10,7 @@ use crate::error::ConfigError;
 pub(super) const MICROS_MAX: u64 = 1 << 51;
 
 /// The largest product of a burst and a fraction of a microsecond that a store counts exactly.
-const EXACT_MAX: u64 = 1 << 53;
+pub(super) const EXACT_MAX: u64 = 1 << 53;
 
 /// How much a policy admits: so many, in so much time.
 ///

@@ -17,8 +17,7 @@ use super::{
     request_head::RequestHead,
 };
 use crate::{
-    body::ResponseBody, record::RecordHandle, rejection::Dialect, store_future::StoreFuture,
-    store_key::StoreKey,
+    body::ResponseBody, rejection::Dialect, store_future::StoreFuture, store_key::StoreKey,
 };
 
 /// Limits how often requests reach the inner service: see the [module](super).
@@ -35,6 +34,12 @@ impl<S> RateLimit<S> {
 }
 
 impl<S: Clone> RateLimit<S> {
+    /// Takes the service that was polled ready; the clone left behind was not.
+    fn take_ready(&mut self) -> S {
+        let clone = self.inner.clone();
+        mem::replace(&mut self.inner, clone)
+    }
+
     /// Answers a request that may have to wait for its turn.
     fn call_in_line<B>(
         &mut self,
@@ -46,9 +51,9 @@ impl<S: Clone> RateLimit<S> {
         S: Service<Request<B>>,
     {
         let config = Arc::clone(&self.config);
-        let costs = config.costs(&set, &RequestHead::of(&request));
-        let record = RecordHandle::of(request.extensions()).cloned();
-        let take = config.take_costs(&partition, &set, &costs, record);
+        let head = RequestHead::of(&request);
+        let costs = config.costs(&set, &head);
+        let take = config.take_costs(&partition, &set, &costs, &head);
         let clone = self.inner.clone();
         let ready = mem::replace(&mut self.inner, clone);
         ResponseFuture::deciding(Deciding {
@@ -79,6 +84,14 @@ where
     fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
         let (partition, set) = match self.config.plan(&RequestHead::of(&request)) {
             Plan::Ask(partition, set) => (partition, set),
+            Plan::Choose(policies) => {
+                return ResponseFuture::choosing(
+                    policies,
+                    self.take_ready(),
+                    request,
+                    &self.config,
+                );
+            }
             Plan::Skip => {
                 let note = Note::write(&request, Lines::None, skipped);
                 return ResponseFuture::calling(self.inner.call(request), note);
@@ -89,7 +102,7 @@ where
                 return ResponseFuture::rejected(*rejection, dialect, responder, Note::default());
             }
         };
-        if set.delays() {
+        if self.config.is_followed_up(&set) {
             return self.call_in_line(request, partition, set.into_owned());
         }
         let head = RequestHead::of(&request);

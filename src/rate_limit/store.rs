@@ -8,6 +8,7 @@ use super::{
     policy::Policy,
 };
 use crate::{
+    error::StoreErrorKind,
     store_future::StoreFuture,
     store_key::{StoreKey, StoreKeys},
 };
@@ -42,6 +43,17 @@ pub trait RateLimitStore: fmt::Debug + Send + Sync + 'static {
     /// Says what [`take`](Self::take) would say, and takes nothing.
     fn peek(&self, partition: &StoreKey, charges: &[Charge<'_>]) -> StoreFuture<Decisions>;
 
+    /// Charges what has been used already, whether it is left or not; see
+    /// [`Policy::charge`](super::Policy::charge). All of it now, whenever it was used.
+    ///
+    /// It is asked of a store only by limiters that settle what a request truly cost, or that count
+    /// on their own while the store is away. The default fails with
+    /// [`Misconfigured`](crate::StoreErrorKind::Misconfigured), as a store does that cannot.
+    fn charge(&self, partition: &StoreKey, charges: &[Charge<'_>]) -> StoreFuture<()> {
+        let _ = (partition, charges);
+        StoreFuture::failed(StoreErrorKind::Misconfigured)
+    }
+
     /// Gives back what was taken too much.
     ///
     /// A refund only reaches what its receipt was given for: once the window in which it was
@@ -63,6 +75,10 @@ impl<T: RateLimitStore + ?Sized> RateLimitStore for Arc<T> {
 
     fn peek(&self, partition: &StoreKey, charges: &[Charge<'_>]) -> StoreFuture<Decisions> {
         (**self).peek(partition, charges)
+    }
+
+    fn charge(&self, partition: &StoreKey, charges: &[Charge<'_>]) -> StoreFuture<()> {
+        (**self).charge(partition, charges)
     }
 
     fn refund(&self, partition: &StoreKey, refunds: &[Refund<'_>]) -> StoreFuture<()> {

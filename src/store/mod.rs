@@ -23,6 +23,8 @@
 //! # Ok::<(), portcullis::ConfigError>(())
 //! ```
 
+#[cfg(feature = "encryption")]
+mod encrypted;
 #[cfg(feature = "governor")]
 mod governor;
 #[cfg(feature = "memory")]
@@ -30,6 +32,8 @@ mod memory;
 #[cfg(feature = "redis")]
 mod redis;
 
+#[cfg(feature = "encryption")]
+pub use self::encrypted::{EncryptedStore, EncryptedStoreBuilder, EncryptionKey};
 #[cfg(feature = "governor")]
 pub use self::governor::{GovernorLimiter, GovernorStore};
 #[cfg(feature = "memory")]

@@ -32,14 +32,14 @@ use crate::{
     support::{get, request},
 };
 
-type Answer = Response<UnsyncBoxBody<Bytes, Infallible>>;
-type Client = BoxCloneService<Request<Full<Bytes>>, Answer, Infallible>;
+pub(crate) type Answer = Response<UnsyncBoxBody<Bytes, Infallible>>;
+pub(crate) type Client = BoxCloneService<Request<Full<Bytes>>, Answer, Infallible>;
 
 /// Puts a cache around a handler.
-type Cached = fn(Client) -> Client;
+pub(crate) type Cached = fn(Client) -> Client;
 
 /// Proves that a probe holds for the cache, and that it catches the bad one.
-async fn holds<F, Fut>(probe: F)
+pub(crate) async fn holds<F, Fut>(probe: F)
 where
     F: Fn(Cached) -> Fut,
     Fut: Future<Output = bool>,
@@ -97,7 +97,7 @@ fn bad(handler: Client) -> Client {
 
 /// Makes a handler that answers with these fields, and with a body that names the caller and
 /// counts the calls.
-fn handler(fields: &'static [(&'static str, &'static str)]) -> Client {
+pub(crate) fn handler(fields: &'static [(&'static str, &'static str)]) -> Client {
     let calls = Arc::new(AtomicUsize::new(0));
     answering(move |request| {
         let call = calls.fetch_add(1, Ordering::SeqCst);
@@ -115,7 +115,7 @@ fn handler(fields: &'static [(&'static str, &'static str)]) -> Client {
     })
 }
 
-fn answering(
+pub(crate) fn answering(
     answer: impl Fn(&Request<Full<Bytes>>) -> Response<String> + Send + Sync + 'static,
 ) -> Client {
     let answer = Arc::new(answer);
@@ -125,7 +125,10 @@ fn answering(
     }))
 }
 
-fn with_fields(fields: &[(&'static str, &'static str)], body: String) -> Response<String> {
+pub(crate) fn with_fields(
+    fields: &[(&'static str, &'static str)],
+    body: String,
+) -> Response<String> {
     let mut response = Response::new(body);
     for (name, value) in fields {
         let value = HeaderValue::from_static(value);
@@ -134,7 +137,7 @@ fn with_fields(fields: &[(&'static str, &'static str)], body: String) -> Respons
     response
 }
 
-async fn body(client: &Client, request: Request<Full<Bytes>>) -> String {
+pub(crate) async fn body(client: &Client, request: Request<Full<Bytes>>) -> String {
     text(client.clone().oneshot(request).await.unwrap()).await
 }
 

@@ -114,8 +114,8 @@ async fn a_purge_while_the_post_was_answered_keeps_its_answer_out() {
     let within = Arc::clone(&purger);
     let app = app(Handler::new(move |_, call| {
         if let Some(purger) = &*within.lock().unwrap() {
-            let elsewhere = Purge::uri("/elsewhere".parse().unwrap());
-            drop(purger.purge([elsewhere], PurgeMode::Soft));
+            let here = Purge::uri("/a?b".parse().unwrap());
+            drop(purger.purge([here], PurgeMode::Soft));
         }
         answer(AS_GOT, format!("call {call}"))
     }));

@@ -8,6 +8,7 @@
 mod access_log;
 #[cfg(feature = "axum")]
 mod access_log_axum;
+mod access_log_fields;
 mod access_log_layers;
 #[cfg(feature = "metrics")]
 mod access_log_metrics;
@@ -25,18 +26,24 @@ mod api_key_answers;
 mod api_key_audit;
 #[cfg(feature = "test-util")]
 mod api_key_conformance;
+mod api_key_foreign;
 mod api_key_manager;
 mod api_key_pipeline;
 mod api_key_threats;
 mod audit;
 mod cache;
+mod cache_attacks;
 mod cache_bounds;
 mod cache_collapse;
 #[cfg(feature = "test-util")]
 mod cache_conformance;
+#[cfg(feature = "encryption")]
+mod cache_encryption;
+mod cache_jitter;
 mod cache_leaks;
 mod cache_oracle;
 mod cache_parts;
+mod cache_policy;
 mod cache_posts;
 mod cache_validation;
 mod contract;
@@ -47,12 +54,26 @@ mod house;
 mod hyper_example;
 mod keys_example;
 mod rate_limit;
+mod rate_limit_chosen;
 #[cfg(feature = "test-util")]
 mod rate_limit_conformance;
 mod rate_limit_failure;
 mod rate_limit_fields;
+mod rate_limit_penalty;
 mod rate_limit_queue;
 mod rate_limit_regressions;
+mod rate_limit_settle;
 #[cfg(feature = "redis")]
 mod redis;
+#[cfg(all(feature = "redis", feature = "test-util"))]
+mod redis_cluster;
+mod redis_conformance;
+#[cfg(feature = "redis")]
+mod redis_faults;
+#[cfg(feature = "redis")]
+mod redis_keys;
+#[cfg(all(feature = "redis", feature = "test-util"))]
+mod redis_rate_limit;
+#[cfg(feature = "redis")]
+mod redis_scripts;
 mod support;

@@ -519,6 +519,10 @@ impl RateLimitStore for Remote {
         self.memory.peek(partition, charges)
     }
 
+    fn charge(&self, partition: &StoreKey, charges: &[Charge<'_>]) -> StoreFuture<()> {
+        self.memory.charge(partition, charges)
+    }
+
     fn refund(&self, partition: &StoreKey, refunds: &[Refund<'_>]) -> StoreFuture<()> {
         self.memory.refund(partition, refunds)
     }

@@ -1,6 +1,6 @@
 //! The fixed window: a count that starts anew when the window ends.
 
-use super::{SLACK_MICROS, State};
+use super::{SLACK_MICROS, State, owed};
 use crate::{
     error::ConfigError,
     rate_limit::{
@@ -57,22 +57,7 @@ impl FixedWindow {
 
     #[inline(always)]
     pub(super) fn decide(&self, state: State, now: Timestamp, cost: u64) -> (Decision, State) {
-        let (end, used) = if state.is_alive(now) {
-            // A window that ends later than one from now on would was opened by a clock that has
-            // since gone back. Its count stands; its end is brought nearer if it went back by far.
-            let (end, latest) = (
-                state.forget_at.as_micros(),
-                now.as_micros() + self.window_micros,
-            );
-            let end = if end > latest + SLACK_MICROS {
-                latest
-            } else {
-                end
-            };
-            (end, state.words[0])
-        } else {
-            (self.end_of_window_at(now.as_micros()), 0)
-        };
+        let (end, used) = self.open(state, now);
         let kept = self.state(end, used);
         let reset_after = end - now.as_micros();
         let left = self.limit.saturating_sub(used);
@@ -100,6 +85,33 @@ impl FixedWindow {
             state.forget_at.as_micros(),
             state.words[0].saturating_sub(amount),
         )
+    }
+
+    /// Charges what has been used already to the window that is open.
+    pub(super) fn charge(&self, state: State, now: Timestamp, amount: u64) -> State {
+        let (end, used) = self.open(state, now);
+        self.state(end, owed(used, amount, self.limit))
+    }
+
+    /// Returns the end of the window that is open, and what has been used in it.
+    #[inline]
+    fn open(&self, state: State, now: Timestamp) -> (u64, u64) {
+        if state.is_alive(now) {
+            // A window that ends later than one from now on would was opened by a clock that has
+            // since gone back. Its count stands; its end is brought nearer if it went back by far.
+            let (end, latest) = (
+                state.forget_at.as_micros(),
+                now.as_micros() + self.window_micros,
+            );
+            let end = if end > latest + SLACK_MICROS {
+                latest
+            } else {
+                end
+            };
+            (end, state.words[0])
+        } else {
+            (self.end_of_window_at(now.as_micros()), 0)
+        }
     }
 
     #[inline]

@@ -34,6 +34,10 @@ impl LeakyBucket {
         self.mirror.decide(state, now, cost)
     }
 
+    pub(super) fn charge(&self, state: State, now: Timestamp, amount: u64) -> State {
+        self.mirror.charge(state, now, amount)
+    }
+
     pub(super) fn refund(&self, state: State, now: Timestamp, paid: Receipt, amount: u64) -> State {
         self.mirror.refund(state, now, paid, amount)
     }

@@ -92,6 +92,10 @@ impl LeakyQueue {
         Duration::from_micros(owed.min(self.max_wait_micros))
     }
 
+    pub(super) fn charge(&self, state: State, now: Timestamp, amount: u64) -> State {
+        self.mirror.charge(state, now, amount)
+    }
+
     /// Gives a place back, if nobody stands behind it: who does keeps the turn that was given.
     pub(super) fn refund(&self, state: State, now: Timestamp, paid: Receipt, amount: u64) -> State {
         // Turns are a microsecond apart at least: an equal moment is the same charge's.

@@ -11,7 +11,8 @@ use std::{num::NonZeroU32, time::Duration};
 
 use super::{
     decision::{Decision, Receipt},
-    quota::Quota,
+    quota::{EXACT_MAX, Quota},
+    terms::Terms,
 };
 use crate::{error::ConfigError, time::Timestamp};
 
@@ -80,6 +81,13 @@ const LATEST: Timestamp = Timestamp::from_micros(1 << 62);
 
 /// So far back a clock may go, or one that is read in turn with a coarser one, and nothing is cut.
 const SLACK_MICROS: u64 = 1_000_000;
+
+/// Returns what counts as used of a limit once this much more has been used: beyond twice the limit
+/// nothing is counted, so that nobody is locked out for longer than two windows.
+fn owed(used: u64, amount: u64, limit: u64) -> u64 {
+    let most = limit.saturating_mul(2).min(EXACT_MAX).max(used);
+    used.saturating_add(amount).min(most)
+}
 
 /// How a quota is counted: one of the algorithms, and the numbers that it needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -180,6 +188,20 @@ impl Algorithm {
         }
     }
 
+    /// Charges what has been used already, whether it was left or not.
+    pub(super) fn charge(&self, state: State, now: Timestamp, amount: u64) -> State {
+        let now = now.min(LATEST);
+        match self {
+            Self::FixedWindow(window) => window.charge(state, now, amount),
+            Self::SlidingWindow(window) | Self::SlidingLog(_, window) => {
+                window.charge(state, now, amount)
+            }
+            Self::TokenBucket(bucket) => bucket.charge(state, now, amount),
+            Self::LeakyBucket(bucket) => bucket.charge(state, now, amount),
+            Self::LeakyQueue(queue) => queue.charge(state, now, amount),
+        }
+    }
+
     /// Returns the most that can be left.
     pub(super) fn capacity(&self) -> u64 {
         match self {
@@ -218,6 +240,14 @@ impl Algorithm {
         }
     }
 
+    /// Returns whether it is a bucket, which knows no windows.
+    pub(super) fn is_bucket(&self) -> bool {
+        match self {
+            Self::TokenBucket(_) | Self::LeakyBucket(_) | Self::LeakyQueue(_) => true,
+            Self::FixedWindow(_) | Self::SlidingWindow(_) | Self::SlidingLog(..) => false,
+        }
+    }
+
     /// Returns the queue, if it is one.
     #[inline]
     pub(super) fn queue(&self) -> Option<&LeakyQueue> {
@@ -229,6 +259,21 @@ impl Algorithm {
             | Self::TokenBucket(_)
             | Self::LeakyBucket(_) => None,
         }
+    }
+
+    /// Returns what a translation decides by.
+    pub(super) fn terms(&self) -> Terms {
+        let window = |limit, window| [limit, window, 0, 0, 0, 0];
+        let numbers = match self {
+            Self::FixedWindow(fixed) => window(fixed.limit(), fixed.window_micros()),
+            Self::SlidingWindow(sliding) | Self::SlidingLog(_, sliding) => {
+                window(sliding.limit(), sliding.window_micros())
+            }
+            Self::TokenBucket(bucket) => bucket.numbers(),
+            Self::LeakyBucket(bucket) => bucket.mirror().numbers(),
+            Self::LeakyQueue(queue) => queue.mirror().numbers(),
+        };
+        Terms::new(self.letter(), numbers)
     }
 
     /// Returns the log's algorithm, if it is one.
@@ -254,6 +299,178 @@ impl Algorithm {
     pub(super) fn record(&self, log: &mut Log, now: Timestamp, cost: u64) {
         if let Some(exact) = self.log() {
             exact.record(log, now.min(LATEST), cost);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use proptest::{collection::vec, prelude::*};
+
+    use super::*;
+
+    /// What may befall a state.
+    #[derive(Clone, Copy, Debug)]
+    enum Event {
+        Take(u64),
+        Charge(u64),
+        Refund(u64),
+    }
+
+    fn event() -> impl Strategy<Value = Event> {
+        prop_oneof![
+            3 => (0_u64..6).prop_map(Event::Take),
+            1 => (0_u64..60).prop_map(Event::Charge),
+            1 => (0_u64..6).prop_map(Event::Refund),
+        ]
+    }
+
+    fn algorithm() -> impl Strategy<Value = Algorithm> {
+        (0..7, 1_u64..20, 100_u64..2_000_000).prop_map(|(which, limit, window)| {
+            let quota = Quota::new(limit, Duration::from_micros(window));
+            let algorithm = match which {
+                0 => Algorithm::fixed_window(&quota, Alignment::FirstRequest),
+                1 => Algorithm::fixed_window(&quota, Alignment::Clock),
+                2 => Algorithm::sliding_window(&quota),
+                3 => Algorithm::token_bucket(&quota.burst(1 + limit / 2)),
+                4 => Algorithm::leaky_bucket(&quota),
+                5 => Algorithm::leaky_queue(&quota, Duration::from_micros(3 * window)),
+                _ => Algorithm::sliding_log(&quota),
+            };
+            algorithm.unwrap()
+        })
+    }
+
+    fn at(micros: u64) -> Timestamp {
+        Timestamp::from_micros(micros)
+    }
+
+    /// A state or a log, whichever the algorithm counts exactly in.
+    #[derive(Clone, Debug)]
+    struct Memory {
+        algorithm: Algorithm,
+        state: State,
+        log: Log,
+        paid: Receipt,
+    }
+
+    impl Memory {
+        fn new(algorithm: Algorithm) -> Self {
+            Self {
+                algorithm,
+                state: State::NONE,
+                log: Log::default(),
+                paid: Receipt::default(),
+            }
+        }
+
+        fn take(&mut self, now: u64, cost: u64) -> Decision {
+            if let Some(decision) = self.algorithm.decide_log(&mut self.log, at(now), cost) {
+                if decision.is_admitted() {
+                    self.algorithm.record(&mut self.log, at(now), cost);
+                }
+                return decision;
+            }
+            let (decision, state) = self.algorithm.decide(self.state, at(now), cost);
+            self.state = state;
+            decision
+        }
+
+        fn befall(&mut self, now: u64, event: Event) {
+            match event {
+                Event::Take(cost) => {
+                    let decision = self.take(now, cost);
+                    if decision.is_admitted() {
+                        self.paid = decision.receipt();
+                    }
+                }
+                Event::Charge(amount) => match self.algorithm.log() {
+                    Some(exact) => exact.charge(&mut self.log, at(now), amount),
+                    None => self.state = self.algorithm.charge(self.state, at(now), amount),
+                },
+                Event::Refund(amount) => match self.algorithm.log() {
+                    Some(exact) => exact.refund(&mut self.log, self.paid, amount),
+                    None => {
+                        self.state = self
+                            .algorithm
+                            .refund(self.state, at(now), self.paid, amount);
+                    }
+                },
+            }
+        }
+
+        fn admits(&self, now: u64, cost: u64) -> bool {
+            self.clone().take(now, cost).is_admitted()
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(20_000))]
+
+        #[test]
+        fn whatever_was_charged_and_refunded_each_number_is_exact(
+            algorithm in algorithm(),
+            events in vec((0_u64..400_000, event()), 1..30),
+            cost in 1_u64..30,
+        ) {
+            let mut memory = Memory::new(algorithm);
+            let (mut now, capacity) = (10_000_000, algorithm.capacity());
+            for (pause, event) in events {
+                now += pause;
+                memory.befall(now, event);
+            }
+            let look = memory.take(now, 0);
+            prop_assert!(look.is_admitted());
+            let left = look.remaining();
+            prop_assert!(left <= capacity);
+            prop_assert!(memory.admits(now, left));
+            prop_assert!(!memory.admits(now, left + 1));
+
+            let decision = memory.clone().take(now, cost);
+            prop_assert_eq!(decision.is_never(), cost > capacity);
+            if let Some(wait) = decision.retry_after() {
+                let wait = wait.as_micros() as u64;
+                prop_assert!(!memory.admits(now + wait - 1, cost));
+                prop_assert!(memory.admits(now + wait, cost));
+                // Nobody is locked out for longer than what it may owe takes to come back.
+                prop_assert!(wait <= 2 * algorithm.horizon_micros() + 1);
+            }
+            let reset = look.reset_after().as_micros() as u64;
+            prop_assert!(memory.admits(now + reset, capacity));
+        }
+
+        #[test]
+        fn no_clock_makes_what_is_owed_panic_or_last_for_longer_than_it_may(
+            algorithm in algorithm(),
+            events in vec((0_u64..1 << 52, event()), 1..30),
+        ) {
+            let mut memory = Memory::new(algorithm);
+            for (now, event) in events {
+                memory.befall(now, event);
+                let reset = memory.take(now, 0).reset_after().as_micros() as u64;
+                // A sliding window that a clock left behind begins with the next one at the latest.
+                let longest = 3 * algorithm.horizon_micros() + SLACK_MICROS + 1;
+                prop_assert!(reset <= longest, "{} of {}", reset, longest);
+            }
+        }
+
+        #[test]
+        fn what_is_charged_counts_as_what_is_taken_does(
+            algorithm in algorithm(),
+            costs in vec((0_u64..400_000, 0_u64..4), 1..30),
+        ) {
+            let (mut taken, mut charged) = (Memory::new(algorithm), Memory::new(algorithm));
+            let mut now = 10_000_000;
+            for (pause, cost) in costs {
+                now += pause;
+                if taken.take(now, cost).is_admitted() {
+                    charged.befall(now, Event::Charge(cost));
+                }
+                let left = |memory: &Memory| memory.clone().take(now, 0);
+                prop_assert_eq!(left(&taken), left(&charged));
+            }
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use super::owed;
 use crate::{
     error::ConfigError,
     rate_limit::{
@@ -107,6 +108,13 @@ impl SlidingLog {
         }
         log.used += cost;
         log.forget_at = Timestamp::from_micros(now + self.window_micros);
+    }
+
+    /// Charges what has been used already, as if it came now.
+    pub(in crate::rate_limit) fn charge(&self, log: &mut Log, now: Timestamp, amount: u64) {
+        self.forget(log, now.as_micros());
+        let amount = owed(log.used, amount, self.limit) - log.used;
+        self.record(log, now, amount);
     }
 
     /// Gives back what was charged at the moment that the receipt is for.

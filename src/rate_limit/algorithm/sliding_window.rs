@@ -1,6 +1,6 @@
 //! The sliding window: this window's count, and the share of the last one that is still in sight.
 
-use super::State;
+use super::{State, owed};
 use crate::{
     error::ConfigError,
     rate_limit::{
@@ -61,7 +61,7 @@ impl SlidingWindow {
             let decision = Decision::never_micros(self.remaining(counts), self.reset_after(counts));
             return (decision, self.state(counts));
         }
-        if self.fits(counts, cost) {
+        if self.fits(counts, cost) || cost == 0 {
             let charged = Counts {
                 this: counts.this + cost,
                 ..counts
@@ -94,6 +94,13 @@ impl SlidingWindow {
         self.state(counts)
     }
 
+    /// Charges what has been used already to this window.
+    pub(super) fn charge(&self, state: State, now: Timestamp, amount: u64) -> State {
+        let mut counts = self.counts(state, now.as_micros());
+        counts.this = owed(counts.this, amount, self.limit);
+        self.state(counts)
+    }
+
     fn counts(&self, state: State, now: u64) -> Counts {
         let window = self.window_micros;
         let [this, last] = state.words;
@@ -108,7 +115,7 @@ impl SlidingWindow {
         } else if until > now + window {
             (until.saturating_sub(2 * window), this, last)
         } else {
-            (until - window, 0, this)
+            (until.saturating_sub(window), 0, this)
         };
         let stands = start.saturating_sub(now);
         Counts {
@@ -256,6 +263,12 @@ mod tests {
 
     fn steps() -> impl Strategy<Value = Vec<(u64, u64)>> {
         vec((0_u64..400_000, 0_u64..4), 1..120)
+    }
+
+    #[test]
+    fn a_state_that_ends_before_its_window_could_have_begun_makes_nothing_panic() {
+        let state = State::from_words([5, 1, 1]);
+        assert!(window(9).decide(state, at(1), 1).0.is_admitted());
     }
 
     proptest! {

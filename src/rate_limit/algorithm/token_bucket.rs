@@ -18,7 +18,8 @@ use crate::{
 /// time in which the bucket gains what the request costs, and is denied if the bucket would then
 /// take longer to fill than an empty one. (This is the generic cell rate algorithm.) The moment
 /// is kept exactly: the first word is rounded up to whole microseconds, the second has the parts
-/// of the microsecond that it falls into.
+/// of the microsecond that it falls into. A bucket that owes more than it holds has in the third
+/// how many microseconds it took to fill when it was last looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::rate_limit) struct TokenBucket {
     pace: Pace,
@@ -45,6 +46,20 @@ impl TokenBucket {
         self.pace.burst
     }
 
+    /// Returns the numbers of its terms.
+    pub(super) fn numbers(&self) -> [u64; 6] {
+        let (pace, refill) = (self.pace, self.refill);
+        let interval = pace.interval;
+        [
+            pace.burst,
+            pace.parts,
+            interval.micros,
+            interval.parts,
+            refill.micros,
+            refill.parts,
+        ]
+    }
+
     pub(super) fn refill_micros(&self) -> u64 {
         self.refill.rounded_up()
     }
@@ -63,13 +78,11 @@ impl TokenBucket {
     #[inline(always)]
     fn decide_whole(&self, state: State, now: Timestamp, cost: u64) -> (Decision, State) {
         let (interval, refill) = (self.pace.interval.micros, self.refill.micros);
-        let known = state.forget_at.as_micros().saturating_sub(now.as_micros());
-        // See `missing`.
-        let missing = if known > refill + SLACK_MICROS {
-            refill
-        } else {
-            known
-        };
+        let missing = state.forget_at.as_micros().saturating_sub(now.as_micros());
+        if missing > refill {
+            // It owes more than it holds, or the clock has gone back.
+            return self.decide_parts(state, now, cost);
+        }
         // At most as much as an empty bucket misses, which was checked.
         let then_missing = missing + interval * cost;
         let full_at = |missing| Timestamp::from_micros(now.as_micros() + missing);
@@ -78,7 +91,7 @@ impl TokenBucket {
             let decision = Decision::admitted_micros(left, then_missing, full_at);
             (decision, State::new(full_at, [0, 0]))
         } else {
-            let left = refill.saturating_sub(missing) / interval;
+            let left = (refill - missing) / interval;
             let decision = Decision::denied_micros(left, missing, then_missing - refill);
             (decision, State::new(full_at(missing), [0, 0]))
         }
@@ -89,7 +102,7 @@ impl TokenBucket {
         let missing = self.missing(state, now);
         if cost > self.pace.burst {
             let decision = Decision::never_micros(self.remaining(missing), missing.rounded_up());
-            return (decision, state_of(missing, now));
+            return (decision, self.state_of(missing, now));
         }
         let price = match cost {
             1 => self.pace.interval,
@@ -104,13 +117,18 @@ impl TokenBucket {
                 charged.forget_at,
             );
             (decision, charged)
+        } else if cost == 0 {
+            // The bucket owes more than it holds: who asks for nothing passes all the same.
+            let kept = self.state_of(missing, now);
+            let decision = Decision::admitted_micros(0, missing.rounded_up(), kept.forget_at);
+            (decision, kept)
         } else {
             let decision = Decision::denied_micros(
                 self.remaining(missing),
                 missing.rounded_up(),
                 self.pace.sub(then_missing, self.refill).rounded_up(),
             );
-            (decision, state_of(missing, now))
+            (decision, self.state_of(missing, now))
         }
     }
 
@@ -127,12 +145,24 @@ impl TokenBucket {
             parts: 0,
         };
         let back = price.min(outstanding).min(missing);
-        state_of(self.pace.sub(missing, back), now)
+        self.state_of(self.pace.sub(missing, back), now)
+    }
+
+    /// Takes out what has been used already; what is not there is owed.
+    pub(super) fn charge(&self, state: State, now: Timestamp, amount: u64) -> State {
+        let missing = self.missing(state, now);
+        // Beyond two bursts nothing is counted, and no product grows beyond what is exact.
+        let one = amount.min(self.pace.burst);
+        let other = (amount - one).min(self.pace.burst);
+        let price = self.pace.add(self.pace.times(one), self.pace.times(other));
+        let most = self.pace.add(self.refill, self.refill).max(missing);
+        let missing = self.pace.add(missing, price).min(most);
+        self.state_of(missing, now)
     }
 
     /// Returns how long the bucket takes to fill from now.
     ///
-    /// If that is longer than an empty one takes, the state was written by a clock that has since
+    /// If that is longer than an empty one takes, and more than was ever owed, the state was written by a clock that has since
     /// gone back: by far, and it is cut to that, or by little, and nobody gains by it.
     #[inline]
     fn missing(&self, state: State, now: Timestamp) -> Span {
@@ -149,10 +179,33 @@ impl TokenBucket {
             Span { micros, parts }
         };
         if missing.micros > self.refill.micros + SLACK_MICROS {
-            self.refill
+            self.cut(state, missing)
         } else {
             missing
         }
+    }
+
+    /// Returns how long a bucket takes to fill that would take longer than an empty one: as long
+    /// as what it owed when it was last looked at lets it.
+    #[cold]
+    fn cut(&self, state: State, missing: Span) -> Span {
+        let owed = state.words[1];
+        if owed <= self.refill.micros {
+            return self.refill;
+        }
+        if missing.micros > owed + SLACK_MICROS {
+            let micros = owed;
+            return Span { micros, parts: 0 };
+        }
+        missing
+    }
+
+    fn state_of(&self, missing: Span, now: Timestamp) -> State {
+        let mut state = state_of(missing, now);
+        if missing.micros > self.refill.micros {
+            state.words[1] = missing.micros;
+        }
+        state
     }
 
     #[inline]

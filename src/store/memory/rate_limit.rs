@@ -145,6 +145,20 @@ impl Part {
         decide_all_with_logs(charges, &mut memories(charges, &mut states, &mut logs), now)
     }
 
+    /// Charges one policy, and returns whether there was room to remember it.
+    fn charge(&self, partition: &StoreKey, charge: &Charge<'_>) -> bool {
+        let Charge { policy, cost } = *charge;
+        let now = self.time_for([policy]);
+        if policy.keeps_a_log() {
+            let charge = |logs: &mut [Log]| policy.charge_log(&mut logs[0], now, cost);
+            let charged = self.logs.change(partition, &[policy.id()], now, charge);
+            return charged.is_some();
+        }
+        let charge = |states: &mut [State]| states[0] = policy.charge(states[0], now, cost);
+        let keys = [key(partition, policy)];
+        self.table().change_all(&keys, now, charge).is_some()
+    }
+
     fn change_known(
         &self,
         partition: &StoreKey,
@@ -179,6 +193,17 @@ impl RateLimitStore for MemoryStore {
 
     fn peek(&self, partition: &StoreKey, charges: &[Charge<'_>]) -> StoreFuture<Decisions> {
         StoreFuture::ready(self.shared.rate_limit.peek(partition, charges))
+    }
+
+    fn charge(&self, partition: &StoreKey, charges: &[Charge<'_>]) -> StoreFuture<()> {
+        let part = &self.shared.rate_limit;
+        let charged = charges.iter().map(|charge| part.charge(partition, charge));
+        // All of them are tried, whether there is room for one or not.
+        if charged.fold(true, |all, charged| all & charged) {
+            StoreFuture::ready(())
+        } else {
+            StoreFuture::failed(StoreErrorKind::Full)
+        }
     }
 
     fn refund(&self, partition: &StoreKey, refunds: &[Refund<'_>]) -> StoreFuture<()> {

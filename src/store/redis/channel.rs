@@ -13,7 +13,8 @@ use super::{
     address::OnPush,
     endpoint::drive,
     fault::Fault,
-    node::{Ground, Node, within},
+    node::{Ground, within},
+    router::Router,
 };
 
 /// How often the connection is asked for a sign of life, and how long it may take to give it.
@@ -35,12 +36,12 @@ pub(super) type OnNews = Arc<dyn Fn(News) + Send + Sync>;
 
 /// A channel that is heard until this is dropped.
 pub(super) struct Listening {
-    _stop: oneshot::Sender<()>,
+    stop: oneshot::Sender<()>,
 }
 
 impl Listening {
     pub(super) fn begin(
-        node: Arc<Node>,
+        router: &Arc<Router>,
         ground: Arc<Ground>,
         channel: Vec<u8>,
         on_news: OnNews,
@@ -48,7 +49,7 @@ impl Listening {
         let (stop, stopped) = oneshot::channel();
         let runtime = Arc::clone(&ground.runtime);
         let listener = Listener {
-            node: Arc::downgrade(&node),
+            router: Arc::downgrade(router),
             ground,
             channel,
             on_news,
@@ -56,7 +57,12 @@ impl Listening {
         runtime.spawn(Box::pin(async move {
             within(async move { drop(stopped.await) }, listener.run()).await;
         }));
-        Self { _stop: stop }
+        Self { stop }
+    }
+
+    /// Returns whether nobody listens any more, as the runtime that did has ended.
+    pub(super) fn is_over(&self) -> bool {
+        self.stop.is_closed()
     }
 }
 
@@ -67,7 +73,7 @@ impl fmt::Debug for Listening {
 }
 
 struct Listener {
-    node: Weak<Node>,
+    router: Weak<Router>,
     ground: Arc<Ground>,
     channel: Vec<u8>,
     on_news: OnNews,
@@ -76,14 +82,11 @@ struct Listener {
 impl Listener {
     /// Hears the channel as long as there is somebody to hear it for.
     async fn run(self) {
-        while let Some(node) = self.node.upgrade() {
-            let sleep = self.ground.runtime.sleep(PULSE_EVERY);
-            let begin = node
-                .endpoint()
-                .connect_with(&self.ground, Some(self.on_push()));
-            if let Some(Ok((connection, mut driver))) = within(sleep, begin).await {
-                // The node is not kept for the sake of being heard.
-                drop(node);
+        // The servers are not kept for the sake of being heard.
+        while let Some(endpoint) = self.router.upgrade().map(|router| router.any_endpoint()) {
+            let limit = self.ground.runtime.sleep(PULSE_EVERY);
+            let begin = endpoint.connect_with(&self.ground, Some(self.on_push()));
+            if let Some(Ok((connection, mut driver))) = within(limit, begin).await {
                 drive(&mut driver, self.hear(connection)).await;
                 (self.on_news)(News::Down);
             }
@@ -116,6 +119,13 @@ impl Listener {
                 on_news(News::Message(message));
             }
         })
+    }
+}
+
+impl Drop for Listener {
+    /// Also when the runtime ends, and drops its tasks: what is published is missed from now on.
+    fn drop(&mut self) {
+        (self.on_news)(News::Down);
     }
 }
 

@@ -16,7 +16,8 @@ use crate::{audit::Auditor, error::ConfigError};
 ///     .password("from a secret manager")
 ///     .prefix("acme")
 ///     .rate_limit_deadline(Duration::from_millis(40));
-/// # let _ = (one, watched);
+/// let many = RedisConfig::cluster(["redis://10.0.1.1:6379", "redis://10.0.1.2:6379"]);
+/// # let _ = (one, watched, many);
 /// ```
 ///
 /// A URL is `redis://user:password@host:6379/0`, or `redis+unix:///path/of/the/socket`; user,
@@ -30,6 +31,7 @@ pub struct RedisConfig {
     prefix: String,
     deadlines: Deadlines,
     calls_max: usize,
+    bounds: Bounds,
     auditor: Option<Arc<dyn Auditor>>,
 }
 
@@ -40,6 +42,7 @@ enum Servers {
         sentinels: Vec<String>,
         main: String,
     },
+    Cluster(Vec<String>),
 }
 
 /// How long each layer waits for an answer.
@@ -49,6 +52,14 @@ pub(super) struct Deadlines {
     pub(super) api_key: Duration,
     pub(super) cache: Duration,
     pub(super) access_log: Duration,
+}
+
+/// How much is kept.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bounds {
+    pub(super) cache_body_bytes_max: usize,
+    pub(super) log_records_max: usize,
+    pub(super) denials_max: usize,
 }
 
 impl RedisConfig {
@@ -73,6 +84,15 @@ impl RedisConfig {
         })
     }
 
+    /// A Cluster, of which these nodes know the others.
+    ///
+    /// What the first URL says of user and password is said to the nodes that the Cluster names.
+    pub fn cluster<U: Into<String>>(nodes: impl IntoIterator<Item = U>) -> Self {
+        Self::new(Servers::Cluster(
+            nodes.into_iter().map(Into::into).collect(),
+        ))
+    }
+
     fn new(servers: Servers) -> Self {
         Self {
             servers,
@@ -86,6 +106,11 @@ impl RedisConfig {
                 access_log: Duration::from_secs(1),
             },
             calls_max: 1_024,
+            bounds: Bounds {
+                cache_body_bytes_max: 1 << 20,
+                log_records_max: 100_000,
+                denials_max: 10_000,
+            },
             auditor: None,
         }
     }
@@ -102,7 +127,7 @@ impl RedisConfig {
         self
     }
 
-    /// Sets the number of the database, in place of what a URL says.
+    /// Sets the number of the database, in place of what a URL says. A Cluster has but one.
     pub fn database(mut self, database: u32) -> Self {
         self.login.database = Some(database);
         self
@@ -146,6 +171,31 @@ impl RedisConfig {
         self
     }
 
+    /// Sets of how many partitions that were denied the store remembers it; 0 for none. 10 000 by
+    /// default.
+    ///
+    /// Who was denied and asks again too soon is denied by the same functions on what the server
+    /// said, without asking it. That is exact as long as others only spend: a refund or a reset by
+    /// another instance shows once the time is over that the denial said.
+    pub fn denials_max(mut self, partitions: usize) -> Self {
+        self.bounds.denials_max = partitions;
+        self
+    }
+
+    /// Sets how long the body of an answer in the cache is at most; one that is longer is not kept.
+    /// 1 MiB by default: while one passes, no other answer does.
+    pub fn cache_body_bytes_max(mut self, bytes: usize) -> Self {
+        self.bounds.cache_body_bytes_max = bytes;
+        self
+    }
+
+    /// Sets about how many records each trail of the log has at most; beyond that the oldest go.
+    /// 100 000 by default.
+    pub fn log_records_max(mut self, records: usize) -> Self {
+        self.bounds.log_records_max = records;
+        self
+    }
+
     /// Tells an auditor when the store stops answering, and when it answers again.
     pub fn auditor(mut self, auditor: impl Auditor) -> Self {
         self.auditor = Some(Arc::new(auditor));
@@ -163,6 +213,14 @@ impl RedisConfig {
             check_deadline(option, deadline)?;
         }
         check_prefix(&self.prefix)?;
+        if self.bounds.log_records_max == 0 {
+            return Err(ConfigError::new(
+                "log_records_max",
+                0,
+                "a log without bounds fills the server",
+            )
+            .fix("give at least 1, or leave the default"));
+        }
         if self.calls_max == 0 {
             return Err(
                 ConfigError::new("calls_max", 0, "a store that may not be called is none")
@@ -175,6 +233,7 @@ impl RedisConfig {
             prefix: self.prefix,
             deadlines: self.deadlines,
             calls_max: self.calls_max,
+            bounds: self.bounds,
             auditor: self.auditor,
         })
     }
@@ -187,6 +246,7 @@ pub(super) struct Checked {
     pub(super) prefix: String,
     pub(super) deadlines: Deadlines,
     pub(super) calls_max: usize,
+    pub(super) bounds: Bounds,
     pub(super) auditor: Option<Arc<dyn Auditor>>,
 }
 
@@ -195,6 +255,7 @@ pub(super) struct Checked {
 pub(super) enum Route {
     Single(Address),
     Sentinel(Sentinels),
+    Cluster(Vec<Address>),
 }
 
 /// Who knows where the main server is.
@@ -222,6 +283,19 @@ impl Servers {
                     main: main.clone(),
                     server,
                 }))
+            }
+            Self::Cluster(nodes) => {
+                let nodes = parse_all(nodes)?.into_iter();
+                let nodes: Vec<_> = nodes.map(|node| node.with_login(login)).collect();
+                match nodes.iter().find(|node| node.database() != 0) {
+                    Some(node) => Err(ConfigError::new(
+                        "database",
+                        node.database(),
+                        "a Cluster has database 0 alone",
+                    )
+                    .fix("leave the database out")),
+                    None => Ok(Route::Cluster(nodes)),
+                }
             }
         }
     }
@@ -298,6 +372,7 @@ impl fmt::Debug for Servers {
             Self::Sentinel { sentinels, main } => {
                 write!(f, "Sentinel({main:?}, {:?})", places(sentinels))
             }
+            Self::Cluster(nodes) => write!(f, "Cluster({:?})", places(nodes)),
         }
     }
 }
@@ -319,11 +394,15 @@ mod tests {
         assert_eq!(refused(one().prefix("a{b}")), "prefix");
         assert_eq!(refused(one().prefix("")), "prefix");
         assert_eq!(refused(one().calls_max(0)), "calls_max");
+        assert_eq!(refused(one().log_records_max(0)), "log_records_max");
         let never = one().cache_deadline(Duration::ZERO);
         assert_eq!(refused(never), "cache_deadline");
         assert_eq!(refused(RedisConfig::single("h")), "redis url");
         let nobody: [&str; 0] = [];
         assert_eq!(refused(RedisConfig::sentinel(nobody, "main")), "redis url");
+        assert_eq!(refused(RedisConfig::cluster(nobody)), "redis url");
+        let other = RedisConfig::cluster(["redis://h/1"]);
+        assert_eq!(refused(other), "database");
         assert_eq!(
             refused(RedisConfig::sentinel(["redis://h"], "")),
             "sentinel"

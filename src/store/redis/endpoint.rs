@@ -16,7 +16,7 @@ use crate::error::{StoreError, StoreErrorKind};
 const SENTINEL_MAX: Duration = Duration::from_millis(250);
 
 /// What a node connects to.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Endpoint {
     /// A server that must be one that may be written to. The key is written to find out.
     Server { address: Address, probe: Vec<u8> },
@@ -30,6 +30,14 @@ pub(super) enum Endpoint {
 }
 
 impl Endpoint {
+    /// Returns the address of a member of a Cluster.
+    pub(super) fn address(&self) -> Option<&Address> {
+        match self {
+            Self::Member(address) => Some(address),
+            Self::Server { .. } | Self::Main { .. } => None,
+        }
+    }
+
     /// Connects, and finds out whether the server serves.
     pub(super) async fn connect(
         &self,

@@ -2,30 +2,34 @@
 
 use std::{sync::Arc, time::Duration};
 
-use redis::{Cmd, Pipeline, Value};
+use redis::{Cmd, ErrorKind, Pipeline, RedisError, RedisResult, ServerErrorKind, Value};
 
 use super::{
     channel::{Listening, OnNews},
+    cluster::Cluster,
     config::{Checked, Deadlines, Route},
     endpoint::Endpoint,
-    fault::{Fault, is_noscript},
-    node::{Ground, Node, Pass, Question, within},
+    fault::{Fault, Verdict, is_noscript},
+    node::{Ground, Pass, Question, within},
+    router::{Entry, Router},
     script::ScriptCall,
+    slot::slot_of,
     watch::{RedisStats, Watch},
 };
 use crate::{
     error::{ConfigError, StoreError, StoreErrorKind},
     runtime::{Runtime, ambient},
-    time::SystemClock,
+    time::{SystemClock, Timestamp},
 };
 
 /// The way to the servers of one configuration: each call has a deadline, none is sent twice.
 #[derive(Debug)]
 pub(super) struct Link {
-    node: Arc<Node>,
+    router: Arc<Router>,
     ground: Arc<Ground>,
     prefix: String,
     deadlines: Deadlines,
+    denials_max: usize,
 }
 
 impl Link {
@@ -45,15 +49,18 @@ impl Link {
             calls_max: checked.calls_max,
         });
         let probe = format!("{}:probe", checked.prefix).into_bytes();
-        let endpoint = match checked.route {
-            Route::Single(address) => Endpoint::Server { address, probe },
-            Route::Sentinel(sentinels) => Endpoint::Main { sentinels, probe },
+        let one = |endpoint| Router::one(endpoint, Arc::clone(&ground));
+        let router = match checked.route {
+            Route::Single(address) => one(Endpoint::Server { address, probe }),
+            Route::Sentinel(sentinels) => one(Endpoint::Main { sentinels, probe }),
+            Route::Cluster(seeds) => Router::Many(Cluster::new(seeds, Arc::clone(&ground))),
         };
         Ok(Self {
-            node: Node::new(endpoint, Arc::clone(&ground), None),
+            router: Arc::new(router),
             ground,
             prefix: checked.prefix,
             deadlines: checked.deadlines,
+            denials_max: checked.bounds.denials_max,
         })
     }
 
@@ -84,9 +91,18 @@ impl Link {
     /// # Errors
     ///
     /// At once if the server is known not to answer, or too many calls wait for it.
-    pub(super) fn begin(&self, _key: &[u8], deadline: Duration) -> Result<Turn, StoreError> {
+    pub(super) fn begin(&self, key: &[u8], deadline: Duration) -> Result<Turn, StoreError> {
+        let slot = slot_of(key);
+        let pass = match self.router.enter(slot)? {
+            Entry::Known(pass) => Some(pass),
+            Entry::Unknown => None,
+        };
         Ok(Turn {
-            pass: self.node.enter()?,
+            caller: Caller {
+                pass,
+                slot,
+                router: Arc::clone(&self.router),
+            },
             runtime: Arc::clone(&self.ground.runtime),
             deadline,
         })
@@ -96,8 +112,20 @@ impl Link {
     ///
     /// Must be called where tasks can be spawned.
     pub(super) fn listen(&self, channel: Vec<u8>, on_news: OnNews) -> Listening {
-        let node = Arc::clone(&self.node);
-        Listening::begin(node, Arc::clone(&self.ground), channel, on_news)
+        Listening::begin(&self.router, Arc::clone(&self.ground), channel, on_news)
+    }
+
+    pub(super) fn denials_max(&self) -> usize {
+        self.denials_max
+    }
+
+    /// Returns the time of this process, which never goes back.
+    pub(super) fn now(&self) -> Timestamp {
+        self.ground.clock.now()
+    }
+
+    pub(super) fn note_local_answer(&self) {
+        self.ground.watch.local_denials.add_one();
     }
 
     pub(super) fn runtime(&self) -> &Arc<dyn Runtime> {
@@ -111,14 +139,14 @@ impl Link {
     /// Takes no more calls, and waits for those under way, but no longer than this.
     pub(super) async fn close(&self, patience: Duration) {
         let limit = self.ground.runtime.sleep(patience);
-        within(limit, self.node.close()).await;
-        self.node.end();
+        within(limit, self.router.close()).await;
+        self.router.end();
     }
 }
 
 /// One call that may be made. Dropping it, at any moment, gives it up.
 pub(super) struct Turn {
-    pass: Pass,
+    caller: Caller,
     runtime: Arc<dyn Runtime>,
     deadline: Duration,
 }
@@ -126,7 +154,7 @@ pub(super) struct Turn {
 impl Turn {
     /// Sends a command, and returns the answer; an error reply is an error.
     pub(super) async fn command(self, command: &Cmd) -> Result<Value, StoreError> {
-        self.run(async |pass| Ok(pass.ask(Question::One(command)).await??))
+        self.run(async |caller| Ok(caller.ask(Question::One(command)).await??))
             .await
     }
 
@@ -138,7 +166,7 @@ impl Turn {
         pipeline: &Pipeline,
     ) -> Result<Vec<Result<Value, StoreError>>, StoreError> {
         let answer = self
-            .run(async |pass| Ok(pass.ask(Question::Several(pipeline)).await??))
+            .run(async |caller| Ok(caller.ask(Question::Several(pipeline)).await??))
             .await?;
         let Value::Array(values) = answer else {
             return Err(StoreErrorKind::Corrupt.into());
@@ -152,11 +180,11 @@ impl Turn {
 
     /// Runs a script, and returns what stands behind the number in its answer.
     pub(super) async fn script(self, call: ScriptCall) -> Result<Vec<Value>, StoreError> {
-        self.run(async |pass| {
-            let mut answer = pass.ask(Question::One(call.by_digest())).await?;
+        self.run(async |caller| {
+            let mut answer = caller.ask(Question::One(call.by_digest())).await?;
             // The only answer after which a call is sent again: nothing was done.
             if matches!(&answer, Err(error) if is_noscript(error)) {
-                answer = pass.ask(Question::One(&call.whole())).await?;
+                answer = caller.ask(Question::One(&call.whole())).await?;
             }
             call.open(answer?)
         })
@@ -165,17 +193,122 @@ impl Turn {
 
     async fn run<T>(
         mut self,
-        call: impl AsyncFnOnce(&mut Pass) -> Result<T, Fault>,
+        call: impl AsyncFnOnce(&mut Caller) -> Result<T, Fault>,
     ) -> Result<T, StoreError> {
         let limit = self.runtime.sleep(self.deadline);
-        let outcome = within(limit, call(&mut self.pass)).await;
-        self.pass
-            .settle(outcome.unwrap_or_else(|| Err(Fault::silent())))
+        let outcome = within(limit, call(&mut self.caller)).await;
+        let outcome = outcome.unwrap_or_else(|| Err(Fault::silent()));
+        match self.caller.pass {
+            Some(pass) => pass.settle(outcome),
+            None => outcome.map_err(|fault| fault.error),
+        }
+    }
+}
+
+/// Asks the server that has a slot, wherever it has moved to.
+struct Caller {
+    pass: Option<Pass>,
+    slot: u16,
+    router: Arc<Router>,
+}
+
+/// How often a call goes where a server points to: it was not done yet.
+const REDIRECTS_MAX: usize = 3;
+
+impl Caller {
+    /// Puts a question, and returns what the server says to it.
+    async fn ask(&mut self, question: Question<'_>) -> Result<RedisResult<Value>, Fault> {
+        let (mut answer, cluster) = match &*self.router {
+            Router::One(_) => return self.ask_here(question).await,
+            Router::Many(cluster) => {
+                let cluster = Arc::clone(cluster);
+                if self.pass.is_none() {
+                    self.pass = Some(cluster.find(self.slot).await.map_err(refused)?);
+                }
+                (self.ask_here(question).await?, cluster)
+            }
+        };
+        for _ in 0..REDIRECTS_MAX {
+            let Some(error) = redirection(&answer) else {
+                break;
+            };
+            let is_asking = error.kind() == ErrorKind::Server(ServerErrorKind::Ask);
+            if !is_asking {
+                cluster.ask_around();
+            }
+            let pass = cluster.follow(&error).map_err(refused)?;
+            if let Some(before) = self.pass.replace(pass) {
+                // It has answered.
+                before.settle(Ok(())).ok();
+            }
+            answer = if is_asking {
+                let pipeline = question.asking();
+                let answer = self.ask_here(Question::Several(&pipeline)).await?;
+                answer.and_then(|answer| without_asking(answer, question))
+            } else {
+                self.ask_here(question).await?
+            };
+        }
+        Ok(answer)
+    }
+
+    async fn ask_here(&mut self, question: Question<'_>) -> Result<RedisResult<Value>, Fault> {
+        match &mut self.pass {
+            Some(pass) => pass.ask(question).await,
+            None => Err(refused(StoreErrorKind::Unavailable.into())),
+        }
+    }
+}
+
+/// A call that no server was asked.
+fn refused(error: StoreError) -> Fault {
+    Fault {
+        error,
+        verdict: Verdict::Answered,
+    }
+}
+
+/// Returns where a server points to instead of an answer.
+fn redirection(answer: &RedisResult<Value>) -> Option<RedisError> {
+    let is_one = |error: &RedisError| {
+        let kind = error.kind();
+        kind == ErrorKind::Server(ServerErrorKind::Moved)
+            || kind == ErrorKind::Server(ServerErrorKind::Ask)
+    };
+    let error = match answer {
+        Err(error) => error.clone(),
+        // Of several commands none was done if all of them are elsewhere.
+        Ok(Value::Array(each)) => {
+            let mut errors = each.iter().map(|value| match value {
+                Value::ServerError(error) => Some(RedisError::from(error.clone())),
+                _ => None,
+            });
+            let first = errors.next()??;
+            let rest = errors.all(|error| error.as_ref().is_some_and(is_one));
+            rest.then_some(first)?
+        }
+        Ok(_) => return None,
+    };
+    is_one(&error).then_some(error)
+}
+
+/// Takes the answers to `ASKING` out.
+fn without_asking(answer: Value, question: Question<'_>) -> RedisResult<Value> {
+    let Value::Array(values) = answer else {
+        return Ok(answer);
+    };
+    let mut answers = values.into_iter().skip(1).step_by(2);
+    match question {
+        Question::One(_) => match answers.next().unwrap_or_default() {
+            Value::ServerError(error) => Err(error.into()),
+            answer => Ok(answer),
+        },
+        Question::Several(_) => Ok(Value::Array(answers.collect())),
     }
 }
 
 /// Adds bytes as base64url, which has no character that means anything in a key.
-fn push_base64(out: &mut Vec<u8>, bytes: &[u8]) {
+pub(super) fn push_base64(out: &mut Vec<u8>, bytes: &[u8]) {
     const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
     for chunk in bytes.chunks(3) {
         let byte = |at: usize| u32::from(chunk.get(at).copied().unwrap_or_default());

@@ -1,20 +1,46 @@
-//! A store on a Redis server, or on the one that its Sentinels name.
+//! A store on a Redis server, on the one that Sentinels name, or on a Cluster.
 #![allow(dead_code, reason = "each layer's part uses its share of the ground")]
 
+#[cfg(not(all(
+    feature = "access-log",
+    feature = "api-key",
+    feature = "cache",
+    feature = "rate-limit"
+)))]
+mod absent;
+#[cfg(feature = "access-log")]
+mod access_log;
 mod address;
+#[cfg(feature = "api-key")]
+mod api_key;
+#[cfg(feature = "cache")]
+mod cache;
 mod channel;
+mod cluster;
 mod config;
 mod endpoint;
 mod fault;
 mod link;
 mod node;
 mod pulse;
+#[cfg(feature = "rate-limit")]
+mod rate_limit;
+mod router;
 mod script;
+mod slot;
 mod watch;
 
+#[cfg(not(feature = "access-log"))]
+use self::absent as access_log;
+#[cfg(not(feature = "api-key"))]
+use self::absent as api_key;
+#[cfg(not(feature = "cache"))]
+use self::absent as cache;
+#[cfg(not(feature = "rate-limit"))]
+use self::absent as rate_limit;
 use std::{fmt, sync::Arc, time::Duration};
 
-use self::link::Link;
+use self::{config::Bounds, link::Link, node::within};
 pub use self::{config::RedisConfig, watch::RedisStats};
 use crate::{
     error::{ConfigError, StoreError},
@@ -55,9 +81,17 @@ pub struct RedisStore {
     shared: Arc<Shared>,
 }
 
+/// How long a store that is closed waits.
+const PATIENCE: Duration = Duration::from_secs(5);
+
 struct Shared {
     link: Arc<Link>,
     keys: StoreKeys,
+    access_log: access_log::Part,
+    api_key: api_key::Part,
+    cache: cache::Part,
+    rate_limit: rate_limit::Part,
+    bounds: Bounds,
 }
 
 impl RedisStore {
@@ -67,9 +101,19 @@ impl RedisStore {
     ///
     /// If the configuration cannot be used. Whether the server can be reached shows later.
     pub fn new(config: RedisConfig, keys: StoreKeys) -> Result<Self, ConfigError> {
-        let link = Arc::new(Link::new(config.check()?)?);
+        let config = config.check()?;
+        let bounds = config.bounds;
+        let link = Arc::new(Link::new(config)?);
         Ok(Self {
-            shared: Arc::new(Shared { link, keys }),
+            shared: Arc::new(Shared {
+                access_log: access_log::Part::new(&link, &keys),
+                api_key: api_key::Part::new(&link, &keys),
+                cache: cache::Part::new(&link, &keys),
+                rate_limit: rate_limit::Part::new(&link, &keys),
+                bounds,
+                link,
+                keys,
+            }),
         })
     }
 
@@ -89,10 +133,13 @@ impl RedisStore {
         self.shared.link.stats()
     }
 
-    /// Takes no more calls, waits for those under way, but no longer than five seconds, and ends
-    /// the connections.
+    /// Gives back what was taken ahead, takes no more calls, waits for those under way, but no
+    /// longer than five seconds for each, and ends the connections.
     pub async fn close(&self) {
-        self.shared.link.close(Duration::from_secs(5)).await;
+        let link = &self.shared.link;
+        let limit = link.runtime().sleep(PATIENCE);
+        within(limit, rate_limit::close(&self.shared)).await;
+        link.close(PATIENCE).await;
     }
 }
 

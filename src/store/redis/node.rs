@@ -31,6 +31,9 @@ const ATTEMPT_MAX: Duration = Duration::from_secs(1);
 /// How far apart the beginnings of two attempts are at least.
 const ATTEMPT_EVERY: Duration = Duration::from_secs(1);
 
+/// For so long at most calls wait for an attempt, whatever their deadline.
+const WAIT_MAX: Duration = Duration::from_millis(250);
+
 /// By how much more they are apart, at most: so that not all instances come at once.
 const JITTER_MAX_MICROS: u64 = 100_000;
 
@@ -93,6 +96,29 @@ struct Live {
 pub(super) enum Question<'a> {
     One(&'a Cmd),
     Several(&'a Pipeline),
+}
+
+impl Question<'_> {
+    /// Returns the same question for a node that is about to take over the slot.
+    pub(super) fn asking(self) -> Pipeline {
+        let mut pipeline = Pipeline::new();
+        pipeline.cmd("ASKING");
+        match self {
+            Self::One(command) => {
+                pipeline.add_command(command.clone());
+            }
+            Self::Several(several) => {
+                for (number, command) in several.cmd_iter().enumerate() {
+                    // It is said anew before each command.
+                    if number > 0 {
+                        pipeline.cmd("ASKING");
+                    }
+                    pipeline.add_command(command.clone());
+                }
+            }
+        }
+        pipeline
+    }
 }
 
 /// The right to ask a server one thing. Dropping it gives up the answer.
@@ -217,12 +243,18 @@ impl Node {
     /// The connection of this generation is of no more use.
     fn lose(self: &Arc<Self>, generation: u64) {
         let mut state = self.lock();
-        if matches!(state.phase, Phase::Up(_)) && state.generation == generation {
-            state.phase = Phase::Waiting;
-            self.connect(&mut state);
-            drop(state);
-            self.changed.notify_waiters();
+        if !matches!(state.phase, Phase::Up(_)) || state.generation != generation {
+            return;
         }
+        if self.next_attempt_in(&state) > WAIT_MAX {
+            // It was lost as soon as it was made: nobody waits for the next one.
+            self.give_up(&mut state, &StoreErrorKind::Unavailable.into());
+            return;
+        }
+        state.phase = Phase::Waiting;
+        self.connect(&mut state);
+        drop(state);
+        self.changed.notify_waiters();
     }
 
     /// The server is taken to be gone.
@@ -247,6 +279,7 @@ impl Node {
         if !std::mem::replace(&mut state.is_connecting, true) {
             let attempts = Attempts {
                 node: Arc::downgrade(self),
+                is_done: false,
             };
             let task = attempts.until_connected(Arc::clone(&self.ground));
             self.ground.runtime.spawn(Box::pin(task));
@@ -254,14 +287,17 @@ impl Node {
     }
 
     /// Returns how long to wait before the next attempt.
-    fn next_attempt_in(&self) -> Duration {
-        let state = self.lock();
+    fn next_attempt_in(&self, state: &State) -> Duration {
         let Some(last) = state.attempted_at else {
             return Duration::ZERO;
         };
         let jitter = getrandom::u64().unwrap_or_default() % JITTER_MAX_MICROS;
         let since = self.ground.clock.now() - last;
         (ATTEMPT_EVERY + Duration::from_micros(jitter)).saturating_sub(since)
+    }
+
+    fn wait(&self) -> Duration {
+        self.next_attempt_in(&self.lock())
     }
 
     /// Tries to connect once, and returns whether that is the end of it.
@@ -276,10 +312,16 @@ impl Node {
         }
         self.ground.watch.connects.add_one();
         let limit = self.ground.runtime.sleep(ATTEMPT_MAX);
-        let connected = match within(limit, self.endpoint.connect(&self.ground)).await {
+        let mut attempt = pin!(within(limit, self.endpoint.connect(&self.ground)));
+        let soon = self.ground.runtime.sleep(WAIT_MAX);
+        let connected = match within(soon, attempt.as_mut()).await {
             Some(connected) => connected,
-            None => Err(StoreErrorKind::Timeout.into()),
+            None => {
+                self.wait_no_longer();
+                attempt.await
+            }
         };
+        let connected = connected.unwrap_or_else(|| Err(StoreErrorKind::Timeout.into()));
         let mut state = self.lock();
         if matches!(state.phase, Phase::Closed) {
             state.is_connecting = false;
@@ -294,6 +336,13 @@ impl Node {
                 self.give_up(&mut state, &error);
                 false
             }
+        }
+    }
+
+    fn wait_no_longer(self: &Arc<Self>) {
+        let mut state = self.lock();
+        if matches!(state.phase, Phase::Waiting) {
+            self.give_up(&mut state, &StoreErrorKind::Timeout.into());
         }
     }
 
@@ -341,12 +390,13 @@ impl Drop for Node {
 /// The task that connects. If its runtime ends before it does, the next call begins another.
 struct Attempts {
     node: Weak<Node>,
+    is_done: bool,
 }
 
 impl Attempts {
-    async fn until_connected(self, ground: Arc<Ground>) {
+    async fn until_connected(mut self, ground: Arc<Ground>) {
         loop {
-            let Some(wait) = self.node.upgrade().map(|node| node.next_attempt_in()) else {
+            let Some(wait) = self.node.upgrade().map(|node| node.wait()) else {
                 return;
             };
             if !wait.is_zero() {
@@ -354,7 +404,8 @@ impl Attempts {
             }
             match self.node.upgrade() {
                 Some(node) => {
-                    if node.attempt().await {
+                    self.is_done = node.attempt().await;
+                    if self.is_done {
                         return;
                     }
                 }
@@ -366,7 +417,7 @@ impl Attempts {
 
 impl Drop for Attempts {
     fn drop(&mut self) {
-        let Some(node) = self.node.upgrade() else {
+        let Some(node) = self.node.upgrade().filter(|_| !self.is_done) else {
             return;
         };
         let mut state = node.lock();

@@ -23,6 +23,8 @@ pub struct RedisStats {
     pub broken: u64,
     /// How many calls were not put to a server, as it did not answer or too many were waiting.
     pub refused: u64,
+    /// How many requests were denied without asking, as the server had denied them before.
+    pub local_denials: u64,
     /// How often a connection was made or tried.
     pub connects: u64,
     /// How often a server stopped answering.
@@ -41,6 +43,7 @@ pub(super) struct Watch {
     pub(super) broken: Counter,
     pub(super) refused: Counter,
     pub(super) connects: Counter,
+    pub(super) local_denials: Counter,
     downs: Counter,
     ups: Counter,
 }
@@ -69,6 +72,7 @@ impl Watch {
             broken: Counter::default(),
             refused: Counter::default(),
             connects: Counter::default(),
+            local_denials: Counter::default(),
             downs: Counter::default(),
             ups: Counter::default(),
         }
@@ -84,6 +88,7 @@ impl Watch {
             broken: self.broken.get(),
             refused: self.refused.get(),
             connects: self.connects.get(),
+            local_denials: self.local_denials.get(),
             downs,
             down: downs.saturating_sub(ups),
         }

@@ -31,9 +31,15 @@ pub(crate) struct Example {
 impl Example {
     /// Builds an example if it is not fresh, and starts it on a free port of the loopback.
     pub(crate) fn start(name: &str) -> Self {
+        Self::start_with(name, &[])
+    }
+
+    /// Starts an example that finds these variables in its environment.
+    pub(crate) fn start_with(name: &str, variables: &[(&str, &str)]) -> Self {
         let mut child = Command::new(binary(name))
             .env("PORTCULLIS_ADDR", "127.0.0.1:0")
             .env_remove("REDIS_URL")
+            .envs(variables.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

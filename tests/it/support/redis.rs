@@ -20,6 +20,11 @@ use tokio::{
     sync::watch,
 };
 
+static SERVERS: AtomicU64 = AtomicU64::new(0);
+
+/// What a Sentinel reads, and writes to.
+const SENTINEL_CONFIG: &str = "sentinel.conf";
+
 /// How long a server may take to come up.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -44,11 +49,17 @@ impl Server {
 
     /// Starts a server with settings of the caller's, such as `["--maxmemory", "2mb"]`.
     pub(crate) fn with(options: &[&str]) -> Self {
-        static NUMBER: AtomicU64 = AtomicU64::new(0);
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        Self::with_config(None, options)
+    }
+
+    fn with_config(sentinel: Option<&str>, options: &[&str]) -> Self {
+        let number = SERVERS.fetch_add(1, Ordering::Relaxed);
         let name = format!("portcullis-redis-{}-{number}", std::process::id());
         let folder = std::env::temp_dir().join(name);
         fs::create_dir_all(&folder).unwrap();
+        if let Some(config) = sentinel {
+            fs::write(folder.join(SENTINEL_CONFIG), config).unwrap();
+        }
         let options: Vec<String> = options.iter().map(ToString::to_string).collect();
         // Another process may take a port between the moment it is found free and its use.
         for _ in 0..10 {
@@ -65,6 +76,16 @@ impl Server {
             }
         }
         panic!("no server came up in {}", folder.display());
+    }
+
+    /// Starts a Sentinel that watches the server at this port.
+    fn sentinel(port: &str) -> Self {
+        let config = format!(
+            "sentinel monitor main 127.0.0.1 {port} 2\n\
+             sentinel down-after-milliseconds main 500\n\
+             sentinel failover-timeout main 3000\n"
+        );
+        Self::with_config(Some(&config), &[])
     }
 
     fn is_up(&mut self) -> bool {
@@ -157,6 +178,27 @@ impl Server {
         }
     }
 
+    /// Returns all that lies there, names and values, as one piece of text.
+    pub(crate) fn everything(&self) -> String {
+        let mut client = self.client();
+        let mut ask = |command: &[&[u8]]| client.ask(command).unwrap().as_text();
+        let mut all = String::new();
+        for key in self.keys() {
+            let name = key.as_bytes();
+            all.push_str(&key);
+            all.push_str(&match ask(&[b"TYPE", name]).as_str() {
+                "string" => ask(&[b"GET", name]),
+                "hash" => ask(&[b"HGETALL", name]),
+                "zset" => ask(&[b"ZRANGE", name, b"0", b"-1"]),
+                "stream" => ask(&[b"XRANGE", name, b"-", b"+"]),
+                // It has expired since.
+                "none" => String::new(),
+                other => panic!("{key} is a {other}"),
+            });
+        }
+        all
+    }
+
     /// Returns the keys that never expire.
     pub(crate) fn keys_without_expiry(&self) -> Vec<String> {
         let mut client = self.client();
@@ -176,16 +218,23 @@ impl Drop for Server {
 fn spawn(folder: &Path, addr: SocketAddr, options: &[String]) -> Child {
     let port = addr.port().to_string();
     let path = folder.display().to_string();
-    Command::new("redis-server")
-        .args(["--port", &port, "--bind", "127.0.0.1", "--dir", &path])
-        .args(["--unixsocket", &folder.join("s").display().to_string()])
-        .args(["--save", "", "--appendonly", "no", "--loglevel", "warning"])
-        .args([
-            "--repl-diskless-sync-delay",
-            "0",
-            "--enable-debug-command",
-            "yes",
-        ])
+    let mut command = Command::new("redis-server");
+    let config = folder.join(SENTINEL_CONFIG);
+    let is_sentinel = config.exists();
+    if is_sentinel {
+        command.arg(config);
+    }
+    command.args(["--port", &port, "--bind", "127.0.0.1", "--dir", &path]);
+    if is_sentinel {
+        command.arg("--sentinel");
+    } else {
+        command
+            .args(["--unixsocket", &folder.join("s").display().to_string()])
+            .args(["--save", "", "--appendonly", "no", "--loglevel", "warning"])
+            .args(["--repl-diskless-sync-delay", "0"])
+            .args(["--enable-debug-command", "yes"]);
+    }
+    command
         .args(options)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
@@ -202,6 +251,121 @@ fn free_addr() -> SocketAddr {
         if addr.port() < 55_000 {
             return addr;
         }
+    }
+}
+
+/// A Cluster of three main servers, each with a replica.
+pub(crate) struct Cluster {
+    /// The main servers, with a third of the slots each, and then the replicas in the same order.
+    pub(crate) servers: Vec<Server>,
+}
+
+impl Cluster {
+    pub(crate) fn start() -> Self {
+        let options = [
+            "--cluster-enabled",
+            "yes",
+            "--cluster-config-file",
+            "nodes.conf",
+        ];
+        let more = [
+            "--cluster-node-timeout",
+            "1000",
+            "--cluster-require-full-coverage",
+            "no",
+        ];
+        let servers = (0..6).map(|_| Server::with(&[options, more].concat()));
+        let cluster = Self {
+            servers: servers.collect(),
+        };
+        let [main, ..] = &cluster.servers[..] else {
+            panic!("no server");
+        };
+        let ranges = [["0", "5460"], ["5461", "10922"], ["10923", "16383"]];
+        for (server, [first, last]) in cluster.servers.iter().zip(ranges) {
+            server.ask(&["CLUSTER", "ADDSLOTSRANGE", first, last]);
+        }
+        for (number, server) in cluster.servers.iter().enumerate() {
+            let epoch = (number + 1).to_string();
+            server.ask(&["CLUSTER", "SET-CONFIG-EPOCH", &epoch]);
+            let port = server.addr.port().to_string();
+            main.ask(&["CLUSTER", "MEET", "127.0.0.1", &port]);
+        }
+        cluster.until(|server| {
+            let nodes = server.ask(&["CLUSTER", "NODES"]).as_text();
+            nodes.lines().count() == 6 && !nodes.contains("handshake")
+        });
+        for number in 0..3 {
+            let id = cluster.servers[number].ask(&["CLUSTER", "MYID"]).as_text();
+            cluster.servers[number + 3].ask(&["CLUSTER", "REPLICATE", &id]);
+        }
+        cluster.until(|server| {
+            let slots = server.ask(&["CLUSTER", "SLOTS"]);
+            let has_replicas = |range: &Reply| matches!(range, Reply::Array(r) if r.len() == 4);
+            let are_known = matches!(&slots, Reply::Array(ranges)
+                if ranges.len() == 3 && ranges.iter().all(has_replicas));
+            let info = server.ask(&["CLUSTER", "INFO"]).as_text();
+            are_known && info.contains("cluster_state:ok")
+        });
+        for replica in &cluster.servers[3..] {
+            until(|| {
+                let info = replica.ask(&["INFO", "replication"]).as_text();
+                info.contains("master_link_status:up")
+            });
+        }
+        cluster
+    }
+
+    fn until(&self, mut is_so: impl FnMut(&Server) -> bool) {
+        until(|| self.servers.iter().all(&mut is_so));
+    }
+
+    /// Returns the URLs of all servers.
+    pub(crate) fn urls(&self) -> Vec<String> {
+        self.servers.iter().map(Server::url).collect()
+    }
+}
+
+/// A server with a replica, watched by three Sentinels under the name `main`.
+pub(crate) struct Watched {
+    pub(crate) main: Server,
+    pub(crate) replica: Server,
+    sentinels: Vec<Server>,
+}
+
+impl Watched {
+    pub(crate) fn start() -> Self {
+        let main = Server::start();
+        let port = main.addr.port().to_string();
+        let replica = Server::with(&["--replicaof", "127.0.0.1", &port]);
+        let sentinels: Vec<Server> = (0..3).map(|_| Server::sentinel(&port)).collect();
+        for sentinel in &sentinels {
+            until(|| {
+                let known = sentinel.ask(&["SENTINEL", "MASTER", "main"]).as_text();
+                known.contains("num-slaves 1") && known.contains("num-other-sentinels 2")
+            });
+        }
+        Self {
+            main,
+            replica,
+            sentinels,
+        }
+    }
+
+    /// Returns the URLs of the Sentinels.
+    pub(crate) fn urls(&self) -> Vec<String> {
+        self.sentinels.iter().map(Server::url).collect()
+    }
+}
+
+fn until(mut is_so: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !is_so() {
+        assert!(
+            begun.elapsed() < PATIENCE,
+            "the servers do not find one another"
+        );
+        thread::sleep(Duration::from_millis(20));
     }
 }
 

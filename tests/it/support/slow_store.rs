@@ -66,6 +66,10 @@ impl RateLimitStore for SlowStore {
         self.later(self.store.peek(partition, charges))
     }
 
+    fn charge(&self, partition: &StoreKey, charges: &[Charge<'_>]) -> StoreFuture<()> {
+        self.later(self.store.charge(partition, charges))
+    }
+
     fn refund(&self, partition: &StoreKey, refunds: &[Refund<'_>]) -> StoreFuture<()> {
         self.later(self.store.refund(partition, refunds))
     }

@@ -1,0 +1,91 @@
+//! What fuzzers drive: each function panics if what it reads breaks a promise.
+
+use http::{HeaderValue, Request, header};
+
+use super::{
+    extract::{self, KeySource, Presented},
+    key::{KeyFormat, KeyId, scan},
+};
+
+pub fn key(data: &[u8]) {
+    let format = KeyFormat::new("acmepay", &["live".to_owned(), "test".to_owned()])
+        .expect("these names are right");
+    if let Ok(parsed) = format.parse(data) {
+        assert!(data.starts_with(b"acmepay_") && data.is_ascii());
+        let id = parsed.id.as_str();
+        assert_eq!(id.parse::<KeyId>(), Ok(parsed.id));
+    }
+    if let Ok(text) = std::str::from_utf8(data) {
+        if let Ok(id) = text.parse::<KeyId>() {
+            assert_eq!(id.as_str(), text);
+        }
+        let _ = scan::verify(text);
+    }
+}
+
+pub fn credentials(data: &[u8]) {
+    let sources = [
+        KeySource::x_api_key(),
+        KeySource::bearer(),
+        KeySource::basic(),
+        KeySource::cookie("key").expect("this is a name"),
+        KeySource::query_parameter_that_will_leak_into_logs("key").expect("this is a name"),
+    ];
+    let mut request = Request::new(());
+    // Each line stands where its first byte says.
+    for line in data.split(|byte| *byte == b'\n').take(16) {
+        let Some((place, value)) = line.split_first() else {
+            continue;
+        };
+        let name = match place % 4 {
+            0 => header::HeaderName::from_static("x-api-key"),
+            1 => header::AUTHORIZATION,
+            2 => header::COOKIE,
+            _ => {
+                let text = std::str::from_utf8(value).unwrap_or_default();
+                if let Ok(uri) = format!("/?{text}").parse() {
+                    *request.uri_mut() = uri;
+                }
+                continue;
+            }
+        };
+        if let Ok(value) = HeaderValue::from_bytes(value) {
+            request.headers_mut().append(name, value);
+        }
+    }
+    let found = match extract::extract(&sources, &request) {
+        Presented::Nothing => None,
+        Presented::Ambiguous => Some(false),
+        Presented::Key(material) => {
+            key(&material);
+            Some(true)
+        }
+    };
+    extract::mark_sensitive(&sources, &mut request);
+    extract::strip(&sources, &mut request);
+    // What was taken out is out.
+    let left = extract::extract(&sources, &request);
+    assert!(found == Some(false) || left == Presented::Nothing);
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::{collection::vec, prelude::*};
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn no_bytes_break_a_promise(data in vec(any::<u8>(), 0..200)) {
+            key(&data);
+            credentials(&data);
+        }
+
+        #[test]
+        fn no_text_breaks_a_promise(
+            lines in vec("[@ABC]((key|Bearer|Basic|ApiKey|other)[ =]?)?[ -~]{0,20}", 0..5),
+        ) {
+            credentials(lines.join("\n").as_bytes());
+        }
+    }
+}

@@ -1,0 +1,238 @@
+//! Sealing bytes under one of several keys: XChaCha20-Poly1305 with random nonces.
+
+use std::fmt;
+
+use bytes::Bytes;
+use chacha20poly1305::{
+    Tag, XChaCha20Poly1305, XNonce,
+    aead::{AeadInOut, KeyInit},
+};
+use hmac::{Hmac, Mac};
+use sha2::Sha256;
+use zeroize::Zeroizing;
+
+use crate::error::{ConfigError, StoreError, StoreErrorKind};
+
+/// The version of the form: version, key id, nonce, what is sealed, tag.
+const FORM: u8 = 1;
+const NONCE_BYTES: usize = 24;
+const TAG_BYTES: usize = 16;
+const NONCE_AT: usize = 3;
+const SEALED_AT: usize = NONCE_AT + NONCE_BYTES;
+
+/// A secret under which answers are encrypted, and its name.
+///
+/// ```
+/// use portcullis::store::EncryptionKey;
+///
+/// let key = EncryptionKey::new(1, b"thirty-two bytes or more, from a secret manager")?;
+/// assert_eq!(key.id(), 1);
+/// # Ok::<(), portcullis::ConfigError>(())
+/// ```
+#[derive(Clone)]
+pub struct EncryptionKey {
+    id: u16,
+    cipher: XChaCha20Poly1305,
+}
+
+impl EncryptionKey {
+    /// Names a secret. The id stands before each answer that was encrypted under it.
+    ///
+    /// # Errors
+    ///
+    /// If the secret has fewer than 32 bytes, or all of them are equal.
+    pub fn new(id: u16, secret: impl AsRef<[u8]>) -> Result<Self, ConfigError> {
+        let secret = secret.as_ref();
+        let refused = |problem: &str| {
+            let value = format_args!("{} bytes long", secret.len());
+            ConfigError::new("encryption key", value, problem)
+                .fix("generate one with `openssl rand -hex 32`, and keep it apart from the store")
+        };
+        if secret.len() < 32 {
+            return Err(refused("a secret under 32 bytes can be guessed"));
+        }
+        if secret.iter().all(|byte| *byte == secret[0]) {
+            return Err(refused("a secret of equal bytes is none"));
+        }
+        // A key of its own, so that the same secret may serve another purpose as well.
+        let mac: Result<Hmac<Sha256>, _> = hmac::KeyInit::new_from_slice(secret);
+        let mut mac = mac.expect("HMAC takes a key of any length");
+        mac.update(b"portcullis-v1 encrypted answers");
+        let key: Zeroizing<[u8; 32]> = Zeroizing::new(mac.finalize().into_bytes().into());
+        Ok(Self {
+            id,
+            cipher: XChaCha20Poly1305::new((&*key).into()),
+        })
+    }
+
+    /// Returns the secret's name.
+    pub fn id(&self) -> u16 {
+        self.id
+    }
+
+    /// Seals bytes for a place that only they may stand in.
+    pub(super) fn seal(&self, place: &Place<'_>, bytes: &[u8]) -> Result<Bytes, StoreError> {
+        let mut nonce = [0; NONCE_BYTES];
+        getrandom::fill(&mut nonce).map_err(|_| StoreErrorKind::Unavailable)?;
+        let mut out = Vec::with_capacity(SEALED_AT + bytes.len() + TAG_BYTES);
+        out.push(FORM);
+        out.extend_from_slice(&self.id.to_le_bytes());
+        out.extend_from_slice(&nonce);
+        out.extend_from_slice(bytes);
+        let sealing = (&mut out[SEALED_AT..]).into();
+        let tag = self
+            .cipher
+            .encrypt_inout_detached(&nonce.into(), &place.data(self.id), sealing)
+            .map_err(|_| StoreErrorKind::Full)?;
+        out.extend_from_slice(&tag);
+        Ok(out.into())
+    }
+
+    fn open(&self, place: &Place<'_>, sealed: &Sealed<'_>) -> Option<Bytes> {
+        let mut bytes = sealed.bytes.to_vec();
+        let opening = bytes.as_mut_slice().into();
+        let data = place.data(self.id);
+        let opened = self
+            .cipher
+            .decrypt_inout_detached(&sealed.nonce, &data, opening, &sealed.tag);
+        opened.ok().map(|()| bytes.into())
+    }
+}
+
+impl fmt::Debug for EncryptionKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("EncryptionKey")
+    }
+}
+
+/// Opens what one of several keys sealed.
+pub(super) fn open(keys: &[EncryptionKey], place: &Place<'_>, bytes: &[u8]) -> Option<Bytes> {
+    let sealed = Sealed::read(bytes)?;
+    let key = keys.iter().find(|key| key.id == sealed.key_id)?;
+    key.open(place, &sealed)
+}
+
+/// Returns the id of the key under which bytes say that they were sealed.
+pub(super) fn key_id(sealed: &[u8]) -> Option<u16> {
+    Sealed::read(sealed).map(|sealed| sealed.key_id)
+}
+
+/// Returns what tells one sealing from every other.
+pub(super) fn nonce(sealed: &[u8]) -> Option<&[u8; NONCE_BYTES]> {
+    sealed.get(NONCE_AT..)?.first_chunk()
+}
+
+/// Where sealed bytes stand: opened anywhere else, they are damaged.
+pub(super) struct Place<'a> {
+    /// What they are, and of what they are a part: fields of fixed length.
+    pub(super) parts: [&'a [u8]; 5],
+}
+
+impl Place<'_> {
+    fn data(&self, key_id: u16) -> Vec<u8> {
+        let mut data = b"portcullis-v1 encrypted".to_vec();
+        data.push(FORM);
+        data.extend_from_slice(&key_id.to_le_bytes());
+        for part in self.parts {
+            data.extend_from_slice(&(part.len() as u64).to_le_bytes());
+            data.extend_from_slice(part);
+        }
+        data
+    }
+}
+
+struct Sealed<'a> {
+    key_id: u16,
+    nonce: XNonce,
+    bytes: &'a [u8],
+    tag: Tag,
+}
+
+impl<'a> Sealed<'a> {
+    fn read(sealed: &'a [u8]) -> Option<Self> {
+        let (start, rest) = sealed.split_at_checked(SEALED_AT)?;
+        let (bytes, tag) = rest.split_last_chunk::<TAG_BYTES>()?;
+        if start[0] != FORM {
+            return None;
+        }
+        Some(Self {
+            key_id: u16::from_le_bytes([start[1], start[2]]),
+            nonce: (*nonce(sealed)?).into(),
+            bytes,
+            tag: (*tag).into(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::{collection::vec, prelude::*};
+
+    use super::*;
+
+    fn key(id: u16) -> EncryptionKey {
+        let mut secret = [7; 32];
+        secret[..2].copy_from_slice(&id.to_le_bytes());
+        EncryptionKey::new(id, secret).unwrap()
+    }
+
+    fn place(part: &[u8]) -> Place<'_> {
+        Place {
+            parts: [part, b"", b"", b"", b""],
+        }
+    }
+
+    #[test]
+    fn two_sealings_of_the_same_are_not_the_same() {
+        let seal = || key(1).seal(&place(b"a"), b"text").unwrap();
+        let (one, two) = (seal(), seal());
+        assert_ne!(one, two);
+        assert_ne!(nonce(&one), nonce(&two));
+    }
+
+    #[test]
+    fn one_changed_bit_anywhere_is_found() {
+        let sealed = key(1).seal(&place(b"a"), b"text").unwrap();
+        assert_eq!(open(&[key(1)], &place(b"a"), &sealed).unwrap(), "text");
+        for bit in 0..sealed.len() * 8 {
+            let mut changed = sealed.to_vec();
+            changed[bit / 8] ^= 1 << (bit % 8);
+            let keys = [key(0), key(1), key(2), key(3)];
+            assert!(open(&keys, &place(b"a"), &changed).is_none(), "bit {bit}");
+        }
+        for len in 0..sealed.len() {
+            assert!(open(&[key(1)], &place(b"a"), &sealed[..len]).is_none());
+        }
+    }
+
+    #[test]
+    fn a_secret_that_can_be_guessed_is_refused_without_being_shown() {
+        let error = EncryptionKey::new(1, b"hunter2").unwrap_err();
+        assert!(error.to_string().contains("7 bytes long"));
+        assert!(!error.to_string().contains("hunter2"));
+        assert!(EncryptionKey::new(1, [b'x'; 64]).is_err());
+        assert_eq!(format!("{:?}", key(1)), "EncryptionKey");
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_sealed_opens_in_its_place_alone(
+            bytes in vec(any::<u8>(), 0..100),
+            here in vec(any::<u8>(), 0..4),
+            there in vec(any::<u8>(), 0..4),
+        ) {
+            let sealed = key(1).seal(&place(&here), &bytes).unwrap();
+            let opened = open(&[key(2), key(1)], &place(&there), &sealed);
+            prop_assert_eq!(opened.is_some(), here == there);
+            if let Some(opened) = opened {
+                prop_assert_eq!(opened, bytes);
+            }
+            prop_assert!(open(&[key(2)], &place(&here), &sealed).is_none());
+        }
+
+        #[test]
+        fn no_bytes_make_opening_panic(bytes in vec(any::<u8>(), 0..80)) {
+            prop_assert!(open(&[key(1)], &place(b""), &bytes).is_none());
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! The log, on a Redis server: a stream for each trail.
+
+use std::{fmt, sync::LazyLock, time::Duration};
+
+use redis::Value;
+
+use super::{
+    RedisStore,
+    link::{Link, Turn},
+    script::Script,
+};
+use crate::{
+    access_log::{LogEntry, LogQuery, LogStore, Trail},
+    error::{StoreError, StoreErrorKind},
+    store_future::StoreFuture,
+    store_key::StoreKeys,
+    time::Timestamp,
+};
+
+static APPEND: LazyLock<Script> =
+    LazyLock::new(|| Script::new(&[include_str!("scripts/log_append.lua")]));
+static RECENT: LazyLock<Script> =
+    LazyLock::new(|| Script::new(&[include_str!("scripts/log_recent.lua")]));
+
+/// How long a trail is kept after its last entry.
+const ACCESS_FOR: Duration = Duration::from_secs(7 * 86_400);
+const AUDIT_FOR: Duration = Duration::from_secs(400 * 86_400);
+
+/// How many entries one call looks at: the server does nothing else meanwhile.
+const PIECE: usize = 1_000;
+
+/// What this part holds on to.
+pub(super) struct Part {
+    access: Vec<u8>,
+    audit: Vec<u8>,
+}
+
+impl Part {
+    pub(super) fn new(link: &Link, _: &StoreKeys) -> Self {
+        Self {
+            access: link.name("log:access"),
+            audit: link.name("log:audit"),
+        }
+    }
+
+    /// Returns the stream of a trail, and for how long it is kept.
+    fn trail(&self, trail: Trail) -> (&[u8], Duration) {
+        match trail {
+            Trail::Access => (&self.access, ACCESS_FOR),
+            Trail::Audit => (&self.audit, AUDIT_FOR),
+        }
+    }
+}
+
+impl RedisStore {
+    fn begin_log(&self, trail: Trail) -> Result<Turn, StoreError> {
+        let link = &self.shared.link;
+        let (stream, _) = self.shared.access_log.trail(trail);
+        link.begin(stream, link.deadlines().access_log)
+    }
+
+    /// Looks at a piece of a trail, and returns what is asked for in it, and where to go on.
+    async fn piece(
+        &self,
+        trail: Trail,
+        from: &[u8],
+        query: &LogQuery,
+        wanted: usize,
+    ) -> Result<(Vec<u8>, Vec<LogEntry>), StoreError> {
+        let turn = self.begin_log(trail)?;
+        let (stream, _) = self.shared.access_log.trail(trail);
+        let everything = query.since.is_none() && query.until.is_none();
+        let looked_at = if everything { wanted.min(PIECE) } else { PIECE };
+        let until = query.until.map_or(u64::MAX, Timestamp::as_micros);
+        let mut call = RECENT.call(&[stream]);
+        call.arg(from)
+            .arg(looked_at)
+            .arg(wanted)
+            .arg(query.since.map_or(0, Timestamp::as_micros))
+            .arg(until);
+        read(&turn.script(call).await?).ok_or_else(|| StoreErrorKind::Corrupt.into())
+    }
+}
+
+/// Reads where to go on, and the entries: each a time and a text.
+fn read(answer: &[Value]) -> Option<(Vec<u8>, Vec<LogEntry>)> {
+    let [Value::BulkString(next), Value::Array(found)] = answer else {
+        return None;
+    };
+    let entry = |pair: &[Value]| match pair {
+        [Value::BulkString(at), Value::BulkString(json)] => {
+            let at = std::str::from_utf8(at).ok()?.parse().ok()?;
+            Some(LogEntry::new(Timestamp::from_micros(at), json.clone()))
+        }
+        _ => None,
+    };
+    let entries = found.chunks(2).map(entry).collect::<Option<_>>()?;
+    Some((next.clone(), entries))
+}
+
+impl LogStore for RedisStore {
+    fn append(&self, trail: Trail, batch: &[LogEntry]) -> StoreFuture<()> {
+        if batch.is_empty() {
+            return StoreFuture::ready(());
+        }
+        let turn = match self.begin_log(trail) {
+            Ok(turn) => turn,
+            Err(error) => return StoreFuture::failed(error),
+        };
+        let (stream, kept_for) = self.shared.access_log.trail(trail);
+        let mut call = APPEND.call(&[stream]);
+        call.arg(self.shared.bounds.log_records_max)
+            .arg(kept_for.as_millis() as u64);
+        for LogEntry { at, json } in batch {
+            call.arg(at.as_micros()).arg(&json[..]);
+        }
+        StoreFuture::pending(async move { turn.script(call).await.map(drop) })
+    }
+
+    fn recent(&self, trail: Trail, query: &LogQuery) -> StoreFuture<Vec<LogEntry>> {
+        let (store, query) = (self.clone(), query.clone());
+        StoreFuture::pending(async move {
+            let (mut from, mut entries) = (b"+".to_vec(), Vec::new());
+            while entries.len() < query.limit && !from.is_empty() {
+                let wanted = query.limit - entries.len();
+                let (next, found) = store.piece(trail, &from, &query, wanted).await?;
+                entries.extend(found);
+                from = next;
+            }
+            Ok(entries)
+        })
+    }
+}
+
+impl fmt::Debug for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("access_log::Part")
+    }
+}

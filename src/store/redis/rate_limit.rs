@@ -1,0 +1,422 @@
+//! The rate_limit part of the store on Redis.
+
+mod denied;
+mod leases;
+
+use std::{
+    sync::{Arc, LazyLock, Weak, atomic::Ordering},
+    time::Duration,
+};
+
+use redis::Value;
+use smallvec::SmallVec;
+
+use self::{
+    denied::{Asked, Denied},
+    leases::{Lease, Leases, divisor},
+};
+use super::{
+    RedisStore, Shared,
+    link::{Link, Turn},
+    script::Script,
+};
+use crate::{
+    error::{StoreError, StoreErrorKind},
+    rate_limit::{Charge, Decision, Decisions, Policy, RateLimitStore, Receipt, Refund, State},
+    runtime::Runtime,
+    store_future::StoreFuture,
+    store_key::{StoreKey, StoreKeys},
+    time::Timestamp,
+};
+
+const ALGORITHMS: &str = include_str!("scripts/algorithms.lua");
+
+static TAKE: LazyLock<Script> =
+    LazyLock::new(|| Script::new(&[ALGORITHMS, include_str!("scripts/take.lua")]));
+
+static REFUND: LazyLock<Script> =
+    LazyLock::new(|| Script::new(&[ALGORITHMS, include_str!("scripts/refund.lua")]));
+
+/// What each policy takes of the arguments of take.lua.
+const CHARGE_BYTES: usize = 74;
+
+/// What each policy takes of the arguments of refund.lua.
+const REFUND_BYTES: usize = 73;
+
+/// A number that no limit reaches, and that a double holds: what a larger cost is taken for.
+const COST_MAX: u64 = (1 << 53) + 2;
+
+/// What the limits keep in this process.
+#[derive(Debug)]
+pub(super) struct Part {
+    denied: Denied,
+    leases: Leases,
+}
+
+impl Part {
+    pub(super) fn new(link: &Link, _: &StoreKeys) -> Self {
+        Self {
+            denied: Denied::new(link.denials_max()),
+            leases: Leases::default(),
+        }
+    }
+}
+
+impl RedisStore {
+    fn limits_key(&self, partition: &StoreKey) -> Vec<u8> {
+        self.shared.link.key("l", partition.as_bytes())
+    }
+
+    fn begin_limit(&self, key: &[u8]) -> Result<Turn, StoreError> {
+        let link = &self.shared.link;
+        link.begin(key, link.deadlines().rate_limit)
+    }
+
+    /// Asks for a decision: to take, to say only what taking would, or to charge in any case.
+    fn begin_decision(
+        &self,
+        partition: &StoreKey,
+        charges: &[Charge<'_>],
+        mode: &'static str,
+        ahead: u64,
+    ) -> Result<impl Future<Output = Result<Answer, StoreError>> + Send + use<>, StoreError> {
+        let key = self.limits_key(partition);
+        let turn = self.begin_limit(&key)?;
+        let mut call = TAKE.call(&[&key]);
+        call.arg(mode).arg(pack_charges(charges, ahead));
+        let count = charges.len();
+        Ok(async move { read_answer(&turn.script(call).await?, count) })
+    }
+}
+
+/// What take.lua answers.
+#[derive(Debug, PartialEq, Eq)]
+struct Answer {
+    decisions: Decisions,
+    /// What was taken ahead of each policy, and its receipt.
+    ahead: SmallVec<[(u64, Receipt); 4]>,
+    /// What is remembered of each policy, if the request is denied.
+    states: SmallVec<[State; 4]>,
+}
+
+impl RateLimitStore for RedisStore {
+    fn keys(&self) -> &StoreKeys {
+        &self.shared.keys
+    }
+
+    fn take(&self, partition: &StoreKey, charges: &[Charge<'_>]) -> StoreFuture<Decisions> {
+        let (link, limits) = (&self.shared.link, &self.shared.rate_limit);
+        let now = link.now();
+        let ahead = divisor(charges);
+        if ahead > 0
+            && let Some(decisions) = limits.leases.spend(partition, charges, now)
+        {
+            return StoreFuture::ready(decisions);
+        }
+        if let Some(decisions) = limits.denied.decide(partition, charges, now) {
+            link.note_local_answer();
+            return StoreFuture::ready(decisions);
+        }
+        let gifts = limits.denied.gifts();
+        let asked = Asked {
+            at: now,
+            gifts,
+            is_leased: ahead > 0,
+        };
+        let answer = match self.begin_decision(partition, charges, "t", ahead) {
+            Ok(answer) => answer,
+            Err(error) => return StoreFuture::failed(error),
+        };
+        let policies: SmallVec<[Policy; 2]> = match ahead {
+            0 => SmallVec::new(),
+            _ => charges.iter().map(|charge| charge.policy.clone()).collect(),
+        };
+        let ids = charges.iter().map(|charge| charge.policy.id());
+        let ids: SmallVec<[u64; 4]> = ids.collect();
+        let (shared, partition) = (Arc::clone(&self.shared), *partition);
+        StoreFuture::pending(async move {
+            let answer = answer.await?;
+            let decisions = answer.decisions;
+            let (now, limits) = (shared.link.now(), &shared.rate_limit);
+            if decisions.is_admitted() {
+                limits.denied.outdate(&partition);
+            } else {
+                let known = ids.into_iter().zip(answer.states);
+                limits
+                    .denied
+                    .remember(partition, known, &decisions, asked, now);
+            }
+            let taken = policies.into_iter().zip(decisions.each()).zip(answer.ahead);
+            for ((policy, decision), (tokens, receipt)) in taken {
+                let lease = Lease {
+                    policy,
+                    tokens,
+                    left: decision.remaining().saturating_sub(tokens),
+                    receipt,
+                    at: decisions.at(),
+                    asked_at: asked.at,
+                    used_at: now,
+                };
+                if lease.tokens > 0 {
+                    shared.keep_lease(partition, lease, now);
+                }
+            }
+            Ok(decisions)
+        })
+    }
+
+    fn peek(&self, partition: &StoreKey, charges: &[Charge<'_>]) -> StoreFuture<Decisions> {
+        match self.begin_decision(partition, charges, "p", 0) {
+            Ok(answer) => StoreFuture::pending(async move { Ok(answer.await?.decisions) }),
+            Err(error) => StoreFuture::failed(error),
+        }
+    }
+
+    fn charge(&self, partition: &StoreKey, charges: &[Charge<'_>]) -> StoreFuture<()> {
+        match self.begin_decision(partition, charges, "c", 0) {
+            Ok(answer) => StoreFuture::pending(async move { answer.await.map(drop) }),
+            Err(error) => StoreFuture::failed(error),
+        }
+    }
+
+    fn refund(&self, partition: &StoreKey, refunds: &[Refund<'_>]) -> StoreFuture<()> {
+        let key = self.limits_key(partition);
+        let turn = match self.begin_limit(&key) {
+            Ok(turn) => turn,
+            Err(error) => return StoreFuture::failed(error),
+        };
+        let mut call = REFUND.call(&[&key]);
+        call.arg(pack_refunds(refunds));
+        // Before and after: a denial that is on its way may be older than the refund.
+        let (shared, partition) = (Arc::clone(&self.shared), *partition);
+        shared.rate_limit.denied.forget(&partition);
+        StoreFuture::pending(async move {
+            let refunded = turn.script(call).await;
+            shared.rate_limit.denied.forget(&partition);
+            refunded.map(drop)
+        })
+    }
+
+    fn reset(&self, partition: &StoreKey, policies: &[&Policy]) -> StoreFuture<()> {
+        let key = self.limits_key(partition);
+        let turn = match self.begin_limit(&key) {
+            Ok(turn) => turn,
+            Err(error) => return StoreFuture::failed(error),
+        };
+        let mut command = redis::cmd("HDEL");
+        command.arg(key);
+        for policy in policies {
+            command.arg(&policy.id().to_le_bytes());
+        }
+        let (shared, partition) = (Arc::clone(&self.shared), *partition);
+        shared.rate_limit.denied.forget(&partition);
+        shared.rate_limit.leases.forget(&partition, policies);
+        StoreFuture::pending(async move {
+            let reset = turn.command(&command).await;
+            shared.rate_limit.denied.forget(&partition);
+            reset.map(drop)
+        })
+    }
+}
+
+impl Shared {
+    /// Keeps what was taken ahead, or gives it back, and sees to it that it goes back when it lies
+    /// idle.
+    fn keep_lease(self: &Arc<Self>, partition: StoreKey, lease: Lease, now: Timestamp) {
+        let leases = &self.rate_limit.leases;
+        let (shared, runtime) = (Arc::clone(self), self.link.runtime());
+        if let Some(surplus) = leases.keep(partition, lease, now) {
+            runtime.spawn(Box::pin(async move {
+                shared.give_back(partition, surplus).await;
+            }));
+            return;
+        }
+        if !leases.is_tended.swap(true, Ordering::SeqCst) {
+            let tending = Tending(Arc::downgrade(self));
+            runtime.spawn(Box::pin(tending.run(Arc::clone(runtime))));
+        }
+    }
+
+    /// Gives back what was taken ahead. If that fails it is given back by the end of its window.
+    async fn give_back(self: &Arc<Self>, partition: StoreKey, lease: Lease) {
+        let store = RedisStore {
+            shared: Arc::clone(self),
+        };
+        let refund = Refund::new(&lease.policy, lease.receipt, lease.tokens);
+        if lease.tokens > 0 {
+            drop(store.refund(&partition, &[refund]).await);
+        }
+    }
+}
+
+/// Gives back all that was taken ahead.
+pub(super) async fn close(shared: &Arc<Shared>) {
+    for (partition, lease) in shared.rate_limit.leases.take_all() {
+        shared.give_back(partition, lease).await;
+    }
+}
+
+/// The task that gives back what lies idle. It ends when nothing is leased.
+struct Tending(Weak<Shared>);
+
+/// How often it looks.
+const TEND_EVERY: Duration = Duration::from_millis(250);
+
+impl Tending {
+    async fn run(mut self, runtime: Arc<dyn Runtime>) {
+        loop {
+            runtime.sleep(TEND_EVERY).await;
+            let Some(shared) = self.0.upgrade() else {
+                return;
+            };
+            let leases = &shared.rate_limit.leases;
+            for (partition, lease) in leases.take_idle(shared.link.now()) {
+                shared.give_back(partition, lease).await;
+            }
+            if leases.is_empty() {
+                leases.is_tended.store(false, Ordering::SeqCst);
+                // Something may have been leased meanwhile, by who saw that it is tended.
+                if leases.is_empty() || leases.is_tended.swap(true, Ordering::SeqCst) {
+                    self.0 = Weak::new();
+                    return;
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Tending {
+    fn drop(&mut self) {
+        // Who leases next begins another, also if the runtime of this one has ended.
+        if let Some(shared) = self.0.upgrade() {
+            let leases = &shared.rate_limit.leases;
+            leases.is_tended.store(false, Ordering::SeqCst);
+        }
+    }
+}
+
+fn pack_charges(charges: &[Charge<'_>], ahead: u64) -> Vec<u8> {
+    let mut packed = Vec::with_capacity(charges.len() * CHARGE_BYTES);
+    for Charge { policy, cost } in charges {
+        push_policy(&mut packed, policy);
+        packed.push(policy.is_shadow().into());
+        push_numbers(&mut packed, [(*cost).min(COST_MAX), ahead]);
+        push_numbers(&mut packed, policy.terms().numbers());
+    }
+    packed
+}
+
+fn pack_refunds(refunds: &[Refund<'_>]) -> Vec<u8> {
+    let mut packed = Vec::with_capacity(refunds.len() * REFUND_BYTES);
+    for refund in refunds {
+        push_policy(&mut packed, refund.policy);
+        let receipt = refund.receipt.forgotten_at().as_micros();
+        push_numbers(&mut packed, [receipt, refund.amount.min(COST_MAX)]);
+        push_numbers(&mut packed, refund.policy.terms().numbers());
+    }
+    packed
+}
+
+fn push_policy(packed: &mut Vec<u8>, policy: &Policy) {
+    packed.extend_from_slice(&policy.id().to_le_bytes());
+    // All letters are ASCII.
+    packed.push(policy.terms().letter() as u8);
+}
+
+/// Adds numbers as doubles, which hold them exactly: they are at most 2^53, or even.
+fn push_numbers<const N: usize>(packed: &mut Vec<u8>, numbers: [u64; N]) {
+    for number in numbers {
+        packed.extend_from_slice(&(number as f64).to_le_bytes());
+    }
+}
+
+/// Reads what take.lua answers to so many charges.
+fn read_answer(values: &[Value], count: usize) -> Result<Answer, StoreError> {
+    let corrupt = || StoreError::from(StoreErrorKind::Corrupt);
+    let number = |value: &Value| match value {
+        Value::Int(int) => u64::try_from(*int).map_err(|_| corrupt()),
+        _ => Err(corrupt()),
+    };
+    let numbers = values.iter().map(number).collect::<Result<Vec<_>, _>>()?;
+    let (Some(&[now, admitted]), Some(rest)) = (numbers.first_chunk(), numbers.get(2..)) else {
+        return Err(corrupt());
+    };
+    let (each, states) = rest.split_at_checked(6 * count).ok_or_else(corrupt)?;
+    let states_len = match admitted {
+        0 => 3 * count,
+        1 => 0,
+        _ => return Err(corrupt()),
+    };
+    if states.len() != states_len {
+        return Err(corrupt());
+    }
+    let now = Timestamp::from_micros(now);
+    let each = each.as_chunks::<6>().0;
+    let ahead = |&[.., tokens, until]: &[u64; 6]| {
+        let receipt = Receipt::until(Timestamp::from_micros(until));
+        (tokens, receipt)
+    };
+    let states = states.as_chunks::<3>().0.iter();
+    Ok(Answer {
+        decisions: Decisions::new(admitted == 1, now, each.iter().map(read_decision)),
+        ahead: each.iter().map(ahead).collect(),
+        states: states.map(|words| State::from_words(*words)).collect(),
+    })
+}
+
+fn read_decision(&[verdict, remaining, reset_after, detail, ..]: &[u64; 6]) -> Decision {
+    let reset_after = Duration::from_micros(reset_after);
+    match verdict {
+        0 => {
+            let receipt = Receipt::until(Timestamp::from_micros(detail));
+            Decision::admitted(remaining, reset_after, receipt)
+        }
+        1 => Decision::denied(remaining, reset_after, Some(Duration::from_micros(detail))),
+        _ => Decision::denied(remaining, reset_after, None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rate_limit::Quota;
+
+    #[test]
+    fn a_charge_takes_the_bytes_that_the_script_reads() {
+        let policy = Policy::token_bucket("b", Quota::per_second(3)).unwrap();
+        let packed = pack_charges(
+            &[Charge::new(&policy, 1), Charge::new(&policy, u64::MAX)],
+            0,
+        );
+        assert_eq!(packed.len(), 2 * CHARGE_BYTES);
+        assert_eq!(packed[8..10], *b"b\0");
+        let cost = |at: usize| f64::from_le_bytes(packed[at..at + 8].try_into().unwrap());
+        assert_eq!(cost(10), 1.0);
+        assert!(cost(CHARGE_BYTES + 10) > (1_u64 << 53) as f64);
+        let refund = Refund::new(&policy, Receipt::default(), 1);
+        assert_eq!(pack_refunds(&[refund]).len(), REFUND_BYTES);
+    }
+
+    #[test]
+    fn an_answer_that_the_script_does_not_give_is_corrupt() {
+        let int = |ints: &[i64]| ints.iter().map(|int| Value::Int(*int)).collect();
+        let read = |values: Vec<Value>, count| read_answer(&values, count);
+        let denied = read(int(&[5, 0, 1, 7, 8, 9, 0, 0, 1, 2, 3]), 1).unwrap();
+        assert_eq!(denied.states[0].to_words(), [1, 2, 3]);
+        assert!(read(int(&[5, 1, 0, 7, 8, 9, 4, 9]), 1).is_ok());
+        for (bad, count) in [
+            (int(&[]), 0),
+            (int(&[5]), 0),
+            (int(&[5, 2]), 0),
+            (int(&[5, 0, 1, 7, 8, 9, 0, 0]), 1),
+            (int(&[5, 1, 0, 7, 8, 9, 0, 0, 1, 2, 3]), 1),
+            (int(&[5, 1, 0, 7, 8, 9, 0]), 1),
+            (int(&[5, 1, 0, 7, 8, 9, 0, 0]), 2),
+            (int(&[5, 1, 0, -7, 8, 9, 0, 0]), 1),
+            (vec![Value::Nil, Value::Int(1)], 0),
+        ] {
+            let error = read(bad, count).unwrap_err();
+            assert_eq!(error.kind(), StoreErrorKind::Corrupt);
+        }
+    }
+}

@@ -1,0 +1,302 @@
+//! Who was denied, and so is denied until the time that was said, without asking the server.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use smallvec::SmallVec;
+
+use crate::{
+    rate_limit::{Charge, Decisions, State, decide_all},
+    store_key::StoreKey,
+    time::Timestamp,
+};
+
+/// The states by which partitions were denied, as the server had them.
+///
+/// What others spend meanwhile makes a denial no less true; only what is given back does. So a
+/// denial is decided again on the states that are known, by the same functions, and what these
+/// would admit is left to the server. It is bounded: who finds no room is asked for each time.
+#[derive(Debug)]
+pub(super) struct Denied {
+    max: usize,
+    // Beside the map, so that while nobody is denied nobody locks it.
+    count: AtomicUsize,
+    /// How often something was given back: what was asked before then may no longer be true.
+    gifts: AtomicU64,
+    held: Mutex<Held>,
+}
+
+#[derive(Debug, Default)]
+struct Held {
+    partitions: HashMap<StoreKey, Known>,
+    swept_at: Timestamp,
+}
+
+/// What the server said of a partition that it denied.
+#[derive(Debug)]
+struct Known {
+    /// The server's time at which it was so.
+    at: Timestamp,
+    /// Our time of before it was asked: it was so no sooner.
+    asked_at: Timestamp,
+    /// When the denial is over, by our time.
+    over_at: Timestamp,
+    states: SmallVec<[(u64, State); 4]>,
+}
+
+/// How far apart the map is searched for what is over at least, when it is full.
+const SWEEP_EVERY: Duration = Duration::from_secs(1);
+
+/// How long a denial is remembered while others may hold what they will give back.
+const LEASED_MAX: Duration = Duration::from_millis(500);
+
+impl Denied {
+    pub(super) fn new(max: usize) -> Self {
+        Self {
+            max,
+            count: AtomicUsize::new(0),
+            gifts: AtomicU64::new(0),
+            held: Mutex::default(),
+        }
+    }
+
+    /// Returns what the server would say, if it would deny.
+    pub(super) fn decide(
+        &self,
+        partition: &StoreKey,
+        charges: &[Charge<'_>],
+        now: Timestamp,
+    ) -> Option<Decisions> {
+        if self.count.load(Ordering::Relaxed) == 0 {
+            return None;
+        }
+        let held = self.lock();
+        let known = held.partitions.get(partition)?;
+        if now >= known.over_at {
+            return None;
+        }
+        let state = |charge: &Charge<'_>| {
+            let id = charge.policy.id();
+            let found = known.states.iter().find(|(known, _)| *known == id);
+            found.map(|(_, state)| *state)
+        };
+        let mut states = charges
+            .iter()
+            .map(state)
+            .collect::<Option<SmallVec<[State; 4]>>>()?;
+        // No earlier than it is at the server: a denial never lasts longer than was said.
+        let at_the_server = known.at + (now - known.asked_at);
+        let decisions = decide_all(charges, &mut states, at_the_server);
+        is_firm(charges, &decisions).then_some(decisions)
+    }
+
+    /// Returns what [`remember`](Self::remember) is told of when the question was put.
+    pub(super) fn gifts(&self) -> u64 {
+        self.gifts.load(Ordering::SeqCst)
+    }
+
+    /// Remembers by what the server denied.
+    pub(super) fn remember(
+        &self,
+        partition: StoreKey,
+        charges: impl IntoIterator<Item = (u64, State)>,
+        decisions: &Decisions,
+        asked: Asked,
+        now: Timestamp,
+    ) {
+        let waits = decisions
+            .each()
+            .iter()
+            .filter_map(|each| each.retry_after());
+        let Some(wait) = waits.max() else {
+            return;
+        };
+        let wait = if asked.is_leased {
+            wait.min(LEASED_MAX)
+        } else {
+            wait
+        };
+        let over_at = asked.at + wait;
+        let mut held = self.lock();
+        if self.gifts() != asked.gifts || over_at <= now {
+            return;
+        }
+        if held.partitions.len() >= self.max && !held.partitions.contains_key(&partition) {
+            held.sweep(now);
+            if held.partitions.len() >= self.max {
+                return;
+            }
+        }
+        held.partitions.insert(
+            partition,
+            Known {
+                at: decisions.at(),
+                asked_at: asked.at,
+                over_at,
+                states: charges.into_iter().collect(),
+            },
+        );
+        self.count.store(held.partitions.len(), Ordering::Relaxed);
+    }
+
+    /// Forgets a partition that has just spent: of policies that did not deny it, more is known now.
+    pub(super) fn outdate(&self, partition: &StoreKey) {
+        if self.count.load(Ordering::Relaxed) > 0 {
+            let mut held = self.lock();
+            held.partitions.remove(partition);
+            self.count.store(held.partitions.len(), Ordering::Relaxed);
+        }
+    }
+
+    /// Forgets a partition to which something is given back.
+    pub(super) fn forget(&self, partition: &StoreKey) {
+        let mut held = self.lock();
+        self.gifts.fetch_add(1, Ordering::SeqCst);
+        held.partitions.remove(partition);
+        self.count.store(held.partitions.len(), Ordering::Relaxed);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// When a question was put.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Asked {
+    pub(super) at: Timestamp,
+    pub(super) gifts: u64,
+    /// Whether others may give back what they have taken ahead: then a denial is soon asked anew.
+    pub(super) is_leased: bool,
+}
+
+impl Held {
+    fn sweep(&mut self, now: Timestamp) {
+        if now >= self.swept_at + SWEEP_EVERY {
+            self.swept_at = now;
+            self.partitions.retain(|_, known| now < known.over_at);
+        }
+    }
+}
+
+/// Returns whether a policy denies that only time can make admit: in a queue, those before may
+/// leave.
+fn is_firm(charges: &[Charge<'_>], decisions: &Decisions) -> bool {
+    charges
+        .iter()
+        .zip(decisions.each())
+        .any(|(charge, decision)| {
+            let policy = charge.policy;
+            !decision.is_admitted() && !policy.is_shadow() && policy.max_wait().is_none()
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        rate_limit::{Policy, Quota},
+        store_key::StoreKeys,
+    };
+
+    const SERVER: u64 = 1_000_000_000;
+
+    fn at(millis: u64) -> Timestamp {
+        Timestamp::from_micros(millis * 1_000)
+    }
+
+    fn partition(number: u8) -> StoreKey {
+        StoreKeys::from_secret(&[7; 32])
+            .unwrap()
+            .space("denied")
+            .short_of(&[number])
+    }
+
+    fn bucket() -> Policy {
+        Policy::token_bucket("b", Quota::per_second(1)).unwrap()
+    }
+
+    /// Denies a request at the server, and remembers it; it was asked at this moment.
+    fn deny(denied: &Denied, partition: StoreKey, policy: &Policy, millis: u64) {
+        let charge = [Charge::new(policy, 1)];
+        let mut state = [State::NONE];
+        let now = at(SERVER + millis);
+        decide_all(&charge, &mut state, now);
+        let decisions = decide_all(&charge, &mut state, now);
+        let asked = Asked {
+            at: at(millis),
+            gifts: denied.gifts(),
+            is_leased: false,
+        };
+        let known = [(policy.id(), state[0])];
+        denied.remember(partition, known, &decisions, asked, at(millis));
+    }
+
+    #[test]
+    fn who_was_denied_is_denied_until_the_time_that_was_said_and_not_longer() {
+        let (denied, policy) = (Denied::new(9), bucket());
+        deny(&denied, partition(1), &policy, 100);
+        let charge = [Charge::new(&policy, 1)];
+        let said = denied.decide(&partition(1), &charge, at(700)).unwrap();
+        assert!(!said.is_admitted());
+        let wait = said.each()[0].retry_after();
+        assert_eq!(wait, Some(Duration::from_millis(400)));
+        assert_eq!(said.at(), at(SERVER + 700));
+        assert!(denied.decide(&partition(1), &charge, at(1_100)).is_none());
+        assert!(denied.decide(&partition(2), &charge, at(700)).is_none());
+        let free = [Charge::new(&policy, 0)];
+        assert!(denied.decide(&partition(1), &free, at(700)).is_none());
+    }
+
+    #[test]
+    fn what_is_given_back_ends_a_denial_and_one_that_is_under_way() {
+        let (denied, policy) = (Denied::new(9), bucket());
+        deny(&denied, partition(1), &policy, 0);
+        denied.forget(&partition(1));
+        let charge = [Charge::new(&policy, 1)];
+        assert!(denied.decide(&partition(1), &charge, at(1)).is_none());
+        let before = Asked {
+            at: at(0),
+            gifts: 0,
+            is_leased: false,
+        };
+        let mut state = [State::NONE];
+        decide_all(&charge, &mut state, at(SERVER));
+        let decisions = decide_all(&charge, &mut state, at(SERVER));
+        let known = [(policy.id(), state[0])];
+        denied.remember(partition(1), known, &decisions, before, at(1));
+        assert!(denied.decide(&partition(1), &charge, at(1)).is_none());
+    }
+
+    #[test]
+    fn a_policy_that_only_watches_and_one_that_is_not_known_leave_it_to_the_server() {
+        let (denied, policy) = (Denied::new(9), bucket());
+        deny(&denied, partition(1), &policy, 0);
+        let watching = bucket().shadow();
+        let charge = [Charge::new(&watching, 1)];
+        assert!(denied.decide(&partition(1), &charge, at(1)).is_none());
+        let other = Policy::fixed_window("other", Quota::per_second(1)).unwrap();
+        let both = [Charge::new(&policy, 1), Charge::new(&other, 1)];
+        assert!(denied.decide(&partition(1), &both, at(1)).is_none());
+    }
+
+    #[test]
+    fn no_more_are_remembered_than_there_is_room_for_and_what_is_over_makes_room() {
+        let (denied, policy) = (Denied::new(2), bucket());
+        for number in 0..5 {
+            deny(&denied, partition(number), &policy, 0);
+        }
+        let charge = [Charge::new(&policy, 1)];
+        let known = |number| denied.decide(&partition(number), &charge, at(1));
+        assert_eq!((0..5).filter(|number| known(*number).is_some()).count(), 2);
+        deny(&denied, partition(9), &policy, 2_000);
+        assert!(denied.decide(&partition(9), &charge, at(2_001)).is_some());
+        assert_eq!(denied.lock().partitions.len(), 1);
+    }
+}

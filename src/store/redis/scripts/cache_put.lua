@@ -1,0 +1,50 @@
+-- Keeps an answer: src/store/redis/cache.rs.
+-- KEYS: purges, the answers of a key.
+-- ARGV: number, fence, what it varies by, the variant, the key, by what it is purged, for how many
+-- milliseconds it is kept, how many variants at most, head, body.
+-- Returns number, 'stored' | 'purged'.
+--
+-- Fields: v what they vary by, o the variants, the latest first, and of each variant h its head, b
+-- its body and m what is known of it: stamp, fence and end in 16 digits each, the key, and by what
+-- it is purged.
+local entry, fence, spec, variant = KEYS[2], tonumber(ARGV[2]), ARGV[3], ARGV[4]
+local targets, keep, most = ARGV[6], tonumber(ARGV[7]), tonumber(ARGV[8])
+local now = time()
+if latest(now) >= fence and purged('h', fence, targets) then
+  return {ARGV[1], 'purged'}
+end
+
+local old = redis.call('HMGET', entry, 'v', 'o', 'm' .. variant)
+if old[1] and old[1] ~= spec then
+  redis.call('UNLINK', entry)
+  old = {}
+end
+local order, gone, count = variant, {}, 1
+for at = 1, #(old[2] or ''), 16 do
+  local other = old[2]:sub(at, at + 15)
+  if other ~= variant and count < most then
+    order = order .. other
+    count = count + 1
+  elseif other ~= variant then
+    gone[#gone + 1] = 'm' .. other
+    gone[#gone + 1] = 'h' .. other
+    gone[#gone + 1] = 'b' .. other
+  end
+end
+local stamp = now
+if old[3] then
+  stamp = math.max(now, (tonumber(old[3]:sub(1, 16)) or 0) + 1)
+end
+local about = whole(stamp) .. whole(fence) .. whole(now + keep * 1000) .. ARGV[5] .. targets
+-- The first write: a server that is full refuses it, and keeps what was there.
+redis.call('HSET', entry, 'v', spec, 'o', order, 'm' .. variant, about,
+  'h' .. variant, ARGV[9], 'b' .. variant, ARGV[10])
+if #gone > 0 then
+  redis.call('HDEL', entry, unpack(gone))
+end
+if count > 1 then
+  keep = math.max(keep, redis.call('PTTL', entry))
+end
+redis.call('PEXPIRE', entry, keep)
+redis.call('PEXPIRE', purges, KEEP_MICROS / 1000)
+return {ARGV[1], 'stored'}

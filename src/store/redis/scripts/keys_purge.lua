@@ -1,0 +1,20 @@
+-- Removes records that have ended: src/store/redis/api_key.rs.
+-- KEYS: the records, the uses, the order of all, that of ends.
+-- ARGV: number, moment, how many at most, what the orders of owners begin with, channel.
+-- Returns number, how many.
+local records, uses, all, ends = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local due = redis.call('ZRANGEBYLEX', ends, '-', '(' .. ARGV[2], 'LIMIT', 0, ARGV[3])
+for _, ended in ipairs(due) do
+  local id = ended:sub(9)
+  local old = redis.call('HGET', records, id)
+  redis.call('PUBLISH', ARGV[5], id)
+  redis.call('ZREM', ends, ended)
+  if old then
+    local place = old:sub(10, 17) .. id
+    redis.call('ZREM', all, place)
+    redis.call('ZREM', ARGV[4] .. old:sub(26, 57), place)
+    redis.call('HDEL', records, id)
+    redis.call('HDEL', uses, id)
+  end
+end
+return {ARGV[1], #due}

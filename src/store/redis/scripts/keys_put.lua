@@ -1,0 +1,38 @@
+-- Keeps a new record, or puts one in the place of a version: src/store/redis/api_key.rs.
+-- KEYS: the records, the order of all, that of ends, that of the record's owner.
+-- ARGV: number, id, record, version that is expected or '', what the orders of owners begin with,
+-- channel, message.
+-- Returns number, 'kept' | 'missing' | 'conflict' | 'corrupt', how many heard of it.
+local records, all, ends, of_owner = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local number, id, new, expected, owners = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+local never = string.rep('\255', 8)
+
+local old = redis.call('HGET', records, id)
+if expected == '' and old then
+  return {number, 'conflict'}
+elseif expected ~= '' then
+  if not old then
+    return {number, 'missing'}
+  elseif #old < 57 or old:byte(1) ~= 1 then
+    return {number, 'corrupt'}
+  elseif old:sub(2, 9) ~= expected then
+    return {number, 'conflict'}
+  end
+end
+
+-- First what can fail: whoever may not publish changes nothing, nor does a server that is full.
+local heard = redis.call('PUBLISH', ARGV[6], ARGV[7])
+redis.call('HSET', records, id, new)
+if old then
+  local place = old:sub(10, 17) .. id
+  redis.call('ZREM', all, place)
+  redis.call('ZREM', owners .. old:sub(26, 57), place)
+  redis.call('ZREM', ends, old:sub(18, 25) .. id)
+end
+local place = new:sub(10, 17) .. id
+redis.call('ZADD', all, 0, place)
+redis.call('ZADD', of_owner, 0, place)
+if new:sub(18, 25) ~= never then
+  redis.call('ZADD', ends, 0, new:sub(18, 25) .. id)
+end
+return {number, 'kept', heard}

@@ -1,0 +1,387 @@
+//! Rate limits on Redis: exact for any number of instances, and no key for ever.
+
+use std::{num::NonZeroU32, sync::Arc, time::Duration};
+
+use http::{Method, StatusCode};
+use portcullis::{
+    StoreKey, conformance,
+    rate_limit::{Charge, Mode, Policy, Quota, RateLimitStore, Refund},
+    store::{RedisConfig, RedisStore},
+};
+
+use crate::support::{
+    process::{Example, call},
+    redis::{Reply, Server, keys},
+};
+
+fn store(server: &Server) -> RedisStore {
+    // Busy machines: what is proved here is arithmetic, not speed.
+    let config = RedisConfig::single(server.url()).rate_limit_deadline(Duration::from_secs(10));
+    RedisStore::new(config, keys()).unwrap()
+}
+
+/// A store that asks the server each time.
+fn asking(server: &Server) -> RedisStore {
+    let config = RedisConfig::single(server.url())
+        .rate_limit_deadline(Duration::from_secs(10))
+        .denials_max(0);
+    RedisStore::new(config, keys()).unwrap()
+}
+
+fn partition(number: u64) -> StoreKey {
+    keys().space("test").short_of(&number.to_le_bytes())
+}
+
+fn each(limit: u64) -> Vec<Policy> {
+    let quota = Quota::per_hour(limit);
+    vec![
+        Policy::fixed_window("anchored", quota).unwrap(),
+        Policy::aligned_window("aligned", quota).unwrap(),
+        Policy::calendar_month("month", limit).unwrap(),
+        Policy::sliding_window("sliding", quota).unwrap(),
+        Policy::token_bucket("token", quota).unwrap(),
+        Policy::leaky_bucket("leaky", quota).unwrap(),
+        Policy::leaky_queue("queue", quota.burst(limit), Duration::from_micros(1)).unwrap(),
+    ]
+}
+
+#[tokio::test]
+async fn the_store_keeps_the_promises_of_limits() {
+    let server = Server::start();
+    let pause = async |time| tokio::time::sleep(time).await;
+    conformance::rate_limit(&store(&server), pause).await;
+    assert_eq!(server.keys_without_expiry(), [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn eight_instances_with_64_tasks_each_admit_exactly_the_limit() {
+    let server = Server::start();
+    let stores: Vec<RedisStore> = (0..8).map(|_| store(&server)).collect();
+    let mut number = 0;
+    for limit in [1, 7, 1_000] {
+        let policies = each(limit);
+        let mixed = policies.clone();
+        for policies in policies.into_iter().map(|one| vec![one]).chain([mixed]) {
+            number += 1;
+            let (policies, partition) = (Arc::new(policies), partition(number));
+            let mut tasks = Vec::new();
+            for task in 0..8 * 64 {
+                let (store, policies) = (stores[task % 8].clone(), Arc::clone(&policies));
+                tasks.push(tokio::spawn(async move {
+                    let charges: Vec<_> = policies.iter().map(|p| Charge::new(p, 1)).collect();
+                    let mut admitted = 0;
+                    // Together all ask for more than the limit.
+                    for _ in 0..3 {
+                        let answer = store.take(&partition, &charges).await.unwrap();
+                        admitted += u64::from(answer.is_admitted());
+                    }
+                    admitted
+                }));
+            }
+            let mut admitted = 0;
+            for task in tasks {
+                admitted += task.await.unwrap();
+            }
+            // A bucket of a thousand in an hour gains one in 3.6 seconds.
+            let gained = if policies.len() == 1 && "token leaky queue".contains(policies[0].name())
+            {
+                limit / 500
+            } else {
+                0
+            };
+            let name = policies[0].name();
+            assert!(
+                (limit..=limit + gained).contains(&admitted),
+                "{admitted} by {name}"
+            );
+        }
+    }
+    assert_eq!(server.keys_without_expiry(), [""; 0]);
+}
+
+#[tokio::test]
+async fn a_server_that_forgets_its_scripts_fails_no_call() {
+    let server = Server::start();
+    let (store, policy) = (
+        store(&server),
+        Policy::fixed_window("p", Quota::per_hour(9)).unwrap(),
+    );
+    for round in 0..3 {
+        server.ask(&["SCRIPT", "FLUSH"]);
+        let taken = store.take(&partition(1), &[Charge::new(&policy, 1)]).await;
+        assert_eq!(taken.unwrap().each()[0].remaining(), 8 - round);
+    }
+    assert_eq!(
+        (server.calls_of("eval"), server.calls_of("evalsha")),
+        (3, 3)
+    );
+}
+
+#[tokio::test]
+async fn several_policies_are_one_command_and_one_key() {
+    let server = Server::start();
+    let (store, policies) = (store(&server), each(100));
+    let charges: Vec<_> = policies
+        .iter()
+        .map(|policy| Charge::new(policy, 1))
+        .collect();
+    for _ in 0..50 {
+        assert!(
+            store
+                .take(&partition(1), &charges)
+                .await
+                .unwrap()
+                .is_admitted()
+        );
+    }
+    assert_eq!(
+        (server.calls_of("eval"), server.calls_of("evalsha")),
+        (1, 50)
+    );
+    let keys = server.keys();
+    assert_eq!(
+        keys.len(),
+        2,
+        "the partition's, and that of the probe: {keys:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_key_is_gone_soon_after_its_states_are() {
+    let server = Server::start();
+    let quota = Quota::new(2, Duration::from_millis(50));
+    let (store, policy) = (store(&server), Policy::token_bucket("p", quota).unwrap());
+    store
+        .take(&partition(1), &[Charge::new(&policy, 1)])
+        .await
+        .unwrap();
+    tokio::time::sleep(Duration::from_millis(1_200)).await;
+    assert_eq!(server.keys(), [""; 0]);
+}
+
+#[tokio::test]
+async fn bytes_that_are_no_state_are_taken_for_none() {
+    let server = Server::start();
+    let (store, policy) = (
+        asking(&server),
+        Policy::fixed_window("p", Quota::per_hour(2)).unwrap(),
+    );
+    let charge = [Charge::new(&policy, 2)];
+    store.take(&partition(1), &charge).await.unwrap();
+    let key = server
+        .keys()
+        .into_iter()
+        .find(|key| key.contains(":l:"))
+        .unwrap();
+    let id = policy.id().to_le_bytes();
+    for garbage in [&b"garbage"[..], &[0xff; 24], &[0; 24]] {
+        let set: [&[u8]; 4] = [b"HSET", key.as_bytes(), &id, garbage];
+        server.client().ask(&set).unwrap();
+        assert!(
+            store
+                .take(&partition(1), &charge)
+                .await
+                .unwrap()
+                .is_admitted()
+        );
+        assert!(
+            !store
+                .take(&partition(1), &charge)
+                .await
+                .unwrap()
+                .is_admitted()
+        );
+    }
+}
+
+#[tokio::test]
+async fn two_gateways_on_one_server_share_a_limit_and_serve_on_without_it() {
+    let mut server = Server::start();
+    let secret = "a secret of at least 32 bytes that both instances share";
+    let url = server.url();
+    let variables = [("REDIS_URL", url.as_str()), ("STORE_SECRET", secret)];
+    let mut gateways = [0, 1].map(|_| Example::start_with("gateway", &variables));
+    let addrs = [gateways[0].addr(), gateways[1].addr()];
+    let (mut admitted, mut begun) = (0, std::time::Instant::now());
+    for number in 0..320 {
+        let answer = call(addrs[number % 2], Method::GET, "/public", &[]).await;
+        if number == 0 {
+            begun = std::time::Instant::now();
+        }
+        admitted += u64::from(answer.status == StatusCode::OK);
+    }
+    // 300 in ten seconds for one address: where the machine is slow, a window or more have passed.
+    let windows = begun.elapsed().as_secs() / 10 + 1;
+    assert!((300..=300 * windows).contains(&admitted), "{admitted}");
+    server.kill();
+    for addr in addrs {
+        let answer = call(addr, Method::GET, "/public", &[]).await;
+        assert_eq!(answer.status, StatusCode::OK);
+    }
+}
+
+#[tokio::test]
+async fn who_was_denied_is_denied_without_asking_until_the_time_that_was_said() {
+    let server = Server::start();
+    let store = store(&server);
+    let quota = Quota::new(2, Duration::from_millis(600));
+    let policy = Policy::fixed_window("p", quota).unwrap();
+    let other = Policy::token_bucket("other", Quota::per_hour(50)).unwrap();
+    let charges = [Charge::new(&policy, 1), Charge::new(&other, 1)];
+    let first = store.take(&partition(1), &charges).await.unwrap();
+    assert!(
+        store
+            .take(&partition(1), &charges)
+            .await
+            .unwrap()
+            .is_admitted()
+    );
+    let denied = store.take(&partition(1), &charges).await.unwrap();
+    assert_eq!(
+        (denied.each()[0].remaining(), denied.each()[1].remaining()),
+        (0, 48)
+    );
+    let asked = server.calls_of("evalsha");
+    for _ in 0..100 {
+        let again = store.take(&partition(1), &charges).await.unwrap();
+        assert!(!again.is_admitted());
+        assert_eq!(again.each()[1].remaining(), 48);
+        assert!(again.each()[0].retry_after() <= denied.each()[0].retry_after());
+    }
+    assert_eq!(server.calls_of("evalsha"), asked);
+    assert_eq!(store.stats().local_denials, 100);
+    // What is given back ends it.
+    let refund = Refund::new(&policy, first.each()[0].receipt(), 1);
+    store.refund(&partition(1), &[refund]).await.unwrap();
+    assert!(
+        store
+            .take(&partition(1), &charges)
+            .await
+            .unwrap()
+            .is_admitted()
+    );
+    // And so does the time.
+    let denied = store.take(&partition(1), &charges).await.unwrap();
+    let wait = denied.each()[0].retry_after().unwrap();
+    tokio::time::sleep(wait + Duration::from_millis(1)).await;
+    assert!(
+        store
+            .take(&partition(1), &charges)
+            .await
+            .unwrap()
+            .is_admitted()
+    );
+}
+
+#[tokio::test]
+async fn a_user_with_the_rights_that_the_guide_names_may_do_all_that_is_done() {
+    let guide = include_str!("../../src/guide/redis.md");
+    let start = guide.find("ACL SETUSER").unwrap();
+    let end = start + guide[start..].find("```").unwrap();
+    let words: Vec<&str> = guide[start..end].split_whitespace().collect();
+    let server = Server::start();
+    assert_eq!(server.ask(&words), Reply::text("OK"), "{words:?}");
+    let config = RedisConfig::single(server.url())
+        .user("portcullis")
+        .password("password")
+        .prefix("acme")
+        .rate_limit_deadline(Duration::from_secs(10));
+    let store = RedisStore::new(config, keys()).unwrap();
+    store.ping().await.unwrap();
+    conformance::rate_limit(&store, async |time| tokio::time::sleep(time).await).await;
+    assert_eq!(server.keys_without_expiry(), [""; 0]);
+    let log = server.ask(&["ACL", "LOG"]).as_text();
+    assert_eq!(log, "", "refused: {log}");
+}
+
+fn leased(policy: Policy) -> Policy {
+    let instances = NonZeroU32::new(8).unwrap();
+    policy.mode(Mode::Lease { instances })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn leases_of_eight_instances_never_admit_more_than_the_limit_of_a_window() {
+    let server = Server::start();
+    let stores: Vec<RedisStore> = (0..8).map(|_| store(&server)).collect();
+    let quota = Quota::per_hour(1_000);
+    for (number, policy) in [
+        Policy::fixed_window("anchored", quota).unwrap(),
+        Policy::aligned_window("aligned", quota).unwrap(),
+        Policy::calendar_month("month", 1_000).unwrap(),
+        Policy::sliding_window("sliding", quota).unwrap(),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let (policy, partition) = (Arc::new(leased(policy)), partition(number as u64));
+        let mut tasks = Vec::new();
+        for task in 0..8 * 8 {
+            let (store, policy) = (stores[task % 8].clone(), Arc::clone(&policy));
+            tasks.push(tokio::spawn(async move {
+                let (mut admitted, mut denied) = (0_u64, 0);
+                while denied < 3 {
+                    let charge = [Charge::new(&policy, 1)];
+                    let taken = store.take(&partition, &charge).await.unwrap();
+                    admitted += u64::from(taken.is_admitted());
+                    denied += u64::from(!taken.is_admitted());
+                    assert!(taken.each()[0].remaining() < 1_000);
+                    tokio::task::yield_now().await;
+                }
+                admitted
+            }));
+        }
+        let mut admitted = 0;
+        for task in tasks {
+            admitted += task.await.unwrap();
+        }
+        // What the last to ask took ahead may find nobody.
+        assert!(
+            (900..=1_000).contains(&admitted),
+            "{admitted} by {}",
+            policy.name()
+        );
+    }
+    assert_eq!(server.keys_without_expiry(), [""; 0]);
+}
+
+#[tokio::test]
+async fn one_busy_instance_asks_once_for_many_and_gives_back_what_lies_idle() {
+    let server = Server::start();
+    let (one, other) = (store(&server), store(&server));
+    for (number, policy) in [
+        Policy::fixed_window("window", Quota::per_hour(10_000)).unwrap(),
+        Policy::token_bucket("bucket", Quota::per_hour(10_000)).unwrap(),
+    ]
+    .into_iter()
+    .map(leased)
+    .enumerate()
+    {
+        let partition = partition(number as u64);
+        let charge = [Charge::new(&policy, 1)];
+        let asked = server.calls_of("evalsha");
+        for _ in 0..1_000 {
+            let taken = one.take(&partition, &charge).await.unwrap();
+            assert!(taken.is_admitted());
+        }
+        let asked = server.calls_of("evalsha") - asked;
+        assert!(asked <= 20, "{asked} questions for a thousand requests");
+        let left = async || other.peek(&partition, &charge).await.unwrap().each()[0].remaining();
+        assert!(left().await < 8_999);
+        tokio::time::sleep(Duration::from_millis(2_600)).await;
+        // A bucket has gained some since.
+        let left = left().await;
+        assert!((8_999..9_020).contains(&left), "{left}");
+    }
+    // And when the store is closed.
+    let policy = leased(Policy::fixed_window("last", Quota::per_hour(10_000)).unwrap());
+    let charge = [Charge::new(&policy, 1)];
+    assert!(
+        one.take(&partition(9), &charge)
+            .await
+            .unwrap()
+            .is_admitted()
+    );
+    one.close().await;
+    let left = other.peek(&partition(9), &charge).await.unwrap();
+    assert_eq!(left.each()[0].remaining(), 9_998);
+}

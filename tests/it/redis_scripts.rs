@@ -1,0 +1,303 @@
+//! The scripts decide as the pure functions do: compared step by step on a real server.
+
+use std::time::Duration;
+
+use portcullis::{
+    ConfigError, Timestamp,
+    rate_limit::{Decision, Policy, Quota, Receipt, State},
+};
+
+use crate::support::redis::{Client, Reply, Server};
+
+const ALGORITHMS: &str = include_str!("../../src/store/redis/scripts/algorithms.lua");
+
+/// Replays steps on one state. Each is four doubles: what to do, the time, how much, and which
+/// receipt; or, to set a state, its words.
+const REPLAY: &str = "
+local letter, n1, n2, n3, n4, n5, n6 = struct.unpack('<c1dddddd', ARGV[1])
+local till, one, two, answer = 0, 0, 0, {}
+for at = 1, #ARGV[2], 32 do
+  local kind, now, amount, receipt = struct.unpack('<dddd', ARGV[2], at)
+  local said = { 9, 0, 0, 0 }
+  if kind == 0 then
+    local v, r, s, d, t, o, w = decide(letter, n1, n2, n3, n4, n5, n6, till, one, two, now, amount)
+    said, till, one, two = { v, r, s, d }, t, o, w
+  elseif kind == 1 then
+    till, one, two =
+      refund(letter, n1, n2, n3, n4, n5, n6, till, one, two, now, receipt, amount)
+  elseif kind == 3 then
+    till, one, two = charge(letter, n1, n2, n3, n4, n5, n6, till, one, two, now, amount)
+  else
+    till, one, two = now, amount, receipt
+  end
+  for _, word in ipairs(said) do
+    answer[#answer + 1] = word
+  end
+  answer[#answer + 1], answer[#answer + 2], answer[#answer + 3] = till, one, two
+end
+return answer
+";
+
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    Take { now: u64, cost: u64 },
+    Refund { now: u64, paid: u64, amount: u64 },
+    Charge { now: u64, amount: u64 },
+    Set([u64; 3]),
+}
+
+impl Step {
+    fn words(self) -> [u64; 4] {
+        match self {
+            Self::Take { now, cost } => [0, now, cost, 0],
+            Self::Refund { now, paid, amount } => [1, now, amount, paid],
+            Self::Set([till, one, two]) => [2, till, one, two],
+            Self::Charge { now, amount } => [3, now, amount, 0],
+        }
+    }
+}
+
+/// Numbers that look random, the same in each run (xorshift64).
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+
+    fn below(&mut self, bound: u64) -> u64 {
+        self.next() % bound.max(1)
+    }
+
+    /// Returns a number up to this, of any order of magnitude.
+    fn any_up_to(&mut self, max: u64) -> u64 {
+        let bits = self.below(u64::from(64 - max.leading_zeros())) + 1;
+        self.below(max.min(1 << bits) + 1)
+    }
+}
+
+/// Makes a policy of an algorithm, if the quota can be counted.
+type Make = fn(&str, Quota) -> Result<Policy, ConfigError>;
+
+/// A moment of today, so that the arithmetic has the size that it has in use.
+const TODAY: u64 = 1_800_000_000_000_000;
+
+/// Makes a policy of each algorithm of quotas small and as large as may be.
+fn policy(random: &mut Random, make: Make) -> Option<Policy> {
+    let plain = random.below(3) > 0;
+    let (limit_max, window_max) = if plain {
+        (50, 100_000_000)
+    } else {
+        (1 << 53, 1 << 51)
+    };
+    let limit = random.any_up_to(limit_max).max(1);
+    let window = random.any_up_to(window_max).max(1);
+    let quota = Quota::new(limit, Duration::from_micros(window));
+    // What is too large to be counted exactly is refused.
+    make("p", quota).ok()
+}
+
+/// Makes steps of which most come some while after the last.
+fn steps(random: &mut Random, policy: &Policy, count: usize) -> Vec<Step> {
+    let numbers = policy.terms().numbers();
+    let (capacity, window) = (policy.capacity(), numbers[1].max(numbers[4]).max(1));
+    let mut now = TODAY + random.below(1 << 45);
+    let mut receipts = vec![now];
+    (0..count)
+        .map(|_| {
+            now = match random.below(40) {
+                0 => now.saturating_sub(random.any_up_to(3_000_000)),
+                1 => now.saturating_sub(random.any_up_to(window.min(1 << 50))),
+                2 => now + random.any_up_to(3 * window.min(1 << 49)),
+                3..10 => now + random.any_up_to(window),
+                10..20 => now,
+                _ => now + random.below(1 + window / capacity.clamp(1, window)),
+            }
+            .clamp(1 << 40, 1 << 52);
+            let cost = match random.below(10) {
+                0 => 0,
+                1 => random.any_up_to(capacity + capacity / 8 + 1),
+                2 => capacity,
+                _ => 1 + random.below(3),
+            };
+            match random.below(30) {
+                0 => Step::Set([
+                    now + random.any_up_to(4 * window.min(1 << 49)),
+                    random.any_up_to(capacity),
+                    random.any_up_to(capacity),
+                ]),
+                1..4 => {
+                    let which = random.below(receipts.len() as u64) as usize;
+                    let paid = receipts[which];
+                    Step::Refund {
+                        now,
+                        paid,
+                        amount: cost,
+                    }
+                }
+                4 => Step::Charge {
+                    now,
+                    amount: random.any_up_to(3 * capacity),
+                },
+                _ => {
+                    // Receipts as they come: of windows, of their ends.
+                    receipts.push(now - now % window + window * (1 + random.below(2)));
+                    Step::Take { now, cost }
+                }
+            }
+        })
+        .collect()
+}
+
+/// Replays steps by the pure functions. Refunds of what was charged last are put in.
+fn replay(policy: &Policy, steps: &mut [Step]) -> Vec<[u64; 7]> {
+    let (mut state, mut paid_last, mut is_own) = (State::NONE, None, false);
+    let at = Timestamp::from_micros;
+    steps
+        .iter_mut()
+        .map(|step| {
+            let mut said = [9, 0, 0, 0];
+            match step {
+                Step::Take { now, cost } => {
+                    let (decision, next) = policy.decide(state, at(*now), *cost);
+                    (said, state) = (words(&decision), next);
+                    if decision.is_admitted() {
+                        paid_last = Some(decision.receipt());
+                    }
+                }
+                Step::Refund { now, paid, amount } => {
+                    is_own = !is_own;
+                    if let Some(receipt) = paid_last.filter(|_| is_own) {
+                        *paid = receipt.forgotten_at().as_micros();
+                    }
+                    let receipt = Receipt::until(at(*paid));
+                    state = policy.refund(state, at(*now), receipt, *amount);
+                }
+                Step::Charge { now, amount } => state = policy.charge(state, at(*now), *amount),
+                Step::Set(words) => state = State::from_words(*words),
+            }
+            let [a, b, c, d] = said;
+            let [till, one, two] = state.to_words();
+            [a, b, c, d, till, one, two]
+        })
+        .collect()
+}
+
+fn words(decision: &Decision) -> [u64; 4] {
+    let micros = |time: Duration| time.as_micros() as u64;
+    let (remaining, reset) = (decision.remaining(), micros(decision.reset_after()));
+    if decision.is_admitted() {
+        let receipt = decision.receipt().forgotten_at().as_micros();
+        [0, remaining, reset, receipt]
+    } else if let Some(wait) = decision.retry_after() {
+        [1, remaining, reset, micros(wait)]
+    } else {
+        [2, remaining, reset, 0]
+    }
+}
+
+fn doubles(words: impl IntoIterator<Item = u64>) -> Vec<u8> {
+    let double = |word: u64| (word as f64).to_le_bytes();
+    words.into_iter().flat_map(double).collect()
+}
+
+fn ask(client: &mut Client, digest: &str, policy: &Policy, steps: &[Step]) -> Vec<[u64; 7]> {
+    let terms = policy.terms();
+    let mut packed = vec![terms.letter() as u8];
+    packed.extend(doubles(terms.numbers()));
+    let steps = doubles(steps.iter().flat_map(|step| step.words()));
+    let command: [&[u8]; 5] = [b"EVALSHA", digest.as_bytes(), b"0", &packed, &steps];
+    let Some(Reply::Array(words)) = client.ask(&command) else {
+        panic!("no answer for {policy:?}");
+    };
+    let words: Vec<u64> = words.iter().map(|word| word.as_int() as u64).collect();
+    words.as_chunks::<7>().0.to_vec()
+}
+
+fn compare(name: &str, make: Make) {
+    const STEPS: usize = 100_000;
+    const BATCH: usize = 500;
+    let server = Server::start();
+    let mut client = server.client();
+    let source = format!("{ALGORITHMS}{REPLAY}");
+    let load: [&[u8]; 3] = [b"SCRIPT", b"LOAD", source.as_bytes()];
+    let digest = client.ask(&load).unwrap().as_text();
+    assert_eq!(digest.len(), 40, "{digest}");
+    let mut random = Random(0x9e37_79b9_7f4a_7c15 ^ u64::from(name.as_bytes()[0]));
+    let (mut done, mut admitted, mut denied) = (0, 0, 0);
+    while done < STEPS {
+        let Some(policy) = policy(&mut random, make) else {
+            continue;
+        };
+        let mut steps = steps(&mut random, &policy, BATCH);
+        let expected = replay(&policy, &mut steps);
+        let said = ask(&mut client, &digest, &policy, &steps);
+        for (at, (said, expected)) in said.iter().zip(&expected).enumerate() {
+            assert_eq!(
+                said,
+                expected,
+                "step {at} of {policy:?}: {:?} after {:?}",
+                steps[at],
+                at.checked_sub(1).map(|before| (steps[before], expected))
+            );
+            admitted += usize::from(expected[0] == 0);
+            denied += usize::from(expected[0] == 1);
+        }
+        assert_eq!(said.len(), expected.len());
+        done += BATCH;
+    }
+    // Steps that only ever say yes, or no, would prove little.
+    assert!(
+        admitted > STEPS / 10 && denied > STEPS / 50,
+        "{admitted} {denied}"
+    );
+}
+
+#[test]
+fn a_fixed_window_from_the_first_request_is_the_same_in_lua() {
+    compare("a", Policy::fixed_window);
+}
+
+#[test]
+fn a_fixed_window_of_the_clock_is_the_same_in_lua() {
+    compare("w", Policy::aligned_window);
+}
+
+#[test]
+fn a_month_is_the_same_in_lua() {
+    compare("m", |name, quota| {
+        Policy::calendar_month(name, quota.limit())
+    });
+}
+
+#[test]
+fn a_sliding_window_is_the_same_in_lua() {
+    compare("s", Policy::sliding_window);
+}
+
+#[test]
+fn a_token_bucket_is_the_same_in_lua() {
+    compare("b", Policy::token_bucket);
+}
+
+#[test]
+fn a_leaky_bucket_is_the_same_in_lua() {
+    compare("l", |name, quota| {
+        let burst = quota.limit() / 3 + 1;
+        Policy::leaky_bucket(name, quota.burst(burst))
+    });
+}
+
+#[test]
+fn a_leaky_queue_is_the_same_in_lua() {
+    compare("q", |name, quota| {
+        Policy::leaky_queue(
+            name,
+            quota,
+            quota.window().min(Duration::from_secs(1 << 30)),
+        )
+    });
+}
