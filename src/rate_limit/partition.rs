@@ -205,6 +205,7 @@ impl StoredPartition {
     }
 
     /// Finds where a request stands.
+    #[inline]
     pub(super) fn place(&self, head: &RequestHead<'_>) -> Result<Place, MissingClientAddr> {
         for (space, parts) in &self.alternatives {
             // What nearly all are made of: one part.
@@ -248,6 +249,7 @@ impl Part {
     }
 
     /// Returns the key of what the request has of this part, if it is the only one.
+    #[inline]
     fn key_alone(
         &self,
         space: &KeySpace,

@@ -69,6 +69,7 @@ mod rate_limit_settle;
 mod redis;
 #[cfg(all(feature = "redis", feature = "test-util"))]
 mod redis_cluster;
+#[cfg(all(feature = "redis", feature = "test-util"))]
 mod redis_conformance;
 #[cfg(feature = "redis")]
 mod redis_faults;
