@@ -72,7 +72,8 @@ struct State {
     phase: Phase,
     pulse: Pulse,
     generation: u64,
-    is_connecting: bool,
+    /// Lives as long as the task that connects: one whose runtime has ended is replaced.
+    attempts: Weak<()>,
     attempted_at: Option<Timestamp>,
     is_told_down: bool,
 }
@@ -142,7 +143,7 @@ impl Node {
                 phase: Phase::Idle,
                 pulse: Pulse::default(),
                 generation: 0,
-                is_connecting: false,
+                attempts: Weak::new(),
                 attempted_at: None,
                 is_told_down: false,
             }),
@@ -163,6 +164,9 @@ impl Node {
     /// Asks for the right to ask; refused at once while the server does not answer.
     pub(super) fn enter(self: &Arc<Self>) -> Result<Pass, StoreError> {
         let mut state = self.lock();
+        if matches!(state.phase, Phase::Down) && state.attempts.strong_count() == 0 {
+            state.phase = Phase::Idle;
+        }
         let is_asked = match state.phase {
             Phase::Idle | Phase::Waiting | Phase::Up(_) => true,
             Phase::Down | Phase::Closed => false,
@@ -233,7 +237,7 @@ impl Node {
                         state.phase = Phase::Waiting;
                         self.connect(&mut state);
                     }
-                    Phase::Waiting => {}
+                    Phase::Waiting => self.connect(&mut state),
                 }
             }
             changed.await;
@@ -276,10 +280,13 @@ impl Node {
 
     /// Begins to connect beside the calls, unless that goes on already.
     fn connect(self: &Arc<Self>, state: &mut State) {
-        if !std::mem::replace(&mut state.is_connecting, true) {
+        if state.attempts.strong_count() == 0 {
+            let alive = Arc::new(());
+            state.attempts = Arc::downgrade(&alive);
+            // A runtime that is ending drops the task here and now: it must lock nothing.
             let attempts = Attempts {
                 node: Arc::downgrade(self),
-                is_done: false,
+                _alive: alive,
             };
             let task = attempts.until_connected(Arc::clone(&self.ground));
             self.ground.runtime.spawn(Box::pin(task));
@@ -305,7 +312,6 @@ impl Node {
         {
             let mut state = self.lock();
             if matches!(state.phase, Phase::Closed) {
-                state.is_connecting = false;
                 return true;
             }
             state.attempted_at = Some(self.ground.clock.now());
@@ -324,7 +330,6 @@ impl Node {
         let connected = connected.unwrap_or_else(|| Err(StoreErrorKind::Timeout.into()));
         let mut state = self.lock();
         if matches!(state.phase, Phase::Closed) {
-            state.is_connecting = false;
             return true;
         }
         match connected {
@@ -354,7 +359,7 @@ impl Node {
     ) {
         let (stop, stopped) = oneshot::channel();
         state.generation += 1;
-        state.is_connecting = false;
+        state.attempts = Weak::new();
         state.pulse.renew();
         state.phase = Phase::Up(Live {
             connection,
@@ -390,11 +395,11 @@ impl Drop for Node {
 /// The task that connects. If its runtime ends before it does, the next call begins another.
 struct Attempts {
     node: Weak<Node>,
-    is_done: bool,
+    _alive: Arc<()>,
 }
 
 impl Attempts {
-    async fn until_connected(mut self, ground: Arc<Ground>) {
+    async fn until_connected(self, ground: Arc<Ground>) {
         loop {
             let Some(wait) = self.node.upgrade().map(|node| node.wait()) else {
                 return;
@@ -404,28 +409,12 @@ impl Attempts {
             }
             match self.node.upgrade() {
                 Some(node) => {
-                    self.is_done = node.attempt().await;
-                    if self.is_done {
+                    if node.attempt().await {
                         return;
                     }
                 }
                 None => return,
             }
-        }
-    }
-}
-
-impl Drop for Attempts {
-    fn drop(&mut self) {
-        let Some(node) = self.node.upgrade().filter(|_| !self.is_done) else {
-            return;
-        };
-        let mut state = node.lock();
-        if matches!(state.phase, Phase::Waiting | Phase::Down) {
-            state.is_connecting = false;
-            state.phase = Phase::Idle;
-            drop(state);
-            node.changed.notify_waiters();
         }
     }
 }
