@@ -205,6 +205,11 @@ impl Audit {
         self.auditor.set(Arc::clone(auditor)).is_ok()
     }
 
+    /// Returns whether anybody is told.
+    pub(crate) fn is_heard(&self) -> bool {
+        self.auditor.get().is_some()
+    }
+
     /// Tells of what has happened. Should the auditor panic, what happened stands: whoever did it
     /// must not take it for failed.
     pub(crate) fn tell(&self, event: impl FnOnce() -> AuditEvent) {

@@ -3,7 +3,7 @@
 use std::{
     fmt,
     net::{IpAddr, SocketAddr},
-    sync::atomic::AtomicBool,
+    sync::atomic::{AtomicBool, Ordering},
 };
 
 use http::{
@@ -255,23 +255,27 @@ impl ClientAddrResolver {
     ///
     /// Returns an error if nobody said who the peer is; it is never guessed, and forwarded headers
     /// do not stand in for it. The first time, this is also reported to the operator.
+    #[inline]
     pub fn resolve(
         &self,
         extensions: &Extensions,
         headers: &HeaderMap,
     ) -> Result<ClientAddr, MissingClientAddr> {
         let peer = peer_ip(extensions)?;
+        let ip = if matches!(self.trusted_proxies, TrustedProxies::None) {
+            self.report_unnamed_proxy(peer, headers);
+            peer
+        } else {
+            self.client_behind(peer, headers)
+        };
         Ok(ClientAddr {
-            ip: self.client(peer, headers),
+            ip,
             ipv6_prefix: self.ipv6_prefix,
         })
     }
 
-    fn client(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
-        if matches!(self.trusted_proxies, TrustedProxies::None) {
-            self.report_unnamed_proxy(peer, headers);
-            return peer;
-        }
+    #[inline(never)]
+    fn client_behind(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
         let lines = headers.get_all(self.forwarded_header.name()).iter().rev();
         match self.forwarded_header {
             ForwardedHeader::XForwardedFor => {
@@ -288,10 +292,14 @@ impl ClientAddrResolver {
     }
 
     /// Says once that a proxy seems to stand in front which nobody named.
+    #[inline]
     fn report_unnamed_proxy(&self, peer: IpAddr, headers: &HeaderMap) {
         static SAID: AtomicBool = AtomicBool::new(false);
 
-        if is_neighbour(peer) && headers.contains_key(self.forwarded_header.name()) {
+        if is_neighbour(peer)
+            && !SAID.load(Ordering::Relaxed)
+            && headers.contains_key(self.forwarded_header.name())
+        {
             notice::once(&SAID, || unnamed_proxy_notice(peer, self.forwarded_header));
         }
     }
@@ -410,11 +418,13 @@ fn trusted_proxies_error(value: &str, problem: &str) -> ConfigError {
 }
 
 /// Returns the address at the other end of the connection, if somebody said so.
+#[inline]
 pub(crate) fn peer_addr(extensions: &Extensions) -> Option<SocketAddr> {
     let inserted = extensions.get().map(|&PeerAddr(addr)| addr);
     inserted.or_else(|| framework::peer_addr(extensions))
 }
 
+#[inline]
 fn peer_ip(extensions: &Extensions) -> Result<IpAddr, MissingClientAddr> {
     static SAID: AtomicBool = AtomicBool::new(false);
 
@@ -427,6 +437,7 @@ fn peer_ip(extensions: &Extensions) -> Result<IpAddr, MissingClientAddr> {
     }
 }
 
+#[inline]
 fn is_neighbour(ip: IpAddr) -> bool {
     match ip {
         IpAddr::V4(ip) => ip.is_private() || ip.is_loopback(),

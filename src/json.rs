@@ -1,5 +1,16 @@
 //! JSON, as far as this crate writes it.
 
+/// Which bytes stand for themselves, whatever stands beside them.
+const PLAIN: [bool; 256] = {
+    let mut plain = [false; 256];
+    let mut byte = 0x20;
+    while byte < 0x7f {
+        plain[byte] = byte != b'"' as usize && byte != b'\\' as usize;
+        byte += 1;
+    }
+    plain
+};
+
 /// Appends a JSON string, quotes included.
 ///
 /// Besides what RFC 8259 section 7 demands, DEL, the C1 controls and the characters that change
@@ -18,7 +29,7 @@ pub(crate) fn push_escaped(out: &mut Vec<u8>, value: &str) {
     while at < bytes.len() {
         let byte = bytes[at];
         // Most bytes are plain; only quotes, controls and beyond ASCII need a second look.
-        if (0x20..0x7f).contains(&byte) && byte != b'"' && byte != b'\\' {
+        if PLAIN[usize::from(byte)] {
             at += 1;
             continue;
         }

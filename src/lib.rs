@@ -88,6 +88,7 @@ mod allowance;
 mod audit;
 mod body;
 mod client_addr;
+mod deadline;
 mod error;
 mod forwarded;
 mod framework;

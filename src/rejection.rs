@@ -1,6 +1,12 @@
 //! How a layer turns a request away: the status, the challenge, and a body by RFC 9457.
 
-use std::{borrow::Cow, fmt, sync::Arc, time::Duration};
+use std::{
+    borrow::Cow,
+    fmt,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use http::{
@@ -138,11 +144,16 @@ impl Rejection {
         dialect: Dialect,
         responder: &Responder,
     ) -> Response<ResponseBody<B>> {
-        let (content_type, bytes) = match dialect {
-            Dialect::Grpc => (HeaderValue::from_static("application/grpc"), Bytes::new()),
+        let written = match dialect {
+            Dialect::Grpc => Some((HeaderValue::from_static("application/grpc"), Bytes::new())),
             Dialect::Http => responder.body(&self),
             // The head of an answer to HEAD is that of GET; only the body is left out.
-            Dialect::HttpHead => (responder.body(&self).0, Bytes::new()),
+            Dialect::HttpHead => responder
+                .body(&self)
+                .map(|(content_type, _)| (content_type, Bytes::new())),
+        };
+        let Some((content_type, bytes)) = written else {
+            return unwritten().into_response(dialect, &Responder::default());
         };
         let mut response = Response::new(ResponseBody::full(bytes));
         *response.status_mut() = self.status;
@@ -194,7 +205,8 @@ impl Dialect {
 /// Writes the body of a rejection.
 ///
 /// The default writes `application/problem+json`. One of the user's own may write another body,
-/// but status, challenge and `Retry-After` are set before it is asked and cannot be dropped.
+/// but status, challenge and `Retry-After` are set before it is asked and cannot be dropped. One
+/// that panics is answered for by `500`, with the default's body.
 ///
 /// ```
 /// use http::HeaderValue;
@@ -220,13 +232,14 @@ impl Responder {
         }
     }
 
-    fn body(&self, rejection: &Rejection) -> (HeaderValue, Bytes) {
+    /// Returns the content type and the body, unless the user's function panics.
+    fn body(&self, rejection: &Rejection) -> Option<(HeaderValue, Bytes)> {
         match &self.body {
-            Some(body) => body(rejection),
-            None => (
+            Some(body) => catch_unwind(AssertUnwindSafe(|| body(rejection))).ok(),
+            None => Some((
                 HeaderValue::from_static("application/problem+json"),
                 rejection.problem_json(),
-            ),
+            )),
         }
     }
 }
@@ -245,6 +258,15 @@ impl fmt::Debug for Responder {
             None => "Responder(problem+json)",
         })
     }
+}
+
+/// What is answered where a responder has panicked.
+fn unwritten() -> Rejection {
+    Rejection::new(
+        StatusCode::INTERNAL_SERVER_ERROR,
+        "internal",
+        "The answer could not be written",
+    )
 }
 
 /// Returns a duration in whole seconds, rounded up, at least 1.
@@ -323,6 +345,21 @@ mod tests {
         assert_eq!(response.status(), 429);
         assert_eq!(response.headers()[RETRY_AFTER], "2");
         assert_eq!(response.headers()[CONTENT_TYPE], "text/plain");
+    }
+
+    /// Threat X1: the user's code may panic.
+    #[test]
+    fn a_responder_that_panics_is_answered_for_by_500() {
+        let responder = Responder::new(|_| panic!("as it was asked"));
+        for dialect in [Dialect::Http, Dialect::HttpHead] {
+            let response = limited().into_response::<()>(dialect, &responder);
+            assert_eq!(response.status(), 500);
+            assert_eq!(response.headers()[CACHE_CONTROL], "no-store");
+            assert_eq!(response.headers()[CONTENT_TYPE], "application/problem+json");
+        }
+        // It has no say in what a gRPC caller is told.
+        let response = limited().into_response::<()>(Dialect::Grpc, &responder);
+        assert_eq!(response.headers()["grpc-status"], "8");
     }
 
     #[test]

@@ -3,11 +3,11 @@
 use std::{fmt, future::Future, io, pin::Pin, thread, time::Duration};
 
 #[cfg(not(feature = "tokio"))]
-pub(crate) use self::no_runtime::ambient;
+pub(crate) use self::no_runtime::{ambient, sleep_here};
 #[cfg(feature = "tokio")]
 pub use self::tokio_runtime::TokioRuntime;
 #[cfg(feature = "tokio")]
-pub(crate) use self::tokio_runtime::ambient;
+pub(crate) use self::tokio_runtime::{ambient, sleep_here};
 
 /// A future that a [`Runtime`] runs.
 pub type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -59,13 +59,34 @@ mod tokio_runtime {
         reason = "the one place that spawns and sleeps"
     )]
 
-    use std::{sync::Arc, time::Duration};
+    use std::{
+        panic::catch_unwind,
+        sync::{
+            Arc,
+            atomic::{AtomicBool, Ordering},
+        },
+        time::Duration,
+    };
+
+    use tokio::runtime::Handle;
 
     use super::{Runtime, Task};
 
     /// Returns the runtime that a layer uses unless it is told another.
     pub(crate) fn ambient() -> Option<Arc<dyn Runtime>> {
         Some(Arc::new(TokioRuntime))
+    }
+
+    /// Sleeps on the Tokio runtime that polls, if there is one and it has a timer.
+    pub(crate) fn sleep_here(duration: Duration) -> Option<Task> {
+        /// Tokio tells of a missing timer by a panic alone: one is enough.
+        static HAS_NO_TIMER: AtomicBool = AtomicBool::new(false);
+        if HAS_NO_TIMER.load(Ordering::Relaxed) || Handle::try_current().is_err() {
+            return None;
+        }
+        let sleep = catch_unwind(|| tokio::time::sleep(duration));
+        HAS_NO_TIMER.fetch_or(sleep.is_err(), Ordering::Relaxed);
+        Some(Box::pin(sleep.ok()?))
     }
 
     /// Spawns and sleeps on the Tokio runtime that the caller runs in.
@@ -89,9 +110,14 @@ mod tokio_runtime {
 
 #[cfg(not(feature = "tokio"))]
 mod no_runtime {
-    use std::sync::Arc;
+    use std::{sync::Arc, time::Duration};
 
-    use super::Runtime;
+    use super::{Runtime, Task};
+
+    /// Sleeps on nothing.
+    pub(crate) fn sleep_here(_: Duration) -> Option<Task> {
+        None
+    }
 
     /// Returns the runtime that a layer uses unless it is told another: none.
     pub(crate) fn ambient() -> Option<Arc<dyn Runtime>> {

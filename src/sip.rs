@@ -130,7 +130,7 @@ mod tests {
             key in any::<[u8; 16]>(),
             bytes in vec(any::<u8>(), 1..100),
             at in any::<prop::sample::Index>(),
-            bit in 0..8,
+            bit in 0_u8..8,
         ) {
             let (sip, at) = (Sip::new(&key), at.index(bytes.len()));
             let mut other = bytes.clone();

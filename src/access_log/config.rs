@@ -10,7 +10,7 @@ use std::{
 use http::{Request, request::Parts};
 
 use super::{
-    level::Level, observer::Observer, record::Record, redact::Redaction, sink::Sink,
+    level::Level, observer::Observer, record::Record, redact::Redaction, scope::Scopes, sink::Sink,
     stats::LogStats, trust::Trust,
 };
 use crate::{
@@ -45,6 +45,7 @@ pub(super) struct Config {
     pub(super) echo_request_id: bool,
     pub(super) stats: LogStats,
     pub(super) audit: Audit,
+    pub(super) scopes: Option<Arc<dyn Scopes>>,
 }
 
 impl Config {
@@ -86,6 +87,7 @@ impl Default for Config {
             echo_request_id: true,
             stats: LogStats::default(),
             audit: Audit::default(),
+            scopes: None,
         }
     }
 }

@@ -19,6 +19,7 @@ use super::{
     losses::Losses,
     record::{Arrival, Departure, Outcome, Record},
     sample,
+    scope::Scope,
     sink::Sink,
 };
 use crate::{
@@ -70,12 +71,33 @@ impl Emitter {
 
     /// Returns whether any sink takes any record, or anybody counts: if not, none is kept.
     pub(super) fn is_wanted(&self) -> bool {
-        if !self.config.observers.is_empty() {
+        if !self.config.observers.is_empty() || self.config.scopes.is_some() {
             return true;
         }
         let taken = |sink: &Arc<dyn Sink>| Level::ALL.iter().any(|level| sink.takes(*level));
         // A sink that panics over the question is asked again with the record.
         catch_unwind(AssertUnwindSafe(|| self.config.sinks.iter().any(taken))).unwrap_or(true)
+    }
+
+    /// Opens what surrounds the request's work, if anything does.
+    pub(super) fn scope(&self, arrival: &Arrival) -> Option<Box<dyn Scope>> {
+        let scopes = self.config.scopes.as_ref()?;
+        let record = Record {
+            arrival,
+            departure: &Departure::default(),
+            slots: &RecordSlots::default(),
+            redaction: &self.config.redaction,
+            level: Level::Info,
+            is_slow: false,
+            sample_rate: 1,
+            repeat_count: 1,
+        };
+        catch_unwind(AssertUnwindSafe(|| scopes.open(&record))).ok()
+    }
+
+    /// Tells what surrounds the request's work how that has ended.
+    pub(super) fn end_scope(&self, scope: &dyn Scope, ended: &Ended) {
+        self.guarded(|| scope.end(&self.levelled(ended, 1)));
     }
 
     /// Tells the observers of an arrival.

@@ -1,6 +1,6 @@
 //! A record as one line of JSON.
 
-use std::{borrow::Cow, cell::RefCell, io::Write, net::IpAddr, time::Duration};
+use std::{borrow::Cow, cell::RefCell, io::Write, net::IpAddr, sync::OnceLock, time::Duration};
 
 use http::{HeaderName, Method, Version, header::USER_AGENT};
 
@@ -142,9 +142,9 @@ impl Object<'_> {
         self.plain(Field::RecordUid, record.uid().as_str());
         self.plain(Field::RequestId, record.request_id().as_str());
         if let Some(trace) = record.trace() {
-            self.text(Field::TraceId, trace.trace_id());
-            self.text(Field::SpanId, trace.span_id());
-            self.text(Field::TraceFlags, trace.flags());
+            self.plain(Field::TraceId, trace.trace_id());
+            self.plain(Field::SpanId, trace.span_id());
+            self.plain(Field::TraceFlags, trace.flags());
         }
     }
 
@@ -152,6 +152,15 @@ impl Object<'_> {
     fn preamble(&mut self, at: Timestamp, level: Level, name: &'static str) {
         self.name(Field::Timestamp);
         push_rfc3339(self.out, at);
+        if name == EVENT_NAME {
+            let kind = access_record(self.names, level);
+            return self.out.extend_from_slice(kind);
+        }
+        self.kind(level, name);
+    }
+
+    /// Writes what kind of a line it is.
+    fn kind(&mut self, level: Level, name: &'static str) {
         self.word(Field::SeverityText, level.as_str());
         self.int(Field::SeverityNumber, level.severity_number());
         self.word(Field::EventName, name);
@@ -222,7 +231,7 @@ impl Object<'_> {
 
     fn request(&mut self, record: &Record<'_>) {
         let known = method(record.method());
-        self.text(Field::Method, known);
+        self.plain(Field::Method, known);
         if known == OTHER_METHOD {
             self.text(Field::MethodOriginal, &capped(record.method().as_str(), 32));
         }
@@ -236,7 +245,9 @@ impl Object<'_> {
         self.text(Field::Path, &record.path());
         self.query(record);
         self.some_text(Field::Route, record.route());
-        self.some_text(Field::ProtocolVersion, version(record.version()));
+        if let Some(version) = version(record.version()) {
+            self.word(Field::ProtocolVersion, version);
+        }
         self.client(record);
         self.headers("http.request.header.", record.request_headers());
     }
@@ -264,7 +275,9 @@ impl Object<'_> {
             self.word(Field::GrpcStatus, status);
         }
         self.word(Field::Outcome, record.outcome().as_str());
-        self.some_text(Field::ErrorType, record.error_type());
+        if let Some(error) = record.error_type() {
+            self.plain(Field::ErrorType, error);
+        }
         self.duration(record.duration());
         if let Some(time) = record.time_to_head() {
             self.secs(Field::TimeToHead, time);
@@ -478,6 +491,21 @@ impl Object<'_> {
         self.out.extend_from_slice(word.as_bytes());
         self.out.push(b'"');
     }
+}
+
+/// Returns what kind of a line the record of a request of this level is: made once, and copied then.
+fn access_record(names: Names, level: Level) -> &'static [u8] {
+    static KINDS: [[OnceLock<Vec<u8>>; 4]; 3] = [const { [const { OnceLock::new() }; 4] }; 3];
+
+    KINDS[names as usize][level as usize].get_or_init(|| {
+        let mut out = Vec::new();
+        let mut object = Object {
+            out: &mut out,
+            names,
+        };
+        object.kind(level, EVENT_NAME);
+        out
+    })
 }
 
 /// Returns why a caller was turned away.

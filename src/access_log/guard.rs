@@ -16,6 +16,7 @@ use super::{
     record::{Arrival, Client, Departure, GrpcStatus, Outcome},
     redact::Headers,
     request_id,
+    scope::Scope,
     stats::Active,
     trace_context::TraceContext,
     trust::Trust,
@@ -40,6 +41,7 @@ pub(super) struct Guard {
     grpc_status: Option<GrpcStatus>,
     response_bytes: u64,
     end: Option<End>,
+    scope: Option<Box<dyn Scope>>,
     _active: Active,
 }
 
@@ -68,6 +70,7 @@ impl Guard {
         let started = config.clock.now();
         let arrival = arrival(config, &Call::of(request));
         emitter.arrived(&arrival.method);
+        let scope = emitter.scope(&arrival);
         let handle = RecordHandle::named(arrival.request_id.clone());
         request.extensions_mut().insert(handle.clone());
         Some(Self {
@@ -79,6 +82,7 @@ impl Guard {
             grpc_status: None,
             response_bytes: 0,
             end: None,
+            scope,
             _active: config.stats.enter(),
             emitter: Arc::clone(emitter),
         })
@@ -87,11 +91,17 @@ impl Guard {
     /// Says that code of the user's begins to run.
     pub(super) fn enter(&mut self) {
         self.polling = true;
+        if let Some(scope) = &self.scope {
+            scope.enter();
+        }
     }
 
     /// Says that code of the user's has returned.
     pub(super) fn leave(&mut self) {
         self.polling = false;
+        if let Some(scope) = &self.scope {
+            scope.leave();
+        }
     }
 
     /// Notes the response's head; returns nothing if the response ends with it.
@@ -183,7 +193,16 @@ impl Drop for Guard {
             departure,
             slots: self.handle.take(),
         };
+        let Some(scope) = self.scope.take() else {
+            return self.emitter.emit(ended, at);
+        };
+        // One that unwinding has left open stays open for the record.
+        if !self.polling {
+            scope.enter();
+        }
+        self.emitter.end_scope(&*scope, &ended);
         self.emitter.emit(ended, at);
+        scope.leave();
     }
 }
 

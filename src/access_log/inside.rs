@@ -15,6 +15,19 @@ use tower_layer::Layer;
 
 use crate::{framework, record::RecordHandle};
 
+/// Makes a layer of a type that was told nothing: its service is around the inner one.
+macro_rules! plain_layer {
+    ($layer:ident => $service:ident) => {
+        impl<S> Layer<S> for $layer {
+            type Service = $service<S>;
+
+            fn layer(&self, inner: S) -> Self::Service {
+                $service { inner }
+            }
+        }
+    };
+}
+
 /// Tells the record which route was matched, where the access log stands outside of the router.
 ///
 /// With axum: `router.route_layer(RecordRouteLayer)`, feature `axum`. An access log that is itself
@@ -23,13 +36,7 @@ use crate::{framework, record::RecordHandle};
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RecordRouteLayer;
 
-impl<S> Layer<S> for RecordRouteLayer {
-    type Service = RecordRoute<S>;
-
-    fn layer(&self, inner: S) -> Self::Service {
-        RecordRoute { inner }
-    }
-}
+plain_layer!(RecordRouteLayer => RecordRoute);
 
 /// Tells the record which route was matched; made by [`RecordRouteLayer`].
 #[derive(Clone, Copy, Debug)]
@@ -66,13 +73,7 @@ where
 #[derive(Clone, Copy, Debug, Default)]
 pub struct CountRequestBodyLayer;
 
-impl<S> Layer<S> for CountRequestBodyLayer {
-    type Service = CountRequestBody<S>;
-
-    fn layer(&self, inner: S) -> Self::Service {
-        CountRequestBody { inner }
-    }
-}
+plain_layer!(CountRequestBodyLayer => CountRequestBody);
 
 /// Counts the bytes of the request's body; made by [`CountRequestBodyLayer`].
 #[derive(Clone, Copy, Debug)]

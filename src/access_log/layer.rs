@@ -145,7 +145,7 @@ impl fmt::Debug for AccessLogLayer {
 /// ```
 #[must_use]
 pub struct AccessLogBuilder {
-    config: Config,
+    pub(super) config: Config,
     secret_paths: Vec<String>,
     one_in: u32,
 }

@@ -96,8 +96,11 @@ mod request_log;
 mod ring;
 mod sample;
 mod schema;
+mod scope;
 mod service;
 mod sink;
+#[cfg(feature = "tracing")]
+mod span;
 mod stats;
 mod store;
 mod trace_context;

@@ -72,6 +72,7 @@ pub(super) struct Client {
 }
 
 /// How the request ended.
+#[derive(Default)]
 pub(super) struct Departure {
     pub(super) outcome: Outcome,
     pub(super) status: Option<StatusCode>,
@@ -402,13 +403,14 @@ impl fmt::Debug for Record<'_> {
 }
 
 /// How a request ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Outcome {
     /// The whole response was handed to the server.
     Completed,
     /// The request was dropped before a head was made: the client left, or something outside of
     /// the access log, such as a timeout, gave up.
+    #[default]
     Dropped,
     /// The response was dropped before its body had ended.
     BodyDropped,

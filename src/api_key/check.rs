@@ -13,7 +13,7 @@ use http::{
 };
 
 use super::{
-    config::Config,
+    config::{Caller, Config},
     extract::{self, Presented},
     failures::Counted,
     key::ParsedKey,
@@ -24,7 +24,6 @@ use super::{
 };
 use crate::{
     error::StoreError,
-    identity::Identity,
     record::{AuthDenial, RecordHandle},
     store_future::Pending,
 };
@@ -42,17 +41,17 @@ pub(super) enum Step {
 #[derive(Debug)]
 pub(super) enum Decision {
     /// The caller is known.
-    Admit(Identity),
+    Admit(Caller),
     /// The caller presented nothing, and need not.
     AdmitAnonymous,
     /// The caller is turned away.
     Refuse(Denied),
 }
 
-impl From<Result<Identity, Denied>> for Step {
-    fn from(verdict: Result<Identity, Denied>) -> Self {
+impl<C: Into<Caller>> From<Result<C, Denied>> for Step {
+    fn from(verdict: Result<C, Denied>) -> Self {
         match verdict {
-            Ok(identity) => Self::Decided(Decision::Admit(identity)),
+            Ok(caller) => Self::Decided(Decision::Admit(caller.into())),
             Err(denied) => refuse(denied),
         }
     }

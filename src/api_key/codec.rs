@@ -65,6 +65,7 @@ impl KeyRecord {
             out.optional(allowance, |out, own| out.text(&own.to_string()));
         }
         out.optional(self.slow_hash.as_deref(), Writer::text);
+        out.optional(self.rotated_at, Writer::time);
         out.0
     }
 
@@ -208,6 +209,7 @@ impl Reader<'_> {
             credits: self.optional(Self::allowance)?,
             limit: self.optional(Self::allowance)?,
             slow_hash: self.optional(Self::text)?,
+            rotated_at: self.optional(Self::time)?,
             seal: self.optional(Self::seal)?,
         })
     }
@@ -353,6 +355,7 @@ mod tests {
         record.not_before = Some(at);
         record.expires_at = Some(at);
         record.grace_until = Some(at);
+        record.rotated_at = Some(at);
         record.rotated_from = Some(record.id);
         record.rotated_to = Some(record.id);
         record.seal = Some(Seal {

@@ -3,7 +3,7 @@
 use std::{net::IpAddr, sync::Arc};
 
 use http::{
-    HeaderMap, HeaderValue, Request, Response,
+    HeaderMap, HeaderName, HeaderValue, Request, Response,
     header::{CACHE_CONTROL, Entry, VARY},
 };
 
@@ -12,7 +12,7 @@ use super::{
     extract::{self, KeySource},
     failures::{Counted, Failures},
     key::ParsedKey,
-    record::StoredKey,
+    record::{Overlap, StoredKey},
     refusal::{Challenges, Denied},
     ring::KeyRing,
     scopes::Requirement,
@@ -26,6 +26,7 @@ use crate::{
     identity::Identity,
     record::{AuthDenial, AuthOutcome, RecordHandle},
     rejection::{Dialect, Responder},
+    time::Timestamp,
 };
 
 pub(super) struct Config {
@@ -44,10 +45,27 @@ pub(super) struct Config {
     pub(super) audit: Audit,
 }
 
+/// Who calls, and whether they should take another key.
+#[derive(Debug)]
+pub(super) struct Caller {
+    identity: Identity,
+    overlap: Option<Overlap>,
+}
+
+impl From<Identity> for Caller {
+    fn from(identity: Identity) -> Self {
+        Self {
+            identity,
+            overlap: None,
+        }
+    }
+}
+
 /// What is to be said on the response of a request that was let through.
 #[derive(Debug)]
 pub(super) struct Admission {
     known: bool,
+    overlap: Option<Overlap>,
     outcome: Option<AuthOutcome>,
 }
 
@@ -63,7 +81,7 @@ impl Config {
         counted: Option<Counted>,
         answer: Result<Option<StoredKey>, StoreError>,
         proved: Option<bool>,
-    ) -> Result<Identity, Denied> {
+    ) -> Result<Caller, Denied> {
         let verdict = self.judge(request, presented, answer, proved);
         let is_wrong = matches!(&verdict, Err(denied) if denied.is_unknown());
         match (&self.failures, counted) {
@@ -123,7 +141,7 @@ impl Config {
         presented: &ParsedKey<'_>,
         answer: Result<Option<StoredKey>, StoreError>,
         proved: Option<bool>,
-    ) -> Result<Identity, Denied> {
+    ) -> Result<Caller, Denied> {
         // Read where it matters: a key without an end needs no clock.
         let now = || self.ring.shared.clock.wall();
         let record = answer.map_err(|error| Denied::store_failed(&error, now()))?;
@@ -145,11 +163,16 @@ impl Config {
         if !may_use_it {
             return Err(Denied::new(AuthDenial::Restricted, Some(key.id())));
         }
-        let caller = self.admit_scopes(key.identity().clone())?;
+        let identity = self.admit_scopes(key.identity().clone())?;
         if let Some(usage) = &ring.usage {
             usage.record(key.id(), now());
         }
-        Ok(caller)
+        // A key that was replaced has an end.
+        let overlap = match key.brief().is_active_at_any_time {
+            true => None,
+            false => key.overlap(),
+        };
+        Ok(Caller { identity, overlap })
     }
 
     /// Returns a caller who has the scopes that the layer asks for.
@@ -162,7 +185,8 @@ impl Config {
     }
 
     /// Prepares the request of a known caller for the inner service.
-    pub(super) fn admit<B>(&self, request: &mut Request<B>, identity: Identity) -> Admission {
+    pub(super) fn admit<B>(&self, request: &mut Request<B>, caller: Caller) -> Admission {
+        let Caller { identity, overlap } = caller;
         if self.keeps_credential {
             extract::mark_sensitive(&self.sources, request);
         } else {
@@ -170,7 +194,10 @@ impl Config {
         }
         let admission = Admission::of(request, true, || AuthOutcome::Allowed(identity.clone()));
         request.extensions_mut().insert(identity);
-        admission
+        Admission {
+            overlap,
+            ..admission
+        }
     }
 
     /// Lets a caller through that presented nothing.
@@ -184,6 +211,9 @@ impl Config {
         let headers = response.headers_mut();
         if admission.known {
             mark_private(headers);
+        }
+        if let Some(overlap) = admission.overlap {
+            mark_replaced(headers, overlap);
         }
         if let Some(vary) = &self.vary {
             match headers.entry(VARY) {
@@ -228,7 +258,11 @@ impl Admission {
             record.set_auth(outcome());
             outcome()
         });
-        Self { known, outcome }
+        Self {
+            known,
+            overlap: None,
+            outcome,
+        }
     }
 }
 
@@ -292,6 +326,22 @@ pub(super) fn vary(sources: &[KeySource]) -> Option<HeaderValue> {
     let joined = joined.expect("names of headers are a header's value");
     (!joined.is_empty()).then_some(joined)
 }
+
+/// Says that the key was replaced, and when it ends, unless the service says such a thing of its own
+/// resource (RFC 9745, RFC 8594).
+fn mark_replaced(headers: &mut HeaderMap, overlap: Overlap) {
+    let since = format!("@{}", overlap.replaced_at.as_secs());
+    let until = httpdate::fmt_http_date(overlap.ends_at.min(LAST_HTTP_DATE).into());
+    for (name, value) in [(DEPRECATION, since), (SUNSET, until)] {
+        let value = HeaderValue::try_from(value).expect("a date is a header's value");
+        headers.entry(name).or_insert(value);
+    }
+}
+
+const DEPRECATION: HeaderName = HeaderName::from_static("deprecation");
+const SUNSET: HeaderName = HeaderName::from_static("sunset");
+/// The last second of the year 9999: there are no later ones in HTTP.
+const LAST_HTTP_DATE: Timestamp = Timestamp::from_secs(253_402_300_799);
 
 /// Adds `private` where nobody has said for whom a response is.
 fn mark_private(headers: &mut HeaderMap) {

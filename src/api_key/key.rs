@@ -356,8 +356,6 @@ fn random_symbols(symbols: &mut [u8], fill: Fill) -> Result<(), NoRandomness> {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use std::collections::HashSet;
-
     use proptest::prelude::*;
 
     use super::*;
@@ -491,29 +489,74 @@ pub(super) mod tests {
 
     /// Threat A3: no two keys are alike, and no symbol is favoured.
     #[test]
-    fn generated_keys_are_unique_and_uniform() {
-        const KEYS: usize = 20_000;
-        let format = format("acme");
-        let mut ids = HashSet::new();
-        let mut secrets = HashSet::new();
-        let mut counts = [0_u32; 256];
-        for _ in 0..KEYS {
-            let (id, key) = generate(&format);
-            let key = key.expose_secret();
-            let secret = &key[key.len() - SECRET_LEN - CHECK_LEN..key.len() - CHECK_LEN];
-            assert!(ids.insert(id));
-            assert!(secrets.insert(secret.to_owned()));
-            secret
-                .bytes()
-                .for_each(|symbol| counts[usize::from(symbol)] += 1);
+    fn a_million_generated_keys_are_unique_and_uniform() {
+        const THREADS: usize = 4;
+        const KEYS_EACH: usize = 250_000;
+        /// Generates keys, and returns what tells them apart and how often each symbol came.
+        fn generate_many() -> (Vec<[u8; 16]>, Vec<[u8; 16]>, [u64; 256]) {
+            let format = format("acme");
+            let (mut ids, mut secrets, mut counts) = (Vec::new(), Vec::new(), [0; 256]);
+            for _ in 0..KEYS_EACH {
+                let (id, key) = generate(&format);
+                let key = key.expose_secret().as_bytes();
+                let secret = &key[key.len() - SECRET_LEN - CHECK_LEN..key.len() - CHECK_LEN];
+                ids.push(id.0);
+                // 95 bits: two of a million that begin alike are no accident.
+                secrets.push(secret[..16].try_into().unwrap());
+                for symbol in secret {
+                    counts[usize::from(*symbol)] += 1;
+                }
+            }
+            (ids, secrets, counts)
         }
-        let expected = (KEYS * SECRET_LEN) as f64 / 62.0;
+
+        let (mut ids, mut secrets, mut counts) = (Vec::new(), Vec::new(), [0_u64; 256]);
+        std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..THREADS).map(|_| scope.spawn(generate_many)).collect();
+            for thread in threads {
+                let made = thread.join().unwrap();
+                ids.extend(made.0);
+                secrets.extend(made.1);
+                counts
+                    .iter_mut()
+                    .zip(made.2)
+                    .for_each(|(sum, own)| *sum += own);
+            }
+        });
+        for mut made in [ids, secrets] {
+            assert_eq!(made.len(), THREADS * KEYS_EACH);
+            made.sort_unstable();
+            assert!(made.windows(2).all(|pair| pair[0] != pair[1]));
+        }
+        let expected = (THREADS * KEYS_EACH * SECRET_LEN) as f64 / 62.0;
         let chi_square: f64 = BASE62
             .iter()
-            .map(|symbol| (f64::from(counts[usize::from(*symbol)]) - expected).powi(2) / expected)
+            .map(|symbol| (counts[usize::from(*symbol)] as f64 - expected).powi(2) / expected)
             .sum();
         // 61 degrees of freedom: beyond 130 by chance less often than once in a million runs.
         assert!(chi_square < 130.0, "chi-square {chi_square}");
+        let others: u64 = counts.iter().sum::<u64>()
+            - BASE62
+                .iter()
+                .map(|symbol| counts[usize::from(*symbol)])
+                .sum::<u64>();
+        assert_eq!(others, 0);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn up_to_a_megabyte_of_any_bytes_is_read_without_a_panic(
+            len in prop_oneof![0..200_usize, 0..=1_usize << 20],
+            seed in any::<[u8; 32]>(),
+            head in proptest::collection::vec(any::<u8>(), 0..120),
+        ) {
+            let mut bytes: Vec<u8> = head;
+            bytes.extend(seed.iter().cycle().take(len));
+            prop_assert!(verified(&bytes).is_none());
+            prop_assert!(format("acme").parse(&bytes).is_err());
+        }
     }
 
     proptest! {

@@ -18,7 +18,10 @@ use super::{
     record::StoredKey,
     store::ApiKeyStore,
 };
-use crate::{error::StoreError, record::RecordHandle, store_watch::StoreWatch, time::Clock};
+use crate::{
+    deadline::Deadline, error::StoreError, record::RecordHandle, store_watch::StoreWatch,
+    time::Clock,
+};
 
 /// Records are spread over so many tables, each under a lock of its own.
 const TABLES: usize = 16;
@@ -43,6 +46,7 @@ pub(super) const RECORDS_FOR_MAX: Duration = Duration::from_secs(10);
 pub(super) struct Lookup {
     store: Arc<dyn ApiKeyStore>,
     watch: StoreWatch,
+    deadline: Deadline,
     clock: Arc<dyn Clock>,
     feed: ChangeFeed,
     /// For how long records are remembered; zero if not at all.
@@ -72,6 +76,7 @@ impl Lookup {
         clock: Arc<dyn Clock>,
         memory: Memory,
         watch: StoreWatch,
+        deadline: Deadline,
     ) -> Arc<Self> {
         let feed = store.changes();
         let records_for = match (&feed, memory.records_for) {
@@ -83,6 +88,7 @@ impl Lookup {
         let lookup = Arc::new(Self {
             store,
             watch,
+            deadline,
             clock,
             feed,
             records_for,
@@ -132,7 +138,8 @@ impl Lookup {
         id: KeyId,
         record: impl FnOnce() -> Option<RecordHandle>,
     ) -> Asked {
-        let answer = self.watch.over(self.store.find(id), record);
+        let answer = self.deadline.bound(self.store.find(id));
+        let answer = self.watch.over(answer, record);
         let question = match answer.into_ready() {
             Ok(answer) => return Asked::Now(answer),
             Err(question) => question,

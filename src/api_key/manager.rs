@@ -323,6 +323,7 @@ impl KeyManager {
             }
             record.rotated_to = Some(new.id());
             record.grace_until = Some(now + overlap);
+            record.rotated_at = Some(now);
             Ok(Change::Made)
         });
         match self.told(KeyAction::Rotated { to: new.id() }, rotated.await) {
@@ -433,6 +434,7 @@ impl KeyManager {
             not_before: new.not_before,
             expires_at: new.expiry.from(now),
             grace_until: None,
+            rotated_at: None,
             rotated_from: None,
             rotated_to: None,
             metadata: new.metadata.clone(),
@@ -455,6 +457,7 @@ impl KeyManager {
             not_before: None,
             expires_at: old.expires_at.map(|end| now + (end - old.created_at)),
             grace_until: None,
+            rotated_at: None,
             rotated_from: Some(old.id),
             rotated_to: None,
             slow_hash: None,

@@ -40,6 +40,7 @@ pub struct KeyRecord {
     pub(super) not_before: Option<Timestamp>,
     pub(super) expires_at: Option<Timestamp>,
     pub(super) grace_until: Option<Timestamp>,
+    pub(super) rotated_at: Option<Timestamp>,
     pub(super) rotated_from: Option<KeyId>,
     pub(super) rotated_to: Option<KeyId>,
     pub(super) metadata: BTreeMap<String, String>,
@@ -144,6 +145,20 @@ impl KeyRecord {
         self.rotated_to
     }
 
+    /// Returns when it was replaced, if it was.
+    pub fn rotated_at(&self) -> Option<Timestamp> {
+        self.rotated_at
+    }
+
+    /// Returns what a caller is told who still uses the key after it was replaced.
+    pub(super) fn overlap(&self) -> Option<Overlap> {
+        let (replaced_at, ends_at) = self.rotated_at.zip(self.expires_at())?;
+        Some(Overlap {
+            replaced_at,
+            ends_at,
+        })
+    }
+
     /// Returns what else the service wrote down.
     pub fn metadata(&self) -> &BTreeMap<String, String> {
         &self.metadata
@@ -221,6 +236,13 @@ impl fmt::Debug for KeyRecord {
             .field("state", &self.state)
             .finish_non_exhaustive()
     }
+}
+
+/// The time in which a key that was replaced is still accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Overlap {
+    pub(super) replaced_at: Timestamp,
+    pub(super) ends_at: Timestamp,
 }
 
 /// Whether a key is switched on.
@@ -384,6 +406,7 @@ pub(super) mod tests {
             not_before: None,
             expires_at: None,
             grace_until: None,
+            rotated_at: None,
             rotated_from: None,
             rotated_to: None,
             metadata: BTreeMap::new(),

@@ -23,6 +23,7 @@ use super::{
 };
 use crate::{
     audit::Auditor,
+    deadline::Deadline,
     error::{ConfigError, StoreError},
     runtime::Runtime,
     store_watch::StoreWatch,
@@ -69,6 +70,7 @@ impl KeyRing {
             seals: false,
             plain_too: false,
             flush: None,
+            deadline: Deadline::after(DEADLINE),
             memory: Memory {
                 records_max: 10_000,
                 records_for: None,
@@ -78,6 +80,9 @@ impl KeyRing {
         }
     }
 }
+
+/// How long a request waits for the store, unless the ring is told otherwise.
+const DEADLINE: Duration = Duration::from_millis(50);
 
 impl KeyRing {
     /// Writes what has come up since the last time and need not be written at each request: which
@@ -130,6 +135,7 @@ pub struct KeyRingBuilder {
     seals: bool,
     plain_too: bool,
     flush: Option<(Duration, Arc<dyn Runtime>)>,
+    deadline: Deadline,
 }
 
 impl KeyRingBuilder {
@@ -196,6 +202,29 @@ impl KeyRingBuilder {
         self
     }
 
+    /// Sets how long a request waits for the store to answer, before it is answered `503`. 50
+    /// milliseconds by default, or what a store that has a
+    /// [deadline of its own](ApiKeyStore::has_deadline) waits.
+    ///
+    /// The time is told by [`runtime`](Self::runtime). A store in memory is never waited for.
+    pub fn store_deadline(mut self, after: Duration) -> Self {
+        self.deadline.set(Some(after));
+        self
+    }
+
+    /// Lets requests wait for as long as the store takes: for a store with a deadline of its own.
+    pub fn without_store_deadline(mut self) -> Self {
+        self.deadline.set(None);
+        self
+    }
+
+    /// Sets what tells that the store's time is over. By default it is the Tokio runtime that the
+    /// request runs on (feature `tokio`); where there is none, there is no deadline.
+    pub fn runtime(mut self, runtime: impl Runtime) -> Self {
+        self.deadline.sleep_on(Arc::new(runtime));
+        self
+    }
+
     /// Seals each record under the pepper, and believes no record that is not sealed: who can write
     /// to the store can then neither make a key nor add a scope to one. What they can do is to put
     /// an old record back in the place of a newer one.
@@ -249,7 +278,7 @@ impl KeyRingBuilder {
     ///
     /// If the prefix or an environment is out of grammar, if two peppers have one id, if there is
     /// neither a pepper nor the word that there is none, if records are to be remembered for more
-    /// than 10 seconds, or if the ring is to be flushed
+    /// than 10 seconds, if the store's time is zero, or if the ring is to be flushed
     /// more often than each second, or if records are to be sealed without a pepper.
     ///
     /// # Panics
@@ -301,7 +330,14 @@ impl KeyRingBuilder {
             )
             .fix("give a pepper"));
         }
+        if self.deadline.is_zero() {
+            return Err(
+                ConfigError::new("store_deadline", "0ns", "no server answers in no time")
+                    .fix("give some dozens of milliseconds, or call `without_store_deadline`"),
+            );
+        }
         let clock = self.clock.unwrap_or_else(|| Arc::new(SystemClock::new()));
+        let deadline = self.deadline.beside(self.store.has_deadline());
         let watch = StoreWatch::new("api_key", self.audit.ground.clone());
         let store = &self.store;
         let ring = KeyRing {
@@ -313,7 +349,13 @@ impl KeyRingBuilder {
                 usage: self.counts_uses.then(Usage::new),
                 format: KeyFormat::new(&self.prefix, &self.environments)?,
                 peppers: Peppers::new(self.pepper, self.former, self.plain_too)?,
-                lookup: Lookup::new(Arc::clone(store), Arc::clone(&clock), self.memory, watch),
+                lookup: Lookup::new(
+                    Arc::clone(store),
+                    Arc::clone(&clock),
+                    self.memory,
+                    watch,
+                    deadline,
+                ),
                 store: self.store,
                 audit: self.audit,
                 clock,

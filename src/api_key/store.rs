@@ -53,6 +53,12 @@ pub trait ApiKeyStore: Send + Sync + 'static {
     fn changes(&self) -> ChangeFeed {
         ChangeFeed::Unannounced
     }
+
+    /// Returns whether each answer comes within a time that the store sees to itself. A layer waits
+    /// no longer than a deadline of its own if not, and so it is by default.
+    fn has_deadline(&self) -> bool {
+        false
+    }
 }
 
 impl<S: ApiKeyStore + ?Sized> ApiKeyStore for Arc<S> {
@@ -82,6 +88,10 @@ impl<S: ApiKeyStore + ?Sized> ApiKeyStore for Arc<S> {
 
     fn changes(&self) -> ChangeFeed {
         (**self).changes()
+    }
+
+    fn has_deadline(&self) -> bool {
+        (**self).has_deadline()
     }
 }
 

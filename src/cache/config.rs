@@ -18,8 +18,8 @@ use super::{
     store::{CacheStore, PurgeMode, PurgeTarget},
 };
 use crate::{
-    audit::Audit, runtime::Runtime, store_future::StoreFuture, store_key::StoreKey,
-    store_watch::StoreWatch, time::Clock,
+    audit::Audit, deadline::Deadline, runtime::Runtime, store_future::StoreFuture,
+    store_key::StoreKey, store_watch::StoreWatch, time::Clock,
 };
 
 /// Everything that the layer was told.
@@ -47,6 +47,8 @@ pub(super) struct Config {
     pub(super) unvouched_said: AtomicBool,
     pub(super) audit: Audit,
     pub(super) watch: StoreWatch,
+    /// How long a request waits for what is stored.
+    pub(super) deadline: Deadline,
 }
 
 impl Config {

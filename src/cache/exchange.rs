@@ -103,6 +103,7 @@ impl Exchange {
             None => selection,
         };
         let answer = self.config.store.get(&look.key()?, &selection);
+        let answer = self.config.deadline.bound(answer);
         Some(self.config.watch.over(answer, || self.record.clone()))
     }
 

@@ -23,11 +23,15 @@ use super::{
 };
 use crate::{
     audit::{Audit, Auditor},
+    deadline::Deadline,
     error::ConfigError,
     runtime::{self, Runtime},
     store_watch::StoreWatch,
     time::{Clock, SystemClock},
 };
+
+/// How long a request waits for the store, unless the layer is told otherwise.
+const DEADLINE: Duration = Duration::from_millis(25);
 
 /// Answers from a store what has been answered before.
 ///
@@ -93,6 +97,7 @@ pub struct CacheLayerBuilder {
     name: Option<String>,
     clock: Arc<dyn Clock>,
     runtime: Option<Arc<dyn Runtime>>,
+    deadline: Deadline,
     variants_max: usize,
     filling_bytes_max: u64,
     validated_for: Duration,
@@ -113,6 +118,7 @@ impl CacheLayerBuilder {
             name: Some("portcullis".to_owned()),
             clock: Arc::new(SystemClock::new()),
             runtime: runtime::ambient(),
+            deadline: Deadline::after(DEADLINE),
             variants_max: 16,
             filling_bytes_max: 32 << 20,
             validated_for: Duration::from_secs(3_600),
@@ -140,7 +146,27 @@ impl CacheLayerBuilder {
 
     /// Sets what runs the work beside requests. Tokio by default, where its feature is on.
     pub fn runtime(mut self, runtime: impl Runtime) -> Self {
-        self.runtime = Some(Arc::new(runtime));
+        let runtime: Arc<dyn Runtime> = Arc::new(runtime);
+        self.deadline.sleep_on(Arc::clone(&runtime));
+        self.runtime = Some(runtime);
+        self
+    }
+
+    /// Sets how long a request waits for the store to say what it has, before it goes on as for one
+    /// that has nothing. 25 milliseconds by default, or what a store that has a
+    /// [deadline of its own](CacheStore::has_deadline) waits.
+    ///
+    /// The time is told by [`runtime`](Self::runtime); by default by the Tokio runtime that the
+    /// request runs on (feature `tokio`), and where there is none, there is no deadline. A store in
+    /// memory is never waited for.
+    pub fn store_deadline(mut self, after: Duration) -> Self {
+        self.deadline.set(Some(after));
+        self
+    }
+
+    /// Lets requests wait for as long as the store takes: for a store with a deadline of its own.
+    pub fn without_store_deadline(mut self) -> Self {
+        self.deadline.set(None);
         self
     }
 
@@ -295,6 +321,7 @@ impl CacheLayerBuilder {
                     .fix("give a bound of at least 1, or leave the layer out"),
             );
         }
+        let has_deadline = self.store.has_deadline();
         Ok(CacheLayer {
             config: Arc::new(Config {
                 keys: KeyMaker::new(
@@ -317,6 +344,7 @@ impl CacheLayerBuilder {
                 wait_at_most: self.wait_at_most,
                 unvouched_said: AtomicBool::new(false),
                 watch: StoreWatch::new("cache", self.audit.clone()),
+                deadline: self.deadline.beside(has_deadline),
                 audit: self.audit,
             }),
         })

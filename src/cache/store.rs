@@ -77,6 +77,12 @@ pub trait CacheStore: Send + Sync + 'static {
         let _ = (key, token);
         StoreFuture::ready(())
     }
+
+    /// Returns whether each answer comes within a time that the store sees to itself. A layer waits
+    /// no longer than a deadline of its own if not, and so it is by default.
+    fn has_deadline(&self) -> bool {
+        false
+    }
 }
 
 impl<S: CacheStore + ?Sized> CacheStore for Arc<S> {
@@ -106,6 +112,10 @@ impl<S: CacheStore + ?Sized> CacheStore for Arc<S> {
 
     fn release(&self, key: &CacheKey, token: LeaseToken) -> StoreFuture<()> {
         (**self).release(key, token)
+    }
+
+    fn has_deadline(&self) -> bool {
+        (**self).has_deadline()
     }
 }
 

@@ -21,6 +21,7 @@ use crate::{
 ///
 /// It is there if the app is served with `into_make_service_with_connect_info::<SocketAddr>()`. In
 /// a test, axum's own stand-in for it counts as well.
+#[inline]
 pub(crate) fn peer_addr(extensions: &Extensions) -> Option<SocketAddr> {
     let served = extensions.get().map(|&ConnectInfo(addr)| addr);
     served.or_else(|| extensions.get().map(|&MockConnectInfo(addr)| addr))

@@ -1,33 +1,44 @@
 //! Everything that the layer was told, and what it follows from it for a request.
 
-use std::{borrow::Cow, fmt, sync::Arc, time::Duration};
+use std::{
+    borrow::Cow,
+    fmt,
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Waker},
+    time::Duration,
+};
 
 use http::StatusCode;
 use smallvec::SmallVec;
 
 use super::{
+    arrears::Arrears,
     callers::Callers,
     charge::Charge,
     decision::{Decision, Decisions},
     headers::{Lines, RateLimitFields},
     on_store_error::OnStoreError,
     own_sets::OwnSets,
-    paid::{Costs, Paid},
+    paid::{Costs, Paid, send},
     partition::{Place, StoredPartition},
+    penalty::Bans,
     policy::Policy,
-    policy_set::{Chosen, LiveSets, PolicySet},
+    policy_set::{Chosen, Failing, LiveSets, PolicyList, PolicySet},
     request_head::RequestHead,
     store::RateLimitStore,
     waiting::Line,
 };
 use crate::{
-    audit::Audit,
+    audit::{Audit, AuditEvent},
     client_addr::MissingClientAddr,
+    deadline::Deadline,
     error::StoreErrorKind,
     identity::Identity,
     record::{PolicyOutcome, RateLimitDecision, RateLimitOutcome, RecordHandle},
     rejection::{Rejection, Responder},
-    runtime::Runtime,
+    runtime::{Runtime, Task},
     store_future::StoreFuture,
     store_key::StoreKey,
     store_watch::StoreWatch,
@@ -47,20 +58,31 @@ pub(super) struct Config {
     pub(super) tier_by: Option<Arc<TierBy>>,
     pub(super) cost: Option<Arc<Cost>>,
     pub(super) retry_jitter: Duration,
+    pub(super) policies_by: Option<Arc<PoliciesBy>>,
+    pub(super) bans: Option<Arc<Bans>>,
+    pub(super) settles: bool,
+    pub(super) tells_handlers: bool,
+    // What a local store has admitted, and the other does not know of.
+    pub(super) arrears: Arrears,
     pub(super) audit: Audit,
     pub(super) watch: StoreWatch,
     pub(super) runtime: Option<Arc<dyn Runtime>>,
     pub(super) line: Option<Arc<Line>>,
+    pub(super) deadline: Deadline,
 }
 
 pub(super) type Skip = dyn Fn(&RequestHead<'_>) -> bool + Send + Sync;
 pub(super) type TierBy = dyn for<'a> Fn(&RequestHead<'a>) -> Option<Cow<'a, str>> + Send + Sync;
+pub(super) type PoliciesBy = dyn Fn(&RequestHead<'_>) -> Policies + Send + Sync;
+pub(super) type Policies = Pin<Box<dyn Future<Output = Option<PolicyList>> + Send>>;
 pub(super) type Cost = dyn Fn(&RequestHead<'_>, &Policy) -> u64 + Send + Sync;
 
 /// What a request is asked for.
 pub(super) enum Plan<'a> {
     /// No policy applies to it.
     Skip,
+    /// Which policies it has to pass is yet to be found out.
+    Choose(Policies),
     /// It is in this partition, and has to pass these policies.
     Ask(StoreKey, Chosen<'a>),
     /// It cannot be counted. In a box: what nearly never comes makes nothing larger.
@@ -86,6 +108,15 @@ pub(super) enum Ruling {
     Reject(Box<Rejection>, Lines),
 }
 
+impl Answer<'_> {
+    pub(super) fn is_admitted(self) -> bool {
+        match self {
+            Self::Store(decisions) | Self::Local(decisions, _) => decisions.is_admitted(),
+            Self::Failed(_) => false,
+        }
+    }
+}
+
 impl Config {
     #[inline]
     pub(super) fn plan(&self, head: &RequestHead<'_>) -> Plan<'_> {
@@ -101,7 +132,25 @@ impl Config {
         if self.skip.as_ref().is_some_and(|skip| skip(head)) || self.allow.include(head)? {
             return Ok(Plan::Skip);
         }
-        let set = self.set(head);
+        if let Some(policies_by) = &self.policies_by {
+            return Ok(Plan::Choose(policies_by(head)));
+        }
+        self.plan_for(self.set(head), head)
+    }
+
+    /// Follows what has been found out of the policies.
+    pub(super) fn plan_chosen(&self, list: Option<PolicyList>, head: &RequestHead<'_>) -> Plan<'_> {
+        let set = list.map_or_else(|| self.set(head), |list| Chosen::Latest(list.0));
+        self.plan_for(set, head)
+            .unwrap_or_else(|_missing| Plan::Reject(Box::new(address_unknown())))
+    }
+
+    #[inline]
+    fn plan_for<'a>(
+        &self,
+        set: Chosen<'a>,
+        head: &RequestHead<'_>,
+    ) -> Result<Plan<'a>, MissingClientAddr> {
         if set.policies().is_empty() {
             return Ok(Plan::Skip);
         }
@@ -132,8 +181,20 @@ impl Config {
         head: &RequestHead<'_>,
     ) -> StoreFuture<Decisions> {
         let answer = self.take_from(&*self.store, partition, set, head);
-        self.watch
-            .over(answer, || RecordHandle::of(head.extensions).cloned())
+        self.watch.over(self.deadline.bound(answer), || {
+            RecordHandle::of(head.extensions).cloned()
+        })
+    }
+
+    /// Returns whether an answer on these policies is not the end of it, or others are told of it.
+    #[inline]
+    pub(super) fn is_followed_up(&self, set: &PolicySet) -> bool {
+        set.delays()
+            || self.settles
+            || self.tells_handlers
+            || self.bans.is_some()
+            || self.arrears.are_some()
+            || (set.watches() && self.audit.is_heard())
     }
 
     /// Returns what a request costs each policy, for those whom the answer is not the end of it.
@@ -150,9 +211,15 @@ impl Config {
         costs: &[u64],
         head: &RequestHead<'_>,
     ) -> StoreFuture<Decisions> {
-        let answer = take_costs(&*self.store, partition, set, costs);
-        self.watch
-            .over(answer, || RecordHandle::of(head.extensions).cloned())
+        let policies = set.policies().iter().zip(costs);
+        let charges = policies.map(|(policy, cost)| Charge::new(policy, *cost));
+        // Whether there is a ban is asked along, at no cost.
+        let ban = self.bans.iter().map(|bans| Charge::new(bans.policy(), 0));
+        let charges: SmallVec<[Charge<'_>; 4]> = charges.chain(ban).collect();
+        let answer = self.store.take(partition, &charges);
+        self.watch.over(self.deadline.bound(answer), || {
+            RecordHandle::of(head.extensions).cloned()
+        })
     }
 
     /// Returns the line that a request has to join that was admitted so, what it has paid for its
@@ -170,6 +237,160 @@ impl Config {
         let runtime = self.runtime.as_ref();
         let paid = Paid::new(store, runtime, partition, set, costs, decisions);
         Some((line, paid, delay))
+    }
+
+    /// Returns what a request has paid that was admitted so.
+    pub(super) fn paid(
+        &self,
+        answer: Answer<'_>,
+        partition: StoreKey,
+        set: &Arc<PolicySet>,
+        costs: &[u64],
+    ) -> Option<Paid> {
+        let (store, decisions) = self.answered(answer)?;
+        let runtime = self.runtime.as_ref();
+        Some(Paid::new(store, runtime, partition, set, costs, decisions))
+    }
+
+    /// Returns how a request is turned away that is banned, and what is said of the ban.
+    pub(super) fn ban(
+        &self,
+        answer: Answer<'_>,
+        set: &PolicySet,
+    ) -> Option<(Rejection, PolicyOutcome)> {
+        match (answer, &self.bans) {
+            (Answer::Store(decisions), Some(bans)) => {
+                bans.rejection(decisions.each().get(set.policies().len())?)
+            }
+            (Answer::Store(_), None) | (Answer::Local(..) | Answer::Failed(_), _) => None,
+        }
+    }
+
+    /// Counts a denial of this partition, beside the request.
+    pub(super) fn count_denial(&self, partition: StoreKey, subject: Arc<str>) {
+        let Some(bans) = self.bans.clone() else {
+            return;
+        };
+        let (store, audit) = (Arc::clone(&self.store), self.audit.clone());
+        let mut task: Task = Box::pin(bans.denied(store, partition, subject, audit));
+        // A store in memory answers at once.
+        let mut nobody = Context::from_waker(Waker::noop());
+        if task.as_mut().poll(&mut nobody).is_pending()
+            && let Some(runtime) = &self.runtime
+        {
+            runtime.spawn(task);
+        }
+    }
+
+    /// Tells the auditor which policies that only watch would have denied.
+    fn tell_of_shadows(&self, answer: Answer<'_>, set: &PolicySet, head: &RequestHead<'_>) {
+        let Some((_, decisions)) = self.answered(answer) else {
+            return;
+        };
+        let said = set.policies().iter().zip(decisions.each());
+        for (policy, said) in said {
+            if policy.is_shadow() && !said.is_admitted() {
+                let caller: Option<&Identity> = head.extensions.get();
+                self.audit.tell(|| AuditEvent::LimitExceededInShadow {
+                    policy: Arc::clone(policy.shared_name()),
+                    key_id: caller.map(|caller| caller.key_id().into()),
+                });
+            }
+        }
+    }
+
+    /// Finds the partition of a request, and its policies, for who asks beside the requests.
+    pub(super) fn find(&self, head: &RequestHead<'_>) -> Option<(StoreKey, Arc<PolicySet>)> {
+        match self.plan_for(self.set(head), head) {
+            Ok(Plan::Ask(partition, set)) => Some((partition, set.into_owned())),
+            Ok(Plan::Skip | Plan::Choose(_) | Plan::Reject(_)) | Err(_) => None,
+        }
+    }
+
+    pub(super) fn peek(&self, partition: &StoreKey, set: &PolicySet) -> StoreFuture<Decisions> {
+        let policies = set.policies().iter();
+        let look: SmallVec<[Charge<'_>; 4]> =
+            policies.map(|policy| Charge::new(policy, 0)).collect();
+        self.store.peek(partition, &look)
+    }
+
+    pub(super) fn charge(
+        &self,
+        partition: &StoreKey,
+        set: &PolicySet,
+        cost: u64,
+    ) -> StoreFuture<()> {
+        let policies = set.policies().iter();
+        let charges: SmallVec<[Charge<'_>; 4]> =
+            policies.map(|policy| Charge::new(policy, cost)).collect();
+        self.store.charge(partition, &charges)
+    }
+
+    pub(super) fn reset(&self, partition: &StoreKey, set: &PolicySet) -> StoreFuture<()> {
+        let bans = self.bans.iter().flat_map(|bans| bans.policies());
+        let policies: SmallVec<[&Policy; 4]> = set.policies().iter().chain(bans).collect();
+        self.store.reset(partition, &policies)
+    }
+
+    /// Returns the set that a local store decides on in the place of this one.
+    pub(super) fn local_of(&self, set: &Arc<PolicySet>) -> Option<Arc<PolicySet>> {
+        if let Some(local) = set.local() {
+            return Some(Arc::clone(local));
+        }
+        // A list that a function chose does not know among how many it is shared.
+        let share = self
+            .policies_by
+            .as_ref()
+            .and(self.on_store_error.share().ok()?);
+        share.and_then(|share| set.shared_among(Some(share)).local().cloned())
+    }
+
+    /// Does what is to be done beside the request once it has been decided.
+    pub(super) fn follow_up(
+        &self,
+        answer: Answer<'_>,
+        partition: &StoreKey,
+        set: &Arc<PolicySet>,
+        head: &RequestHead<'_>,
+    ) {
+        if let Answer::Store(_) = answer {
+            self.pay_arrears(partition, set);
+        }
+        self.note_arrears(answer);
+        if set.watches() && self.audit.is_heard() {
+            self.tell_of_shadows(answer, set, head);
+        }
+    }
+
+    /// Remembers that a local store has admitted something.
+    fn note_arrears(&self, answer: Answer<'_>) {
+        match answer {
+            Answer::Local(decisions, _) if decisions.is_admitted() => self.arrears.note(decisions),
+            Answer::Local(..) | Answer::Store(_) | Answer::Failed(_) => {}
+        }
+    }
+
+    /// Charges the store what a local one has admitted of this partition while it was away.
+    fn pay_arrears(&self, partition: &StoreKey, set: &Arc<PolicySet>) {
+        let OnStoreError::Local { store: local, .. } = &self.on_store_error else {
+            return;
+        };
+        let Some(local_set) = self.local_of(set) else {
+            return;
+        };
+        let Some(used) = self.arrears.take(&**local, partition, local_set.policies()) else {
+            return;
+        };
+        let of_name = |name: &str| set.policies().iter().find(|policy| policy.name() == name);
+        let used = local_set.policies().iter().zip(used);
+        let charges: SmallVec<[Charge<'_>; 4]> = used
+            .filter(|(_, used)| *used > 0)
+            .filter_map(|(policy, used)| Some(Charge::new(of_name(policy.name())?, used)))
+            .collect();
+        send(
+            self.store.charge(partition, &charges),
+            self.runtime.as_ref(),
+        );
     }
 
     /// Returns the store that answered, and what.
@@ -227,7 +448,7 @@ impl Config {
         let (decisions, exceeded): (_, Exceeded) = match answer {
             Answer::Store(decisions) => (decisions, quota_exceeded),
             Answer::Local(decisions, _) => (decisions, local_quota_exceeded),
-            Answer::Failed(_) if self.fails_open() => return Ruling::Admit(Lines::None),
+            Answer::Failed(_) if self.fails_open(set) => return Ruling::Admit(Lines::None),
             Answer::Failed(_) => return Ruling::Reject(Box::new(store_failed()), Lines::None),
         };
         let lines = Lines::new(self.fields, set.policies(), set.policy_field(), decisions);
@@ -239,7 +460,12 @@ impl Config {
         }
     }
 
-    fn fails_open(&self) -> bool {
+    fn fails_open(&self, set: &PolicySet) -> bool {
+        match set.failing() {
+            Failing::Open => return true,
+            Failing::Closed => return false,
+            Failing::AsConfigured => {}
+        }
         match self.on_store_error {
             OnStoreError::Allow => true,
             OnStoreError::Local { .. } | OnStoreError::Deny => false,
@@ -263,7 +489,7 @@ impl Config {
                 (decisions, RateLimitDecision::LocallyAllowed(kind))
             }
             Answer::Local(decisions, kind) => (decisions, RateLimitDecision::LocallyDenied(kind)),
-            Answer::Failed(kind) if self.fails_open() => {
+            Answer::Failed(kind) if self.fails_open(set) => {
                 return RateLimitOutcome::new(RateLimitDecision::FailedOpen(kind), []);
             }
             Answer::Failed(kind) => {
@@ -273,19 +499,6 @@ impl Config {
         let said = set.policies().iter().zip(decisions.each());
         RateLimitOutcome::new(decision, said.map(policy_outcome))
     }
-}
-
-fn take_costs(
-    store: &dyn RateLimitStore,
-    partition: &StoreKey,
-    set: &PolicySet,
-    costs: &[u64],
-) -> StoreFuture<Decisions> {
-    let policies = set.policies().iter().zip(costs);
-    let charges: SmallVec<[Charge<'_>; 4]> = policies
-        .map(|(policy, cost)| Charge::new(policy, *cost))
-        .collect();
-    store.take(partition, &charges)
 }
 
 impl fmt::Debug for Config {

@@ -9,17 +9,18 @@ use std::{
     time::Duration,
 };
 
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 use pin_project_lite::pin_project;
 use tower::Service;
 
 use super::{
-    config::{Answer, Config, Ruling, too_many_wait},
+    config::{Answer, Config, Plan, Policies, Ruling, skipped, too_many_wait},
     decision::Decisions,
     headers::Lines,
     paid::{Costs, Deposit},
-    policy_set::PolicySet,
+    policy_set::{PolicyList, PolicySet},
     request_head::RequestHead,
+    settlement::Bill,
     waiting::Waiter,
 };
 use crate::{
@@ -45,6 +46,8 @@ pin_project! {
 pin_project! {
     #[project = StateProj]
     enum State<S, F, B> {
+        // Choosing => Deciding | Calling | Rejected. The request waits for its policies.
+        Choosing { choosing: Option<Box<Choosing<S, B>>> },
         // Deciding => Waiting | Calling | Rejected. The request and the ready service wait with the question.
         Deciding { deciding: Option<Box<Deciding<S, B>>> },
         // Waiting => Calling. For its turn, and then for the inner service to be ready.
@@ -54,6 +57,14 @@ pin_project! {
         // Rejected => done
         Rejected { rejected: Option<Box<Rejected>> },
     }
+}
+
+/// A request that waits to be told its policies.
+struct Choosing<S, B> {
+    policies: Policies,
+    ready: S,
+    request: Request<B>,
+    config: Arc<Config>,
 }
 
 /// A request that waits for the store, or for the local one after it.
@@ -77,6 +88,8 @@ struct Waiting<S, B> {
     next: S,
     request: Request<B>,
     note: Note,
+    settles: bool,
+    suspect: Option<Suspect>,
 }
 
 enum Stage {
@@ -84,11 +97,26 @@ enum Stage {
     Called(Deposit),
 }
 
-/// What the response is told.
+/// What the response is told, and what is left to do once it is there.
 #[derive(Debug, Default)]
 pub(super) struct Note {
     lines: Lines,
-    outcome: Option<Box<RateLimitOutcome>>,
+    after: Option<Box<After>>,
+}
+
+#[derive(Debug, Default)]
+struct After {
+    outcome: Option<RateLimitOutcome>,
+    // Settled when it is dropped.
+    bill: Option<Bill>,
+    suspect: Option<Suspect>,
+}
+
+/// Who is counted if the answer is that of a failed authentication.
+struct Suspect {
+    config: Arc<Config>,
+    partition: StoreKey,
+    subject: Arc<str>,
 }
 
 /// A request that is turned away.
@@ -124,18 +152,59 @@ impl Note {
     }
 
     fn new(lines: Lines, outcome: Option<RateLimitOutcome>) -> Self {
-        Self {
-            lines,
-            outcome: outcome.map(Box::new),
+        let after = outcome.map(|outcome| {
+            Box::new(After {
+                outcome: Some(outcome),
+                ..After::default()
+            })
+        });
+        Self { lines, after }
+    }
+
+    /// Adds what is left to do once the response is there.
+    fn follow_up(&mut self, bill: Option<Bill>, suspect: Option<Suspect>) {
+        if bill.is_some() || suspect.is_some() {
+            let after = self.after.get_or_insert_default();
+            (after.bill, after.suspect) = (bill, suspect);
         }
     }
 
-    fn tell<B>(self, response: &mut Response<B>) {
+    /// Tells the response, and does what is left to do.
+    fn finish<B>(self, mut response: Response<B>) -> Response<ResponseBody<B>> {
         self.lines.append_to(response.headers_mut());
-        if let Some(outcome) = self.outcome {
+        let Some(after) = self.after else {
+            return response.map(ResponseBody::inner);
+        };
+        if let Some(outcome) = after.outcome {
             // Of several limiters the innermost has the word: it is the one that came furthest.
-            response.extensions_mut().get_or_insert_with(|| *outcome);
+            response.extensions_mut().get_or_insert_with(|| outcome);
         }
+        if let Some(suspect) = after.suspect {
+            suspect.judge(response.status());
+        }
+        match after.bill {
+            None => response.map(ResponseBody::inner),
+            Some(bill) => response.map(|body| ResponseBody::guarded(body, bill)),
+        }
+    }
+}
+
+impl Suspect {
+    fn judge(self, status: StatusCode) {
+        if self
+            .config
+            .bans
+            .as_ref()
+            .is_some_and(|bans| bans.count(status))
+        {
+            self.config.count_denial(self.partition, self.subject);
+        }
+    }
+}
+
+impl fmt::Debug for Suspect {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Suspect")
     }
 }
 
@@ -147,6 +216,25 @@ where
         Self {
             state: State::Deciding {
                 deciding: Some(Box::new(deciding)),
+            },
+        }
+    }
+
+    pub(super) fn choosing(
+        policies: Policies,
+        ready: S,
+        request: Request<B>,
+        config: &Arc<Config>,
+    ) -> Self {
+        let choosing = Choosing {
+            policies,
+            ready,
+            request,
+            config: Arc::clone(config),
+        };
+        Self {
+            state: State::Choosing {
+                choosing: Some(Box::new(choosing)),
             },
         }
     }
@@ -192,6 +280,12 @@ where
         let mut state = self.project().state;
         loop {
             let next = match state.as_mut().project() {
+                StateProj::Choosing { choosing } => {
+                    let waiting = choosing.as_mut().expect("polled after it was ready");
+                    let list = ready!(waiting.policies.as_mut().poll(cx));
+                    let chosen = choosing.take().expect("it has just been answered");
+                    chosen.go_on(list)
+                }
                 StateProj::Deciding { deciding } => {
                     let waiting = deciding.as_mut().expect("polled after it was ready");
                     let answer = ready!(Pin::new(&mut waiting.take).poll(cx));
@@ -210,9 +304,8 @@ where
                     turn.go_on()
                 }
                 StateProj::Calling { response, note } => {
-                    let mut response = ready!(response.poll(cx))?;
-                    std::mem::take(note).tell(&mut response);
-                    return Poll::Ready(Ok(response.map(ResponseBody::inner)));
+                    let response = ready!(response.poll(cx))?;
+                    return Poll::Ready(Ok(std::mem::take(note).finish(response)));
                 }
                 StateProj::Rejected { rejected } => {
                     let rejected = rejected.take().expect("polled after it was ready");
@@ -224,6 +317,50 @@ where
     }
 }
 
+impl<S, B> Choosing<S, B>
+where
+    S: Service<Request<B>>,
+{
+    fn go_on(self, list: Option<PolicyList>) -> State<S, S::Future, B> {
+        let Self {
+            request,
+            config,
+            mut ready,
+            ..
+        } = self;
+        let head = RequestHead::of(&request);
+        let (partition, set) = match config.plan_chosen(list, &head) {
+            Plan::Ask(partition, set) => (partition, set.into_owned()),
+            Plan::Reject(rejection) => {
+                let dialect = Dialect::of(&request);
+                return State::rejected(*rejection, dialect, &config.responder, Note::default());
+            }
+            // What has been chosen is not chosen once more.
+            Plan::Skip | Plan::Choose(_) => {
+                let note = Note::write(&request, Lines::None, skipped);
+                return State::Calling {
+                    response: ready.call(request),
+                    note,
+                };
+            }
+        };
+        let costs = config.costs(&set, &head);
+        let take = config.take_costs(&partition, &set, &costs, &head);
+        State::Deciding {
+            deciding: Some(Box::new(Deciding {
+                take,
+                failed: None,
+                ready,
+                request,
+                config,
+                partition,
+                set,
+                costs: Some(costs),
+            })),
+        }
+    }
+}
+
 impl<S, B> Deciding<S, B>
 where
     S: Service<Request<B>> + Clone,
@@ -231,15 +368,16 @@ where
     /// Puts the question to the local store, and returns whether there is one that was not asked
     /// yet.
     fn ask_locally(&mut self, failed: StoreErrorKind) -> bool {
-        // The local set has no further one behind it.
-        let Some(local) = self.set.local() else {
+        if self.failed.is_some() {
+            return false;
+        }
+        let Some(local) = self.config.local_of(&self.set) else {
             return false;
         };
         let head = RequestHead::of(&self.request);
-        let Some(take) = self.config.take_locally(&self.partition, local, &head) else {
+        let Some(take) = self.config.take_locally(&self.partition, &local, &head) else {
             return false;
         };
-        let local = Arc::clone(local);
         if let Some(costs) = &mut self.costs {
             *costs = self.config.costs(&local, &head);
         }
@@ -249,7 +387,7 @@ where
 
     fn go_on(mut self, answer: Result<Decisions, StoreError>) -> State<S, S::Future, B> {
         let Self {
-            request,
+            mut request,
             config,
             partition,
             set,
@@ -262,38 +400,81 @@ where
             (Ok(decisions), Some(kind)) => Answer::Local(decisions, kind),
             (Err(error), failed) => Answer::Failed(failed.unwrap_or_else(|| error.kind())),
         };
-        match config.rule(answer, &partition, &set) {
-            Ruling::Admit(lines) => {
-                let turn = costs.and_then(|costs| config.turn(answer, partition, &set, &costs));
-                if let Some((line, paid, delay)) = turn {
-                    let outcome = config.outcome(answer, &set);
-                    let Some(waiter) = line.join(paid, delay) else {
-                        return crowded(&config, &request, outcome, delay);
-                    };
-                    let outcome = || RateLimitOutcome {
-                        delayed: delay,
-                        ..outcome
-                    };
-                    return State::Waiting {
-                        waiting: Some(Box::new(Waiting {
-                            note: Note::write(&request, lines, outcome),
-                            stage: Stage::InLine(waiter),
-                            // What was polled ready may hold a permit: none is held in the line.
-                            next: self.ready.clone(),
-                            request,
-                        })),
-                    };
-                }
-                let note = Note::write(&request, lines, || config.outcome(answer, &set));
-                State::Calling {
-                    response: self.ready.call(request),
-                    note,
-                }
+        let head = RequestHead::of(&request);
+        config.follow_up(answer, &partition, &set, &head);
+        let costs = costs.unwrap_or_default();
+        if let Some((rejection, ban)) = config.ban(answer, &set) {
+            if answer.is_admitted() {
+                // Denied by the ban, charged to none.
+                drop(
+                    config
+                        .paid(answer, partition, &set, &costs)
+                        .map(Deposit::new),
+                );
             }
+            let mut outcome = config.outcome(answer, &set);
+            outcome.decision = RateLimitDecision::Denied;
+            outcome.policies.push(ban);
+            let note = Note::deny(&request, Lines::None, outcome);
+            let dialect = Dialect::of(&request);
+            return State::rejected(rejection, dialect, &config.responder, note);
+        }
+        let lines = match config.rule(answer, &partition, &set) {
+            Ruling::Admit(lines) => lines,
             Ruling::Reject(rejection, lines) => {
+                if let Answer::Store(_) = answer
+                    && config.bans.is_some()
+                {
+                    let subject = config.partition.subject(&partition, &head);
+                    config.count_denial(partition, subject);
+                }
                 let note = Note::deny(&request, lines, config.outcome(answer, &set));
-                State::rejected(*rejection, Dialect::of(&request), &config.responder, note)
+                let dialect = Dialect::of(&request);
+                return State::rejected(*rejection, dialect, &config.responder, note);
             }
+        };
+        let judged = config.bans.as_ref().filter(|bans| bans.counts_auth());
+        let suspect = judged.map(|_| Suspect {
+            subject: config.partition.subject(&partition, &head),
+            config: Arc::clone(&config),
+            partition,
+        });
+        let turn = config.turn(answer, partition, &set, &costs);
+        let delayed = turn.as_ref().map_or(Duration::ZERO, |(_, _, delay)| *delay);
+        let outcome = || RateLimitOutcome {
+            delayed,
+            ..config.outcome(answer, &set)
+        };
+        if config.tells_handlers {
+            request.extensions_mut().insert(outcome());
+        }
+        let Some((line, paid, delay)) = turn else {
+            let mut note = Note::write(&request, lines, outcome);
+            let paid = config
+                .settles
+                .then(|| config.paid(answer, partition, &set, &costs));
+            let bill = paid
+                .flatten()
+                .map(|paid| Bill::open(paid, request.extensions_mut()));
+            note.follow_up(bill, suspect);
+            return State::Calling {
+                response: self.ready.call(request),
+                note,
+            };
+        };
+        let Some(waiter) = line.join(paid, delay) else {
+            return crowded(&config, &request, outcome(), delay);
+        };
+        State::Waiting {
+            waiting: Some(Box::new(Waiting {
+                note: Note::write(&request, lines, outcome),
+                stage: Stage::InLine(waiter),
+                // What was polled ready may hold a permit: none is held in the line.
+                next: self.ready.clone(),
+                request,
+                settles: config.settles,
+                suspect,
+            })),
         }
     }
 }
@@ -307,6 +488,7 @@ fn crowded<S, F, B>(
 ) -> State<S, F, B> {
     let outcome = RateLimitOutcome {
         decision: RateLimitDecision::Denied,
+        delayed: Duration::ZERO,
         ..outcome
     };
     let note = Note::deny(request, Lines::None, outcome);
@@ -329,7 +511,9 @@ where
 
     fn go_on(mut self) -> State<S, S::Future, B> {
         if let Stage::Called(deposit) = &mut self.stage {
-            deposit.keep();
+            let paid = deposit.keep().filter(|_| self.settles);
+            let bill = paid.map(|paid| Bill::open(paid, self.request.extensions_mut()));
+            self.note.follow_up(bill, self.suspect.take());
         }
         State::Calling {
             response: self.next.call(self.request),
@@ -341,7 +525,10 @@ where
 impl Rejected {
     fn into_response<B>(self) -> Response<ResponseBody<B>> {
         let mut response = self.rejection.into_response(self.dialect, &self.responder);
-        self.note.tell(&mut response);
+        self.note.lines.append_to(response.headers_mut());
+        if let Some(outcome) = self.note.after.and_then(|after| after.outcome) {
+            response.extensions_mut().get_or_insert_with(|| outcome);
+        }
         response
     }
 }

@@ -1,30 +1,38 @@
 //! The layer, and how it is built.
 
-use std::{borrow::Cow, fmt, num::NonZeroU32, sync::Arc, time::Duration};
+use std::{borrow::Cow, fmt, future::Future, num::NonZeroU32, sync::Arc, time::Duration};
 
 use tower_layer::Layer;
 
 use super::{
+    arrears::Arrears,
     callers::Callers,
-    config::{Config, Cost, Skip, TierBy},
+    config::{Answer, Config, Cost, PoliciesBy, Skip, TierBy},
     headers::RateLimitFields,
     on_store_error::OnStoreError,
     own_sets::{self, OwnSets, Reads},
     partition::Partition,
+    penalty::Penalty,
     policy::Policy,
-    policy_set::{LiveSets, PolicySets, Tiers},
+    policy_set::{LiveSets, PolicyList, PolicySets, Tiers},
     request_head::RequestHead,
     service::RateLimit,
     store::RateLimitStore,
     waiting::Line,
+    when_store_fails::WhenStoreFails,
 };
 use crate::{
-    audit::Audit,
-    error::ConfigError,
+    audit::{Audit, Auditor},
+    deadline::Deadline,
+    error::{ConfigError, StoreError},
+    record::RateLimitOutcome,
     rejection::Responder,
     runtime::{self, Runtime},
     store_watch::StoreWatch,
 };
+
+/// How long a request waits for the store, unless the layer is told otherwise.
+const DEADLINE: Duration = Duration::from_millis(25);
 
 /// Limits how often a partition of the requests may pass: see the [module](super).
 #[derive(Clone, Debug)]
@@ -50,7 +58,13 @@ impl RateLimitLayer {
             cost: None,
             retry_jitter: Duration::ZERO,
             runtime: runtime::ambient(),
+            deadline: Deadline::after(DEADLINE),
             waiters_max: WAITERS_MAX,
+            policies_by: None,
+            penalty: None,
+            settles: false,
+            tells_handlers: false,
+            audit: Audit::default(),
             reads: Reads::default(),
         }
     }
@@ -107,8 +121,14 @@ pub struct RateLimitLayerBuilder {
     cost: Option<Arc<Cost>>,
     retry_jitter: Duration,
     runtime: Option<Arc<dyn Runtime>>,
+    deadline: Deadline,
     waiters_max: usize,
     reads: Reads,
+    policies_by: Option<Arc<PoliciesBy>>,
+    penalty: Option<Penalty>,
+    settles: bool,
+    tells_handlers: bool,
+    audit: Audit,
 }
 
 /// So many requests wait for their turns at most, unless another number is given.
@@ -177,6 +197,71 @@ impl RateLimitLayerBuilder {
         self
     }
 
+    /// Chooses the policies of a request by an asynchronous function of its head, in the place of
+    /// those that [`policy`](Self::policy) and [`tiers`](Self::tiers) name: of a plan that is
+    /// looked up, say. Those apply where it finds `None`.
+    ///
+    /// The function copies what it needs of the head before it waits. It is asked for each request
+    /// that is not skipped, and the request waits for it: let it remember what it has found.
+    ///
+    /// ```
+    /// use portcullis::{
+    ///     rate_limit::{Partition, Policy, PolicyList, Quota, RateLimitLayer},
+    ///     store::MemoryStore,
+    /// };
+    ///
+    /// let large = PolicyList::new([Policy::token_bucket("large", Quota::per_second(100))?])?;
+    /// let layer = RateLimitLayer::builder(MemoryStore::new(), Partition::identity())
+    ///     .policy(Policy::token_bucket("small", Quota::per_second(1))?)
+    ///     .policies_by(move |head| {
+    ///         let (large, query) = (large.clone(), head.uri.query().map(str::to_owned));
+    ///         async move { query.is_some_and(|query| query == "large").then_some(large) }
+    ///     })
+    ///     .build()?;
+    /// # let _ = layer;
+    /// # Ok::<(), portcullis::ConfigError>(())
+    /// ```
+    pub fn policies_by<F, Fut>(mut self, choose: F) -> Self
+    where
+        F: Fn(&RequestHead<'_>) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Option<PolicyList>> + Send + 'static,
+    {
+        self.policies_by = Some(Arc::new(move |head| Box::pin(choose(head))));
+        self
+    }
+
+    /// Settles what each request truly cost, once that is known: the [`cost`](Self::cost) is an
+    /// estimate then, and a [`Settlement`](super::Settlement) in the extensions of each admitted
+    /// request takes what it came to.
+    ///
+    /// The store must be able to [charge](RateLimitStore::charge). Each admitted request allocates
+    /// a little for it.
+    pub fn settle(mut self) -> Self {
+        self.settles = true;
+        self
+    }
+
+    /// Puts the [`RateLimitOutcome`](crate::RateLimitOutcome) into the extensions of each admitted
+    /// request too, so that handlers can read what is left. It allocates, and so is not done unless
+    /// this is called.
+    pub fn tell_handlers(mut self) -> Self {
+        self.tells_handlers = true;
+        self
+    }
+
+    /// Bans who is denied too often.
+    pub fn penalty(mut self, penalty: Penalty) -> Self {
+        self.penalty = Some(penalty);
+        self
+    }
+
+    /// Sets who is told what auditors ask for: bans, and what policies that only watch would have
+    /// denied. It must not block.
+    pub fn auditor(mut self, auditor: impl Auditor) -> Self {
+        self.audit = Audit::to(auditor);
+        self
+    }
+
     /// Sets how much a request costs a policy. One, unless this is called.
     ///
     /// A cost of zero passes and is not charged; one above what the quota ever holds is always
@@ -219,9 +304,29 @@ impl RateLimitLayerBuilder {
     }
 
     /// Sets what sleeps for requests that wait for their turn in a
-    /// [queue](Policy::leaky_queue). Tokio by default, where the feature `tokio` is on.
+    /// [queue](Policy::leaky_queue), and tells when the store's time is over. Tokio by default, where the feature `tokio` is on.
     pub fn runtime(mut self, runtime: impl Runtime) -> Self {
-        self.runtime = Some(Arc::new(runtime));
+        let runtime: Arc<dyn Runtime> = Arc::new(runtime);
+        self.deadline.sleep_on(Arc::clone(&runtime));
+        self.runtime = Some(runtime);
+        self
+    }
+
+    /// Sets how long a request waits for the store to answer, before it is decided as for one that
+    /// [fails](Self::on_store_error). 25 milliseconds by default, or what a store that has a
+    /// [deadline of its own](RateLimitStore::has_deadline) waits.
+    ///
+    /// The time is told by [`runtime`](Self::runtime); by default by the Tokio runtime that the
+    /// request runs on (feature `tokio`), and where there is none, there is no deadline. A store in
+    /// memory is never waited for.
+    pub fn store_deadline(mut self, after: Duration) -> Self {
+        self.deadline.set(Some(after));
+        self
+    }
+
+    /// Lets requests wait for as long as the store takes: for a store with a deadline of its own.
+    pub fn without_store_deadline(mut self) -> Self {
+        self.deadline.set(None);
         self
     }
 
@@ -270,6 +375,7 @@ impl RateLimitLayerBuilder {
             share,
             self.reads,
             runtime,
+            self.policies_by.is_some(),
         )?;
         let line = |runtime| Arc::new(Line::new(runtime, self.waiters_max));
         let partition = self.partition.in_store(self.store.keys());
@@ -281,9 +387,11 @@ impl RateLimitLayerBuilder {
             )
             .fix("begin the partition with `Partition::identity()`"));
         }
-        let audit = Audit::default();
+        let audit = self.audit;
+        let bans = self.penalty.map(Penalty::build).transpose()?;
         let config = Config {
             watch: StoreWatch::new("rate_limit", audit.clone()),
+            deadline: self.deadline.beside(self.store.has_deadline()),
             audit,
             partition,
             own: self.reads.any().then(|| OwnSets::new(self.reads)),
@@ -299,6 +407,11 @@ impl RateLimitLayerBuilder {
             cost: self.cost,
             retry_jitter: self.retry_jitter,
             line: self.runtime.clone().map(line),
+            policies_by: self.policies_by,
+            bans: bans.map(Arc::new),
+            settles: self.settles,
+            tells_handlers: self.tells_handlers,
+            arrears: Arrears::default(),
             runtime: self.runtime,
         };
         Ok(RateLimitLayer {
@@ -313,16 +426,26 @@ fn sets(
     share: Option<NonZeroU32>,
     reads: Reads,
     runtime: Option<&Arc<dyn Runtime>>,
+    chosen: bool,
 ) -> Result<PolicySets, ConfigError> {
     let sets = PolicySets::new(policies, tiers, share)?;
     own_sets::check_names(reads, sets.policies())?;
-    if sets.is_empty() && !reads.any() {
+    if sets.is_empty() && !reads.any() && !chosen {
         return Err(ConfigError::new(
             "policies",
             "empty",
             "a limiter without a policy limits nothing",
         )
         .fix("add one with `policy`, or tiers that have some"));
+    }
+    let local = |policy: &Policy| policy.own_failure() == Some(WhenStoreFails::Local);
+    if share.is_none() && sets.policies().any(local) {
+        return Err(ConfigError::new(
+            "when_store_fails",
+            "Local",
+            "the limiter has no local store to decide by",
+        )
+        .fix("name one with `on_store_error(OnStoreError::local(..))`"));
     }
     let waits = |policy: &Policy| policy.max_wait().is_some();
     if sets.policies().any(waits) && runtime.is_none() {
@@ -368,9 +491,56 @@ impl Limits {
             share,
             reads,
             self.config.runtime.as_ref(),
+            self.config.policies_by.is_some(),
         )?;
         self.config.sets.replace(sets);
         Ok(())
+    }
+
+    /// Returns what is left of each policy to the partition of a request with this head, and charges
+    /// nothing; `None` if no policy applies to it.
+    ///
+    /// The request is not looked up on lists, and not by
+    /// [`policies_by`](RateLimitLayerBuilder::policies_by): so for the others here.
+    ///
+    /// # Errors
+    ///
+    /// If the store fails; so for the others.
+    pub async fn peek(
+        &self,
+        head: &RequestHead<'_>,
+    ) -> Result<Option<RateLimitOutcome>, StoreError> {
+        let Some((partition, set)) = self.config.find(head) else {
+            return Ok(None);
+        };
+        let peeked = self.config.peek(&partition, &set).await?;
+        Ok(Some(self.config.outcome(Answer::Store(&peeked), &set)))
+    }
+
+    /// Charges each policy of a request with this head what has been used already, whether it is
+    /// left or not.
+    ///
+    /// # Errors
+    ///
+    /// Also if the store cannot [charge](RateLimitStore::charge).
+    pub async fn charge(&self, head: &RequestHead<'_>, cost: u64) -> Result<(), StoreError> {
+        match self.config.find(head) {
+            Some((partition, set)) => self.config.charge(&partition, &set, cost).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Forgets what the partition of a request with this head has used of its policies, and a ban
+    /// of it.
+    ///
+    /// # Errors
+    ///
+    /// If the store fails.
+    pub async fn reset(&self, head: &RequestHead<'_>) -> Result<(), StoreError> {
+        match self.config.find(head) {
+            Some((partition, set)) => self.config.reset(&partition, &set).await,
+            None => Ok(()),
+        }
     }
 }
 

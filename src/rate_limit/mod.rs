@@ -71,13 +71,21 @@
 //! passes uncounted; [`Partition::or`] says by what else to count it. A limiter by client address
 //! that does not know the address answers `500`, and says once what is missing.
 //!
+//! # What it truly cost
+//!
+//! Where the cost of a request is known only once it has been answered, let the limiter
+//! [`settle`](RateLimitLayerBuilder::settle): an estimate is charged first, and the difference when
+//! the response's body has ended, or the client has gone away. See [`Settlement`].
+//!
 //! # When the store fails
 //!
 //! [`OnStoreError`] says what becomes of the request: it is turned away with `503`, let pass, or
 //! decided by a store in this process, on this instance's share of the quota. The record tells
-//! which it was.
+//! which it was. [`Policy::when_store_fails`] lets one policy differ. Policies that only watch turn
+//! nobody away then either.
 
 mod algorithm;
+mod arrears;
 mod callers;
 mod charge;
 mod config;
@@ -93,6 +101,7 @@ mod on_store_error;
 mod own_sets;
 mod paid;
 mod partition;
+mod penalty;
 mod policy;
 mod policy_set;
 mod quota;
@@ -103,9 +112,11 @@ mod quota_serde;
 mod quota_text;
 mod request_head;
 mod service;
+mod settlement;
 mod store;
 mod terms;
 mod waiting;
+mod when_store_fails;
 
 pub use self::algorithm::{Log, State};
 pub use self::callers::Callers;
@@ -117,11 +128,14 @@ pub use self::layer::{Limits, RateLimitLayer, RateLimitLayerBuilder};
 pub use self::mode::Mode;
 pub use self::on_store_error::OnStoreError;
 pub use self::partition::Partition;
+pub use self::penalty::Penalty;
 pub use self::policy::Policy;
-pub use self::policy_set::Tiers;
+pub use self::policy_set::{PolicyList, Tiers};
 pub use self::quota::Quota;
 pub use self::quota_text::Quotas;
 pub use self::request_head::RequestHead;
 pub use self::service::RateLimit;
+pub use self::settlement::Settlement;
 pub use self::store::{RateLimitStore, Refund};
 pub use self::terms::Terms;
+pub use self::when_store_fails::WhenStoreFails;

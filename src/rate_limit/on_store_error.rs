@@ -52,9 +52,13 @@ impl OnStoreError {
     /// Together the instances thus admit what they always do, and what was rounded up. With a share
     /// of 1 each admits the whole quota.
     ///
-    /// The local store knows nothing of what was used before, and the other will know nothing of
-    /// what is used meanwhile: each turn of the failing store may give a client its quota anew. If
-    /// the local store fails too, the request is turned away with `503`.
+    /// The local store knows nothing of what was used before. What it has admitted meanwhile, and
+    /// what still counts of that, the other is charged once, when it first answers for the partition
+    /// again: no request is replayed, and the one that is answered so is admitted or not without
+    /// it. That takes a store that can [charge](RateLimitStore::charge), and a local one that
+    /// answers at once, such as a `MemoryStore`; with others, each turn of the failing store may
+    /// give a client its quota anew. If the local store fails too, the request is turned away with
+    /// `503`.
     ///
     /// A share of zero is refused by
     /// [`RateLimitLayerBuilder::build`](super::RateLimitLayerBuilder::build).

@@ -5,6 +5,7 @@ use std::{fmt, sync::Arc};
 use smallvec::SmallVec;
 
 use super::{
+    charge::Charge,
     decision::{Decisions, Receipt},
     policy_set::PolicySet,
     store::{RateLimitStore, Refund},
@@ -49,6 +50,10 @@ impl Paid {
         }
     }
 
+    pub(super) fn set(&self) -> &Arc<PolicySet> {
+        &self.set
+    }
+
     pub(super) fn partition(&self) -> &StoreKey {
         &self.partition
     }
@@ -77,14 +82,43 @@ impl Paid {
         }
     }
 
-    /// Sees to it that the store is heard out. What a store that fails does not take back is lost
-    /// to the client: nobody waits for it, and it is never sent again.
-    fn send(&self, asked: StoreFuture<()>) {
-        if let (Err(answer), Some(runtime)) = (asked.into_ready(), &self.runtime) {
-            runtime.spawn(Box::pin(async move {
-                let _ = answer.await;
-            }));
+    /// Charges or gives back the difference to what each policy was truly used; nothing where that
+    /// is not known.
+    pub(super) fn settle(&self, used: impl Iterator<Item = Option<u64>>) {
+        let each = self.set.policies().iter().zip(&self.each).zip(used);
+        let known = each.filter_map(|((policy, (cost, receipt)), used)| {
+            // What only watched and denied was charged nothing.
+            let charged = *cost == 0 || *receipt != Receipt::default();
+            Some((policy, *cost, *receipt, used.filter(|_| charged)?))
+        });
+        let (mut refunds, mut charges) = (SmallVec::<[_; 4]>::new(), SmallVec::<[_; 4]>::new());
+        for (policy, cost, receipt, used) in known {
+            match used.checked_sub(cost) {
+                Some(0) => {}
+                Some(more) => charges.push(Charge::new(policy, more)),
+                None => refunds.push(Refund::new(policy, receipt, cost - used)),
+            }
         }
+        if !refunds.is_empty() {
+            self.send(self.store.refund(&self.partition, &refunds));
+        }
+        if !charges.is_empty() {
+            self.send(self.store.charge(&self.partition, &charges));
+        }
+    }
+
+    fn send(&self, asked: StoreFuture<()>) {
+        send(asked, self.runtime.as_ref());
+    }
+}
+
+/// Sees to it that a store is heard out, beside the request. What it fails to do is lost: nobody
+/// waits for it, and it is never sent again.
+pub(super) fn send(asked: StoreFuture<()>, runtime: Option<&Arc<dyn Runtime>>) {
+    if let (Err(answer), Some(runtime)) = (asked.into_ready(), runtime) {
+        runtime.spawn(Box::pin(async move {
+            let _ = answer.await;
+        }));
     }
 }
 
@@ -98,8 +132,8 @@ impl Deposit {
     }
 
     /// The request goes on: what was paid stays paid.
-    pub(super) fn keep(&mut self) {
-        self.0 = None;
+    pub(super) fn keep(&mut self) -> Option<Paid> {
+        self.0.take()
     }
 }
 

@@ -179,11 +179,33 @@ impl StoredPartition {
             .all(|parts| parts.iter().any(Part::reads_identity))
     }
 
+    /// Returns who an auditor is told of: a key's public id, the client's network where that is
+    /// counted by, or what stands for the partition in the store.
+    pub(super) fn subject(&self, key: &StoreKey, head: &RequestHead<'_>) -> Arc<str> {
+        if let Some(caller) = identity(head) {
+            return caller.key_id().into();
+        }
+        let network = self.parts().flatten().find_map(|part| match part {
+            Part::ClientAddr(resolver) => resolver.resolve(head.extensions, head.headers).ok(),
+            Part::Identity
+            | Part::Owner
+            | Part::Header(_)
+            | Part::Method
+            | Part::Route
+            | Part::By(_) => None,
+        });
+        match network {
+            Some(addr) => addr.network().to_string().into(),
+            None => key.to_string().into(),
+        }
+    }
+
     fn parts(&self) -> impl Iterator<Item = &Alternative> {
         self.alternatives.iter().map(|(_, parts)| parts)
     }
 
     /// Finds where a request stands.
+    #[inline]
     pub(super) fn place(&self, head: &RequestHead<'_>) -> Result<Place, MissingClientAddr> {
         for (space, parts) in &self.alternatives {
             // What nearly all are made of: one part.
@@ -227,6 +249,7 @@ impl Part {
     }
 
     /// Returns the key of what the request has of this part, if it is the only one.
+    #[inline]
     fn key_alone(
         &self,
         space: &KeySpace,

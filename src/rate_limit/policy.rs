@@ -8,6 +8,7 @@ use super::{
     mode::Mode,
     quota::Quota,
     terms::Terms,
+    when_store_fails::WhenStoreFails,
 };
 use crate::{error::ConfigError, time::Timestamp};
 
@@ -48,6 +49,7 @@ pub struct Policy {
     id: u64,
     shadow: bool,
     mode: Mode,
+    when_store_fails: Option<WhenStoreFails>,
     bears_coarse_time: bool,
 }
 
@@ -140,6 +142,7 @@ impl Policy {
             algorithm,
             shadow: false,
             mode: Mode::Exact,
+            when_store_fails: None,
             bears_coarse_time: algorithm.horizon_micros() >= 100_000
                 && algorithm.log().is_none()
                 && algorithm.queue().is_none(),
@@ -184,6 +187,19 @@ impl Policy {
             // What is taken ahead of a window is spent in that window, or not at all.
             Mode::Lease { .. } => 0,
         }
+    }
+
+    /// Sets what becomes of a request by this policy while the limiter's store fails. What
+    /// [`OnStoreError`](super::OnStoreError) says, unless this is called.
+    #[must_use]
+    pub fn when_store_fails(mut self, action: WhenStoreFails) -> Self {
+        self.when_store_fails = Some(action);
+        self
+    }
+
+    /// Returns what this policy wants of its own while the store fails.
+    pub(super) fn own_failure(&self) -> Option<WhenStoreFails> {
+        self.when_store_fails
     }
 
     /// Returns the policy by which each of so many instances has its part of the quota, under the

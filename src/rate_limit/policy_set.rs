@@ -13,7 +13,7 @@ use std::{
 
 use http::HeaderValue;
 
-use super::{decision::Decisions, headers, policy::Policy};
+use super::{decision::Decisions, headers, policy::Policy, when_store_fails::WhenStoreFails};
 use crate::error::ConfigError;
 
 /// Which policies the callers of a tier must pass.
@@ -86,6 +86,8 @@ pub(super) struct PolicySet {
     policies: Box<[Policy]>,
     policy_field: HeaderValue,
     delays: bool,
+    watches: bool,
+    failing: Failing,
     // So many of the policies are everybody's, the others the tier's.
     for_all: usize,
     share: Option<NonZeroU32>,
@@ -106,15 +108,22 @@ impl PolicySet {
                 .fix("name each by what it is for"));
             }
         }
+        let failing = Failing::of(&policies);
         let local = match share {
-            Some(share) => {
+            Some(share) if failing == Failing::AsConfigured => {
                 let part = |policy: &Policy| policy.divided(share);
-                let parts = policies.iter().map(part).collect::<Result<Vec<_>, _>>()?;
+                let parts = policies
+                    .iter()
+                    .filter(|policy| is_local(policy))
+                    .map(part)
+                    .collect::<Result<Vec<_>, _>>()?;
                 Some(Arc::new(Self::new(parts, None)?))
             }
-            None => None,
+            Some(_) | None => None,
         };
         Ok(Self {
+            watches: policies.iter().any(Policy::is_shadow),
+            failing,
             policy_field: headers::policy_field(&policies),
             delays: policies.iter().any(delays),
             for_all: policies.len(),
@@ -133,6 +142,13 @@ impl PolicySet {
         &self.policies[..self.for_all]
     }
 
+    /// Returns the same with a local set, if a local store can count them.
+    pub(super) fn shared_among(&self, share: Option<NonZeroU32>) -> Self {
+        Self::new(self.policies.to_vec(), share)
+            .or_else(|_| Self::new(self.policies.to_vec(), None))
+            .expect("no name stands twice")
+    }
+
     /// Returns other policies for a caller who would have these. Where a local store could not
     /// count them, there is none for them.
     ///
@@ -145,6 +161,17 @@ impl PolicySet {
 
     pub(super) fn policy_field(&self) -> &HeaderValue {
         &self.policy_field
+    }
+
+    /// Returns whether a policy only watches.
+    #[inline]
+    pub(super) fn watches(&self) -> bool {
+        self.watches
+    }
+
+    /// Returns what the policies themselves want while the store fails.
+    pub(super) fn failing(&self) -> Failing {
+        self.failing
     }
 
     /// Returns whether a request may have to wait for its turn.
@@ -166,6 +193,69 @@ impl PolicySet {
     /// a local one.
     pub(super) fn local(&self) -> Option<&Arc<Self>> {
         self.local.as_ref()
+    }
+}
+
+/// What policies themselves want while the store fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Failing {
+    /// None of them would deny.
+    Open,
+    /// One of them denies.
+    Closed,
+    /// What the limiter was told.
+    AsConfigured,
+}
+
+impl Failing {
+    fn of(policies: &[Policy]) -> Self {
+        let enforced = policies.iter().filter(|policy| !policy.is_shadow());
+        let mut wanted = enforced.map(Policy::own_failure);
+        if wanted.clone().any(|own| own == Some(WhenStoreFails::Deny)) {
+            Self::Closed
+        } else if wanted.all(|own| own == Some(WhenStoreFails::Allow)) {
+            Self::Open
+        } else {
+            Self::AsConfigured
+        }
+    }
+}
+
+/// Returns whether a policy is decided by a local store while the other fails, if there is one.
+fn is_local(policy: &Policy) -> bool {
+    match policy.own_failure() {
+        None | Some(WhenStoreFails::Local) => true,
+        Some(WhenStoreFails::Allow | WhenStoreFails::Deny) => false,
+    }
+}
+
+/// Several policies that a request must all pass, made once for many requests.
+///
+/// For [`RateLimitLayerBuilder::policies_by`](super::RateLimitLayerBuilder::policies_by). A clone
+/// is the same list.
+///
+/// ```
+/// use portcullis::rate_limit::{Policy, PolicyList, Quota};
+///
+/// let list = PolicyList::new([
+///     Policy::token_bucket("burst", Quota::per_second(10))?,
+///     Policy::aligned_window("daily", Quota::per_day(1_000))?,
+/// ])?;
+/// # let _ = list;
+/// # Ok::<(), portcullis::ConfigError>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct PolicyList(pub(super) Arc<PolicySet>);
+
+impl PolicyList {
+    /// Creates a list; an empty one limits nothing.
+    ///
+    /// # Errors
+    ///
+    /// If two policies have the same name.
+    pub fn new(policies: impl IntoIterator<Item = Policy>) -> Result<Self, ConfigError> {
+        let policies = policies.into_iter().collect();
+        PolicySet::new(policies, None).map(Arc::new).map(Self)
     }
 }
 

@@ -34,6 +34,12 @@ impl<S> RateLimit<S> {
 }
 
 impl<S: Clone> RateLimit<S> {
+    /// Takes the service that was polled ready; the clone left behind was not.
+    fn take_ready(&mut self) -> S {
+        let clone = self.inner.clone();
+        mem::replace(&mut self.inner, clone)
+    }
+
     /// Answers a request that may have to wait for its turn.
     fn call_in_line<B>(
         &mut self,
@@ -78,6 +84,14 @@ where
     fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
         let (partition, set) = match self.config.plan(&RequestHead::of(&request)) {
             Plan::Ask(partition, set) => (partition, set),
+            Plan::Choose(policies) => {
+                return ResponseFuture::choosing(
+                    policies,
+                    self.take_ready(),
+                    request,
+                    &self.config,
+                );
+            }
             Plan::Skip => {
                 let note = Note::write(&request, Lines::None, skipped);
                 return ResponseFuture::calling(self.inner.call(request), note);
@@ -88,7 +102,7 @@ where
                 return ResponseFuture::rejected(*rejection, dialect, responder, Note::default());
             }
         };
-        if set.delays() {
+        if self.config.is_followed_up(&set) {
             return self.call_in_line(request, partition, set.into_owned());
         }
         let head = RequestHead::of(&request);

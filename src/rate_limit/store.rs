@@ -62,6 +62,12 @@ pub trait RateLimitStore: fmt::Debug + Send + Sync + 'static {
 
     /// Forgets what the partition has used of these policies.
     fn reset(&self, partition: &StoreKey, policies: &[&Policy]) -> StoreFuture<()>;
+
+    /// Returns whether each answer comes within a time that the store sees to itself. A layer waits
+    /// no longer than a deadline of its own if not, and so it is by default.
+    fn has_deadline(&self) -> bool {
+        false
+    }
 }
 
 impl<T: RateLimitStore + ?Sized> RateLimitStore for Arc<T> {
@@ -87,6 +93,10 @@ impl<T: RateLimitStore + ?Sized> RateLimitStore for Arc<T> {
 
     fn reset(&self, partition: &StoreKey, policies: &[&Policy]) -> StoreFuture<()> {
         (**self).reset(partition, policies)
+    }
+
+    fn has_deadline(&self) -> bool {
+        (**self).has_deadline()
     }
 }
 

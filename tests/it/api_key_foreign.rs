@@ -16,7 +16,7 @@ use sha2::{Digest, Sha256, Sha512};
 
 use crate::{
     api_key::{Keys, bytes_of, denial, pepper, unknown_key, with_header, with_key},
-    support::{header, slow_store::SlowStore, text},
+    support::{slow_store::SlowStore, text},
 };
 
 const FORMER: &str = "sk_prod_9bX2Lh4TqYw7Rz1N";
@@ -247,7 +247,10 @@ mod argon2 {
     use portcullis::PeerAddr;
 
     use super::*;
-    use crate::api_key::{Answer, send};
+    use crate::{
+        api_key::{Answer, send},
+        support::header,
+    };
 
     /// Writes what argon2's text is written in: base64 without padding.
     fn base64(bytes: &[u8]) -> String {

@@ -12,7 +12,10 @@ use portcullis::{
     store::MemoryStore,
 };
 
-use crate::api_key::{Keys, denial, outcome, pepper, unknown_key, with_key};
+use crate::{
+    api_key::{Keys, denial, outcome, pepper, unknown_key, with_key},
+    support::header,
+};
 
 const HOUR: Duration = Duration::from_secs(3_600);
 
@@ -209,6 +212,24 @@ async fn a_rotated_key_is_accepted_until_the_overlap_ends_and_its_heir_has_all_t
     keys.clock.advance(HOUR);
     assert_eq!(keys.status(&old).await, StatusCode::UNAUTHORIZED);
     assert_eq!(keys.status(&heir).await, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn who_still_uses_a_replaced_key_is_told_since_when_and_until_when() {
+    let keys = Keys::new();
+    let key = keys.reader().await;
+    let told = async |key: &GeneratedKey| {
+        let response = keys.send(with_key(key.expose_secret())).await;
+        assert_eq!(response.status(), StatusCode::OK);
+        let text = |name| header(response.headers(), name).map(str::to_owned);
+        (text("deprecation"), text("sunset"))
+    };
+    assert_eq!(told(&key).await, (None, None));
+    let heir = keys.manager.rotate(key.id(), HOUR).await.unwrap();
+    assert_eq!(told(&heir).await, (None, None));
+    let since = format!("@{}", keys.clock.wall().as_secs());
+    let until = "Thu, 01 Jan 2026 01:00:00 GMT".to_owned();
+    assert_eq!(told(&key).await, (Some(since), Some(until)));
 }
 
 #[tokio::test]

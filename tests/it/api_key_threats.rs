@@ -20,6 +20,8 @@ use portcullis::{
         Constraints, Credential, KeySource, NewKey, RequireScopesLayer, StaticKeys, Verified,
         Verifier,
     },
+    rate_limit::{Partition, Policy, Quota, RateLimitLayer},
+    store::MemoryStore,
 };
 use tower::{Layer, ServiceExt, service_fn};
 
@@ -494,15 +496,33 @@ async fn a_request_that_is_dropped_after_any_poll_leaves_the_layer_whole() {
     }
 }
 
-/// Threat X1: a responder that panics takes its own request down, and no other.
+/// Threat X1: a responder that panics is answered for by 500, by each layer that has one.
 #[tokio::test]
-async fn a_responder_that_panics_leaves_the_layer_whole() {
+async fn a_responder_that_panics_is_answered_for_by_500_by_each_layer() {
     let keys = Keys::new();
     let key = keys.reader().await;
-    let responder = Responder::new(|_| panic!("a responder of the user's"));
-    let layer = keys.layer().responder(responder).build().unwrap();
-    let refused = tokio::spawn(layer.layer(service_fn(handler)).oneshot(support::get("/")));
-    assert!(refused.await.is_err());
+    let responder = || Responder::new(|_| panic!("a responder of the user's"));
+    let layer = keys.layer().responder(responder()).build().unwrap();
+    let route = RequireScopesLayer::none().responder(responder());
+    let by_header = Partition::header(http::header::HOST);
+    let limits = RateLimitLayer::builder(MemoryStore::new(), by_header)
+        .policy(Policy::fixed_window("one", Quota::per_minute(1)).unwrap())
+        .responder(responder())
+        .build()
+        .unwrap();
+    let ask = || support::get("/");
+    let _admitted = send(limits.clone(), ask()).await;
+    for refused in [
+        send(layer.clone(), ask()).await,
+        send(route, ask()).await,
+        send(limits, ask()).await,
+    ] {
+        assert_eq!(refused.status(), StatusCode::INTERNAL_SERVER_ERROR);
+        let no_store = header(refused.headers(), "cache-control") == Some("no-store");
+        assert!(no_store);
+        let problem: serde_json::Value = serde_json::from_str(&text(refused).await).unwrap();
+        assert_eq!(problem["status"], 500);
+    }
     let response = send(layer, with_key(key.expose_secret())).await;
     assert_eq!(response.status(), StatusCode::OK);
 }

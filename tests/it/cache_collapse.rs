@@ -4,7 +4,7 @@ use std::{
     convert::Infallible,
     future::Future,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
     task::{Context, Poll, Waker},
@@ -12,18 +12,22 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Request, Response};
-use http_body_util::Full;
+use http::{HeaderValue, Request, Response};
+use http_body_util::{BodyExt, Full};
 use portcullis::{
     Runtime, Task,
     cache::{Cache, CacheLayer, CacheLayerBuilder},
     store::MemoryStore,
 };
-use tokio::{sync::Semaphore, task::JoinSet};
+use tokio::{
+    sync::{Semaphore, mpsc},
+    task::JoinSet,
+};
 use tower::{Layer, Service, ServiceExt, service_fn};
 
 use crate::{
     cache::{answer, caller, get_as},
+    cache_leaks::Sent,
     support::{get, header, text},
 };
 
@@ -180,6 +184,36 @@ async fn a_leader_whose_client_stops_reading_hands_over() {
     assert!(!follower.is_finished());
     drop(unread);
     assert_eq!(follower.await.unwrap(), "call 2");
+}
+
+#[tokio::test]
+async fn a_leader_that_goes_away_in_the_middle_of_its_body_leaves_nobody_half_of_it() {
+    let unfinished: Arc<Mutex<Vec<mpsc::UnboundedSender<Bytes>>>> = Arc::default();
+    let bodies = Arc::clone(&unfinished);
+    let handler = service_fn(move |_: Request<Full<Bytes>>| {
+        let (send, receive) = mpsc::unbounded_channel();
+        send.send(Bytes::from_static(b"one half, ")).unwrap();
+        bodies.lock().unwrap().push(send);
+        let mut response = Response::new(Sent(receive));
+        let fresh = HeaderValue::from_static("max-age=60");
+        response.headers_mut().insert("cache-control", fresh);
+        std::future::ready(Ok::<_, Infallible>(response))
+    });
+    let service = CacheLayer::new(MemoryStore::new()).layer(handler);
+    let mut leader = service.clone().oneshot(get("/a")).await.unwrap();
+    leader.body_mut().frame().await.unwrap().unwrap();
+    let follower = tokio::spawn(async { text(service.oneshot(get("/a")).await.unwrap()).await });
+    tokio::task::yield_now().await;
+    assert!(!follower.is_finished());
+    drop(leader);
+    // Whoever makes the answer now, the leader's call or the follower's own, makes all of it.
+    while !follower.is_finished() {
+        tokio::task::yield_now().await;
+        for body in std::mem::take(&mut *unfinished.lock().unwrap()) {
+            let _ = body.send(Bytes::from_static(b"the other"));
+        }
+    }
+    assert_eq!(follower.await.unwrap(), "one half, the other");
 }
 
 #[tokio::test]

@@ -37,6 +37,7 @@ mod cache_bounds;
 mod cache_collapse;
 #[cfg(feature = "test-util")]
 mod cache_conformance;
+mod cache_differential;
 #[cfg(feature = "encryption")]
 mod cache_encryption;
 mod cache_jitter;
@@ -48,24 +49,29 @@ mod cache_posts;
 mod cache_validation;
 mod contract;
 mod credits;
+mod deadline;
 mod gate;
 mod gateway;
 mod house;
 mod hyper_example;
 mod keys_example;
 mod rate_limit;
+mod rate_limit_chosen;
 #[cfg(feature = "test-util")]
 mod rate_limit_conformance;
 mod rate_limit_failure;
 mod rate_limit_fields;
+mod rate_limit_penalty;
 mod rate_limit_queue;
 mod rate_limit_regressions;
+mod rate_limit_settle;
 #[cfg(feature = "redis")]
 mod redis;
 #[cfg(feature = "redis")]
 mod redis_cache;
 #[cfg(all(feature = "redis", feature = "test-util"))]
 mod redis_cluster;
+#[cfg(all(feature = "redis", feature = "test-util"))]
 mod redis_conformance;
 #[cfg(feature = "redis")]
 mod redis_faults;

@@ -17,7 +17,7 @@ use portcullis::{
     StoreErrorKind, StoreFuture, StoreKey, StoreKeys,
     rate_limit::{
         Charge, Decisions, OnStoreError, Partition, Policy, Quota, RateLimitFields, RateLimitLayer,
-        RateLimitLayerBuilder, RateLimitStore, Refund, Tiers,
+        RateLimitLayerBuilder, RateLimitStore, Refund, Tiers, WhenStoreFails,
     },
     store::MemoryStore,
 };
@@ -228,11 +228,11 @@ async fn the_record_and_the_headers_tell_of_the_share_that_was_decided_on() {
 }
 
 #[tokio::test]
-async fn a_store_that_is_back_decides_again_on_what_it_knew() {
+async fn a_store_that_is_back_is_charged_once_what_was_admitted_meanwhile() {
     for says in BOTH {
         let clock = ManualClock::default();
         let server = Server::new(says, &clock);
-        let layer = limiter(&server, local(&clock, 2)).policy(window(4));
+        let layer = limiter(&server, local(&clock, 3)).policy(window(6));
         let layer = layer.build().unwrap();
         server.set_down(false);
         assert_eq!(send(&layer).await.1.decision, RateLimitDecision::Allowed);
@@ -243,9 +243,12 @@ async fn a_store_that_is_back_decides_again_on_what_it_knew() {
         assert_eq!(outcome.decision, RateLimitDecision::Allowed);
         assert_eq!(
             header(reply.headers(), "ratelimit"),
-            Some("\"few\";r=2;t=10")
+            Some("\"few\";r=4;t=10")
         );
+        // Six in all, of which two by the local store.
         assert_eq!(admitted(&layer).await, 2, "{says:?}");
+        clock.advance(Duration::from_secs(10));
+        assert_eq!(admitted(&layer).await, 6, "{says:?}");
     }
 }
 
@@ -326,4 +329,78 @@ fn a_share_of_zero_is_refused_by_name() {
         .build()
         .unwrap_err();
     assert_eq!((error.option(), error.value()), ("share", "0"));
+}
+
+#[tokio::test]
+async fn what_a_local_store_admitted_in_a_window_that_is_over_is_charged_to_nobody() {
+    for says in BOTH {
+        let clock = ManualClock::default();
+        let server = Server::new(says, &clock);
+        let layer = limiter(&server, local(&clock, 1)).policy(window(4));
+        let layer = layer.build().unwrap();
+        assert_eq!(admitted(&layer).await, 4);
+        server.set_down(false);
+        clock.advance(Duration::from_secs(10));
+        assert_eq!(admitted(&layer).await, 4, "{says:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_limiter_whose_policies_all_watch_turns_nobody_away_while_its_store_fails() {
+    for says in BOTH {
+        let server = Server::new(says, &ManualClock::default());
+        let layer = limiter(&server, OnStoreError::Deny)
+            .policy(window(1).shadow())
+            .build()
+            .unwrap();
+        for _ in 0..3 {
+            let (reply, outcome) = send(&layer).await;
+            assert_eq!(reply.status(), 200, "{says:?}");
+            let open = RateLimitDecision::FailedOpen(StoreErrorKind::Unavailable);
+            assert_eq!(outcome.decision, open);
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_strictest_policy_says_what_happens_while_the_store_fails() {
+    use WhenStoreFails::{Allow, Deny, Local};
+    let other = |action| {
+        let quota = Quota::new(9, Duration::from_secs(10));
+        let other = Policy::fixed_window("other", quota).unwrap();
+        other.when_store_fails(action)
+    };
+    for says in BOTH {
+        for (own, others, statuses) in [
+            (None, Some(Allow), [200, 429]),
+            (Some(Local), Some(Allow), [200, 429]),
+            (Some(Allow), Some(Allow), [200, 200]),
+            (Some(Allow), None, [200, 200]),
+            (Some(Deny), Some(Allow), [503, 503]),
+            (None, Some(Deny), [503, 503]),
+        ] {
+            let clock = ManualClock::default();
+            let server = Server::new(says, &clock);
+            let few = window(2);
+            let few = own.map_or(few.clone(), |own| few.when_store_fails(own));
+            let layer = limiter(&server, local(&clock, 2)).policy(few);
+            let layer = match others {
+                Some(action) => layer.policy(other(action)),
+                None => layer,
+            };
+            let layer = layer.build().unwrap();
+            for status in statuses {
+                let (reply, _) = send(&layer).await;
+                assert_eq!(reply.status(), status, "{own:?}, {others:?}, {says:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_policy_that_wants_a_local_store_where_there_is_none_is_refused() {
+    let server = Server::new(Says::AtOnce, &ManualClock::default());
+    let policy = window(1).when_store_fails(WhenStoreFails::Local);
+    let layer = limiter(&server, OnStoreError::Deny).policy(policy);
+    assert_eq!(layer.build().unwrap_err().option(), "when_store_fails");
 }

@@ -33,6 +33,19 @@ async fn a_cache_on_redis_keeps_every_promise() {
     assert_eq!(server.keys_without_expiry(), [""; 0]);
 }
 
+#[cfg(feature = "encryption")]
+#[tokio::test]
+async fn an_encrypted_cache_on_redis_keeps_every_promise() {
+    use portcullis::store::{EncryptedStore, EncryptionKey};
+
+    let server = Server::start();
+    let config = RedisConfig::single(server.url()).cache_deadline(Duration::from_secs(1));
+    let store = RedisStore::new(config, keys()).unwrap();
+    let key = EncryptionKey::new(1, b"thirty-two bytes or more, from a secret manager").unwrap();
+    let store = EncryptedStore::builder(store, key).build().unwrap();
+    conformance::cache(&store, async |time| tokio::time::sleep(time).await).await;
+}
+
 #[tokio::test]
 async fn a_log_on_redis_keeps_every_promise() {
     let server = Server::start();

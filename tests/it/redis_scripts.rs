@@ -25,6 +25,8 @@ for at = 1, #ARGV[2], 32 do
   elseif kind == 1 then
     till, one, two =
       refund(letter, n1, n2, n3, n4, n5, n6, till, one, two, now, receipt, amount)
+  elseif kind == 3 then
+    till, one, two = charge(letter, n1, n2, n3, n4, n5, n6, till, one, two, now, amount)
   else
     till, one, two = now, amount, receipt
   end
@@ -40,6 +42,7 @@ return answer
 enum Step {
     Take { now: u64, cost: u64 },
     Refund { now: u64, paid: u64, amount: u64 },
+    Charge { now: u64, amount: u64 },
     Set([u64; 3]),
 }
 
@@ -49,6 +52,7 @@ impl Step {
             Self::Take { now, cost } => [0, now, cost, 0],
             Self::Refund { now, paid, amount } => [1, now, amount, paid],
             Self::Set([till, one, two]) => [2, till, one, two],
+            Self::Charge { now, amount } => [3, now, amount, 0],
         }
     }
 }
@@ -134,6 +138,10 @@ fn steps(random: &mut Random, policy: &Policy, count: usize) -> Vec<Step> {
                         amount: cost,
                     }
                 }
+                4 => Step::Charge {
+                    now,
+                    amount: random.any_up_to(3 * capacity),
+                },
                 _ => {
                     // Receipts as they come: of windows, of their ends.
                     receipts.push(now - now % window + window * (1 + random.below(2)));
@@ -168,6 +176,7 @@ fn replay(policy: &Policy, steps: &mut [Step]) -> Vec<[u64; 7]> {
                     let receipt = Receipt::until(at(*paid));
                     state = policy.refund(state, at(*now), receipt, *amount);
                 }
+                Step::Charge { now, amount } => state = policy.charge(state, at(*now), *amount),
                 Step::Set(words) => state = State::from_words(*words),
             }
             let [a, b, c, d] = said;

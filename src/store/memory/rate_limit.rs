@@ -1,6 +1,7 @@
 //! The rate_limit part of the store in memory.
 
 mod logs;
+mod seam;
 mod table;
 
 use std::{

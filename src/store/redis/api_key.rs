@@ -252,6 +252,10 @@ impl RedisStore {
 }
 
 impl ApiKeyStore for RedisStore {
+    fn has_deadline(&self) -> bool {
+        true
+    }
+
     fn find(&self, id: KeyId) -> StoreFuture<Option<StoredKey>> {
         let turn = match self.begin_key(Duration::ZERO) {
             Ok(turn) => turn,

@@ -335,6 +335,10 @@ impl RedisStore {
 }
 
 impl CacheStore for RedisStore {
+    fn has_deadline(&self) -> bool {
+        true
+    }
+
     fn keys(&self) -> &StoreKeys {
         &self.shared.keys
     }

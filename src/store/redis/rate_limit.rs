@@ -72,7 +72,7 @@ impl RedisStore {
         link.begin(key, link.deadlines().rate_limit)
     }
 
-    /// Asks for a decision: to take, or only to say what taking would.
+    /// Asks for a decision: to take, to say only what taking would, or to charge in any case.
     fn begin_decision(
         &self,
         partition: &StoreKey,
@@ -100,6 +100,10 @@ struct Answer {
 }
 
 impl RateLimitStore for RedisStore {
+    fn has_deadline(&self) -> bool {
+        true
+    }
+
     fn keys(&self) -> &StoreKeys {
         &self.shared.keys
     }
@@ -168,6 +172,13 @@ impl RateLimitStore for RedisStore {
     fn peek(&self, partition: &StoreKey, charges: &[Charge<'_>]) -> StoreFuture<Decisions> {
         match self.begin_decision(partition, charges, "p", 0) {
             Ok(answer) => StoreFuture::pending(async move { Ok(answer.await?.decisions) }),
+            Err(error) => StoreFuture::failed(error),
+        }
+    }
+
+    fn charge(&self, partition: &StoreKey, charges: &[Charge<'_>]) -> StoreFuture<()> {
+        match self.begin_decision(partition, charges, "c", 0) {
+            Ok(answer) => StoreFuture::pending(async move { answer.await.map(drop) }),
             Err(error) => StoreFuture::failed(error),
         }
     }

@@ -21,11 +21,13 @@ use portcullis::{
 
 use super::strict::YieldOnce;
 
-/// The store in memory, each of whose answers is pending once; or a failure, while it is down.
+/// The store in memory, each of whose answers is pending once; or a failure, while it is down; or
+/// never comes, while it is silent.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct SlowStore {
     store: MemoryStore,
     is_down: Arc<AtomicBool>,
+    is_silent: Arc<AtomicBool>,
 }
 
 impl SlowStore {
@@ -40,11 +42,19 @@ impl SlowStore {
         self.is_down.store(is_down, Ordering::Relaxed);
     }
 
+    pub(crate) fn is_silent(&self, is_silent: bool) {
+        self.is_silent.store(is_silent, Ordering::Relaxed);
+    }
+
     /// Does what was asked at once, and says so a poll later.
     fn later<T: Send + 'static>(&self, answer: StoreFuture<T>) -> StoreFuture<T> {
         let is_down = self.is_down.load(Ordering::Relaxed);
+        let is_silent = self.is_silent.load(Ordering::Relaxed);
         StoreFuture::pending(async move {
             YieldOnce::new().await;
+            if is_silent {
+                std::future::pending::<()>().await;
+            }
             match is_down {
                 true => Err(StoreErrorKind::Unavailable.into()),
                 false => answer.await,

@@ -22,22 +22,18 @@
 //!
 //! Locks are taken in this order: groups ascending, then slots ascending. Who holds a slot never
 //! waits for a group.
+//!
+//! `tests/interleavings.rs` runs this file with other words for its atomics, and tries all orders in
+//! which few tasks may meet.
 
-use std::{
-    hint,
-    sync::{
-        Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
-    thread,
-};
+use std::sync::PoisonError;
 
 use smallvec::SmallVec;
 
+use super::seam::{
+    AtomicBool, AtomicU64, GROUP, Mutex, MutexGuard, Ordering, spin_loop, yield_now,
+};
 use crate::{rate_limit::State, store_key::StoreKey, time::Timestamp};
-
-/// The slots of a group.
-const GROUP: usize = 128;
 
 /// So many slots from a key's own are looked at before the tags are.
 const NEAR: usize = 4;
@@ -399,9 +395,9 @@ impl Slot {
             tries += 1;
             if tries.is_multiple_of(64) {
                 // Its holder may have been put to sleep meanwhile.
-                thread::yield_now();
+                yield_now();
             } else {
-                hint::spin_loop();
+                spin_loop();
             }
         }
     }
@@ -461,7 +457,7 @@ impl Drop for Held<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::{sync::Arc, time::Duration};
+    use std::{sync::Arc, thread, time::Duration};
 
     use super::*;
     use crate::{

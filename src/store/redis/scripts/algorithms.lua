@@ -81,18 +81,21 @@ local function fixed_state(ends, used)
   return 0, 0, 0
 end
 
+-- fixed_window.rs: open
+local function fixed_open(letter, window, till, one, now)
+  if now >= till then
+    return end_of_window_at(letter, window, now), 0
+  end
+  local latest = now + window
+  if till > latest + SLACK then
+    return latest, one
+  end
+  return till, one
+end
+
 -- fixed_window.rs: decide
 local function fixed_decide(letter, limit, window, till, one, now, cost)
-  local ends, used
-  if now < till then
-    local latest = now + window
-    ends, used = till, one
-    if ends > latest + SLACK then
-      ends = latest
-    end
-  else
-    ends, used = end_of_window_at(letter, window, now), 0
-  end
+  local ends, used = fixed_open(letter, window, till, one, now)
   local reset = ends - now
   local left = math.max(limit - used, 0)
   if cost <= left then
@@ -167,9 +170,10 @@ local function sliding_decide(limit, window, till, one, two, now, cost)
   if cost > limit then
     local reset = sliding_reset(window, to_the_end, this, last)
     return 2, math.max(room, 0), reset, 0, sliding_state(window, start, this, last)
-  elseif cost <= room then
+  elseif cost <= room or cost == 0 then
     local reset = sliding_reset(window, to_the_end, this + cost, last)
-    return 0, room - cost, reset, start + 2 * window, sliding_state(window, start, this + cost, last)
+    room = math.max(room - cost, 0)
+    return 0, room, reset, start + 2 * window, sliding_state(window, start, this + cost, last)
   end
   local free, wait = limit - cost, nil
   if free >= this then
@@ -201,8 +205,17 @@ local function sub(parts_of_one, micros, parts, less_micros, less_parts)
   return micros - less_micros, parts - less_parts
 end
 
--- token_bucket.rs: missing
-local function bucket_missing(parts_of_one, refill_micros, refill_parts, till, one, now)
+-- quota.rs: Pace::add
+local function add(parts_of_one, micros, parts, more_micros, more_parts)
+  micros, parts = micros + more_micros, parts + more_parts
+  if parts >= parts_of_one then
+    return micros + 1, parts - parts_of_one
+  end
+  return micros, parts
+end
+
+-- token_bucket.rs: missing, and cut
+local function bucket_missing(parts_of_one, refill_micros, refill_parts, till, one, two, now)
   if till <= now then
     return 0, 0
   end
@@ -213,7 +226,11 @@ local function bucket_missing(parts_of_one, refill_micros, refill_parts, till, o
     micros = micros - 1
   end
   if micros > refill_micros + SLACK then
-    return refill_micros, refill_parts
+    if two <= refill_micros then
+      return refill_micros, refill_parts
+    elseif micros > two + SLACK then
+      return two, 0
+    end
   end
   return micros, parts
 end
@@ -244,15 +261,23 @@ local function rounded_up(micros, parts)
   return micros
 end
 
+-- token_bucket.rs: TokenBucket::state_of
+local function bucket_state(micros, parts, refill_micros, now)
+  local owed = 0
+  if micros > refill_micros then
+    owed = micros
+  end
+  return now + rounded_up(micros, parts), parts, owed
+end
+
 -- token_bucket.rs: decide
-local function bucket_decide(burst, p, i_micros, i_parts, r_micros, r_parts, till, one, now, cost)
-  local micros, parts = bucket_missing(p, r_micros, r_parts, till, one, now)
+local function bucket_decide(
+  burst, p, i_micros, i_parts, r_micros, r_parts, till, one, two, now, cost
+)
+  local micros, parts = bucket_missing(p, r_micros, r_parts, till, one, two, now)
   if cost <= burst then
     local then_micros, then_parts = times(p, i_micros, i_parts, cost)
-    then_micros, then_parts = micros + then_micros, parts + then_parts
-    if then_parts >= p then
-      then_micros, then_parts = then_micros + 1, then_parts - p
-    end
+    then_micros, then_parts = add(p, micros, parts, then_micros, then_parts)
     if not is_less(r_micros, r_parts, then_micros, then_parts) then
       local left = bucket_remaining(
         p, i_micros, i_parts, r_micros, r_parts, then_micros, then_parts
@@ -260,21 +285,25 @@ local function bucket_decide(burst, p, i_micros, i_parts, r_micros, r_parts, til
       local reset = rounded_up(then_micros, then_parts)
       return 0, left, reset, now + reset, now + reset, then_parts, 0
     end
+    if cost == 0 then
+      local reset = rounded_up(micros, parts)
+      return 0, 0, reset, now + reset, bucket_state(micros, parts, r_micros, now)
+    end
     local left = bucket_remaining(p, i_micros, i_parts, r_micros, r_parts, micros, parts)
     local reset = rounded_up(micros, parts)
     local wait = rounded_up(sub(p, then_micros, then_parts, r_micros, r_parts))
-    return 1, left, reset, wait, now + reset, parts, 0
+    return 1, left, reset, wait, bucket_state(micros, parts, r_micros, now)
   end
   local left = bucket_remaining(p, i_micros, i_parts, r_micros, r_parts, micros, parts)
   local reset = rounded_up(micros, parts)
-  return 2, left, reset, 0, now + reset, parts, 0
+  return 2, left, reset, 0, bucket_state(micros, parts, r_micros, now)
 end
 
 -- algorithm/mod.rs: decide. Returns the verdict (0 admitted, 1 denied, 2 never), what remains, how
 -- long to the reset, the receipt or the wait, and the state that is to be remembered.
 local function decide(letter, n1, n2, n3, n4, n5, n6, till, one, two, now, cost)
   if letter == 'b' or letter == 'l' or letter == 'q' then
-    return bucket_decide(n1, n2, n3, n4, n5, n6, till, one, now, cost)
+    return bucket_decide(n1, n2, n3, n4, n5, n6, till, one, two, now, cost)
   elseif letter == 's' or letter == 'g' then
     return sliding_decide(n1, n2, till, one, two, now, cost)
   end
@@ -299,7 +328,7 @@ local function refund(letter, n1, n2, n3, n4, n5, n6, till, one, two, now, recei
   elseif letter == 'q' and till ~= receipt then
     return till, one, two
   end
-  local micros, parts = bucket_missing(n2, n5, n6, till, one, now)
+  local micros, parts = bucket_missing(n2, n5, n6, till, one, two, now)
   local back_micros, back_parts = times(n2, n3, n4, math.min(amount, n1))
   local outstanding = math.max(receipt - now, 0)
   if is_less(outstanding, 0, back_micros, back_parts) then
@@ -309,5 +338,34 @@ local function refund(letter, n1, n2, n3, n4, n5, n6, till, one, two, now, recei
     back_micros, back_parts = micros, parts
   end
   micros, parts = sub(n2, micros, parts, back_micros, back_parts)
-  return now + rounded_up(micros, parts), parts, 0
+  return bucket_state(micros, parts, n5, now)
+end
+
+-- algorithm/mod.rs: owed
+local function owed(limit, used, amount)
+  local most = math.max(math.min(limit * 2, EXACT), used)
+  return math.min(used + amount, most)
+end
+
+-- algorithm/mod.rs: charge. Returns the state that is to be remembered.
+local function charge(letter, n1, n2, n3, n4, n5, n6, till, one, two, now, amount)
+  if letter == 's' or letter == 'g' then
+    local start, _, _, this, last = sliding_counts(n2, till, one, two, now)
+    return sliding_state(n2, start, owed(n1, this, amount), last)
+  elseif letter == 'w' or letter == 'a' or letter == 'm' then
+    local ends, used = fixed_open(letter, n2, till, one, now)
+    return fixed_state(ends, owed(n1, used, amount))
+  end
+  local micros, parts = bucket_missing(n2, n5, n6, till, one, two, now)
+  local most_micros, most_parts = add(n2, n5, n6, n5, n6)
+  if is_less(most_micros, most_parts, micros, parts) then
+    most_micros, most_parts = micros, parts
+  end
+  local first = math.min(amount, n1)
+  micros, parts = add(n2, micros, parts, times(n2, n3, n4, first))
+  micros, parts = add(n2, micros, parts, times(n2, n3, n4, math.min(amount - first, n1)))
+  if is_less(most_micros, most_parts, micros, parts) then
+    micros, parts = most_micros, most_parts
+  end
+  return bucket_state(micros, parts, n5, now)
 end

@@ -1,10 +1,11 @@
--- Decides a request by all its policies at once: a translation of `settle` in
--- src/rate_limit/charge.rs, behind algorithms.lua.
+-- Decides a request by all its policies at once, or charges what has been used already: a
+-- translation of `settle` in src/rate_limit/charge.rs and of `charge` in src/rate_limit/policy.rs,
+-- behind algorithms.lua.
 --
 -- KEYS[1]  the partition's hash: a field for each policy, named by its id, with three doubles; and
 --          `x`, the moment in milliseconds at which the key expires
 -- ARGV[1]  the number of the call
--- ARGV[2]  `t` to take, `p` to say only what taking would
+-- ARGV[2]  `t` to take, `p` to say only what taking would, `c` to charge whatever is left
 -- ARGV[3]  for each policy 74 bytes: id, letter, 1 if it only watches, cost, by what to divide
 --          what is left to take as much ahead (0 for nothing), six numbers
 -- returns  the number of the call, the time, 1 if admitted, and for each policy six numbers: the
@@ -39,10 +40,12 @@ for i = 1, count do
   local letter, watches, cost, _, n1, n2, n3, n4, n5, n6 =
     struct.unpack('<c1Bdddddddd', charges, i * 74 - 65)
   local till, one, two = unpack_state(held[i])
-  local verdict, remaining, reset, detail, next_till, next_one, next_two =
-    decide(letter, n1, n2, n3, n4, n5, n6, till, one, two, now, cost)
-  decided[i] = { verdict, remaining, reset, detail, next_till, next_one, next_two }
-  if verdict ~= 0 and watches == 0 then
+  if ARGV[2] == 'c' then
+    decided[i] = { 0, 0, 0, 0, charge(letter, n1, n2, n3, n4, n5, n6, till, one, two, now, cost) }
+  else
+    decided[i] = { decide(letter, n1, n2, n3, n4, n5, n6, till, one, two, now, cost) }
+  end
+  if decided[i][1] ~= 0 and watches == 0 then
     admitted = false
   end
 end
@@ -91,7 +94,7 @@ if not admitted then
   end
 end
 
-if ARGV[2] == 't' and #write > 0 then
+if ARGV[2] ~= 'p' and #write > 0 then
   -- The key outlives its states by a quarter, so that it is not moved on with each of them.
   local now_millis, needed = math.floor(now / 1000), math.ceil(latest / 1000)
   local expires = tonumber(held[count + 1] or 0)

@@ -1,0 +1,86 @@
+//! Whether ten million new keys make a limiter's memory grow, or make it forget anyone.
+//!
+//! ```text
+//! cargo bench --bench flood
+//! ```
+#![allow(clippy::disallowed_methods, reason = "says how long it took")]
+#![allow(clippy::unwrap_used, reason = "a benchmark fails by panicking")]
+
+use std::{fs, process::ExitCode, time::Instant};
+
+use portcullis::{
+    StoreKey,
+    rate_limit::{Charge, Policy, Quota, RateLimitStore},
+    store::MemoryStore,
+};
+
+/// How many keys come, each once.
+const KEYS: u64 = 10_000_000;
+
+/// How many come between two looks at the key that is watched.
+const BETWEEN: u64 = 1_000;
+
+/// By how much the process may grow.
+const GROWTH_MAX_BYTES: u64 = 64 << 20;
+
+fn main() -> ExitCode {
+    let began = Instant::now();
+    let before = resident_bytes();
+    let store = MemoryStore::new();
+    // Nothing comes back while this runs.
+    let policies = [
+        Policy::aligned_window("window", Quota::new(3, YEARS)).unwrap(),
+        Policy::token_bucket("bucket", Quota::per_day(3)).unwrap(),
+    ];
+    let [window, bucket] = &policies;
+    let space = RateLimitStore::keys(&store).space("flood");
+    let key = |number: u64| space.short_of(&number.to_le_bytes());
+    let watched = key(u64::MAX);
+    for policy in [window, bucket] {
+        let admitted = (0..10).filter(|_| take(&store, &watched, policy)).count();
+        assert_eq!(admitted, 3, "a new key has its quota");
+    }
+
+    let (mut gained, mut largest) = (0, 0);
+    for number in 0..KEYS {
+        let policy = if number % 2 == 0 { window } else { bucket };
+        take(&store, &key(number), policy);
+        if number % BETWEEN == 0 {
+            let admitted = |policy: &&Policy| take(&store, &watched, policy);
+            gained += [window, bucket].into_iter().filter(admitted).count();
+            largest = largest.max(resident_bytes().unwrap_or(0));
+        }
+    }
+
+    let growth = before.map(|before| largest.saturating_sub(before));
+    println!(
+        "{KEYS} new keys in {:.1?}: the watched one was admitted {gained} times",
+        began.elapsed()
+    );
+    match growth {
+        Some(growth) => println!("BYTES flood/10m {growth} (at most {GROWTH_MAX_BYTES})"),
+        None => println!("this system does not say how much memory a process has"),
+    }
+    if gained == 0 && growth.unwrap_or(0) <= GROWTH_MAX_BYTES {
+        ExitCode::SUCCESS
+    } else {
+        eprintln!("EXCEEDED");
+        ExitCode::FAILURE
+    }
+}
+
+const YEARS: std::time::Duration = std::time::Duration::from_secs(40 * 365 * 24 * 60 * 60);
+
+fn take(store: &MemoryStore, key: &StoreKey, policy: &Policy) -> bool {
+    let charges = [Charge::new(policy, 1)];
+    let answer = store.take(key, &charges).into_ready();
+    matches!(answer, Ok(Ok(decisions)) if decisions.is_admitted())
+}
+
+/// Returns how much memory the process holds, where the system tells (Linux).
+fn resident_bytes() -> Option<u64> {
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find(|line| line.starts_with("VmRSS:"))?;
+    let kibibytes: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
+    Some(kibibytes * 1024)
+}

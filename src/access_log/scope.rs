@@ -1,0 +1,23 @@
+//! What surrounds the work of each request, where somebody wants that: a span.
+
+use std::fmt;
+
+use super::record::Record;
+
+/// Opens a scope for each request.
+pub(super) trait Scopes: fmt::Debug + Send + Sync {
+    /// Opens a scope. Of the record only what the request says is there yet.
+    fn open(&self, record: &Record<'_>) -> Box<dyn Scope>;
+}
+
+/// Surrounds the work of one request. Dropped, it is over.
+pub(super) trait Scope: Send + Sync {
+    /// Work for the request begins on this thread.
+    fn enter(&self);
+
+    /// Work for the request has paused, or is done.
+    fn leave(&self);
+
+    /// The request has ended so.
+    fn end(&self, record: &Record<'_>);
+}

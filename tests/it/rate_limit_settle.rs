@@ -1,0 +1,250 @@
+//! What a request truly cost is charged once that is known, whatever became of it.
+
+use std::{
+    convert::Infallible,
+    future::{Future, pending},
+    panic::{AssertUnwindSafe, catch_unwind},
+    pin::Pin,
+    task::{Context, Waker},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Body;
+use http_body_util::{BodyExt, Full};
+use portcullis::{
+    Identity, ManualClock, ResponseBody,
+    rate_limit::{Partition, Policy, Quota, RateLimitLayer, RequestHead, Settlement},
+    store::MemoryStore,
+};
+use tower::{Layer, ServiceExt, service_fn};
+
+use crate::support::{get, hands::let_all_run, slow_store::SlowStore};
+
+type Reply = Response<ResponseBody<Full<Bytes>>>;
+type Call = Pin<Box<dyn Future<Output = Result<Reply, Infallible>> + Send>>;
+
+/// What becomes of a request once the handler has said what it cost.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum End {
+    Body,
+    BodyDropped,
+    FutureDropped,
+    Panic,
+}
+
+const ENDS: [End; 4] = [End::Body, End::BodyDropped, End::FutureDropped, End::Panic];
+
+fn quota() -> Quota {
+    Quota::new(100, Duration::from_secs(10))
+}
+
+fn policies() -> [Policy; 6] {
+    [
+        Policy::fixed_window("units", quota()),
+        Policy::aligned_window("units", quota()),
+        Policy::sliding_window("units", quota()),
+        Policy::sliding_log("units", quota()),
+        Policy::token_bucket("units", quota()),
+        Policy::leaky_bucket("units", quota()),
+    ]
+    .map(Result::unwrap)
+}
+
+struct Rig {
+    clock: ManualClock,
+    layer: RateLimitLayer,
+}
+
+impl Rig {
+    fn new(policy: Policy) -> Self {
+        let clock = ManualClock::default();
+        let store = MemoryStore::with_clock(clock.clone());
+        let layer = RateLimitLayer::builder(store, Partition::identity())
+            .policy(policy)
+            .cost(|_, _| 10)
+            .settle()
+            .build();
+        Self {
+            clock,
+            layer: layer.unwrap(),
+        }
+    }
+
+    fn request() -> Request<Full<Bytes>> {
+        let mut request = get("/");
+        request
+            .extensions_mut()
+            .insert(Identity::trusted("k1").build());
+        request
+    }
+
+    fn call(&self, cost: Option<u64>, end: End) -> Call {
+        let handler = move |request: Request<Full<Bytes>>| {
+            let settlement = Settlement::of(request.extensions()).unwrap().clone();
+            async move {
+                if let Some(cost) = cost {
+                    settlement.set(cost);
+                }
+                match end {
+                    End::FutureDropped => pending().await,
+                    End::Panic => panic!("the handler's own"),
+                    End::Body | End::BodyDropped => {}
+                }
+                Ok::<_, Infallible>(Response::new(Full::from("served")))
+            }
+        };
+        Box::pin(
+            self.layer
+                .layer(service_fn(handler))
+                .oneshot(Self::request()),
+        )
+    }
+
+    async fn left(&self) -> u64 {
+        let request = Self::request();
+        let peek = self.layer.limits();
+        let outcome = peek.peek(&RequestHead::of(&request)).await.unwrap();
+        outcome.unwrap().policies[0].remaining
+    }
+
+    /// Sends a request that truly costs this much, and lets it end so.
+    async fn send(&self, cost: Option<u64>, end: End) {
+        let mut call = self.call(cost, end);
+        let mut cx = Context::from_waker(Waker::noop());
+        let polled = catch_unwind(AssertUnwindSafe(|| call.as_mut().poll(&mut cx)));
+        match end {
+            End::FutureDropped => {
+                assert!(polled.unwrap().is_pending());
+                assert_eq!(self.left().await, 90);
+            }
+            End::Panic => drop(polled.unwrap_err()),
+            End::Body | End::BodyDropped => {
+                let std::task::Poll::Ready(Ok(reply)) = polled.unwrap() else {
+                    panic!("it is pending")
+                };
+                assert_eq!(
+                    self.left().await,
+                    90,
+                    "not settled before the body has ended"
+                );
+                let mut body = std::pin::pin!(reply.into_body());
+                if end == End::Body {
+                    while body.frame().await.is_some() {}
+                    let settled = self.left().await;
+                    assert_eq!(
+                        settled,
+                        100 - cost.unwrap_or(10),
+                        "settled at the end of the body"
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_true_cost_is_charged_once_however_the_request_ends() {
+    for policy in policies() {
+        for end in ENDS {
+            for cost in [Some(0), Some(3), Some(10), Some(64), None] {
+                let rig = Rig::new(policy.clone());
+                rig.send(cost, end).await;
+                let left = 100 - cost.unwrap_or(10);
+                assert_eq!(rig.left().await, left, "{policy:?}, {end:?}, {cost:?}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_was_used_beyond_what_was_left_is_owed() {
+    for policy in policies() {
+        let rig = Rig::new(policy.clone());
+        rig.send(Some(150), End::BodyDropped).await;
+        assert_eq!(rig.left().await, 0);
+        let denied = rig.call(None, End::Body).await.unwrap();
+        assert_eq!(denied.status(), 429, "{policy:?}");
+        // Twice what a window admits is the most that anybody owes.
+        rig.clock.advance(Duration::from_secs(21));
+        let admitted = rig.call(None, End::Body).await.unwrap();
+        assert_eq!(admitted.status(), 200, "{policy:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_given_back_never_lands_in_a_later_window() {
+    for policy in policies() {
+        let rig = Rig::new(policy.clone());
+        let late = rig.call(Some(0), End::Body).await.unwrap();
+        rig.clock.advance(Duration::from_secs(21));
+        rig.send(Some(100), End::BodyDropped).await;
+        assert_eq!(rig.left().await, 0);
+        drop(late);
+        assert_eq!(rig.left().await, 0, "{policy:?}");
+    }
+}
+
+#[tokio::test]
+async fn each_policy_has_a_true_cost_of_its_own_and_two_limiters_are_both_told() {
+    let limiter = |names: [&str; 2]| {
+        let builder = RateLimitLayer::builder(MemoryStore::new(), Partition::identity());
+        let builder = names.into_iter().fold(builder, |builder, name| {
+            builder.policy(Policy::aligned_window(name, Quota::per_day(100)).unwrap())
+        });
+        builder.settle().build().unwrap()
+    };
+    let (outer, inner) = (
+        limiter(["requests", "tokens"]),
+        limiter(["other", "tokens"]),
+    );
+    let handler = service_fn(async |request: Request<Full<Bytes>>| {
+        let settlement = Settlement::of(request.extensions()).unwrap();
+        settlement.add_for("tokens", 20);
+        settlement.add_for("tokens", 22);
+        Ok::<_, Infallible>(Response::new(Full::<Bytes>::default()))
+    });
+    let reply = outer.layer(inner.layer(handler)).oneshot(Rig::request());
+    drop(reply.await.unwrap());
+    for layer in [outer, inner] {
+        let request = Rig::request();
+        let outcome = layer.limits().peek(&RequestHead::of(&request)).await;
+        let policies = outcome.unwrap().unwrap().policies;
+        let left = policies.iter().map(|policy| policy.remaining);
+        assert_eq!(left.collect::<Vec<_>>(), [99, 58]);
+    }
+}
+
+#[tokio::test]
+async fn a_store_on_a_server_is_settled_with_beside_the_request() {
+    let memory = MemoryStore::with_clock(ManualClock::default());
+    let store = SlowStore::over(memory.clone());
+    let policy = Policy::fixed_window("units", quota()).unwrap();
+    let layer = RateLimitLayer::builder(store, Partition::identity())
+        .policy(policy)
+        .settle()
+        .build()
+        .unwrap();
+    for cost in [0, 7] {
+        let handler = service_fn(move |request: Request<Full<Bytes>>| {
+            Settlement::of(request.extensions()).unwrap().set(cost);
+            async { Ok::<_, Infallible>(Response::new(Full::<Bytes>::default())) }
+        });
+        drop(layer.layer(handler).oneshot(Rig::request()).await.unwrap());
+        let_all_run().await;
+    }
+    let request = Rig::request();
+    let left = layer.limits().peek(&RequestHead::of(&request)).await;
+    assert_eq!(left.unwrap().unwrap().policies[0].remaining, 93);
+}
+
+#[tokio::test]
+async fn a_body_that_is_guarded_says_the_same_of_itself() {
+    let rig = Rig::new(policies()[0].clone());
+    let reply = rig.call(None, End::Body).await.unwrap();
+    let body = reply.into_body();
+    assert_eq!(body.size_hint().exact(), Some(6));
+    assert!(!body.is_end_stream());
+    assert_eq!(body.collect().await.unwrap().to_bytes(), "served");
+}
