@@ -8,6 +8,10 @@ use crate::{
 };
 
 impl ApiKeyStore for TieredStore {
+    fn has_deadline(&self) -> bool {
+        ApiKeyStore::has_deadline(&self.far)
+    }
+
     fn find(&self, id: KeyId) -> StoreFuture<Option<StoredKey>> {
         self.far.find(id)
     }

@@ -209,6 +209,10 @@ impl CacheStore for TieredStore {
         CacheStore::keys(&self.far)
     }
 
+    fn has_deadline(&self) -> bool {
+        CacheStore::has_deadline(&self.far)
+    }
+
     fn get(&self, key: &CacheKey, selection: &Selection<'_>) -> StoreFuture<Lookup> {
         let names = self.far.names_for(key, selection);
         if let Some(lookup) = self.near.get(key, selection.variant(&names)) {

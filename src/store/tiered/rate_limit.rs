@@ -12,6 +12,14 @@ impl RateLimitStore for TieredStore {
         RateLimitStore::keys(&self.far)
     }
 
+    fn has_deadline(&self) -> bool {
+        RateLimitStore::has_deadline(&self.far)
+    }
+
+    fn charge(&self, partition: &StoreKey, charges: &[Charge<'_>]) -> StoreFuture<()> {
+        self.far.charge(partition, charges)
+    }
+
     fn take(&self, partition: &StoreKey, charges: &[Charge<'_>]) -> StoreFuture<Decisions> {
         self.far.take(partition, charges)
     }
