@@ -5,12 +5,16 @@
 //! > create acme pro data.read,data.write
 //! ```
 //!
-//! The keys are in memory, and gone when it ends; `help` says what there is.
+//! The keys are in memory, and gone when it ends; `help` says what there is. With `--features redis`,
+//! `REDIS_URL`, and `STORE_SECRET` and `PEPPER` of 32 bytes or more each, they are on that Redis
+//! server.
 
 use std::{
     convert::Infallible,
+    env,
     error::Error,
     io::{self, BufRead, Write},
+    sync::Arc,
     time::Duration,
 };
 
@@ -18,8 +22,8 @@ use http::{Request, Response};
 use portcullis::{
     AuditEvent, Auditor, AuthOutcome, ResponseBody,
     api_key::{
-        ApiKeyLayer, GeneratedKey, KeyManager, KeyQuery, KeyRing, KeyState, KeyUpdate, ListedKey,
-        NewKey, Pepper,
+        ApiKeyLayer, ApiKeyStore, GeneratedKey, KeyManager, KeyQuery, KeyRing, KeyState, KeyUpdate,
+        ListedKey, NewKey, Pepper,
     },
     store::MemoryStore,
 };
@@ -48,9 +52,13 @@ quit                                  end";
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn Error>> {
-    // A service reads its pepper from a secret manager: with another one, no key is good.
-    let ring = KeyRing::builder("demo", MemoryStore::new())
-        .pepper(Pepper::random(1))
+    // With another pepper no key is good: a service reads its own from a secret manager.
+    let (store, pepper) = match env::var("REDIS_URL") {
+        Ok(url) => on_redis(url)?,
+        Err(_) => (Arc::new(MemoryStore::new()) as _, Pepper::random(1)),
+    };
+    let ring = KeyRing::builder("demo", store)
+        .pepper(pepper)
         .count_uses()
         .auditor(Stderr)
         .build()?;
@@ -69,6 +77,28 @@ async fn main() -> Result<(), Box<dyn Error>> {
     // What was counted and not told yet.
     ring.flush().await?;
     Ok(())
+}
+
+type Kept = (Arc<dyn ApiKeyStore>, Pepper);
+
+/// Returns the store on Redis, and the pepper of the keys that are there.
+#[cfg(feature = "redis")]
+fn on_redis(url: String) -> Result<Kept, Box<dyn Error>> {
+    use portcullis::{
+        StoreKeys,
+        store::{RedisConfig, RedisStore},
+    };
+
+    let secret = |name: &str| env::var(name).map_err(|_| format!("REDIS_URL needs a {name} too"));
+    let keys = StoreKeys::from_secret(secret("STORE_SECRET")?.as_bytes())?;
+    let config = RedisConfig::single(url).api_key_deadline(Duration::from_secs(2));
+    let store = RedisStore::new(config, keys)?;
+    Ok((Arc::new(store), Pepper::new(1, secret("PEPPER")?)?))
+}
+
+#[cfg(not(feature = "redis"))]
+fn on_redis(_: String) -> Result<Kept, Box<dyn Error>> {
+    Err("REDIS_URL is set: build with `--features redis`, or unset it".into())
 }
 
 /// Returns the lines that are typed, each behind a prompt.

@@ -31,6 +31,8 @@ mod governor;
 mod memory;
 #[cfg(feature = "redis")]
 mod redis;
+#[cfg(all(feature = "cache", feature = "memory", feature = "redis"))]
+mod tiered;
 
 #[cfg(feature = "encryption")]
 pub use self::encrypted::{EncryptedStore, EncryptedStoreBuilder, EncryptionKey};
@@ -38,5 +40,9 @@ pub use self::encrypted::{EncryptedStore, EncryptedStoreBuilder, EncryptionKey};
 pub use self::governor::{GovernorLimiter, GovernorStore};
 #[cfg(feature = "memory")]
 pub use self::memory::{MemoryStore, MemoryStoreBuilder};
+#[cfg(all(feature = "api-key", feature = "redis"))]
+pub use self::redis::Receipts;
 #[cfg(feature = "redis")]
 pub use self::redis::{RedisConfig, RedisStats, RedisStore};
+#[cfg(all(feature = "cache", feature = "memory", feature = "redis"))]
+pub use self::tiered::TieredStore;

@@ -7,15 +7,22 @@ use std::{
 
 use crate::support::process::binary;
 
-struct Terminal {
+pub(crate) struct Terminal {
     child: Child,
     typed: ChildStdin,
     shown: BufReader<ChildStdout>,
 }
 
 impl Terminal {
-    fn open() -> Self {
+    pub(crate) fn open() -> Self {
+        Self::open_with(&[])
+    }
+
+    /// Opens one whose environment has these variables.
+    pub(crate) fn open_with(variables: &[(&str, &str)]) -> Self {
         let mut child = Command::new(binary("keys"))
+            .env_remove("REDIS_URL")
+            .envs(variables.iter().copied())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
@@ -30,12 +37,18 @@ impl Terminal {
         }
     }
 
-    fn type_line(&mut self, line: &str) {
+    pub(crate) fn type_line(&mut self, line: &str) {
         writeln!(self.typed, "{line}").unwrap();
     }
 
+    /// Ends it, and returns whether it ended well.
+    pub(crate) fn quit(mut self) -> bool {
+        self.type_line("quit");
+        self.child.wait().unwrap().success()
+    }
+
     /// Returns what follows this on the next line that has it.
-    fn shown_after(&mut self, mark: &str) -> String {
+    pub(crate) fn shown_after(&mut self, mark: &str) -> String {
         loop {
             let mut line = String::new();
             let read = self.shown.read_line(&mut line).unwrap();
@@ -65,6 +78,5 @@ fn keys_are_made_checked_rotated_and_revoked_at_a_terminal() {
     terminal.type_line(&format!("revoke {heir} by hand"));
     terminal.type_line(&format!("enable {heir}"));
     assert!(terminal.shown_after("error:").contains("state"));
-    terminal.type_line("quit");
-    assert!(terminal.child.wait().unwrap().success());
+    assert!(terminal.quit());
 }

@@ -67,6 +67,8 @@ mod rate_limit_regressions;
 mod rate_limit_settle;
 #[cfg(feature = "redis")]
 mod redis;
+#[cfg(feature = "redis")]
+mod redis_cache;
 #[cfg(all(feature = "redis", feature = "test-util"))]
 mod redis_cluster;
 #[cfg(all(feature = "redis", feature = "test-util"))]
@@ -74,9 +76,15 @@ mod redis_conformance;
 #[cfg(feature = "redis")]
 mod redis_faults;
 #[cfg(feature = "redis")]
+mod redis_faults_layers;
+#[cfg(feature = "redis")]
+mod redis_gate;
+#[cfg(feature = "redis")]
 mod redis_keys;
 #[cfg(all(feature = "redis", feature = "test-util"))]
 mod redis_rate_limit;
 #[cfg(feature = "redis")]
 mod redis_scripts;
+#[cfg(feature = "redis")]
+mod redis_tiered;
 mod support;

@@ -16,6 +16,7 @@ use super::{
     RedisStore,
     channel::{Listening, News, OnNews},
     link::{Link, Turn},
+    receipts::acknowledge,
     script::{Script, ScriptCall},
 };
 use crate::{
@@ -86,14 +87,19 @@ impl Part {
     }
 
     /// Begins to hear of changes, unless that goes on already.
-    fn listen(&self, link: &Link) {
+    fn listen(&self, link: &Arc<Link>) {
         let mut listening = self
             .listening
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         if listening.as_ref().is_none_or(Listening::is_over) {
             let changes = self.changes.clone();
-            let on_news: OnNews = Arc::new(move |news| pass_on(&changes, &news));
+            // The link is not kept for the sake of what is heard on it.
+            let own = Arc::downgrade(link);
+            let on_news: OnNews = Arc::new(move |news| match &news {
+                News::Message(message) if acknowledge(&own, message) => {}
+                News::Up | News::Down | News::Message(_) => pass_on(&changes, &news),
+            });
             *listening = Some(link.listen(self.names.channel.clone(), on_news));
         }
     }

@@ -3,6 +3,9 @@
 //! What is kept under a key is one hash, which expires. What was purged stands in one sorted set,
 //! by the server's time, and each look-up holds what it finds against it: so a purge is one write,
 //! whatever it names, and reaches what is being made.
+//!
+//! In a Cluster there are several such sets, each in a slot of its own with the answers of some of
+//! the URLs. A look-up is one command there too; only a purge by tag or caller asks each of them.
 
 use std::{
     fmt,
@@ -15,6 +18,7 @@ use redis::Value;
 
 use super::{
     RedisStore, Shared,
+    channel::{Listening, News},
     link::{Link, Turn},
     script::{Script, ScriptCall},
 };
@@ -54,13 +58,24 @@ const PURGES_MAX: usize = 1 << 16;
 /// Of how many keys this process remembers what their answers vary by.
 const SPECS: usize = 1_024;
 
+/// Over how many slots the answers are spread in a Cluster.
+const SHARES: usize = 16;
+
 /// What this part holds on to.
 pub(super) struct Part {
-    purges: Vec<u8>,
+    /// What lies in one slot each.
+    shares: Vec<Share>,
     channel: Vec<u8>,
     /// What the answers of a key varied by when it was last looked up: a guess, which spares a
     /// second question. A key has one place.
     specs: Box<[Mutex<Option<Spec>>]>,
+}
+
+/// A slot, with some of the answers and what was purged of them.
+struct Share {
+    /// What the names of the answers begin with.
+    start: Vec<u8>,
+    purges: Vec<u8>,
 }
 
 struct Spec {
@@ -70,11 +85,23 @@ struct Spec {
 
 impl Part {
     pub(super) fn new(link: &Link, _: &StoreKeys) -> Self {
+        let count = if link.is_spread() { SHARES } else { 1 };
+        let share = |number: usize| {
+            let start = link.key("c", &[number as u8]);
+            let purges = [&start[..], b":purges"].concat();
+            Share { start, purges }
+        };
         Self {
-            purges: link.name("purges"),
+            shares: (0..count).map(share).collect(),
             channel: link.name("purged"),
             specs: (0..SPECS).map(|_| Mutex::default()).collect(),
         }
+    }
+
+    /// Returns where the answers of a URL are.
+    fn share_of(&self, uri: &StoreKey) -> &Share {
+        let at = usize::from(uri.as_bytes()[0]) % self.shares.len();
+        &self.shares[at]
     }
 
     fn guess(&self, key: &CacheKey) -> VarySpec {
@@ -108,6 +135,26 @@ impl Part {
     }
 }
 
+/// What is heard of purges.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::store) enum Purged<'a> {
+    /// From now on each purge is heard of; what was before is not known.
+    Heard,
+    /// These were: their names, one behind the other.
+    These(&'a [u8]),
+    /// Purges may be missed.
+    Unheard,
+}
+
+/// How long the name of a target is.
+pub(in crate::store) const NAME_BYTES: usize = 17;
+
+/// What a look-up found, and for how long it is kept.
+pub(in crate::store) struct Seen {
+    pub(in crate::store) lookup: Lookup,
+    pub(in crate::store) left: Duration,
+}
+
 /// A question for the answer under a key.
 struct Question {
     shared: Arc<Shared>,
@@ -119,7 +166,7 @@ struct Question {
 
 impl Question {
     /// Reads what the server says.
-    async fn read(self, answer: Vec<Value>) -> Result<Lookup, StoreError> {
+    async fn read(self, answer: Vec<Value>) -> Result<Seen, StoreError> {
         let mut answer = answer.into_iter();
         let (Some(Value::Int(fence)), Some(Value::BulkString(what))) =
             (answer.next(), answer.next())
@@ -127,17 +174,22 @@ impl Question {
             return Err(corrupt());
         };
         let fence = Fence(u64::try_from(fence).unwrap_or_default());
+        let mut left = Duration::ZERO;
         let found = match (&what[..], answer.next()) {
             (b"nothing", None) => Found::Nothing,
             (b"novariant", None) => Found::NoVariant,
             (b"varies", Some(Value::BulkString(names))) => self.varies(&names),
             (b"entry", Some(Value::BulkString(stamp))) => match self.entry(&stamp, answer) {
-                Some(entry) => entry,
+                Some((entry, kept_for)) => {
+                    left = kept_for;
+                    entry
+                }
                 None => self.drop_damaged(&stamp).await,
             },
             _ => return Err(corrupt()),
         };
-        Ok(Lookup { fence, found })
+        let lookup = Lookup { fence, found };
+        Ok(Seen { lookup, left })
     }
 
     /// They vary by something else than was guessed: the server is asked again.
@@ -153,23 +205,29 @@ impl Question {
     }
 
     /// Reads an answer. `None` if it is not, byte for byte, one that was put under this key.
-    fn entry(&self, stamp: &[u8], mut parts: impl Iterator<Item = Value>) -> Option<Found> {
-        let (
-            Some(Value::BulkString(key)),
-            Some(Value::Int(soft)),
-            Some(Value::BulkString(head)),
-            Some(Value::BulkString(body)),
-        ) = (parts.next(), parts.next(), parts.next(), parts.next())
+    fn entry(&self, stamp: &[u8], parts: impl Iterator<Item = Value>) -> Option<(Found, Duration)> {
+        let parts: [Value; 5] = parts.collect::<Vec<_>>().try_into().ok()?;
+        let [
+            Value::BulkString(key),
+            Value::Int(soft),
+            Value::Int(left),
+            Value::BulkString(head),
+            Value::BulkString(body),
+        ] = parts
         else {
             return None;
         };
         let entry = StoredResponse::decode(Bytes::from(head), Bytes::from(body)).ok()?;
-        let is_own = key == self.key.full().as_bytes() && entry.variant() == self.variant;
-        is_own.then_some(Found::Entry {
+        if key != self.key.full().as_bytes() || entry.variant() != self.variant {
+            return None;
+        }
+        let found = Found::Entry {
             entry: Arc::new(entry),
             stamp: Stamp(std::str::from_utf8(stamp).ok()?.parse().ok()?),
             expired: soft == 1,
-        })
+        };
+        let left = Duration::from_millis(u64::try_from(left).unwrap_or_default());
+        Some((found, left))
     }
 
     /// Lets go of what cannot be read, so that it is not read again.
@@ -190,7 +248,7 @@ impl Shared {
     }
 
     fn answers(&self, key: &CacheKey) -> Vec<u8> {
-        let mut name = self.link.key("c", key.uri().as_bytes());
+        let mut name = self.cache.share_of(key.uri()).start.clone();
         name.push(b':');
         super::link::push_base64(&mut name, key.full().as_bytes());
         name
@@ -202,6 +260,62 @@ impl Shared {
 }
 
 impl RedisStore {
+    /// Returns what the answers under a key are expected to vary by.
+    pub(in crate::store) fn names_for(
+        &self,
+        key: &CacheKey,
+        selection: &Selection<'_>,
+    ) -> VarySpec {
+        match selection.hint() {
+            Some(names) => names.clone(),
+            None => self.shared.cache.guess(key),
+        }
+    }
+
+    /// Hears what is purged, by whichever instance, until what is returned is dropped.
+    ///
+    /// Must be called where tasks can be spawned.
+    pub(in crate::store) fn hear_purges(
+        &self,
+        on_purge: impl Fn(Purged<'_>) + Send + Sync + 'static,
+    ) -> Listening {
+        let on_news = move |news| match news {
+            News::Up => on_purge(Purged::Heard),
+            News::Down => on_purge(Purged::Unheard),
+            News::Message(message) => match message.split_at_checked(1) {
+                Some((_, names)) if names.len().is_multiple_of(NAME_BYTES) => {
+                    on_purge(Purged::These(names));
+                }
+                // Something was purged, and nobody knows what: nothing is kept.
+                Some(_) | None => on_purge(Purged::Heard),
+            },
+        };
+        let channel = self.shared.cache.channel.clone();
+        self.shared.link.listen(channel, Arc::new(on_news))
+    }
+
+    /// Looks an answer up, and says for how long it is kept.
+    pub(in crate::store) fn look_up(
+        &self,
+        key: &CacheKey,
+        selection: &Selection<'_>,
+    ) -> Result<impl Future<Output = Result<Seen, StoreError>> + Send + use<>, StoreError> {
+        let part = &self.shared.cache;
+        let names = self.names_for(key, selection);
+        let question = Question {
+            shared: Arc::clone(&self.shared),
+            key: *key,
+            entry: self.shared.answers(key),
+            variant: selection.variant(&names),
+            is_asked_again: selection.hint().is_some(),
+        };
+        let turn = self.shared.begin_answer(&question.entry)?;
+        let mut call = GET.call(&[&part.share_of(key.uri()).purges, &question.entry]);
+        call.arg(names.to_bytes())
+            .arg(&question.variant.as_bytes()[..]);
+        Ok(async move { question.read(turn.script(call).await?).await })
+    }
+
     /// Puts a call about an answer.
     fn ask_cache<T: 'static>(
         &self,
@@ -230,26 +344,10 @@ impl CacheStore for RedisStore {
     }
 
     fn get(&self, key: &CacheKey, selection: &Selection<'_>) -> StoreFuture<Lookup> {
-        let part = &self.shared.cache;
-        let names = match selection.hint() {
-            Some(names) => names.clone(),
-            None => part.guess(key),
-        };
-        let question = Question {
-            shared: Arc::clone(&self.shared),
-            key: *key,
-            entry: self.shared.answers(key),
-            variant: selection.variant(&names),
-            is_asked_again: selection.hint().is_some(),
-        };
-        let turn = match self.shared.begin_answer(&question.entry) {
-            Ok(turn) => turn,
-            Err(error) => return StoreFuture::failed(error),
-        };
-        let mut call = GET.call(&[&part.purges, &question.entry]);
-        call.arg(names.to_bytes())
-            .arg(&question.variant.as_bytes()[..]);
-        StoreFuture::pending(async move { question.read(turn.script(call).await?).await })
+        match self.look_up(key, selection) {
+            Ok(seen) => StoreFuture::pending(async move { Ok(seen.await?.lookup) }),
+            Err(error) => StoreFuture::failed(error),
+        }
     }
 
     fn put(&self, put: Put) -> StoreFuture<PutOutcome> {
@@ -261,7 +359,7 @@ impl CacheStore for RedisStore {
         };
         part.learn(&put.key, put.entry.vary());
         let entry = self.shared.answers(&put.key);
-        let mut call = PUT.call(&[&part.purges, &entry]);
+        let mut call = PUT.call(&[&part.share_of(put.key.uri()).purges, &entry]);
         call.arg(put.fence.0)
             .arg(put.entry.vary().to_bytes())
             .arg(&put.entry.variant().as_bytes()[..])
@@ -283,7 +381,8 @@ impl CacheStore for RedisStore {
             return StoreFuture::ready(false);
         };
         let entry = self.shared.answers(&touch.key);
-        let mut call = TOUCH.call(&[&self.shared.cache.purges, &entry]);
+        let purges = &self.shared.cache.share_of(touch.key.uri()).purges;
+        let mut call = TOUCH.call(&[purges, &entry]);
         call.arg(touch.fence.0)
             .arg(format!("{:016}", touch.stamp.0))
             .arg(&touch.entry.variant().as_bytes()[..])
@@ -298,28 +397,17 @@ impl CacheStore for RedisStore {
     }
 
     fn purge(&self, targets: &[PurgeTarget], mode: PurgeMode) -> StoreFuture<()> {
-        let part = &self.shared.cache;
-        if targets.is_empty() {
-            return StoreFuture::ready(());
-        }
-        let turn = match self.shared.begin_answer(&part.purges) {
-            Ok(turn) => turn,
-            Err(error) => return StoreFuture::failed(error),
-        };
-        let mut call = PURGE.call(&[&part.purges]);
-        call.arg(match mode {
-            PurgeMode::Hard => "h",
-            PurgeMode::Soft => "s",
-        });
-        call.arg(&part.channel)
-            .arg(targets.iter().flat_map(name_of).collect::<Vec<u8>>())
-            .arg(PURGES_MAX);
-        let shared = Arc::clone(&self.shared);
+        let (shared, targets) = (Arc::clone(&self.shared), targets.to_vec());
         StoreFuture::pending(async move {
-            match turn.script(call).await {
-                Err(error) if error.kind() == StoreErrorKind::Full => shared.purge_all().await,
-                answer => answer.map(drop),
+            for share in &shared.cache.shares {
+                let is_here = |target: &&PurgeTarget| match target {
+                    PurgeTarget::Uri(uri) => std::ptr::eq(shared.cache.share_of(uri), share),
+                    PurgeTarget::Tag(_) | PurgeTarget::Partition(_) | PurgeTarget::All => true,
+                };
+                let names: Vec<u8> = targets.iter().filter(is_here).flat_map(name_of).collect();
+                shared.purge_share(share, names, mode).await?;
             }
+            Ok(())
         })
     }
 
@@ -349,18 +437,41 @@ impl CacheStore for RedisStore {
 }
 
 impl Shared {
-    /// Lets go of everything, on a server that has no room to write down what was purged: without
-    /// its purges no answer lives.
-    async fn purge_all(&self) -> Result<(), StoreError> {
-        let turn = self.begin_answer(&self.cache.purges)?;
+    /// Purges what these name in one slot.
+    async fn purge_share(
+        &self,
+        share: &Share,
+        names: Vec<u8>,
+        mode: PurgeMode,
+    ) -> Result<(), StoreError> {
+        if names.is_empty() {
+            return Ok(());
+        }
+        let turn = self.begin_answer(&share.purges)?;
+        let mut call = PURGE.call(&[&share.purges]);
+        call.arg(match mode {
+            PurgeMode::Hard => "h",
+            PurgeMode::Soft => "s",
+        });
+        call.arg(&self.cache.channel).arg(names).arg(PURGES_MAX);
+        match turn.script(call).await {
+            Err(error) if error.kind() == StoreErrorKind::Full => self.purge_all(share).await,
+            answer => answer.map(drop),
+        }
+    }
+
+    /// Lets go of everything in a slot, on a server that has no room to write down what was purged:
+    /// without its purges no answer lives.
+    async fn purge_all(&self, share: &Share) -> Result<(), StoreError> {
+        let turn = self.begin_answer(&share.purges)?;
         let mut unlink = redis::cmd("UNLINK");
-        unlink.arg(&self.cache.purges);
+        unlink.arg(&share.purges);
         turn.command(&unlink).await.map(drop)
     }
 }
 
 /// Returns all by which an answer is purged, 17 bytes each.
-fn targets_of(key: &CacheKey, entry: &StoredResponse) -> Vec<u8> {
+pub(in crate::store) fn targets_of(key: &CacheKey, entry: &StoredResponse) -> Vec<u8> {
     let mut targets = vec![
         PurgeTarget::All,
         PurgeTarget::Uri(*key.uri()),
@@ -370,7 +481,7 @@ fn targets_of(key: &CacheKey, entry: &StoredResponse) -> Vec<u8> {
     targets.iter().flat_map(name_of).collect()
 }
 
-fn name_of(target: &PurgeTarget) -> [u8; 17] {
+pub(in crate::store) fn name_of(target: &PurgeTarget) -> [u8; NAME_BYTES] {
     let nothing = StoreKey::from_bytes([0; 16]);
     let (kind, digest) = match target {
         PurgeTarget::Uri(uri) => (b'u', uri),
@@ -378,7 +489,7 @@ fn name_of(target: &PurgeTarget) -> [u8; 17] {
         PurgeTarget::Partition(partition) => (b'p', partition),
         PurgeTarget::All => (b'a', &nothing),
     };
-    let mut name = [kind; 17];
+    let mut name = [kind; NAME_BYTES];
     name[1..].copy_from_slice(digest.as_bytes());
     name
 }

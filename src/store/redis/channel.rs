@@ -35,7 +35,7 @@ pub(super) enum News {
 pub(super) type OnNews = Arc<dyn Fn(News) + Send + Sync>;
 
 /// A channel that is heard until this is dropped.
-pub(super) struct Listening {
+pub(in crate::store) struct Listening {
     stop: oneshot::Sender<()>,
 }
 
@@ -61,7 +61,7 @@ impl Listening {
     }
 
     /// Returns whether nobody listens any more, as the runtime that did has ended.
-    pub(super) fn is_over(&self) -> bool {
+    pub(in crate::store) fn is_over(&self) -> bool {
         self.stop.is_closed()
     }
 }

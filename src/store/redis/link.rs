@@ -128,6 +128,11 @@ impl Link {
         self.ground.watch.local_denials.add_one();
     }
 
+    /// Returns whether keys may lie on several servers, by their slots.
+    pub(super) fn is_spread(&self) -> bool {
+        matches!(*self.router, Router::Many(_))
+    }
+
     pub(super) fn runtime(&self) -> &Arc<dyn Runtime> {
         &self.ground.runtime
     }

@@ -25,6 +25,8 @@ mod node;
 mod pulse;
 #[cfg(feature = "rate-limit")]
 mod rate_limit;
+#[cfg(feature = "api-key")]
+mod receipts;
 mod router;
 mod script;
 mod slot;
@@ -40,6 +42,12 @@ use self::absent as cache;
 use self::absent as rate_limit;
 use std::{fmt, sync::Arc, time::Duration};
 
+#[cfg(all(feature = "cache", feature = "memory"))]
+pub(super) use self::cache::{NAME_BYTES, Purged, Seen, name_of, targets_of};
+#[cfg(all(feature = "cache", feature = "memory"))]
+pub(super) use self::channel::Listening;
+#[cfg(feature = "api-key")]
+pub use self::receipts::Receipts;
 use self::{config::Bounds, link::Link, node::within};
 pub use self::{config::RedisConfig, watch::RedisStats};
 use crate::{

@@ -2,7 +2,7 @@
 -- KEYS: purges, the answers of a key.
 -- ARGV: number, what they are expected to vary by, the variant.
 -- Returns number, fence, and 'nothing' | 'novariant' | 'varies', names | 'entry', stamp, key, 1 if it
--- was purged softly, head, body.
+-- was purged softly, for how many more milliseconds it is kept, head, body.
 local entry, spec, variant = KEYS[2], ARGV[2], ARGV[3]
 local now = time()
 local last = latest(now)
@@ -33,4 +33,5 @@ elseif last >= made then
   end
 end
 local parts = redis.call('HMGET', entry, 'h' .. variant, 'b' .. variant)
-return {ARGV[1], fence, 'entry', about:sub(1, 16), about:sub(49, 80), soft, parts[1], parts[2]}
+local left = math.floor((ends - now) / 1000)
+return {ARGV[1], fence, 'entry', about:sub(1, 16), about:sub(49, 80), soft, left, parts[1], parts[2]}

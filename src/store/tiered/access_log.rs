@@ -1,0 +1,17 @@
+//! The log goes to the server.
+
+use super::TieredStore;
+use crate::{
+    access_log::{LogEntry, LogQuery, LogStore, Trail},
+    store_future::StoreFuture,
+};
+
+impl LogStore for TieredStore {
+    fn append(&self, trail: Trail, batch: &[LogEntry]) -> StoreFuture<()> {
+        self.far.append(trail, batch)
+    }
+
+    fn recent(&self, trail: Trail, query: &LogQuery) -> StoreFuture<Vec<LogEntry>> {
+        self.far.recent(trail, query)
+    }
+}

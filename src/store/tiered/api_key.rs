@@ -1,0 +1,42 @@
+//! Keys are asked for at the server: a ring remembers what it is answered.
+
+use super::TieredStore;
+use crate::{
+    api_key::{ApiKeyStore, ChangeFeed, KeyId, KeyPage, KeyQuery, KeyUse, StoredKey},
+    store_future::StoreFuture,
+    time::Timestamp,
+};
+
+impl ApiKeyStore for TieredStore {
+    fn has_deadline(&self) -> bool {
+        ApiKeyStore::has_deadline(&self.far)
+    }
+
+    fn find(&self, id: KeyId) -> StoreFuture<Option<StoredKey>> {
+        self.far.find(id)
+    }
+
+    fn create(&self, record: StoredKey) -> StoreFuture<()> {
+        self.far.create(record)
+    }
+
+    fn update(&self, record: StoredKey, expected: u64) -> StoreFuture<()> {
+        self.far.update(record, expected)
+    }
+
+    fn list(&self, query: KeyQuery) -> StoreFuture<KeyPage> {
+        self.far.list(query)
+    }
+
+    fn touch(&self, uses: Vec<KeyUse>) -> StoreFuture<()> {
+        self.far.touch(uses)
+    }
+
+    fn purge(&self, before: Timestamp, max: usize) -> StoreFuture<usize> {
+        self.far.purge(before, max)
+    }
+
+    fn changes(&self) -> ChangeFeed {
+        ApiKeyStore::changes(&self.far)
+    }
+}

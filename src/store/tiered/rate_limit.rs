@@ -1,0 +1,38 @@
+//! Limits are counted at the server: what each process counts for itself is no limit of all.
+
+use super::TieredStore;
+use crate::{
+    rate_limit::{Charge, Decisions, Policy, RateLimitStore, Refund},
+    store_future::StoreFuture,
+    store_key::{StoreKey, StoreKeys},
+};
+
+impl RateLimitStore for TieredStore {
+    fn keys(&self) -> &StoreKeys {
+        RateLimitStore::keys(&self.far)
+    }
+
+    fn has_deadline(&self) -> bool {
+        RateLimitStore::has_deadline(&self.far)
+    }
+
+    fn charge(&self, partition: &StoreKey, charges: &[Charge<'_>]) -> StoreFuture<()> {
+        self.far.charge(partition, charges)
+    }
+
+    fn take(&self, partition: &StoreKey, charges: &[Charge<'_>]) -> StoreFuture<Decisions> {
+        self.far.take(partition, charges)
+    }
+
+    fn peek(&self, partition: &StoreKey, charges: &[Charge<'_>]) -> StoreFuture<Decisions> {
+        self.far.peek(partition, charges)
+    }
+
+    fn refund(&self, partition: &StoreKey, refunds: &[Refund<'_>]) -> StoreFuture<()> {
+        self.far.refund(partition, refunds)
+    }
+
+    fn reset(&self, partition: &StoreKey, policies: &[&Policy]) -> StoreFuture<()> {
+        self.far.reset(partition, policies)
+    }
+}

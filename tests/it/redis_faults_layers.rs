@@ -1,0 +1,400 @@
+//! What keys, cache and log do while their Redis server fails, in each way that one can.
+
+use std::{
+    convert::Infallible,
+    fmt::Debug,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use http_body::Body;
+use http_body_util::{BodyExt, Full};
+use portcullis::{
+    TokioRuntime,
+    access_log::{AccessLogLayer, LogQueue, Trail},
+    api_key::{ApiKeyLayer, KeyManager, KeyRing, NewKey, Pepper},
+    cache::CacheLayer,
+    store::{RedisConfig, RedisStore},
+};
+use tower::{Layer, ServiceExt, service_fn, util::BoxCloneService};
+
+use crate::support::{
+    get,
+    redis::{Fault, Proxy, Server, keys},
+};
+
+type App = BoxCloneService<Request<Full<Bytes>>, Response<()>, Infallible>;
+
+/// Puts a layer before a handler that counts its calls, and reads each answer to its end.
+macro_rules! app {
+    ($layer:expr, $calls:expr) => {{
+        let calls = Arc::clone($calls);
+        let handler = service_fn(move |_: Request<Full<Bytes>>| {
+            calls.fetch_add(1, Ordering::Relaxed);
+            let response = Response::builder().header("cache-control", "max-age=60");
+            let response = response.body(Full::<Bytes>::from("an answer")).unwrap();
+            async move { Ok::<_, Infallible>(response) }
+        });
+        let service = $layer.layer(handler);
+        let to_the_end = |response: Response<_>| async move {
+            let (head, body) = response.into_parts();
+            read_to_the_end(body).await;
+            Ok(Response::from_parts(head, ()))
+        };
+        BoxCloneService::new(ServiceExt::<Request<Full<Bytes>>>::and_then(
+            service, to_the_end,
+        ))
+    }};
+}
+
+async fn read_to_the_end<B>(body: B)
+where
+    B: Body<Data = Bytes>,
+    B::Error: Debug,
+{
+    body.collect().await.unwrap();
+}
+
+/// How long each layer waits for its server.
+const DEADLINE: Duration = Duration::from_millis(25);
+
+/// By how much a request may be late on a machine that does other things too.
+const LATE: Duration = Duration::from_millis(100);
+
+/// A server behind a proxy, and a layer of each kind before it.
+struct Scene {
+    /// How long each layer waits.
+    deadline: Duration,
+    server: Server,
+    proxy: Proxy,
+    queue: LogQueue,
+    /// How many requests went through the log.
+    logged: AtomicUsize,
+    /// How often the handler behind the cache was called.
+    calls: Arc<AtomicUsize>,
+    apps: [(&'static str, App); 3],
+    key: String,
+}
+
+/// The answers to the requests of one layer, and how long each took.
+type Seen = Vec<(StatusCode, Duration)>;
+
+const AUTH: usize = 0;
+const CACHE: usize = 1;
+const LOG: usize = 2;
+
+impl Scene {
+    async fn new() -> Self {
+        Self::waiting(DEADLINE).await
+    }
+
+    /// Sets a scene where the server answers all the time, if late on a busy machine.
+    async fn patient() -> Self {
+        Self::waiting(Duration::from_secs(2)).await
+    }
+
+    async fn waiting(deadline: Duration) -> Self {
+        let server = Server::start();
+        let proxy = Proxy::before(server.addr).await;
+        let config = RedisConfig::single(proxy.url())
+            .api_key_deadline(deadline)
+            .cache_deadline(deadline);
+        let store = RedisStore::new(config, keys()).unwrap();
+        // Nothing is remembered: each request asks.
+        let ring = KeyRing::builder("acmepay", store.clone())
+            .pepper(Pepper::random(1))
+            .remember_keys_for(Duration::ZERO)
+            .build()
+            .unwrap();
+        let key = KeyManager::new(&ring).create(NewKey::of_owner("a")).await;
+        let queue = LogQueue::builder(store.clone(), TokioRuntime)
+            .linger(Duration::from_millis(20))
+            .build()
+            .unwrap();
+        let (calls, others) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let apps = [
+            (
+                "auth",
+                app!(ApiKeyLayer::builder(&ring).build().unwrap(), &others),
+            ),
+            ("cache", app!(CacheLayer::new(store), &calls)),
+            ("log", app!(AccessLogLayer::new(queue.clone()), &others)),
+        ];
+        let scene = Self {
+            deadline,
+            server,
+            proxy,
+            queue,
+            logged: AtomicUsize::new(0),
+            calls,
+            apps,
+            key: key.unwrap().expose_secret().to_owned(),
+        };
+        scene.until_up(Duration::from_secs(10)).await;
+        // Another attempt to connect may follow at once.
+        tokio::time::sleep(Duration::from_millis(1_100)).await;
+        scene
+    }
+
+    /// Returns a request for a layer: each asks of its store anew, but for what is cached.
+    fn request(&self, which: usize, path: usize) -> Request<Full<Bytes>> {
+        let mut request = get(&format!("http://acme.test/{}", path % 7));
+        if which == AUTH {
+            let key = self.key.parse().unwrap();
+            request.headers_mut().insert("x-api-key", key);
+        }
+        request
+    }
+
+    async fn ask(&self, which: usize) -> StatusCode {
+        let app = self.apps[which].1.clone();
+        app.oneshot(self.request(which, 0)).await.unwrap().status()
+    }
+
+    /// Asks until keys are known again.
+    async fn until_up(&self, patience: Duration) {
+        let begun = Instant::now();
+        while self.ask(AUTH).await != StatusCode::OK {
+            assert!(begun.elapsed() < patience, "{:?}", begun.elapsed());
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
+
+    /// Sends requests to all layers until the time is over.
+    async fn load(&self, time: Duration) -> Vec<Seen> {
+        let over = Arc::new(AtomicBool::new(false));
+        let mut tasks = Vec::new();
+        for (which, (_, app)) in self.apps.iter().enumerate() {
+            for _ in 0..3 {
+                let (app, over) = (app.clone(), Arc::clone(&over));
+                let requests: Vec<_> = (0..7).map(|path| self.request(which, path)).collect();
+                let task = async move {
+                    let mut seen = Seen::new();
+                    while !over.load(Ordering::Relaxed) {
+                        let request = requests[seen.len() % requests.len()].clone();
+                        let begun = Instant::now();
+                        let response = app.clone().oneshot(request).await.unwrap();
+                        seen.push((response.status(), begun.elapsed()));
+                        tokio::time::sleep(Duration::from_millis(3)).await;
+                    }
+                    seen
+                };
+                tasks.push((which, tokio::spawn(task)));
+            }
+        }
+        tokio::time::sleep(time).await;
+        over.store(true, Ordering::Relaxed);
+        let mut all: Vec<Seen> = self.apps.iter().map(|_| Seen::new()).collect();
+        for (which, task) in tasks {
+            all[which].extend(task.await.unwrap());
+        }
+        self.logged.fetch_add(all[LOG].len(), Ordering::Relaxed);
+        all
+    }
+
+    /// Checks what holds whatever happened: keys and cache serve, all records are accounted for,
+    /// and no key but those of the records of keys stays for ever.
+    async fn is_sound(&self, is_data_kept: bool) {
+        let begun = Instant::now();
+        while !self.queue.flush().await {
+            assert!(begun.elapsed() < Duration::from_secs(5), "the log is dead");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let stored = self.server.ask(&["XLEN", "portcullis:log:access"]).as_int();
+        let (stored, lost) = (
+            stored as usize,
+            self.queue.losses(Trail::Access).total() as usize,
+        );
+        let logged = self.logged.load(Ordering::Relaxed);
+        if is_data_kept {
+            assert!(stored + lost >= logged, "{stored} + {lost} of {logged}");
+        }
+        let forever = self.server.keys_without_expiry();
+        assert!(
+            forever.iter().all(|key| key.contains(":k:{")),
+            "{forever:?}"
+        );
+        let before = self.calls.load(Ordering::Relaxed);
+        while self.calls.load(Ordering::Relaxed) < before + 2 {
+            // A miss, and then hits for as long as it is fresh.
+            if self.ask(CACHE).await == StatusCode::OK && self.is_hit().await {
+                break;
+            }
+            assert!(
+                begun.elapsed() < Duration::from_secs(5),
+                "nothing is cached"
+            );
+        }
+    }
+
+    async fn is_hit(&self) -> bool {
+        let before = self.calls.load(Ordering::Relaxed);
+        assert_eq!(self.ask(CACHE).await, StatusCode::OK);
+        self.calls.load(Ordering::Relaxed) == before
+    }
+}
+
+/// Checks that each answer is the documented one, and that few had to wait, none for long.
+fn check(scene: &Scene, all: &[Seen], denied: &[StatusCode]) {
+    for (which, seen) in all.iter().enumerate() {
+        let name = scene.apps[which].0;
+        assert!(seen.len() > 20, "{name}: only {} answers", seen.len());
+        for (status, time) in seen {
+            let is_denied = which == AUTH && denied.contains(status);
+            assert!(is_denied || *status == StatusCode::OK, "{name}: {status}");
+            assert!(*time < scene.deadline + LATE, "{name}: {time:?}");
+        }
+    }
+}
+
+/// Checks that nobody waits for a server that is known not to answer.
+fn check_is_fast(scene: &Scene, all: &[Seen]) {
+    for (which, seen) in all.iter().enumerate() {
+        let name = scene.apps[which].0;
+        let mut times: Vec<_> = seen.iter().map(|(_, time)| *time).collect();
+        times.sort_unstable();
+        let median = times[times.len() / 2];
+        assert!(median < Duration::from_millis(2), "{name}: {median:?}");
+    }
+}
+
+fn failed(all: &[Seen]) -> usize {
+    let failed = |(status, _): &&(StatusCode, Duration)| *status != StatusCode::OK;
+    all[AUTH].iter().filter(failed).count()
+}
+
+/// Lets a fault last, end, and heal. All requests are answered as documented meanwhile.
+async fn endure(
+    begin: impl AsyncFnOnce(&mut Scene),
+    end: impl AsyncFnOnce(&mut Scene),
+    denied: &[StatusCode],
+) {
+    let mut scene = Scene::new().await;
+    begin(&mut scene).await;
+    let seen = scene.load(Duration::from_millis(900)).await;
+    check(&scene, &seen, denied);
+    check_is_fast(&scene, &seen);
+    assert!(failed(&seen) > 0, "nothing failed");
+    end(&mut scene).await;
+    scene.until_up(Duration::from_millis(2_500)).await;
+    scene.is_sound(true).await;
+}
+
+const UNAVAILABLE: &[StatusCode] = &[StatusCode::SERVICE_UNAVAILABLE];
+
+async fn behind_a_proxy(fault: Fault, denied: &[StatusCode]) {
+    let begin = async |scene: &mut Scene| scene.proxy.set(fault);
+    let end = async |scene: &mut Scene| scene.proxy.set(Fault::None);
+    endure(begin, end, denied).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hang_denies_keys_misses_answers_and_costs_few_their_deadline() {
+    let begin = async |scene: &mut Scene| scene.server.freeze();
+    endure(begin, async |scene| scene.server.thaw(), UNAVAILABLE).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_a_crash_keys_are_gone_with_the_servers_data_and_all_else_heals() {
+    let mut scene = Scene::new().await;
+    scene.server.kill();
+    let seen = scene.load(Duration::from_millis(900)).await;
+    check(&scene, &seen, UNAVAILABLE);
+    check_is_fast(&scene, &seen);
+    assert!(failed(&seen) > 0, "nothing failed");
+    scene.server.restart();
+    let begun = Instant::now();
+    // Such a server keeps nothing on a disk: nobody is known, and that is no error.
+    while scene.ask(AUTH).await != StatusCode::UNAUTHORIZED {
+        assert!(begun.elapsed() < Duration::from_millis(2_500));
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    scene.is_sound(false).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_black_hole_denies_keys_and_misses_answers() {
+    behind_a_proxy(Fault::BlackHole, UNAVAILABLE).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_half_open_connection_denies_keys_and_misses_answers() {
+    behind_a_proxy(Fault::HalfOpen, UNAVAILABLE).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reset_denies_keys_and_misses_answers() {
+    behind_a_proxy(Fault::Reset, UNAVAILABLE).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn corrupt_answers_let_nobody_in_and_show_nothing() {
+    let errors = [
+        StatusCode::SERVICE_UNAVAILABLE,
+        StatusCode::INTERNAL_SERVER_ERROR,
+    ];
+    behind_a_proxy(Fault::Corrupt, &errors).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_becomes_a_replica_denies_keys_and_misses_answers() {
+    let begin = async |scene: &mut Scene| {
+        scene.server.ask(&["REPLICAOF", "127.0.0.1", "1"]);
+    };
+    let end = async |scene: &mut Scene| {
+        scene.server.ask(&["REPLICAOF", "NO", "ONE"]);
+    };
+    endure(begin, end, UNAVAILABLE).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_server_still_knows_keys_and_loses_records() {
+    let scene = Scene::patient().await;
+    scene.server.ask(&["CONFIG", "SET", "maxmemory", "1"]);
+    let seen = scene.load(Duration::from_millis(400)).await;
+    check(&scene, &seen, &[]);
+    let lost = scene.queue.losses(Trail::Access).store_failed + scene.queue.waiting() as u64;
+    assert!(lost > 0, "nothing was lost");
+    scene.server.ask(&["CONFIG", "SET", "maxmemory", "0"]);
+    scene.is_sound(true).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn forgotten_scripts_fail_no_request() {
+    let scene = Scene::patient().await;
+    let (seen, ()) = tokio::join!(scene.load(Duration::from_millis(400)), async {
+        for _ in 0..10 {
+            tokio::time::sleep(Duration::from_millis(30)).await;
+            scene.server.ask(&["SCRIPT", "FLUSH"]);
+        }
+    });
+    check(&scene, &seen, &[]);
+    scene.is_sound(true).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_a_flush_nobody_is_known_and_nothing_else_fails() {
+    let scene = Scene::patient().await;
+    scene.server.ask(&["FLUSHALL"]);
+    let seen = scene.load(Duration::from_millis(300)).await;
+    check(&scene, &seen, &[StatusCode::UNAUTHORIZED]);
+    assert_eq!(failed(&seen), seen[AUTH].len());
+    scene.is_sound(true).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_swallowed_reply_is_nobody_elses_answer() {
+    let scene = Scene::new().await;
+    for _ in 0..3 {
+        scene.proxy.set(Fault::Swallow(1));
+        let seen = scene.load(Duration::from_millis(200)).await;
+        check(&scene, &seen, UNAVAILABLE);
+        scene.until_up(Duration::from_millis(2_500)).await;
+    }
+    scene.is_sound(true).await;
+}
