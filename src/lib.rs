@@ -61,7 +61,7 @@
 //! | `memory` | yes | [`store::MemoryStore`] |
 //! | `tokio` | yes | [`TokioRuntime`]: spawning and sleeping on Tokio |
 //! | `argon2` | no | keys that were made elsewhere and hashed by argon2 |
-//! | `admin` | no | [`api_key::admin`]: keys managed over HTTP, as a router for axum |
+//! | `admin` | no | `api_key::admin`: keys managed over HTTP, as a router for axum |
 //! | `redis` | no | `store::RedisStore`: a Redis server that many instances share |
 //! | `axum` | no | `ConnectInfo` and `MatchedPath` are understood, [`Identity`] is an extractor |
 //! | `tracing` | no | records and notices as `tracing` events |
