@@ -13,7 +13,7 @@ use super::{
     address::OnPush,
     endpoint::drive,
     fault::Fault,
-    node::{Ground, within},
+    ground::{Ground, within},
     router::Router,
 };
 

@@ -14,8 +14,8 @@ use super::{
     address::Address,
     endpoint::{Endpoint, drive},
     fault::Fault,
-    node::{Ground, Node, Pass, within},
-    router::Entry,
+    ground::{Ground, within},
+    node::{Entry, Node, Pass},
 };
 use crate::{
     error::{StoreError, StoreErrorKind},

@@ -8,7 +8,7 @@ use super::{
     address::{Address, Driver, OnPush},
     config::Sentinels,
     fault::{Fault, Verdict},
-    node::{Ground, within},
+    ground::{Ground, within},
 };
 use crate::error::{StoreError, StoreErrorKind};
 

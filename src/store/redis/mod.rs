@@ -20,6 +20,7 @@ mod cluster;
 mod config;
 mod endpoint;
 mod fault;
+mod ground;
 mod link;
 mod node;
 mod pulse;
@@ -48,7 +49,7 @@ pub(super) use self::cache::{NAME_BYTES, Purged, Seen, name_of, targets_of};
 pub(super) use self::channel::Listening;
 #[cfg(feature = "api-key")]
 pub use self::receipts::Receipts;
-use self::{config::Bounds, link::Link, node::within};
+use self::{config::Bounds, ground::within, link::Link};
 pub use self::{config::RedisConfig, watch::RedisStats};
 use crate::{
     error::{ConfigError, StoreError},

@@ -2,10 +2,8 @@
 
 use std::{
     fmt,
-    future::{Future, poll_fn},
     pin::pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
-    task::Poll,
     time::Duration,
 };
 
@@ -16,12 +14,11 @@ use super::{
     address::Driver,
     endpoint::Endpoint,
     fault::{Fault, Verdict},
+    ground::{Ground, within},
     pulse::Pulse,
-    watch::Watch,
 };
 use crate::{
     error::{StoreError, StoreErrorKind},
-    runtime::Runtime,
     time::{Clock, Timestamp},
 };
 
@@ -37,13 +34,12 @@ const WAIT_MAX: Duration = Duration::from_millis(250);
 /// By how much more they are apart, at most: so that not all instances come at once.
 const JITTER_MAX_MICROS: u64 = 100_000;
 
-/// What all servers of a store share.
-#[derive(Debug)]
-pub(super) struct Ground {
-    pub(super) runtime: Arc<dyn Runtime>,
-    pub(super) clock: Arc<dyn Clock>,
-    pub(super) watch: Watch,
-    pub(super) calls_max: usize,
+/// What lets a call begin.
+pub(super) enum Entry {
+    /// The right to ask the server that has the key.
+    Known(Pass),
+    /// Which server has it is being asked.
+    Unknown,
 }
 
 /// One server, which is asked as long as it answers.
@@ -500,19 +496,6 @@ impl fmt::Debug for Node {
         };
         write!(f, "{} ({phase})", self.endpoint)
     }
-}
-
-/// Returns what a future brings before the time is over.
-pub(super) async fn within<F: Future>(
-    limit: impl Future<Output = ()>,
-    future: F,
-) -> Option<F::Output> {
-    let (mut limit, mut future) = (pin!(limit), pin!(future));
-    poll_fn(|cx| match future.as_mut().poll(cx) {
-        Poll::Ready(output) => Poll::Ready(Some(output)),
-        Poll::Pending => limit.as_mut().poll(cx).map(|()| None),
-    })
-    .await
 }
 
 /// Runs a connection until it ends, or is dropped by its node.

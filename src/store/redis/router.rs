@@ -5,7 +5,8 @@ use std::sync::Arc;
 use super::{
     cluster::Cluster,
     endpoint::Endpoint,
-    node::{Ground, Node, Pass},
+    ground::Ground,
+    node::{Entry, Node},
 };
 use crate::error::StoreError;
 
@@ -14,14 +15,6 @@ use crate::error::StoreError;
 pub(super) enum Router {
     One(Arc<Node>),
     Many(Arc<Cluster>),
-}
-
-/// What lets a call begin.
-pub(super) enum Entry {
-    /// The right to ask the server that has the key.
-    Known(Pass),
-    /// Which server has it is being asked.
-    Unknown,
 }
 
 impl Router {

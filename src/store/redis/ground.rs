@@ -1,0 +1,33 @@
+//! What all servers of a store share.
+
+use std::{
+    future::{Future, poll_fn},
+    pin::pin,
+    sync::Arc,
+    task::Poll,
+};
+
+use super::watch::Watch;
+use crate::{runtime::Runtime, time::Clock};
+
+/// What all servers of a store share.
+#[derive(Debug)]
+pub(super) struct Ground {
+    pub(super) runtime: Arc<dyn Runtime>,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) watch: Watch,
+    pub(super) calls_max: usize,
+}
+
+/// Returns what a future brings before the time is over.
+pub(super) async fn within<F: Future>(
+    limit: impl Future<Output = ()>,
+    future: F,
+) -> Option<F::Output> {
+    let (mut limit, mut future) = (pin!(limit), pin!(future));
+    poll_fn(|cx| match future.as_mut().poll(cx) {
+        Poll::Ready(output) => Poll::Ready(Some(output)),
+        Poll::Pending => limit.as_mut().poll(cx).map(|()| None),
+    })
+    .await
+}
