@@ -282,7 +282,7 @@ impl Cluster {
         ];
         let more = [
             "--cluster-node-timeout",
-            "1000",
+            "2000",
             "--cluster-require-full-coverage",
             "no",
         ];
