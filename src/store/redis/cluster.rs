@@ -371,6 +371,7 @@ fn read_range(range: Value, asked: &Address) -> Option<(u16, u16, Address)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::redis::tls::Tls;
 
     fn bulk(text: &str) -> Value {
         Value::BulkString(text.as_bytes().to_vec())
@@ -383,7 +384,7 @@ mod tests {
 
     #[test]
     fn what_nodes_say_of_slots_is_read_and_anything_else_refused() {
-        let asked = Address::parse("redis://10.0.0.1:7000").ok().unwrap();
+        let asked = Address::parse("redis://10.0.0.1:7000", &Tls::default()).unwrap();
         let told = |ranges| read(Value::Array(ranges), &asked);
         let good = told(vec![
             range(0, 5, bulk("10.0.0.2"), 7_001),

@@ -2,7 +2,10 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use super::address::{Address, Login};
+use super::{
+    address::{Address, Login},
+    tls::Tls,
+};
 use crate::{audit::Auditor, error::ConfigError};
 
 /// Where the servers of a [`RedisStore`](super::RedisStore) are, and how to treat them.
@@ -20,13 +23,15 @@ use crate::{audit::Auditor, error::ConfigError};
 /// # let _ = (one, watched, many);
 /// ```
 ///
-/// A URL is `redis://user:password@host:6379/0`, or `redis+unix:///path/of/the/socket`; user,
-/// password and database may be left out. Whatever shows a configuration shows no password.
+/// A URL is `redis://user:password@host:6379/0`, `rediss://` for the same over TLS (feature
+/// `redis-tls`), or `redis+unix:///path/of/the/socket`; user, password and database may be left out.
+/// Whatever shows a configuration shows no password.
 #[derive(Clone)]
 #[must_use]
 pub struct RedisConfig {
     servers: Servers,
     login: Login,
+    pub(super) tls: Tls,
     name: Arc<str>,
     prefix: String,
     deadlines: Deadlines,
@@ -77,7 +82,7 @@ impl RedisConfig {
     /// They are asked anew each time the connection is lost, or leads to a server that has become
     /// a replica. What the URLs say of user and password is said to the Sentinels alone; for the
     /// server there are [`user`](Self::user), [`password`](Self::password) and
-    /// [`database`](Self::database).
+    /// [`database`](Self::database). It is reached over TLS if the first Sentinel is.
     pub fn sentinel<U: Into<String>>(
         sentinels: impl IntoIterator<Item = U>,
         main: impl Into<String>,
@@ -90,7 +95,7 @@ impl RedisConfig {
 
     /// A Cluster, of which these nodes know the others.
     ///
-    /// What the first URL says of user and password is said to the nodes that the Cluster names.
+    /// What the first URL says of user, password and TLS holds for the nodes that the Cluster names.
     pub fn cluster<U: Into<String>>(nodes: impl IntoIterator<Item = U>) -> Self {
         Self::new(Servers::Cluster(
             nodes.into_iter().map(Into::into).collect(),
@@ -101,6 +106,7 @@ impl RedisConfig {
         Self {
             servers,
             login: Login::default(),
+            tls: Tls::default(),
             name: "redis".into(),
             prefix: "portcullis".to_owned(),
             deadlines: Deadlines {
@@ -254,7 +260,7 @@ impl RedisConfig {
             );
         }
         Ok(Checked {
-            route: self.servers.route(&self.login)?,
+            route: self.servers.route(&self.login, &self.tls)?,
             name: self.name,
             prefix: self.prefix,
             deadlines: self.deadlines,
@@ -294,11 +300,14 @@ pub(super) struct Sentinels {
 }
 
 impl Servers {
-    fn route(&self, login: &Login) -> Result<Route, ConfigError> {
+    fn route(&self, login: &Login, tls: &Tls) -> Result<Route, ConfigError> {
         match self {
-            Self::Single(url) => Ok(Route::Single(Address::parse(url)?.with_login(login))),
+            Self::Single(url) => {
+                let address = Address::parse(url, tls)?;
+                Ok(Route::Single(address.with_login(login)))
+            }
             Self::Sentinel { sentinels, main } => {
-                let addresses = parse_all(sentinels)?;
+                let addresses = parse_all(sentinels, tls)?;
                 if main.is_empty() {
                     return Err(ConfigError::new("sentinel", "", "no main server is named")
                         .fix("give the name that `sentinel monitor` was given"));
@@ -311,7 +320,7 @@ impl Servers {
                 }))
             }
             Self::Cluster(nodes) => {
-                let nodes = parse_all(nodes)?.into_iter();
+                let nodes = parse_all(nodes, tls)?.into_iter();
                 let nodes: Vec<_> = nodes.map(|node| node.with_login(login)).collect();
                 match nodes.iter().find(|node| node.database() != 0) {
                     Some(node) => Err(ConfigError::new(
@@ -328,10 +337,10 @@ impl Servers {
 }
 
 /// Returns the addresses of several servers, at least one, all reached over the network.
-fn parse_all(urls: &[String]) -> Result<Vec<Address>, ConfigError> {
+fn parse_all(urls: &[String], tls: &Tls) -> Result<Vec<Address>, ConfigError> {
     let addresses = urls
         .iter()
-        .map(|url| Address::parse(url))
+        .map(|url| Address::parse(url, tls))
         .collect::<Result<Vec<_>, _>>()?;
     let error = |problem: &str| {
         ConfigError::new("redis url", urls.len(), problem.to_owned())
@@ -388,10 +397,7 @@ impl fmt::Debug for RedisConfig {
 impl fmt::Debug for Servers {
     /// Writes where the servers are; of a URL that cannot be read, nothing.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let place = |url: &String| match Address::parse(url) {
-            Ok(address) => address.to_string(),
-            Err(_) => "?".to_owned(),
-        };
+        let place = |url: &String| Address::place_of(url).unwrap_or_else(|| "?".to_owned());
         let places = |urls: &[String]| urls.iter().map(place).collect::<Vec<_>>();
         match self {
             Self::Single(url) => write!(f, "Single({})", place(url)),

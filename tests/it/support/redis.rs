@@ -100,6 +100,11 @@ impl Server {
         Self::with_config(Some(&config), &[])
     }
 
+    /// Starts a Sentinel that watches nothing yet.
+    pub(crate) fn sentinel_alone(options: &[&str]) -> Self {
+        Self::with_config(Some(""), options)
+    }
+
     fn is_up(&mut self) -> bool {
         let begun = Instant::now();
         while begun.elapsed() < PATIENCE {
@@ -256,7 +261,7 @@ fn spawn(folder: &Path, addr: SocketAddr, options: &[String]) -> Child {
 }
 
 /// Finds a port that a Cluster's bus has room above, too.
-fn free_addr() -> SocketAddr {
+pub(crate) fn free_addr() -> SocketAddr {
     loop {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let addr = listener.local_addr().unwrap();
