@@ -15,20 +15,16 @@ use portcullis::{
 
 use crate::support::{
     process::{Example, call},
-    redis::{Reply, Server, keys},
+    redis::{Reply, Server, keys, patient},
 };
 
 fn store(server: &Server) -> RedisStore {
-    // Busy machines: what is proved here is arithmetic, not speed.
-    let config = RedisConfig::single(server.url()).rate_limit_deadline(Duration::from_secs(10));
-    RedisStore::new(config, keys()).unwrap()
+    RedisStore::new(patient(RedisConfig::single(server.url())), keys()).unwrap()
 }
 
 /// A store that asks the server each time.
 fn asking(server: &Server) -> RedisStore {
-    let config = RedisConfig::single(server.url())
-        .rate_limit_deadline(Duration::from_secs(10))
-        .denials_max(0);
+    let config = patient(RedisConfig::single(server.url())).denials_max(0);
     RedisStore::new(config, keys()).unwrap()
 }
 
@@ -289,9 +285,8 @@ async fn a_user_with_the_rights_that_the_guide_names_may_do_all_that_is_done() {
     let config = RedisConfig::single(server.url())
         .user("portcullis")
         .password("password")
-        .prefix("acme")
-        .rate_limit_deadline(Duration::from_secs(10));
-    let store = RedisStore::new(config, keys()).unwrap();
+        .prefix("acme");
+    let store = RedisStore::new(patient(config), keys()).unwrap();
     store.ping().await.unwrap();
     conformance::rate_limit(&store, async |time| tokio::time::sleep(time).await).await;
     assert_eq!(server.keys_without_expiry(), [""; 0]);

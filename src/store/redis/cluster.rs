@@ -22,9 +22,6 @@ use crate::{
     time::Timestamp,
 };
 
-/// How long one node may take to say what it knows of the others.
-const QUESTION_MAX: Duration = Duration::from_millis(250);
-
 /// How far apart the nodes are asked about one another at least.
 const QUESTION_EVERY: Duration = Duration::from_secs(1);
 
@@ -185,7 +182,7 @@ impl Cluster {
             nodes.filter_map(Endpoint::address).cloned().collect()
         };
         for address in known.iter().chain(&self.seeds) {
-            let limit = self.ground.runtime.sleep(QUESTION_MAX);
+            let limit = self.ground.runtime.sleep(self.ground.connect_deadline);
             if let Some(Ok(told)) = within(limit, ask(address)).await
                 && !told.is_empty()
             {

@@ -57,6 +57,10 @@ pub(super) struct Deadlines {
     pub(super) api_key: Duration,
     pub(super) cache: Duration,
     pub(super) access_log: Duration,
+    /// How long a server that was asked may say nothing at all.
+    pub(super) silence: Duration,
+    /// How long a call waits for a connection.
+    pub(super) connect: Duration,
 }
 
 /// How much is kept.
@@ -110,6 +114,8 @@ impl RedisConfig {
                 api_key: Duration::from_millis(50),
                 cache: Duration::from_millis(25),
                 access_log: Duration::from_secs(1),
+                silence: Duration::from_millis(50),
+                connect: Duration::from_millis(250),
             },
             calls_max: 1_024,
             bounds: Bounds {
@@ -170,6 +176,24 @@ impl RedisConfig {
         self
     }
 
+    /// Sets how long a server that was asked may say nothing at all before it is taken to be gone.
+    /// 50 ms by default: give more where the way to the server is longer.
+    ///
+    /// A call whose own deadline is shorter ends by that one. Whatever is given here, five calls on
+    /// end that get no answer in time are enough.
+    pub fn silence_max(mut self, silence: Duration) -> Self {
+        self.deadlines.silence = silence;
+        self
+    }
+
+    /// Sets how long calls wait for a connection that is being made, if their own deadline is not
+    /// over before, and how long a Sentinel or a node has to say where the servers are. 250 ms by
+    /// default.
+    pub fn connect_deadline(mut self, deadline: Duration) -> Self {
+        self.deadlines.connect = deadline;
+        self
+    }
+
     /// Sets how many calls may wait for one server at once; one more fails at once. 1 024 by
     /// default.
     pub fn calls_max(mut self, calls: usize) -> Self {
@@ -214,6 +238,8 @@ impl RedisConfig {
             ("rate_limit_deadline", self.deadlines.rate_limit),
             ("api_key_deadline", self.deadlines.api_key),
             ("cache_deadline", self.deadlines.cache),
+            ("silence_max", self.deadlines.silence),
+            ("connect_deadline", self.deadlines.connect),
         ];
         for (option, deadline) in deadlines {
             check_deadline(option, deadline)?;
@@ -403,6 +429,10 @@ mod tests {
         assert_eq!(refused(one().log_records_max(0)), "log_records_max");
         let never = one().cache_deadline(Duration::ZERO);
         assert_eq!(refused(never), "cache_deadline");
+        let never = one().silence_max(Duration::ZERO);
+        assert_eq!(refused(never), "silence_max");
+        let for_ever = one().connect_deadline(Duration::MAX);
+        assert_eq!(refused(for_ever), "connect_deadline");
         assert_eq!(refused(RedisConfig::single("h")), "redis url");
         let nobody: [&str; 0] = [];
         assert_eq!(refused(RedisConfig::sentinel(nobody, "main")), "redis url");

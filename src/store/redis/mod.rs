@@ -88,7 +88,8 @@ use crate::{
 ///
 /// Each call has a deadline; one that passes it fails with
 /// [`Timeout`](crate::StoreErrorKind::Timeout), and is never sent again: the server may have done
-/// what it was asked. After five failures on end, or 50 ms in which the server says nothing, calls
+/// what it was asked. After five failures on end, or 50 ms in which the server says
+/// nothing ([`silence_max`](RedisConfig::silence_max)), calls
 /// fail at once with [`Unavailable`](crate::StoreErrorKind::Unavailable), those that wait too,
 /// while a task tries to connect once each second. Each change is told once: as a notice, to the
 /// [`auditor`](RedisConfig::auditor), and in the [`stats`](Self::stats).

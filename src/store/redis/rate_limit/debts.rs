@@ -415,7 +415,7 @@ mod tests {
         let (debts, policy) = (Debts::default(), policy(100));
         learn(&debts, &policy, 1, 0);
         let charge = [Charge::new(&policy, 1)];
-        let mut due = || {
+        let due = || {
             let spent = debts.spend(&partition(), &charge, at(0)).unwrap();
             spent.is_due
         };
