@@ -5,6 +5,7 @@ use std::{
     pin::pin,
     sync::Arc,
     task::Poll,
+    time::Duration,
 };
 
 use super::watch::Watch;
@@ -17,6 +18,10 @@ pub(super) struct Ground {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) watch: Watch,
     pub(super) calls_max: usize,
+    /// So long a server that was asked may say nothing at all.
+    pub(super) silence_max: Duration,
+    /// So long a call waits for a connection that is being made.
+    pub(super) connect_deadline: Duration,
 }
 
 /// Returns what a future brings before the time is over.

@@ -48,6 +48,8 @@ impl Link {
             clock: Arc::new(SystemClock::new()),
             watch: Watch::new(checked.name, checked.auditor),
             calls_max: checked.calls_max,
+            silence_max: checked.deadlines.silence,
+            connect_deadline: checked.deadlines.connect,
         });
         let probe = format!("{}:probe", checked.prefix).into_bytes();
         let one = |endpoint| Router::one(endpoint, Arc::clone(&ground));

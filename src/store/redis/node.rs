@@ -22,14 +22,11 @@ use crate::{
     time::{Clock, Timestamp},
 };
 
-/// How long one attempt to connect may take.
+/// How long one attempt to connect may take; calls wait for it no longer than they were told to.
 const ATTEMPT_MAX: Duration = Duration::from_secs(1);
 
 /// How far apart the beginnings of two attempts are at least.
 const ATTEMPT_EVERY: Duration = Duration::from_secs(1);
-
-/// For so long at most calls wait for an attempt, whatever their deadline.
-const WAIT_MAX: Duration = Duration::from_millis(250);
 
 /// By how much more they are apart, at most: so that not all instances come at once.
 const JITTER_MAX_MICROS: u64 = 100_000;
@@ -246,7 +243,7 @@ impl Node {
         if !matches!(state.phase, Phase::Up(_)) || state.generation != generation {
             return;
         }
-        if self.next_attempt_in(&state) > WAIT_MAX {
+        if self.next_attempt_in(&state) > self.ground.connect_deadline {
             // It was lost as soon as it was made: nobody waits for the next one.
             self.give_up(&mut state, &StoreErrorKind::Unavailable.into());
             return;
@@ -313,9 +310,12 @@ impl Node {
             state.attempted_at = Some(self.ground.clock.now());
         }
         self.ground.watch.connects.add_one();
-        let limit = self.ground.runtime.sleep(ATTEMPT_MAX);
+        let limit = self
+            .ground
+            .runtime
+            .sleep(ATTEMPT_MAX.max(self.ground.connect_deadline));
         let mut attempt = pin!(within(limit, self.endpoint.connect(&self.ground)));
-        let soon = self.ground.runtime.sleep(WAIT_MAX);
+        let soon = self.ground.runtime.sleep(self.ground.connect_deadline);
         let connected = match within(soon, attempt.as_mut()).await {
             Some(connected) => connected,
             None => {
@@ -456,7 +456,7 @@ impl Pass {
             Verdict::Silent => {
                 ground.watch.timeouts.add_one();
                 let is_asked = matches!(state.phase, Phase::Waiting | Phase::Up(_));
-                if state.pulse.failed(now) && is_asked {
+                if state.pulse.failed(now, ground.silence_max) && is_asked {
                     self.node
                         .give_up(&mut state, &StoreErrorKind::Timeout.into());
                 }
