@@ -1,6 +1,6 @@
 //! One request and its answer: what to ask the store, and what to make of what it says.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, header};
@@ -8,6 +8,7 @@ use http_body::Body;
 
 use super::{
     answer,
+    assured::assured,
     body::CacheBody,
     cache_status::{CACHE_STATUS, Forward, Report},
     collapse::{Boarding, Landing, Wait},
@@ -18,11 +19,12 @@ use super::{
     freshness::Times,
     invalidate,
     key::{Partition, Target},
+    lease::{self, Move},
     part::{self, Place},
     plan::{AsGot, Change, Look, Plan, Stale},
     reason::Reason,
     storability::{Caller, Verdict, Wanted, is_explicit, judge},
-    store::{Fence, Found, Lookup, PurgeMode, PurgeTarget, Touch},
+    store::{Fence, Found, Lease, Lookup, PurgeMode, PurgeTarget, Touch},
     tags::{self, CacheTags},
     validation,
     vary::Selection,
@@ -39,7 +41,7 @@ pub(super) struct Exchange {
     pub(super) config: Arc<Config>,
     record: Option<RecordHandle>,
     plan: Plan,
-    /// What the record is told of the key.
+    /// What the record, and by choice the client, is told of the key.
     key_hash: Option<[u8; 8]>,
 }
 
@@ -55,6 +57,10 @@ pub(super) enum Step {
     AnswerAndRefresh(Response<Bytes>),
     /// A wait for another request's answer.
     Wait(Wait),
+    /// A question to the store, for the lease of the answer.
+    Lease(StoreFuture<Lease>),
+    /// A wait for another process's answer.
+    Pause(Duration),
 }
 
 /// What is still to be done before the client may see an answer.
@@ -84,8 +90,9 @@ impl Exchange {
     pub(super) fn begin<B: Body>(config: &Arc<Config>, request: &mut Request<B>) -> Self {
         let plan = Plan::of(config, request);
         let record = RecordHandle::of(request.extensions()).cloned();
+        let is_told = config.shows_key || record.is_some();
         Self {
-            key_hash: record.as_ref().and_then(|_| plan.key_hash()),
+            key_hash: plan.key_hash().filter(|_| is_told),
             config: Arc::clone(config),
             record,
             plan,
@@ -148,7 +155,10 @@ impl Exchange {
                     look.forward = Forward::Partial;
                     look.part = Some(entry);
                 } else if !expired && look.is_fresh(&entry) && look.is_fresh_enough(&entry) {
-                    return Step::Answer(self.hit(&entry, request.headers()));
+                    return Step::Answer(self.hit(&entry, request.headers(), None));
+                } else if !expired && look.is_fresh(&entry) && !look.may_reload(&self.config) {
+                    let reason = Some(Reason::Reloaded);
+                    return Step::Answer(self.hit(&entry, request.headers(), reason));
                 } else if let Some(key) = look.key() {
                     look.forward = match !expired && look.is_fresh(&entry) {
                         true => Forward::Request,
@@ -233,7 +243,51 @@ impl Exchange {
                 Boarding::Alone => {}
             }
         }
-        self.call(request)
+        self.lease(request)
+    }
+
+    /// Becomes the one process that makes the answer that others wait for.
+    fn lease<B>(&mut self, request: &mut Request<B>) -> Step {
+        let Plan::Look(look) = &mut self.plan else {
+            return Step::Call;
+        };
+        match look.shared.or(look.own) {
+            Some(key) if look.lead.is_some() && look.leasing.is_open() => {
+                let leased = lease::ask(&self.config, key);
+                Step::Lease(self.config.watch.over(leased, || self.record.clone()))
+            }
+            Some(_) | None => self.call(request),
+        }
+    }
+
+    /// Takes what the store said of the lease.
+    pub(super) fn leased<B>(
+        &mut self,
+        answer: Result<Lease, StoreError>,
+        request: &mut Request<B>,
+    ) -> Step {
+        let Plan::Look(look) = &mut self.plan else {
+            return Step::Call;
+        };
+        let Some(key) = look.shared.or(look.own) else {
+            return self.call(request);
+        };
+        match look.leasing.take(answer, &self.config, key) {
+            Move::Make => self.call(request),
+            Move::Look => self.look_again(),
+            Move::Pause(pause) => {
+                look.collapsed = true;
+                Step::Pause(pause)
+            }
+        }
+    }
+
+    /// Looks into the store once more.
+    pub(super) fn look_again(&mut self) -> Step {
+        if let Plan::Look(look) = &mut self.plan {
+            look.start_over(&self.config);
+        }
+        Step::Ask
     }
 
     /// Prepares the call of the handler.
@@ -276,7 +330,7 @@ impl Exchange {
         response: Response<B>,
     ) -> (Response<CacheBody<B>>, Option<Settling>)
     where
-        B: Body<Data = Bytes>,
+        B: Body<Data = Bytes> + Send + 'static,
     {
         match std::mem::replace(&mut self.plan, Plan::Pass(Forward::Bypass, Reason::Off)) {
             Plan::Pass(forward, reason) => {
@@ -294,7 +348,7 @@ impl Exchange {
         response: Response<B>,
     ) -> (Response<CacheBody<B>>, Option<Settling>)
     where
-        B: Body<Data = Bytes>,
+        B: Body<Data = Bytes> + Send + 'static,
     {
         let as_got = change.as_got.take();
         let as_got = as_got.filter(|as_got| {
@@ -303,7 +357,11 @@ impl Exchange {
                 && is_explicit(&self.config.rules, response.headers(), &times)
         });
         let settled = change.purge(&self.config, &response);
-        let settled = settled.map(|purge| self.config.watch.over(purge, || self.record.clone()));
+        let settled = settled.map(|purge| {
+            let purge = assured(&self.config, purge, drop);
+            let purge = self.config.deadline.bound(purge);
+            self.config.watch.over(purge, || self.record.clone())
+        });
         let response = response.map(CacheBody::inner);
         match (settled, as_got) {
             (Some(settled), Some(as_got)) => {
@@ -327,7 +385,7 @@ impl Exchange {
         response: Response<B>,
     ) -> (Response<CacheBody<B>>, Option<Settling>)
     where
-        B: Body<Data = Bytes>,
+        B: Body<Data = Bytes> + Send + 'static,
     {
         if let Some(stale) = look.stale.clone() {
             if look.validates && response.status() == StatusCode::NOT_MODIFIED {
@@ -440,6 +498,7 @@ impl Exchange {
 
     fn touch(&self, touch: Touch) -> StoreFuture<()> {
         let touched = self.config.store.touch(touch);
+        let touched = self.config.deadline.bound(touched);
         let touched = self.config.watch.over(touched, || self.record.clone());
         match touched.into_ready() {
             // One that was replaced meanwhile stays as it is.
@@ -451,7 +510,7 @@ impl Exchange {
     /// Lets an answer through, and stores what passes if it may be kept.
     fn fill<B>(&self, mut look: Look, response: Response<B>) -> Response<CacheBody<B>>
     where
-        B: Body<Data = Bytes>,
+        B: Body<Data = Bytes> + Send + 'static,
     {
         let source = match look.failed {
             Some(kind) => CacheSource::StoreFailed(kind),
@@ -473,7 +532,10 @@ impl Exchange {
             Ok(mut fill) => {
                 // Those who wait for a shared answer do not wait for one of the caller's own.
                 match look.lead.take() {
-                    Some(lead) if lead.is_for(fill.head.key.full()) => fill.lead = Some(lead),
+                    Some(lead) if lead.is_for(fill.head.key.full()) => {
+                        fill.lead = Some(lead);
+                        fill.lease = look.leasing.hand_over();
+                    }
                     Some(lead) => lead.land(Landing::NotStored, self.config.clock.now()),
                     None => {}
                 }
@@ -489,7 +551,7 @@ impl Exchange {
     /// Begins to store an answer, or says why it is not kept.
     fn filling<B>(&self, look: &Look, response: &Response<B>) -> Result<Fill, Option<Reason>>
     where
-        B: Body<Data = Bytes>,
+        B: Body<Data = Bytes> + Send + 'static,
     {
         if look.failed.is_some() {
             return Err(Some(Reason::Store));
@@ -645,13 +707,19 @@ impl Exchange {
         self.config.rules.stale_on_error || stale_secs <= i64::from(allowed)
     }
 
-    fn hit(&self, entry: &StoredResponse, asked: &HeaderMap) -> Response<Bytes> {
+    fn hit(
+        &self,
+        entry: &StoredResponse,
+        asked: &HeaderMap,
+        reason: Option<Reason>,
+    ) -> Response<Bytes> {
         let Plan::Look(look) = &self.plan else {
             return Response::default();
         };
         let now = look.asked_at;
         let response = answer::respond(entry, look.selective.then_some(asked), look.head_only, now);
-        let mut report = Report::hit(CacheSource::Hit, entry.freshness.ttl_secs(now));
+        let report = Report::hit(CacheSource::Hit, entry.freshness.ttl_secs(now));
+        let mut report = report.reason(reason);
         if look.collapsed {
             report.forward = Some(Forward::UriMiss);
             report.collapsed = true;
@@ -703,15 +771,16 @@ impl Exchange {
 
     /// Adds to a response, and to the record, what the cache did.
     fn reported<B>(&self, report: Report, mut response: Response<B>) -> Response<B> {
+        let shown_key = self.key_hash.filter(|_| self.config.shows_key);
         let headers = response.headers_mut();
         // What is stored has an empty place for it.
         let place = headers
             .get_mut(CACHE_STATUS)
             .filter(|value| value.is_empty());
         match (&self.config.name, place) {
-            (Some(name), Some(place)) => *place = report.to_value(name),
+            (Some(name), Some(place)) => *place = report.to_value(name, shown_key),
             (Some(name), None) => {
-                headers.append(CACHE_STATUS, report.to_value(name));
+                headers.append(CACHE_STATUS, report.to_value(name, shown_key));
             }
             (None, Some(_)) => {
                 headers.remove(CACHE_STATUS);
@@ -738,6 +807,7 @@ impl Keep {
         let asked = look.asked_fields();
         let selection = Selection::new(&asked, config.keys.variants());
         let answer = config.store.get(&key, &selection);
+        let answer = config.deadline.bound(answer);
         config.watch.over(answer, || None)
     }
 
@@ -749,7 +819,7 @@ impl Keep {
         mut response: Response<CacheBody<B>>,
     ) -> Response<CacheBody<B>>
     where
-        B: Body<Data = Bytes>,
+        B: Body<Data = Bytes> + Send + 'static,
     {
         let (exchange, mut look) = (self.exchange, self.as_got.look);
         let fill = match asked {
@@ -779,6 +849,15 @@ impl Keep {
 impl Look {
     fn is_meant_for_caller(&self, entry: &StoredResponse) -> bool {
         self.in_own || entry.says_shared || self.caller == Caller::Anonymous
+    }
+
+    /// Returns whether the client may have what is fresh made anew. One that wants it from the store
+    /// or not at all has nothing made.
+    fn may_reload(&self, config: &Config) -> bool {
+        self.asks.only_if_cached
+            || self
+                .key()
+                .is_none_or(|key| config.reloads.take(key.full(), self.asked_at))
     }
 
     /// Returns what the application wants of an answer.

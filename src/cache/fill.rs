@@ -1,6 +1,9 @@
 //! An answer on its way into the store, while it streams to the client.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
@@ -11,11 +14,12 @@ use super::{
     entry::{Seal, StoredResponse, compact},
     freshness::Freshness,
     key::CacheKey,
+    lease::HeldLease,
     part::join,
     store::{Fence, Put, PutOutcome},
     vary::{VariantId, VarySpec},
 };
-use crate::{error::StoreError, store_key::StoreKey};
+use crate::{error::StoreError, runtime::Task, store_key::StoreKey};
 
 /// An answer on its way into the store.
 ///
@@ -30,6 +34,8 @@ pub(super) struct Fill {
     pub(super) part: Option<Arc<StoredResponse>>,
     /// Others wait for this answer.
     pub(super) lead: Option<Lead>,
+    /// Other processes do. It is given back when the answer is in the store.
+    pub(super) lease: Option<HeldLease>,
     chunks: Vec<Bytes>,
     bytes: u64,
 }
@@ -58,6 +64,7 @@ impl Fill {
             expected_bytes,
             part: None,
             lead: None,
+            lease: None,
             chunks: Vec::new(),
             bytes: 0,
         }
@@ -81,6 +88,24 @@ impl Fill {
         self.expected_bytes == Some(self.bytes)
     }
 
+    /// Begins to finish the answer without its client, if little enough is left of it, and few enough
+    /// others are being finished.
+    pub(super) fn begin_to_finish(&self) -> Option<Finishing> {
+        let all = self
+            .expected_bytes
+            .unwrap_or(self.config.rules.body_bytes_max);
+        let is_soon = all.saturating_sub(self.bytes) <= self.config.finish_bytes_max;
+        if !is_soon || self.config.finish_bytes_max == 0 {
+            return None;
+        }
+        let finishing = Finishing {
+            config: Arc::clone(&self.config),
+        };
+        let others = self.config.finishing.fetch_add(1, Ordering::Relaxed);
+        // Dropped, it counts itself out again.
+        (others < FINISHING_MAX).then_some(finishing)
+    }
+
     /// Stores the answer, now that its body has ended well.
     pub(super) fn commit(mut self) {
         if self
@@ -91,16 +116,22 @@ impl Fill {
         }
         let body = self.joined();
         let (config, lead) = (Arc::clone(&self.config), self.lead.take());
+        let lease = self.lease.take();
         // Nobody waits for it: the answer has gone to its client already.
-        let stored = config.watch.over(config.store.put(self.put(body)), || None);
+        let stored = config.store.put(self.put(body));
+        let stored = config.watch.over(config.keeping.bound(stored), || None);
         match stored.into_ready() {
-            Ok(outcome) => landed(&config, lead, &outcome),
+            Ok(outcome) => {
+                drop(lease);
+                landed(&config, lead, &outcome);
+            }
             Err(pending) => {
-                if let Some(runtime) = config.runtime.clone() {
-                    runtime.spawn(Box::pin(async move {
-                        landed(&config, lead, &pending.await);
-                    }));
-                }
+                let spawning = Arc::clone(&config);
+                spawning.spawn(Box::pin(async move {
+                    let outcome = pending.await;
+                    drop(lease);
+                    landed(&config, lead, &outcome);
+                }));
             }
         }
     }
@@ -172,6 +203,32 @@ fn landed(config: &Config, lead: Option<Lead>, outcome: &Result<PutOutcome, Stor
         Ok(PutOutcome::TooLarge) | Err(_) => Landing::NotStored,
     };
     lead.land(landing, config.clock.now());
+}
+
+/// The most answers that are being finished without their clients at one moment.
+const FINISHING_MAX: usize = 64;
+
+/// Counts an answer that is being finished without its client.
+pub(super) struct Finishing {
+    config: Arc<Config>,
+}
+
+impl Finishing {
+    pub(super) fn config(&self) -> &Arc<Config> {
+        &self.config
+    }
+
+    /// Returns what is ready when the answer is given up: when nobody waits for it any more.
+    pub(super) fn deadline(&self) -> Option<Task> {
+        let runtime = self.config.runtime.as_ref()?;
+        Some(runtime.sleep(self.config.wait_at_most))
+    }
+}
+
+impl Drop for Finishing {
+    fn drop(&mut self) {
+        self.config.finishing.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Drop for Fill {

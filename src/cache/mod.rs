@@ -55,6 +55,7 @@
 //! ```
 
 mod answer;
+mod assured;
 mod body;
 mod cache_status;
 mod codec;
@@ -75,12 +76,14 @@ mod invalidate;
 mod jitter;
 mod key;
 mod layer;
+mod lease;
 mod part;
 mod plan;
 mod policy;
 mod purger;
 mod range;
 mod reason;
+mod reloads;
 mod request;
 mod rules;
 #[cfg(feature = "test-util")]

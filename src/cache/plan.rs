@@ -12,6 +12,7 @@ use super::{
     directives::RequestDirectives,
     entry::StoredResponse,
     key::{CacheKey, Partition, Target},
+    lease::Leasing,
     policy::{CachePolicy, Wishes},
     reason::Reason,
     request::{self, Facts, MethodClass},
@@ -87,6 +88,8 @@ pub(super) struct Look {
     pub(super) landed: u64,
     /// Others wait for this request's answer.
     pub(super) lead: Option<Lead>,
+    /// Other processes do.
+    pub(super) leasing: Leasing,
     /// This request waited for another one's answer.
     pub(super) collapsed: bool,
     /// The request's fields, for what the answer will say that it varies by.
@@ -281,6 +284,7 @@ impl Look {
             validates: false,
             landed: config.flights.landed(),
             lead: None,
+            leasing: Leasing::default(),
             collapsed: false,
             fields: Vec::new(),
         }

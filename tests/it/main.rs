@@ -46,6 +46,7 @@ mod cache_oracle;
 mod cache_parts;
 mod cache_policy;
 mod cache_posts;
+mod cache_shared_store;
 mod cache_validation;
 mod contract;
 mod credits;
