@@ -75,6 +75,12 @@ impl Config {
         }
     }
 
+    /// Returns whether a task can be run beside the requests from here.
+    pub(super) fn can_spawn(&self) -> bool {
+        let runtime = self.runtime.as_ref();
+        runtime.is_some_and(|runtime| runtime.can_spawn())
+    }
+
     /// Lets go of all that the targets name.
     pub(super) fn purge(&self, targets: &[PurgeTarget], mode: PurgeMode) -> StoreFuture<()> {
         // Counted before it is done: who sees the same count after it has asked the store has

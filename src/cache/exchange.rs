@@ -20,6 +20,7 @@ use super::{
     invalidate,
     key::{Partition, Target},
     lease::{self, Move},
+    packing,
     part::{self, Place},
     plan::{AsGot, Change, Look, Plan, Stale},
     reason::Reason,
@@ -148,6 +149,8 @@ impl Exchange {
                     look.forward = Forward::VaryMiss;
                 } else if !look.is_meant_for_caller(&entry) {
                     // What was made for the anonymous is not for a caller who is known.
+                } else if !look.can_read(&entry, &self.config, request.headers()) {
+                    // It is made again.
                 } else if entry.status == StatusCode::PARTIAL_CONTENT
                     && !look.is_held(&entry, request.headers())
                 {
@@ -466,7 +469,8 @@ impl Exchange {
         let asked = look.asked_fields();
         let selective = look.selective.then_some(&asked);
         let now = self.config.clock.now();
-        let response = answer::respond(&entry, selective, look.head_only, now);
+        let plain = look.plain.as_ref();
+        let response = answer::respond(&entry, plain, selective, look.head_only, now);
         let report = Report {
             forward: Some(look.forward),
             forward_status: Some(answer.status()),
@@ -542,6 +546,7 @@ impl Exchange {
                 let freshness = &fill.head.freshness;
                 report.stored = true;
                 report.ttl_secs = Some(freshness.ttl_secs(freshness.received_at));
+                Self::negotiates(&fill, response.headers_mut());
                 let response = response.map(|body| CacheBody::filling(body, fill));
                 self.reported(report, response)
             }
@@ -583,6 +588,12 @@ impl Exchange {
             head.headers.insert(header::CONTENT_RANGE, place.to_value());
         }
         let mut fill = Fill::new(Arc::clone(&self.config), head, expected_bytes);
+        fill.packer = rules.packer.filter(|packer| {
+            fill.head.status == StatusCode::OK
+                && fill.head.is_shared
+                && expected_bytes.is_none_or(|bytes| bytes >= packer.bytes_min)
+                && packing::may_be_packed(response.headers())
+        });
         fill.part = look.part.clone().filter(|_| place.is_some());
         Ok(fill)
     }
@@ -632,6 +643,7 @@ impl Exchange {
             vary: verdict.vary.clone(),
             variant,
             partition: config.keys.partition(partition),
+            is_shared: partition == Partition::Shared,
             says_shared: verdict.says_shared,
             tags: self.tags(response),
         })
@@ -670,6 +682,13 @@ impl Exchange {
         kept.insert(header::AGE, HeaderValue::from_static("0"));
         kept.insert(CACHE_STATUS, HeaderValue::from_static(""));
         kept
+    }
+
+    /// Says that the next one's coding may be another one, where that is so.
+    fn negotiates(fill: &Fill, headers: &mut HeaderMap) {
+        if fill.packer.is_some() {
+            packing::vary_by_coding(headers);
+        }
     }
 
     fn take_tags_off(&self, headers: &mut HeaderMap) {
@@ -717,7 +736,8 @@ impl Exchange {
             return Response::default();
         };
         let now = look.asked_at;
-        let response = answer::respond(entry, look.selective.then_some(asked), look.head_only, now);
+        let (plain, selective) = (look.plain.as_ref(), look.selective.then_some(asked));
+        let response = answer::respond(entry, plain, selective, look.head_only, now);
         let report = Report::hit(CacheSource::Hit, entry.freshness.ttl_secs(now));
         let mut report = report.reason(reason);
         if look.collapsed {
@@ -748,8 +768,8 @@ impl Exchange {
         status: Option<StatusCode>,
     ) -> Response<Bytes> {
         let now = self.config.clock.now();
-        let selective = look.selective.then_some(asked);
-        let response = answer::respond(entry, selective, look.head_only, now);
+        let (plain, selective) = (look.plain.as_ref(), look.selective.then_some(asked));
+        let response = answer::respond(entry, plain, selective, look.head_only, now);
         let mut report = Report::hit(CacheSource::Stale, entry.freshness.ttl_secs(now));
         if status.is_some() {
             report.forward = Some(look.forward);
@@ -840,6 +860,7 @@ impl Keep {
                 let freshness = &fill.head.freshness;
                 report.stored = true;
                 report.ttl_secs = Some(freshness.ttl_secs(freshness.received_at));
+                Exchange::negotiates(&fill, response.headers_mut());
                 exchange.reported(report, response.map(|body| body.filled(fill)))
             }
         }
@@ -866,6 +887,24 @@ impl Look {
             by_answer: response.extensions().get(),
             by_route: self.policy.as_ref(),
         }
+    }
+
+    /// Returns whether an answer can be shown to the client: as it is kept, or decompressed, which is
+    /// done here.
+    fn can_read(&mut self, entry: &StoredResponse, config: &Config, asked: &HeaderMap) -> bool {
+        self.plain = None;
+        let Some(plain_bytes) = entry.packed else {
+            return true;
+        };
+        if self.head_only {
+            self.plain = (!packing::takes_packed(asked)).then(Bytes::new);
+        } else if !packing::takes_packed(asked) {
+            let plain_bytes = usize::try_from(plain_bytes).ok();
+            let unpacked = config.rules.packer.zip(plain_bytes);
+            self.plain = unpacked.and_then(|(packer, len)| (packer.unpack)(&entry.body, len));
+            return self.plain.is_some();
+        }
+        true
     }
 
     /// Returns whether a stored part holds what the request asks for.

@@ -15,6 +15,7 @@ use super::{
     freshness::Freshness,
     key::CacheKey,
     lease::HeldLease,
+    packing::Packer,
     part::join,
     store::{Fence, Put, PutOutcome},
     vary::{VariantId, VarySpec},
@@ -36,6 +37,8 @@ pub(super) struct Fill {
     pub(super) lead: Option<Lead>,
     /// Other processes do. It is given back when the answer is in the store.
     pub(super) lease: Option<HeldLease>,
+    /// How it is compressed, if it may be.
+    pub(super) packer: Option<Packer>,
     chunks: Vec<Bytes>,
     bytes: u64,
 }
@@ -52,6 +55,8 @@ pub(super) struct Head {
     pub(super) vary: VarySpec,
     pub(super) variant: VariantId,
     pub(super) partition: StoreKey,
+    /// Whether it is for everybody.
+    pub(super) is_shared: bool,
     pub(super) says_shared: bool,
     pub(super) tags: Vec<StoreKey>,
 }
@@ -65,6 +70,7 @@ impl Fill {
             part: None,
             lead: None,
             lease: None,
+            packer: None,
             chunks: Vec::new(),
             bytes: 0,
         }
@@ -115,23 +121,28 @@ impl Fill {
             return self.abandon();
         }
         let body = self.joined();
-        let (config, lead) = (Arc::clone(&self.config), self.lead.take());
-        let lease = self.lease.take();
-        // Nobody waits for it: the answer has gone to its client already.
-        let stored = config.store.put(self.put(body));
-        let stored = config.watch.over(config.keeping.bound(stored), || None);
-        match stored.into_ready() {
-            Ok(outcome) => {
-                drop(lease);
-                landed(&config, lead, &outcome);
-            }
-            Err(pending) => {
-                let spawning = Arc::clone(&config);
-                spawning.spawn(Box::pin(async move {
-                    let outcome = pending.await;
-                    drop(lease);
-                    landed(&config, lead, &outcome);
-                }));
+        let config = Arc::clone(&self.config);
+        let packer = self
+            .packer
+            .filter(|packer| body.len() as u64 >= packer.bytes_min);
+        let done = Done {
+            lead: self.lead.take(),
+            lease: self.lease.take(),
+            put: self.put(body),
+            config: Arc::clone(&config),
+        };
+        match packer {
+            // It takes a while, and nobody waits for it: the answer has gone to its client already.
+            Some(packer) if config.can_spawn() => config.spawn(Box::pin(async move {
+                if let Some(rest) = done.packed(packer).keep() {
+                    rest.await;
+                }
+            })),
+            Some(packer) => drop(done.packed(packer).keep()),
+            None => {
+                if let Some(rest) = done.keep() {
+                    config.spawn(rest);
+                }
             }
         }
     }
@@ -180,6 +191,7 @@ impl Fill {
             partition: head.partition,
             says_shared: head.says_shared,
             tags: std::mem::take(&mut head.tags),
+            packed: None,
             seal: Seal::None,
         };
         Put {
@@ -188,6 +200,51 @@ impl Fill {
             fence: head.fence,
             retain: head.retain,
             variants_max: self.config.variants_max,
+        }
+    }
+}
+
+/// An answer that is complete.
+struct Done {
+    config: Arc<Config>,
+    lead: Option<Lead>,
+    lease: Option<HeldLease>,
+    put: Put,
+}
+
+impl Done {
+    /// Compresses the body, if that makes it shorter.
+    fn packed(mut self, packer: Packer) -> Self {
+        let entry = Arc::get_mut(&mut self.put.entry).expect("nobody else has seen it");
+        let len = u32::try_from(entry.body.len()).ok();
+        if let Some((len, body)) = len.zip((packer.pack)(&entry.body)) {
+            entry.packed = Some(len);
+            entry.body = body;
+        }
+        self
+    }
+
+    /// Gives the answer to the store. Returns what is still to be done, if the store does not say at
+    /// once what became of it.
+    fn keep(self) -> Option<Task> {
+        let Self {
+            config,
+            lead,
+            lease,
+            put,
+        } = self;
+        let stored = config.keeping.bound(config.store.put(put));
+        match config.watch.over(stored, || None).into_ready() {
+            Ok(outcome) => {
+                drop(lease);
+                landed(&config, lead, &outcome);
+                None
+            }
+            Err(pending) => Some(Box::pin(async move {
+                let outcome = pending.await;
+                drop(lease);
+                landed(&config, lead, &outcome);
+            })),
         }
     }
 }

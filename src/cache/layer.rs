@@ -98,7 +98,7 @@ impl<S> Layer<S> for CacheLayer {
 #[must_use]
 pub struct CacheLayerBuilder {
     store: Arc<dyn CacheStore>,
-    rules: Rules,
+    pub(super) rules: Rules,
     policy: Option<CachePolicy>,
     namespace: String,
     name: Option<String>,

@@ -60,6 +60,8 @@ mod body;
 mod cache_status;
 mod codec;
 mod collapse;
+#[cfg(feature = "compression")]
+mod compression;
 mod condition;
 mod config;
 mod date;
@@ -77,6 +79,7 @@ mod jitter;
 mod key;
 mod layer;
 mod lease;
+mod packing;
 mod part;
 mod plan;
 mod policy;

@@ -35,6 +35,8 @@ mod cache;
 mod cache_attacks;
 mod cache_bounds;
 mod cache_collapse;
+#[cfg(feature = "compression")]
+mod cache_compression;
 #[cfg(feature = "test-util")]
 mod cache_conformance;
 mod cache_differential;
