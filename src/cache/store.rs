@@ -33,10 +33,11 @@ use crate::{
 ///
 /// # On a server
 ///
-/// With Redis: all that is kept under [`CacheKey::uri`] has it as hash tag. `get` is one `HMGET`
-/// of the hash `{uri}:full` (fields for the variant that the store expects) beside one `HMGET` of
-/// `{uri}:purged`, in one script or one pipeline of one slot; `put`, `touch` and `lease` are one
-/// script each; `purge` of a URL is one `SET` of the server's time with an expiry.
+/// With Redis: what is kept under a key is one hash, with three fields for each variant and one of
+/// what they vary by. What was purged stands in one sorted set by the server's time, whatever names
+/// it, and is compared with the fence of what is found. Each method is one script of one slot; in a
+/// Cluster the answers are spread over some slots by [`CacheKey::uri`], each slot has a set of its
+/// own, and a purge of more than a URL is one script for each.
 ///
 /// An answer lies there as [`StoredResponse::encode_head`] beside its body, what it varies by as
 /// [`VarySpec::to_bytes`]. What cannot be read back is [`Found::Nothing`], and no error: the answer
