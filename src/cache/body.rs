@@ -1,7 +1,10 @@
 //! The body of an answer: the handler's, the handler's on its way into the store, or the store's.
 
 use std::{
+    fmt,
+    future::poll_fn,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 
@@ -28,8 +31,25 @@ pin_project! {
     #[project = KindProj]
     enum Kind<B> {
         Inner { #[pin] body: B },
-        Filling { #[pin] body: B, fill: Option<Box<Fill>> },
+        Filling { filling: Filling<B> },
         Stored { bytes: Option<Bytes> },
+    }
+}
+
+/// A body that is being stored while it passes. Dropped before its end, it may be
+/// [finished](finish) beside the requests.
+struct Filling<B> {
+    tapped: Option<Pin<Box<Tapped<B>>>>,
+    /// How that is done, by whoever knew that the body can be sent to another thread.
+    finish: fn(Pin<Box<Tapped<B>>>),
+}
+
+pin_project! {
+    /// A body, and what is stored of it.
+    struct Tapped<B> {
+        #[pin]
+        body: B,
+        fill: Option<Fill>,
     }
 }
 
@@ -49,7 +69,7 @@ impl<B> CacheBody<B> {
     }
 }
 
-impl<B: Body<Data = Bytes>> CacheBody<B> {
+impl<B: Body<Data = Bytes> + Send + 'static> CacheBody<B> {
     /// Stores what passes from now on.
     pub(super) fn filled(self, fill: Fill) -> Self {
         match self.kind {
@@ -65,11 +85,13 @@ impl<B: Body<Data = Bytes>> CacheBody<B> {
             fill.commit();
             return Self::inner(body);
         }
+        let fill = Some(fill);
+        let filling = Filling {
+            tapped: Some(Box::pin(Tapped { body, fill })),
+            finish,
+        };
         Self {
-            kind: Kind::Filling {
-                body,
-                fill: Some(Box::new(fill)),
-            },
+            kind: Kind::Filling { filling },
         }
     }
 }
@@ -84,13 +106,10 @@ impl<B: Body<Data = Bytes>> Body for CacheBody<B> {
     ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         match self.project().kind.project() {
             KindProj::Inner { body } => body.poll_frame(cx),
-            KindProj::Filling { mut body, fill } => {
-                let frame = ready!(body.as_mut().poll_frame(cx));
-                if let Some(going_on) = fill.take() {
-                    *fill = filled(going_on, frame.as_ref(), || body.is_end_stream());
-                }
-                Poll::Ready(frame)
-            }
+            KindProj::Filling { filling } => match &mut filling.tapped {
+                Some(tapped) => tapped.as_mut().poll_frame(cx),
+                None => Poll::Ready(None),
+            },
             KindProj::Stored { bytes } => {
                 Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes))))
             }
@@ -99,14 +118,22 @@ impl<B: Body<Data = Bytes>> Body for CacheBody<B> {
 
     fn is_end_stream(&self) -> bool {
         match &self.kind {
-            Kind::Inner { body } | Kind::Filling { body, .. } => body.is_end_stream(),
+            Kind::Inner { body } => body.is_end_stream(),
+            Kind::Filling { filling } => match &filling.tapped {
+                Some(tapped) => tapped.body.is_end_stream(),
+                None => true,
+            },
             Kind::Stored { bytes } => bytes.is_none(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.kind {
-            Kind::Inner { body } | Kind::Filling { body, .. } => body.size_hint(),
+            Kind::Inner { body } => body.size_hint(),
+            Kind::Filling { filling } => match &filling.tapped {
+                Some(tapped) => tapped.body.size_hint(),
+                None => SizeHint::with_exact(0),
+            },
             Kind::Stored { bytes } => {
                 SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
             }
@@ -114,31 +141,85 @@ impl<B: Body<Data = Bytes>> Body for CacheBody<B> {
     }
 }
 
-/// Takes a frame into a fill. Returns the fill if it goes on.
+impl<B: Body<Data = Bytes>> Tapped<B> {
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        let mut this = self.project();
+        let frame = ready!(this.body.as_mut().poll_frame(cx));
+        take_in(this.fill, frame.as_ref(), || this.body.is_end_stream());
+        Poll::Ready(frame)
+    }
+}
+
+/// Takes a frame into a fill, which is gone with the last one.
 ///
 /// It is committed with the last frame, and not after it: a server that has sent as much as it
 /// announced polls no further.
-fn filled<E>(
-    mut fill: Box<Fill>,
+fn take_in<E>(
+    fill: &mut Option<Fill>,
     frame: Option<&Result<Frame<Bytes>, E>>,
     at_end: impl FnOnce() -> bool,
-) -> Option<Box<Fill>> {
-    let Some(frame) = frame else {
-        fill.commit();
-        return None;
+) {
+    let Some(mut going_on) = fill.take() else {
+        return;
     };
-    // An error, trailers, and what is too large end the storing, not the stream.
-    let Ok(frame) = frame else {
-        return None;
+    match frame {
+        None => going_on.commit(),
+        // An error, trailers, and what is too large end the storing, not the stream.
+        Some(Err(_)) => {}
+        Some(Ok(frame)) => {
+            let kept = frame.data_ref().is_some_and(|data| going_on.push(data));
+            if !kept {
+                going_on.abandon();
+            } else if going_on.is_complete() || at_end() {
+                going_on.commit();
+            } else {
+                *fill = Some(going_on);
+            }
+        }
+    }
+}
+
+impl<B> Drop for Filling<B> {
+    fn drop(&mut self) {
+        let unfinished = self.tapped.take().filter(|tapped| tapped.fill.is_some());
+        if let Some(tapped) = unfinished {
+            (self.finish)(tapped);
+        }
+    }
+}
+
+impl<B> fmt::Debug for Filling<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Filling")
+    }
+}
+
+/// Reads a body to its end although its client has gone away, if that is soon and others are of use
+/// of it.
+fn finish<B: Body<Data = Bytes> + Send + 'static>(mut tapped: Pin<Box<Tapped<B>>>) {
+    let Some(finishing) = tapped.fill.as_ref().and_then(Fill::begin_to_finish) else {
+        return;
     };
-    let kept = frame.data_ref().is_some_and(|data| fill.push(data));
-    if !kept {
-        fill.abandon();
-        return None;
-    }
-    if fill.is_complete() || at_end() {
-        fill.commit();
-        return None;
-    }
-    Some(fill)
+    let config = Arc::clone(finishing.config());
+    config.spawn(Box::pin(async move {
+        let mut deadline = finishing.deadline();
+        poll_fn(|cx| {
+            while tapped.fill.is_some() {
+                if let Some(deadline) = &mut deadline
+                    && deadline.as_mut().poll(cx).is_ready()
+                {
+                    return Poll::Ready(());
+                }
+                match ready!(tapped.as_mut().poll_frame(cx)) {
+                    Some(Ok(_)) => {}
+                    Some(Err(_)) | None => return Poll::Ready(()),
+                }
+            }
+            Poll::Ready(())
+        })
+        .await;
+    }));
 }

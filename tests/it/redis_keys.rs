@@ -128,12 +128,15 @@ async fn a_revocation_reaches_four_instances_at_once() {
         }
     }
     took.sort();
-    // The machine that runs the tests has other things to do; the figure is in the guide.
-    assert!(
-        took[took.len() / 2] < Duration::from_millis(100),
-        "{took:?}"
+    let of = |percent: usize| took[(took.len() * percent).div_ceil(100) - 1];
+    println!(
+        "revoked on four instances: p50 {:?}, p99 {:?}",
+        of(50),
+        of(99)
     );
-    assert!(took[took.len() - 1] < Duration::from_secs(1), "{took:?}");
+    // The machine that runs the tests has other things to do; the figure is in the guide.
+    assert!(of(50) < Duration::from_millis(100), "{took:?}");
+    assert!(of(99) < Duration::from_secs(1), "{took:?}");
 }
 
 #[tokio::test]

@@ -16,7 +16,7 @@ use portcullis::{
 };
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 
-use crate::support::redis::{Server, free_addr, keys};
+use crate::support::redis::{Server, free_addr, keys, patient};
 
 /// Who signs certificates.
 struct Authority {
@@ -111,9 +111,7 @@ impl Auditor for Downs {
 /// Tries to connect, and returns how that failed.
 async fn attempt(config: RedisConfig) -> Result<(), StoreErrorKind> {
     let downs = Downs::default();
-    let config = config
-        .auditor(downs.clone())
-        .api_key_deadline(Duration::from_secs(10));
+    let config = patient(config.auditor(downs.clone()));
     let store = RedisStore::new(config, keys()).unwrap();
     loop {
         let answer = store.ping().await;

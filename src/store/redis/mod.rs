@@ -1,5 +1,4 @@
 //! A store on a Redis server, on the one that Sentinels name, or on a Cluster.
-#![allow(dead_code, reason = "each layer's part uses its share of the ground")]
 
 #[cfg(not(all(
     feature = "access-log",

@@ -85,36 +85,6 @@ struct Live {
     _stop: oneshot::Sender<()>,
 }
 
-/// What is put to a server.
-#[derive(Clone, Copy)]
-pub(super) enum Question<'a> {
-    One(&'a Cmd),
-    Several(&'a Pipeline),
-}
-
-impl Question<'_> {
-    /// Returns the same question for a node that is about to take over the slot.
-    pub(super) fn asking(self) -> Pipeline {
-        let mut pipeline = Pipeline::new();
-        pipeline.cmd("ASKING");
-        match self {
-            Self::One(command) => {
-                pipeline.add_command(command.clone());
-            }
-            Self::Several(several) => {
-                for (number, command) in several.cmd_iter().enumerate() {
-                    // It is said anew before each command.
-                    if number > 0 {
-                        pipeline.cmd("ASKING");
-                    }
-                    pipeline.add_command(command.clone());
-                }
-            }
-        }
-        pipeline
-    }
-}
-
 /// The right to ask a server one thing. Dropping it gives up the answer.
 pub(super) struct Pass {
     node: Arc<Node>,
@@ -416,25 +386,26 @@ impl Attempts {
 }
 
 impl Pass {
-    /// Puts a question, and returns what the server says to it.
-    pub(super) async fn ask(
-        &mut self,
-        question: Question<'_>,
-    ) -> Result<RedisResult<Value>, Fault> {
-        let (mut connection, generation) = self.node.live().await?;
+    /// Puts a command, and returns what the server says to it.
+    pub(super) async fn ask(&mut self, command: &Cmd) -> Result<RedisResult<Value>, Fault> {
+        let mut connection = self.connection().await?;
+        read(connection.send_packed_command(command).await)
+    }
+
+    /// Puts a command to a node of a Cluster that is about to take over the slot.
+    pub(super) async fn ask_early(&mut self, command: &Cmd) -> Result<RedisResult<Value>, Fault> {
+        let mut both = Pipeline::new();
+        both.cmd("ASKING").add_command(command.clone());
+        let mut connection = self.connection().await?;
+        // The answer to the second of them.
+        let answers = connection.send_packed_commands(&both, 1, 1).await;
+        read(answers.map(|mut answers| answers.pop().unwrap_or_default()))
+    }
+
+    async fn connection(&mut self) -> Result<MultiplexedConnection, Fault> {
+        let (connection, generation) = self.node.live().await?;
         self.generation = Some(generation);
-        let answer = match question {
-            Question::One(command) => connection.send_packed_command(command).await,
-            Question::Several(pipeline) => connection
-                .send_packed_commands(pipeline, 0, pipeline.len())
-                .await
-                .map(Value::Array),
-        };
-        match answer {
-            Ok(Value::ServerError(error)) => Ok(Err(error.into())),
-            Ok(value) => Ok(Ok(value)),
-            Err(error) => Err(error.into()),
-        }
+        Ok(connection)
     }
 
     /// Ends with an answer, or without.
@@ -470,6 +441,14 @@ impl Pass {
             self.node.lose(generation);
         }
         outcome.map_err(|fault| fault.error)
+    }
+}
+
+fn read(answer: RedisResult<Value>) -> Result<RedisResult<Value>, Fault> {
+    match answer {
+        Ok(Value::ServerError(error)) => Ok(Err(error.into())),
+        Ok(value) => Ok(Ok(value)),
+        Err(error) => Err(error.into()),
     }
 }
 

@@ -4,4 +4,5 @@ pub mod cache;
 pub mod keys;
 pub mod limits;
 pub mod log;
+pub mod redis;
 pub mod stack;
