@@ -436,18 +436,6 @@ async fn the_key_is_shown_by_choice_and_says_nothing_but_that_two_are_the_same()
 }
 
 #[tokio::test]
-async fn what_was_purged_softly_is_validated_before_it_is_shown() {
-    let app = App::new(validating());
-    app.get("/a").await;
-    let purge = || app.purger.purge([Purge::uri(uri("/a"))], PurgeMode::Soft);
-    purge().await.unwrap();
-    let seen = app.get("/a").await;
-    assert_eq!((seen.body.as_str(), app.handler.calls()), ("call 1", 2));
-    assert!(seen.cache_status().contains("fwd=stale; fwd-status=304"));
-    assert!(app.get("/a").await.is_hit());
-}
-
-#[tokio::test]
 async fn what_was_purged_softly_is_shown_while_it_is_validated_where_it_allows_that() {
     const SWR: &[(&str, &str)] = &[("cache-control", "max-age=10, stale-while-revalidate=5")];
     for (after_secs, is_shown) in [(0, true), (14, true), (16, false)] {

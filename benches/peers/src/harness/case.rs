@@ -34,6 +34,8 @@ impl Who {
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Unit {
     Bytes,
+    /// Of one.
+    Share,
     #[expect(dead_code, reason = "for the Redis suite, which has no cases yet")]
     Commands,
 }

@@ -7,6 +7,8 @@ pub mod governor;
 pub mod hmac;
 pub mod http_cache;
 pub mod limitador;
+pub mod stores;
 pub mod tower_governor;
 pub mod tower_http_auth;
+pub mod tower_http_cache;
 pub mod tower_http_trace;
