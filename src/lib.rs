@@ -63,6 +63,7 @@
 //! | `argon2` | no | keys that were made elsewhere and hashed by argon2 |
 //! | `admin` | no | `api_key::admin`: keys managed over HTTP, as a router for axum |
 //! | `redis` | no | `store::RedisStore`: a Redis server that many instances share |
+//! | `redis-tls` | no | the same over TLS, by rustls |
 //! | `axum` | no | `ConnectInfo` and `MatchedPath` are understood, [`Identity`] is an extractor |
 //! | `tracing` | no | records and notices as `tracing` events |
 //! | `metrics` | no | requests and decisions of all layers through the `metrics` facade |

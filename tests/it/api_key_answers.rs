@@ -6,8 +6,9 @@ use bytes::Bytes;
 use http::{Method, Request, StatusCode};
 use http_body_util::Full;
 use portcullis::{
-    PeerAddr, StoreErrorKind,
-    api_key::{Constraints, NewKey},
+    PeerAddr, StoreErrorKind, StoreFuture,
+    api_key::{ApiKeyLayer, Constraints, Credential, KeyRing, NewKey, Pepper, Verified, Verifier},
+    store::MemoryStore,
 };
 
 use crate::{
@@ -275,6 +276,35 @@ async fn a_store_that_does_not_answer() {
             .await;
         row.check("a lasting failure", response).await;
     }
+}
+
+/// Panics over whatever it is shown.
+#[derive(Debug)]
+struct Panics;
+
+impl Verifier for Panics {
+    fn verify(&self, _: &Credential<'_>) -> StoreFuture<Verified> {
+        panic!("a verifier of the user's")
+    }
+}
+
+#[tokio::test]
+async fn what_is_wrong_on_our_side() {
+    let row = Row {
+        status: 500,
+        problem: "internal",
+        challenge: None,
+        retry_after: false,
+    };
+    let store = MemoryStore::new();
+    let key = Keys::kept_in(store.clone()).reader().await;
+    let other = KeyRing::builder("acmepay", store).pepper(Pepper::random(7));
+    let layer = ApiKeyLayer::builder(&other.build().unwrap()).build();
+    let response = send(layer.unwrap(), with_key(key.expose_secret())).await;
+    row.check("a pepper that is not known", response).await;
+    let layer = Keys::new().layer().verifier(Panics).build();
+    let response = send(layer.unwrap(), with_key("somebody else's")).await;
+    row.check("a verifier that panics", response).await;
 }
 
 #[tokio::test]

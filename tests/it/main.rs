@@ -90,4 +90,6 @@ mod redis_rate_limit;
 mod redis_scripts;
 #[cfg(feature = "redis")]
 mod redis_tiered;
+#[cfg(feature = "redis-tls")]
+mod redis_tls;
 mod support;

@@ -22,13 +22,12 @@ use tower::{Layer, ServiceExt, service_fn};
 
 use crate::support::{
     get,
-    redis::{Reply, Server, keys},
+    redis::{Reply, Server, keys, patient},
     text,
 };
 
 fn store(server: &Server) -> RedisStore {
-    let config = RedisConfig::single(server.url()).cache_deadline(Duration::from_secs(2));
-    RedisStore::new(config, keys()).unwrap()
+    RedisStore::new(patient(RedisConfig::single(server.url())), keys()).unwrap()
 }
 
 /// How many answers were made in all.

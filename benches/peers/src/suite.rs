@@ -77,7 +77,7 @@ impl Suite {
                 ],
                 ours::stack::cases(),
             ],
-            Self::Redis => Vec::new(),
+            Self::Redis => vec![ours::redis::cases()],
         };
         grouped(parts.into_iter().flatten().collect())
     }

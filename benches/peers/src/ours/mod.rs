@@ -5,4 +5,5 @@ pub mod cache_store;
 pub mod keys;
 pub mod limits;
 pub mod log;
+pub mod redis;
 pub mod stack;

@@ -7,6 +7,7 @@ pub mod governor;
 pub mod hmac;
 pub mod http_cache;
 pub mod limitador;
+pub mod redis_benchmark;
 pub mod stores;
 pub mod tower_governor;
 pub mod tower_http_auth;

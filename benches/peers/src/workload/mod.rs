@@ -4,6 +4,7 @@ mod clients;
 mod decisions;
 mod exchange;
 mod origin;
+pub mod redis;
 mod requests;
 pub mod trace;
 
