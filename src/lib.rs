@@ -97,6 +97,7 @@ mod framework;
 mod identity;
 mod ip_network;
 mod json;
+mod mac;
 mod notice;
 mod record;
 mod rejection;

@@ -30,8 +30,9 @@ pub(super) fn respond(
     let mut response = Response::new(Bytes::new());
     *response.status_mut() = entry.status;
     *response.headers_mut() = entry.headers.clone();
-    let age = HeaderValue::from(entry.freshness.age_secs(now));
-    response.headers_mut().insert(AGE, age);
+    response
+        .headers_mut()
+        .insert(AGE, age(entry.freshness.age_secs(now)));
     let body = plain.unwrap_or(&entry.body);
     if entry.packed.is_some() {
         packing::vary_by_coding(response.headers_mut());
@@ -103,6 +104,16 @@ fn give_bytes(place: Place, body: Bytes, response: &mut Response<Bytes>) {
     headers.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
     headers.insert(CONTENT_RANGE, place.to_value());
     *response.body_mut() = body;
+}
+
+/// Writes an age; a small one, as most are, without an allocation.
+fn age(secs: u32) -> HeaderValue {
+    const DIGITS: &str = "0123456789";
+    let at = usize::try_from(secs).unwrap_or(usize::MAX);
+    match DIGITS.get(at..at.saturating_add(1)) {
+        Some(digit) => HeaderValue::from_static(digit),
+        None => HeaderValue::from(secs),
+    }
 }
 
 fn without_content(status: StatusCode, response: &mut Response<Bytes>) {

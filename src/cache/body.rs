@@ -13,6 +13,7 @@ use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
 use super::fill::Fill;
+use crate::body::ResponseBody;
 
 pin_project! {
     /// The body of an answer that passed the cache.
@@ -30,9 +31,8 @@ pin_project! {
     #[derive(Debug)]
     #[project = KindProj]
     enum Kind<B> {
-        Inner { #[pin] body: B },
+        Passing { #[pin] body: ResponseBody<B> },
         Filling { filling: Filling<B> },
-        Stored { bytes: Option<Bytes> },
     }
 }
 
@@ -48,7 +48,7 @@ pin_project! {
     /// A body, and what is stored of it.
     struct Tapped<B> {
         #[pin]
-        body: B,
+        body: ResponseBody<B>,
         fill: Option<Fill>,
     }
 }
@@ -56,14 +56,16 @@ pin_project! {
 impl<B> CacheBody<B> {
     pub(super) fn inner(body: B) -> Self {
         Self {
-            kind: Kind::Inner { body },
+            kind: Kind::Passing {
+                body: ResponseBody::inner(body),
+            },
         }
     }
 
     pub(super) fn stored(bytes: Bytes) -> Self {
         Self {
-            kind: Kind::Stored {
-                bytes: (!bytes.is_empty()).then_some(bytes),
+            kind: Kind::Passing {
+                body: ResponseBody::full(bytes),
             },
         }
     }
@@ -73,17 +75,22 @@ impl<B: Body<Data = Bytes> + Send + 'static> CacheBody<B> {
     /// Stores what passes from now on.
     pub(super) fn filled(self, fill: Fill) -> Self {
         match self.kind {
-            Kind::Inner { body } => Self::filling(body, fill),
-            kind @ (Kind::Filling { .. } | Kind::Stored { .. }) => Self { kind },
+            Kind::Passing { body } => Self::tapping(body, fill),
+            kind @ Kind::Filling { .. } => Self { kind },
         }
     }
 
     /// Passes a body through and stores what passes.
     pub(super) fn filling(body: B, fill: Fill) -> Self {
+        Self::tapping(ResponseBody::inner(body), fill)
+    }
+
+    fn tapping(body: ResponseBody<B>, fill: Fill) -> Self {
         // A server need not poll a body that says that it is at its end.
         if body.is_end_stream() {
             fill.commit();
-            return Self::inner(body);
+            let kind = Kind::Passing { body };
+            return Self { kind };
         }
         let fill = Some(fill);
         let filling = Filling {
@@ -105,38 +112,31 @@ impl<B: Body<Data = Bytes>> Body for CacheBody<B> {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         match self.project().kind.project() {
-            KindProj::Inner { body } => body.poll_frame(cx),
+            KindProj::Passing { body } => body.poll_frame(cx),
             KindProj::Filling { filling } => match &mut filling.tapped {
                 Some(tapped) => tapped.as_mut().poll_frame(cx),
                 None => Poll::Ready(None),
             },
-            KindProj::Stored { bytes } => {
-                Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes))))
-            }
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match &self.kind {
-            Kind::Inner { body } => body.is_end_stream(),
+            Kind::Passing { body } => body.is_end_stream(),
             Kind::Filling { filling } => match &filling.tapped {
                 Some(tapped) => tapped.body.is_end_stream(),
                 None => true,
             },
-            Kind::Stored { bytes } => bytes.is_none(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.kind {
-            Kind::Inner { body } => body.size_hint(),
+            Kind::Passing { body } => body.size_hint(),
             Kind::Filling { filling } => match &filling.tapped {
                 Some(tapped) => tapped.body.size_hint(),
                 None => SizeHint::with_exact(0),
             },
-            Kind::Stored { bytes } => {
-                SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
-            }
         }
     }
 }

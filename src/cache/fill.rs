@@ -36,7 +36,7 @@ pub(super) struct Fill {
     /// Others wait for this answer.
     pub(super) lead: Option<Lead>,
     /// Other processes do. It is given back when the answer is in the store.
-    pub(super) lease: Option<HeldLease>,
+    pub(super) lease: Option<Box<HeldLease>>,
     /// How it is compressed, if it may be.
     pub(super) packer: Option<Packer>,
     chunks: Vec<Bytes>,
@@ -208,7 +208,7 @@ impl Fill {
 struct Done {
     config: Arc<Config>,
     lead: Option<Lead>,
-    lease: Option<HeldLease>,
+    lease: Option<Box<HeldLease>>,
     put: Put,
 }
 

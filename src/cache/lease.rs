@@ -18,7 +18,8 @@ const PAUSE_MAX: Duration = Duration::from_millis(160);
 /// How a request stands to the lease of its answer.
 #[derive(Debug, Default)]
 pub(super) struct Leasing {
-    held: Option<HeldLease>,
+    // In a box: most requests need none, and carry the place for it along.
+    held: Option<Box<HeldLease>>,
     /// Whether the answer is made without one.
     waived: bool,
     /// For how long other processes were waited for.
@@ -65,7 +66,7 @@ impl Leasing {
     ) -> Move {
         match answer {
             Ok(Lease::Leader(token)) => {
-                self.held = Some(HeldLease::new(config, key, token));
+                self.held = Some(Box::new(HeldLease::new(config, key, token)));
                 Move::Look
             }
             Ok(Lease::Busy(rest))
@@ -86,7 +87,7 @@ impl Leasing {
     }
 
     /// Gives the lease to what stores the answer.
-    pub(super) fn hand_over(&mut self) -> Option<HeldLease> {
+    pub(super) fn hand_over(&mut self) -> Option<Box<HeldLease>> {
         self.held.take()
     }
 }

@@ -222,7 +222,11 @@ pub enum PurgeTarget {
 pub enum PurgeMode {
     /// It is gone.
     Hard,
-    /// It is stale: kept to be validated, or to stand in for a failing handler.
+    /// It is stale: kept to be validated before it is shown.
+    ///
+    /// It is shown unvalidated only where it says that it may be shown stale: while it is being
+    /// validated (`stale-while-revalidate`), which the first request that comes does, and in place of
+    /// an error (`stale-if-error`); neither for longer than if it had not been purged.
     Soft,
 }
 

@@ -6,14 +6,14 @@ use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use portcullis::{
     ManualClock,
-    cache::{CacheLayer, CacheLayerBuilder},
+    cache::{CacheLayer, CacheLayerBuilder, Purge, PurgeMode},
     store::MemoryStore,
 };
 use tower::{Layer, ServiceExt, service_fn};
 
 use crate::{
     cache::{App, Handler, answer, caller, get_as, get_with},
-    support::{get, header, request, text},
+    support::{get, hands::let_all_run, header, request, text},
 };
 
 const TAGGED: &[(&str, &str)] = &[
@@ -433,4 +433,39 @@ async fn the_key_is_shown_by_choice_and_says_nothing_but_that_two_are_the_same()
             .cache_status()
             .contains("key")
     );
+}
+
+#[tokio::test]
+async fn what_was_purged_softly_is_shown_while_it_is_validated_where_it_allows_that() {
+    const SWR: &[(&str, &str)] = &[("cache-control", "max-age=10, stale-while-revalidate=5")];
+    for (after_secs, is_shown) in [(0, true), (14, true), (16, false)] {
+        let app = App::new(Handler::with(SWR));
+        app.get("/a").await;
+        app.advance_secs(after_secs);
+        let purge = app.purger.purge([Purge::uri(uri("/a"))], PurgeMode::Soft);
+        purge.await.unwrap();
+        let seen = app.get("/a").await;
+        assert_eq!(seen.body == "call 1", is_shown, "{after_secs}");
+        let_all_run().await;
+        // The first one has had it made anew for all.
+        assert_eq!(app.get("/a").await.body, "call 2");
+        assert_eq!(app.handler.calls(), 2);
+    }
+}
+
+#[tokio::test]
+async fn what_was_purged_for_good_stands_in_for_no_error() {
+    for (mode, stands_in) in [(PurgeMode::Soft, true), (PurgeMode::Hard, false)] {
+        let app = App::new(failing_after_one(&[(
+            "cache-control",
+            "max-age=10, stale-if-error=5, stale-while-revalidate=5",
+        )]));
+        app.get("/a").await;
+        app.purger.purge([Purge::All], mode).await.unwrap();
+        assert_eq!(app.get("/a").await.body == "call 1", stands_in);
+    }
+}
+
+fn uri(path: &str) -> http::Uri {
+    path.parse().unwrap()
 }
