@@ -260,7 +260,7 @@ async fn a_swallowed_answer_lets_nobody_be_taken_for_another() {
         }
         let begun = Instant::now();
         while behind.ping().await.is_err() {
-            assert!(begun.elapsed() < Duration::from_secs(3));
+            assert!(begun.elapsed() < Duration::from_secs(20));
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
