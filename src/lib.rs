@@ -68,6 +68,7 @@
 //! | `tracing` | no | records and notices as `tracing` events |
 //! | `metrics` | no | requests and decisions of all layers through the `metrics` facade |
 //! | `serde` | no | quotas in configuration files |
+//! | `compression` | no | answers of the cache kept compressed, by gzip |
 //! | `encryption` | no | a store of any kind whose answers are encrypted |
 //! | `governor` | no | governor's limiters and quotas beside ours |
 //! | `test-util` | no | suites that prove a store of your own |
@@ -96,6 +97,7 @@ mod framework;
 mod identity;
 mod ip_network;
 mod json;
+mod mac;
 mod notice;
 mod record;
 mod rejection;

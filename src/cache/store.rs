@@ -33,11 +33,12 @@ use crate::{
 ///
 /// # On a server
 ///
-/// With Redis: what is kept under a key is one hash, with three fields for each variant and one of
-/// what they vary by. What was purged stands in one sorted set by the server's time, whatever names
-/// it, and is compared with the fence of what is found. Each method is one script of one slot; in a
-/// Cluster the answers are spread over some slots by [`CacheKey::uri`], each slot has a set of its
-/// own, and a purge of more than a URL is one script for each.
+/// Each method is one command. With Redis, as `RedisStore` has it: what is kept under
+/// [`CacheKey::full`] is one hash, with fields for each variant; what was purged is one sorted set, of
+/// the server's time by target, in the same slot. `get` is a script that holds what it finds in the
+/// one against the other; `put`, `touch` and `purge` are a script each, and `lease` sets a key of
+/// its own unless it is there. In a Cluster there are several such slots, chosen by
+/// [`CacheKey::uri`]; a purge by tag or partition goes to each.
 ///
 /// An answer lies there as [`StoredResponse::encode_head`] beside its body, what it varies by as
 /// [`VarySpec::to_bytes`]. What cannot be read back is [`Found::Nothing`], and no error: the answer
@@ -221,7 +222,11 @@ pub enum PurgeTarget {
 pub enum PurgeMode {
     /// It is gone.
     Hard,
-    /// It is stale: kept to be validated, or to stand in for a failing handler.
+    /// It is stale: kept to be validated before it is shown.
+    ///
+    /// It is shown unvalidated only where it says that it may be shown stale: while it is being
+    /// validated (`stale-while-revalidate`), which the first request that comes does, and in place of
+    /// an error (`stale-if-error`); neither for longer than if it had not been purged.
     Soft,
 }
 

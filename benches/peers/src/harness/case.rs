@@ -39,6 +39,8 @@ impl Who {
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Unit {
     Bytes,
+    /// Of one.
+    Share,
     Commands,
 }
 

@@ -51,6 +51,7 @@ fn cells(row: &Row, rows: &[Row]) -> String {
             );
         }
         Readings::Gauge(Unit::Bytes, value) => return format!("{value:>10.1} bytes"),
+        Readings::Gauge(Unit::Share, value) => return format!("{value:>10.4} of 1"),
         Readings::Gauge(Unit::Commands, value) => return format!("{value:>10.2} commands"),
     };
     let nanos = each(samples, |sample| sample.nanos);
@@ -81,7 +82,8 @@ fn figures(ours: &Row, rows: &[Row]) {
     let bare = base(ours, rows);
     match &ours.readings {
         Readings::Timed(samples) => {
-            let above = match bare {
+            // A whole row's time has the bare service in it; its allocations are told without.
+            let above = match under(ours, rows) {
                 Some(bare) => paired(samples, bare, |ours, bare| {
                     ours.allocations - bare.allocations
                 }),
@@ -93,6 +95,7 @@ fn figures(ours: &Row, rows: &[Row]) {
             println!("RATE {} {:.0}", ours.name, median(rates.clone()));
         }
         Readings::Gauge(Unit::Bytes, value) => println!("BYTES {} {value:.1}", ours.name),
+        Readings::Gauge(Unit::Share, value) => println!("SHARE {} {value:.4}", ours.name),
         Readings::Gauge(Unit::Commands, value) => println!("COMMANDS {} {value:.2}", ours.name),
     }
     if let (Readings::Timed(samples), Some(bare)) = (&ours.readings, bare) {
@@ -138,6 +141,11 @@ fn base<'a>(row: &Row, rows: &'a [Row]) -> Option<&'a [Sample]> {
     if row.is_whole {
         return None;
     }
+    under(row, rows)
+}
+
+/// Returns the bare service that stands under a row, whether or not it is taken off.
+fn under<'a>(row: &Row, rows: &'a [Row]) -> Option<&'a [Sample]> {
     let bare = || rows.iter().filter(|row| row.who == Who::Bare);
     let name = base_of(row.name, &bare().map(|row| row.name).collect::<Vec<_>>())?;
     bare()

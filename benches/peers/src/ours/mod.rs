@@ -1,6 +1,7 @@
 //! Our rows, a file for each suite.
 
 pub mod cache;
+pub mod cache_store;
 pub mod keys;
 pub mod limits;
 pub mod log;

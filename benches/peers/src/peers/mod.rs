@@ -8,6 +8,8 @@ pub mod hmac;
 pub mod http_cache;
 pub mod limitador;
 pub mod redis_benchmark;
+pub mod stores;
 pub mod tower_governor;
 pub mod tower_http_auth;
+pub mod tower_http_cache;
 pub mod tower_http_trace;
