@@ -71,7 +71,7 @@ fn main() -> ExitCode {
 
     let layer = CacheLayer::new(MemoryStore::new());
     let above = allocations(&runtime, &key, layer.layer(service_fn(answer))) - alone;
-    report("cache/hit, above the request alone", above, None);
+    report("cache/hit, above the request alone", above, Some(5));
 
     let layer = AccessLogLayer::new(JsonLines::direct(std::io::sink()));
     let above = allocations(&runtime, &key, layer.layer(service_fn(answer))) - bare;

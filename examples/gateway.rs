@@ -1,11 +1,12 @@
-//! An axum service behind all four layers, on the store in memory.
+//! An axum service behind all four layers, on one store.
 //!
 //! ```text
 //! cargo run --example gateway
 //! ```
 //!
-//! With `--features redis`, `REDIS_URL` and `STORE_SECRET` (32 bytes or more, the same for each
-//! instance) its limits are counted on that Redis server, for all instances together.
+//! The store is in memory. With `--features redis`, `REDIS_URL`, and `STORE_SECRET` and `PEPPER` (32
+//! bytes or more each, the same for each instance) it is that Redis server, for all instances
+//! together: keys, limits, answers and the log, with a little memory before the answers.
 //!
 //! It listens on 127.0.0.1:3000 (`PORTCULLIS_ADDR` changes it), makes three demo keys, and prints
 //! them with `curl` lines to try. Its access log is JSON lines on stderr.
@@ -33,10 +34,10 @@ use axum::{
 };
 use http_body_util::channel::Channel;
 use portcullis::{
-    ClientAddrResolver, ConfigError, Gate, Identity, PeerAddr,
-    access_log::AccessLogLayer,
-    api_key::{ApiKeyLayer, KeyManager, KeyRing, NewKey, Pepper, RequireScopesLayer},
-    cache::CacheLayer,
+    ClientAddrResolver, ConfigError, Gate, Identity, PeerAddr, TokioRuntime,
+    access_log::{AccessLogLayer, JsonLines, LogQueue, LogStore},
+    api_key::{ApiKeyLayer, ApiKeyStore, KeyManager, KeyRing, NewKey, Pepper, RequireScopesLayer},
+    cache::{CacheLayer, CacheStore},
     rate_limit::{
         OnStoreError, Partition, Policy, Quota, RateLimitFields, RateLimitLayer, RateLimitStore,
         Tiers,
@@ -48,18 +49,25 @@ use tokio::net::TcpListener;
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
-    let store = MemoryStore::new();
-    let counts: Arc<dyn RateLimitStore> = match env::var("REDIS_URL") {
-        Ok(url) => on_redis(url)?,
-        Err(_) => Arc::new(store.clone()),
-    };
-    // The demo's keys die with the process, and so may their pepper. A service reads its own from
-    // a secret manager: under another pepper none of its keys is valid.
+    match env::var("REDIS_URL") {
+        Ok(url) => on_redis(url).await,
+        // The demo's keys die with the process, and so may their pepper.
+        Err(_) => serve(MemoryStore::new(), Pepper::random(1)).await,
+    }
+}
+
+/// A store that all four layers share: which one is for `main` to say.
+trait Store: ApiKeyStore + RateLimitStore + CacheStore + LogStore + Clone {}
+
+impl<T: ApiKeyStore + RateLimitStore + CacheStore + LogStore + Clone> Store for T {}
+
+async fn serve(store: impl Store, pepper: Pepper) -> Result<(), Box<dyn Error>> {
     let ring = KeyRing::builder("demo", store.clone())
-        .pepper(Pepper::random(1))
+        .pepper(pepper)
         .build()?;
     let keys = DemoKeys::create(&KeyManager::new(&ring)).await?;
-    let app = router(&ring, store, counts)?;
+    let log = LogQueue::builder(store.clone(), TokioRuntime).build()?;
+    let app = router(&ring, store, log.clone())?;
 
     let addr = env::var("PORTCULLIS_ADDR").unwrap_or_else(|_| "127.0.0.1:3000".to_owned());
     let listener = TcpListener::bind(&addr).await?;
@@ -68,17 +76,16 @@ async fn main() -> Result<(), Box<dyn Error>> {
     axum::serve(listener, service)
         .with_graceful_shutdown(async { drop(tokio::signal::ctrl_c().await) })
         .await?;
+    // What is on its way to the store.
+    log.flush().await;
     Ok(())
 }
 
 /// Puts the routes behind the gate, and the health check beside it.
-fn router(
-    ring: &KeyRing,
-    store: MemoryStore,
-    counts: Arc<dyn RateLimitStore>,
-) -> Result<Router, ConfigError> {
+fn router(ring: &KeyRing, store: impl Store, log: LogQueue) -> Result<Router, ConfigError> {
     // While the server that counts is away this instance counts for itself.
-    let alone = || OnStoreError::local(store.clone(), 1);
+    let memory = MemoryStore::new();
+    let alone = || OnStoreError::local(memory.clone(), 1);
     let in_ten_seconds = |limit| Quota::new(limit, Duration::from_secs(10));
     let by_address = Partition::client_addr(ClientAddrResolver::default());
     let tiers = Tiers::new("free")
@@ -86,10 +93,15 @@ fn router(
         .tier("pro", [Policy::fixed_window("pro", in_ten_seconds(100))?]);
 
     let gate = Gate::new()
-        .access_log(AccessLogLayer::stderr())
+        .access_log(
+            AccessLogLayer::builder()
+                .sink(JsonLines::stderr())
+                .sink(log)
+                .build()?,
+        )
         .count_request_bodies()
         .limit_addresses(
-            RateLimitLayer::builder(Arc::clone(&counts), by_address)
+            RateLimitLayer::builder(store.clone(), by_address)
                 .policy(Policy::fixed_window("address", in_ten_seconds(300))?)
                 .on_store_error(alone())
                 .build()?,
@@ -97,7 +109,7 @@ fn router(
         // Optional, because `/public` asks for no key; the other routes say what they ask for.
         .api_keys(ApiKeyLayer::builder(ring).optional().build()?)
         .limit_callers(
-            RateLimitLayer::builder(counts, Partition::identity())
+            RateLimitLayer::builder(store.clone(), Partition::identity())
                 .tiers(tiers)
                 .on_store_error(alone())
                 .fields(RateLimitFields::Draft11)
@@ -126,21 +138,27 @@ fn router(
         .layer(map_request(peer_addr)))
 }
 
-/// Returns the store on Redis, where the instances of this service count together.
+/// Serves on a Redis server, which the instances of this service share.
 #[cfg(feature = "redis")]
-fn on_redis(url: String) -> Result<Arc<dyn RateLimitStore>, Box<dyn Error>> {
+async fn on_redis(url: String) -> Result<(), Box<dyn Error>> {
     use portcullis::{
         StoreKeys,
-        store::{RedisConfig, RedisStore},
+        store::{RedisConfig, RedisStore, TieredStore},
     };
 
-    let secret = env::var("STORE_SECRET").map_err(|_| "REDIS_URL needs a STORE_SECRET too")?;
-    let keys = StoreKeys::from_secret(secret.as_bytes())?;
-    Ok(Arc::new(RedisStore::new(RedisConfig::single(url), keys)?))
+    // A service reads them from a secret manager: under another pepper no key is good, and under
+    // another secret an instance counts for itself.
+    let secret = |name: &str| env::var(name).map_err(|_| format!("REDIS_URL needs a {name} too"));
+    let keys = StoreKeys::from_secret(secret("STORE_SECRET")?.as_bytes())?;
+    let pepper = Pepper::new(1, secret("PEPPER")?)?;
+    let redis = RedisStore::new(RedisConfig::single(url), keys)?;
+    serve(TieredStore::new(redis.clone(), 32 << 20), pepper).await?;
+    redis.close().await;
+    Ok(())
 }
 
 #[cfg(not(feature = "redis"))]
-fn on_redis(_: String) -> Result<Arc<dyn RateLimitStore>, Box<dyn Error>> {
+async fn on_redis(_: String) -> Result<(), Box<dyn Error>> {
     Err("REDIS_URL is set: build with `--features redis`, or unset it".into())
 }
 

@@ -64,6 +64,13 @@ impl Identity {
         }
     }
 
+    /// Has the processor fetch what a clone will count on, beside whatever is computed next: an
+    /// identity that was not used a moment ago is not in its cache.
+    #[inline]
+    pub(crate) fn fetch(&self) {
+        std::hint::black_box(Arc::strong_count(&self.inner));
+    }
+
     /// Returns the public id of the key that was presented.
     pub fn key_id(&self) -> &str {
         &self.inner.key_id

@@ -63,10 +63,12 @@
 //! | `argon2` | no | keys that were made elsewhere and hashed by argon2 |
 //! | `admin` | no | `api_key::admin`: keys managed over HTTP, as a router for axum |
 //! | `redis` | no | `store::RedisStore`: a Redis server that many instances share |
+//! | `redis-tls` | no | the same over TLS, by rustls |
 //! | `axum` | no | `ConnectInfo` and `MatchedPath` are understood, [`Identity`] is an extractor |
 //! | `tracing` | no | records and notices as `tracing` events |
 //! | `metrics` | no | requests and decisions of all layers through the `metrics` facade |
 //! | `serde` | no | quotas in configuration files |
+//! | `compression` | no | answers of the cache kept compressed, by gzip |
 //! | `encryption` | no | a store of any kind whose answers are encrypted |
 //! | `governor` | no | governor's limiters and quotas beside ours |
 //! | `test-util` | no | suites that prove a store of your own |
@@ -95,6 +97,7 @@ mod framework;
 mod identity;
 mod ip_network;
 mod json;
+mod mac;
 mod notice;
 mod record;
 mod rejection;

@@ -26,23 +26,81 @@ use crate::{error::StoreErrorKind, identity::Identity, request_id::RequestId};
 /// record.set_field("order.id", 42_i64);
 /// assert_eq!(record.read(|slots| slots.fields().len()), 1);
 /// ```
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct RecordHandle {
-    slots: Arc<Mutex<RecordSlots>>,
+    sheet: Arc<Sheet<dyn Beside>>,
 }
 
-impl RecordHandle {
-    /// Creates the handle on the record of a request of this name.
-    pub(crate) fn named(request_id: RequestId) -> Self {
-        let slots = RecordSlots {
-            request_id: Some(request_id),
-            ..RecordSlots::default()
-        };
+/// What layers and handlers write on, and beside it what whoever keeps the record knows itself: one
+/// allocation for both.
+struct Sheet<T: ?Sized> {
+    slots: Mutex<RecordSlots>,
+    beside: T,
+}
+
+/// What may stand beside.
+pub(crate) trait Beside: Send + Sync {
+    /// Returns the request's name, if it has one.
+    fn request_id(&self) -> Option<&RequestId>;
+}
+
+impl Beside for () {
+    fn request_id(&self) -> Option<&RequestId> {
+        None
+    }
+}
+
+/// A record in the making, as whoever keeps it holds it.
+pub(crate) struct KeptRecord<T> {
+    sheet: Arc<Sheet<T>>,
+}
+
+impl<T: Beside + 'static> KeptRecord<T> {
+    /// Begins the record of a request of which this is known.
+    pub(crate) fn new(beside: T) -> Self {
+        let slots = Mutex::default();
         Self {
-            slots: Arc::new(Mutex::new(slots)),
+            sheet: Arc::new(Sheet { slots, beside }),
         }
     }
 
+    /// Returns what the layers and the handler write through.
+    pub(crate) fn handle(&self) -> RecordHandle {
+        RecordHandle {
+            sheet: self.sheet.clone(),
+        }
+    }
+
+    /// Returns what is known beside what is written.
+    pub(crate) fn beside(&self) -> &T {
+        &self.sheet.beside
+    }
+
+    /// Takes what has been written: the record is about to be emitted.
+    pub(crate) fn take(&self) -> RecordSlots {
+        mem::take(&mut *self.sheet.lock())
+    }
+}
+
+impl<T: ?Sized> Sheet<T> {
+    fn lock(&self) -> MutexGuard<'_, RecordSlots> {
+        // Each write is one assignment: what a panicking writer left behind is whole.
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Default for RecordHandle {
+    fn default() -> Self {
+        Self {
+            sheet: Arc::new(Sheet {
+                slots: Mutex::default(),
+                beside: (),
+            }),
+        }
+    }
+}
+
+impl RecordHandle {
     /// Returns the handle in a request's extensions, if an access log put one there.
     pub fn of(extensions: &Extensions) -> Option<&Self> {
         extensions.get()
@@ -94,20 +152,9 @@ impl RecordHandle {
         }
     }
 
-    /// Takes what has been written: the record is about to be emitted.
-    pub(crate) fn take(&self) -> RecordSlots {
-        let mut slots = self.lock();
-        let request_id = slots.request_id.clone();
-        let emptied = RecordSlots {
-            request_id,
-            ..RecordSlots::default()
-        };
-        mem::replace(&mut *slots, emptied)
-    }
-
     /// Returns the request's name, if an access log gave it one: to hand it on, or to show it.
     pub fn request_id(&self) -> Option<RequestId> {
-        self.lock().request_id.clone()
+        self.sheet.beside.request_id().cloned()
     }
 
     /// Reads what has been written so far.
@@ -116,8 +163,7 @@ impl RecordHandle {
     }
 
     fn lock(&self) -> MutexGuard<'_, RecordSlots> {
-        // Each write is one assignment: what a panicking writer left behind is whole.
-        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+        self.sheet.lock()
     }
 }
 
@@ -130,7 +176,6 @@ impl fmt::Debug for RecordHandle {
 /// What the layers and the handler have written of one request.
 #[derive(Debug, Default)]
 pub struct RecordSlots {
-    request_id: Option<RequestId>,
     auth: Option<AuthOutcome>,
     rate_limits: SmallVec<[RateLimitOutcome; 2]>,
     cache: Option<CacheOutcome>,
@@ -574,11 +619,22 @@ mod tests {
 
     #[test]
     fn what_is_taken_is_gone_from_the_handle() {
-        let record = RecordHandle::default();
+        struct Named(RequestId);
+
+        impl Beside for Named {
+            fn request_id(&self) -> Option<&RequestId> {
+                Some(&self.0)
+            }
+        }
+
+        let kept = KeptRecord::new(Named(RequestId::own([b'0'; 36])));
+        let record = kept.handle();
         record.set_route("/users/{id}");
         record.add_request_bytes(2);
         record.add_request_bytes(3);
-        let slots = record.take();
+        let slots = kept.take();
+        assert_eq!(kept.beside().0.as_str(), "0".repeat(36));
+        assert_eq!(record.request_id().unwrap().as_str(), "0".repeat(36));
         assert_eq!(slots.route(), Some("/users/{id}"));
         assert_eq!(slots.request_bytes(), Some(5));
         assert_eq!(record.read(|slots| slots.request_bytes()), None);

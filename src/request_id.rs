@@ -48,6 +48,14 @@ impl RequestId {
         }
     }
 
+    /// Returns the name as the bytes of ASCII that it is made of.
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        match &self.0 {
+            Kind::Own(text) => text,
+            Kind::Inbound(value) => value.as_bytes(),
+        }
+    }
+
     /// Returns the name as a header's value.
     pub(crate) fn header_value(&self) -> HeaderValue {
         match &self.0 {

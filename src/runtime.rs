@@ -40,6 +40,12 @@ pub trait Runtime: fmt::Debug + Send + Sync + 'static {
     /// Runs a task beside the caller. The task ends by itself.
     fn spawn(&self, task: Task);
 
+    /// Returns whether a task can be spawned from here. Asked where a value is dropped, which may be
+    /// anywhere.
+    fn can_spawn(&self) -> bool {
+        true
+    }
+
     /// Returns a future that is ready once this much time has passed.
     fn sleep(&self, duration: Duration) -> Task;
 }
@@ -100,6 +106,10 @@ mod tokio_runtime {
     impl Runtime for TokioRuntime {
         fn spawn(&self, task: Task) {
             tokio::spawn(task);
+        }
+
+        fn can_spawn(&self) -> bool {
+            tokio::runtime::Handle::try_current().is_ok()
         }
 
         fn sleep(&self, duration: Duration) -> Task {

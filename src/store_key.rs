@@ -5,7 +5,7 @@ use std::fmt;
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 
-use crate::{error::ConfigError, sip::Sip};
+use crate::{error::ConfigError, mac::Mac as LongMac, sip::Sip};
 
 /// The secret under which a store's keys are digested.
 ///
@@ -28,7 +28,7 @@ use crate::{error::ConfigError, sip::Sip};
 #[derive(Clone)]
 pub struct StoreKeys {
     short: Sip,
-    long: Hmac<Sha256>,
+    long: LongMac,
 }
 
 impl StoreKeys {
@@ -68,12 +68,10 @@ impl StoreKeys {
             let key = writer.field(name.as_bytes()).field(use_of).finish();
             self.short.with_key(&key.0)
         };
-        let mut long = LongKeyWriter(self.long.clone());
-        long.field(name.as_bytes());
         KeySpace {
             short: space_key(b"list"),
             single: space_key(b"single"),
-            long: long.0,
+            long: LongMac::new(&self.long.digest(name.as_bytes())),
         }
     }
 
@@ -82,7 +80,7 @@ impl StoreKeys {
         let short = derive(secret, b"portcullis-v1 short store key");
         Self {
             short: sip(short.first_chunk().expect("a digest has 32 bytes")),
-            long: keyed(&derive(secret, b"portcullis-v1 long store key")),
+            long: LongMac::new(&derive(secret, b"portcullis-v1 long store key")),
         }
     }
 }
@@ -99,7 +97,7 @@ pub struct KeySpace {
     short: Sip,
     // Another key than that of lists: a field is not prefixed where it stands alone.
     single: Sip,
-    long: Hmac<Sha256>,
+    long: LongMac,
 }
 
 impl KeySpace {
@@ -123,8 +121,13 @@ impl KeySpace {
     }
 
     /// Begins a key of 256 bits (HMAC-SHA-256): for what is shown to callers.
+    #[inline]
     pub fn long(&self) -> LongKeyWriter {
-        LongKeyWriter(self.long.clone())
+        LongKeyWriter {
+            mac: self.long,
+            gathered: [0; LONG_GATHERED_MAX],
+            len: 0,
+        }
     }
 }
 
@@ -213,19 +216,74 @@ impl fmt::Debug for ShortKeyWriter {
 
 /// Digests fields into a [`LongStoreKey`]. Each field is prefixed by its length, so that distinct
 /// lists of fields are distinct inputs.
-pub struct LongKeyWriter(Hmac<Sha256>);
+///
+/// As with a [`ShortKeyWriter`], fields are gathered and digested at once, a long one by its own
+/// digest.
+pub struct LongKeyWriter {
+    mac: LongMac,
+    gathered: [u8; LONG_GATHERED_MAX],
+    len: usize,
+}
+
+/// How many bytes are gathered for a long key before they are digested.
+const LONG_GATHERED_MAX: usize = 192;
+
+/// The longest field that is gathered for a long key as it is.
+const LONG_PLAIN_FIELD_MAX: usize = 128;
 
 impl LongKeyWriter {
     /// Adds a field.
+    #[inline]
     pub fn field(&mut self, field: &[u8]) -> &mut Self {
-        self.0.update(&(field.len() as u64).to_le_bytes());
-        self.0.update(field);
+        if field.len() <= LONG_PLAIN_FIELD_MAX {
+            self.gather(field.len() as u8, field);
+        } else {
+            let digest = self.mac.digest(field);
+            self.gather(DIGESTED_FIELD, &digest);
+        }
         self
     }
 
+    /// Adds a field in lower case.
+    pub fn lower_case_field(&mut self, field: &str) -> &mut Self {
+        if field.len() > LONG_PLAIN_FIELD_MAX {
+            return self.field(field.to_ascii_lowercase().as_bytes());
+        }
+        self.field(field.as_bytes());
+        let start = self.len - field.len();
+        self.gathered[start..self.len].make_ascii_lowercase();
+        self
+    }
+
+    /// Returns the short key, in another space, of all fields added so far.
+    #[inline]
+    pub fn short_in(&self, space: &KeySpace) -> StoreKey {
+        space.short_of(&self.gathered[..self.len])
+    }
+
     /// Returns the key of all fields added so far.
+    #[inline]
     pub fn finish(self) -> LongStoreKey {
-        LongStoreKey(self.0.finalize().into_bytes().into())
+        LongStoreKey(self.mac.digest(&self.gathered[..self.len]))
+    }
+
+    #[inline]
+    fn gather(&mut self, kind: u8, bytes: &[u8]) {
+        if self.len + 1 + bytes.len() > LONG_GATHERED_MAX {
+            self.digest_start();
+        }
+        self.gathered[self.len] = kind;
+        let start = self.len + 1;
+        self.len = start + bytes.len();
+        self.gathered[start..self.len].copy_from_slice(bytes);
+    }
+
+    #[cold]
+    fn digest_start(&mut self) {
+        let digest = self.mac.digest(&self.gathered[..self.len]);
+        self.gathered[0] = DIGESTED_START;
+        self.len = 1 + digest.len();
+        self.gathered[1..self.len].copy_from_slice(&digest);
     }
 }
 
@@ -340,6 +398,16 @@ mod tests {
     }
 
     #[test]
+    fn a_field_in_lower_case_is_the_same_at_any_length() {
+        for len in [0, 1, 128, 129, 300] {
+            let (mut one, mut two) = (keys().space("s").long(), keys().space("s").long());
+            one.field(&[b'x'; 100]).lower_case_field(&"Ab".repeat(len));
+            two.field(&[b'x'; 100]).field("ab".repeat(len).as_bytes());
+            assert_eq!(one.finish(), two.finish(), "{len}");
+        }
+    }
+
+    #[test]
     fn fields_that_join_to_the_same_bytes_give_different_long_keys() {
         let space = keys().space("s");
         let mut one = space.long();
@@ -352,17 +420,23 @@ mod tests {
     proptest! {
         #[test]
         fn distinct_lists_of_fields_have_distinct_keys(
-            one in vec(vec(0_u8..3, 0..90), 0..6),
-            two in vec(vec(0_u8..3, 0..90), 0..6),
+            one in vec(vec(0_u8..3, 0..150), 0..6),
+            two in vec(vec(0_u8..3, 0..150), 0..6),
         ) {
+            let space = keys().space("s");
             let key = |fields: &[Vec<u8>]| {
-                let mut writer = keys().space("s").short();
+                let (mut short, mut long) = (space.short(), space.long());
                 for field in fields {
-                    writer.field(field);
+                    short.field(field);
+                    long.field(field);
                 }
-                writer.finish()
+                let in_one = long.short_in(&space);
+                (short.finish(), in_one, long.finish())
             };
-            prop_assert_eq!(key(&one) == key(&two), one == two);
+            let (short, in_one, long) = key(&one);
+            let others = key(&two);
+            let same = [short == others.0, in_one == others.1, long == others.2];
+            prop_assert_eq!(same, [one == two; 3]);
             // What an attacker would try: the same bytes, cut elsewhere.
             let joined = vec![one.concat()];
             prop_assert_eq!(key(&one) == key(&joined), one == joined);

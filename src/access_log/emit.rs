@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     audit::AuditEvent,
-    record::{AuthOutcome, RecordSlots},
+    record::{AuthOutcome, KeptRecord, RecordSlots},
     time::Timestamp,
 };
 
@@ -35,9 +35,15 @@ const NEVER: u64 = u64::MAX;
 pub(super) struct Ended {
     /// How much it matters, once that has been asked.
     pub(super) level: Level,
-    pub(super) arrival: Arrival,
+    pub(super) record: KeptRecord<Arrival>,
     pub(super) departure: Departure,
     pub(super) slots: RecordSlots,
+}
+
+impl Ended {
+    fn arrival(&self) -> &Arrival {
+        self.record.beside()
+    }
 }
 
 /// Hands the records of ended requests to the sinks.
@@ -74,7 +80,9 @@ impl Emitter {
         if !self.config.observers.is_empty() || self.config.scopes.is_some() {
             return true;
         }
-        let taken = |sink: &Arc<dyn Sink>| Level::ALL.iter().any(|level| sink.takes(*level));
+        let min = self.config.min_level;
+        let emitted = || Level::ALL.into_iter().filter(|level| *level >= min);
+        let taken = |sink: &Arc<dyn Sink>| emitted().any(|level| sink.takes(level));
         // A sink that panics over the question is asked again with the record.
         catch_unwind(AssertUnwindSafe(|| self.config.sinks.iter().any(taken))).unwrap_or(true)
     }
@@ -107,7 +115,8 @@ impl Emitter {
         }
     }
 
-    /// Emits the record of a request. A sink of the user's that panics costs the record: were the panic let through while the request's own unwinds, the process would end.
+    /// Emits the record of a request. A sink of the user's that panics costs the record: were the
+    /// panic let through while the request's own unwinds, the process would end.
     pub(super) fn emit(&self, mut ended: Ended, now: Timestamp) {
         ended.level = self.level(&ended);
         self.config.audit.tell_if(|| self.denied(&ended));
@@ -143,8 +152,8 @@ impl Emitter {
             AuthOutcome::Denied { reason, key_id } => Some(AuditEvent::AuthDenied {
                 reason: *reason,
                 key_id: key_id.clone(),
-                client: ended.arrival.client_shown(),
-                request_id: ended.arrival.request_id.as_str().into(),
+                client: ended.arrival().client_shown(),
+                request_id: ended.arrival().request_id.as_str().into(),
             }),
             AuthOutcome::Allowed(_) | AuthOutcome::Anonymous | AuthOutcome::StoreFailed(_) => None,
         }
@@ -224,7 +233,7 @@ impl Emitter {
         let config = &self.config;
         let slow = config.slow_after;
         let mut record = Record {
-            arrival: &ended.arrival,
+            arrival: ended.arrival(),
             departure: &ended.departure,
             slots: &ended.slots,
             redaction: &config.redaction,

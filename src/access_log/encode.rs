@@ -1,6 +1,14 @@
 //! A record as one line of JSON.
 
-use std::{borrow::Cow, cell::RefCell, io::Write, net::IpAddr, sync::OnceLock, time::Duration};
+use std::{
+    borrow::Cow,
+    cell::{Cell, RefCell},
+    io::Write,
+    net::IpAddr,
+    ops::Range,
+    sync::OnceLock,
+    time::Duration,
+};
 
 use http::{HeaderName, Method, Version, header::USER_AGENT};
 
@@ -139,8 +147,8 @@ struct Object<'a> {
 impl Object<'_> {
     fn head(&mut self, record: &Record<'_>) {
         self.preamble(record.arrived_at(), record.level(), EVENT_NAME);
-        self.plain(Field::RecordUid, record.uid().as_str());
-        self.plain(Field::RequestId, record.request_id().as_str());
+        self.plain_bytes(Field::RecordUid, record.uid().as_bytes());
+        self.plain_bytes(Field::RequestId, record.request_id().as_bytes());
         if let Some(trace) = record.trace() {
             self.plain(Field::TraceId, trace.trace_id());
             self.plain(Field::SpanId, trace.span_id());
@@ -205,7 +213,7 @@ impl Object<'_> {
                 let request_id = Some(&**request_id).filter(|name| !name.is_empty());
                 self.short_text(Field::RequestId, request_id);
                 if let Some(client) = client {
-                    self.addr(Field::ClientAddress, *client);
+                    let _ = self.addr(Field::ClientAddress, *client);
                 }
                 self.word(Field::AuthReason, reason.as_str());
                 self.short_text(Field::AuthKeyId, key_id.as_deref());
@@ -253,14 +261,24 @@ impl Object<'_> {
     }
 
     fn client(&mut self, record: &Record<'_>) {
-        if let Some(addr) = record.client_addr() {
-            self.addr(Field::ClientAddress, addr);
+        let client = record.client_addr();
+        let mut written = 0..0;
+        if let Some(addr) = client {
+            written = self.addr(Field::ClientAddress, addr);
         }
         if record.is_client_masked() {
             self.bool(Field::ClientMasked, true);
         }
-        if let Some(addr) = record.peer_addr() {
-            self.addr(Field::PeerAddress, addr);
+        match record.peer_addr() {
+            // Most clients are the peer: what was written is copied.
+            peer @ Some(_) if peer == client => {
+                self.name(Field::PeerAddress);
+                self.out.extend_from_within(written);
+            }
+            Some(peer) => {
+                let _ = self.addr(Field::PeerAddress, peer);
+            }
+            None => {}
         }
         if let Some(port) = record.peer_port() {
             self.int(Field::PeerPort, port);
@@ -440,12 +458,14 @@ impl Object<'_> {
         }
     }
 
-    /// An address needs no escape.
-    fn addr(&mut self, field: Field, addr: IpAddr) {
+    /// Writes an address, which needs no escape, and returns where it stands.
+    fn addr(&mut self, field: Field, addr: IpAddr) -> Range<usize> {
         self.name(field);
+        let from = self.out.len();
         self.out.push(b'"');
         push_addr(self.out, addr);
         self.out.push(b'"');
+        from..self.out.len()
     }
 
     fn short_text(&mut self, field: Field, text: Option<&str>) {
@@ -482,13 +502,18 @@ impl Object<'_> {
 
     /// Writes a text that was found to need no escape.
     fn plain(&mut self, field: Field, word: &str) {
+        self.plain_bytes(field, word.as_bytes());
+    }
+
+    /// Writes bytes of ASCII that were found to need no escape.
+    fn plain_bytes(&mut self, field: Field, word: &[u8]) {
         debug_assert!(
-            word.bytes()
-                .all(|byte| byte.is_ascii_graphic() && byte != b'"')
+            word.iter()
+                .all(|byte| byte.is_ascii_graphic() && *byte != b'"')
         );
         self.name(field);
         self.out.push(b'"');
-        self.out.extend_from_slice(word.as_bytes());
+        self.out.extend_from_slice(word);
         self.out.push(b'"');
     }
 }
@@ -561,12 +586,17 @@ pub(super) fn version(version: Version) -> Option<&'static str> {
 fn push_addr(out: &mut Vec<u8>, addr: IpAddr) {
     match addr {
         IpAddr::V4(addr) => {
-            let [first, rest @ ..] = addr.octets();
-            push_int(out, first);
-            for octet in rest {
-                out.push(b'.');
-                push_int(out, octet);
+            let mut text = [0; 16];
+            let mut len = 0;
+            for octet in addr.octets() {
+                for (least, digit) in [(100, octet / 100), (10, octet / 10 % 10), (0, octet % 10)] {
+                    text[len] = b'0' + digit;
+                    len += usize::from(octet >= least);
+                }
+                text[len] = b'.';
+                len += 1;
             }
+            out.extend_from_slice(&text[..len - 1]);
         }
         IpAddr::V6(addr) => write!(out, "{addr}").expect("a vector takes all that is written"),
     }
@@ -592,25 +622,48 @@ fn push_secs(out: &mut Vec<u8>, duration: Duration) {
     push_digits::<6>(out, u64::from(duration.subsec_micros()));
 }
 
+/// `"2026-01-01T00:00:00`: a moment by RFC 3339 as far as its second, with the quote before it.
+type Second = [u8; 20];
+
 /// Appends a moment by RFC 3339, quotes included: `"2026-01-01T00:00:00.000000Z"`.
 fn push_rfc3339(out: &mut Vec<u8>, at: Timestamp) {
-    let (secs, micros) = (at.as_secs(), at.as_micros() % 1_000_000);
-    let (year, month, day) = civil(secs / 86_400);
-    out.push(b'"');
-    push_digits::<4>(out, year);
-    out.push(b'-');
-    push_digits::<2>(out, month);
-    out.push(b'-');
-    push_digits::<2>(out, day);
-    out.push(b'T');
-    push_digits::<2>(out, secs / 3_600 % 24);
-    out.push(b':');
-    push_digits::<2>(out, secs / 60 % 60);
-    out.push(b':');
-    push_digits::<2>(out, secs % 60);
+    thread_local! {
+        /// The second that this thread wrote last: the next record is likely of the same.
+        static LAST: Cell<(u64, Second)> = const { Cell::new((0, *b"\"1970-01-01T00:00:00")) };
+    }
+
+    let secs = at.as_secs();
+    let last = LAST.try_with(Cell::get).ok();
+    let text = match last.filter(|(last, _)| *last == secs) {
+        Some((_, text)) => text,
+        None => {
+            let text = second(secs);
+            let _ = LAST.try_with(|last| last.set((secs, text)));
+            text
+        }
+    };
+    out.extend_from_slice(&text);
     out.push(b'.');
-    push_digits::<6>(out, micros);
+    push_digits::<6>(out, at.as_micros() % 1_000_000);
     out.extend_from_slice(b"Z\"");
+}
+
+fn second(secs: u64) -> Second {
+    let (year, month, day) = civil(secs / 86_400);
+    let mut text = *b"\"0000-00-00T00:00:00";
+    let mut put = |at: Range<usize>, mut number: u64| {
+        for digit in text[at].iter_mut().rev() {
+            *digit += (number % 10) as u8;
+            number /= 10;
+        }
+    };
+    put(1..5, year);
+    put(6..8, month);
+    put(9..11, day);
+    put(12..14, secs / 3_600 % 24);
+    put(15..17, secs / 60 % 60);
+    put(18..20, secs % 60);
+    text
 }
 
 /// Returns year, month and day of the day that many days after 1970-01-01.
@@ -678,6 +731,16 @@ mod tests {
             rfc3339(4_107_542_400_000_000),
             "\"2100-03-01T00:00:00.000000Z\""
         );
+    }
+
+    #[test]
+    fn each_octet_of_an_address_is_written_as_it_is() {
+        for octet in 0..=255 {
+            let addr: IpAddr = [octet, 0, 10, 255 - octet].into();
+            assert_eq!(written(|out| push_addr(out, addr)), addr.to_string());
+        }
+        let addr: IpAddr = "2001:db8::1".parse().unwrap();
+        assert_eq!(written(|out| push_addr(out, addr)), "2001:db8::1");
     }
 
     #[test]

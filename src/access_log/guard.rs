@@ -21,7 +21,7 @@ use super::{
     trace_context::TraceContext,
     trust::Trust,
 };
-use crate::{client_addr, framework, record::RecordHandle, request_id::RequestId, time::Timestamp};
+use crate::{client_addr, framework, record::KeptRecord, request_id::RequestId, time::Timestamp};
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
@@ -33,8 +33,7 @@ const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 /// While code of the user's runs, `polling` is set: a drop that finds it set comes from unwinding.
 pub(super) struct Guard {
     emitter: Arc<Emitter>,
-    handle: RecordHandle,
-    arrival: Option<Arrival>,
+    record: Option<KeptRecord<Arrival>>,
     started: Timestamp,
     polling: bool,
     head: Option<Head>,
@@ -71,11 +70,10 @@ impl Guard {
         let arrival = arrival(config, &Call::of(request));
         emitter.arrived(&arrival.method);
         let scope = emitter.scope(&arrival);
-        let handle = RecordHandle::named(arrival.request_id.clone());
-        request.extensions_mut().insert(handle.clone());
+        let record = KeptRecord::new(arrival);
+        request.extensions_mut().insert(record.handle());
         Some(Self {
-            arrival: Some(arrival),
-            handle,
+            record: Some(record),
             started,
             polling: false,
             head: None,
@@ -108,7 +106,7 @@ impl Guard {
     pub(super) fn head<B: Body>(mut self, response: &mut Response<B>) -> Option<Self> {
         let at = self.emitter.config.clock.now();
         let headers = response.headers();
-        let arrival = self.arrival.as_ref()?;
+        let arrival = self.record.as_ref()?.beside();
         // gRPC needs HTTP/2; a response without a body has its status in the head.
         if arrival.version >= Version::HTTP_2 {
             self.grpc_status = GrpcStatus::of(headers);
@@ -182,16 +180,16 @@ impl Guard {
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        // Nothing takes the arrival away but this.
-        let Some(arrival) = self.arrival.take() else {
+        // Nothing takes the record away but this.
+        let Some(record) = self.record.take() else {
             return;
         };
         let (departure, at) = self.departure();
         let ended = Ended {
             level: Level::Info,
-            arrival,
+            slots: record.take(),
+            record,
             departure,
-            slots: self.handle.take(),
         };
         let Some(scope) = self.scope.take() else {
             return self.emitter.emit(ended, at);

@@ -6,7 +6,10 @@ use http::Method;
 use metrics::{Label, Unit, counter, gauge, histogram};
 
 use super::{encode, losses::Losses, observer::Observer, record::Record};
-use crate::{error::StoreErrorKind, record::RateLimitDecision};
+use crate::{
+    error::StoreErrorKind,
+    record::{RateLimitDecision, StoreCall},
+};
 
 const DURATION: &str = "http.server.request.duration";
 const ACTIVE: &str = "http.server.active_requests";
@@ -46,6 +49,10 @@ const UNMATCHED: &str = "<unmatched>";
 ///
 /// Every request counts, whether or not its record is written. One that is skipped does not.
 ///
+/// What the log's own store takes counts as the layers `access_log` and `audit`, once a
+/// [`LogQueue`](super::LogQueue) is told of it by
+/// [`observer`](super::LogQueueBuilder::observer).
+///
 /// ```
 /// use portcullis::access_log::{AccessLogLayer, Metrics};
 ///
@@ -76,6 +83,10 @@ impl Observer for Metrics {
         count_request(record);
         count_decisions(record);
         count_store_calls(record);
+    }
+
+    fn stored(&self, call: &StoreCall) {
+        count_store_call(call);
     }
 
     fn lost(&self, records: &Losses, audit_events: u64) {
@@ -174,13 +185,19 @@ fn count_decisions(record: &Record<'_>) {
 }
 
 fn count_store_calls(record: &Record<'_>) {
-    for call in record.slots().store_calls() {
-        if let Some(duration) = call.duration {
-            histogram!(STORE_DURATION, "layer" => call.layer).record(duration);
-        }
-        if let Some(kind) = call.error {
-            counter!(STORE_ERRORS, "layer" => call.layer, "kind" => kind_word(kind)).increment(1);
-        }
+    record
+        .slots()
+        .store_calls()
+        .iter()
+        .for_each(count_store_call);
+}
+
+fn count_store_call(call: &StoreCall) {
+    if let Some(duration) = call.duration {
+        histogram!(STORE_DURATION, "layer" => call.layer).record(duration);
+    }
+    if let Some(kind) = call.error {
+        counter!(STORE_ERRORS, "layer" => call.layer, "kind" => kind_word(kind)).increment(1);
     }
 }
 

@@ -5,6 +5,7 @@ use std::fmt;
 use http::Method;
 
 use super::{losses::Losses, record::Record};
+use crate::record::StoreCall;
 
 /// Sees every request that the access log keeps a record of, before any record is sampled, folded
 /// or left out for its level: for counting.
@@ -22,5 +23,11 @@ pub trait Observer: fmt::Debug + Send + Sync + 'static {
     /// log's auditor. Said with the first request that ends, and then when it changes.
     fn lost(&self, records: &Losses, audit_events: u64) {
         let _ = (records, audit_events);
+    }
+
+    /// A [`LogQueue`](super::LogQueue) that this observes has asked its store to keep a batch. The
+    /// call's layer is `access_log` for records, and `audit` for audit events.
+    fn stored(&self, call: &StoreCall) {
+        let _ = call;
     }
 }

@@ -4,6 +4,7 @@ use std::{
     fmt,
     future::poll_fn,
     mem,
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -16,6 +17,7 @@ use super::{
     backlog::{Backlog, Bounds},
     encode,
     losses::Losses,
+    observer::Observer,
     record::Record,
     schema::Names,
     sink::Sink,
@@ -25,6 +27,7 @@ use super::{
 use crate::{
     audit::{AuditEvent, Auditor},
     error::{ConfigError, StoreError, StoreErrorKind},
+    record::StoreCall,
     runtime::Runtime,
     time::{Clock, SystemClock},
 };
@@ -74,6 +77,7 @@ struct Shared {
     audit: Lane,
     /// Whether audit events tell of the records' store: they do where they have another one.
     watches: bool,
+    observers: Vec<Arc<dyn Observer>>,
     runtime: Arc<dyn Runtime>,
     clock: Arc<dyn Clock>,
     names: Names,
@@ -110,6 +114,7 @@ impl LogQueue {
         LogQueueBuilder {
             store: Arc::new(store),
             audit_store: None,
+            observers: Vec::new(),
             runtime: Arc::new(runtime),
             clock: None,
             names: Names::default(),
@@ -352,18 +357,37 @@ impl Shared {
     /// Appends to the lane's store, but does not wait for its answer for ever.
     async fn append(&self, lane: &Lane, entries: &[LogEntry]) -> Result<(), StoreError> {
         let mut pending = match lane.store.append(lane.trail, entries).into_ready() {
-            Ok(answer) => return answer,
+            Ok(answer) => {
+                self.observe(lane, None, &answer);
+                return answer;
+            }
             Err(pending) => pending,
         };
+        let asked_at = self.clock.now();
         let mut sleep = self.runtime.sleep(self.deadline);
-        poll_fn(|cx| match pending.as_mut().poll(cx) {
+        let answer = poll_fn(|cx| match pending.as_mut().poll(cx) {
             Poll::Ready(answer) => Poll::Ready(answer),
             Poll::Pending => sleep
                 .as_mut()
                 .poll(cx)
                 .map(|()| Err(StoreErrorKind::Timeout.into())),
         })
-        .await
+        .await;
+        self.observe(lane, Some(self.clock.now() - asked_at), &answer);
+        answer
+    }
+
+    /// Tells the observers how a store answered, and after how long if that was waited for.
+    fn observe(&self, lane: &Lane, waited: Option<Duration>, answer: &Result<(), StoreError>) {
+        let layer = match lane.trail {
+            Trail::Access => "access_log",
+            Trail::Audit => "audit",
+        };
+        let call = StoreCall::new(layer, waited, answer.as_ref().err().map(StoreError::kind));
+        for observer in &self.observers {
+            // One that panics costs no batch.
+            let _ = catch_unwind(AssertUnwindSafe(|| observer.stored(&call)));
+        }
     }
 
     /// Makes an audit event of it when the records' store stops answering, and when it answers again.
@@ -464,6 +488,7 @@ impl Drop for UnderWay<'_> {
 pub struct LogQueueBuilder {
     store: Arc<dyn LogStore>,
     audit_store: Option<Arc<dyn LogStore>>,
+    observers: Vec<Arc<dyn Observer>>,
     runtime: Arc<dyn Runtime>,
     clock: Option<Arc<dyn Clock>>,
     names: Names,
@@ -480,6 +505,13 @@ impl LogQueueBuilder {
     /// They then also tell when the records' store stops answering, and when it answers again.
     pub fn audit_store(mut self, store: impl LogStore) -> Self {
         self.audit_store = Some(Arc::new(store));
+        self
+    }
+
+    /// Adds who is told how the stores answer, and how long they take: `Metrics` (feature
+    /// `metrics`), say.
+    pub fn observer(mut self, observer: impl Observer) -> Self {
+        self.observers.push(Arc::new(observer));
         self
     }
 
@@ -557,6 +589,7 @@ impl LogQueueBuilder {
                 access: Lane::new(Trail::Access, self.store, self.bounds),
                 audit: Lane::new(Trail::Audit, audit_store, self.bounds),
                 watches,
+                observers: self.observers,
                 runtime: self.runtime,
                 clock: self.clock.unwrap_or_else(|| Arc::new(SystemClock::new())),
                 names: self.names,

@@ -17,7 +17,8 @@ use super::{
 use crate::{
     ip_network::IpNetwork,
     record::{
-        AuthOutcome, CacheOutcome, PolicyOutcome, RateLimitDecision, RateLimitOutcome, RecordSlots,
+        AuthOutcome, Beside, CacheOutcome, PolicyOutcome, RateLimitDecision, RateLimitOutcome,
+        RecordSlots,
     },
     request_id::RequestId,
     time::Timestamp,
@@ -54,6 +55,12 @@ pub(super) struct Arrival {
     pub(super) headers: Headers,
     pub(super) bytes_declared: Option<u64>,
     pub(super) route: Option<String>,
+}
+
+impl Beside for Arrival {
+    fn request_id(&self) -> Option<&RequestId> {
+        Some(&self.request_id)
+    }
 }
 
 impl Arrival {

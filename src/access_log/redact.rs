@@ -96,11 +96,24 @@ pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// The bytes of which names and addresses of hosts are made, but for one.
+const HOST: [bool; 256] = {
+    let mut host = [false; 256];
+    let mut byte = 0_u8;
+    while byte < 128 {
+        host[byte as usize] = byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'.';
+        byte += 1;
+    }
+    host
+};
+
 /// Returns the host's name or address, and the port, of an authority that is well formed.
 pub(super) fn host_and_port(authority: &str) -> Option<(&str, Option<u16>)> {
     const HOST_BYTES_MAX: usize = 255;
 
-    let (host, port) = match authority.rsplit_once(':') {
+    // By bytes: a search for a character prepares for long texts, and these are short.
+    let colon = authority.bytes().rposition(|byte| byte == b':');
+    let (host, port) = match colon.map(|at| (&authority[..at], &authority[at + 1..])) {
         Some((host, port)) if !port.ends_with(']') => (host, Some(port.parse().ok()?)),
         Some(_) | None => (authority, None),
     };
@@ -111,7 +124,7 @@ pub(super) fn host_and_port(authority: &str) -> Option<(&str, Option<u16>)> {
         Some(host) => (host, b':'),
         None => (host, b'_'),
     };
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-.".contains(&byte) || byte == beside;
+    let plain = |byte: u8| HOST[usize::from(byte)] || byte == beside;
     let valid = (1..=HOST_BYTES_MAX).contains(&host.len()) && host.bytes().all(plain);
     valid.then_some((host, port))
 }
@@ -170,26 +183,40 @@ impl Redaction {
             show(piece);
             shown <= TEXT_BYTES_MAX
         };
-        for (at, parameter) in query.split('&').enumerate() {
-            let room = at == 0 || show("&");
+        let mut rest = Some(query);
+        let mut room = true;
+        while let Some(query) = rest {
+            let (parameter, behind) = split_at_byte(query, b'&');
             if !room || !self.parameter(parameter, &mut show) {
                 show(CUT);
                 return;
             }
+            rest = behind;
+            room = rest.is_none() || show("&");
         }
     }
 
     /// Shows a parameter, and returns whether there is room for another.
     fn parameter(&self, parameter: &str, mut show: impl FnMut(&str) -> bool) -> bool {
-        let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
+        let (name, value) = split_at_byte(parameter, b'=');
+        let value = value.unwrap_or_default();
         if self.query.iter().any(|allowed| allowed == name) {
             return show(&capped(parameter, SHORT_BYTES_MAX));
         }
-        if !value.trim_start_matches('=').is_empty() && name.len() <= PARAMETER_BYTES_MAX {
+        if value.bytes().any(|byte| byte != b'=') && name.len() <= PARAMETER_BYTES_MAX {
             show(name);
             show("=");
         }
         show(REDACTED)
+    }
+}
+
+/// Returns what stands before and behind the first such byte of ASCII; nothing behind if there is
+/// none.
+fn split_at_byte(text: &str, byte: u8) -> (&str, Option<&str>) {
+    match text.bytes().position(|own| own == byte) {
+        Some(at) => (&text[..at], Some(&text[at + 1..])),
+        None => (text, None),
     }
 }
 

@@ -10,6 +10,7 @@ use super::{
     level::Level,
     record::Record,
     scope::{Scope, Scopes},
+    trace_context::TraceContext,
 };
 
 /// The target of the spans, to filter by: `portcullis::request`.
@@ -22,8 +23,12 @@ impl AccessLogBuilder {
     /// The handler runs inside of it, and so does the response's body: their events are the request's.
     /// It closes when the record is written, and a [`TracingSink`](super::TracingSink)'s event stands
     /// in it. Its fields have OpenTelemetry's names; `otel.name`, `otel.kind` and `otel.status_code` are
-    /// what a bridge to OpenTelemetry reads. A trace that the caller began is not continued: that needs
-    /// the bridge's own types, and a layer of theirs does it.
+    /// what a bridge to OpenTelemetry reads.
+    ///
+    /// The trace that the caller began stands in it as `trace_id`, `parent_span_id` and `trace_flags`,
+    /// where its `traceparent` is valid and [trusted](Self::trust_traceparent): spans can be joined by
+    /// them. For a bridge the span continues the trace only if a layer of the bridge's own makes it
+    /// so: its types are in no API of this crate.
     pub fn span(mut self, level: Level) -> Self {
         self.config.scopes = Some(Arc::new(RequestSpans { level }));
         self
@@ -53,6 +58,9 @@ macro_rules! span {
             "otel.kind" = "server",
             "otel.status_code" = Empty,
             "portcullis.request.id" = record.request_id().as_str(),
+            "trace_id" = record.trace().map(TraceContext::trace_id),
+            "parent_span_id" = record.trace().map(TraceContext::span_id),
+            "trace_flags" = record.trace().map(TraceContext::flags),
             "http.request.method" = method,
             "url.path" = &*record.path(),
             "url.query" = query.as_deref(),
@@ -201,6 +209,8 @@ mod tests {
         }
     }
 
+    const TRACEPARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+
     /// Sends a request under a collector, and returns what it was told.
     #[expect(clippy::disallowed_methods, reason = "the task of a test's own")]
     async fn told(level: Option<Level>, path: &str) -> Told {
@@ -223,7 +233,8 @@ mod tests {
                 *response.status_mut() = StatusCode::BAD_GATEWAY;
                 Ok::<_, Infallible>(response)
             }));
-        let request = Request::get(path).body(()).unwrap();
+        let request = Request::get(path).header("traceparent", TRACEPARENT);
+        let request = request.body(()).unwrap();
         // A runtime of one thread: the task runs under the collector, too.
         let answered = tokio::spawn(async move {
             let response = app.oneshot(request).await.unwrap();
@@ -249,6 +260,9 @@ mod tests {
         let field = |name: &str| told.fields[name].trim_matches('"').to_owned();
         assert_eq!(field("otel.name"), "GET /things/{id}");
         assert_eq!(field("url.query"), "token=REDACTED");
+        assert_eq!(field("trace_id"), "0af7651916cd43dd8448eb211c80319c");
+        assert_eq!(field("parent_span_id"), "b7ad6b7169203331");
+        assert_eq!(field("trace_flags"), "01");
         assert_eq!(field("http.response.status_code"), "502");
         assert_eq!(field("error.type"), "502");
         assert_eq!(field("otel.status_code"), "ERROR");

@@ -10,7 +10,7 @@ use crate::{store_future::StoreFuture, time::Timestamp};
 /// lost. A store may forget the oldest entries to stay within its bounds; one that loses the latest
 /// on a crash is a convenience, not evidence.
 ///
-/// On a Redis server `append` is one `EVALSHA` of a script that does `XADD key MAXLEN ~ n * t at d json`
+/// On a Redis server `append` is one `EVALSHA` of a script that does `XADD key MAXLEN ~ n * v 1 t at d json`
 /// for each entry, one stream a trail, ids by the server, because entries do not come in the order of
 /// their times; `recent` is one `XREVRANGE key + - COUNT limit`, or, where a span of time is asked for,
 /// one `EVALSHA` of a script that walks the stream from its end. `conformance::log_store` (feature

@@ -314,6 +314,9 @@ impl Refused {
     }
 }
 
+/// The headers where a key is looked for unless the layer is told otherwise.
+const DEFAULT_VARY: &str = "authorization, x-api-key";
+
 /// Returns the value of `Vary` for the places where a key is looked for, if one is a header.
 pub(super) fn vary(sources: &[KeySource]) -> Option<HeaderValue> {
     let mut names: Vec<&str> = Vec::new();
@@ -322,9 +325,12 @@ pub(super) fn vary(sources: &[KeySource]) -> Option<HeaderValue> {
             names.push(name.as_str());
         }
     }
-    let joined = HeaderValue::try_from(names.join(", "));
-    let joined = joined.expect("names of headers are a header's value");
-    (!joined.is_empty()).then_some(joined)
+    match &*names.join(", ") {
+        "" => None,
+        // A copy of what is static counts no references.
+        DEFAULT_VARY => Some(HeaderValue::from_static(DEFAULT_VARY)),
+        joined => Some(HeaderValue::try_from(joined).expect("names of headers are a value")),
+    }
 }
 
 /// Says that the key was replaced, and when it ends, unless the service says such a thing of its own
@@ -427,5 +433,7 @@ mod tests {
             KeySource::x_api_key(),
         ];
         assert_eq!(vary(&sources).unwrap(), "authorization, x-api-key");
+        assert_eq!(vary(&sources[2..]).unwrap(), "x-api-key");
+        assert!(vary(&[]).is_none());
     }
 }

@@ -8,7 +8,7 @@ use super::{
 };
 
 pub fn key(data: &[u8]) {
-    let format = KeyFormat::new("acmepay", &["live".to_owned(), "test".to_owned()])
+    let format = KeyFormat::new("acmepay", &["live".to_owned(), "test".to_owned()], None)
         .expect("these names are right");
     if let Ok(parsed) = format.parse(data) {
         assert!(data.starts_with(b"acmepay_") && data.is_ascii());

@@ -1,10 +1,15 @@
 //! The format of a key: `prefix_environment_id_secretcheck`.
 
-use std::{fmt, ops::RangeInclusive, str};
+use std::{
+    fmt,
+    hash::{Hash, Hasher},
+    ops::RangeInclusive,
+    str,
+};
 
 use zeroize::{Zeroize, Zeroizing};
 
-use super::secret::SecretKey;
+use super::{secret::SecretKey, tag::Tags};
 use crate::error::ConfigError;
 
 /// How long a key can be, in bytes.
@@ -16,7 +21,10 @@ const CHECK_LEN: usize = 6;
 const TAIL_LEN: usize = ID_LEN + 1 + SECRET_LEN + CHECK_LEN;
 const PREFIX_LEN: RangeInclusive<usize> = 3..=24;
 const ENVIRONMENT_LEN: RangeInclusive<usize> = 1..=10;
-const FORMAT_VERSION: u8 = b'1';
+/// What the id of a key begins with whose check is a checksum.
+const CHECKSUM: u8 = b'1';
+/// What the id of a key begins with whose check is a tag that the service alone can make.
+const KEYED_TAG: u8 = b'2';
 const BASE62: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 
 /// The public part of a key: what it is looked up by, logged as and spoken of.
@@ -32,8 +40,15 @@ const BASE62: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnop
 /// assert!("1AAA; DROP TABLE".parse::<KeyId>().is_err());
 /// # Ok::<(), portcullis::api_key::Malformed>(())
 /// ```
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct KeyId([u8; ID_LEN]);
+
+impl Hash for KeyId {
+    /// All of its bytes in one piece: their number is always the same.
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write(&self.0);
+    }
+}
 
 impl KeyId {
     /// Returns the id: 16 characters of `0-9A-Za-z`.
@@ -43,7 +58,7 @@ impl KeyId {
 
     /// Returns the id that stands for a digest. It is as public as any.
     pub(super) fn of_digest(digest: &[u8; 32]) -> Self {
-        let mut id = [FORMAT_VERSION; ID_LEN];
+        let mut id = [CHECKSUM; ID_LEN];
         for (symbol, byte) in id[1..].iter_mut().zip(digest) {
             *symbol = BASE62[usize::from(*byte % 62)];
         }
@@ -52,7 +67,7 @@ impl KeyId {
 
     fn new(bytes: &[u8]) -> Result<Self, Malformed> {
         let id: [u8; ID_LEN] = bytes.try_into().map_err(|_| Malformed)?;
-        if id[0] == FORMAT_VERSION
+        if [CHECKSUM, KEYED_TAG].contains(&id[0])
             && id
                 .iter()
                 .fold(true, |ok, byte| ok & byte.is_ascii_alphanumeric())
@@ -96,10 +111,15 @@ pub struct Malformed;
 pub(super) struct KeyFormat {
     prefix: Box<str>,
     environments: Vec<Box<str>>,
+    tags: Option<Tags>,
 }
 
 impl KeyFormat {
-    pub(super) fn new(prefix: &str, environments: &[String]) -> Result<Self, ConfigError> {
+    pub(super) fn new(
+        prefix: &str,
+        environments: &[String],
+        tags: Option<Tags>,
+    ) -> Result<Self, ConfigError> {
         if !is_prefix(prefix.as_bytes()) {
             return Err(ConfigError::new(
                 "prefix",
@@ -134,6 +154,7 @@ impl KeyFormat {
         Ok(Self {
             prefix: prefix.into(),
             environments: accepted,
+            tags,
         })
     }
 
@@ -158,8 +179,13 @@ impl KeyFormat {
                 .environments
                 .iter()
                 .any(|own| own.as_bytes() == parts.environment);
-        let id = parts.checked_id()?;
-        if ours {
+        let id = parts.id()?;
+        let is_right = match &self.tags {
+            Some(tags) if id.0[0] == KEYED_TAG => tags.admit(parts.checked, parts.check(), digits),
+            Some(tags) => tags.checksums_too && parts.has_checksum(),
+            None => parts.has_checksum(),
+        };
+        if ours && is_right {
             Ok(ParsedKey {
                 id,
                 bytes: presented,
@@ -185,11 +211,16 @@ impl KeyFormat {
         for part in [&self.prefix, "_", environment, "_"] {
             key.push_str(part);
         }
-        key.push(char::from(FORMAT_VERSION));
+        let version = self.tags.as_ref().map_or(CHECKSUM, |_| KEYED_TAG);
+        key.push(char::from(version));
         key.extend(id.iter().map(|symbol| char::from(*symbol)));
         key.push('_');
         key.extend(secret.iter().map(|symbol| char::from(*symbol)));
-        let check = check_of(key.as_bytes());
+        let check = match &self.tags {
+            Some(tags) => tags.check(key.as_bytes()),
+            None => crc32fast::hash(key.as_bytes()),
+        };
+        let check = digits(check);
         key.extend(check.map(char::from));
 
         let id = KeyId::new(&key.as_bytes()[names..names + ID_LEN])
@@ -244,19 +275,22 @@ impl<'a> Parts<'a> {
         })
     }
 
-    /// Returns the id, if the alphabet and the check are right. The work is the same for any key of
-    /// one length.
-    fn checked_id(&self) -> Result<KeyId, Malformed> {
+    /// Returns the id, if the alphabet is right. The work is the same for any key of one length.
+    fn id(&self) -> Result<KeyId, Malformed> {
         let base62 = |ok, byte: &u8| ok & byte.is_ascii_alphanumeric();
         let whole = self.secret_and_check.iter().fold(true, base62);
-        let (_, check) = self.secret_and_check.split_at(SECRET_LEN);
-        let right = check_of(self.checked) == check;
         let id = KeyId::new(self.id)?;
-        if whole && right {
-            Ok(id)
-        } else {
-            Err(Malformed)
-        }
+        if whole { Ok(id) } else { Err(Malformed) }
+    }
+
+    fn check(&self) -> &'a [u8] {
+        &self.secret_and_check[SECRET_LEN..]
+    }
+
+    /// Returns whether this is a key of the kind that has a checksum, and has the right one.
+    fn has_checksum(&self) -> bool {
+        let right = digits(crc32fast::hash(self.checked)) == self.check();
+        right & (self.id[0] == CHECKSUM)
     }
 
     /// Returns whether the names are some that a ring could have.
@@ -275,8 +309,9 @@ impl fmt::Debug for ParsedKey<'_> {
 ///
 /// The expression `[a-z][a-z0-9_]{2,23}_[a-z][a-z0-9]{0,9}_1[0-9A-Za-z]{15}_[0-9A-Za-z]{49}` finds
 /// candidates in text (with the product's prefix in front it is exact: `acme_(live|test)_1..`), and
-/// [`verify`](scan::verify) tells whether one is a key or looks like one. No store is asked. As a
-/// rule for gitleaks:
+/// [`verify`](scan::verify) tells whether one is a key or looks like one. No store is asked. Keys
+/// with a [keyed tag](super::KeyedTag) have a `2` in the place of the `1`, and can be told by the
+/// service alone. As a rule for gitleaks:
 ///
 /// ```toml
 /// [[rules]]
@@ -303,7 +338,8 @@ pub mod scan {
     /// Returns the id of what has the form and the checksum of a key, of whatever product.
     pub fn verify(candidate: &str) -> Option<KeyId> {
         let parts = Parts::split(candidate.as_bytes()).ok()?;
-        parts.checked_id().ok().filter(|_| parts.has_valid_names())
+        let is_one = parts.has_checksum() && parts.has_valid_names();
+        parts.id().ok().filter(|_| is_one)
     }
 }
 
@@ -325,15 +361,15 @@ fn is_name(byte: u8) -> bool {
     byte.is_ascii_lowercase() || byte.is_ascii_digit()
 }
 
-/// Returns the CRC-32 of a key's other bytes, in six digits of base 62.
-fn check_of(bytes: &[u8]) -> [u8; CHECK_LEN] {
-    let mut rest = crc32fast::hash(bytes) as usize;
-    let mut check = [0; CHECK_LEN];
-    for digit in check.iter_mut().rev() {
+/// Returns a key's check in six digits of base 62.
+fn digits(check: u32) -> [u8; CHECK_LEN] {
+    let mut rest = check as usize;
+    let mut digits = [0; CHECK_LEN];
+    for digit in digits.iter_mut().rev() {
         *digit = BASE62[rest % 62];
         rest /= 62;
     }
-    check
+    digits
 }
 
 /// Fills a buffer with random symbols of base 62, each as likely as any other.
@@ -377,7 +413,7 @@ pub(super) mod tests {
     }
 
     fn format(prefix: &str) -> KeyFormat {
-        KeyFormat::new(prefix, &["live".to_owned(), "test".to_owned()]).unwrap()
+        KeyFormat::new(prefix, &["live".to_owned(), "test".to_owned()], None).unwrap()
     }
 
     fn generate(format: &KeyFormat) -> (KeyId, SecretKey) {
@@ -397,7 +433,7 @@ pub(super) mod tests {
     #[test]
     fn a_key_of_another_product_or_environment_is_malformed() {
         assert!(format("acne").parse(VECTORS[0].as_bytes()).is_err());
-        let live = KeyFormat::new("acme", &["live".to_owned()]).unwrap();
+        let live = KeyFormat::new("acme", &["live".to_owned()], None).unwrap();
         assert!(live.parse(VECTORS[1].as_bytes()).is_err());
     }
 
@@ -453,6 +489,67 @@ pub(super) mod tests {
         }
     }
 
+    fn tagged(current: u8, former: &[u8], checksums_too: bool) -> KeyFormat {
+        let tag = |first: &u8| {
+            let secret: Vec<u8> = (*first..*first + 32).collect();
+            super::super::tag::KeyedTag::new(secret).unwrap()
+        };
+        let tags = Tags {
+            current: tag(&current),
+            former: former.iter().map(tag).collect(),
+            checksums_too,
+        };
+        let environments = ["live".to_owned(), "test".to_owned()];
+        KeyFormat::new("acme", &environments, Some(tags)).unwrap()
+    }
+
+    fn accepts(format: &KeyFormat, key: &str) -> bool {
+        format.parse(key.as_bytes()).is_ok()
+    }
+
+    /// Computed by another implementation: `HMAC-SHA-256(00..1f, all before)`, its first 32 bits.
+    const TAGGED: &str =
+        "acme_live_2AAAAAAAAAAAAAAA_00000000000000000000000000000000000000000004GR7zO";
+
+    #[test]
+    fn a_tag_is_read_by_who_has_its_secret_and_by_nobody_else() {
+        assert!(accepts(&tagged(0, &[], false), TAGGED));
+        assert!(accepts(&tagged(1, &[9, 0], false), TAGGED));
+        assert!(!accepts(&tagged(1, &[9], true), TAGGED));
+        assert!(!accepts(&format("acme"), TAGGED));
+        assert!(scan::verify(TAGGED).is_none());
+        assert!(!accepts(
+            &tagged(0, &[], true),
+            &TAGGED.replace("live", "test")
+        ));
+
+        // Nor does the checksum that anybody can compute stand in for it.
+        assert!(!accepts(&tagged(0, &[], false), VECTORS[0]));
+        assert!(accepts(&tagged(0, &[], true), VECTORS[0]));
+        let body = &TAGGED[..TAGGED.len() - CHECK_LEN];
+        let check = digits(crc32fast::hash(body.as_bytes())).map(char::from);
+        let forged = format!("{body}{}", String::from_iter(check));
+        assert!(!accepts(&tagged(0, &[], true), &forged));
+
+        let (id, key) = generate(&tagged(5, &[], false));
+        assert!(id.as_str().starts_with('2'));
+        assert!(accepts(&tagged(5, &[], false), key.expose_secret()));
+        assert!(!accepts(&tagged(6, &[], true), key.expose_secret()));
+    }
+
+    #[test]
+    fn each_change_of_one_byte_of_a_tagged_key_is_malformed() {
+        let format = tagged(0, &[], true);
+        let mut key = TAGGED.as_bytes().to_vec();
+        for at in 0..key.len() {
+            for flip in [1, 2, 4, 32, 128] {
+                key[at] ^= flip;
+                assert!(format.parse(&key).is_err(), "byte {at} by {flip:#x}");
+                key[at] ^= flip;
+            }
+        }
+    }
+
     #[test]
     fn a_prefix_or_an_environment_out_of_grammar_is_refused() {
         for wrong in [
@@ -467,17 +564,17 @@ pub(super) mod tests {
             &"a".repeat(25),
         ] {
             assert!(
-                KeyFormat::new(wrong, &["live".to_owned()]).is_err(),
+                KeyFormat::new(wrong, &["live".to_owned()], None).is_err(),
                 "{wrong}"
             );
         }
         for wrong in ["", "Live", "1live", "li_ve", &"e".repeat(11)] {
             assert!(
-                KeyFormat::new("acme", &[wrong.to_owned()]).is_err(),
+                KeyFormat::new("acme", &[wrong.to_owned()], None).is_err(),
                 "{wrong}"
             );
         }
-        assert!(KeyFormat::new("acme", &[]).is_err());
+        assert!(KeyFormat::new("acme", &[], None).is_err());
     }
 
     /// Threat A3: a source that fails makes no key, and nothing stands in for it.
@@ -568,7 +665,7 @@ pub(super) mod tests {
 
         #[test]
         fn what_was_generated_is_read(prefix in "[a-z][a-z0-9]{2,8}(_[a-z0-9]{1,6}){0,2}", environment in "[a-z][a-z0-9]{0,9}") {
-            let format = KeyFormat::new(&prefix, std::slice::from_ref(&environment)).unwrap();
+            let format = KeyFormat::new(&prefix, std::slice::from_ref(&environment), None).unwrap();
             let (id, secret) = format.generate(&environment, getrandom::fill).unwrap();
             let key = format.parse(secret.expose_secret().as_bytes()).unwrap();
             prop_assert_eq!(key.id, id);

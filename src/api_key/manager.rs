@@ -13,7 +13,7 @@ use super::{
     record::{KeyRecord, KeyState, KeyStatus, StateChange, StoredKey},
     ring::KeyRing,
     secret::SecretKey,
-    store::{KeyPage, KeyQuery},
+    store::{ApiKeyStore, KeyPage, KeyQuery},
     update::KeyUpdate,
 };
 use crate::{
@@ -316,18 +316,16 @@ impl KeyManager {
         let old = self.get(id).await?;
         self.check_rotation(&old, overlap).await?;
         let new = self.keep(|| self.replacement(&old)).await?;
-        let rotated = self.change(id, |record| {
-            let now = self.now();
-            if record.rotated_to.is_some() || record.status_at(now) != KeyStatus::Active {
-                return Err(KeyError::Ended);
+        let rotated = match self.replace(id, new.id(), overlap).await {
+            // It may have been done all the same; done twice, it is done once.
+            Err(KeyError::Store(error)) if error.is_transient() => {
+                self.replace(id, new.id(), overlap).await
             }
-            record.rotated_to = Some(new.id());
-            record.grace_until = Some(now + overlap);
-            record.rotated_at = Some(now);
-            Ok(Change::Made)
-        });
-        match self.told(KeyAction::Rotated { to: new.id() }, rotated.await) {
-            Ok(_) => {
+            rotated => rotated,
+        };
+        match rotated {
+            Ok(()) => {
+                self.tell_of(KeyAction::Rotated { to: new.id() }, id);
                 self.tell_of(KeyAction::Created, new.id());
                 Ok(new)
             }
@@ -338,6 +336,24 @@ impl KeyManager {
                 Err(error)
             }
         }
+    }
+
+    /// Lets a key be replaced by another one, unless it is replaced by that one already.
+    async fn replace(&self, id: KeyId, new: KeyId, overlap: Duration) -> Result<(), KeyError> {
+        let replaced = self.change(id, |record| {
+            let now = self.now();
+            match record.rotated_to {
+                Some(other) if other == new => return Ok(Change::None),
+                Some(_) => return Err(KeyError::Ended),
+                None if record.status_at(now) != KeyStatus::Active => return Err(KeyError::Ended),
+                None => {}
+            }
+            record.rotated_to = Some(new);
+            record.grace_until = Some(now + overlap);
+            record.rotated_at = Some(now);
+            Ok(Change::Made)
+        });
+        replaced.await.map(|_| ())
     }
 
     /// Removes keys that ended longer ago than `retention`, and returns how many. Until then they

@@ -52,7 +52,8 @@
 //! asking the store. The store has the id and an HMAC-SHA-256 of the whole under a
 //! [`Pepper`]; the secret is in the hands of its owner alone.
 //!
-//! The checksum is public: it keeps typing errors from the store, not attackers.
+//! The checksum is public: it keeps typing errors from the store, not attackers. A [`KeyedTag`] in
+//! its place keeps those away, too.
 
 #[cfg(feature = "admin")]
 pub mod admin;
@@ -85,6 +86,7 @@ mod layer;
 mod lookup;
 mod manager;
 mod new_key;
+mod patient;
 mod record;
 mod redigest;
 mod refusal;
@@ -95,6 +97,7 @@ mod secret;
 mod service;
 mod shared;
 mod store;
+mod tag;
 mod update;
 mod usage;
 mod verifier;
@@ -117,5 +120,6 @@ pub use self::ring::{KeyRing, KeyRingBuilder};
 pub use self::secret::SecretKey;
 pub use self::service::ApiKey;
 pub use self::store::{ApiKeyStore, KeyCursor, KeyPage, KeyQuery, KeyUse, ListedKey};
+pub use self::tag::KeyedTag;
 pub use self::update::KeyUpdate;
 pub use self::verifier::{Credential, StaticKeys, Verified, Verifier};

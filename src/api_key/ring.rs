@@ -16,9 +16,11 @@ use super::{
     hashing::Hashing,
     key::KeyFormat,
     lookup::{Lookup, Memory, RECORDS_FOR_MAX},
+    patient::PatientStore,
     redigest::Redigests,
     shared::Shared,
     store::ApiKeyStore,
+    tag::{KeyedTag, Tags},
     usage::Usage,
 };
 use crate::{
@@ -71,6 +73,10 @@ impl KeyRing {
             plain_too: false,
             flush: None,
             deadline: Deadline::after(DEADLINE),
+            patience: Deadline::after(PATIENCE),
+            tag: None,
+            former_tags: Vec::new(),
+            checksums_too: false,
             memory: Memory {
                 records_max: 10_000,
                 records_for: None,
@@ -83,6 +89,8 @@ impl KeyRing {
 
 /// How long a request waits for the store, unless the ring is told otherwise.
 const DEADLINE: Duration = Duration::from_millis(50);
+/// How long who manages keys waits for it.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 impl KeyRing {
     /// Writes what has come up since the last time and need not be written at each request: which
@@ -136,6 +144,10 @@ pub struct KeyRingBuilder {
     plain_too: bool,
     flush: Option<(Duration, Arc<dyn Runtime>)>,
     deadline: Deadline,
+    patience: Deadline,
+    tag: Option<KeyedTag>,
+    former_tags: Vec<KeyedTag>,
+    checksums_too: bool,
 }
 
 impl KeyRingBuilder {
@@ -218,10 +230,44 @@ impl KeyRingBuilder {
         self
     }
 
+    /// Sets how long a [`KeyManager`](super::KeyManager) and a [flush](KeyRing::flush) wait for each
+    /// answer of the store, before they fail by
+    /// [`Timeout`](crate::StoreErrorKind::Timeout). 5 seconds by default, or what a store that has a
+    /// [deadline of its own](ApiKeyStore::has_deadline) waits.
+    pub fn manager_deadline(mut self, after: Duration) -> Self {
+        self.patience.set(Some(after));
+        self
+    }
+
     /// Sets what tells that the store's time is over. By default it is the Tokio runtime that the
     /// request runs on (feature `tokio`); where there is none, there is no deadline.
     pub fn runtime(mut self, runtime: impl Runtime) -> Self {
-        self.deadline.sleep_on(Arc::new(runtime));
+        let runtime: Arc<dyn Runtime> = Arc::new(runtime);
+        self.deadline.sleep_on(Arc::clone(&runtime));
+        self.patience.sleep_on(runtime);
+        self
+    }
+
+    /// Gives new keys a tag in the place of their checksum, and takes no key without one: whoever
+    /// makes up keys costs the store nothing. Their ids begin with a `2`.
+    ///
+    /// Where there are keys with a checksum already, say so by
+    /// [`formerly_without_tag`](Self::formerly_without_tag).
+    pub fn keyed_tag(mut self, tag: KeyedTag) -> Self {
+        self.tag = Some(tag);
+        self
+    }
+
+    /// Adds a tag that was in use before: its keys are still accepted.
+    pub fn former_keyed_tag(mut self, tag: KeyedTag) -> Self {
+        self.former_tags.push(tag);
+        self
+    }
+
+    /// Says that keys were made before there was a tag: they are still accepted. Until this is
+    /// taken back, who makes up keys makes them up without a tag.
+    pub fn formerly_without_tag(mut self) -> Self {
+        self.checksums_too = true;
         self
     }
 
@@ -278,8 +324,9 @@ impl KeyRingBuilder {
     ///
     /// If the prefix or an environment is out of grammar, if two peppers have one id, if there is
     /// neither a pepper nor the word that there is none, if records are to be remembered for more
-    /// than 10 seconds, if the store's time is zero, or if the ring is to be flushed
-    /// more often than each second, or if records are to be sealed without a pepper.
+    /// than 10 seconds, if a deadline is zero, if the ring is to be flushed more often than each
+    /// second, if records are to be sealed without a pepper, or if there was a former tag, or none,
+    /// and there is none now.
     ///
     /// # Panics
     ///
@@ -336,8 +383,33 @@ impl KeyRingBuilder {
                     .fix("give some dozens of milliseconds, or call `without_store_deadline`"),
             );
         }
+        if self.patience.is_zero() {
+            return Err(ConfigError::new(
+                "manager_deadline",
+                "0ns",
+                "no server answers in no time",
+            )
+            .fix("give some seconds"));
+        }
+        let tags = match self.tag {
+            Some(current) => Some(Tags {
+                current,
+                former: self.former_tags,
+                checksums_too: self.checksums_too,
+            }),
+            None if self.former_tags.is_empty() && !self.checksums_too => None,
+            None => {
+                return Err(ConfigError::new(
+                    "keyed_tag",
+                    "not set",
+                    "a former one is named, or that there was none",
+                )
+                .fix("give the tag that new keys get, or name no former ones"));
+            }
+        };
         let clock = self.clock.unwrap_or_else(|| Arc::new(SystemClock::new()));
         let deadline = self.deadline.beside(self.store.has_deadline());
+        let patience = self.patience.beside(self.store.has_deadline());
         let watch = StoreWatch::new("api_key", self.audit.ground.clone());
         let store = &self.store;
         let ring = KeyRing {
@@ -347,16 +419,16 @@ impl KeyRingBuilder {
                 foreign: self.foreign,
                 hashing: Hashing::default(),
                 usage: self.counts_uses.then(Usage::new),
-                format: KeyFormat::new(&self.prefix, &self.environments)?,
+                format: KeyFormat::new(&self.prefix, &self.environments, tags)?,
                 peppers: Peppers::new(self.pepper, self.former, self.plain_too)?,
                 lookup: Lookup::new(
                     Arc::clone(store),
                     Arc::clone(&clock),
                     self.memory,
-                    watch,
+                    watch.clone(),
                     deadline,
                 ),
-                store: self.store,
+                store: PatientStore::new(self.store, watch, patience),
                 audit: self.audit,
                 clock,
             }),

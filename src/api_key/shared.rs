@@ -13,6 +13,7 @@ use super::{
     hashing::Hashing,
     key::{KeyFormat, ParsedKey},
     lookup::Lookup,
+    patient::PatientStore,
     record::{KeyRecord, StoredKey},
     redigest::Redigests,
     refusal::Denied,
@@ -30,7 +31,7 @@ use crate::{
 pub(super) struct Shared {
     pub(super) format: KeyFormat,
     pub(super) peppers: Peppers,
-    pub(super) store: Arc<dyn ApiKeyStore>,
+    pub(super) store: PatientStore,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) lookup: Arc<Lookup>,
     pub(super) audit: Audit,

@@ -12,15 +12,16 @@ use crate::{store_future::StoreFuture, time::Timestamp};
 /// Where the service keeps what it knows of its keys.
 ///
 /// A store never sees a secret: it gets a public id and a record with a digest. Each method is one
-/// step for any two callers, and one command of a server: on Redis a hash of records, one sorted
-/// set of ids for each owner and one of all, and one of ends, under one hash tag, changed by one
-/// script; in SQL one table with a unique id, and one statement each.
+/// step for any two callers, and one command of a server: on Redis a hash of records and one of uses,
+/// one sorted set of ids for each owner and one of all, and one of ends, under one hash tag, changed
+/// by one script; in SQL one table with a unique id, and one statement each.
 ///
 /// A store that loses a record denies a key that was good. One that brings back an old record
 /// brings a revoked key back to life. One whose `update` is not atomic lets a change of scopes undo
 /// a revocation that happened meanwhile.
 pub trait ApiKeyStore: Send + Sync + 'static {
-    /// Finds a record by the public id. This is what each request asks: `HGET`, or a primary key.
+    /// Finds a record by the public id. This is what each request asks: one
+    /// field of a hash, or a primary key.
     fn find(&self, id: KeyId) -> StoreFuture<Option<StoredKey>>;
 
     /// Keeps a new record.

@@ -9,6 +9,7 @@ use http::{
 use super::{
     condition::{self, Verdict},
     entry::StoredResponse,
+    packing,
     part::{self, Place},
     range::{self, Part},
 };
@@ -17,9 +18,11 @@ use crate::time::Timestamp;
 /// Makes a response of a stored answer, as the request wants it: whole, in part, without its body,
 /// or not at all where the client has it already.
 ///
-/// `asked` is given where the request has a condition, or asks for a part.
+/// `plain` is the body of one that is kept compressed, for a client that does not take it so. `asked`
+/// is given where the request has a condition, or asks for a part.
 pub(super) fn respond(
     entry: &StoredResponse,
+    plain: Option<&Bytes>,
     asked: Option<&HeaderMap>,
     head_only: bool,
     now: Timestamp,
@@ -27,8 +30,16 @@ pub(super) fn respond(
     let mut response = Response::new(Bytes::new());
     *response.status_mut() = entry.status;
     *response.headers_mut() = entry.headers.clone();
-    let age = HeaderValue::from(entry.freshness.age_secs(now));
-    response.headers_mut().insert(AGE, age);
+    response
+        .headers_mut()
+        .insert(AGE, age(entry.freshness.age_secs(now)));
+    let body = plain.unwrap_or(&entry.body);
+    if entry.packed.is_some() {
+        packing::vary_by_coding(response.headers_mut());
+        if plain.is_none() {
+            packing::dress(response.headers_mut(), body.len());
+        }
+    }
     let kept = matches!(entry.status, StatusCode::OK | StatusCode::PARTIAL_CONTENT);
     let asked = asked.filter(|_| kept);
     match asked.map_or(Verdict::Answer, |asked| {
@@ -36,8 +47,8 @@ pub(super) fn respond(
     }) {
         Verdict::Answer if head_only => {}
         Verdict::Answer => match asked {
-            Some(asked) => give_part(entry, asked, &mut response),
-            None => *response.body_mut() = entry.body.clone(),
+            Some(asked) => give_part(entry, body, asked, &mut response),
+            None => *response.body_mut() = body.clone(),
         },
         Verdict::NotModified => without_content(StatusCode::NOT_MODIFIED, &mut response),
         Verdict::Failed => without_content(StatusCode::PRECONDITION_FAILED, &mut response),
@@ -45,12 +56,15 @@ pub(super) fn respond(
     response
 }
 
-fn give_part(entry: &StoredResponse, asked: &HeaderMap, response: &mut Response<Bytes>) {
+fn give_part(
+    entry: &StoredResponse,
+    body: &Bytes,
+    asked: &HeaderMap,
+    response: &mut Response<Bytes>,
+) {
     if entry.status == StatusCode::PARTIAL_CONTENT {
         if let Some((wanted, place)) = part::within(entry, asked) {
-            let body = entry
-                .body
-                .slice(wanted.start - place.first..wanted.end - place.first);
+            let body = body.slice(wanted.start - place.first..wanted.end - place.first);
             let (first, end, complete) = (wanted.start, wanted.end, place.complete);
             give_bytes(
                 Place {
@@ -64,16 +78,16 @@ fn give_part(entry: &StoredResponse, asked: &HeaderMap, response: &mut Response<
         }
         return;
     }
-    let all = entry.body.len();
+    let all = body.len();
     match range::part(asked, &entry.headers, all) {
-        Part::Whole => *response.body_mut() = entry.body.clone(),
+        Part::Whole => *response.body_mut() = body.clone(),
         Part::Bytes(bytes) => {
             let place = Place {
                 first: bytes.start,
                 end: bytes.end,
                 complete: Some(all),
             };
-            give_bytes(place, entry.body.slice(bytes), response);
+            give_bytes(place, body.slice(bytes), response);
         }
         Part::Unsatisfiable => {
             without_content(StatusCode::RANGE_NOT_SATISFIABLE, response);
@@ -90,6 +104,16 @@ fn give_bytes(place: Place, body: Bytes, response: &mut Response<Bytes>) {
     headers.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
     headers.insert(CONTENT_RANGE, place.to_value());
     *response.body_mut() = body;
+}
+
+/// Writes an age; a small one, as most are, without an allocation.
+fn age(secs: u32) -> HeaderValue {
+    const DIGITS: &str = "0123456789";
+    let at = usize::try_from(secs).unwrap_or(usize::MAX);
+    match DIGITS.get(at..at.saturating_add(1)) {
+        Some(digit) => HeaderValue::from_static(digit),
+        None => HeaderValue::from(secs),
+    }
 }
 
 fn without_content(status: StatusCode, response: &mut Response<Bytes>) {

@@ -1,7 +1,10 @@
 //! The body of an answer: the handler's, the handler's on its way into the store, or the store's.
 
 use std::{
+    fmt,
+    future::poll_fn,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 
@@ -10,6 +13,7 @@ use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
 use super::fill::Fill;
+use crate::body::ResponseBody;
 
 pin_project! {
     /// The body of an answer that passed the cache.
@@ -27,49 +31,74 @@ pin_project! {
     #[derive(Debug)]
     #[project = KindProj]
     enum Kind<B> {
-        Inner { #[pin] body: B },
-        Filling { #[pin] body: B, fill: Option<Box<Fill>> },
-        Stored { bytes: Option<Bytes> },
+        Passing { #[pin] body: ResponseBody<B> },
+        Filling { filling: Filling<B> },
+    }
+}
+
+/// A body that is being stored while it passes. Dropped before its end, it may be
+/// [finished](finish) beside the requests.
+struct Filling<B> {
+    tapped: Option<Pin<Box<Tapped<B>>>>,
+    /// How that is done, by whoever knew that the body can be sent to another thread.
+    finish: fn(Pin<Box<Tapped<B>>>),
+}
+
+pin_project! {
+    /// A body, and what is stored of it.
+    struct Tapped<B> {
+        #[pin]
+        body: ResponseBody<B>,
+        fill: Option<Fill>,
     }
 }
 
 impl<B> CacheBody<B> {
     pub(super) fn inner(body: B) -> Self {
         Self {
-            kind: Kind::Inner { body },
+            kind: Kind::Passing {
+                body: ResponseBody::inner(body),
+            },
         }
     }
 
     pub(super) fn stored(bytes: Bytes) -> Self {
         Self {
-            kind: Kind::Stored {
-                bytes: (!bytes.is_empty()).then_some(bytes),
+            kind: Kind::Passing {
+                body: ResponseBody::full(bytes),
             },
         }
     }
 }
 
-impl<B: Body<Data = Bytes>> CacheBody<B> {
+impl<B: Body<Data = Bytes> + Send + 'static> CacheBody<B> {
     /// Stores what passes from now on.
     pub(super) fn filled(self, fill: Fill) -> Self {
         match self.kind {
-            Kind::Inner { body } => Self::filling(body, fill),
-            kind @ (Kind::Filling { .. } | Kind::Stored { .. }) => Self { kind },
+            Kind::Passing { body } => Self::tapping(body, fill),
+            kind @ Kind::Filling { .. } => Self { kind },
         }
     }
 
     /// Passes a body through and stores what passes.
     pub(super) fn filling(body: B, fill: Fill) -> Self {
+        Self::tapping(ResponseBody::inner(body), fill)
+    }
+
+    fn tapping(body: ResponseBody<B>, fill: Fill) -> Self {
         // A server need not poll a body that says that it is at its end.
         if body.is_end_stream() {
             fill.commit();
-            return Self::inner(body);
+            let kind = Kind::Passing { body };
+            return Self { kind };
         }
+        let fill = Some(fill);
+        let filling = Filling {
+            tapped: Some(Box::pin(Tapped { body, fill })),
+            finish,
+        };
         Self {
-            kind: Kind::Filling {
-                body,
-                fill: Some(Box::new(fill)),
-            },
+            kind: Kind::Filling { filling },
         }
     }
 }
@@ -83,62 +112,114 @@ impl<B: Body<Data = Bytes>> Body for CacheBody<B> {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         match self.project().kind.project() {
-            KindProj::Inner { body } => body.poll_frame(cx),
-            KindProj::Filling { mut body, fill } => {
-                let frame = ready!(body.as_mut().poll_frame(cx));
-                if let Some(going_on) = fill.take() {
-                    *fill = filled(going_on, frame.as_ref(), || body.is_end_stream());
-                }
-                Poll::Ready(frame)
-            }
-            KindProj::Stored { bytes } => {
-                Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes))))
-            }
+            KindProj::Passing { body } => body.poll_frame(cx),
+            KindProj::Filling { filling } => match &mut filling.tapped {
+                Some(tapped) => tapped.as_mut().poll_frame(cx),
+                None => Poll::Ready(None),
+            },
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match &self.kind {
-            Kind::Inner { body } | Kind::Filling { body, .. } => body.is_end_stream(),
-            Kind::Stored { bytes } => bytes.is_none(),
+            Kind::Passing { body } => body.is_end_stream(),
+            Kind::Filling { filling } => match &filling.tapped {
+                Some(tapped) => tapped.body.is_end_stream(),
+                None => true,
+            },
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.kind {
-            Kind::Inner { body } | Kind::Filling { body, .. } => body.size_hint(),
-            Kind::Stored { bytes } => {
-                SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
+            Kind::Passing { body } => body.size_hint(),
+            Kind::Filling { filling } => match &filling.tapped {
+                Some(tapped) => tapped.body.size_hint(),
+                None => SizeHint::with_exact(0),
+            },
+        }
+    }
+}
+
+impl<B: Body<Data = Bytes>> Tapped<B> {
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        let mut this = self.project();
+        let frame = ready!(this.body.as_mut().poll_frame(cx));
+        take_in(this.fill, frame.as_ref(), || this.body.is_end_stream());
+        Poll::Ready(frame)
+    }
+}
+
+/// Takes a frame into a fill, which is gone with the last one.
+///
+/// It is committed with the last frame, and not after it: a server that has sent as much as it
+/// announced polls no further.
+fn take_in<E>(
+    fill: &mut Option<Fill>,
+    frame: Option<&Result<Frame<Bytes>, E>>,
+    at_end: impl FnOnce() -> bool,
+) {
+    let Some(mut going_on) = fill.take() else {
+        return;
+    };
+    match frame {
+        None => going_on.commit(),
+        // An error, trailers, and what is too large end the storing, not the stream.
+        Some(Err(_)) => {}
+        Some(Ok(frame)) => {
+            let kept = frame.data_ref().is_some_and(|data| going_on.push(data));
+            if !kept {
+                going_on.abandon();
+            } else if going_on.is_complete() || at_end() {
+                going_on.commit();
+            } else {
+                *fill = Some(going_on);
             }
         }
     }
 }
 
-/// Takes a frame into a fill. Returns the fill if it goes on.
-///
-/// It is committed with the last frame, and not after it: a server that has sent as much as it
-/// announced polls no further.
-fn filled<E>(
-    mut fill: Box<Fill>,
-    frame: Option<&Result<Frame<Bytes>, E>>,
-    at_end: impl FnOnce() -> bool,
-) -> Option<Box<Fill>> {
-    let Some(frame) = frame else {
-        fill.commit();
-        return None;
-    };
-    // An error, trailers, and what is too large end the storing, not the stream.
-    let Ok(frame) = frame else {
-        return None;
-    };
-    let kept = frame.data_ref().is_some_and(|data| fill.push(data));
-    if !kept {
-        fill.abandon();
-        return None;
+impl<B> Drop for Filling<B> {
+    fn drop(&mut self) {
+        let unfinished = self.tapped.take().filter(|tapped| tapped.fill.is_some());
+        if let Some(tapped) = unfinished {
+            (self.finish)(tapped);
+        }
     }
-    if fill.is_complete() || at_end() {
-        fill.commit();
-        return None;
+}
+
+impl<B> fmt::Debug for Filling<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Filling")
     }
-    Some(fill)
+}
+
+/// Reads a body to its end although its client has gone away, if that is soon and others are of use
+/// of it.
+fn finish<B: Body<Data = Bytes> + Send + 'static>(mut tapped: Pin<Box<Tapped<B>>>) {
+    let Some(finishing) = tapped.fill.as_ref().and_then(Fill::begin_to_finish) else {
+        return;
+    };
+    let config = Arc::clone(finishing.config());
+    config.spawn(Box::pin(async move {
+        let mut deadline = finishing.deadline();
+        poll_fn(|cx| {
+            while tapped.fill.is_some() {
+                if let Some(deadline) = &mut deadline
+                    && deadline.as_mut().poll(cx).is_ready()
+                {
+                    return Poll::Ready(());
+                }
+                match ready!(tapped.as_mut().poll_frame(cx)) {
+                    Some(Ok(_)) => {}
+                    Some(Err(_)) | None => return Poll::Ready(()),
+                }
+            }
+            Poll::Ready(())
+        })
+        .await;
+    }));
 }

@@ -84,7 +84,7 @@ impl Report {
     }
 
     /// Returns the field's value, as the cache of this name writes it.
-    pub(super) fn to_value(self, name: &str) -> HeaderValue {
+    pub(super) fn to_value(self, name: &str, key: Option<[u8; 8]>) -> HeaderValue {
         let mut line = Line::default();
         line.push(name);
         match self.forward {
@@ -104,6 +104,13 @@ impl Report {
         if let Some(secs) = self.ttl_secs {
             line.push("; ttl=");
             line.push_number(secs);
+        }
+        if let Some(key) = key {
+            line.push("; key=\"");
+            for byte in key {
+                line.push_hex(byte);
+            }
+            line.push("\"");
         }
         if let Some(reason) = self.reason {
             line.push_pair("; detail=", reason.as_str());
@@ -125,14 +132,14 @@ impl Report {
 /// A short line, written where no allocation is needed. What does not fit is left out: the longest
 /// line that can be written is shorter.
 struct Line {
-    bytes: [u8; 224],
+    bytes: [u8; 256],
     len: usize,
 }
 
 impl Default for Line {
     fn default() -> Self {
         Self {
-            bytes: [0; 224],
+            bytes: [0; 256],
             len: 0,
         }
     }
@@ -149,6 +156,13 @@ impl Line {
     fn push_pair(&mut self, name: &str, value: &str) {
         self.push(name);
         self.push(value);
+    }
+
+    fn push_hex(&mut self, byte: u8) {
+        for digit in [byte >> 4, byte & 0xf] {
+            let digit = b"0123456789abcdef"[usize::from(digit)];
+            self.push(std::str::from_utf8(&[digit]).expect("a digit is ASCII"));
+        }
     }
 
     fn push_number(&mut self, number: i64) {
@@ -181,21 +195,24 @@ mod tests {
     #[test]
     fn a_hit_says_how_long_it_stays_fresh() {
         let report = Report::hit(CacheSource::Hit, 57);
-        assert_eq!(report.to_value("portcullis"), "portcullis; hit; ttl=57");
+        assert_eq!(
+            report.to_value("portcullis", None),
+            "portcullis; hit; ttl=57"
+        );
         let stale = Report::hit(CacheSource::Stale, -3).reason(Reason::Store);
-        assert_eq!(stale.to_value("p"), "p; hit; ttl=-3; detail=store");
+        assert_eq!(stale.to_value("p", None), "p; hit; ttl=-3; detail=store");
     }
 
     #[test]
     fn an_answer_from_the_handler_says_why() {
         let mut report = Report::forwarded(CacheSource::Miss, Forward::UriMiss);
         report.stored = true;
-        assert_eq!(report.to_value("p"), "p; fwd=uri-miss; stored");
+        assert_eq!(report.to_value("p", None), "p; fwd=uri-miss; stored");
         report.forward_status = Some(StatusCode::NOT_MODIFIED);
         report.collapsed = true;
         report.ttl_secs = Some(0);
         let line = "p; fwd=uri-miss; fwd-status=304; stored; collapsed; ttl=0";
-        assert_eq!(report.to_value("p"), line);
+        assert_eq!(report.to_value("p", None), line);
     }
 
     #[test]
@@ -207,12 +224,12 @@ mod tests {
         report.collapsed = true;
         report.reason = Some(Reason::CredentialWithoutIdentity);
         let name = "n".repeat(64);
-        let value = report.to_value(&name);
+        let value = report.to_value(&name, Some([0xa5; 8]));
         assert!(
             value
                 .to_str()
                 .unwrap()
-                .ends_with("; detail=credential-without-identity")
+                .ends_with("a5\"; detail=credential-without-identity")
         );
     }
 }

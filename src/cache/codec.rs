@@ -9,6 +9,7 @@
 //!        | kind u8: 0, and fields as below; or 1, and text: the fields as somebody sealed them
 //! fields status u16 | received at u64, in microseconds | initial age, lifetime,
 //!        stale-while-revalidate, stale-if-error u32, in seconds | flags u8
+//!        | plain length u32, if it is compressed
 //!        | fields u32: sensitive u8, text, text each
 //! text   length u32 | bytes
 //! whole  head length u32 | head | body
@@ -39,9 +40,9 @@ const HEAD_BYTES_MAX: usize = 256 << 10;
 /// The longest body.
 const BODY_BYTES_MAX: usize = 1 << 30;
 
-/// Whether it is never shown without being validated, is never shown stale, and says that it may
-/// be shared.
-const FLAGS: [u8; 3] = [1, 2, 4];
+/// Whether it is never shown without being validated, is never shown stale, says that it may be
+/// shared, and is compressed.
+const FLAGS: [u8; 4] = [1, 2, 4, 8];
 
 impl StoredResponse {
     /// Writes all but the body, for a store on a server that replaces heads
@@ -102,9 +103,13 @@ impl StoredResponse {
             freshness.always_validate,
             freshness.never_stale,
             self.says_shared,
+            self.packed.is_some(),
         ];
         let bits = FLAGS.iter().zip(flags);
         out.push(bits.map(|(bit, set)| bit * u8::from(set)).sum());
+        if let Some(plain) = self.packed {
+            out.extend_from_slice(&plain.to_le_bytes());
+        }
         push_len(out, self.headers.len());
         for (name, value) in &self.headers {
             out.push(u8::from(value.is_sensitive()));
@@ -232,7 +237,11 @@ fn decode_fields(head: &mut Reader, outside: Outside) -> Option<StoredResponse> 
     if bits & !FLAGS.iter().sum::<u8>() != 0 {
         return None;
     }
-    let [always_validate, never_stale, says_shared] = FLAGS.map(|flag| bits & flag != 0);
+    let [always_validate, never_stale, says_shared, packed] = FLAGS.map(|flag| bits & flag != 0);
+    let packed = match packed {
+        true => Some(head.u32()?),
+        false => None,
+    };
     let fields = head.len(FIELDS_MAX)?;
     let mut headers = HeaderMap::with_capacity(fields);
     for _ in 0..fields {
@@ -265,6 +274,7 @@ fn decode_fields(head: &mut Reader, outside: Outside) -> Option<StoredResponse> 
             never_stale,
         },
         says_shared,
+        packed,
         ..outside.with_head(Seal::None)
     })
 }
@@ -290,6 +300,7 @@ impl Outside {
             partition: self.partition,
             says_shared: false,
             tags: self.tags,
+            packed: None,
             seal,
         }
     }
@@ -397,6 +408,7 @@ mod tests {
             ids in any::<[[u8; 16]; 2]>(),
             tags in vec(any::<[u8; 16]>(), 0..=TAGS_MAX),
             says_shared in any::<bool>(),
+            packed in any::<Option<u32>>(),
             sealed in option::weighted(0.2, vec(any::<u8>(), 0..40)),
         ) -> StoredResponse {
             let names = names.iter().map(|name| HeaderName::from_bytes(name.as_bytes()).unwrap());
@@ -410,6 +422,7 @@ mod tests {
                 partition: StoreKey::from_bytes(ids[1]),
                 says_shared,
                 tags: tags.into_iter().map(StoreKey::from_bytes).collect(),
+                packed,
                 seal: Seal::None,
             };
             match sealed {
@@ -445,6 +458,7 @@ mod tests {
             partition: StoreKey::from_bytes([7; 16]),
             says_shared: true,
             tags: vec![StoreKey::from_bytes([8; 16])],
+            packed: None,
             seal: Seal::None,
         }
     }

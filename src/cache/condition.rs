@@ -3,7 +3,8 @@
 use http::{
     HeaderMap, HeaderName, HeaderValue,
     header::{
-        DATE, ETAG, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_UNMODIFIED_SINCE, LAST_MODIFIED,
+        DATE, ETAG, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE,
+        LAST_MODIFIED,
     },
 };
 
@@ -38,6 +39,23 @@ pub(super) fn judge(request: &HeaderMap, stored: &HeaderMap) -> Verdict {
         true => Verdict::NotModified,
         false => Verdict::Answer,
     }
+}
+
+/// Returns whether the client has parts of what is stored, if it says of what it has parts: by
+/// strong comparison (RFC 9110 section 13.1.5).
+pub(super) fn is_same_version(request: &HeaderMap, stored: &HeaderMap) -> bool {
+    let Some(condition) = request.get(IF_RANGE) else {
+        return true;
+    };
+    let condition = condition.as_bytes();
+    let name = match condition.first() {
+        Some(b'"') => ETAG,
+        Some(b'W') if condition.get(1) == Some(&b'/') => return false,
+        _ => LAST_MODIFIED,
+    };
+    stored
+        .get(name)
+        .is_some_and(|value| value.as_bytes() == condition)
 }
 
 /// Returns whether a field of entity tags lists the stored one, if there is such a field.

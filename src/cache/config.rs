@@ -4,7 +4,7 @@ use std::{
     fmt,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -14,12 +14,18 @@ use super::{
     jitter::Jitter,
     key::KeyMaker,
     policy::CachePolicy,
+    reloads::Reloads,
     rules::Rules,
     store::{CacheStore, PurgeMode, PurgeTarget},
 };
 use crate::{
-    audit::Audit, deadline::Deadline, runtime::Runtime, store_future::StoreFuture,
-    store_key::StoreKey, store_watch::StoreWatch, time::Clock,
+    audit::Audit,
+    deadline::Deadline,
+    runtime::{Runtime, Task},
+    store_future::StoreFuture,
+    store_key::StoreKey,
+    store_watch::StoreWatch,
+    time::Clock,
 };
 
 /// Everything that the layer was told.
@@ -40,6 +46,13 @@ pub(super) struct Config {
     pub(super) jitter: Jitter,
     pub(super) filling: Budget,
     pub(super) purges: Purges,
+    pub(super) reloads: Reloads,
+    /// How many bytes may be left of an answer that is finished without its client.
+    pub(super) finish_bytes_max: u64,
+    /// How many are being finished.
+    pub(super) finishing: AtomicUsize,
+    /// Whether `Cache-Status` bears a digest of the key.
+    pub(super) shows_key: bool,
     pub(super) flights: Arc<Flights>,
     /// For how long a request waits for another one's answer.
     pub(super) wait_at_most: Duration,
@@ -47,11 +60,27 @@ pub(super) struct Config {
     pub(super) unvouched_said: AtomicBool,
     pub(super) audit: Audit,
     pub(super) watch: StoreWatch,
-    /// How long a request waits for what is stored.
+    /// How long a request waits for the store.
     pub(super) deadline: Deadline,
+    /// How long an answer may take on its way into the store: nobody waits for that but who wants the
+    /// same one.
+    pub(super) keeping: Deadline,
 }
 
 impl Config {
+    /// Runs a task beside the requests, if that can be done from here.
+    pub(super) fn spawn(&self, task: Task) {
+        if let Some(runtime) = self.runtime.as_ref().filter(|runtime| runtime.can_spawn()) {
+            runtime.spawn(task);
+        }
+    }
+
+    /// Returns whether a task can be run beside the requests from here.
+    pub(super) fn can_spawn(&self) -> bool {
+        let runtime = self.runtime.as_ref();
+        runtime.is_some_and(|runtime| runtime.can_spawn())
+    }
+
     /// Lets go of all that the targets name.
     pub(super) fn purge(&self, targets: &[PurgeTarget], mode: PurgeMode) -> StoreFuture<()> {
         // Counted before it is done: who sees the same count after it has asked the store has

@@ -37,6 +37,8 @@ pub struct StoredResponse {
     /// Whether the answer itself says that it may be shared among callers.
     pub(super) says_shared: bool,
     pub(super) tags: Vec<StoreKey>,
+    /// How long the body is that is kept compressed, if it is. The fields are the plain one's.
+    pub(super) packed: Option<u32>,
     pub(super) seal: Seal,
 }
 
@@ -53,7 +55,7 @@ pub(super) enum Seal {
 }
 
 impl StoredResponse {
-    /// Returns the answer's body.
+    /// Returns the answer's body, as it is kept.
     pub fn body(&self) -> &Bytes {
         &self.body
     }
@@ -111,6 +113,7 @@ impl StoredResponse {
             partition: self.partition,
             says_shared: false,
             tags: self.tags.clone(),
+            packed: None,
             seal: Seal::Sealed { head },
         }
     }
@@ -270,6 +273,7 @@ mod tests {
             partition: StoreKey::from_bytes([7; 16]),
             says_shared: true,
             tags: vec![StoreKey::from_bytes([8; 16])],
+            packed: None,
             seal: Seal::None,
         }
     }

@@ -1,6 +1,6 @@
 //! One request and its answer: what to ask the store, and what to make of what it says.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, header};
@@ -8,6 +8,7 @@ use http_body::Body;
 
 use super::{
     answer,
+    assured::assured,
     body::CacheBody,
     cache_status::{CACHE_STATUS, Forward, Report},
     collapse::{Boarding, Landing, Wait},
@@ -18,11 +19,13 @@ use super::{
     freshness::Times,
     invalidate,
     key::{Partition, Target},
+    lease::{self, Move},
+    packing,
     part::{self, Place},
     plan::{AsGot, Change, Look, Plan, Stale},
     reason::Reason,
     storability::{Caller, Verdict, Wanted, is_explicit, judge},
-    store::{Fence, Found, Lookup, PurgeMode, PurgeTarget, Touch},
+    store::{Fence, Found, Lease, Lookup, PurgeMode, PurgeTarget, Touch},
     tags::{self, CacheTags},
     validation,
     vary::Selection,
@@ -39,7 +42,7 @@ pub(super) struct Exchange {
     pub(super) config: Arc<Config>,
     record: Option<RecordHandle>,
     plan: Plan,
-    /// What the record is told of the key.
+    /// What the record, and by choice the client, is told of the key.
     key_hash: Option<[u8; 8]>,
 }
 
@@ -55,6 +58,10 @@ pub(super) enum Step {
     AnswerAndRefresh(Response<Bytes>),
     /// A wait for another request's answer.
     Wait(Wait),
+    /// A question to the store, for the lease of the answer.
+    Lease(StoreFuture<Lease>),
+    /// A wait for another process's answer.
+    Pause(Duration),
 }
 
 /// What is still to be done before the client may see an answer.
@@ -84,8 +91,9 @@ impl Exchange {
     pub(super) fn begin<B: Body>(config: &Arc<Config>, request: &mut Request<B>) -> Self {
         let plan = Plan::of(config, request);
         let record = RecordHandle::of(request.extensions()).cloned();
+        let is_told = config.shows_key || record.is_some();
         Self {
-            key_hash: record.as_ref().and_then(|_| plan.key_hash()),
+            key_hash: plan.key_hash().filter(|_| is_told),
             config: Arc::clone(config),
             record,
             plan,
@@ -141,6 +149,8 @@ impl Exchange {
                     look.forward = Forward::VaryMiss;
                 } else if !look.is_meant_for_caller(&entry) {
                     // What was made for the anonymous is not for a caller who is known.
+                } else if !look.can_read(&entry, &self.config, request.headers()) {
+                    // It is made again.
                 } else if entry.status == StatusCode::PARTIAL_CONTENT
                     && !look.is_held(&entry, request.headers())
                 {
@@ -148,7 +158,10 @@ impl Exchange {
                     look.forward = Forward::Partial;
                     look.part = Some(entry);
                 } else if !expired && look.is_fresh(&entry) && look.is_fresh_enough(&entry) {
-                    return Step::Answer(self.hit(&entry, request.headers()));
+                    return Step::Answer(self.hit(&entry, request.headers(), None));
+                } else if !expired && look.is_fresh(&entry) && !look.may_reload(&self.config) {
+                    let reason = Some(Reason::Reloaded);
+                    return Step::Answer(self.hit(&entry, request.headers(), reason));
                 } else if let Some(key) = look.key() {
                     look.forward = match !expired && look.is_fresh(&entry) {
                         true => Forward::Request,
@@ -233,7 +246,51 @@ impl Exchange {
                 Boarding::Alone => {}
             }
         }
-        self.call(request)
+        self.lease(request)
+    }
+
+    /// Becomes the one process that makes the answer that others wait for.
+    fn lease<B>(&mut self, request: &mut Request<B>) -> Step {
+        let Plan::Look(look) = &mut self.plan else {
+            return Step::Call;
+        };
+        match look.shared.or(look.own) {
+            Some(key) if look.lead.is_some() && look.leasing.is_open() => {
+                let leased = lease::ask(&self.config, key);
+                Step::Lease(self.config.watch.over(leased, || self.record.clone()))
+            }
+            Some(_) | None => self.call(request),
+        }
+    }
+
+    /// Takes what the store said of the lease.
+    pub(super) fn leased<B>(
+        &mut self,
+        answer: Result<Lease, StoreError>,
+        request: &mut Request<B>,
+    ) -> Step {
+        let Plan::Look(look) = &mut self.plan else {
+            return Step::Call;
+        };
+        let Some(key) = look.shared.or(look.own) else {
+            return self.call(request);
+        };
+        match look.leasing.take(answer, &self.config, key) {
+            Move::Make => self.call(request),
+            Move::Look => self.look_again(),
+            Move::Pause(pause) => {
+                look.collapsed = true;
+                Step::Pause(pause)
+            }
+        }
+    }
+
+    /// Looks into the store once more.
+    pub(super) fn look_again(&mut self) -> Step {
+        if let Plan::Look(look) = &mut self.plan {
+            look.start_over(&self.config);
+        }
+        Step::Ask
     }
 
     /// Prepares the call of the handler.
@@ -276,7 +333,7 @@ impl Exchange {
         response: Response<B>,
     ) -> (Response<CacheBody<B>>, Option<Settling>)
     where
-        B: Body<Data = Bytes>,
+        B: Body<Data = Bytes> + Send + 'static,
     {
         match std::mem::replace(&mut self.plan, Plan::Pass(Forward::Bypass, Reason::Off)) {
             Plan::Pass(forward, reason) => {
@@ -294,7 +351,7 @@ impl Exchange {
         response: Response<B>,
     ) -> (Response<CacheBody<B>>, Option<Settling>)
     where
-        B: Body<Data = Bytes>,
+        B: Body<Data = Bytes> + Send + 'static,
     {
         let as_got = change.as_got.take();
         let as_got = as_got.filter(|as_got| {
@@ -303,7 +360,11 @@ impl Exchange {
                 && is_explicit(&self.config.rules, response.headers(), &times)
         });
         let settled = change.purge(&self.config, &response);
-        let settled = settled.map(|purge| self.config.watch.over(purge, || self.record.clone()));
+        let settled = settled.map(|purge| {
+            let purge = assured(&self.config, purge, drop);
+            let purge = self.config.deadline.bound(purge);
+            self.config.watch.over(purge, || self.record.clone())
+        });
         let response = response.map(CacheBody::inner);
         match (settled, as_got) {
             (Some(settled), Some(as_got)) => {
@@ -327,7 +388,7 @@ impl Exchange {
         response: Response<B>,
     ) -> (Response<CacheBody<B>>, Option<Settling>)
     where
-        B: Body<Data = Bytes>,
+        B: Body<Data = Bytes> + Send + 'static,
     {
         if let Some(stale) = look.stale.clone() {
             if look.validates && response.status() == StatusCode::NOT_MODIFIED {
@@ -408,7 +469,8 @@ impl Exchange {
         let asked = look.asked_fields();
         let selective = look.selective.then_some(&asked);
         let now = self.config.clock.now();
-        let response = answer::respond(&entry, selective, look.head_only, now);
+        let plain = look.plain.as_ref();
+        let response = answer::respond(&entry, plain, selective, look.head_only, now);
         let report = Report {
             forward: Some(look.forward),
             forward_status: Some(answer.status()),
@@ -440,6 +502,7 @@ impl Exchange {
 
     fn touch(&self, touch: Touch) -> StoreFuture<()> {
         let touched = self.config.store.touch(touch);
+        let touched = self.config.deadline.bound(touched);
         let touched = self.config.watch.over(touched, || self.record.clone());
         match touched.into_ready() {
             // One that was replaced meanwhile stays as it is.
@@ -451,7 +514,7 @@ impl Exchange {
     /// Lets an answer through, and stores what passes if it may be kept.
     fn fill<B>(&self, mut look: Look, response: Response<B>) -> Response<CacheBody<B>>
     where
-        B: Body<Data = Bytes>,
+        B: Body<Data = Bytes> + Send + 'static,
     {
         let source = match look.failed {
             Some(kind) => CacheSource::StoreFailed(kind),
@@ -473,13 +536,17 @@ impl Exchange {
             Ok(mut fill) => {
                 // Those who wait for a shared answer do not wait for one of the caller's own.
                 match look.lead.take() {
-                    Some(lead) if lead.is_for(fill.head.key.full()) => fill.lead = Some(lead),
+                    Some(lead) if lead.is_for(fill.head.key.full()) => {
+                        fill.lead = Some(lead);
+                        fill.lease = look.leasing.hand_over();
+                    }
                     Some(lead) => lead.land(Landing::NotStored, self.config.clock.now()),
                     None => {}
                 }
                 let freshness = &fill.head.freshness;
                 report.stored = true;
                 report.ttl_secs = Some(freshness.ttl_secs(freshness.received_at));
+                Self::negotiates(&fill, response.headers_mut());
                 let response = response.map(|body| CacheBody::filling(body, fill));
                 self.reported(report, response)
             }
@@ -489,7 +556,7 @@ impl Exchange {
     /// Begins to store an answer, or says why it is not kept.
     fn filling<B>(&self, look: &Look, response: &Response<B>) -> Result<Fill, Option<Reason>>
     where
-        B: Body<Data = Bytes>,
+        B: Body<Data = Bytes> + Send + 'static,
     {
         if look.failed.is_some() {
             return Err(Some(Reason::Store));
@@ -521,6 +588,12 @@ impl Exchange {
             head.headers.insert(header::CONTENT_RANGE, place.to_value());
         }
         let mut fill = Fill::new(Arc::clone(&self.config), head, expected_bytes);
+        fill.packer = rules.packer.filter(|packer| {
+            fill.head.status == StatusCode::OK
+                && fill.head.is_shared
+                && expected_bytes.is_none_or(|bytes| bytes >= packer.bytes_min)
+                && packing::may_be_packed(response.headers())
+        });
         fill.part = look.part.clone().filter(|_| place.is_some());
         Ok(fill)
     }
@@ -570,6 +643,7 @@ impl Exchange {
             vary: verdict.vary.clone(),
             variant,
             partition: config.keys.partition(partition),
+            is_shared: partition == Partition::Shared,
             says_shared: verdict.says_shared,
             tags: self.tags(response),
         })
@@ -610,6 +684,13 @@ impl Exchange {
         kept
     }
 
+    /// Says that the next one's coding may be another one, where that is so.
+    fn negotiates(fill: &Fill, headers: &mut HeaderMap) {
+        if fill.packer.is_some() {
+            packing::vary_by_coding(headers);
+        }
+    }
+
     fn take_tags_off(&self, headers: &mut HeaderMap) {
         for name in &self.config.rules.tag_headers {
             headers.remove(name);
@@ -645,13 +726,20 @@ impl Exchange {
         self.config.rules.stale_on_error || stale_secs <= i64::from(allowed)
     }
 
-    fn hit(&self, entry: &StoredResponse, asked: &HeaderMap) -> Response<Bytes> {
+    fn hit(
+        &self,
+        entry: &StoredResponse,
+        asked: &HeaderMap,
+        reason: Option<Reason>,
+    ) -> Response<Bytes> {
         let Plan::Look(look) = &self.plan else {
             return Response::default();
         };
         let now = look.asked_at;
-        let response = answer::respond(entry, look.selective.then_some(asked), look.head_only, now);
-        let mut report = Report::hit(CacheSource::Hit, entry.freshness.ttl_secs(now));
+        let (plain, selective) = (look.plain.as_ref(), look.selective.then_some(asked));
+        let response = answer::respond(entry, plain, selective, look.head_only, now);
+        let report = Report::hit(CacheSource::Hit, entry.freshness.ttl_secs(now));
+        let mut report = report.reason(reason);
         if look.collapsed {
             report.forward = Some(Forward::UriMiss);
             report.collapsed = true;
@@ -680,8 +768,8 @@ impl Exchange {
         status: Option<StatusCode>,
     ) -> Response<Bytes> {
         let now = self.config.clock.now();
-        let selective = look.selective.then_some(asked);
-        let response = answer::respond(entry, selective, look.head_only, now);
+        let (plain, selective) = (look.plain.as_ref(), look.selective.then_some(asked));
+        let response = answer::respond(entry, plain, selective, look.head_only, now);
         let mut report = Report::hit(CacheSource::Stale, entry.freshness.ttl_secs(now));
         if status.is_some() {
             report.forward = Some(look.forward);
@@ -703,15 +791,16 @@ impl Exchange {
 
     /// Adds to a response, and to the record, what the cache did.
     fn reported<B>(&self, report: Report, mut response: Response<B>) -> Response<B> {
+        let shown_key = self.key_hash.filter(|_| self.config.shows_key);
         let headers = response.headers_mut();
         // What is stored has an empty place for it.
         let place = headers
             .get_mut(CACHE_STATUS)
             .filter(|value| value.is_empty());
         match (&self.config.name, place) {
-            (Some(name), Some(place)) => *place = report.to_value(name),
+            (Some(name), Some(place)) => *place = report.to_value(name, shown_key),
             (Some(name), None) => {
-                headers.append(CACHE_STATUS, report.to_value(name));
+                headers.append(CACHE_STATUS, report.to_value(name, shown_key));
             }
             (None, Some(_)) => {
                 headers.remove(CACHE_STATUS);
@@ -738,6 +827,7 @@ impl Keep {
         let asked = look.asked_fields();
         let selection = Selection::new(&asked, config.keys.variants());
         let answer = config.store.get(&key, &selection);
+        let answer = config.deadline.bound(answer);
         config.watch.over(answer, || None)
     }
 
@@ -749,7 +839,7 @@ impl Keep {
         mut response: Response<CacheBody<B>>,
     ) -> Response<CacheBody<B>>
     where
-        B: Body<Data = Bytes>,
+        B: Body<Data = Bytes> + Send + 'static,
     {
         let (exchange, mut look) = (self.exchange, self.as_got.look);
         let fill = match asked {
@@ -770,6 +860,7 @@ impl Keep {
                 let freshness = &fill.head.freshness;
                 report.stored = true;
                 report.ttl_secs = Some(freshness.ttl_secs(freshness.received_at));
+                Exchange::negotiates(&fill, response.headers_mut());
                 exchange.reported(report, response.map(|body| body.filled(fill)))
             }
         }
@@ -781,12 +872,39 @@ impl Look {
         self.in_own || entry.says_shared || self.caller == Caller::Anonymous
     }
 
+    /// Returns whether the client may have what is fresh made anew. One that wants it from the store
+    /// or not at all has nothing made.
+    fn may_reload(&self, config: &Config) -> bool {
+        self.asks.only_if_cached
+            || self
+                .key()
+                .is_none_or(|key| config.reloads.take(key.full(), self.asked_at))
+    }
+
     /// Returns what the application wants of an answer.
     fn wanted<'a, B>(&'a self, response: &'a Response<B>) -> Wanted<'a> {
         Wanted {
             by_answer: response.extensions().get(),
             by_route: self.policy.as_ref(),
         }
+    }
+
+    /// Returns whether an answer can be shown to the client: as it is kept, or decompressed, which is
+    /// done here.
+    fn can_read(&mut self, entry: &StoredResponse, config: &Config, asked: &HeaderMap) -> bool {
+        self.plain = None;
+        let Some(plain_bytes) = entry.packed else {
+            return true;
+        };
+        if self.head_only {
+            self.plain = (!packing::takes_packed(asked)).then(Bytes::new);
+        } else if !packing::takes_packed(asked) {
+            let plain_bytes = usize::try_from(plain_bytes).ok();
+            let unpacked = config.rules.packer.zip(plain_bytes);
+            self.plain = unpacked.and_then(|(packer, len)| (packer.unpack)(&entry.body, len));
+            return self.plain.is_some();
+        }
+        true
     }
 
     /// Returns whether a stored part holds what the request asks for.

@@ -1,6 +1,9 @@
 //! An answer on its way into the store, while it streams to the client.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
@@ -11,11 +14,13 @@ use super::{
     entry::{Seal, StoredResponse, compact},
     freshness::Freshness,
     key::CacheKey,
+    lease::HeldLease,
+    packing::Packer,
     part::join,
     store::{Fence, Put, PutOutcome},
     vary::{VariantId, VarySpec},
 };
-use crate::{error::StoreError, store_key::StoreKey};
+use crate::{error::StoreError, runtime::Task, store_key::StoreKey};
 
 /// An answer on its way into the store.
 ///
@@ -30,6 +35,10 @@ pub(super) struct Fill {
     pub(super) part: Option<Arc<StoredResponse>>,
     /// Others wait for this answer.
     pub(super) lead: Option<Lead>,
+    /// Other processes do. It is given back when the answer is in the store.
+    pub(super) lease: Option<Box<HeldLease>>,
+    /// How it is compressed, if it may be.
+    pub(super) packer: Option<Packer>,
     chunks: Vec<Bytes>,
     bytes: u64,
 }
@@ -46,6 +55,8 @@ pub(super) struct Head {
     pub(super) vary: VarySpec,
     pub(super) variant: VariantId,
     pub(super) partition: StoreKey,
+    /// Whether it is for everybody.
+    pub(super) is_shared: bool,
     pub(super) says_shared: bool,
     pub(super) tags: Vec<StoreKey>,
 }
@@ -58,6 +69,8 @@ impl Fill {
             expected_bytes,
             part: None,
             lead: None,
+            lease: None,
+            packer: None,
             chunks: Vec::new(),
             bytes: 0,
         }
@@ -81,6 +94,24 @@ impl Fill {
         self.expected_bytes == Some(self.bytes)
     }
 
+    /// Begins to finish the answer without its client, if little enough is left of it, and few enough
+    /// others are being finished.
+    pub(super) fn begin_to_finish(&self) -> Option<Finishing> {
+        let all = self
+            .expected_bytes
+            .unwrap_or(self.config.rules.body_bytes_max);
+        let is_soon = all.saturating_sub(self.bytes) <= self.config.finish_bytes_max;
+        if !is_soon || self.config.finish_bytes_max == 0 {
+            return None;
+        }
+        let finishing = Finishing {
+            config: Arc::clone(&self.config),
+        };
+        let others = self.config.finishing.fetch_add(1, Ordering::Relaxed);
+        // Dropped, it counts itself out again.
+        (others < FINISHING_MAX).then_some(finishing)
+    }
+
     /// Stores the answer, now that its body has ended well.
     pub(super) fn commit(mut self) {
         if self
@@ -90,16 +121,27 @@ impl Fill {
             return self.abandon();
         }
         let body = self.joined();
-        let (config, lead) = (Arc::clone(&self.config), self.lead.take());
-        // Nobody waits for it: the answer has gone to its client already.
-        let stored = config.watch.over(config.store.put(self.put(body)), || None);
-        match stored.into_ready() {
-            Ok(outcome) => landed(&config, lead, &outcome),
-            Err(pending) => {
-                if let Some(runtime) = config.runtime.clone() {
-                    runtime.spawn(Box::pin(async move {
-                        landed(&config, lead, &pending.await);
-                    }));
+        let config = Arc::clone(&self.config);
+        let packer = self
+            .packer
+            .filter(|packer| body.len() as u64 >= packer.bytes_min);
+        let done = Done {
+            lead: self.lead.take(),
+            lease: self.lease.take(),
+            put: self.put(body),
+            config: Arc::clone(&config),
+        };
+        match packer {
+            // It takes a while, and nobody waits for it: the answer has gone to its client already.
+            Some(packer) if config.can_spawn() => config.spawn(Box::pin(async move {
+                if let Some(rest) = done.packed(packer).keep() {
+                    rest.await;
+                }
+            })),
+            Some(packer) => drop(done.packed(packer).keep()),
+            None => {
+                if let Some(rest) = done.keep() {
+                    config.spawn(rest);
                 }
             }
         }
@@ -149,6 +191,7 @@ impl Fill {
             partition: head.partition,
             says_shared: head.says_shared,
             tags: std::mem::take(&mut head.tags),
+            packed: None,
             seal: Seal::None,
         };
         Put {
@@ -157,6 +200,51 @@ impl Fill {
             fence: head.fence,
             retain: head.retain,
             variants_max: self.config.variants_max,
+        }
+    }
+}
+
+/// An answer that is complete.
+struct Done {
+    config: Arc<Config>,
+    lead: Option<Lead>,
+    lease: Option<Box<HeldLease>>,
+    put: Put,
+}
+
+impl Done {
+    /// Compresses the body, if that makes it shorter.
+    fn packed(mut self, packer: Packer) -> Self {
+        let entry = Arc::get_mut(&mut self.put.entry).expect("nobody else has seen it");
+        let len = u32::try_from(entry.body.len()).ok();
+        if let Some((len, body)) = len.zip((packer.pack)(&entry.body)) {
+            entry.packed = Some(len);
+            entry.body = body;
+        }
+        self
+    }
+
+    /// Gives the answer to the store. Returns what is still to be done, if the store does not say at
+    /// once what became of it.
+    fn keep(self) -> Option<Task> {
+        let Self {
+            config,
+            lead,
+            lease,
+            put,
+        } = self;
+        let stored = config.keeping.bound(config.store.put(put));
+        match config.watch.over(stored, || None).into_ready() {
+            Ok(outcome) => {
+                drop(lease);
+                landed(&config, lead, &outcome);
+                None
+            }
+            Err(pending) => Some(Box::pin(async move {
+                let outcome = pending.await;
+                drop(lease);
+                landed(&config, lead, &outcome);
+            })),
         }
     }
 }
@@ -172,6 +260,32 @@ fn landed(config: &Config, lead: Option<Lead>, outcome: &Result<PutOutcome, Stor
         Ok(PutOutcome::TooLarge) | Err(_) => Landing::NotStored,
     };
     lead.land(landing, config.clock.now());
+}
+
+/// The most answers that are being finished without their clients at one moment.
+const FINISHING_MAX: usize = 64;
+
+/// Counts an answer that is being finished without its client.
+pub(super) struct Finishing {
+    config: Arc<Config>,
+}
+
+impl Finishing {
+    pub(super) fn config(&self) -> &Arc<Config> {
+        &self.config
+    }
+
+    /// Returns what is ready when the answer is given up: when nobody waits for it any more.
+    pub(super) fn deadline(&self) -> Option<Task> {
+        let runtime = self.config.runtime.as_ref()?;
+        Some(runtime.sleep(self.config.wait_at_most))
+    }
+}
+
+impl Drop for Finishing {
+    fn drop(&mut self) {
+        self.config.finishing.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Drop for Fill {

@@ -17,7 +17,7 @@ use super::{
     body::CacheBody,
     collapse::{Landing, Wait},
     exchange::{Exchange, Keep, Settling, Step},
-    store::Lookup,
+    store::{Lease, Lookup},
 };
 use crate::{
     error::StoreError,
@@ -66,6 +66,10 @@ pub(super) enum Waiting {
     Store(Pending<Lookup>),
     /// Another request's answer, for so long.
     Flight(Wait, Option<Task>),
+    /// The lease of the answer.
+    Lease(Pending<Lease>),
+    /// Another process's answer.
+    Pause(Task),
 }
 
 /// What has come that was waited for.
@@ -73,6 +77,8 @@ pub(super) enum Come {
     Lookup(Result<Lookup, StoreError>),
     /// Nothing, if the wait was too long.
     Landing(Option<Landing>),
+    Lease(Result<Lease, StoreError>),
+    Paused,
 }
 
 /// What comes after all that could be had at once.
@@ -94,12 +100,22 @@ pub(super) fn go_on<ReqBody>(
             None => Step::Ask,
             Some(Come::Lookup(answer)) => exchange.learn(answer, request),
             Some(Come::Landing(landing)) => exchange.landed(landing, request),
+            Some(Come::Lease(answer)) => exchange.leased(answer, request),
+            Some(Come::Paused) => exchange.look_again(),
         };
         match step {
             Step::Ask => match exchange.ask(request).map(StoreFuture::into_ready) {
                 None => return Next::Call,
                 Some(Ok(answer)) => come = Some(Come::Lookup(answer)),
                 Some(Err(pending)) => return Next::Wait(Waiting::Store(pending)),
+            },
+            Step::Lease(answer) => match answer.into_ready() {
+                Ok(answer) => come = Some(Come::Lease(answer)),
+                Err(pending) => return Next::Wait(Waiting::Lease(pending)),
+            },
+            Step::Pause(pause) => match &exchange.config.runtime {
+                Some(runtime) => return Next::Wait(Waiting::Pause(runtime.sleep(pause))),
+                None => return Next::Call,
             },
             Step::Call => return Next::Call,
             Step::Answer(response) => return Next::Answer(response),
@@ -118,6 +134,8 @@ impl Waiting {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Come> {
         match self {
             Self::Store(lookup) => lookup.as_mut().poll(cx).map(Come::Lookup),
+            Self::Lease(lease) => lease.as_mut().poll(cx).map(Come::Lease),
+            Self::Pause(pause) => pause.as_mut().poll(cx).map(|()| Come::Paused),
             Self::Flight(wait, deadline) => {
                 if let Poll::Ready(landing) = Pin::new(wait).poll(cx) {
                     return Poll::Ready(Come::Landing(Some(landing)));

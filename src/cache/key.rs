@@ -5,7 +5,7 @@ use std::fmt;
 use http::{HeaderMap, HeaderName, HeaderValue, Uri, header};
 
 use super::vary::Variants;
-use crate::store_key::{KeySpace, LongStoreKey, StoreKey, StoreKeys};
+use crate::store_key::{KeySpace, LongKeyWriter, LongStoreKey, StoreKey, StoreKeys};
 
 /// Under which key an answer is kept.
 ///
@@ -138,19 +138,13 @@ impl KeyMaker {
 
     /// Returns the key of what was asked, for those who may see the answer.
     pub(super) fn key(&self, target: &Target<'_>, partition: Partition<'_>) -> CacheKey {
-        let mut full = self.answers.long();
+        let mut full = self.named(target);
+        let uri = full.short_in(&self.uris);
         match partition {
             Partition::Shared => full.field(b"shared"),
             Partition::Own(digest) => full.field(b"own").field(digest),
         };
         full.field(target.scheme.as_bytes());
-        lower_case(target.authority, |authority| {
-            full.field(authority);
-        });
-        full.field(target.path.as_bytes());
-        // No query and an empty one are two targets.
-        full.field(&[u8::from(target.query.is_some())]);
-        full.field(target.query.unwrap_or_default().as_bytes());
         if let Some(headers) = target.rerouting {
             for name in REROUTING {
                 for value in headers.get_all(name) {
@@ -167,21 +161,27 @@ impl KeyMaker {
             }
         }
         CacheKey {
-            uri: self.uri(target),
+            uri,
             full: full.finish(),
         }
     }
 
     /// Returns the key by which a URL is purged, for every caller.
     pub(super) fn uri(&self, target: &Target<'_>) -> StoreKey {
-        let mut uri = self.uris.short();
-        lower_case(target.authority, |authority| {
-            uri.field(authority);
-        });
-        uri.field(target.path.as_bytes());
-        uri.field(&[u8::from(target.query.is_some())]);
-        uri.field(target.query.unwrap_or_default().as_bytes());
-        uri.finish()
+        self.named(target).short_in(&self.uris)
+    }
+
+    /// Begins a key with the URL: what is the same for every caller and scheme.
+    fn named(&self, target: &Target<'_>) -> LongKeyWriter {
+        let mut named = self.answers.long();
+        named.lower_case_field(target.authority);
+        named.field(target.path.as_bytes());
+        // No query and an empty one are two targets.
+        match target.query {
+            None => named.field(b"-"),
+            Some(query) => named.field(b"?").field(query.as_bytes()),
+        };
+        named
     }
 
     /// Returns the key by which all that one caller got is purged.
@@ -225,20 +225,6 @@ fn routing_part<'a>(name: &str, value: &'a HeaderValue) -> &'a [u8] {
     match (0..bytes.len()).find(marks) {
         Some(at) => &bytes[at..],
         None => b"",
-    }
-}
-
-/// Gives an authority in lower case, without an allocation for one of common length.
-fn lower_case(authority: &str, give: impl FnOnce(&[u8])) {
-    let mut buffer = [0; 256];
-    let bytes = authority.as_bytes();
-    match buffer.get_mut(..bytes.len()) {
-        Some(lower) => {
-            lower.copy_from_slice(bytes);
-            lower.make_ascii_lowercase();
-            give(lower);
-        }
-        None => give(authority.to_ascii_lowercase().as_bytes()),
     }
 }
 

@@ -2,7 +2,10 @@
 
 use std::{
     fmt,
-    sync::{Arc, atomic::AtomicBool},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize},
+    },
     time::Duration,
 };
 
@@ -17,6 +20,7 @@ use super::{
     key::KeyMaker,
     policy::CachePolicy,
     purger::CachePurger,
+    reloads::Reloads,
     rules::Rules,
     service::Cache,
     store::CacheStore,
@@ -32,6 +36,9 @@ use crate::{
 
 /// How long a request waits for the store, unless the layer is told otherwise.
 const DEADLINE: Duration = Duration::from_millis(25);
+/// How long an answer may take on its way into the store. No request waits for it for longer than it
+/// is [told](CacheLayerBuilder::wait_at_most).
+const KEPT_WITHIN: Duration = Duration::from_secs(10);
 
 /// Answers from a store what has been answered before.
 ///
@@ -91,7 +98,7 @@ impl<S> Layer<S> for CacheLayer {
 #[must_use]
 pub struct CacheLayerBuilder {
     store: Arc<dyn CacheStore>,
-    rules: Rules,
+    pub(super) rules: Rules,
     policy: Option<CachePolicy>,
     namespace: String,
     name: Option<String>,
@@ -104,6 +111,9 @@ pub struct CacheLayerBuilder {
     jitter: Jitter,
     waiters_max: usize,
     wait_at_most: Duration,
+    reloads: (u32, Duration),
+    shows_key: bool,
+    finish_bytes_max: u64,
     credential_headers: Vec<String>,
     audit: Audit,
 }
@@ -125,6 +135,9 @@ impl CacheLayerBuilder {
             jitter: Jitter::default(),
             waiters_max: 1_024,
             wait_at_most: Duration::from_secs(5),
+            reloads: (10, Duration::from_secs(10)),
+            shows_key: false,
+            finish_bytes_max: 256 << 10,
             credential_headers: Vec::new(),
             audit: Audit::default(),
         }
@@ -281,6 +294,47 @@ impl CacheLayerBuilder {
         self
     }
 
+    /// Sets how many bytes may be left of an answer whose client goes away for it to be read to its
+    /// end all the same, and stored for the next one; of 64 answers at most at one moment, each no
+    /// longer than others would [wait](Self::wait_at_most) for it. What is left of one that does
+    /// not announce its length is what it may have [at most](Self::body_bytes_max). 256 KiB by
+    /// default; with zero, every such answer is dropped.
+    pub fn finish_bytes_max(mut self, bytes: u64) -> Self {
+        self.finish_bytes_max = bytes;
+        self
+    }
+
+    /// Heeds what a request's own `Cache-Control` asks for (RFC 9111 section 5.2.1): `no-cache`,
+    /// `no-store`, `max-age`, `min-fresh`, `max-stale`, `only-if-cached`, `stale-if-error`. Off by
+    /// default; [`CacheLayer::rfc`] does.
+    pub fn heed_requests(mut self, heed: bool) -> Self {
+        self.rules.heed_requests = heed;
+        self
+    }
+
+    /// Sets how often in so much time, which counts in whole seconds, clients may have a fresh
+    /// answer made anew by what their requests ask for; beyond that they get the fresh one. Ten
+    /// times in ten seconds by default.
+    pub fn reloads_max(mut self, most: u32, per: Duration) -> Self {
+        self.reloads = (most, per);
+        self
+    }
+
+    /// Takes `Accept-Language` and `Accept-Encoding` by what they say, and not by how that is
+    /// written: in any case, order and spacing. Off by default; [`CacheLayer::rfc`] does.
+    pub fn normalise_preferences(mut self, normalise: bool) -> Self {
+        self.rules.normalise_preferences = normalise;
+        self
+    }
+
+    /// Adds `key` to `Cache-Status` (RFC 9211 section 2.7): a part of an opaque digest, by which one
+    /// can tell which answers have the same place, and which the record bears too
+    /// ([`CacheOutcome::key_hash`](crate::CacheOutcome::key_hash)). Off by default.
+    pub fn show_key(mut self) -> Self {
+        self.shows_key = true;
+        self
+    }
+
     /// Heeds `Surrogate-Control` too, after `CDN-Cache-Control`. Off by default.
     pub fn surrogate_control(mut self) -> Self {
         self.rules.targeted.push(Targeted::Surrogate);
@@ -314,6 +368,7 @@ impl CacheLayerBuilder {
             ("body_bytes_max", self.rules.body_bytes_max == 0),
             ("filling_bytes_max", self.filling_bytes_max == 0),
             ("variants_max", self.variants_max == 0),
+            ("store_deadline", self.deadline.is_zero()),
         ];
         if let Some((option, _)) = zero.into_iter().find(|(_, zero)| *zero) {
             return Err(
@@ -322,6 +377,8 @@ impl CacheLayerBuilder {
             );
         }
         let has_deadline = self.store.has_deadline();
+        let mut keeping = self.deadline.clone();
+        keeping.set(Some(KEPT_WITHIN));
         Ok(CacheLayer {
             config: Arc::new(Config {
                 keys: KeyMaker::new(
@@ -342,9 +399,14 @@ impl CacheLayerBuilder {
                 purges: Purges::default(),
                 flights: Arc::new(Flights::new(self.waiters_max)),
                 wait_at_most: self.wait_at_most,
+                reloads: Reloads::new(self.reloads.0, self.reloads.1),
+                shows_key: self.shows_key,
+                finish_bytes_max: self.finish_bytes_max,
+                finishing: AtomicUsize::new(0),
                 unvouched_said: AtomicBool::new(false),
                 watch: StoreWatch::new("cache", self.audit.clone()),
                 deadline: self.deadline.beside(has_deadline),
+                keeping,
                 audit: self.audit,
             }),
         })

@@ -55,10 +55,13 @@
 //! ```
 
 mod answer;
+mod assured;
 mod body;
 mod cache_status;
 mod codec;
 mod collapse;
+#[cfg(feature = "compression")]
+mod compression;
 mod condition;
 mod config;
 mod date;
@@ -75,12 +78,15 @@ mod invalidate;
 mod jitter;
 mod key;
 mod layer;
+mod lease;
+mod packing;
 mod part;
 mod plan;
 mod policy;
 mod purger;
 mod range;
 mod reason;
+mod reloads;
 mod request;
 mod rules;
 #[cfg(feature = "test-util")]

@@ -214,6 +214,7 @@ mod tests {
             partition: StoreKey::from_bytes([0; 16]),
             says_shared: false,
             tags: Vec::new(),
+            packed: None,
             seal: Seal::None,
         }
     }

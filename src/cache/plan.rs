@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri};
 use http_body::Body;
 
@@ -12,6 +13,7 @@ use super::{
     directives::RequestDirectives,
     entry::StoredResponse,
     key::{CacheKey, Partition, Target},
+    lease::Leasing,
     policy::{CachePolicy, Wishes},
     reason::Reason,
     request::{self, Facts, MethodClass},
@@ -79,6 +81,8 @@ pub(super) struct Look {
     pub(super) failed: Option<StoreErrorKind>,
     /// What the store has, and what may not be shown as it is.
     pub(super) stale: Option<Stale>,
+    /// The body of what was found, where that is kept compressed and this client does not take it so.
+    pub(super) plain: Option<Bytes>,
     /// A part that the store has, and that does not hold what is asked for.
     pub(super) part: Option<Arc<StoredResponse>>,
     /// Whether the handler is asked if what is stale still holds.
@@ -87,6 +91,8 @@ pub(super) struct Look {
     pub(super) landed: u64,
     /// Others wait for this request's answer.
     pub(super) lead: Option<Lead>,
+    /// Other processes do.
+    pub(super) leasing: Leasing,
     /// This request waited for another one's answer.
     pub(super) collapsed: bool,
     /// The request's fields, for what the answer will say that it varies by.
@@ -277,10 +283,12 @@ impl Look {
             forward: Forward::UriMiss,
             failed: None,
             stale: None,
+            plain: None,
             part: None,
             validates: false,
             landed: config.flights.landed(),
             lead: None,
+            leasing: Leasing::default(),
             collapsed: false,
             fields: Vec::new(),
         }
@@ -304,6 +312,7 @@ impl Look {
         self.in_own = self.shared.is_none();
         self.hint = None;
         self.stale = None;
+        self.plain = None;
         self.part = None;
         self.fence = None;
         self.forward = Forward::UriMiss;

@@ -13,8 +13,10 @@ use crate::{identity::Identity, store_future::StoreFuture};
 
 /// Lets go of what a cache has stored. Made by [`CacheLayer::purger`](super::CacheLayer::purger).
 ///
-/// Once a purge has answered, nothing that it names is shown again by any cache on the same store,
-/// also not what was being made while it came.
+/// Once a [hard](PurgeMode::Hard) purge has answered, nothing that it names is shown again by any
+/// cache on the same store, also not what was being made while it came. After a
+/// [soft](PurgeMode::Soft) one it is shown again once the handler has said that it still holds, or
+/// where it may be shown stale.
 ///
 /// ```
 /// use portcullis::{cache::{CacheLayer, Purge, PurgeMode}, store::MemoryStore};
@@ -61,7 +63,7 @@ impl Purge {
 }
 
 impl CachePurger {
-    /// Lets go of all that is named: for good, or so that it is validated before it is shown.
+    /// Lets go of all that is named: for good, or so that it is stale.
     pub fn purge(&self, what: impl IntoIterator<Item = Purge>, mode: PurgeMode) -> StoreFuture<()> {
         let keys = &self.config.keys;
         let targets: Vec<_> = what

@@ -2,10 +2,9 @@
 
 use std::ops::Range;
 
-use http::{
-    HeaderMap,
-    header::{ETAG, IF_RANGE, LAST_MODIFIED, RANGE},
-};
+use http::{HeaderMap, header::RANGE};
+
+use super::condition::is_same_version;
 
 /// What of a stored body a request is to get.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,26 +64,12 @@ fn number(text: &str) -> Option<Option<usize>> {
     digits.then(|| Some(text.parse().unwrap_or(usize::MAX)))
 }
 
-/// Returns whether the client has parts of what is stored, if it says of what it has parts: by
-/// strong comparison (RFC 9110 section 13.1.5).
-fn is_same_version(request: &HeaderMap, stored: &HeaderMap) -> bool {
-    let Some(condition) = request.get(IF_RANGE) else {
-        return true;
-    };
-    let condition = condition.as_bytes();
-    let name = match condition.first() {
-        Some(b'"') => ETAG,
-        Some(b'W') if condition.get(1) == Some(&b'/') => return false,
-        _ => LAST_MODIFIED,
-    };
-    stored
-        .get(name)
-        .is_some_and(|value| value.as_bytes() == condition)
-}
-
 #[cfg(test)]
 mod tests {
-    use http::{HeaderName, HeaderValue};
+    use http::{
+        HeaderName, HeaderValue,
+        header::{ETAG, IF_RANGE, LAST_MODIFIED},
+    };
 
     use super::*;
 

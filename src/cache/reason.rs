@@ -31,6 +31,8 @@ pub enum Reason {
     Condition,
     /// The request's own `Cache-Control` says so.
     RequestDirective,
+    /// The request wants the answer made anew, and that was done as often as it may be.
+    Reloaded,
     /// The request wants an answer from the store or none, and the store has none.
     OnlyIfCached,
     /// The answer's status is not one that is kept.
@@ -85,6 +87,7 @@ impl Reason {
             Self::Range => "range",
             Self::Condition => "condition",
             Self::RequestDirective => "request-directive",
+            Self::Reloaded => "reloaded",
             Self::OnlyIfCached => "only-if-cached",
             Self::Status => "status",
             Self::NoStore => "no-store",

@@ -2,7 +2,7 @@
 
 use http::{HeaderName, StatusCode, header};
 
-use super::directives::Targeted;
+use super::{directives::Targeted, packing::Packer};
 
 /// What the cache holds itself to.
 #[derive(Clone, Debug)]
@@ -38,6 +38,8 @@ pub(super) struct Rules {
     pub(super) tag_headers: Vec<HeaderName>,
     /// How many bytes of a body are kept at most.
     pub(super) body_bytes_max: u64,
+    /// How bodies that all may see are compressed, if they are.
+    pub(super) packer: Option<Packer>,
 }
 
 /// Which statuses are kept.
@@ -95,6 +97,7 @@ impl Rules {
                 HeaderName::from_static("cache-tag"),
             ],
             body_bytes_max: 1 << 20,
+            packer: None,
         }
     }
 

@@ -66,6 +66,7 @@ impl Samples {
                 .iter()
                 .map(|tag| self.0.tag(tag.as_bytes()))
                 .collect(),
+            packed: None,
             seal: Seal::None,
         })
     }

@@ -33,10 +33,12 @@ use crate::{
 ///
 /// # On a server
 ///
-/// With Redis: all that is kept under [`CacheKey::uri`] has it as hash tag. `get` is one `HMGET`
-/// of the hash `{uri}:full` (fields for the variant that the store expects) beside one `HMGET` of
-/// `{uri}:purged`, in one script or one pipeline of one slot; `put`, `touch` and `lease` are one
-/// script each; `purge` of a URL is one `SET` of the server's time with an expiry.
+/// Each method is one command. With Redis, as `RedisStore` has it: what is kept under
+/// [`CacheKey::full`] is one hash, with fields for each variant; what was purged is one sorted set, of
+/// the server's time by target, in the same slot. `get` is a script that holds what it finds in the
+/// one against the other; `put`, `touch` and `purge` are a script each, and `lease` sets a key of
+/// its own unless it is there. In a Cluster there are several such slots, chosen by
+/// [`CacheKey::uri`]; a purge by tag or partition goes to each.
 ///
 /// An answer lies there as [`StoredResponse::encode_head`] beside its body, what it varies by as
 /// [`VarySpec::to_bytes`]. What cannot be read back is [`Found::Nothing`], and no error: the answer
@@ -220,7 +222,11 @@ pub enum PurgeTarget {
 pub enum PurgeMode {
     /// It is gone.
     Hard,
-    /// It is stale: kept to be validated, or to stand in for a failing handler.
+    /// It is stale: kept to be validated before it is shown.
+    ///
+    /// It is shown unvalidated only where it says that it may be shown stale: while it is being
+    /// validated (`stale-while-revalidate`), which the first request that comes does, and in place of
+    /// an error (`stale-if-error`); neither for longer than if it had not been purged.
     Soft,
 }
 

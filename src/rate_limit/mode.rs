@@ -9,6 +9,7 @@ use std::num::NonZeroU32;
 /// | | asks the server | admits too much |
 /// |---|---|---|
 /// | [`Exact`](Self::Exact) | once for each request | never |
+/// | [`Debt`](Self::Debt) | beside the requests, once for some of them | at most what each instance may owe |
 /// | [`Lease`](Self::Lease) | once for many requests of a busy caller | never in a window; of a bucket at most half its burst |
 ///
 /// ```
@@ -20,7 +21,8 @@ use std::num::NonZeroU32;
 /// let busy = Policy::fixed_window("busy", quota)?.mode(Mode::auto(quota.limit(), ten));
 /// assert_eq!(busy.counting_mode(), Mode::Lease { instances: ten });
 /// assert_eq!(busy.max_over_admission(10), 0);
-/// assert_eq!(Mode::auto(100, ten), Mode::Exact);
+/// assert_eq!(Mode::auto(900, ten), Mode::Debt { most: NonZeroU32::new(4).unwrap() });
+/// assert_eq!(Mode::auto(99, ten), Mode::Exact);
 /// # Ok::<(), portcullis::ConfigError>(())
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -42,18 +44,46 @@ pub enum Mode {
         /// How many instances share the quota.
         instances: NonZeroU32,
     },
+    /// An instance admits a request by what it knows of the server, without asking, and tells the
+    /// server later: when half of what it may owe is admitted, and after a second at the latest.
+    ///
+    /// What is not yet told is never more than this: then the server is asked. So of a caller that
+    /// has spent everything each instance admits at most this much more, whatever the traffic. It
+    /// is charged all the same, a bucket's callers repay it: give a bucket's instances together no
+    /// more than it holds. A report of which it is not known whether it came is not made again,
+    /// and its requests may not be counted.
+    ///
+    /// While the server is away an instance admits what it may still owe. Of several policies on
+    /// one request all must be so; else all are decided by the server. A queue and a log never are.
+    Debt {
+        /// How much an instance may owe, for each policy and partition.
+        most: NonZeroU32,
+    },
 }
 
 /// From so many for each instance on, leases are worth their while.
 const WORTH_A_LEASE: u64 = 100;
 
+/// From so many on, debts are.
+const WORTH_A_DEBT: u64 = 10;
+
+/// What an instance may owe, of what there is for it: all together admit a twentieth too much, or
+/// one for each instance.
+const OWES: u64 = 20;
+
 impl Mode {
-    /// Chooses by how much of the limit there is for each instance: leases from 100 on.
+    /// Chooses by how much of the limit there is for each instance: leases from 100 on, and debts
+    /// from 10 on, of a twentieth of it.
     pub fn auto(limit: u64, instances: NonZeroU32) -> Self {
-        if limit / u64::from(instances.get()) >= WORTH_A_LEASE {
-            Self::Lease { instances }
-        } else {
-            Self::Exact
+        match limit / u64::from(instances.get()) {
+            WORTH_A_LEASE.. => Self::Lease { instances },
+            each @ WORTH_A_DEBT.. => Self::Debt {
+                most: u32::try_from(each / OWES)
+                    .ok()
+                    .and_then(NonZeroU32::new)
+                    .unwrap_or(NonZeroU32::MIN),
+            },
+            _ => Self::Exact,
         }
     }
 }

@@ -186,6 +186,7 @@ impl Policy {
             }
             // What is taken ahead of a window is spent in that window, or not at all.
             Mode::Lease { .. } => 0,
+            Mode::Debt { most } => u64::from(most.get()) * u64::from(instances),
         }
     }
 
@@ -408,6 +409,9 @@ mod tests {
         assert_eq!(bucket.mode(mode).max_over_admission(4), 500);
         let window = Policy::sliding_window("w", quota).unwrap().mode(mode);
         assert_eq!(window.max_over_admission(4), 0);
+        let (three, window) = (NonZeroU32::new(3).unwrap(), window.clone());
+        let owing = window.mode(Mode::Debt { most: three });
+        assert_eq!(owing.max_over_admission(4), 12);
         let queue = Policy::leaky_queue("q", quota, Duration::from_secs(1)).unwrap();
         assert_eq!(queue.mode(mode).counting_mode(), Mode::Exact);
     }

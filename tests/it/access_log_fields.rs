@@ -22,7 +22,7 @@ use portcullis::{
 use serde_json::Value;
 use tower::{Layer, ServiceExt, service_fn};
 
-use crate::support::{get, request};
+use crate::support::{get, request, text};
 
 fn log(told: impl FnOnce(AccessLogBuilder) -> AccessLogBuilder) -> (AccessLogLayer, RecentRecords) {
     let recent = RecentRecords::default();
@@ -286,4 +286,35 @@ async fn a_sink_that_panics_costs_the_others_nothing() {
     }
     assert_eq!(recent.all().len(), 2);
     assert_eq!(layer.stats().active(), 0);
+}
+
+/// Takes records of requests that went well.
+#[derive(Clone, Copy, Debug)]
+struct TakesInfo;
+
+impl Sink for TakesInfo {
+    fn write(&self, _: &Record<'_>) {}
+
+    fn takes(&self, level: Level) -> bool {
+        level <= Level::Info
+    }
+}
+
+#[tokio::test]
+async fn where_no_sink_takes_what_is_emitted_requests_pass_as_if_there_were_no_log() {
+    for (min_level, is_kept) in [(Level::Info, true), (Level::Warn, false)] {
+        let layer = AccessLogLayer::builder()
+            .sink(TakesInfo)
+            .min_level(min_level)
+            .build()
+            .unwrap();
+        let app = layer.layer(service_fn(async |request: Request<Full<Bytes>>| {
+            let has_record = RecordHandle::of(request.extensions()).is_some();
+            let body = Full::<Bytes>::from(has_record.to_string());
+            Ok::<_, Infallible>(Response::new(body))
+        }));
+        let response = app.oneshot(get("/")).await.unwrap();
+        assert_eq!(response.headers().contains_key("x-request-id"), is_kept);
+        assert_eq!(text(response).await, is_kept.to_string());
+    }
 }

@@ -9,9 +9,10 @@ use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusRecorder};
 use portcullis::{
     AuditEvent, Auditor, AuthDenial, AuthOutcome, CacheOutcome, CacheSource, ClientAddrResolver,
     PeerAddr, PolicyOutcome, RateLimitDecision, RateLimitOutcome, RecordHandle, StoreCall,
-    StoreErrorKind,
+    StoreErrorKind, StoreFuture, TokioRuntime,
     access_log::{
-        AccessLogLayer, CountRequestBodyLayer, Level, Losses, Metrics, RecentRecords, Record, Sink,
+        AccessLogLayer, CountRequestBodyLayer, Level, LogEntry, LogQuery, LogQueue, LogStore,
+        Losses, Metrics, RecentRecords, Record, Sink, Trail,
     },
     rate_limit::{OnStoreError, Partition, Policy, Quota, RateLimitLayer},
 };
@@ -216,6 +217,44 @@ fn what_stores_took_and_how_they_failed_is_counted_by_layer() {
         series(&scrape, "portcullis_store_errors"),
         ["portcullis_store_errors{layer=\"rate_limit\",kind=\"unavailable\"} 1"]
     );
+}
+
+#[test]
+fn what_the_logs_own_store_takes_and_how_it_fails_is_counted() {
+    #[derive(Debug)]
+    struct Down;
+
+    impl LogStore for Down {
+        fn append(&self, _: Trail, _: &[LogEntry]) -> StoreFuture<()> {
+            StoreFuture::pending(async { Err(StoreErrorKind::Unavailable.into()) })
+        }
+
+        fn recent(&self, _: Trail, _: &LogQuery) -> StoreFuture<Vec<LogEntry>> {
+            StoreFuture::ready(Vec::new())
+        }
+    }
+
+    let scrape = scraped(async |metrics| {
+        let queue = LogQueue::builder(Down, TokioRuntime)
+            .observer(metrics)
+            .build()
+            .unwrap();
+        let layer = AccessLogLayer::new(queue.clone());
+        drop(layer.layer(service_fn(answer)).oneshot(get("/")).await);
+        let event = AuditEvent::StoreUp {
+            store: "cache".into(),
+        };
+        assert!(queue.audit_now(&event).await.is_err());
+        assert!(!queue.flush().await);
+    });
+    let count = series(&scrape, "portcullis_store_duration_count").join("\n");
+    let errors = series(&scrape, "portcullis_store_errors").join("\n");
+    for layer in ["access_log", "audit"] {
+        let label = format!("{{layer=\"{layer}\"}} 1");
+        assert!(count.contains(&label), "{count}");
+        let label = format!("{{layer=\"{layer}\",kind=\"unavailable\"}} 1");
+        assert!(errors.contains(&label), "{errors}");
+    }
 }
 
 #[test]

@@ -6,8 +6,9 @@ use bytes::Bytes;
 use http::{Method, Request, StatusCode};
 use http_body_util::Full;
 use portcullis::{
-    PeerAddr, StoreErrorKind,
-    api_key::{Constraints, NewKey},
+    PeerAddr, StoreErrorKind, StoreFuture,
+    api_key::{ApiKeyLayer, Constraints, Credential, KeyRing, NewKey, Pepper, Verified, Verifier},
+    store::MemoryStore,
 };
 
 use crate::{
@@ -16,15 +17,15 @@ use crate::{
 };
 
 /// One row of the table: what a client sees.
-struct Row {
+struct Row<'a> {
     status: u16,
     problem: &'static str,
     /// What follows the realm in each challenge, or nothing where there is none.
-    challenge: Option<&'static str>,
+    challenge: Option<&'a str>,
     retry_after: bool,
 }
 
-impl Row {
+impl Row<'_> {
     async fn check(&self, case: &str, response: Answer) {
         assert_eq!(response.status().as_u16(), self.status, "{case}");
         let headers = response.headers();
@@ -58,7 +59,7 @@ impl Row {
     }
 }
 
-const INVALID: Row = Row {
+const INVALID: Row<'static> = Row {
     status: 401,
     problem: "invalid-credentials",
     challenge: Some(r#", error="invalid_token""#),
@@ -114,6 +115,38 @@ async fn keys_that_are_no_good_cannot_be_told_apart() {
         }
         answers.dedup();
         assert_eq!(answers.len(), 1, "{answers:#?}");
+    }
+}
+
+#[tokio::test]
+async fn who_holds_a_whole_key_is_told_its_state_where_the_layer_is_told_to() {
+    let keys = Keys::new();
+    let layer = keys.layer().disclose_state().build().unwrap();
+    for (case, key) in no_good(&keys).await {
+        let told = match case {
+            "revoked" => "The key was revoked",
+            "disabled" => "The key is disabled",
+            "expired" | "rotated without overlap" => "The key has expired",
+            "not yet valid" => "The key is not valid yet",
+            _ => {
+                INVALID
+                    .check(case, send(layer.clone(), with_key(&key)).await)
+                    .await;
+                continue;
+            }
+        };
+        let challenge = format!(r#", error="invalid_token", error_description="{told}""#);
+        let row = Row {
+            challenge: Some(&challenge),
+            ..INVALID
+        };
+        row.check(case, send(layer.clone(), with_key(&key)).await)
+            .await;
+        // A wrong secret behind the same id is told nothing.
+        let wrong = forged(&key, &unknown_key().await);
+        INVALID
+            .check(case, send(layer.clone(), with_key(&wrong)).await)
+            .await;
     }
 }
 
@@ -275,6 +308,35 @@ async fn a_store_that_does_not_answer() {
             .await;
         row.check("a lasting failure", response).await;
     }
+}
+
+/// Panics over whatever it is shown.
+#[derive(Debug)]
+struct Panics;
+
+impl Verifier for Panics {
+    fn verify(&self, _: &Credential<'_>) -> StoreFuture<Verified> {
+        panic!("a verifier of the user's")
+    }
+}
+
+#[tokio::test]
+async fn what_is_wrong_on_our_side() {
+    let row = Row {
+        status: 500,
+        problem: "internal",
+        challenge: None,
+        retry_after: false,
+    };
+    let store = MemoryStore::new();
+    let key = Keys::kept_in(store.clone()).reader().await;
+    let other = KeyRing::builder("acmepay", store).pepper(Pepper::random(7));
+    let layer = ApiKeyLayer::builder(&other.build().unwrap()).build();
+    let response = send(layer.unwrap(), with_key(key.expose_secret())).await;
+    row.check("a pepper that is not known", response).await;
+    let layer = Keys::new().layer().verifier(Panics).build();
+    let response = send(layer.unwrap(), with_key("somebody else's")).await;
+    row.check("a verifier that panics", response).await;
 }
 
 #[tokio::test]

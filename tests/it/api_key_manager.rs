@@ -1,13 +1,20 @@
 //! What becomes of keys in a manager's hands, seen by their owners.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use http::StatusCode;
 use portcullis::{
-    AuthDenial, AuthOutcome, Clock, Identity, ManualClock, Runtime, Task,
+    AuthDenial, AuthOutcome, Clock, Identity, ManualClock, Runtime, StoreErrorKind, StoreFuture,
+    Task, Timestamp,
     api_key::{
-        ApiKeyStore, GeneratedKey, KeyError, KeyManager, KeyQuery, KeyRecord, KeyRing, KeyState,
-        KeyStatus, KeyUpdate, NewKey, Pepper,
+        ApiKeyStore, GeneratedKey, KeyError, KeyId, KeyManager, KeyPage, KeyQuery, KeyRecord,
+        KeyRing, KeyState, KeyStatus, KeyUpdate, KeyUse, NewKey, Pepper, StoredKey,
     },
     store::MemoryStore,
 };
@@ -230,6 +237,57 @@ async fn who_still_uses_a_replaced_key_is_told_since_when_and_until_when() {
     let since = format!("@{}", keys.clock.wall().as_secs());
     let until = "Thu, 01 Jan 2026 01:00:00 GMT".to_owned();
     assert_eq!(told(&key).await, (Some(since), Some(until)));
+}
+
+/// A store that keeps a change, and loses the answer to it when it is told to.
+#[derive(Clone, Default)]
+struct Unheard {
+    store: MemoryStore,
+    loses_answers: Arc<AtomicBool>,
+}
+
+impl ApiKeyStore for Unheard {
+    fn find(&self, id: KeyId) -> StoreFuture<Option<StoredKey>> {
+        self.store.find(id)
+    }
+
+    fn create(&self, record: StoredKey) -> StoreFuture<()> {
+        self.store.create(record)
+    }
+
+    fn update(&self, record: StoredKey, expected: u64) -> StoreFuture<()> {
+        let done = self.store.update(record, expected);
+        match self.loses_answers.swap(false, Ordering::SeqCst) {
+            true => StoreFuture::failed(StoreErrorKind::Timeout),
+            false => done,
+        }
+    }
+
+    fn list(&self, query: KeyQuery) -> StoreFuture<KeyPage> {
+        self.store.list(query)
+    }
+
+    fn touch(&self, uses: Vec<KeyUse>) -> StoreFuture<()> {
+        ApiKeyStore::touch(&self.store, uses)
+    }
+
+    fn purge(&self, before: Timestamp, max: usize) -> StoreFuture<usize> {
+        ApiKeyStore::purge(&self.store, before, max)
+    }
+}
+
+#[tokio::test]
+async fn a_rotation_that_was_done_unheard_is_a_rotation() {
+    let store = Unheard::default();
+    let keys = Keys::kept_in(store.clone());
+    let old = keys.reader().await;
+    store.loses_answers.store(true, Ordering::SeqCst);
+    let new = keys.manager.rotate(old.id(), HOUR).await.unwrap();
+    assert_eq!(keys.status(&new).await, StatusCode::OK);
+    assert_eq!(keys.status(&old).await, StatusCode::OK);
+    keys.clock.advance(HOUR);
+    assert_eq!(keys.status(&new).await, StatusCode::OK);
+    assert_eq!(keys.status(&old).await, StatusCode::UNAUTHORIZED);
 }
 
 #[tokio::test]

@@ -17,7 +17,7 @@ use portcullis::{
     Timestamp,
     api_key::{
         ApiKeyLayer, ApiKeyStore, ChangeFeed, KeyChanges, KeyId, KeyManager, KeyPage, KeyQuery,
-        KeyRing, KeyUse, StoredKey,
+        KeyRing, KeyUse, KeyedTag, NewKey, StoredKey,
     },
     store::MemoryStore,
 };
@@ -382,23 +382,34 @@ async fn a_question_that_nobody_waits_for_is_forgotten() {
     assert_eq!(store.finds(), 2);
 }
 
-/// Threat A5: a flood of keys whose checksum is right costs the store the limit, and no warm key.
+/// Threats A5 and A6: a flood of keys whose checksum is right costs the store the limit, and no warm
+/// key, nor its bearer's patience behind the same address.
 #[tokio::test]
 async fn a_flood_of_unknown_keys_from_one_address_costs_the_store_the_limit() {
     let (store, _changes) = Remote::announced();
     let keys = Keys::kept_in(store.clone());
-    let key = keys.reader().await;
     let layer = keys
         .layer()
         .failure_limit(60, Duration::from_secs(60))
         .build()
         .unwrap();
-    let warm = send(layer.clone(), from(ATTACKER, key.expose_secret())).await;
-    assert_eq!(warm.status(), StatusCode::OK);
+    let mut warm = Vec::new();
+    for _ in 0..1_000 {
+        let key = keys.reader().await;
+        let response = send(layer.clone(), from(ATTACKER, key.expose_secret())).await;
+        assert_eq!(response.status(), StatusCode::OK);
+        warm.push(key);
+    }
 
     let before = store.finds();
     let mut statuses = [0, 0];
-    for stranger in strangers(100_000).await {
+    for (number, stranger) in strangers(100_000).await.into_iter().enumerate() {
+        // The neighbours behind the same address go on all the while.
+        if number % 50 == 0 {
+            let key = warm[number / 50 % warm.len()].expose_secret();
+            let response = send(layer.clone(), from(ATTACKER, key)).await;
+            assert_eq!(response.status(), StatusCode::OK);
+        }
         match send(layer.clone(), from(ATTACKER, &stranger))
             .await
             .status()
@@ -411,12 +422,65 @@ async fn a_flood_of_unknown_keys_from_one_address_costs_the_store_the_limit() {
     assert_eq!(statuses, [60, 99_940]);
     assert_eq!(store.finds() - before, 60);
 
-    // Threat A6: the neighbour behind the same address is not locked out.
-    let warm = send(layer.clone(), from(ATTACKER, key.expose_secret())).await;
-    assert_eq!(warm.status(), StatusCode::OK);
+    for key in warm {
+        let response = send(layer.clone(), from(ATTACKER, key.expose_secret())).await;
+        assert_eq!(response.status(), StatusCode::OK);
+    }
+    assert_eq!(store.finds() - before, 60);
     let cold = keys.reader().await;
     let elsewhere = send(layer, from([198, 51, 100, 1], cold.expose_secret())).await;
     assert_eq!(elsewhere.status(), StatusCode::OK);
+}
+
+/// Threat A5: who has not the tag's secret costs the store nothing, not even up to the limit.
+#[tokio::test]
+async fn a_flood_of_keys_with_a_forged_tag_never_reaches_the_store() {
+    let (store, _changes) = Remote::announced();
+    let builder = || {
+        KeyRing::builder("acmepay", store.clone())
+            .pepper(pepper())
+            .without_store_deadline()
+    };
+    let tag = |first: u8| KeyedTag::new((first..first + 32).collect::<Vec<u8>>()).unwrap();
+    let before = KeyManager::new(&builder().build().unwrap());
+    let ring = builder().keyed_tag(tag(0)).build().unwrap();
+    let former = before.create(NewKey::of_owner("acme")).await.unwrap();
+    let key = KeyManager::new(&ring)
+        .create(NewKey::of_owner("acme"))
+        .await;
+    let key = key.unwrap();
+    let ask = async |ring: &KeyRing, key: &str| {
+        let layer = ApiKeyLayer::builder(ring).build().unwrap();
+        send(layer, from(ATTACKER, key)).await.status()
+    };
+
+    let strangers = strangers(1_000).await;
+    for stranger in &strangers {
+        let (names, check) = stranger.split_at(stranger.len() - 6);
+        let tagged = format!("{}{check}", names.replacen("live_1", "live_2", 1));
+        for forged in [stranger, &tagged, &forged(&tagged, stranger)] {
+            assert_eq!(ask(&ring, forged).await, StatusCode::UNAUTHORIZED);
+        }
+    }
+    assert_eq!(store.finds(), 0);
+    assert_eq!(ask(&ring, key.expose_secret()).await, StatusCode::OK);
+
+    // Keys of before, and those of a former tag, are good for as long as the ring is told so.
+    assert_eq!(
+        ask(&ring, former.expose_secret()).await,
+        StatusCode::UNAUTHORIZED
+    );
+    let later = builder().keyed_tag(tag(1)).former_keyed_tag(tag(0));
+    let later = later.formerly_without_tag().build().unwrap();
+    assert_eq!(ask(&later, former.expose_secret()).await, StatusCode::OK);
+    assert_eq!(ask(&later, key.expose_secret()).await, StatusCode::OK);
+    let later = builder().keyed_tag(tag(1)).build().unwrap();
+    assert_eq!(
+        ask(&later, key.expose_secret()).await,
+        StatusCode::UNAUTHORIZED
+    );
+    let unnamed = builder().former_keyed_tag(tag(0)).build().unwrap_err();
+    assert_eq!(unnamed.option(), "keyed_tag");
 }
 
 /// Threat A5: keys that come at once are counted before the store is asked, not after.

@@ -485,7 +485,7 @@ async fn a_body_larger_than_the_bound_streams_through_and_is_not_kept() {
 
 #[tokio::test]
 async fn a_body_that_the_client_did_not_read_to_its_end_is_not_kept() {
-    let app = App::new(Handler::with(FRESH));
+    let app = App::configured(Handler::with(FRESH), |builder| builder.finish_bytes_max(0));
     drop(app.service.clone().oneshot(get("/a")).await.unwrap());
     assert_eq!(app.get("/a").await.body, "call 2");
 }

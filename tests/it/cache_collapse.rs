@@ -177,7 +177,7 @@ async fn a_leader_that_goes_away_hands_over() {
 async fn a_leader_whose_client_stops_reading_hands_over() {
     let slow = Slow::new();
     slow.open();
-    let service = slow.cached(FRESH, |builder| builder);
+    let service = slow.cached(FRESH, |builder| builder.finish_bytes_max(0));
     let unread = service.clone().oneshot(get("/a")).await.unwrap();
     let follower = tokio::spawn(body(service, get("/a")));
     tokio::task::yield_now().await;

@@ -2,8 +2,8 @@
 //!
 //! Every body bears the name of the caller for whom it was made, its URL and its variant. A seed
 //! decides who asks for what and has what already, when the handler answers, who goes away, whose
-//! rights change, and what is changed and purged: by URL, tag and caller, hard and soft. A failure
-//! prints its seed.
+//! rights change, when the handler fails, and what is changed and purged: by URL, tag and caller,
+//! hard and soft. A failure prints its seed.
 
 use std::{
     collections::HashMap,
@@ -11,7 +11,10 @@ use std::{
     fmt,
     future::Future,
     pin::Pin,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
     task::{Context, Poll, Waker},
     time::Duration,
 };
@@ -83,6 +86,8 @@ impl Dice {
 #[derive(Clone, Default)]
 struct Origin {
     doors: Arc<Mutex<Vec<Door>>>,
+    /// Counts the answers: some of them are failures.
+    answers: Arc<AtomicU64>,
     /// Counts what was changed: an answer tells in which state it was made.
     versions: Arc<Mutex<HashMap<String, u64>>>,
 }
@@ -170,7 +175,10 @@ impl Origin {
         };
         headers.insert("surrogate-key", HeaderValue::from_static(tags));
         let tag = HeaderValue::try_from(format!("\"{}\"", body.replace(' ', "_"))).unwrap();
-        if request.headers().get("if-none-match") == Some(&tag) {
+        let answers = self.answers.fetch_add(1, Ordering::Relaxed);
+        if path == "/stale" && request.method() != Method::POST && answers % 5 == 4 {
+            *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+        } else if request.headers().get("if-none-match") == Some(&tag) {
             *response.status_mut() = StatusCode::NOT_MODIFIED;
             *response.body_mut() = Pieces::default();
         }
@@ -303,6 +311,12 @@ impl World {
         let layer = CacheLayer::secure(store)
             .clock(clock.clone())
             .runtime(tasks.clone())
+            // So little that answers whose clients go away are finished, in every other world.
+            .body_bytes_max(if seed.is_multiple_of(2) {
+                1 << 10
+            } else {
+                1 << 20
+            })
             .share_where_public(shares)
             .build()
             .unwrap();
@@ -554,8 +568,10 @@ impl Expected {
             return Err("an answer from before a change");
         }
         let complete = match status {
-            StatusCode::OK if self.method == Method::HEAD => seen.is_empty(),
-            StatusCode::OK => seen == tag,
+            StatusCode::OK | StatusCode::SERVICE_UNAVAILABLE if self.method == Method::HEAD => {
+                seen.is_empty()
+            }
+            StatusCode::OK | StatusCode::SERVICE_UNAVAILABLE => seen == tag,
             StatusCode::PARTIAL_CONTENT => seen == &tag[..8],
             StatusCode::NOT_MODIFIED => {
                 let has = self.has.as_deref().unwrap_or_default();

@@ -1,13 +1,19 @@
 //! What the cache does with what is stale, and with what is asked for in part.
 
+use std::time::Duration;
+
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
-use portcullis::{ManualClock, cache::CacheLayer, store::MemoryStore};
+use portcullis::{
+    ManualClock,
+    cache::{CacheLayer, CacheLayerBuilder, Purge, PurgeMode},
+    store::MemoryStore,
+};
 use tower::{Layer, ServiceExt, service_fn};
 
 use crate::{
     cache::{App, Handler, answer, caller, get_as, get_with},
-    support::{get, header, request, text},
+    support::{get, hands::let_all_run, header, request, text},
 };
 
 const TAGGED: &[(&str, &str)] = &[
@@ -359,4 +365,107 @@ async fn a_head_of_a_stale_answer_that_fails_changes_nothing() {
         app.get("/a").await.cache_status().split("; ").nth(1),
         Some("fwd=stale")
     );
+}
+
+fn reloading(configure: impl FnOnce(CacheLayerBuilder) -> CacheLayerBuilder) -> App {
+    let clock = ManualClock::default();
+    let builder = CacheLayer::rfc(MemoryStore::with_clock(clock.clone()));
+    App::built(Handler::with(TAGGED), clock, configure(builder))
+}
+
+#[tokio::test]
+async fn a_client_may_have_what_is_fresh_made_anew_so_often_and_no_more() {
+    let app = reloading(|builder| builder.reloads_max(2, Duration::from_secs(5)));
+    for wish in ["no-cache", "min-fresh=60"] {
+        app.get(&format!("/{wish}")).await;
+        let reload = || app.send(get_with(&format!("/{wish}"), &[("cache-control", wish)]));
+        assert!(!reload().await.is_hit());
+        assert!(!reload().await.is_hit());
+        let refused = reload().await;
+        assert_eq!(
+            refused.cache_status(),
+            "portcullis; hit; ttl=10; detail=reloaded"
+        );
+    }
+    app.get("/other").await;
+    let other = app
+        .send(get_with("/other", &[("cache-control", "no-cache")]))
+        .await;
+    assert!(!other.is_hit());
+    app.advance_secs(5);
+    let again = app
+        .send(get_with("/no-cache", &[("cache-control", "no-cache")]))
+        .await;
+    assert!(!again.is_hit());
+}
+
+#[tokio::test]
+async fn what_a_request_asks_of_the_cache_is_heeded_by_choice() {
+    let no_cache = [("cache-control", "no-cache")];
+    let app = App::new(Handler::with(TAGGED));
+    app.get("/a").await;
+    assert!(app.send(get_with("/a", &no_cache)).await.is_hit());
+    let app = App::configured(Handler::with(TAGGED), |builder| builder.heed_requests(true));
+    app.get("/a").await;
+    assert!(!app.send(get_with("/a", &no_cache)).await.is_hit());
+}
+
+#[tokio::test]
+async fn the_key_is_shown_by_choice_and_says_nothing_but_that_two_are_the_same() {
+    let app = reloading(CacheLayerBuilder::show_key);
+    let key = |seen: &str| {
+        let (_, key) = seen.split_once("; key=\"").unwrap();
+        key.split('"').next().unwrap().to_owned()
+    };
+    let first = key(app.get("/secret?a").await.cache_status());
+    assert_eq!(first.len(), 16);
+    assert!(first.bytes().all(|byte| byte.is_ascii_hexdigit()));
+    let hit = app.get("/secret?a").await;
+    assert_eq!(
+        (hit.is_hit(), key(hit.cache_status())),
+        (true, first.clone())
+    );
+    assert_ne!(key(app.get("/secret?b").await.cache_status()), first);
+    assert!(
+        !App::new(Handler::with(TAGGED))
+            .get("/a")
+            .await
+            .cache_status()
+            .contains("key")
+    );
+}
+
+#[tokio::test]
+async fn what_was_purged_softly_is_shown_while_it_is_validated_where_it_allows_that() {
+    const SWR: &[(&str, &str)] = &[("cache-control", "max-age=10, stale-while-revalidate=5")];
+    for (after_secs, is_shown) in [(0, true), (14, true), (16, false)] {
+        let app = App::new(Handler::with(SWR));
+        app.get("/a").await;
+        app.advance_secs(after_secs);
+        let purge = app.purger.purge([Purge::uri(uri("/a"))], PurgeMode::Soft);
+        purge.await.unwrap();
+        let seen = app.get("/a").await;
+        assert_eq!(seen.body == "call 1", is_shown, "{after_secs}");
+        let_all_run().await;
+        // The first one has had it made anew for all.
+        assert_eq!(app.get("/a").await.body, "call 2");
+        assert_eq!(app.handler.calls(), 2);
+    }
+}
+
+#[tokio::test]
+async fn what_was_purged_for_good_stands_in_for_no_error() {
+    for (mode, stands_in) in [(PurgeMode::Soft, true), (PurgeMode::Hard, false)] {
+        let app = App::new(failing_after_one(&[(
+            "cache-control",
+            "max-age=10, stale-if-error=5, stale-while-revalidate=5",
+        )]));
+        app.get("/a").await;
+        app.purger.purge([Purge::All], mode).await.unwrap();
+        assert_eq!(app.get("/a").await.body == "call 1", stands_in);
+    }
+}
+
+fn uri(path: &str) -> http::Uri {
+    path.parse().unwrap()
 }

@@ -24,6 +24,8 @@ mod api_key;
 mod api_key_admin;
 mod api_key_answers;
 mod api_key_audit;
+#[cfg(all(feature = "admin", feature = "metrics", feature = "tracing"))]
+mod api_key_canary;
 #[cfg(feature = "test-util")]
 mod api_key_conformance;
 mod api_key_foreign;
@@ -35,6 +37,8 @@ mod cache;
 mod cache_attacks;
 mod cache_bounds;
 mod cache_collapse;
+#[cfg(feature = "compression")]
+mod cache_compression;
 #[cfg(feature = "test-util")]
 mod cache_conformance;
 mod cache_differential;
@@ -46,6 +50,7 @@ mod cache_oracle;
 mod cache_parts;
 mod cache_policy;
 mod cache_posts;
+mod cache_shared_store;
 mod cache_validation;
 mod contract;
 mod credits;
@@ -87,4 +92,6 @@ mod redis_rate_limit;
 mod redis_scripts;
 #[cfg(feature = "redis")]
 mod redis_tiered;
+#[cfg(feature = "redis-tls")]
+mod redis_tls;
 mod support;

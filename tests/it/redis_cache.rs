@@ -17,17 +17,17 @@ use portcullis::{
     cache::{CacheLayer, CachePurger, CacheStore, Purge, PurgeMode, PurgeTarget},
     store::{RedisConfig, RedisStore},
 };
+use tokio::task::JoinSet;
 use tower::{Layer, ServiceExt, service_fn};
 
 use crate::support::{
     get,
-    redis::{Reply, Server, keys},
+    redis::{Reply, Server, keys, patient},
     text,
 };
 
 fn store(server: &Server) -> RedisStore {
-    let config = RedisConfig::single(server.url()).cache_deadline(Duration::from_secs(2));
-    RedisStore::new(config, keys()).unwrap()
+    RedisStore::new(patient(RedisConfig::single(server.url())), keys()).unwrap()
 }
 
 /// How many answers were made in all.
@@ -260,4 +260,19 @@ async fn an_answer_takes_what_the_guide_says() {
     let usage = server.ask(&["MEMORY", "USAGE", name, "SAMPLES", "0"]);
     let usage = usage.as_int();
     assert!((800..1_600).contains(&usage), "{usage} bytes");
+}
+
+#[tokio::test]
+async fn several_instances_make_an_answer_once() {
+    let server = Server::start();
+    let instances = [(); 3].map(|()| Instance::at(&server));
+    for path in ["/one", "/two"] {
+        let mut asking = JoinSet::new();
+        for instance in instances.clone() {
+            asking.spawn(async move { instance.get(path).await });
+        }
+        let shown = asking.join_all().await;
+        assert!(shown.iter().all(|body| *body == shown[0]), "{shown:?}");
+    }
+    assert_eq!(instances.iter().map(Instance::calls).sum::<usize>(), 2);
 }

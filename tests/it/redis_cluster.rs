@@ -1,22 +1,47 @@
 //! The store on a Cluster, and on a server that Sentinels watch.
 
-use std::time::{Duration, Instant};
+use std::{
+    convert::Infallible,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full};
 use portcullis::{
-    StoreKey, conformance,
+    StoreKey,
+    api_key::{ApiKeyStore, KeyManager, KeyRing, NewKey},
+    cache::CacheLayer,
+    conformance,
     rate_limit::{Charge, Policy, Quota, RateLimitStore},
     store::{RedisConfig, RedisStore},
 };
+use tower::{Layer, ServiceExt, service_fn, util::BoxCloneService};
 
-use crate::support::redis::{Cluster, Watched, keys};
+use crate::{
+    api_key::pepper,
+    support::{
+        get,
+        redis::{Cluster, Watched, keys},
+    },
+};
 
 fn partition(number: u64) -> StoreKey {
     keys().space("cluster").short_of(&number.to_le_bytes())
 }
 
-fn patient(config: RedisConfig) -> RedisStore {
-    // Busy machines: what is proved here is not speed.
-    let config = config.rate_limit_deadline(Duration::from_secs(2));
+fn hasty(config: RedisConfig) -> RedisStore {
+    // Who dies is noticed soon; who lives may take its time on a busy machine.
+    let config = config
+        .rate_limit_deadline(Duration::from_secs(2))
+        .api_key_deadline(Duration::from_secs(2))
+        .cache_deadline(Duration::from_secs(2))
+        .connect_deadline(Duration::from_secs(2))
+        .silence_max(Duration::from_secs(2));
     RedisStore::new(config, keys()).unwrap()
 }
 
@@ -34,7 +59,7 @@ async fn take(store: &RedisStore, number: u64) -> bool {
 async fn until_taken(store: &RedisStore, number: u64) -> Duration {
     let begun = Instant::now();
     while !take(store, number).await {
-        assert!(begun.elapsed() < Duration::from_secs(20), "{store:?}");
+        assert!(begun.elapsed() < Duration::from_secs(40), "{store:?}");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     begun.elapsed()
@@ -44,7 +69,7 @@ async fn until_taken(store: &RedisStore, number: u64) -> Duration {
 async fn a_cluster_keeps_the_promises_of_limits() {
     let cluster = Cluster::start();
     // One node knows the others.
-    let store = patient(RedisConfig::cluster([cluster.servers[4].url()]));
+    let store = hasty(RedisConfig::cluster([cluster.servers[4].url()]));
     let pause = async |time| tokio::time::sleep(time).await;
     conformance::rate_limit(&store, pause).await;
     for server in &cluster.servers[..3] {
@@ -57,26 +82,41 @@ async fn a_cluster_keeps_the_promises_of_limits() {
 #[tokio::test]
 async fn a_node_that_dies_hurts_its_slots_alone_until_its_replica_takes_over() {
     let mut cluster = Cluster::start();
-    let store = patient(RedisConfig::cluster(cluster.urls()));
-    let mut homes = Vec::new();
-    for number in 0..30 {
-        let before: Vec<_> = cluster.servers[..3]
-            .iter()
-            .map(|s| s.keys().len())
-            .collect();
-        until_taken(&store, number).await;
-        let grown = |home: &usize| cluster.servers[*home].keys().len() > before[*home];
-        homes.push((0..3).find(grown).unwrap());
-    }
-    let of = |home| (0..30).filter(move |number| homes[*number as usize] == home);
-    let (dying, living): (Vec<u64>, Vec<u64>) = {
-        let dying: Vec<u64> = of.clone()(1).collect();
-        (dying, of.clone()(0).chain(of(2)).collect())
+    let store = hasty(RedisConfig::cluster(cluster.urls()));
+    let ring = KeyRing::builder("acmepay", store.clone())
+        .pepper(pepper())
+        .build()
+        .unwrap();
+    let key = KeyManager::new(&ring).create(NewKey::of_owner("a")).await;
+    let id = key.unwrap().id();
+    let answers = Answers::new(&store);
+    answers.until_all_hit().await;
+    // The one that dies has the keys, and some of the answers and partitions.
+    let holds = |home: &usize, what: &str| {
+        let names = cluster.servers[*home].keys();
+        names.iter().any(|name| name.contains(what))
     };
+    let dies = (0..3).find(|home| holds(home, ":k:{")).unwrap();
+    assert!(holds(&dies, ":c:{"), "no answer on it");
+    let mut dying = Vec::new();
+    let mut living = Vec::new();
+    for number in 0..30 {
+        let before = cluster.servers[dies].keys().len();
+        until_taken(&store, number).await;
+        let after = cluster.servers[dies].keys().len();
+        let home = if after > before {
+            &mut dying
+        } else {
+            &mut living
+        };
+        home.push(number);
+    }
     assert!(!dying.is_empty() && !living.is_empty());
-    cluster.servers[1].kill();
+    cluster.servers[dies].ask(&["WAIT", "1", "5000"]);
+    cluster.servers[dies].kill();
     let begun = Instant::now();
-    let mut refused = 0;
+    let (mut refused, mut unknown) = (0, 0);
+    let (asked, called) = (answers.asked(), answers.called());
     while begun.elapsed() < Duration::from_millis(900) {
         for number in &living {
             assert!(
@@ -84,26 +124,99 @@ async fn a_node_that_dies_hurts_its_slots_alone_until_its_replica_takes_over() {
                 "slot of a living node: {store:?}"
             );
         }
-        let asked = Instant::now();
-        if !take(&store, dying[0]).await {
-            refused += 1;
-            assert!(
-                asked.elapsed() < Duration::from_millis(100),
-                "{:?}",
-                asked.elapsed()
-            );
+        refused += u32::from(!is_soon(take(&store, dying[0])).await);
+        unknown += u32::from(is_soon(store.find(id)).await.is_err());
+        answers.ask_each().await;
+    }
+    assert!(refused > 0 && unknown > 0);
+    // Some answers are made anew, and the others are not.
+    let (asked, called) = (answers.asked() - asked, answers.called() - called);
+    assert!(0 < called && called < asked, "{called} of {asked}");
+    until_taken(&store, dying[0]).await;
+    while !matches!(store.find(id).await, Ok(Some(_))) {
+        assert!(begun.elapsed() < Duration::from_secs(20), "{store:?}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    answers.until_all_hit().await;
+    assert_eq!(store.stats().down, 0, "{store:?}");
+}
+
+/// Returns what a future brings, which must be soon: nobody waits until a replica has taken over.
+async fn is_soon<F: IntoFuture>(future: F) -> F::Output {
+    let begun = Instant::now();
+    let output = future.await;
+    assert!(begun.elapsed() < Duration::from_secs(2), "late");
+    output
+}
+
+/// A handler behind a cache, asked for some URLs.
+struct Answers {
+    app: BoxCloneService<Request<Full<Bytes>>, StatusCode, Infallible>,
+    asked: AtomicUsize,
+    called: Arc<AtomicUsize>,
+}
+
+impl Answers {
+    const URLS: usize = 24;
+
+    fn new(store: &RedisStore) -> Self {
+        let called = Arc::new(AtomicUsize::new(0));
+        let calls = Arc::clone(&called);
+        let handler = service_fn(move |_: Request<Full<Bytes>>| {
+            calls.fetch_add(1, Ordering::Relaxed);
+            let response = Response::builder().header("cache-control", "max-age=600");
+            let response = response.body(Full::<Bytes>::from("an answer")).unwrap();
+            async move { Ok::<_, Infallible>(response) }
+        });
+        let read = |response: Response<_>| async move {
+            let (head, body) = response.into_parts();
+            BodyExt::collect(body).await.unwrap();
+            Ok(head.status)
+        };
+        let app = CacheLayer::new(store.clone()).layer(handler);
+        Self {
+            app: BoxCloneService::new(app.and_then(read)),
+            asked: AtomicUsize::new(0),
+            called,
         }
     }
-    assert!(refused > 0);
-    let healed_in = until_taken(&store, dying[0]).await;
-    assert!(healed_in < Duration::from_secs(10), "{healed_in:?}");
-    assert_eq!(store.stats().down, 0, "{store:?}");
+
+    fn asked(&self) -> usize {
+        self.asked.load(Ordering::Relaxed)
+    }
+
+    fn called(&self) -> usize {
+        self.called.load(Ordering::Relaxed)
+    }
+
+    /// Asks for each URL, whatever happens to the servers.
+    async fn ask_each(&self) {
+        for number in 0..Self::URLS {
+            self.asked.fetch_add(1, Ordering::Relaxed);
+            let request = get(&format!("http://acme.test/{number}"));
+            let status = is_soon(self.app.clone().oneshot(request)).await.unwrap();
+            assert_eq!(status, StatusCode::OK);
+        }
+    }
+
+    async fn until_all_hit(&self) {
+        let begun = Instant::now();
+        loop {
+            let called = self.called();
+            self.ask_each().await;
+            if self.called() == called {
+                return;
+            }
+            assert!(begun.elapsed() < Duration::from_secs(20), "never kept");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
 }
 
 #[tokio::test]
 async fn a_slot_that_moves_is_followed_and_no_call_fails() {
     let cluster = Cluster::start();
-    let store = patient(RedisConfig::cluster(cluster.urls()));
+    let store = hasty(RedisConfig::cluster(cluster.urls()));
     assert!(take(&store, 1).await);
     let holds = |home: &usize| !cluster.servers[*home].keys().is_empty();
     let from = (0..3).find(holds).unwrap();
@@ -144,7 +257,7 @@ async fn a_cluster_that_is_away_fails_calls_at_once_and_heals() {
     let store = RedisStore::new(config, keys()).unwrap();
     let begun = Instant::now();
     assert!(!take(&store, 1).await);
-    assert!(begun.elapsed() < Duration::from_millis(150));
+    assert!(begun.elapsed() < Duration::from_secs(1));
     tokio::time::sleep(Duration::from_millis(60)).await;
     for _ in 0..20 {
         let asked = Instant::now();
@@ -162,7 +275,7 @@ async fn a_cluster_that_is_away_fails_calls_at_once_and_heals() {
 async fn a_failover_by_sentinel_is_followed() {
     let mut watched = Watched::start();
     let config = RedisConfig::sentinel(watched.urls(), "main");
-    let store = patient(config);
+    let store = hasty(config);
     until_taken(&store, 1).await;
     let on = |keys: Vec<String>| keys.iter().any(|key| key.contains(":l:"));
     assert!(on(watched.main.keys()), "asked the replica");
@@ -173,9 +286,8 @@ async fn a_failover_by_sentinel_is_followed() {
     }
     let asked = Instant::now();
     assert!(!take(&store, 1).await);
-    assert!(asked.elapsed() < Duration::from_millis(20));
-    let healed_in = until_taken(&store, 1).await;
-    assert!(healed_in < Duration::from_secs(15), "{healed_in:?}");
+    assert!(asked.elapsed() < Duration::from_secs(1));
+    until_taken(&store, 1).await;
     assert!(on(watched.replica.keys()));
 }
 
@@ -183,7 +295,7 @@ async fn a_failover_by_sentinel_is_followed() {
 async fn a_name_that_no_sentinel_knows_is_misconfigured() {
     let watched = Watched::start();
     let config = RedisConfig::sentinel(watched.urls(), "other");
-    let store = patient(config);
+    let store = hasty(config);
     assert!(!take(&store, 1).await);
     assert_eq!(store.stats().down, 1);
 }

@@ -1,22 +1,14 @@
 //! The suites for anyone's store, run on Redis.
 
-use std::time::Duration;
-
 use portcullis::{
     conformance,
     store::{RedisConfig, RedisStore, TieredStore},
 };
 
-use crate::support::redis::{Cluster, Server, keys};
+use crate::support::redis::{Cluster, Server, keys, patient};
 
 fn store(server: &Server) -> RedisStore {
-    // What is proved here is right on a busy machine too.
-    let patience = Duration::from_secs(2);
-    let config = RedisConfig::single(server.url())
-        .api_key_deadline(patience)
-        .cache_deadline(patience)
-        .rate_limit_deadline(patience);
-    RedisStore::new(config, keys()).unwrap()
+    RedisStore::new(patient(RedisConfig::single(server.url())), keys()).unwrap()
 }
 
 #[tokio::test]
@@ -39,8 +31,7 @@ async fn an_encrypted_cache_on_redis_keeps_every_promise() {
     use portcullis::store::{EncryptedStore, EncryptionKey};
 
     let server = Server::start();
-    let config = RedisConfig::single(server.url()).cache_deadline(Duration::from_secs(1));
-    let store = RedisStore::new(config, keys()).unwrap();
+    let store = store(&server);
     let key = EncryptionKey::new(1, b"thirty-two bytes or more, from a secret manager").unwrap();
     let store = EncryptedStore::builder(store, key).build().unwrap();
     conformance::cache(&store, async |time| tokio::time::sleep(time).await).await;
@@ -67,10 +58,7 @@ async fn a_little_memory_before_redis_keeps_every_promise() {
 #[tokio::test]
 async fn keys_answers_and_log_keep_every_promise_on_a_cluster() {
     let cluster = Cluster::start();
-    let patience = Duration::from_secs(2);
-    let config = RedisConfig::cluster(cluster.urls())
-        .api_key_deadline(patience)
-        .cache_deadline(patience);
+    let config = patient(RedisConfig::cluster(cluster.urls()));
     let store = RedisStore::new(config, keys()).unwrap();
     let pause = async |time| tokio::time::sleep(time).await;
     conformance::cache(&store, pause).await;

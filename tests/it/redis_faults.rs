@@ -21,7 +21,7 @@ use tower::{Layer, ServiceExt, service_fn, util::BoxCloneService};
 
 use crate::support::{
     get,
-    redis::{Fault, Proxy, Server, keys},
+    redis::{Fault, Proxy, Server, keys, patient},
 };
 
 type App = BoxCloneService<http::Request<Full<Bytes>>, Response<()>, Infallible>;
@@ -329,7 +329,7 @@ async fn forgotten_scripts_and_forgotten_data_fail_no_request() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_flush_forgets_is_at_most_one_more_limit() {
     let scene = Scene::new().await;
-    let config = RedisConfig::single(scene.server.url()).denials_max(0);
+    let config = patient(RedisConfig::single(scene.server.url())).denials_max(0);
     let store = RedisStore::new(config, keys()).unwrap();
     let policy = Policy::fixed_window("small", Quota::per_hour(5)).unwrap();
     let partition = keys().space("flush").short_of(b"flush");

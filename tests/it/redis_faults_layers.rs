@@ -333,6 +333,11 @@ async fn a_reset_denies_keys_and_misses_answers() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn answers_byte_by_byte_deny_keys_and_miss_answers() {
+    behind_a_proxy(Fault::Slow(Duration::from_millis(20)), UNAVAILABLE).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn corrupt_answers_let_nobody_in_and_show_nothing() {
     let errors = [
         StatusCode::SERVICE_UNAVAILABLE,

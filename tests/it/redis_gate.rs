@@ -26,7 +26,7 @@ use crate::{
     api_key::pepper,
     support::{
         get,
-        redis::{Server, keys},
+        redis::{Server, keys, patient},
     },
 };
 
@@ -49,12 +49,7 @@ impl Instance {
     }
 
     fn by(config: RedisConfig, calls: &Arc<AtomicUsize>) -> Self {
-        let patience = Duration::from_secs(2);
-        let config = config
-            .api_key_deadline(patience)
-            .cache_deadline(patience)
-            .rate_limit_deadline(patience);
-        let store = RedisStore::new(config, keys()).unwrap();
+        let store = RedisStore::new(patient(config), keys()).unwrap();
         let ring = KeyRing::builder("acmepay", store.clone())
             .pepper(pepper())
             .build()

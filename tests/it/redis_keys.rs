@@ -18,15 +18,13 @@ use crate::{
     api_key::{ring, send, with_key},
     keys_example::Terminal,
     support::{
-        redis::{Fault, Proxy, Server, keys},
+        redis::{Fault, Proxy, Server, keys, patient},
         text,
     },
 };
 
 fn store(url: &str) -> RedisStore {
-    // What is proved here is right on a busy machine too.
-    let config = RedisConfig::single(url).api_key_deadline(Duration::from_secs(1));
-    RedisStore::new(config, keys()).unwrap()
+    RedisStore::new(patient(RedisConfig::single(url)), keys()).unwrap()
 }
 
 /// A service's process: a ring and a layer over a connection of its own.
@@ -130,12 +128,15 @@ async fn a_revocation_reaches_four_instances_at_once() {
         }
     }
     took.sort();
-    // The machine that runs the tests has other things to do; the figure is in the guide.
-    assert!(
-        took[took.len() / 2] < Duration::from_millis(100),
-        "{took:?}"
+    let of = |percent: usize| took[(took.len() * percent).div_ceil(100) - 1];
+    println!(
+        "revoked on four instances: p50 {:?}, p99 {:?}",
+        of(50),
+        of(99)
     );
-    assert!(took[took.len() - 1] < Duration::from_secs(1), "{took:?}");
+    // The machine that runs the tests has other things to do; the figure is in the guide.
+    assert!(of(50) < Duration::from_millis(100), "{took:?}");
+    assert!(of(99) < Duration::from_secs(1), "{took:?}");
 }
 
 #[tokio::test]
@@ -162,7 +163,11 @@ async fn an_instance_that_is_cut_off_stops_trusting_what_it_remembers() {
     let server = Server::start();
     let manager = Instance::at(&server.url());
     let proxy = Proxy::before(server.addr).await;
-    let instance = Instance::at(&proxy.url());
+    // It notices a silence within the time of the test.
+    let config = patient(RedisConfig::single(proxy.url()))
+        .api_key_deadline(Duration::from_secs(1))
+        .silence_max(Duration::from_secs(1));
+    let instance = Instance::over(RedisStore::new(config, keys()).unwrap());
     let (id, key) = new_key(&manager, "acme").await;
     instance.warm(&key, &server).await;
     proxy.set(Fault::BlackHole);

@@ -1,30 +1,30 @@
 //! Rate limits on Redis: exact for any number of instances, and no key for ever.
 
-use std::{num::NonZeroU32, sync::Arc, time::Duration};
+use std::{
+    num::NonZeroU32,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use http::{Method, StatusCode};
 use portcullis::{
     StoreKey, conformance,
     rate_limit::{Charge, Mode, Policy, Quota, RateLimitStore, Refund},
-    store::{RedisConfig, RedisStore},
+    store::{RedisConfig, RedisStore, TieredStore},
 };
 
 use crate::support::{
     process::{Example, call},
-    redis::{Reply, Server, keys},
+    redis::{Reply, Server, keys, patient},
 };
 
 fn store(server: &Server) -> RedisStore {
-    // Busy machines: what is proved here is arithmetic, not speed.
-    let config = RedisConfig::single(server.url()).rate_limit_deadline(Duration::from_secs(10));
-    RedisStore::new(config, keys()).unwrap()
+    RedisStore::new(patient(RedisConfig::single(server.url())), keys()).unwrap()
 }
 
 /// A store that asks the server each time.
 fn asking(server: &Server) -> RedisStore {
-    let config = RedisConfig::single(server.url())
-        .rate_limit_deadline(Duration::from_secs(10))
-        .denials_max(0);
+    let config = patient(RedisConfig::single(server.url())).denials_max(0);
     RedisStore::new(config, keys()).unwrap()
 }
 
@@ -195,24 +195,58 @@ async fn bytes_that_are_no_state_are_taken_for_none() {
 }
 
 #[tokio::test]
-async fn two_gateways_on_one_server_share_a_limit_and_serve_on_without_it() {
+async fn two_gateways_on_one_server_are_one_and_serve_on_without_it() {
     let mut server = Server::start();
     let secret = "a secret of at least 32 bytes that both instances share";
     let url = server.url();
-    let variables = [("REDIS_URL", url.as_str()), ("STORE_SECRET", secret)];
+    let variables = [
+        ("REDIS_URL", url.as_str()),
+        ("STORE_SECRET", secret),
+        ("PEPPER", secret),
+    ];
     let mut gateways = [0, 1].map(|_| Example::start_with("gateway", &variables));
     let addrs = [gateways[0].addr(), gateways[1].addr()];
-    let (mut admitted, mut begun) = (0, std::time::Instant::now());
+    // A key that one has made the other knows, and an answer that one has made the other shows.
+    let key = gateways[0].said_after("pro key: ");
+    let key = [("x-api-key", key.as_str())];
+    let until_hit = async |addr| {
+        let begun = Instant::now();
+        loop {
+            let answer = call(addr, Method::GET, "/data", &key).await;
+            assert_eq!(answer.status, StatusCode::OK);
+            let status = answer.header("cache-status").unwrap_or_default();
+            if status.contains("; hit") {
+                return answer.body.clone();
+            }
+            assert!(begun.elapsed() < Duration::from_secs(10), "never kept");
+        }
+    };
+    assert_eq!(until_hit(addrs[0]).await, until_hit(addrs[1]).await);
+    // Both count together.
+    let (mut admitted, mut begun) = (0, Instant::now());
     for number in 0..320 {
         let answer = call(addrs[number % 2], Method::GET, "/public", &[]).await;
         if number == 0 {
-            begun = std::time::Instant::now();
+            begun = Instant::now();
         }
         admitted += u64::from(answer.status == StatusCode::OK);
     }
     // 300 in ten seconds for one address: where the machine is slow, a window or more have passed.
     let windows = begun.elapsed().as_secs() / 10 + 1;
-    assert!((300..=300 * windows).contains(&admitted), "{admitted}");
+    assert!((250..=300 * windows).contains(&admitted), "{admitted}");
+    let kinds = [":k:{", ":l:{", ":c:{", ":log:access"];
+    let begun = Instant::now();
+    while !kinds
+        .iter()
+        .all(|kind| server.keys().iter().any(|name| name.contains(kind)))
+    {
+        assert!(
+            begun.elapsed() < Duration::from_secs(10),
+            "{:?}",
+            server.keys()
+        );
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
     server.kill();
     for addr in addrs {
         let answer = call(addr, Method::GET, "/public", &[]).await;
@@ -285,14 +319,45 @@ async fn a_user_with_the_rights_that_the_guide_names_may_do_all_that_is_done() {
     let config = RedisConfig::single(server.url())
         .user("portcullis")
         .password("password")
-        .prefix("acme")
-        .rate_limit_deadline(Duration::from_secs(10));
-    let store = RedisStore::new(config, keys()).unwrap();
+        .prefix("acme");
+    let store = RedisStore::new(patient(config), keys()).unwrap();
     store.ping().await.unwrap();
-    conformance::rate_limit(&store, async |time| tokio::time::sleep(time).await).await;
+    let pause = async |time| tokio::time::sleep(time).await;
+    conformance::rate_limit(&store, pause).await;
+    conformance::cache(&store, pause).await;
+    conformance::log_store(&store).await;
     assert_eq!(server.keys_without_expiry(), [""; 0]);
+    conformance::api_key(store.clone()).await;
+    // What a service does besides: it listens to changes, and to purges, and waits for receipts.
+    store.changes_heard(Duration::from_secs(1)).await.unwrap();
+    drop(TieredStore::new(store, 1 << 20));
     let log = server.ask(&["ACL", "LOG"]).as_text();
     assert_eq!(log, "", "refused: {log}");
+}
+
+/// Lets eight tasks of each store ask until they are denied, and says how many were admitted.
+async fn contest(stores: &[RedisStore], policy: &Policy, partition: StoreKey) -> u64 {
+    let mut tasks = Vec::new();
+    for task in 0..8 * stores.len() {
+        let (store, policy) = (stores[task % stores.len()].clone(), policy.clone());
+        tasks.push(tokio::spawn(async move {
+            let (mut admitted, mut denied) = (0_u64, 0);
+            while denied < 3 {
+                let charge = [Charge::new(&policy, 1)];
+                let taken = store.take(&partition, &charge).await.unwrap();
+                admitted += u64::from(taken.is_admitted());
+                denied += u64::from(!taken.is_admitted());
+                assert!(taken.each()[0].remaining() < policy.capacity());
+                tokio::task::yield_now().await;
+            }
+            admitted
+        }));
+    }
+    let mut admitted = 0;
+    for task in tasks {
+        admitted += task.await.unwrap();
+    }
+    admitted
 }
 
 fn leased(policy: Policy) -> Policy {
@@ -314,27 +379,7 @@ async fn leases_of_eight_instances_never_admit_more_than_the_limit_of_a_window()
     .into_iter()
     .enumerate()
     {
-        let (policy, partition) = (Arc::new(leased(policy)), partition(number as u64));
-        let mut tasks = Vec::new();
-        for task in 0..8 * 8 {
-            let (store, policy) = (stores[task % 8].clone(), Arc::clone(&policy));
-            tasks.push(tokio::spawn(async move {
-                let (mut admitted, mut denied) = (0_u64, 0);
-                while denied < 3 {
-                    let charge = [Charge::new(&policy, 1)];
-                    let taken = store.take(&partition, &charge).await.unwrap();
-                    admitted += u64::from(taken.is_admitted());
-                    denied += u64::from(!taken.is_admitted());
-                    assert!(taken.each()[0].remaining() < 1_000);
-                    tokio::task::yield_now().await;
-                }
-                admitted
-            }));
-        }
-        let mut admitted = 0;
-        for task in tasks {
-            admitted += task.await.unwrap();
-        }
+        let admitted = contest(&stores, &leased(policy.clone()), partition(number as u64)).await;
         // What the last to ask took ahead may find nobody.
         assert!(
             (900..=1_000).contains(&admitted),
@@ -385,4 +430,168 @@ async fn one_busy_instance_asks_once_for_many_and_gives_back_what_lies_idle() {
     one.close().await;
     let left = other.peek(&partition(9), &charge).await.unwrap();
     assert_eq!(left.each()[0].remaining(), 9_998);
+}
+
+fn owing(policy: Policy, most: u32) -> Policy {
+    let most = NonZeroU32::new(most).unwrap();
+    policy.mode(Mode::Debt { most })
+}
+
+/// Returns what a server has counted, as numbers, of the one policy of the one partition there.
+fn counted(server: &Server, policy: &Policy) -> [f64; 3] {
+    let keys = server.keys();
+    let key = keys.iter().find(|key| key.contains(":l:")).unwrap();
+    let id = policy.id().to_le_bytes();
+    let get: [&[u8]; 3] = [b"HGET", key.as_bytes(), &id];
+    let Some(Reply::Bulk(state)) = server.client().ask(&get) else {
+        panic!("nothing is counted");
+    };
+    let words = state.as_chunks::<8>().0;
+    [0, 1, 2].map(|word| f64::from_le_bytes(words[word]))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn debts_of_eight_instances_admit_no_more_than_all_may_owe_and_are_all_charged() {
+    let server = Server::start();
+    let quota = Quota::per_hour(1_000);
+    for policy in [
+        Policy::fixed_window("anchored", quota).unwrap(),
+        Policy::aligned_window("aligned", quota).unwrap(),
+        Policy::calendar_month("month", 1_000).unwrap(),
+        Policy::sliding_window("sliding", quota).unwrap(),
+        Policy::token_bucket("token", quota).unwrap(),
+    ] {
+        for most in [1, 16] {
+            server.ask(&["FLUSHALL"]);
+            let stores: Vec<RedisStore> = (0..8).map(|_| store(&server)).collect();
+            let policy = owing(policy.clone(), most);
+            let admitted = contest(&stores, &policy, partition(u64::from(most))).await;
+            let (bound, name) = (policy.max_over_admission(8), policy.name());
+            assert_eq!(bound, u64::from(8 * most));
+            // Nobody is denied as long as there is some; a bucket gains one in 3.6 seconds.
+            let gained = if name == "token" { 10 } else { 0 };
+            assert!(
+                (1_000..=1_000 + bound + gained).contains(&admitted),
+                "{admitted} by {name} that may owe {most}"
+            );
+            for store in &stores {
+                store.close().await;
+            }
+            if name != "token" {
+                let [_, used, _] = counted(&server, &policy);
+                assert_eq!(used, admitted as f64, "by {name}");
+            }
+            assert_eq!(server.keys_without_expiry(), [""; 0]);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_debt_is_told_at_half_of_what_may_be_owed_and_after_a_second() {
+    let server = Server::start();
+    let (one, other) = (store(&server), store(&server));
+    let policy = owing(
+        Policy::fixed_window("window", Quota::per_hour(10_000)).unwrap(),
+        100,
+    );
+    let (partition, charge) = (partition(1), [Charge::new(&policy, 1)]);
+    for _ in 0..1_010 {
+        assert!(one.take(&partition, &charge).await.unwrap().is_admitted());
+        // What is told goes beside the requests.
+        tokio::task::yield_now().await;
+    }
+    let asked = server.calls_of("evalsha");
+    assert!(asked <= 25, "{asked} questions for a thousand requests");
+    let begun = Instant::now();
+    loop {
+        let left = other.peek(&partition, &charge).await.unwrap();
+        if left.each()[0].remaining() == 10_000 - 1_011 {
+            break;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(10), "{left:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test]
+async fn while_the_server_is_away_an_instance_admits_what_it_may_owe_and_tells_it_later() {
+    let mut server = Server::start();
+    let policy = owing(
+        Policy::aligned_window("window", Quota::per_hour(1_000)).unwrap(),
+        10,
+    );
+    let (store, partition, charge) = (store(&server), partition(1), [Charge::new(&policy, 1)]);
+    assert!(store.take(&partition, &charge).await.unwrap().is_admitted());
+    server.kill();
+    let mut admitted = 0;
+    while store.take(&partition, &charge).await.is_ok() {
+        admitted += 1;
+        tokio::task::yield_now().await;
+    }
+    // What was on its way as the server died may have been charged, and so is not owed.
+    assert!((10..=20).contains(&admitted), "{admitted}");
+    server.restart();
+    let begun = Instant::now();
+    while server.keys().iter().all(|key| !key.contains(":l:")) {
+        assert!(begun.elapsed() < Duration::from_secs(10));
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let [_, used, _] = counted(&server, &policy);
+    assert!((5.0..=10.0).contains(&used), "{used}");
+}
+
+#[tokio::test]
+async fn leases_deny_few_wrongly_while_traffic_shifts_between_instances() {
+    const LIMIT: u32 = 2_000;
+    let server = Server::start();
+    let stores: Vec<RedisStore> = (0..4).map(|_| store(&server)).collect();
+    let four = NonZeroU32::new(4).unwrap();
+    let policy = Policy::calendar_month("p", LIMIT.into())
+        .unwrap()
+        .mode(Mode::Lease { instances: four });
+    let (partition, charge) = (partition(1), [Charge::new(&policy, 1)]);
+    // All that the limit has is asked for within six seconds, of one instance, of another, and of
+    // all: each denial is one too much.
+    let (mut denied, begun) = (0, Instant::now());
+    for number in 0..LIMIT {
+        let store = match number * 4 / LIMIT {
+            0 => &stores[0],
+            1 => &stores[number as usize % 4],
+            2 => &stores[3],
+            _ => &stores[number as usize % 2],
+        };
+        let due = Duration::from_secs(6) * number / LIMIT;
+        if let Some(early) = due.checked_sub(begun.elapsed()) {
+            tokio::time::sleep(early).await;
+        }
+        let taken = store.take(&partition, &charge).await.unwrap();
+        denied += u32::from(!taken.is_admitted());
+    }
+    println!("{denied} of {LIMIT} wrongly denied");
+    assert!(denied <= LIMIT / 20, "{denied}");
+}
+
+#[tokio::test]
+async fn a_partition_takes_what_the_guide_says() {
+    let server = Server::start();
+    let store = store(&server);
+    let policies = each(100);
+    let usage = async |policies: &[Policy]| {
+        server.ask(&["FLUSHALL"]);
+        let charges: Vec<_> = policies.iter().map(|p| Charge::new(p, 1)).collect();
+        store.take(&partition(1), &charges).await.unwrap();
+        let keys = server.keys();
+        let key = keys.iter().find(|key| key.contains(":l:")).unwrap();
+        server
+            .ask(&["MEMORY", "USAGE", key, "SAMPLES", "0"])
+            .as_int()
+    };
+    for policy in &policies {
+        let bytes = usage(std::slice::from_ref(policy)).await;
+        println!("{}: {bytes} bytes", policy.name());
+        assert!((100..=200).contains(&bytes), "{}: {bytes}", policy.name());
+    }
+    let bytes = usage(&policies[..3]).await;
+    println!("three policies: {bytes} bytes");
+    assert!((170..=280).contains(&bytes), "{bytes}");
 }

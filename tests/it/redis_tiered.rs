@@ -23,7 +23,7 @@ use tower::{Layer, ServiceExt, service_fn};
 
 use crate::support::{
     get,
-    redis::{Server, keys},
+    redis::{Server, keys, patient},
     text,
 };
 
@@ -38,7 +38,7 @@ struct Instance {
 
 impl Instance {
     fn at(server: &Server) -> Self {
-        let config = RedisConfig::single(server.url()).cache_deadline(Duration::from_secs(2));
+        let config = patient(RedisConfig::single(server.url()));
         let server = RedisStore::new(config, keys()).unwrap();
         Self {
             layer: CacheLayer::new(TieredStore::new(server, 1 << 20)),

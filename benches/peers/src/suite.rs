@@ -1,7 +1,7 @@
 //! Which cases stand in which suite.
 
 use crate::harness::Case;
-use crate::workload::{bare_router, bare_service_fn};
+use crate::workload::{bare_anonymous, bare_router, bare_service_fn};
 use crate::{ours, peers};
 
 #[derive(Clone, Copy)]
@@ -56,10 +56,14 @@ impl Suite {
                 peers::tower_http_auth::cases(),
             ],
             Self::Cache => vec![
+                vec![bare_anonymous("cache")],
                 ours::cache::cases(),
+                ours::cache_store::cases(),
                 peers::cache_floor::cases(),
                 peers::axum_response_cache::cases(),
                 peers::http_cache::cases(),
+                peers::tower_http_cache::cases(),
+                peers::stores::cases(),
             ],
             Self::Log => vec![
                 vec![bare_service_fn("log")],
@@ -73,7 +77,7 @@ impl Suite {
                 ],
                 ours::stack::cases(),
             ],
-            Self::Redis => Vec::new(),
+            Self::Redis => vec![ours::redis::cases()],
         };
         grouped(parts.into_iter().flatten().collect())
     }

@@ -195,13 +195,20 @@ impl Members {
     pub(super) fn all_known(self) -> Result<(), Problem> {
         match self.0.keys().next() {
             None => Ok(()),
-            Some(name) => {
-                let name: String = name.chars().take(64).collect();
-                let detail = format!("There is no member `{}` here", name.escape_debug());
-                Err(problem::bad_request(detail))
-            }
+            // What is no word is not repeated: it may be a key that stands in the wrong place.
+            Some(name) if is_word(name) => Err(problem::bad_request(format!(
+                "There is no member `{name}` here"
+            ))),
+            Some(_) => Err(problem::bad_request("There is a member that is not known")),
         }
     }
+}
+
+fn is_word(name: &str) -> bool {
+    name.len() <= 32
+        && name
+            .bytes()
+            .all(|byte| byte.is_ascii_lowercase() || byte == b'_')
 }
 
 pub(super) fn text(name: &str, value: Value) -> Result<String, Problem> {

@@ -24,7 +24,7 @@ use super::{
 use crate::{
     api_key::{
         key::KeyId,
-        manager::{GeneratedKey, KeyManager},
+        manager::{GeneratedKey, KeyError, KeyManager},
         record::StoredKey,
         store::{KeyPage, KeyQuery},
     },
@@ -119,15 +119,13 @@ async fn update(Path(id): Path<String>, mut call: Call) -> Answered {
     let id = parse(&id)?;
     call.handled(id).await?;
     let update = read_update(std::mem::take(&mut call.body), &call.admin)?;
-    let key = call.manager.update(id, update).await.map_err(failed)?;
-    Ok(of_key(&call.manager, &key))
+    changed(&call.manager, call.manager.update(id, update)).await
 }
 
 async fn disable(Path(id): Path<String>, mut call: Call) -> Answered {
     let reason = reason(&mut call)?;
     let id = call.visible(parse(&id)?).await?.id();
-    let key = call.manager.disable(id, &reason).await.map_err(failed)?;
-    Ok(of_key(&call.manager, &key))
+    changed(&call.manager, call.manager.disable(id, &reason)).await
 }
 
 async fn enable(Path(id): Path<String>, mut call: Call) -> Answered {
@@ -136,22 +134,19 @@ async fn enable(Path(id): Path<String>, mut call: Call) -> Answered {
     if !call.admin.may_enable(&key) {
         return Err(problem::forbidden());
     }
-    let key = call.manager.enable(key.id()).await.map_err(failed)?;
-    Ok(of_key(&call.manager, &key))
+    changed(&call.manager, call.manager.enable(key.id())).await
 }
 
 async fn revoke(Path(id): Path<String>, mut call: Call) -> Answered {
     let reason = reason(&mut call)?;
     let id = call.visible(parse(&id)?).await?.id();
-    let key = call.manager.revoke(id, &reason).await.map_err(failed)?;
-    Ok(of_key(&call.manager, &key))
+    changed(&call.manager, call.manager.revoke(id, &reason)).await
 }
 
 async fn expire(Path(id): Path<String>, mut call: Call) -> Answered {
     nothing_said(&mut call)?;
     let id = call.visible(parse(&id)?).await?.id();
-    let key = call.manager.expire(id).await.map_err(failed)?;
-    Ok(of_key(&call.manager, &key))
+    changed(&call.manager, call.manager.expire(id)).await
 }
 
 async fn rotate(Path(id): Path<String>, mut call: Call) -> Answered {
@@ -202,6 +197,15 @@ fn reason(call: &mut Call) -> Result<String, Problem> {
 /// Says whether nothing is left of the body that was not understood.
 fn nothing_said(call: &mut Call) -> Result<(), Problem> {
     std::mem::take(&mut call.body).all_known()
+}
+
+/// Answers with a key as a change has left it.
+async fn changed(
+    manager: &KeyManager,
+    change: impl Future<Output = Result<StoredKey, KeyError>>,
+) -> Answered {
+    let key = change.await.map_err(failed)?;
+    Ok(of_key(manager, &key))
 }
 
 fn of_key(manager: &KeyManager, key: &StoredKey) -> Response {

@@ -1,6 +1,6 @@
 //! Where a server is, who asks it, and how to get there.
 
-use std::{fmt, future::Future, pin::Pin, sync::Arc};
+use std::{borrow::Cow, fmt, future::Future, pin::Pin, sync::Arc};
 
 use redis::{
     AsyncConnectionConfig, ConnectionAddr, IntoConnectionInfo, ProtocolVersion, PushInfo,
@@ -8,6 +8,7 @@ use redis::{
 };
 use tokio::net::{TcpStream, UnixStream};
 
+use super::tls::{Connector, Tls};
 use crate::error::ConfigError;
 
 /// What moves the bytes of a connection: it must be run, and ends when the connection does.
@@ -21,6 +22,8 @@ pub(super) type OnPush = Arc<dyn Fn(PushInfo) + Send + Sync>;
 pub(super) struct Address {
     place: Place,
     hello: RedisConnectionInfo,
+    /// What makes a connection over the network a secret one.
+    tls: Option<Connector>,
 }
 
 #[derive(Clone, PartialEq, Eq)]
@@ -31,28 +34,21 @@ enum Place {
 
 impl Address {
     /// Reads an address from a URL, such as `redis://user:password@host:6379/0`.
-    pub(super) fn parse(url: &str) -> Result<Self, ConfigError> {
-        // The URL may bear a password: no error shows it.
-        let error = |problem: &str| {
-            ConfigError::new("redis url", "not shown", problem.to_owned()).fix(
-                "write `redis://user:password@host:6379/0`, or `redis+unix:///path/of/the/socket`",
-            )
+    pub(super) fn parse(url: &str, tls: &Tls) -> Result<Self, ConfigError> {
+        let (url, is_secret) = without_tls(url)?;
+        let (place, hello) = read(&url)?;
+        let tls = if is_secret {
+            Some(tls.connector()?)
+        } else {
+            None
         };
-        let info = url
-            .into_connection_info()
-            .map_err(|_| error("it cannot be read"))?;
-        let place = match info.addr() {
-            ConnectionAddr::Tcp(host, port) => Place::Tcp {
-                host: host.clone(),
-                port: *port,
-            },
-            ConnectionAddr::Unix(path) => Place::Unix(path.clone()),
-            _ => return Err(error("it is of an unknown kind")),
-        };
-        Ok(Self {
-            place,
-            hello: hello(info.redis_settings().clone()),
-        })
+        Ok(Self { place, hello, tls })
+    }
+
+    /// Returns where the server of a URL is, and nothing of who asks.
+    pub(super) fn place_of(url: &str) -> Option<String> {
+        let (url, _) = without_tls(url).ok()?;
+        Some(read(&url).ok()?.0.to_string())
     }
 
     /// Returns the address of another server of the same kind, spoken to in the same way.
@@ -128,10 +124,53 @@ impl Address {
                 let stream = TcpStream::connect((host.as_str(), *port)).await?;
                 // A decision is one small packet, and nothing follows that it could wait for.
                 stream.set_nodelay(true)?;
-                finish(&self.hello, stream, config).await
+                match &self.tls {
+                    None => finish(&self.hello, stream, config).await,
+                    Some(tls) => {
+                        let stream = tls.connect(host, stream).await?;
+                        finish(&self.hello, stream, config).await
+                    }
+                }
             }
         }
     }
+}
+
+/// Returns a URL without what it says of TLS, and whether it asks for it.
+fn without_tls(url: &str) -> Result<(Cow<'_, str>, bool), ConfigError> {
+    let secret = [("rediss://", "redis://"), ("valkeys://", "valkey://")];
+    let rest = |(scheme, plain)| Some((plain, url.strip_prefix(scheme)?));
+    match secret.into_iter().find_map(rest) {
+        // Elsewhere `#insecure` means that whoever answers is believed.
+        Some((_, rest)) if rest.contains('#') => Err(refused(
+            "nothing stands after the database, and certificates are always checked",
+        )),
+        Some((plain, rest)) => Ok((format!("{plain}{rest}").into(), true)),
+        None => Ok((url.into(), false)),
+    }
+}
+
+fn read(url: &str) -> Result<(Place, RedisConnectionInfo), ConfigError> {
+    let info = url
+        .into_connection_info()
+        .map_err(|_| refused("it cannot be read"))?;
+    let place = match info.addr() {
+        ConnectionAddr::Tcp(host, port) => Place::Tcp {
+            host: host.clone(),
+            port: *port,
+        },
+        ConnectionAddr::Unix(path) => Place::Unix(path.clone()),
+        _ => return Err(refused("it is of an unknown kind")),
+    };
+    Ok((place, hello(info.redis_settings().clone())))
+}
+
+/// The URL may bear a password: no error shows it.
+fn refused(problem: &'static str) -> ConfigError {
+    ConfigError::new("redis url", "not shown", problem).fix(
+        "write `redis://user:password@host:6379/0`, `rediss://` for TLS, or \
+         `redis+unix:///path/of/the/socket`",
+    )
 }
 
 async fn finish<S>(
@@ -170,9 +209,15 @@ impl fmt::Debug for Address {
 impl fmt::Display for Address {
     /// Writes where the server is, and nothing of who asks.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.place {
-            Place::Tcp { host, port, .. } => write!(f, "{host}:{port}"),
-            Place::Unix(path) => write!(f, "{}", path.display()),
+        self.place.fmt(f)
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp { host, port } => write!(f, "{host}:{port}"),
+            Self::Unix(path) => write!(f, "{}", path.display()),
         }
     }
 }
@@ -181,14 +226,23 @@ impl fmt::Display for Address {
 mod tests {
     use super::*;
 
+    fn parse(url: &str) -> Result<Address, ConfigError> {
+        Address::parse(url, &Tls::default())
+    }
+
     #[test]
     fn a_password_is_never_shown() {
         let url = "redis://billing:hunter2@db.example:6380/3";
-        let address = Address::parse(url).unwrap();
+        let address = parse(url).unwrap();
         assert_eq!(format!("{address:?}"), "db.example:6380");
         assert_eq!(address.database(), 3);
-        for bad in ["redis://u:hunter2@", "http://u:hunter2@h", "hunter2"] {
-            let error = Address::parse(bad).unwrap_err();
+        for bad in [
+            "redis://u:hunter2@",
+            "http://u:hunter2@h",
+            "hunter2",
+            "rediss://u:hunter2@h/#insecure",
+        ] {
+            let error = parse(bad).unwrap_err();
             assert!(!format!("{error:?} {error}").contains("hunter2"));
         }
     }
@@ -196,14 +250,17 @@ mod tests {
     #[test]
     fn a_url_of_another_kind_is_refused() {
         for url in [
-            "rediss://h",
+            "rediss://h#insecure",
+            "rediss+unix:///run/redis.sock",
             "http://h",
             "h:6379",
             "redis://",
             "redis://h/x",
         ] {
-            assert!(Address::parse(url).is_err(), "{url}");
+            assert!(parse(url).is_err(), "{url}");
         }
-        assert!(Address::parse("redis+unix:///run/redis.sock").is_ok());
+        assert!(parse("redis+unix:///run/redis.sock").is_ok());
+        let secret = Address::place_of("rediss://u:p@h:6380/1");
+        assert_eq!(secret.as_deref(), Some("h:6380"));
     }
 }

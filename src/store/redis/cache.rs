@@ -19,6 +19,7 @@ use redis::Value;
 use super::{
     RedisStore, Shared,
     channel::{Listening, News},
+    ground::together,
     link::{Link, Turn},
     script::{Script, ScriptCall},
 };
@@ -399,15 +400,17 @@ impl CacheStore for RedisStore {
     fn purge(&self, targets: &[PurgeTarget], mode: PurgeMode) -> StoreFuture<()> {
         let (shared, targets) = (Arc::clone(&self.shared), targets.to_vec());
         StoreFuture::pending(async move {
-            for share in &shared.cache.shares {
+            let purges = shared.cache.shares.iter().map(|share| {
                 let is_here = |target: &&PurgeTarget| match target {
                     PurgeTarget::Uri(uri) => std::ptr::eq(shared.cache.share_of(uri), share),
                     PurgeTarget::Tag(_) | PurgeTarget::Partition(_) | PurgeTarget::All => true,
                 };
                 let names: Vec<u8> = targets.iter().filter(is_here).flat_map(name_of).collect();
-                shared.purge_share(share, names, mode).await?;
-            }
-            Ok(())
+                shared.purge_share(share, names, mode)
+            });
+            // Where a node of a Cluster is away the others purge all the same.
+            let purged = together(purges).await;
+            purged.into_iter().collect()
         })
     }
 

@@ -22,9 +22,6 @@ use crate::{
     time::Timestamp,
 };
 
-/// How long one node may take to say what it knows of the others.
-const QUESTION_MAX: Duration = Duration::from_millis(250);
-
 /// How far apart the nodes are asked about one another at least.
 const QUESTION_EVERY: Duration = Duration::from_secs(1);
 
@@ -185,7 +182,7 @@ impl Cluster {
             nodes.filter_map(Endpoint::address).cloned().collect()
         };
         for address in known.iter().chain(&self.seeds) {
-            let limit = self.ground.runtime.sleep(QUESTION_MAX);
+            let limit = self.ground.runtime.sleep(self.ground.connect_deadline);
             if let Some(Ok(told)) = within(limit, ask(address)).await
                 && !told.is_empty()
             {
@@ -374,6 +371,7 @@ fn read_range(range: Value, asked: &Address) -> Option<(u16, u16, Address)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::redis::tls::Tls;
 
     fn bulk(text: &str) -> Value {
         Value::BulkString(text.as_bytes().to_vec())
@@ -386,7 +384,7 @@ mod tests {
 
     #[test]
     fn what_nodes_say_of_slots_is_read_and_anything_else_refused() {
-        let asked = Address::parse("redis://10.0.0.1:7000").ok().unwrap();
+        let asked = Address::parse("redis://10.0.0.1:7000", &Tls::default()).unwrap();
         let told = |ranges| read(Value::Array(ranges), &asked);
         let good = told(vec![
             range(0, 5, bulk("10.0.0.2"), 7_001),

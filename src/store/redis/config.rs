@@ -2,7 +2,10 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use super::address::{Address, Login};
+use super::{
+    address::{Address, Login},
+    tls::Tls,
+};
 use crate::{audit::Auditor, error::ConfigError};
 
 /// Where the servers of a [`RedisStore`](super::RedisStore) are, and how to treat them.
@@ -20,13 +23,15 @@ use crate::{audit::Auditor, error::ConfigError};
 /// # let _ = (one, watched, many);
 /// ```
 ///
-/// A URL is `redis://user:password@host:6379/0`, or `redis+unix:///path/of/the/socket`; user,
-/// password and database may be left out. Whatever shows a configuration shows no password.
+/// A URL is `redis://user:password@host:6379/0`, `rediss://` for the same over TLS (feature
+/// `redis-tls`), or `redis+unix:///path/of/the/socket`; user, password and database may be left out.
+/// Whatever shows a configuration shows no password.
 #[derive(Clone)]
 #[must_use]
 pub struct RedisConfig {
     servers: Servers,
     login: Login,
+    pub(super) tls: Tls,
     name: Arc<str>,
     prefix: String,
     deadlines: Deadlines,
@@ -52,6 +57,10 @@ pub(super) struct Deadlines {
     pub(super) api_key: Duration,
     pub(super) cache: Duration,
     pub(super) access_log: Duration,
+    /// How long a server that was asked may say nothing at all.
+    pub(super) silence: Duration,
+    /// How long a call waits for a connection.
+    pub(super) connect: Duration,
 }
 
 /// How much is kept.
@@ -73,7 +82,7 @@ impl RedisConfig {
     /// They are asked anew each time the connection is lost, or leads to a server that has become
     /// a replica. What the URLs say of user and password is said to the Sentinels alone; for the
     /// server there are [`user`](Self::user), [`password`](Self::password) and
-    /// [`database`](Self::database).
+    /// [`database`](Self::database). It is reached over TLS if the first Sentinel is.
     pub fn sentinel<U: Into<String>>(
         sentinels: impl IntoIterator<Item = U>,
         main: impl Into<String>,
@@ -86,7 +95,7 @@ impl RedisConfig {
 
     /// A Cluster, of which these nodes know the others.
     ///
-    /// What the first URL says of user and password is said to the nodes that the Cluster names.
+    /// What the first URL says of user, password and TLS holds for the nodes that the Cluster names.
     pub fn cluster<U: Into<String>>(nodes: impl IntoIterator<Item = U>) -> Self {
         Self::new(Servers::Cluster(
             nodes.into_iter().map(Into::into).collect(),
@@ -97,6 +106,7 @@ impl RedisConfig {
         Self {
             servers,
             login: Login::default(),
+            tls: Tls::default(),
             name: "redis".into(),
             prefix: "portcullis".to_owned(),
             deadlines: Deadlines {
@@ -104,6 +114,8 @@ impl RedisConfig {
                 api_key: Duration::from_millis(50),
                 cache: Duration::from_millis(25),
                 access_log: Duration::from_secs(1),
+                silence: Duration::from_millis(50),
+                connect: Duration::from_millis(250),
             },
             calls_max: 1_024,
             bounds: Bounds {
@@ -164,6 +176,24 @@ impl RedisConfig {
         self
     }
 
+    /// Sets how long a server that was asked may say nothing at all before it is taken to be gone.
+    /// 50 ms by default: give more where the way to the server is longer.
+    ///
+    /// A call whose own deadline is shorter ends by that one. Whatever is given here, five calls on
+    /// end that get no answer in time are enough.
+    pub fn silence_max(mut self, silence: Duration) -> Self {
+        self.deadlines.silence = silence;
+        self
+    }
+
+    /// Sets how long calls wait for a connection that is being made, if their own deadline is not
+    /// over before, and how long a Sentinel or a node has to say where the servers are. 250 ms by
+    /// default.
+    pub fn connect_deadline(mut self, deadline: Duration) -> Self {
+        self.deadlines.connect = deadline;
+        self
+    }
+
     /// Sets how many calls may wait for one server at once; one more fails at once. 1 024 by
     /// default.
     pub fn calls_max(mut self, calls: usize) -> Self {
@@ -208,6 +238,8 @@ impl RedisConfig {
             ("rate_limit_deadline", self.deadlines.rate_limit),
             ("api_key_deadline", self.deadlines.api_key),
             ("cache_deadline", self.deadlines.cache),
+            ("silence_max", self.deadlines.silence),
+            ("connect_deadline", self.deadlines.connect),
         ];
         for (option, deadline) in deadlines {
             check_deadline(option, deadline)?;
@@ -228,7 +260,7 @@ impl RedisConfig {
             );
         }
         Ok(Checked {
-            route: self.servers.route(&self.login)?,
+            route: self.servers.route(&self.login, &self.tls)?,
             name: self.name,
             prefix: self.prefix,
             deadlines: self.deadlines,
@@ -268,11 +300,14 @@ pub(super) struct Sentinels {
 }
 
 impl Servers {
-    fn route(&self, login: &Login) -> Result<Route, ConfigError> {
+    fn route(&self, login: &Login, tls: &Tls) -> Result<Route, ConfigError> {
         match self {
-            Self::Single(url) => Ok(Route::Single(Address::parse(url)?.with_login(login))),
+            Self::Single(url) => {
+                let address = Address::parse(url, tls)?;
+                Ok(Route::Single(address.with_login(login)))
+            }
             Self::Sentinel { sentinels, main } => {
-                let addresses = parse_all(sentinels)?;
+                let addresses = parse_all(sentinels, tls)?;
                 if main.is_empty() {
                     return Err(ConfigError::new("sentinel", "", "no main server is named")
                         .fix("give the name that `sentinel monitor` was given"));
@@ -285,7 +320,7 @@ impl Servers {
                 }))
             }
             Self::Cluster(nodes) => {
-                let nodes = parse_all(nodes)?.into_iter();
+                let nodes = parse_all(nodes, tls)?.into_iter();
                 let nodes: Vec<_> = nodes.map(|node| node.with_login(login)).collect();
                 match nodes.iter().find(|node| node.database() != 0) {
                     Some(node) => Err(ConfigError::new(
@@ -302,10 +337,10 @@ impl Servers {
 }
 
 /// Returns the addresses of several servers, at least one, all reached over the network.
-fn parse_all(urls: &[String]) -> Result<Vec<Address>, ConfigError> {
+fn parse_all(urls: &[String], tls: &Tls) -> Result<Vec<Address>, ConfigError> {
     let addresses = urls
         .iter()
-        .map(|url| Address::parse(url))
+        .map(|url| Address::parse(url, tls))
         .collect::<Result<Vec<_>, _>>()?;
     let error = |problem: &str| {
         ConfigError::new("redis url", urls.len(), problem.to_owned())
@@ -362,10 +397,7 @@ impl fmt::Debug for RedisConfig {
 impl fmt::Debug for Servers {
     /// Writes where the servers are; of a URL that cannot be read, nothing.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let place = |url: &String| match Address::parse(url) {
-            Ok(address) => address.to_string(),
-            Err(_) => "?".to_owned(),
-        };
+        let place = |url: &String| Address::place_of(url).unwrap_or_else(|| "?".to_owned());
         let places = |urls: &[String]| urls.iter().map(place).collect::<Vec<_>>();
         match self {
             Self::Single(url) => write!(f, "Single({})", place(url)),
@@ -397,6 +429,10 @@ mod tests {
         assert_eq!(refused(one().log_records_max(0)), "log_records_max");
         let never = one().cache_deadline(Duration::ZERO);
         assert_eq!(refused(never), "cache_deadline");
+        let never = one().silence_max(Duration::ZERO);
+        assert_eq!(refused(never), "silence_max");
+        let for_ever = one().connect_deadline(Duration::MAX);
+        assert_eq!(refused(for_ever), "connect_deadline");
         assert_eq!(refused(RedisConfig::single("h")), "redis url");
         let nobody: [&str; 0] = [];
         assert_eq!(refused(RedisConfig::sentinel(nobody, "main")), "redis url");

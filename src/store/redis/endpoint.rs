@@ -1,6 +1,6 @@
 //! What a node connects to: a fixed address, or wherever the Sentinels say that the server is.
 
-use std::{fmt, future::Future, time::Duration};
+use std::{fmt, future::Future};
 
 use redis::{Cmd, Value, aio::MultiplexedConnection};
 
@@ -11,9 +11,6 @@ use super::{
     ground::{Ground, within},
 };
 use crate::error::{StoreError, StoreErrorKind};
-
-/// How long one Sentinel may take to answer before another is asked.
-const SENTINEL_MAX: Duration = Duration::from_millis(250);
 
 /// What a node connects to.
 #[derive(Clone, Debug)]
@@ -105,7 +102,7 @@ async fn find_main(sentinels: &Sentinels, ground: &Ground) -> Result<Address, Fa
     let mut last = Fault::corrupt("no Sentinel was asked");
     for number in 0..count {
         let sentinel = &sentinels.addresses[(first + number) % count];
-        let limit = ground.runtime.sleep(SENTINEL_MAX);
+        let limit = ground.runtime.sleep(ground.connect_deadline);
         match within(limit, ask_sentinel(sentinel, sentinels)).await {
             Some(Ok(found)) => return Ok(found),
             Some(Err(fault)) => last = fault,

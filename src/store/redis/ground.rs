@@ -5,6 +5,7 @@ use std::{
     pin::pin,
     sync::Arc,
     task::Poll,
+    time::Duration,
 };
 
 use super::watch::Watch;
@@ -17,6 +18,10 @@ pub(super) struct Ground {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) watch: Watch,
     pub(super) calls_max: usize,
+    /// So long a server that was asked may say nothing at all.
+    pub(super) silence_max: Duration,
+    /// So long a call waits for a connection that is being made.
+    pub(super) connect_deadline: Duration,
 }
 
 /// Returns what a future brings before the time is over.
@@ -30,4 +35,32 @@ pub(super) async fn within<F: Future>(
         Poll::Pending => limit.as_mut().poll(cx).map(|()| None),
     })
     .await
+}
+
+/// Runs futures beside one another, and returns what each brings.
+pub(super) async fn together<F: Future>(futures: impl IntoIterator<Item = F>) -> Vec<F::Output> {
+    let mut running: Vec<_> = futures
+        .into_iter()
+        .map(|future| (Box::pin(future), None))
+        .collect();
+    poll_fn(|cx| {
+        let mut is_over = true;
+        for (future, output) in &mut running {
+            if output.is_none() {
+                match future.as_mut().poll(cx) {
+                    Poll::Ready(done) => *output = Some(done),
+                    Poll::Pending => is_over = false,
+                }
+            }
+        }
+        match is_over {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
+        }
+    })
+    .await;
+    running
+        .into_iter()
+        .filter_map(|(_, output)| output)
+        .collect()
 }

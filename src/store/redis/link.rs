@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use redis::{Cmd, ErrorKind, Pipeline, RedisError, RedisResult, ServerErrorKind, Value};
+use redis::{Cmd, ErrorKind, RedisError, RedisResult, ServerErrorKind, Value};
 
 use super::{
     channel::{Listening, OnNews},
@@ -11,7 +11,7 @@ use super::{
     endpoint::Endpoint,
     fault::{Fault, Verdict, is_noscript},
     ground::{Ground, within},
-    node::{Entry, Pass, Question},
+    node::{Entry, Pass},
     router::Router,
     script::ScriptCall,
     slot::slot_of,
@@ -48,6 +48,8 @@ impl Link {
             clock: Arc::new(SystemClock::new()),
             watch: Watch::new(checked.name, checked.auditor),
             calls_max: checked.calls_max,
+            silence_max: checked.deadlines.silence,
+            connect_deadline: checked.deadlines.connect,
         });
         let probe = format!("{}:probe", checked.prefix).into_bytes();
         let one = |endpoint| Router::one(endpoint, Arc::clone(&ground));
@@ -160,37 +162,17 @@ pub(super) struct Turn {
 impl Turn {
     /// Sends a command, and returns the answer; an error reply is an error.
     pub(super) async fn command(self, command: &Cmd) -> Result<Value, StoreError> {
-        self.run(async |caller| Ok(caller.ask(Question::One(command)).await??))
+        self.run(async |caller| Ok(caller.ask(command).await??))
             .await
-    }
-
-    /// Sends several commands at once, and returns what the server says to each.
-    ///
-    /// In a Cluster all their keys must be of one slot.
-    pub(super) async fn pipeline(
-        self,
-        pipeline: &Pipeline,
-    ) -> Result<Vec<Result<Value, StoreError>>, StoreError> {
-        let answer = self
-            .run(async |caller| Ok(caller.ask(Question::Several(pipeline)).await??))
-            .await?;
-        let Value::Array(values) = answer else {
-            return Err(StoreErrorKind::Corrupt.into());
-        };
-        let each = |value| match value {
-            Value::ServerError(error) => Err(Fault::from(redis::RedisError::from(error)).error),
-            value => Ok(value),
-        };
-        Ok(values.into_iter().map(each).collect())
     }
 
     /// Runs a script, and returns what stands behind the number in its answer.
     pub(super) async fn script(self, call: ScriptCall) -> Result<Vec<Value>, StoreError> {
         self.run(async |caller| {
-            let mut answer = caller.ask(Question::One(call.by_digest())).await?;
+            let mut answer = caller.ask(call.by_digest()).await?;
             // The only answer after which a call is sent again: nothing was done.
             if matches!(&answer, Err(error) if is_noscript(error)) {
-                answer = caller.ask(Question::One(&call.whole())).await?;
+                answer = caller.ask(&call.whole()).await?;
             }
             call.open(answer?)
         })
@@ -222,16 +204,16 @@ struct Caller {
 const REDIRECTS_MAX: usize = 3;
 
 impl Caller {
-    /// Puts a question, and returns what the server says to it.
-    async fn ask(&mut self, question: Question<'_>) -> Result<RedisResult<Value>, Fault> {
+    /// Puts a command, and returns what the server says to it.
+    async fn ask(&mut self, command: &Cmd) -> Result<RedisResult<Value>, Fault> {
         let (mut answer, cluster) = match &*self.router {
-            Router::One(_) => return self.ask_here(question).await,
+            Router::One(_) => return self.ask_here(command).await,
             Router::Many(cluster) => {
                 let cluster = Arc::clone(cluster);
                 if self.pass.is_none() {
                     self.pass = Some(cluster.find(self.slot).await.map_err(refused)?);
                 }
-                (self.ask_here(question).await?, cluster)
+                (self.ask_here(command).await?, cluster)
             }
         };
         for _ in 0..REDIRECTS_MAX {
@@ -247,20 +229,17 @@ impl Caller {
                 // It has answered.
                 before.settle(Ok(())).ok();
             }
-            answer = if is_asking {
-                let pipeline = question.asking();
-                let answer = self.ask_here(Question::Several(&pipeline)).await?;
-                answer.and_then(|answer| without_asking(answer, question))
-            } else {
-                self.ask_here(question).await?
+            answer = match &mut self.pass {
+                Some(pass) if is_asking => pass.ask_early(command).await?,
+                Some(_) | None => self.ask_here(command).await?,
             };
         }
         Ok(answer)
     }
 
-    async fn ask_here(&mut self, question: Question<'_>) -> Result<RedisResult<Value>, Fault> {
+    async fn ask_here(&mut self, command: &Cmd) -> Result<RedisResult<Value>, Fault> {
         match &mut self.pass {
-            Some(pass) => pass.ask(question).await,
+            Some(pass) => pass.ask(command).await,
             None => Err(refused(StoreErrorKind::Unavailable.into())),
         }
     }
@@ -274,43 +253,13 @@ fn refused(error: StoreError) -> Fault {
     }
 }
 
-/// Returns where a server points to instead of an answer.
+/// Returns where a server points to instead of an answer: it has done nothing.
 fn redirection(answer: &RedisResult<Value>) -> Option<RedisError> {
-    let is_one = |error: &RedisError| {
-        let kind = error.kind();
-        kind == ErrorKind::Server(ServerErrorKind::Moved)
-            || kind == ErrorKind::Server(ServerErrorKind::Ask)
-    };
-    let error = match answer {
-        Err(error) => error.clone(),
-        // Of several commands none was done if all of them are elsewhere.
-        Ok(Value::Array(each)) => {
-            let mut errors = each.iter().map(|value| match value {
-                Value::ServerError(error) => Some(RedisError::from(error.clone())),
-                _ => None,
-            });
-            let first = errors.next()??;
-            let rest = errors.all(|error| error.as_ref().is_some_and(is_one));
-            rest.then_some(first)?
-        }
-        Ok(_) => return None,
-    };
-    is_one(&error).then_some(error)
-}
-
-/// Takes the answers to `ASKING` out.
-fn without_asking(answer: Value, question: Question<'_>) -> RedisResult<Value> {
-    let Value::Array(values) = answer else {
-        return Ok(answer);
-    };
-    let mut answers = values.into_iter().skip(1).step_by(2);
-    match question {
-        Question::One(_) => match answers.next().unwrap_or_default() {
-            Value::ServerError(error) => Err(error.into()),
-            answer => Ok(answer),
-        },
-        Question::Several(_) => Ok(Value::Array(answers.collect())),
-    }
+    let error = answer.as_ref().err()?;
+    let kind = error.kind();
+    let is_one = kind == ErrorKind::Server(ServerErrorKind::Moved)
+        || kind == ErrorKind::Server(ServerErrorKind::Ask);
+    is_one.then(|| error.clone())
 }
 
 /// Adds bytes as base64url, which has no character that means anything in a key.

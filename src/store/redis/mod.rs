@@ -1,5 +1,4 @@
 //! A store on a Redis server, on the one that Sentinels name, or on a Cluster.
-#![allow(dead_code, reason = "each layer's part uses its share of the ground")]
 
 #[cfg(not(all(
     feature = "access-log",
@@ -18,6 +17,8 @@ mod cache;
 mod channel;
 mod cluster;
 mod config;
+#[cfg(feature = "redis-tls")]
+mod config_tls;
 mod endpoint;
 mod fault;
 mod ground;
@@ -31,6 +32,10 @@ mod receipts;
 mod router;
 mod script;
 mod slot;
+#[cfg(feature = "redis-tls")]
+mod tls;
+#[cfg(not(feature = "redis-tls"))]
+mod tls_absent;
 mod watch;
 
 #[cfg(not(feature = "access-log"))]
@@ -41,6 +46,8 @@ use self::absent as api_key;
 use self::absent as cache;
 #[cfg(not(feature = "rate-limit"))]
 use self::absent as rate_limit;
+#[cfg(not(feature = "redis-tls"))]
+use self::tls_absent as tls;
 use std::{fmt, sync::Arc, time::Duration};
 
 #[cfg(all(feature = "cache", feature = "memory"))]
@@ -81,7 +88,8 @@ use crate::{
 ///
 /// Each call has a deadline; one that passes it fails with
 /// [`Timeout`](crate::StoreErrorKind::Timeout), and is never sent again: the server may have done
-/// what it was asked. After five failures on end, or 50 ms in which the server says nothing, calls
+/// what it was asked. After five failures on end, or 50 ms in which the server says
+/// nothing ([`silence_max`](RedisConfig::silence_max)), calls
 /// fail at once with [`Unavailable`](crate::StoreErrorKind::Unavailable), those that wait too,
 /// while a task tries to connect once each second. Each change is told once: as a notice, to the
 /// [`auditor`](RedisConfig::auditor), and in the [`stats`](Self::stats).

@@ -22,14 +22,11 @@ use crate::{
     time::{Clock, Timestamp},
 };
 
-/// How long one attempt to connect may take.
+/// How long one attempt to connect may take; calls wait for it no longer than they were told to.
 const ATTEMPT_MAX: Duration = Duration::from_secs(1);
 
 /// How far apart the beginnings of two attempts are at least.
 const ATTEMPT_EVERY: Duration = Duration::from_secs(1);
-
-/// For so long at most calls wait for an attempt, whatever their deadline.
-const WAIT_MAX: Duration = Duration::from_millis(250);
 
 /// By how much more they are apart, at most: so that not all instances come at once.
 const JITTER_MAX_MICROS: u64 = 100_000;
@@ -86,36 +83,6 @@ enum Phase {
 struct Live {
     connection: MultiplexedConnection,
     _stop: oneshot::Sender<()>,
-}
-
-/// What is put to a server.
-#[derive(Clone, Copy)]
-pub(super) enum Question<'a> {
-    One(&'a Cmd),
-    Several(&'a Pipeline),
-}
-
-impl Question<'_> {
-    /// Returns the same question for a node that is about to take over the slot.
-    pub(super) fn asking(self) -> Pipeline {
-        let mut pipeline = Pipeline::new();
-        pipeline.cmd("ASKING");
-        match self {
-            Self::One(command) => {
-                pipeline.add_command(command.clone());
-            }
-            Self::Several(several) => {
-                for (number, command) in several.cmd_iter().enumerate() {
-                    // It is said anew before each command.
-                    if number > 0 {
-                        pipeline.cmd("ASKING");
-                    }
-                    pipeline.add_command(command.clone());
-                }
-            }
-        }
-        pipeline
-    }
 }
 
 /// The right to ask a server one thing. Dropping it gives up the answer.
@@ -246,7 +213,7 @@ impl Node {
         if !matches!(state.phase, Phase::Up(_)) || state.generation != generation {
             return;
         }
-        if self.next_attempt_in(&state) > WAIT_MAX {
+        if self.next_attempt_in(&state) > self.ground.connect_deadline {
             // It was lost as soon as it was made: nobody waits for the next one.
             self.give_up(&mut state, &StoreErrorKind::Unavailable.into());
             return;
@@ -313,9 +280,12 @@ impl Node {
             state.attempted_at = Some(self.ground.clock.now());
         }
         self.ground.watch.connects.add_one();
-        let limit = self.ground.runtime.sleep(ATTEMPT_MAX);
+        let limit = self
+            .ground
+            .runtime
+            .sleep(ATTEMPT_MAX.max(self.ground.connect_deadline));
         let mut attempt = pin!(within(limit, self.endpoint.connect(&self.ground)));
-        let soon = self.ground.runtime.sleep(WAIT_MAX);
+        let soon = self.ground.runtime.sleep(self.ground.connect_deadline);
         let connected = match within(soon, attempt.as_mut()).await {
             Some(connected) => connected,
             None => {
@@ -416,25 +386,26 @@ impl Attempts {
 }
 
 impl Pass {
-    /// Puts a question, and returns what the server says to it.
-    pub(super) async fn ask(
-        &mut self,
-        question: Question<'_>,
-    ) -> Result<RedisResult<Value>, Fault> {
-        let (mut connection, generation) = self.node.live().await?;
+    /// Puts a command, and returns what the server says to it.
+    pub(super) async fn ask(&mut self, command: &Cmd) -> Result<RedisResult<Value>, Fault> {
+        let mut connection = self.connection().await?;
+        read(connection.send_packed_command(command).await)
+    }
+
+    /// Puts a command to a node of a Cluster that is about to take over the slot.
+    pub(super) async fn ask_early(&mut self, command: &Cmd) -> Result<RedisResult<Value>, Fault> {
+        let mut both = Pipeline::new();
+        both.cmd("ASKING").add_command(command.clone());
+        let mut connection = self.connection().await?;
+        // The answer to the second of them.
+        let answers = connection.send_packed_commands(&both, 1, 1).await;
+        read(answers.map(|mut answers| answers.pop().unwrap_or_default()))
+    }
+
+    async fn connection(&mut self) -> Result<MultiplexedConnection, Fault> {
+        let (connection, generation) = self.node.live().await?;
         self.generation = Some(generation);
-        let answer = match question {
-            Question::One(command) => connection.send_packed_command(command).await,
-            Question::Several(pipeline) => connection
-                .send_packed_commands(pipeline, 0, pipeline.len())
-                .await
-                .map(Value::Array),
-        };
-        match answer {
-            Ok(Value::ServerError(error)) => Ok(Err(error.into())),
-            Ok(value) => Ok(Ok(value)),
-            Err(error) => Err(error.into()),
-        }
+        Ok(connection)
     }
 
     /// Ends with an answer, or without.
@@ -456,7 +427,7 @@ impl Pass {
             Verdict::Silent => {
                 ground.watch.timeouts.add_one();
                 let is_asked = matches!(state.phase, Phase::Waiting | Phase::Up(_));
-                if state.pulse.failed(now) && is_asked {
+                if state.pulse.failed(now, ground.silence_max) && is_asked {
                     self.node
                         .give_up(&mut state, &StoreErrorKind::Timeout.into());
                 }
@@ -470,6 +441,14 @@ impl Pass {
             self.node.lose(generation);
         }
         outcome.map_err(|fault| fault.error)
+    }
+}
+
+fn read(answer: RedisResult<Value>) -> Result<RedisResult<Value>, Fault> {
+    match answer {
+        Ok(Value::ServerError(error)) => Ok(Err(error.into())),
+        Ok(value) => Ok(Ok(value)),
+        Err(error) => Err(error.into()),
     }
 }
 

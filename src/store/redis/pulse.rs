@@ -7,9 +7,6 @@ use crate::time::Timestamp;
 /// So many calls fail one after the other before no more are made.
 const FAILURES_MAX: u32 = 5;
 
-/// So long a server that was asked may say nothing at all.
-const SILENCE_MAX: Duration = Duration::from_millis(50);
-
 /// What is known of whether a server answers.
 #[derive(Debug, Default)]
 pub(super) struct Pulse {
@@ -50,20 +47,23 @@ impl Pulse {
         }
     }
 
-    /// Notes that no answer came in time, and returns whether the server is taken to be gone.
-    pub(super) fn failed(&mut self, now: Timestamp) -> bool {
+    /// Notes that no answer came in time, and returns whether the server is taken to be gone:
+    /// after five failures on end, or a silence of this length.
+    pub(super) fn failed(&mut self, now: Timestamp, silence_max: Duration) -> bool {
         self.waiting = self.waiting.saturating_sub(1);
         self.failures += 1;
         let silence = self
             .silent_since
             .map_or(Duration::ZERO, |since| now - since);
-        self.failures >= FAILURES_MAX || silence >= SILENCE_MAX
+        self.failures >= FAILURES_MAX || silence >= silence_max
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const FIFTY: Duration = Duration::from_millis(50);
 
     fn ms(millis: u64) -> Timestamp {
         Timestamp::from_micros(millis * 1_000)
@@ -76,25 +76,25 @@ mod tests {
             pulse.asked(ms(0));
         }
         for _ in 0..4 {
-            assert!(!pulse.failed(ms(25)));
+            assert!(!pulse.failed(ms(25), FIFTY));
         }
         pulse.answered(ms(26));
         for _ in 0..3 {
-            assert!(!pulse.failed(ms(27)));
+            assert!(!pulse.failed(ms(27), FIFTY));
         }
         pulse.asked(ms(28));
-        assert!(!pulse.failed(ms(28)));
+        assert!(!pulse.failed(ms(28), FIFTY));
         pulse.asked(ms(28));
-        assert!(pulse.failed(ms(28)));
+        assert!(pulse.failed(ms(28), FIFTY));
     }
 
     #[test]
     fn a_silence_of_fifty_milliseconds_is_enough() {
         let mut pulse = Pulse::default();
         pulse.asked(ms(100));
-        assert!(!pulse.failed(ms(125)));
+        assert!(!pulse.failed(ms(125), FIFTY));
         pulse.asked(ms(126));
-        assert!(pulse.failed(ms(151)));
+        assert!(pulse.failed(ms(151), FIFTY));
     }
 
     #[test]
@@ -103,7 +103,7 @@ mod tests {
         pulse.asked(ms(0));
         pulse.answered(ms(1));
         pulse.asked(ms(10_000));
-        assert!(!pulse.failed(ms(10_025)));
+        assert!(!pulse.failed(ms(10_025), FIFTY));
     }
 
     #[test]
@@ -112,7 +112,7 @@ mod tests {
         pulse.asked(ms(0));
         pulse.given_up();
         pulse.asked(ms(10_000));
-        assert!(!pulse.failed(ms(10_025)));
+        assert!(!pulse.failed(ms(10_025), FIFTY));
         assert_eq!(pulse.waiting(), 0);
     }
 }

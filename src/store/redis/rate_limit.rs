@@ -1,10 +1,14 @@
 //! The rate_limit part of the store on Redis.
 
+mod debts;
 mod denied;
 mod leases;
 
 use std::{
-    sync::{Arc, LazyLock, Weak, atomic::Ordering},
+    sync::{
+        Arc, LazyLock, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -12,6 +16,7 @@ use redis::Value;
 use smallvec::SmallVec;
 
 use self::{
+    debts::{Debts, Fate, Report, may_owe},
     denied::{Asked, Denied},
     leases::{Lease, Leases, divisor},
 };
@@ -51,6 +56,36 @@ const COST_MAX: u64 = (1 << 53) + 2;
 pub(super) struct Part {
     denied: Denied,
     leases: Leases,
+    debts: Debts,
+    /// Whether a task looks for what lies idle, and what is late to be told.
+    is_tended: AtomicBool,
+}
+
+/// What take.lua is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wish {
+    /// To take.
+    Take,
+    /// To take, and to tell the states that come of it.
+    TakeAndTell,
+    /// To say only what taking would.
+    Peek,
+    /// To charge, whatever is left.
+    Charge,
+    /// To charge, and to tell the states that come of it.
+    ChargeAndTell,
+}
+
+impl Wish {
+    fn letter(self) -> &'static str {
+        match self {
+            Self::Take => "t",
+            Self::TakeAndTell => "d",
+            Self::Peek => "p",
+            Self::Charge => "c",
+            Self::ChargeAndTell => "r",
+        }
+    }
 }
 
 impl Part {
@@ -58,6 +93,8 @@ impl Part {
         Self {
             denied: Denied::new(link.denials_max()),
             leases: Leases::default(),
+            debts: Debts::default(),
+            is_tended: AtomicBool::new(false),
         }
     }
 }
@@ -72,20 +109,20 @@ impl RedisStore {
         link.begin(key, link.deadlines().rate_limit)
     }
 
-    /// Asks for a decision: to take, to say only what taking would, or to charge in any case.
+    /// Asks for a decision.
     fn begin_decision(
         &self,
         partition: &StoreKey,
         charges: &[Charge<'_>],
-        mode: &'static str,
+        wish: Wish,
         ahead: u64,
     ) -> Result<impl Future<Output = Result<Answer, StoreError>> + Send + use<>, StoreError> {
         let key = self.limits_key(partition);
         let turn = self.begin_limit(&key)?;
         let mut call = TAKE.call(&[&key]);
-        call.arg(mode).arg(pack_charges(charges, ahead));
+        call.arg(wish.letter()).arg(pack_charges(charges, ahead));
         let count = charges.len();
-        Ok(async move { read_answer(&turn.script(call).await?, count) })
+        Ok(async move { read_answer(&turn.script(call).await?, count, wish) })
     }
 }
 
@@ -95,7 +132,7 @@ struct Answer {
     decisions: Decisions,
     /// What was taken ahead of each policy, and its receipt.
     ahead: SmallVec<[(u64, Receipt); 4]>,
-    /// What is remembered of each policy, if the request is denied.
+    /// What is remembered of each policy, if that was wished for, or the request is denied.
     states: SmallVec<[State; 4]>,
 }
 
@@ -117,6 +154,17 @@ impl RateLimitStore for RedisStore {
         {
             return StoreFuture::ready(decisions);
         }
+        let may_owe = may_owe(charges);
+        if may_owe && let Some(spent) = limits.debts.spend(partition, charges, now) {
+            if !spent.is_due {
+                return StoreFuture::ready(spent.decisions);
+            }
+            let (shared, partition) = (Arc::clone(&self.shared), *partition);
+            return StoreFuture::pending(async move {
+                shared.tell_beside(partition);
+                Ok(spent.decisions)
+            });
+        }
         if let Some(decisions) = limits.denied.decide(partition, charges, now) {
             link.note_local_answer();
             return StoreFuture::ready(decisions);
@@ -127,13 +175,17 @@ impl RateLimitStore for RedisStore {
             gifts,
             is_leased: ahead > 0,
         };
-        let answer = match self.begin_decision(partition, charges, "t", ahead) {
+        let wish = match may_owe {
+            true => Wish::TakeAndTell,
+            false => Wish::Take,
+        };
+        let answer = match self.begin_decision(partition, charges, wish, ahead) {
             Ok(answer) => answer,
             Err(error) => return StoreFuture::failed(error),
         };
-        let policies: SmallVec<[Policy; 2]> = match ahead {
-            0 => SmallVec::new(),
-            _ => charges.iter().map(|charge| charge.policy.clone()).collect(),
+        let policies: SmallVec<[Policy; 2]> = match ahead > 0 || may_owe {
+            false => SmallVec::new(),
+            true => charges.iter().map(|charge| charge.policy.clone()).collect(),
         };
         let ids = charges.iter().map(|charge| charge.policy.id());
         let ids: SmallVec<[u64; 4]> = ids.collect();
@@ -142,6 +194,12 @@ impl RateLimitStore for RedisStore {
             let answer = answer.await?;
             let decisions = answer.decisions;
             let (now, limits) = (shared.link.now(), &shared.rate_limit);
+            if may_owe {
+                let known = policies.iter().cloned().zip(answer.states.iter().copied());
+                let times = [decisions.at(), asked.at, now];
+                limits.debts.learn(partition, &Report::new(), known, times);
+                shared.tend();
+            }
             if decisions.is_admitted() {
                 limits.denied.outdate(&partition);
             } else {
@@ -170,14 +228,14 @@ impl RateLimitStore for RedisStore {
     }
 
     fn peek(&self, partition: &StoreKey, charges: &[Charge<'_>]) -> StoreFuture<Decisions> {
-        match self.begin_decision(partition, charges, "p", 0) {
+        match self.begin_decision(partition, charges, Wish::Peek, 0) {
             Ok(answer) => StoreFuture::pending(async move { Ok(answer.await?.decisions) }),
             Err(error) => StoreFuture::failed(error),
         }
     }
 
     fn charge(&self, partition: &StoreKey, charges: &[Charge<'_>]) -> StoreFuture<()> {
-        match self.begin_decision(partition, charges, "c", 0) {
+        match self.begin_decision(partition, charges, Wish::Charge, 0) {
             Ok(answer) => StoreFuture::pending(async move { answer.await.map(drop) }),
             Err(error) => StoreFuture::failed(error),
         }
@@ -215,6 +273,7 @@ impl RateLimitStore for RedisStore {
         let (shared, partition) = (Arc::clone(&self.shared), *partition);
         shared.rate_limit.denied.forget(&partition);
         shared.rate_limit.leases.forget(&partition, policies);
+        shared.rate_limit.debts.forget(&partition, policies);
         StoreFuture::pending(async move {
             let reset = turn.command(&command).await;
             shared.rate_limit.denied.forget(&partition);
@@ -235,9 +294,24 @@ impl Shared {
             }));
             return;
         }
-        if !leases.is_tended.swap(true, Ordering::SeqCst) {
-            let tending = Tending(Arc::downgrade(self));
+        self.tend();
+    }
+
+    /// Sees to it that a task looks for what lies idle, and what is late to be told.
+    fn tend(self: &Arc<Self>) {
+        if !self.rate_limit.is_tended.swap(true, Ordering::SeqCst) {
+            let (tending, runtime) = (Tending(Arc::downgrade(self)), self.link.runtime());
             runtime.spawn(Box::pin(tending.run(Arc::clone(runtime))));
+        }
+    }
+
+    /// Tells the server beside the requests what was admitted here.
+    fn tell_beside(self: &Arc<Self>, partition: StoreKey) {
+        let debts = &self.rate_limit.debts;
+        let report = debts.take(&partition, self.link.now());
+        if !report.is_empty() {
+            let telling = Telling::new(self, partition, report);
+            self.link.runtime().spawn(Box::pin(telling.run()));
         }
     }
 
@@ -258,9 +332,78 @@ pub(super) async fn close(shared: &Arc<Shared>) {
     for (partition, lease) in shared.rate_limit.leases.take_all() {
         shared.give_back(partition, lease).await;
     }
+    for (partition, report) in shared.rate_limit.debts.take_all(shared.link.now()) {
+        Telling::new(shared, partition, report).run().await;
+    }
 }
 
-/// The task that gives back what lies idle. It ends when nothing is leased.
+/// A report on its way to the server. Dropped before the answer it is taken for one that may have
+/// arrived.
+struct Telling {
+    store: RedisStore,
+    partition: StoreKey,
+    report: Report,
+    fate: Fate,
+}
+
+impl Telling {
+    fn new(shared: &Arc<Shared>, partition: StoreKey, report: Report) -> Self {
+        let store = RedisStore {
+            shared: Arc::clone(shared),
+        };
+        Self {
+            store,
+            partition,
+            report,
+            fate: Fate::Unknown,
+        }
+    }
+
+    async fn run(mut self) {
+        let asked_at = self.store.shared.link.now();
+        let charges = self.report.iter();
+        let charges: SmallVec<[Charge<'_>; 1]> = charges
+            .map(|(policy, amount)| Charge::new(policy, *amount))
+            .collect();
+        let begun = self
+            .store
+            .begin_decision(&self.partition, &charges, Wish::ChargeAndTell, 0);
+        drop(charges);
+        let answer = match begun {
+            Ok(answer) => answer.await,
+            Err(error) => Err(error),
+        };
+        let shared = Arc::clone(&self.store.shared);
+        match answer {
+            Ok(answer) => {
+                let report = std::mem::take(&mut self.report);
+                let policies: SmallVec<[Policy; 1]> =
+                    report.iter().map(|(policy, _)| policy.clone()).collect();
+                let known = policies.into_iter().zip(answer.states);
+                let times = [answer.decisions.at(), asked_at, shared.link.now()];
+                let debts = &shared.rate_limit.debts;
+                debts.learn(self.partition, &report, known, times);
+            }
+            Err(error) => match error.kind() {
+                StoreErrorKind::Unavailable
+                | StoreErrorKind::Full
+                | StoreErrorKind::Misconfigured => self.fate = Fate::NotCharged,
+                _ => {}
+            },
+        }
+    }
+}
+
+impl Drop for Telling {
+    fn drop(&mut self) {
+        let shared = &self.store.shared;
+        let debts = &shared.rate_limit.debts;
+        debts.lost(&self.partition, &self.report, self.fate, shared.link.now());
+    }
+}
+
+/// The task that gives back what lies idle, and tells what is late to be told. It ends when there is
+/// neither.
 struct Tending(Weak<Shared>);
 
 /// How often it looks.
@@ -273,14 +416,17 @@ impl Tending {
             let Some(shared) = self.0.upgrade() else {
                 return;
             };
-            let leases = &shared.rate_limit.leases;
-            for (partition, lease) in leases.take_idle(shared.link.now()) {
+            let limits = &shared.rate_limit;
+            for (partition, lease) in limits.leases.take_idle(shared.link.now()) {
                 shared.give_back(partition, lease).await;
             }
-            if leases.is_empty() {
-                leases.is_tended.store(false, Ordering::SeqCst);
-                // Something may have been leased meanwhile, by who saw that it is tended.
-                if leases.is_empty() || leases.is_tended.swap(true, Ordering::SeqCst) {
+            for (partition, report) in limits.debts.take_late(shared.link.now()) {
+                Telling::new(&shared, partition, report).run().await;
+            }
+            if limits.is_idle() {
+                limits.is_tended.store(false, Ordering::SeqCst);
+                // Something may have come meanwhile, by who saw that it is tended.
+                if limits.is_idle() || limits.is_tended.swap(true, Ordering::SeqCst) {
                     self.0 = Weak::new();
                     return;
                 }
@@ -289,12 +435,18 @@ impl Tending {
     }
 }
 
+impl Part {
+    fn is_idle(&self) -> bool {
+        self.leases.is_empty() && self.debts.is_empty()
+    }
+}
+
 impl Drop for Tending {
     fn drop(&mut self) {
         // Who leases next begins another, also if the runtime of this one has ended.
         if let Some(shared) = self.0.upgrade() {
-            let leases = &shared.rate_limit.leases;
-            leases.is_tended.store(false, Ordering::SeqCst);
+            let limits = &shared.rate_limit;
+            limits.is_tended.store(false, Ordering::SeqCst);
         }
     }
 }
@@ -335,7 +487,7 @@ fn push_numbers<const N: usize>(packed: &mut Vec<u8>, numbers: [u64; N]) {
 }
 
 /// Reads what take.lua answers to so many charges.
-fn read_answer(values: &[Value], count: usize) -> Result<Answer, StoreError> {
+fn read_answer(values: &[Value], count: usize, wish: Wish) -> Result<Answer, StoreError> {
     let corrupt = || StoreError::from(StoreErrorKind::Corrupt);
     let number = |value: &Value| match value {
         Value::Int(int) => u64::try_from(*int).map_err(|_| corrupt()),
@@ -346,8 +498,10 @@ fn read_answer(values: &[Value], count: usize) -> Result<Answer, StoreError> {
         return Err(corrupt());
     };
     let (each, states) = rest.split_at_checked(6 * count).ok_or_else(corrupt)?;
+    let is_told = matches!(wish, Wish::TakeAndTell | Wish::ChargeAndTell);
     let states_len = match admitted {
         0 => 3 * count,
+        1 if is_told => 3 * count,
         1 => 0,
         _ => return Err(corrupt()),
     };
@@ -404,10 +558,12 @@ mod tests {
     #[test]
     fn an_answer_that_the_script_does_not_give_is_corrupt() {
         let int = |ints: &[i64]| ints.iter().map(|int| Value::Int(*int)).collect();
-        let read = |values: Vec<Value>, count| read_answer(&values, count);
+        let read = |values: Vec<Value>, count| read_answer(&values, count, Wish::Take);
         let denied = read(int(&[5, 0, 1, 7, 8, 9, 0, 0, 1, 2, 3]), 1).unwrap();
         assert_eq!(denied.states[0].to_words(), [1, 2, 3]);
         assert!(read(int(&[5, 1, 0, 7, 8, 9, 4, 9]), 1).is_ok());
+        let told: Vec<Value> = int(&[5, 1, 0, 7, 8, 9, 4, 9, 1, 2, 3]);
+        assert!(read_answer(&told, 1, Wish::TakeAndTell).is_ok());
         for (bad, count) in [
             (int(&[]), 0),
             (int(&[5]), 0),

@@ -14,7 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use portcullis::StoreKeys;
+use portcullis::{StoreKeys, store::RedisConfig};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     sync::watch,
@@ -31,6 +31,18 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// A secret that all stores of the tests share.
 pub(crate) fn keys() -> StoreKeys {
     StoreKeys::from_secret(b"the secret that all instances of the tests share").unwrap()
+}
+
+/// A store that waits as long as a busy machine needs, for tests of what is right, not of what is
+/// fast.
+pub(crate) fn patient(config: RedisConfig) -> RedisConfig {
+    const LONG: Duration = Duration::from_secs(10);
+    config
+        .api_key_deadline(LONG)
+        .cache_deadline(LONG)
+        .connect_deadline(LONG)
+        .rate_limit_deadline(LONG)
+        .silence_max(LONG)
 }
 
 /// A server, ended when this is dropped.
@@ -86,6 +98,11 @@ impl Server {
              sentinel failover-timeout main 3000\n"
         );
         Self::with_config(Some(&config), &[])
+    }
+
+    /// Starts a Sentinel that watches nothing yet.
+    pub(crate) fn sentinel_alone(options: &[&str]) -> Self {
+        Self::with_config(Some(""), options)
     }
 
     fn is_up(&mut self) -> bool {
@@ -244,7 +261,7 @@ fn spawn(folder: &Path, addr: SocketAddr, options: &[String]) -> Child {
 }
 
 /// Finds a port that a Cluster's bus has room above, too.
-fn free_addr() -> SocketAddr {
+pub(crate) fn free_addr() -> SocketAddr {
     loop {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let addr = listener.local_addr().unwrap();
@@ -270,7 +287,7 @@ impl Cluster {
         ];
         let more = [
             "--cluster-node-timeout",
-            "1000",
+            "2000",
             "--cluster-require-full-coverage",
             "no",
         ];

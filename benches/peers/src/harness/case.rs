@@ -1,7 +1,12 @@
 //! One row of one case: whose it is, and how it is measured.
 
+use std::time::Duration;
+
 /// Does the work as often as it is told.
 pub type Run = Box<dyn FnMut(u64)>;
+
+/// Does the work for so long, by the clock on the wall, and returns how often in a second.
+pub type Rate = Box<dyn FnMut(Duration) -> f64>;
 
 /// A row. Rows of one name are compared with each other.
 pub struct Case {
@@ -34,12 +39,14 @@ impl Who {
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Unit {
     Bytes,
-    #[expect(dead_code, reason = "for the Redis suite, which has no cases yet")]
+    /// Of one.
+    Share,
     Commands,
 }
 
 pub(super) enum Measure {
     Time(Run),
+    Rate(Rate),
     Gauge(Unit, Box<dyn FnOnce() -> f64>),
 }
 
@@ -48,14 +55,22 @@ impl Case {
         Self::timed(name, Who::Bare, run)
     }
 
-    // Unused until the first of our rows is written; then this line goes.
-    #[allow(dead_code)]
     pub fn ours(name: &'static str, run: Run) -> Self {
         Self::timed(name, Who::Ours, run)
     }
 
     pub fn peer(name: &'static str, peer: &'static str, run: Run) -> Self {
         Self::timed(name, Who::Peer(peer), run)
+    }
+
+    /// Makes a row of how much is done at once in a time: more is better.
+    pub fn rate(name: &'static str, who: Who, rate: Rate) -> Self {
+        Self {
+            name,
+            who,
+            measure: Measure::Rate(rate),
+            is_whole: true,
+        }
     }
 
     /// Makes a row that is read once instead of timed.

@@ -6,6 +6,6 @@ mod clock;
 mod report;
 mod round;
 
-pub use case::{Case, Run, Unit, Who};
+pub use case::{Case, Rate, Run, Unit, Who};
 pub use report::{base_of, print};
 pub use round::{Effort, measure};

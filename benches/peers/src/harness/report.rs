@@ -41,7 +41,17 @@ fn table(rows: &[Row]) {
 fn cells(row: &Row, rows: &[Row]) -> String {
     let samples = match &row.readings {
         Readings::Timed(samples) => samples,
+        Readings::Rates(rates) => {
+            let (least, most) = (rates.iter().copied(), rates.iter().copied());
+            return format!(
+                "{:>10.0} in a second, {:.0} to {:.0}",
+                median(rates.clone()),
+                least.fold(f64::INFINITY, f64::min),
+                most.fold(0.0, f64::max),
+            );
+        }
         Readings::Gauge(Unit::Bytes, value) => return format!("{value:>10.1} bytes"),
+        Readings::Gauge(Unit::Share, value) => return format!("{value:>10.4} of 1"),
         Readings::Gauge(Unit::Commands, value) => return format!("{value:>10.2} commands"),
     };
     let nanos = each(samples, |sample| sample.nanos);
@@ -72,7 +82,8 @@ fn figures(ours: &Row, rows: &[Row]) {
     let bare = base(ours, rows);
     match &ours.readings {
         Readings::Timed(samples) => {
-            let above = match bare {
+            // A whole row's time has the bare service in it; its allocations are told without.
+            let above = match under(ours, rows) {
                 Some(bare) => paired(samples, bare, |ours, bare| {
                     ours.allocations - bare.allocations
                 }),
@@ -80,7 +91,11 @@ fn figures(ours: &Row, rows: &[Row]) {
             };
             println!("ALLOCS {} {:.2}", ours.name, median(above));
         }
+        Readings::Rates(rates) => {
+            println!("RATE {} {:.0}", ours.name, median(rates.clone()));
+        }
         Readings::Gauge(Unit::Bytes, value) => println!("BYTES {} {value:.1}", ours.name),
+        Readings::Gauge(Unit::Share, value) => println!("SHARE {} {value:.4}", ours.name),
         Readings::Gauge(Unit::Commands, value) => println!("COMMANDS {} {value:.2}", ours.name),
     }
     if let (Readings::Timed(samples), Some(bare)) = (&ours.readings, bare) {
@@ -114,6 +129,7 @@ fn ratio(ours: &Row, peer: &Row, rows: &[Row]) -> Option<f64> {
 fn costs(row: &Row, rows: &[Row]) -> Vec<f64> {
     match (&row.readings, base(row, rows)) {
         (Readings::Gauge(_, value), _) => vec![*value],
+        (Readings::Rates(rates), _) => rates.clone(),
         (Readings::Timed(samples), None) => each(samples, |sample| sample.nanos),
         (Readings::Timed(samples), Some(bare)) => {
             paired(samples, bare, |row, bare| row.nanos - bare.nanos)
@@ -125,13 +141,18 @@ fn base<'a>(row: &Row, rows: &'a [Row]) -> Option<&'a [Sample]> {
     if row.is_whole {
         return None;
     }
+    under(row, rows)
+}
+
+/// Returns the bare service that stands under a row, whether or not it is taken off.
+fn under<'a>(row: &Row, rows: &'a [Row]) -> Option<&'a [Sample]> {
     let bare = || rows.iter().filter(|row| row.who == Who::Bare);
     let name = base_of(row.name, &bare().map(|row| row.name).collect::<Vec<_>>())?;
     bare()
         .filter(|row| row.name == name)
         .find_map(|row| match &row.readings {
             Readings::Timed(samples) => Some(samples.as_slice()),
-            Readings::Gauge(..) => None,
+            Readings::Rates(_) | Readings::Gauge(..) => None,
         })
 }
 

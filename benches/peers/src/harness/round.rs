@@ -1,7 +1,9 @@
 //! Rounds: each runs every row once, in turn, so that what disturbs the machine disturbs all.
 
+use std::time::Duration;
+
 use super::allocator::Counts;
-use super::case::{Case, Measure, Run, Unit, Who};
+use super::case::{Case, Measure, Rate, Run, Unit, Who};
 use super::clock::thread_cpu_nanos;
 
 /// How many rounds are run, and how long each row runs in one of them.
@@ -9,6 +11,9 @@ use super::clock::thread_cpu_nanos;
 pub struct Effort {
     rounds: usize,
     batch_nanos: u64,
+    /// The same, of rows that need longer to come to their pace.
+    rate_rounds: usize,
+    rate_for: Duration,
 }
 
 impl Effort {
@@ -16,10 +21,14 @@ impl Effort {
     pub const FULL: Self = Self {
         rounds: 201,
         batch_nanos: 4_000_000,
+        rate_rounds: 31,
+        rate_for: Duration::from_millis(300),
     };
     pub const QUICK: Self = Self {
         rounds: 7,
         batch_nanos: 1_000_000,
+        rate_rounds: 3,
+        rate_for: Duration::from_millis(50),
     };
 }
 
@@ -42,6 +51,8 @@ pub struct Row {
 pub enum Readings {
     /// One sample for each round; the same place in two rows is the same round.
     Timed(Vec<Sample>),
+    /// How often in a second, likewise.
+    Rates(Vec<f64>),
     Gauge(Unit, f64),
 }
 
@@ -51,12 +62,13 @@ pub fn measure(cases: Vec<Case>, effort: Effort) -> Vec<Row> {
         .into_iter()
         .map(|case| Started::new(case, effort))
         .collect();
-    for round in 0..effort.rounds {
+    for round in 0..effort.rounds.max(effort.rate_rounds) {
         // There and back, so that no row always follows the same neighbour.
+        let run = |row: &mut Started| row.run_once(round, effort);
         if round % 2 == 0 {
-            started.iter_mut().for_each(Started::run_once);
+            started.iter_mut().for_each(run);
         } else {
-            started.iter_mut().rev().for_each(Started::run_once);
+            started.iter_mut().rev().for_each(run);
         }
     }
     // The gauges come last: one that fills the memory leaves an allocator behind that is slower.
@@ -76,6 +88,10 @@ enum Work {
         iterations: u64,
         samples: Vec<Sample>,
     },
+    Rated {
+        rate: Rate,
+        rates: Vec<f64>,
+    },
     Gauge {
         unit: Unit,
         read: Box<dyn FnOnce() -> f64>,
@@ -92,6 +108,14 @@ impl Started {
         } = case;
         let work = match measure {
             Measure::Gauge(unit, read) => Work::Gauge { unit, read },
+            Measure::Rate(mut rate) => {
+                // To warm up.
+                rate(effort.rate_for);
+                Work::Rated {
+                    rate,
+                    rates: Vec::with_capacity(effort.rate_rounds),
+                }
+            }
             Measure::Time(mut run) => {
                 let iterations = calibrate(&mut run, effort.batch_nanos);
                 Work::Timed {
@@ -109,14 +133,17 @@ impl Started {
         }
     }
 
-    fn run_once(&mut self) {
-        if let Work::Timed {
-            run,
-            iterations,
-            samples,
-        } = &mut self.work
-        {
-            samples.push(sample(run, *iterations));
+    fn run_once(&mut self, round: usize, effort: Effort) {
+        match &mut self.work {
+            Work::Timed {
+                run,
+                iterations,
+                samples,
+            } if round < effort.rounds => samples.push(sample(run, *iterations)),
+            Work::Rated { rate, rates } if round < effort.rate_rounds => {
+                rates.push(rate(effort.rate_for));
+            }
+            Work::Timed { .. } | Work::Rated { .. } | Work::Gauge { .. } => {}
         }
     }
 
@@ -129,6 +156,7 @@ impl Started {
         } = self;
         let readings = match work {
             Work::Timed { samples, .. } => Readings::Timed(samples),
+            Work::Rated { rates, .. } => Readings::Rates(rates),
             Work::Gauge { unit, read } => Readings::Gauge(unit, read()),
         };
         Row {

@@ -4,13 +4,25 @@ use portcullis::{cache::CacheLayer, store::MemoryStore};
 use tower::Layer;
 
 use crate::harness::Case;
-use crate::workload::{CachedOrigin, Requests, drive_hits};
+use crate::workload::{CachedOrigin, Requests, drive, drive_hits, origin};
 
 pub fn cases() -> Vec<Case> {
-    let origin = CachedOrigin::default();
-    let cached = CacheLayer::new(MemoryStore::new()).layer(origin.service());
-    vec![Case::ours(
-        "cache/hit",
-        drive_hits(cached, &origin, Requests::anonymous()),
-    )]
+    let cached = CachedOrigin::default();
+    let layer = || CacheLayer::new(MemoryStore::new());
+    vec![
+        Case::ours(
+            "cache/hit",
+            drive_hits(
+                layer().layer(cached.service()),
+                &cached,
+                Requests::anonymous(),
+            ),
+        )
+        .whole(),
+        // What the origin answers does not say for how long it is fresh.
+        Case::ours(
+            "cache/miss",
+            drive(layer().layer(origin()), Requests::anonymous()),
+        ),
+    ]
 }

@@ -32,13 +32,19 @@ pub fn cases() -> Vec<Case> {
         .build()
         .expect("nothing is wrong with it");
     vec![
-        Case::ours("log/json", drive(json.layer(origin()), requests())),
+        Case::ours("log/json", drive(json.clone().layer(origin()), requests())),
         Case::ours("log/disabled", drive(disabled.layer(origin()), requests())),
         Case::ours(
             "log/unwritten",
             drive(unwritten.layer(origin()), requests()),
         ),
         Case::ours("log/queue", queued()),
+        // What handing a record to the queue adds to encoding it stands in this ratio.
+        Case::peer(
+            "log/queue",
+            "json",
+            drive(json.layer(origin()), requests()),
+        ),
     ]
 }
 

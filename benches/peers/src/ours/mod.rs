@@ -1,7 +1,9 @@
 //! Our rows, a file for each suite.
 
 pub mod cache;
+pub mod cache_store;
 pub mod keys;
 pub mod limits;
 pub mod log;
+pub mod redis;
 pub mod stack;

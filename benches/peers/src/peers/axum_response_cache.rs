@@ -17,7 +17,8 @@ pub fn cases() -> Vec<Case> {
             "cache/hit",
             "axum-response-cache",
             drive_hits(layer().layer(plain.service()), &plain, requests()),
-        ),
+        )
+        .whole(),
         Case::peer(
             "cache/hit",
             "axum-response-cache-age",
@@ -26,6 +27,7 @@ pub fn cases() -> Vec<Case> {
                 &aged,
                 requests(),
             ),
-        ),
+        )
+        .whole(),
     ]
 }

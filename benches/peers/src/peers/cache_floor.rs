@@ -24,8 +24,8 @@ pub fn cases() -> Vec<Case> {
     });
     let origin = CachedOrigin::default().service();
     vec![
-        Case::peer("cache/hit", "origin", drive(origin, Requests::anonymous())),
-        Case::peer("cache/hit", "floor", drive(service, Requests::anonymous())),
+        Case::peer("cache/hit", "origin", drive(origin, Requests::anonymous())).whole(),
+        Case::peer("cache/hit", "floor", drive(service, Requests::anonymous())).whole(),
     ]
 }
 

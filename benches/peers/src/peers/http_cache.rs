@@ -6,19 +6,25 @@ use moka::future::Cache;
 use tower::Layer;
 
 use crate::harness::Case;
-use crate::workload::{CachedOrigin, Requests, drive_hits};
+use crate::workload::{CachedOrigin, Requests, drive, drive_hits};
 
 pub fn cases() -> Vec<Case> {
     let origin = CachedOrigin::default();
     // The default holds 42 responses, which the requests' targets would drive out.
     let layer = ServerCacheLayer::new(MokaManager::new(Cache::new(10_000)));
-    vec![Case::peer(
-        "cache/hit",
-        "http-cache-tower-server",
-        drive_hits(
-            layer.layer(origin.service()),
-            &origin,
-            Requests::anonymous(),
-        ),
-    )]
+    let bare = crate::workload::origin();
+    let uncacheable = drive(layer.clone().layer(bare), Requests::anonymous());
+    vec![
+        Case::peer(
+            "cache/hit",
+            "http-cache-tower-server",
+            drive_hits(
+                layer.layer(origin.service()),
+                &origin,
+                Requests::anonymous(),
+            ),
+        )
+        .whole(),
+        Case::peer("cache/miss", "http-cache-tower-server", uncacheable),
+    ]
 }

@@ -62,6 +62,15 @@ where
     }
 }
 
+/// Has one request answered, and its body read.
+pub fn answered<S, B>(service: &mut S, request: Request<Body>)
+where
+    S: Service<Request<Body>, Response = Response<B>, Error: Debug>,
+    B: http_body::Body,
+{
+    exchange(service, request);
+}
+
 fn exchange<S, B>(service: &mut S, request: Request<Body>)
 where
     S: Service<Request<Body>, Response = Response<B>, Error: Debug>,

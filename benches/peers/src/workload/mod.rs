@@ -4,10 +4,12 @@ mod clients;
 mod decisions;
 mod exchange;
 mod origin;
+pub mod redis;
 mod requests;
+pub mod trace;
 
 pub use decisions::{Key, bytes_per_key, decisions};
-pub use exchange::{drive, drive_hits};
+pub use exchange::{answered, drive, drive_hits};
 pub use origin::{CachedOrigin, origin, router};
 pub use requests::{CREDENTIAL, Requests};
 
@@ -16,6 +18,11 @@ use crate::harness::Case;
 /// Returns the row of a bare `service_fn`, to stand under the cases whose names begin with `name`.
 pub fn bare_service_fn(name: &'static str) -> Case {
     Case::bare(name, drive(origin(), Requests::default()))
+}
+
+/// Returns the same, of requests that bear no key.
+pub fn bare_anonymous(name: &'static str) -> Case {
+    Case::bare(name, drive(origin(), Requests::anonymous()))
 }
 
 /// Returns the row of a bare axum `Router`, to stand under the cases whose names begin with `name`.

@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     sync::{
         Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -32,8 +32,6 @@ pub(super) struct Leases {
     // Beside the map, so that nobody locks it where nothing is leased.
     count: AtomicUsize,
     held: Mutex<HashMap<StoreKey, SmallVec<[Lease; 1]>>>,
-    /// Whether a task looks for what lies idle.
-    pub(super) is_tended: AtomicBool,
 }
 
 /// What was taken ahead of one policy.
@@ -53,7 +51,7 @@ pub(super) struct Lease {
 /// Returns by what to divide what is left, to take as much ahead; 0 to take nothing.
 pub(super) fn divisor(charges: &[Charge<'_>]) -> u64 {
     let of = |charge: &Charge<'_>| match charge.policy.counting_mode() {
-        Mode::Exact => 0,
+        Mode::Exact | Mode::Debt { .. } => 0,
         Mode::Lease { instances } => 2 * u64::from(instances.get()),
     };
     // All of a request's policies, or none: what one decides at the server, that decides all.

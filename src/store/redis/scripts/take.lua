@@ -5,12 +5,14 @@
 -- KEYS[1]  the partition's hash: a field for each policy, named by its id, with three doubles; and
 --          `x`, the moment in milliseconds at which the key expires
 -- ARGV[1]  the number of the call
--- ARGV[2]  `t` to take, `p` to say only what taking would, `c` to charge whatever is left
+-- ARGV[2]  `t` to take, `d` to take and to tell the states that come of it, `p` to say only what
+--          taking would, `c` to charge whatever is left, `r` to charge so and to tell the states
 -- ARGV[3]  for each policy 74 bytes: id, letter, 1 if it only watches, cost, by what to divide
 --          what is left to take as much ahead (0 for nothing), six numbers
 -- returns  the number of the call, the time, 1 if admitted, and for each policy six numbers: the
 --          verdict, what remains, how long to the reset, the receipt or the wait, what was taken
---          ahead, its receipt; if denied, then for each policy its state, three numbers
+--          ahead, its receipt; if denied or to be told, then for each policy its state, three
+--          numbers
 
 -- Returns the state that a field holds; none if it holds anything else.
 local function unpack_state(field)
@@ -25,7 +27,7 @@ end
 
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
-local key, charges = KEYS[1], ARGV[3]
+local key, wish, charges = KEYS[1], ARGV[2], ARGV[3]
 local count = #charges / 74
 
 local fields = {}
@@ -40,7 +42,7 @@ for i = 1, count do
   local letter, watches, cost, _, n1, n2, n3, n4, n5, n6 =
     struct.unpack('<c1Bdddddddd', charges, i * 74 - 65)
   local till, one, two = unpack_state(held[i])
-  if ARGV[2] == 'c' then
+  if wish == 'c' or wish == 'r' then
     decided[i] = { 0, 0, 0, 0, charge(letter, n1, n2, n3, n4, n5, n6, till, one, two, now, cost) }
   else
     decided[i] = { decide(letter, n1, n2, n3, n4, n5, n6, till, one, two, now, cost) }
@@ -86,7 +88,7 @@ for i = 1, count do
   end
 end
 
-if not admitted then
+if not admitted or wish == 'd' or wish == 'r' then
   for i = 1, count do
     for word = 5, 7 do
       answer[#answer + 1] = decided[i][word]
@@ -94,7 +96,7 @@ if not admitted then
   end
 end
 
-if ARGV[2] ~= 'p' and #write > 0 then
+if wish ~= 'p' and #write > 0 then
   -- The key outlives its states by a quarter, so that it is not moved on with each of them.
   local now_millis, needed = math.floor(now / 1000), math.ceil(latest / 1000)
   local expires = tonumber(held[count + 1] or 0)

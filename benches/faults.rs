@@ -1,0 +1,520 @@
+//! How long requests take while their Redis server fails, and how soon a revoked key is refused.
+//!
+//! ```text
+//! cargo bench --bench faults --features redis
+//! cargo bench --bench faults --features redis -- --check hang revocation
+//! ```
+//!
+//! Words keep the faults whose names contain one of them. What must hold stands behind each figure. Without `--check` nothing fails: a machine that does
+//! other things too is late by itself. How late shows in the rows of the `ruler`, which sleeps, and
+//! of the `bare` service, which has no layer; `--check` allows for that much.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "spawns tasks and looks at the clock"
+)]
+#![allow(clippy::unwrap_used, reason = "a benchmark fails by panicking")]
+
+#[allow(dead_code, reason = "the tests start more kinds of servers")]
+#[path = "../tests/it/support/redis.rs"]
+mod redis;
+
+use std::{
+    collections::BTreeMap,
+    convert::Infallible,
+    fmt::Debug,
+    process::ExitCode,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use http::{HeaderName, Request, Response, StatusCode};
+use http_body::Body;
+use http_body_util::{BodyExt, Full};
+use portcullis::{
+    TokioRuntime,
+    access_log::{AccessLogLayer, LogQueue},
+    api_key::{ApiKeyLayer, KeyManager, KeyRing, NewKey, Pepper},
+    cache::CacheLayer,
+    rate_limit::{OnStoreError, Partition, Policy, Quota, RateLimitLayer},
+    store::{RedisConfig, RedisStore},
+};
+use tower::{Layer, ServiceExt, layer::util::Identity, service_fn, util::BoxCloneService};
+
+use self::redis::{Fault, Proxy, Server, keys};
+
+type App = BoxCloneService<Request<Full<Bytes>>, Response<()>, Infallible>;
+
+/// How often each fault happens.
+const REPEATS: usize = 5;
+
+/// How long it lasts.
+const FAULT: Duration = Duration::from_millis(1_500);
+
+/// How many tasks send requests to each layer.
+const TASKS: usize = 3;
+
+/// By how much a request may pass its deadline, once.
+const LATE_MAX: Duration = Duration::from_millis(20);
+
+/// How long a request may take once the server is known not to answer.
+const AFTER_MAX: Duration = Duration::from_millis(1);
+
+/// How soon after the fault everything is as before.
+const RECOVERY_MAX: Duration = Duration::from_secs(2);
+
+/// How many keys are revoked, and before how many instances.
+const REVOCATIONS: usize = 250;
+const INSTANCES: usize = 4;
+
+/// How soon 99 of 100 of them are refused everywhere.
+const REVOKED_MAX: Duration = Duration::from_millis(100);
+
+fn main() -> ExitCode {
+    let mut report = Report::default();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        for fault in [Failure::Hang, Failure::Crash, Failure::BlackHole] {
+            if !is_wanted(fault.name()) {
+                continue;
+            }
+            let mut seen = Seen::default();
+            for _ in 0..REPEATS {
+                Scene::new().await.endure(fault, &mut seen).await;
+            }
+            seen.report(fault.name(), &mut report);
+        }
+        if is_wanted("revocation") {
+            revocations(&mut report).await;
+        }
+    });
+    let is_checked = std::env::args().any(|argument| argument == "--check");
+    match report.exceeded {
+        0 => ExitCode::SUCCESS,
+        count => {
+            eprintln!("{count} figures EXCEEDED what must hold");
+            ExitCode::from(u8::from(is_checked))
+        }
+    }
+}
+
+/// Returns whether a word of the command line asks for this, or none asks for anything.
+fn is_wanted(name: &str) -> bool {
+    let mut words = std::env::args()
+        .skip(1)
+        .filter(|word| !word.starts_with('-'))
+        .peekable();
+    words.peek().is_none() || words.any(|word| name.contains(&word))
+}
+
+/// Prints figures, and counts those that are too large.
+#[derive(Default)]
+struct Report {
+    exceeded: usize,
+}
+
+impl Report {
+    fn note(&self, name: &str, value: Duration) {
+        println!("MILLIS {name} {:.3}", millis(value));
+    }
+
+    /// Prints a figure that must be at most so much, on a machine that is so late by itself.
+    fn bound(&mut self, name: &str, value: Duration, at_most: Duration, late: Duration) {
+        let is_exceeded = value > at_most + late;
+        self.exceeded += usize::from(is_exceeded);
+        println!(
+            "MILLIS {name} {:.3} (at most {}){}",
+            millis(value),
+            millis(at_most),
+            match (is_exceeded, value > at_most) {
+                (true, _) => " EXCEEDED",
+                (false, true) => ", by no more than the machine was late",
+                (false, false) => "",
+            }
+        );
+    }
+}
+
+fn millis(time: Duration) -> f64 {
+    time.as_secs_f64() * 1_000.0
+}
+
+#[derive(Clone, Copy)]
+enum Failure {
+    Hang,
+    Crash,
+    BlackHole,
+}
+
+impl Failure {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Hang => "hang",
+            Self::Crash => "crash",
+            Self::BlackHole => "black_hole",
+        }
+    }
+}
+
+/// What a layer needs of its store: an answer within this time.
+const LAYERS: [(&str, Duration); 5] = [
+    ("auth", Duration::from_millis(50)),
+    ("limit", Duration::from_millis(25)),
+    ("cache", Duration::from_millis(25)),
+    // Nobody waits for it.
+    ("log", Duration::ZERO),
+    ("bare", Duration::ZERO),
+];
+const AUTH: usize = 0;
+const LIMIT: usize = 1;
+const CACHE: usize = 2;
+const LOG: usize = 3;
+const BARE: usize = 4;
+
+/// How long requests took.
+#[derive(Default)]
+struct Seen {
+    /// Those that began before the server was known to fail, and after; by layer.
+    once: BTreeMap<usize, Vec<Duration>>,
+    after: BTreeMap<usize, Vec<Duration>>,
+    /// How long after the fault each layer was as before.
+    recovered: BTreeMap<usize, Vec<Duration>>,
+    /// By how much a task was late that sleeps a millisecond at a time.
+    ruler: Vec<Duration>,
+}
+
+impl Seen {
+    fn report(mut self, fault: &str, report: &mut Report) {
+        let ruler = sorted(&mut self.ruler);
+        report.note(&format!("{fault}/ruler/p99"), percentile(ruler, 99));
+        report.note(&format!("{fault}/ruler/p100"), percentile(ruler, 100));
+        let slept_late = percentile(ruler, 100);
+        let bare = sorted(self.after.entry(BARE).or_default()).to_vec();
+        for (which, (layer, deadline)) in LAYERS.into_iter().enumerate() {
+            let once = sorted(self.once.entry(which).or_default());
+            let most = percentile(once, 100);
+            let name = format!("{fault}/{layer}/once");
+            report.bound(&name, most, deadline + LATE_MAX, slept_late);
+            let after = sorted(self.after.entry(which).or_default());
+            println!("COUNT {fault}/{layer}/after {}", after.len());
+            for percent in [50, 99, 100] {
+                let name = format!("{fault}/{layer}/after/p{percent}");
+                // The latest of all is late as a sleeper is, the others as a bare service is.
+                let late = match percent {
+                    100 => slept_late,
+                    _ => percentile(&bare, percent),
+                };
+                report.bound(&name, percentile(after, percent), AFTER_MAX, late);
+            }
+        }
+        for (which, times) in &mut self.recovered {
+            let name = format!("{fault}/{}/recovery", LAYERS[*which].0);
+            let most = percentile(sorted(times), 100);
+            report.bound(&name, most, RECOVERY_MAX, slept_late);
+        }
+    }
+}
+
+fn sorted(times: &mut [Duration]) -> &[Duration] {
+    times.sort_unstable();
+    times
+}
+
+/// Returns the time that so many of a hundred do not pass.
+fn percentile(sorted: &[Duration], percent: usize) -> Duration {
+    let rank = (sorted.len() * percent).div_ceil(100).max(1);
+    sorted.get(rank - 1).copied().unwrap_or_default()
+}
+
+/// Puts a layer before a handler that counts its calls, and reads each answer to its end.
+macro_rules! app {
+    ($layer:expr, $calls:expr) => {{
+        let calls = Arc::clone($calls);
+        let handler = service_fn(move |_: Request<Full<Bytes>>| {
+            calls.fetch_add(1, Ordering::Relaxed);
+            let response = Response::builder().header("cache-control", "max-age=60");
+            let response = response.body(Full::<Bytes>::from("an answer")).unwrap();
+            async move { Ok::<_, Infallible>(response) }
+        });
+        let service = $layer.layer(handler);
+        let to_the_end = |response: Response<_>| async move {
+            let (head, body) = response.into_parts();
+            read_to_the_end(body).await;
+            Ok(Response::from_parts(head, ()))
+        };
+        BoxCloneService::new(ServiceExt::<Request<Full<Bytes>>>::and_then(
+            service, to_the_end,
+        ))
+    }};
+}
+
+async fn read_to_the_end<B>(body: B)
+where
+    B: Body<Data = Bytes>,
+    B::Error: Debug,
+{
+    body.collect().await.unwrap();
+}
+
+/// A server behind a proxy, and a layer of each kind before it.
+struct Scene {
+    server: Server,
+    proxy: Proxy,
+    store: RedisStore,
+    queue: LogQueue,
+    apps: [App; 5],
+    /// How often the handler behind the cache was called.
+    calls: Arc<AtomicUsize>,
+    key: String,
+}
+
+impl Scene {
+    async fn new() -> Self {
+        let server = Server::start();
+        let proxy = Proxy::before(server.addr).await;
+        let store = RedisStore::new(RedisConfig::single(proxy.url()), keys()).unwrap();
+        // Nothing is remembered: each request asks.
+        let ring = KeyRing::builder("acmepay", store.clone())
+            .pepper(Pepper::random(1))
+            .remember_keys_for(Duration::ZERO)
+            .build()
+            .unwrap();
+        let key = KeyManager::new(&ring)
+            .create(NewKey::of_owner("a"))
+            .await
+            .unwrap();
+        let by = Partition::header(HeaderName::from_static("x-nobody-sends-this"));
+        let limit = RateLimitLayer::builder(store.clone(), by)
+            .policy(Policy::fixed_window("all", Quota::per_hour(1_000_000)).unwrap())
+            .on_store_error(OnStoreError::Deny)
+            .build()
+            .unwrap();
+        let queue = LogQueue::builder(store.clone(), TokioRuntime)
+            .linger(Duration::from_millis(20))
+            .build()
+            .unwrap();
+        let (calls, others) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let apps = [
+            app!(ApiKeyLayer::builder(&ring).build().unwrap(), &others),
+            app!(limit, &others),
+            app!(CacheLayer::new(store.clone()), &calls),
+            app!(AccessLogLayer::new(queue.clone()), &others),
+            app!(Identity::new(), &others),
+        ];
+        let key = key.expose_secret().to_owned();
+        let scene = Self {
+            server,
+            proxy,
+            store,
+            queue,
+            apps,
+            calls,
+            key,
+        };
+        for which in [AUTH, LIMIT, CACHE, LOG] {
+            scene.until_up(which).await;
+        }
+        // Another attempt to connect may follow at once.
+        tokio::time::sleep(Duration::from_millis(1_200)).await;
+        scene
+    }
+
+    fn request(&self, which: usize, path: usize) -> Request<Full<Bytes>> {
+        let request = Request::get(format!("http://acme.test/{}", path % 7));
+        let request = if which == AUTH {
+            request.header("x-api-key", &self.key)
+        } else {
+            request
+        };
+        request.body(Full::default()).unwrap()
+    }
+
+    async fn ask(&self, which: usize) -> StatusCode {
+        let app = self.apps[which].clone();
+        app.oneshot(self.request(which, 0)).await.unwrap().status()
+    }
+
+    /// Asks until a layer does its work with the server again, and returns how long that took.
+    async fn until_up(&self, which: usize) -> Duration {
+        let begun = Instant::now();
+        loop {
+            let before = self.calls.load(Ordering::Relaxed);
+            let status = self.ask(which).await;
+            let is_up = match which {
+                // A server that has lost its data knows nobody.
+                AUTH => [StatusCode::OK, StatusCode::UNAUTHORIZED].contains(&status),
+                CACHE => self.calls.load(Ordering::Relaxed) == before,
+                LOG => self.queue.flush().await,
+                _ => status == StatusCode::OK,
+            };
+            if is_up {
+                return begun.elapsed();
+            }
+            assert!(
+                begun.elapsed() < Duration::from_secs(20),
+                "{:?}",
+                self.store
+            );
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
+
+    /// Sends requests to all layers while the server fails, and until it is back.
+    async fn endure(mut self, fault: Failure, seen: &mut Seen) {
+        let over = Arc::new(AtomicBool::new(false));
+        let tasks: Vec<_> = (0..LAYERS.len() * TASKS)
+            .map(|task| tokio::spawn(self.load(task % LAYERS.len(), &over)))
+            .collect();
+        let ruler = tokio::spawn(ruler(Arc::clone(&over)));
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        match fault {
+            Failure::Hang => self.server.freeze(),
+            Failure::Crash => self.server.kill(),
+            Failure::BlackHole => self.proxy.set(Fault::BlackHole),
+        }
+        tokio::time::sleep(FAULT).await;
+        over.store(true, Ordering::Relaxed);
+        for (task, times) in tasks.into_iter().enumerate() {
+            let (once, after) = times.await.unwrap();
+            let which = task % LAYERS.len();
+            seen.once.entry(which).or_default().extend(once);
+            seen.after.entry(which).or_default().extend(after);
+        }
+        seen.ruler.extend(ruler.await.unwrap());
+        match fault {
+            Failure::Hang => self.server.thaw(),
+            Failure::Crash => self.server.restart(),
+            Failure::BlackHole => self.proxy.set(Fault::None),
+        }
+        let (auth, limit, cache, log) = tokio::join!(
+            self.until_up(AUTH),
+            self.until_up(LIMIT),
+            self.until_up(CACHE),
+            self.until_up(LOG),
+        );
+        for (which, time) in [(AUTH, auth), (LIMIT, limit), (CACHE, cache), (LOG, log)] {
+            seen.recovered.entry(which).or_default().push(time);
+        }
+    }
+
+    /// Sends requests to a layer until it is over, and returns how long they took: those that began
+    /// before the server was known to fail, and those after.
+    fn load(
+        &self,
+        which: usize,
+        over: &Arc<AtomicBool>,
+    ) -> impl Future<Output = (Vec<Duration>, Vec<Duration>)> + Send + 'static {
+        let (app, store, over) = (self.apps[which].clone(), self.store.clone(), over.clone());
+        let requests: Vec<_> = (0..7).map(|path| self.request(which, path)).collect();
+        async move {
+            let (mut once, mut after) = (Vec::new(), Vec::new());
+            while !over.load(Ordering::Relaxed) {
+                let times = if store.stats().down == 0 {
+                    &mut once
+                } else {
+                    &mut after
+                };
+                let request = requests[times.len() % requests.len()].clone();
+                let app = app.clone();
+                let begun = Instant::now();
+                app.oneshot(request).await.unwrap();
+                times.push(begun.elapsed());
+                tokio::time::sleep(Duration::from_millis(3)).await;
+            }
+            (once, after)
+        }
+    }
+}
+
+/// Sleeps a millisecond at a time, and returns by how much each was longer.
+async fn ruler(over: Arc<AtomicBool>) -> Vec<Duration> {
+    let slept = Duration::from_millis(1);
+    let mut late = Vec::new();
+    while !over.load(Ordering::Relaxed) {
+        let begun = Instant::now();
+        tokio::time::sleep(slept).await;
+        late.push(begun.elapsed().saturating_sub(slept));
+    }
+    late
+}
+
+/// Revokes keys one after the other that all instances remember, and measures how long it takes
+/// from the call until each of them refuses it.
+async fn revocations(report: &mut Report) {
+    let server = Server::start();
+    let instances: Vec<_> = (0..=INSTANCES)
+        .map(|_| {
+            // What is measured is not what becomes of a late look-up.
+            let config = RedisConfig::single(server.url()).api_key_deadline(Duration::from_secs(1));
+            let store = RedisStore::new(config, keys()).unwrap();
+            let ring = KeyRing::builder("acmepay", store)
+                .pepper(Pepper::new(1, b"the pepper that all instances have").unwrap())
+                .build();
+            let ring = ring.unwrap();
+            let calls = Arc::new(AtomicUsize::new(0));
+            let app: App = app!(ApiKeyLayer::builder(&ring).build().unwrap(), &calls);
+            (KeyManager::new(&ring), app)
+        })
+        .collect();
+    let ((manager, _), readers) = instances.split_first().unwrap();
+    let over = Arc::new(AtomicBool::new(false));
+    let ruler = tokio::spawn(ruler(Arc::clone(&over)));
+    let mut times = Vec::new();
+    for number in 0..REVOCATIONS {
+        let key = manager.create(NewKey::of_owner("a")).await.unwrap();
+        let request = || {
+            let request = Request::get("/").header("x-api-key", key.expose_secret());
+            request.body(Full::<Bytes>::default()).unwrap()
+        };
+        // By the second request the key is remembered, once the instance hears of changes.
+        for _ in 0..if number == 0 { 50 } else { 2 } {
+            for (_, app) in readers {
+                let status = app.clone().oneshot(request()).await.unwrap().status();
+                assert_eq!(status, StatusCode::OK);
+            }
+            if number == 0 {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        }
+        let begun = Instant::now();
+        let refusals: Vec<_> = readers
+            .iter()
+            .map(|(_, app)| {
+                let (app, request) = (app.clone(), request());
+                tokio::spawn(async move {
+                    loop {
+                        let status = app.clone().oneshot(request.clone()).await.unwrap().status();
+                        if status == StatusCode::UNAUTHORIZED {
+                            return begun.elapsed();
+                        }
+                        tokio::time::sleep(Duration::from_micros(200)).await;
+                    }
+                })
+            })
+            .collect();
+        manager.revoke(key.id(), "a benchmark").await.unwrap();
+        let mut everywhere = Duration::ZERO;
+        for refusal in refusals {
+            everywhere = everywhere.max(refusal.await.unwrap());
+        }
+        times.push(everywhere);
+    }
+    over.store(true, Ordering::Relaxed);
+    let mut late = ruler.await.unwrap();
+    let late = sorted(&mut late);
+    report.note("revocation/ruler/p99", percentile(late, 99));
+    report.note("revocation/ruler/p100", percentile(late, 100));
+    let late = percentile(late, 99);
+    let times = sorted(&mut times);
+    println!("COUNT revocation {}", times.len());
+    report.note("revocation/p50", percentile(times, 50));
+    report.bound("revocation/p99", percentile(times, 99), REVOKED_MAX, late);
+    report.note("revocation/p100", percentile(times, 100));
+}

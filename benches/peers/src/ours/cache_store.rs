@@ -1,0 +1,191 @@
+//! Our store of answers, alone: it is asked from within a look-up of the cache, which alone can.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::sync::{Arc, Mutex};
+
+use axum::body::Body;
+use bytes::Bytes;
+use http::{Request, Response, header::CACHE_CONTROL};
+use portcullis::{
+    StoreFuture, StoreKeys,
+    cache::{
+        CacheKey, CacheLayer, CacheStore, Found, Lookup, PurgeMode, PurgeTarget, Put, PutOutcome,
+        Selection, StoredResponse, Touch,
+    },
+    store::MemoryStore,
+};
+use tower::{Layer, service_fn};
+
+use crate::harness::{Case, Unit, Who};
+use crate::workload::trace::{Hits, OBJECTS, STORE_BYTES, Trace, body_bytes, size_class};
+use crate::workload::{answered, trace};
+
+/// An answer of each length, and the keys of all objects.
+pub struct Objects {
+    puts: Vec<Put>,
+    keys: Vec<CacheKey>,
+}
+
+impl Objects {
+    /// Has the cache make them.
+    fn made() -> Self {
+        let probe = Probe::new(MemoryStore::new());
+        let mut service =
+            CacheLayer::new(probe.clone()).layer(service_fn(|request: Request<Body>| async move {
+                let path = request.uri().path();
+                let object: usize = path[1..].parse().expect("the path is a number");
+                let mut response =
+                    Response::new(Body::from(Bytes::from(vec![b'x'; body_bytes(object)])));
+                let fresh = "max-age=3600".parse().expect("it is a value");
+                response.headers_mut().insert(CACHE_CONTROL, fresh);
+                Ok::<_, std::convert::Infallible>(response)
+            }));
+        let mut keys = Vec::with_capacity(OBJECTS);
+        let mut puts: Vec<Option<Put>> = vec![None; 8];
+        for object in 0..OBJECTS {
+            let request = Request::builder().uri(format!("/{object}"));
+            let request = request.body(Body::empty()).expect("it is a request");
+            answered(&mut service, request);
+            let put = probe.put.lock().expect("nobody panics").take();
+            let put = put.expect("each answer is kept");
+            keys.push(put.key);
+            puts[size_class(object)].get_or_insert(put);
+        }
+        let puts = puts.into_iter().map(|put| put.expect("each length occurs"));
+        Self {
+            puts: puts.collect(),
+            keys,
+        }
+    }
+
+    /// Returns the answer that is kept of an object, and its key.
+    pub fn object(&self, object: usize) -> (&[u8; 32], &Arc<StoredResponse>) {
+        let put = &self.puts[size_class(object)];
+        (self.keys[object].full().as_bytes(), &put.entry)
+    }
+}
+
+/// Returns what an object weighs in a store: the same for all of them.
+pub fn weight(entry: &StoredResponse) -> usize {
+    entry.weight_bytes() + 640
+}
+
+thread_local! {
+    static OBJECTS_MADE: Arc<Objects> = Arc::new(Objects::made());
+}
+
+/// Returns the objects that all stores keep.
+pub fn objects() -> Arc<Objects> {
+    OBJECTS_MADE.with(Arc::clone)
+}
+
+pub fn cases() -> Vec<Case> {
+    let store = MemoryStore::builder().cache_bytes_max(STORE_BYTES);
+    let store = store.build().expect("the bound is right");
+    let probe = Probe::new(store);
+    let mut service = CacheLayer::new(probe).layer(service_fn(|_: Request<Body>| async {
+        Ok::<_, std::convert::Infallible>(Response::new(Body::empty()))
+    }));
+    let hits = Hits::default();
+    let work = Work {
+        objects: objects(),
+        trace: Trace::new(),
+        hits: hits.clone(),
+    };
+    WORK.set(Some(work));
+    vec![
+        Case::ours(
+            "cache/store",
+            Box::new(move |accesses| {
+                ASKED.set(accesses);
+                answered(&mut service, Request::new(Body::empty()));
+            }),
+        )
+        .whole(),
+        Case::gauge("cache/store-hits", Who::Ours, Unit::Share, move || {
+            hits.share()
+        }),
+    ]
+}
+
+/// What is done within a look-up.
+struct Work {
+    objects: Arc<Objects>,
+    trace: Trace,
+    hits: Hits,
+}
+
+thread_local! {
+    static WORK: RefCell<Option<Work>> = const { RefCell::new(None) };
+    static ASKED: std::cell::Cell<u64> = const { std::cell::Cell::new(0) };
+}
+
+/// A store that remembers the last answer that it was given, and that asks another one, as often as
+/// it is told, before it answers a look-up.
+#[derive(Clone)]
+struct Probe {
+    store: MemoryStore,
+    put: Arc<Mutex<Option<Put>>>,
+}
+
+impl Probe {
+    fn new(store: MemoryStore) -> Self {
+        let put = Arc::default();
+        Self { store, put }
+    }
+
+    fn access(&self, work: &mut Work, selection: &Selection<'_>) {
+        let object = work.trace.next();
+        let key = &work.objects.keys[object];
+        let Ok(Ok(lookup)) = self.store.get(key, selection).into_ready() else {
+            panic!("a store in memory answers at once");
+        };
+        let is_found = matches!(lookup.found, Found::Entry { .. });
+        work.hits.count(is_found);
+        if !is_found {
+            let put = &work.objects.puts[trace::size_class(object)];
+            drop(self.store.put(Put {
+                key: *key,
+                fence: lookup.fence,
+                ..put.clone()
+            }));
+        }
+    }
+}
+
+impl CacheStore for Probe {
+    fn keys(&self) -> &StoreKeys {
+        CacheStore::keys(&self.store)
+    }
+
+    fn get(&self, key: &CacheKey, selection: &Selection<'_>) -> StoreFuture<Lookup> {
+        let accesses = ASKED.take();
+        if accesses > 0 {
+            WORK.with_borrow_mut(|work| {
+                let work = work.as_mut().expect("there is work where any is asked for");
+                (0..accesses).for_each(|_| self.access(work, selection));
+            });
+        }
+        self.store.get(key, selection)
+    }
+
+    fn put(&self, put: Put) -> StoreFuture<PutOutcome> {
+        *self.put.lock().expect("nobody panics") = Some(put);
+        StoreFuture::ready(PutOutcome::Stored)
+    }
+
+    fn touch(&self, touch: Touch) -> StoreFuture<bool> {
+        self.store.touch(touch)
+    }
+
+    fn purge(&self, targets: &[PurgeTarget], mode: PurgeMode) -> StoreFuture<()> {
+        CacheStore::purge(&self.store, targets, mode)
+    }
+}
+
+impl fmt::Debug for Probe {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Probe")
+    }
+}

@@ -1,0 +1,400 @@
+//! Our store on a Redis server: how fast it decides, how often it asks, and what lies there.
+
+use std::convert::Infallible;
+use std::io;
+use std::num::NonZeroU32;
+use std::rc::Rc;
+use std::time::Duration;
+
+use axum::body::{Body, to_bytes};
+use http::{HeaderValue, Request, Response};
+use portcullis::{
+    Gate, StoreKey, TokioRuntime,
+    access_log::{AccessLogLayer, JsonLines, LogQueue},
+    api_key::{ApiKeyLayer, KeyManager, KeyRing, NewKey, Pepper},
+    cache::CacheLayer,
+    rate_limit::{Charge, Mode, Partition, Policy, Quota, RateLimitLayer, RateLimitStore},
+    store::TieredStore,
+};
+use tower::{Layer, Service, ServiceExt, util::BoxCloneSyncService};
+
+use crate::harness::{Case, Rate, Unit, Who};
+use crate::peers::{limitador, redis_benchmark};
+use crate::workload::redis::{Server, ask_at_once, command_of, keys, runtime, store};
+use crate::workload::{CREDENTIAL, CachedOrigin, Requests};
+
+/// So wide that nothing is ever denied, and that it is leased in pieces of ten thousand and more.
+const WIDE: u64 = 1_000_000_000;
+
+/// Among how many instances a lease divides.
+const INSTANCES: NonZeroU32 = NonZeroU32::new(4).unwrap();
+
+pub fn cases() -> Vec<Case> {
+    let server = Rc::new(Server::start());
+    let (window, bucket) = (wide_window(), wide_bucket());
+    let leased = wide_window().mode(Mode::Lease {
+        instances: INSTANCES,
+    });
+    let (exact, exact_bucket) = ("redis/exact/64", "redis/exact_bucket/64");
+    let benchmark = |name, policy| redis_benchmark::case(name, &server, &take_of(&server, policy));
+    let mut cases = vec![
+        Case::rate(exact, Who::Ours, decisions(&server, &window)),
+        benchmark(exact, &window),
+        limitador::on_redis(exact, &server),
+        Case::rate(exact_bucket, Who::Ours, decisions(&server, &bucket)),
+        benchmark(exact_bucket, &bucket),
+        Case::rate("redis/lease/64", Who::Ours, decisions(&server, &leased)),
+        Case::rate(
+            "redis/lease/64",
+            Who::Peer("exact"),
+            decisions(&server, &window),
+        ),
+    ];
+    cases.extend(commands());
+    cases.extend(bytes());
+    cases
+}
+
+fn wide_window() -> Policy {
+    let policy = Policy::fixed_window("wide", Quota::per_hour(WIDE));
+    policy.expect("the quota is within bounds")
+}
+
+fn wide_bucket() -> Policy {
+    let policy = Policy::token_bucket("wide-bucket", Quota::per_hour(WIDE));
+    policy.expect("the quota is within bounds")
+}
+
+/// Returns the one partition by which all rows are asked.
+fn partition() -> StoreKey {
+    keys().space("peers").short_of(b"client")
+}
+
+/// Decides by one policy, with as many tasks as all rows have.
+fn decisions(server: &Rc<Server>, policy: &Policy) -> Rate {
+    let (runtime, store, policy) = (runtime(), store(server), policy.clone());
+    ask_at_once(server, runtime, move || {
+        let taken = store.take(&partition(), &[Charge::new(&policy, 1)]);
+        async move {
+            let decisions = taken.await.expect("the server answers");
+            assert!(decisions.is_admitted());
+        }
+    })
+}
+
+/// Returns the command that one decision puts to the server.
+fn take_of(server: &Server, policy: &Policy) -> Vec<Vec<u8>> {
+    let (runtime, store) = (runtime(), store(server));
+    // The server learns the script before.
+    let take = || {
+        let taken = store.take(&partition(), &[Charge::new(policy, 1)]);
+        runtime.block_on(taken).expect("the server answers");
+    };
+    take();
+    command_of(server, take)
+}
+
+/// How many callers there are where commands are counted.
+const CALLERS: usize = 64;
+
+/// How often each calls.
+const CALLS: usize = 20;
+
+fn commands() -> Vec<Case> {
+    let case = |name, state| {
+        let read = move || commands_for_each_request(state);
+        Case::gauge(name, Who::Ours, Unit::Commands, read)
+    };
+    vec![
+        case("redis/cold", State::Cold),
+        case("redis/warm", State::Warm(Mode::Exact)),
+        case(
+            "redis/leased",
+            State::Warm(Mode::Lease {
+                instances: INSTANCES,
+            }),
+        ),
+    ]
+}
+
+/// What an instance has seen of a caller.
+#[derive(Clone, Copy)]
+enum State {
+    /// Nothing: neither the key nor the answer; another instance has made both.
+    Cold,
+    /// A request like this one, a moment ago.
+    Warm(Mode),
+}
+
+/// Returns how many commands a server is given for one request that bears a key, is decided on by
+/// three policies, and hits the cache.
+fn commands_for_each_request(state: State) -> f64 {
+    let (server, runtime) = (Server::start(), runtime());
+    let origin = CachedOrigin::default();
+    let mode = match state {
+        State::Cold => Mode::Exact,
+        State::Warm(mode) => mode,
+    };
+    runtime.block_on(async {
+        let ring = ring(&server);
+        let manager = KeyManager::new(&ring);
+        let mut callers = Vec::new();
+        for caller in 0..CALLERS {
+            let key = manager
+                .create(NewKey::of_owner(format!("client-{caller}")))
+                .await;
+            let key = key.expect("the server has room");
+            callers.push(HeaderValue::try_from(key.expose_secret()).expect("keys are ASCII"));
+        }
+        let other = instance(&server, mode, &origin);
+        for caller in &callers {
+            until_hit(&other, Some(caller), &origin).await;
+        }
+        let one = instance(&server, mode, &origin);
+        // It connects, and hears of changes and purges from now on.
+        let first = callers.swap_remove(0);
+        for _ in 0..10 {
+            ask(&one, Some(&first)).await;
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        let made = origin.asked();
+        let calls = match state {
+            State::Cold => 1,
+            State::Warm(_) => {
+                for caller in &callers {
+                    // Until the answer lies near, and enough is leased.
+                    for _ in 0..3 {
+                        ask(&one, Some(caller)).await;
+                    }
+                }
+                CALLS
+            }
+        };
+        let before = commands_at(&server);
+        for _ in 0..calls {
+            for caller in &callers {
+                ask(&one, Some(caller)).await;
+            }
+        }
+        assert_eq!(origin.asked(), made, "a request reached the origin");
+        let asked = commands_at(&server) - before;
+        asked as f64 / (calls * callers.len()) as f64
+    })
+}
+
+type App = BoxCloneSyncService<Request<Body>, Response<Body>, Infallible>;
+
+fn ring(server: &Server) -> KeyRing {
+    let pepper = Pepper::new(1, b"the pepper that all instances have").expect("it is long enough");
+    let ring = KeyRing::builder("peers", store(server)).pepper(pepper);
+    ring.build().expect("the prefix is valid")
+}
+
+/// Returns a service as one process runs it.
+fn instance(server: &Server, mode: Mode, origin: &CachedOrigin) -> App {
+    let store = store(server);
+    let policies = [
+        Policy::token_bucket("burst", Quota::per_second(WIDE)),
+        Policy::fixed_window("hour", Quota::per_hour(WIDE)),
+        Policy::sliding_window("day", Quota::per_day(WIDE)),
+    ];
+    let limits = RateLimitLayer::builder(store.clone(), Partition::identity());
+    let limits = policies.into_iter().fold(limits, |limits, policy| {
+        limits.policy(policy.expect("the quotas are within bounds").mode(mode))
+    });
+    let gate = Gate::new()
+        .access_log(AccessLogLayer::new(JsonLines::direct(io::sink())))
+        .api_keys(
+            ApiKeyLayer::builder(&ring(server))
+                .build()
+                .expect("the defaults are valid"),
+        )
+        .limit_callers(limits.build().expect("the policies fit one another"))
+        .cache(CacheLayer::new(TieredStore::new(store, 16 << 20)))
+        .build()
+        .expect("the layers fit one another");
+    let service = gate.layer(origin.service());
+    BoxCloneSyncService::new(ServiceExt::<Request<Body>>::map_response(
+        service,
+        |response: Response<_>| response.map(Body::new),
+    ))
+}
+
+/// Asks for the one answer as a caller, or as nobody.
+async fn ask(app: &App, caller: Option<&HeaderValue>) {
+    let mut request = match caller {
+        Some(caller) => Requests::bearing(CREDENTIAL, [caller.clone()]).next(),
+        None => Requests::anonymous().next(),
+    };
+    *request.uri_mut() = "/v1/items/7?page=1".parse().expect("it is a target");
+    let mut app = app.clone();
+    let ready = app.ready().await.expect("no layer fails");
+    let response = ready.call(request).await.expect("no layer fails");
+    assert!(response.status().is_success(), "{}", response.status());
+    to_bytes(response.into_body(), 1 << 20)
+        .await
+        .expect("the body ends");
+}
+
+/// Asks until what was made for this caller lies on the server.
+async fn until_hit(app: &App, caller: Option<&HeaderValue>, origin: &CachedOrigin) {
+    for _ in 0..1_000 {
+        let before = origin.asked();
+        ask(app, caller).await;
+        if origin.asked() == before {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    panic!("the cache stores nothing");
+}
+
+/// What scripts call: it counts as a part of them.
+const IN_SCRIPTS: &str = "del expire get hdel hexists hget hgetall hmget hset incr pexpire \
+     pexpireat pttl publish set time unlink zadd zcard zmscore zrange zrangebylex zrem \
+     zremrangebyrank zremrangebyscore xadd xrevrange info";
+
+/// Returns how many commands clients have given a server.
+fn commands_at(server: &Server) -> u64 {
+    let stats = server.ask(&["INFO", "commandstats"]).as_text();
+    let lines = stats
+        .lines()
+        .filter_map(|line| line.strip_prefix("cmdstat_"));
+    let counted = lines.filter_map(|line| {
+        let (name, rest) = line.split_once(":calls=")?;
+        let is_own = !IN_SCRIPTS.split_whitespace().any(|known| known == name);
+        is_own.then(|| rest.split(',').next()?.parse::<u64>().ok())?
+    });
+    counted.sum()
+}
+
+fn bytes() -> Vec<Case> {
+    let case = |name, read: fn() -> f64| Case::gauge(name, Who::Ours, Unit::Bytes, read);
+    let policies: [(&str, fn() -> Policy); 8] = [
+        ("redis/fixed_window", || {
+            policy(Policy::fixed_window("p", Quota::per_minute(100)))
+        }),
+        ("redis/aligned_window", || {
+            policy(Policy::aligned_window("p", Quota::per_minute(100)))
+        }),
+        ("redis/calendar_month", || {
+            policy(Policy::calendar_month("p", 100))
+        }),
+        ("redis/sliding_window", || {
+            policy(Policy::sliding_window("p", Quota::per_minute(100)))
+        }),
+        ("redis/sliding_log", || {
+            policy(Policy::sliding_log("p", Quota::per_minute(100)))
+        }),
+        ("redis/token_bucket", || {
+            policy(Policy::token_bucket("p", Quota::per_minute(100)))
+        }),
+        ("redis/leaky_bucket", || {
+            policy(Policy::leaky_bucket("p", Quota::per_minute(100)))
+        }),
+        ("redis/leaky_queue", || {
+            let second = Duration::from_secs(1);
+            policy(Policy::leaky_queue("p", Quota::per_minute(100), second))
+        }),
+    ];
+    let each = policies.map(|(name, policy)| {
+        let read = move || bytes_of_a_partition(&[policy()]);
+        Case::gauge(name, Who::Ours, Unit::Bytes, read)
+    });
+    let three = || {
+        bytes_of_a_partition(&[
+            policy(Policy::token_bucket("burst", Quota::per_second(10))),
+            policy(Policy::fixed_window("hour", Quota::per_hour(1_000))),
+            policy(Policy::sliding_window("day", Quota::per_day(10_000))),
+        ])
+    };
+    let mut cases = Vec::from(each);
+    cases.extend([
+        case("redis/three_policies", three),
+        case("redis/key_record", bytes_of_a_key),
+        case("redis/answer_1k", bytes_of_an_answer),
+        case("redis/log_record", bytes_of_a_record),
+    ]);
+    cases
+}
+
+fn policy(made: Result<Policy, portcullis::ConfigError>) -> Policy {
+    made.expect("the quota is within bounds")
+}
+
+/// Returns what a caller takes of whom a hundred requests were counted.
+fn bytes_of_a_partition(policies: &[Policy]) -> f64 {
+    let (server, runtime) = (Server::start(), runtime());
+    let store = store(&server);
+    let charges: Vec<_> = policies
+        .iter()
+        .map(|policy| Charge::new(policy, 1))
+        .collect();
+    for _ in 0..100 {
+        let taken = runtime.block_on(store.take(&partition(), &charges));
+        taken.expect("the server answers");
+    }
+    memory_of(&server, ":l:{", &[]) as f64
+}
+
+/// How many of a kind there are where their bytes are divided by their number.
+const MANY: usize = 1_000;
+
+/// Returns what a key takes with its places in the lists, each of an owner of its own.
+fn bytes_of_a_key() -> f64 {
+    let (server, runtime) = (Server::start(), runtime());
+    let manager = KeyManager::new(&ring(&server));
+    for owner in 0..MANY {
+        let made = manager.create(NewKey::of_owner(format!("owner-{owner}")));
+        runtime.block_on(made).expect("the server has room");
+    }
+    memory_of(&server, ":k:{", &[]) as f64 / MANY as f64
+}
+
+fn bytes_of_an_answer() -> f64 {
+    let (server, runtime) = (Server::start(), runtime());
+    let origin = CachedOrigin::default();
+    let cache = CacheLayer::new(store(&server)).layer(origin.service());
+    let app: App = BoxCloneSyncService::new(ServiceExt::<Request<Body>>::map_response(
+        cache,
+        |response: Response<_>| response.map(Body::new),
+    ));
+    runtime.block_on(until_hit(&app, None, &origin));
+    memory_of(&server, ":c:{", &[":purges", ":lease"]) as f64
+}
+
+fn bytes_of_a_record() -> f64 {
+    let (server, runtime) = (Server::start(), runtime());
+    runtime.block_on(async {
+        let queue = LogQueue::builder(store(&server), TokioRuntime).build();
+        let queue = queue.expect("the defaults are valid");
+        let layer = AccessLogLayer::new(queue.clone());
+        let service = layer.layer(CachedOrigin::default().service());
+        let mut requests = Requests::default();
+        for _ in 0..MANY {
+            let response = service.clone().oneshot(requests.next()).await;
+            let body = response.expect("no layer fails").into_body();
+            to_bytes(Body::new(body), 1 << 20)
+                .await
+                .expect("the body ends");
+        }
+        assert!(queue.flush().await, "a record was lost");
+    });
+    memory_of(&server, ":log:access", &[]) as f64 / MANY as f64
+}
+
+/// Returns what the keys take whose names contain `part`, and end in none of these.
+fn memory_of(server: &Server, part: &str, but: &[&str]) -> i64 {
+    let names = server.keys();
+    let names = names.iter().filter(|name| name.contains(part));
+    let names: Vec<_> = names
+        .filter(|name| !but.iter().any(|end| name.ends_with(end)))
+        .collect();
+    assert!(!names.is_empty(), "nothing lies there");
+    let bytes = |name: &&String| {
+        server
+            .ask(&["MEMORY", "USAGE", name, "SAMPLES", "0"])
+            .as_int()
+    };
+    names.iter().map(bytes).sum()
+}

@@ -1,0 +1,132 @@
+//! A Redis server of the suite's own, and what is asked of it.
+
+#[path = "../../../../tests/it/support/redis.rs"]
+#[allow(
+    dead_code,
+    reason = "the tests of the library start more kinds of servers"
+)]
+mod support;
+
+use std::future::Future;
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpStream;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use portcullis::store::{RedisConfig, RedisStore};
+use tokio::runtime::{Builder, Runtime};
+use tokio::task::JoinSet;
+
+pub(crate) use self::support::{Server, keys};
+use crate::harness::Rate;
+
+/// How many tasks ask at the same time.
+pub const TASKS: usize = 64;
+
+/// So long a call may take: what is measured is not what becomes of late ones.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Returns a runtime of one thread, the one that asks: a client has a core, and its server another.
+pub fn runtime() -> Runtime {
+    let runtime = Builder::new_current_thread().enable_all().build();
+    runtime.expect("a runtime of one thread can be built")
+}
+
+/// Returns a store with a connection of its own.
+pub fn store(server: &Server) -> RedisStore {
+    let config = RedisConfig::single(server.url())
+        .rate_limit_deadline(PATIENCE)
+        .api_key_deadline(PATIENCE)
+        .cache_deadline(PATIENCE);
+    RedisStore::new(config, keys()).expect("the server is where it is")
+}
+
+/// Returns the work of a row that asks with [`TASKS`] tasks at once, each one thing after the other.
+pub fn ask_at_once<F>(
+    server: &Rc<Server>,
+    runtime: Runtime,
+    ask: impl Fn() -> F + Clone + Send + 'static,
+) -> Rate
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let server = Rc::clone(server);
+    Box::new(move |time| {
+        // It lives as long as whoever asks it.
+        let _ = &server;
+        let begun = Instant::now();
+        let asked = runtime.block_on(async {
+            let mut tasks = JoinSet::new();
+            for _ in 0..TASKS {
+                let ask = ask.clone();
+                tasks.spawn(async move {
+                    let mut asked = 0_u64;
+                    while begun.elapsed() < time {
+                        ask().await;
+                        asked += 1;
+                    }
+                    asked
+                });
+            }
+            tasks.join_all().await.into_iter().sum::<u64>()
+        });
+        asked as f64 / begun.elapsed().as_secs_f64()
+    })
+}
+
+/// Returns the words of the one command that `ask` puts to a server, as the server read them.
+pub fn command_of(server: &Server, ask: impl FnOnce()) -> Vec<Vec<u8>> {
+    let mut monitor = BufReader::new(TcpStream::connect(server.addr).expect("the server is up"));
+    monitor
+        .get_mut()
+        .write_all(b"MONITOR\r\n")
+        .expect("it reads");
+    let mut line = || {
+        let mut line = Vec::new();
+        monitor.read_until(b'\n', &mut line).expect("it answers");
+        line
+    };
+    assert_eq!(line(), b"+OK\r\n");
+    ask();
+    loop {
+        let words = words_in(&line());
+        if words
+            .first()
+            .is_some_and(|word| word.as_slice() == b"EVALSHA")
+        {
+            return words;
+        }
+    }
+}
+
+/// Reads what stands between quotes, as servers write it.
+fn words_in(line: &[u8]) -> Vec<Vec<u8>> {
+    let (mut words, mut word) = (Vec::new(), None);
+    let mut bytes = line.iter().copied();
+    while let Some(byte) = bytes.next() {
+        let Some(open) = &mut word else {
+            if byte == b'"' {
+                word = Some(Vec::new());
+            }
+            continue;
+        };
+        match byte {
+            b'"' => words.extend(word.take()),
+            b'\\' => open.push(match bytes.next().expect("something is escaped") {
+                b'n' => b'\n',
+                b'r' => b'\r',
+                b't' => b'\t',
+                b'a' => 7,
+                b'b' => 8,
+                b'x' => {
+                    let mut digit = || char::from(bytes.next().unwrap_or_default()).to_digit(16);
+                    let byte = digit().zip(digit()).map(|(high, low)| high * 16 + low);
+                    byte.expect("two digits follow") as u8
+                }
+                other => other,
+            }),
+            other => open.push(other),
+        }
+    }
+    words
+}

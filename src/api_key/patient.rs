@@ -1,0 +1,67 @@
+//! The store as who manages keys asks it: watched, and for longer than a request may wait.
+
+use std::{fmt, sync::Arc};
+
+use super::{
+    key::KeyId,
+    record::StoredKey,
+    store::{ApiKeyStore, KeyPage, KeyQuery, KeyUse},
+};
+use crate::{
+    deadline::Deadline, store_future::StoreFuture, store_watch::StoreWatch, time::Timestamp,
+};
+
+/// A store each of whose answers comes in time, or is a failure that the auditor hears of.
+pub(super) struct PatientStore {
+    store: Arc<dyn ApiKeyStore>,
+    watch: StoreWatch,
+    deadline: Deadline,
+}
+
+impl PatientStore {
+    pub(super) fn new(store: Arc<dyn ApiKeyStore>, watch: StoreWatch, deadline: Deadline) -> Self {
+        Self {
+            store,
+            watch,
+            deadline,
+        }
+    }
+
+    fn over<T: 'static>(&self, answer: StoreFuture<T>) -> StoreFuture<T> {
+        self.watch.over(self.deadline.bound(answer), || None)
+    }
+}
+
+impl ApiKeyStore for PatientStore {
+    fn find(&self, id: KeyId) -> StoreFuture<Option<StoredKey>> {
+        self.over(self.store.find(id))
+    }
+
+    fn create(&self, record: StoredKey) -> StoreFuture<()> {
+        self.over(self.store.create(record))
+    }
+
+    fn update(&self, record: StoredKey, expected: u64) -> StoreFuture<()> {
+        self.over(self.store.update(record, expected))
+    }
+
+    fn list(&self, query: KeyQuery) -> StoreFuture<KeyPage> {
+        self.over(self.store.list(query))
+    }
+
+    fn touch(&self, uses: Vec<KeyUse>) -> StoreFuture<()> {
+        self.over(self.store.touch(uses))
+    }
+
+    fn purge(&self, before: Timestamp, max: usize) -> StoreFuture<usize> {
+        self.over(self.store.purge(before, max))
+    }
+}
+
+impl fmt::Debug for PatientStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PatientStore")
+            .field("deadline", &self.deadline)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,466 @@
+//! What was admitted here, and the server has yet to be told of.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use smallvec::SmallVec;
+
+use crate::{
+    rate_limit::{Charge, Decisions, Mode, Policy, State, decide_all},
+    store_key::StoreKey,
+    time::Timestamp,
+};
+
+/// Of so many partitions at most something is admitted without asking.
+const PARTITIONS_MAX: usize = 10_000;
+
+/// So long the server is not told of what was admitted, at the most.
+const UNREPORTED_MAX: Duration = Duration::from_secs(1);
+
+/// So long what the server said is remembered of who does not ask.
+const UNUSED_MAX: Duration = Duration::from_secs(2);
+
+/// What was admitted here and the server has yet to be told of, of each partition and policy.
+///
+/// What is not told, and what is being told, is never more than the policy's mode says: beyond that
+/// the server decides. So however old what is known of others, each instance admits at most that
+/// much after the last is spent.
+#[derive(Debug, Default)]
+pub(super) struct Debts {
+    // Beside the map, so that nobody locks it where nothing is owed.
+    count: AtomicUsize,
+    held: Mutex<HashMap<StoreKey, SmallVec<[Debt; 1]>>>,
+}
+
+/// What one policy is owed.
+#[derive(Debug)]
+struct Debt {
+    policy: Policy,
+    most: u64,
+    view: Option<View>,
+    unreported: u64,
+    on_its_way: u64,
+    /// Since when something is unreported.
+    since: Timestamp,
+    used_at: Timestamp,
+}
+
+/// What the server has said, and what was admitted here since.
+#[derive(Clone, Copy, Debug)]
+struct View {
+    state: State,
+    /// The server's time, and ours of before it was asked.
+    at: Timestamp,
+    asked_at: Timestamp,
+}
+
+/// A request that was admitted here.
+#[derive(Debug)]
+pub(super) struct Spent {
+    pub(super) decisions: Decisions,
+    /// Whether it is time to tell the server.
+    pub(super) is_due: bool,
+}
+
+/// What the server is told: how much of which policies.
+pub(super) type Report = SmallVec<[(Policy, u64); 1]>;
+
+/// What became of a report that was not answered well.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fate {
+    NotCharged,
+    /// It may have been, and so it is not told again.
+    Unknown,
+}
+
+/// Returns whether a request may be admitted without asking: by all of its policies, or by none.
+pub(super) fn may_owe(charges: &[Charge<'_>]) -> bool {
+    !charges.is_empty()
+        && charges
+            .iter()
+            .all(|charge| most_of(charge.policy).is_some())
+}
+
+fn most_of(policy: &Policy) -> Option<u64> {
+    match policy.counting_mode() {
+        Mode::Debt { most } => Some(most.get().into()),
+        Mode::Exact | Mode::Lease { .. } => None,
+    }
+}
+
+impl View {
+    /// Returns the server's time: no earlier than it is there.
+    fn server_now(&self, now: Timestamp) -> Timestamp {
+        self.at + (now - self.asked_at)
+    }
+
+    fn is_alive(&self, now: Timestamp) -> bool {
+        self.state.is_alive(self.server_now(now))
+    }
+}
+
+impl Debt {
+    fn is_for(&self, policy: &Policy) -> bool {
+        self.policy.id() == policy.id() && self.policy.terms() == policy.terms()
+    }
+
+    fn has_room_for(&self, cost: u64) -> bool {
+        (self.unreported + self.on_its_way).saturating_add(cost) <= self.most
+    }
+
+    /// Half of it is told while the other half is admitted: nobody waits for that.
+    fn is_due(&self) -> bool {
+        self.on_its_way == 0 && self.unreported >= self.most.div_ceil(2)
+    }
+
+    /// Forgets what was admitted of a window that has ended: no other is charged for it.
+    fn forgive(&mut self, now: Timestamp) {
+        let is_over = self.view.is_some_and(|view| !view.is_alive(now));
+        if is_over && matches!(self.policy.terms().letter(), 'w' | 'a' | 'm') {
+            self.unreported = 0;
+        }
+    }
+
+    fn is_of_use(&self, now: Timestamp) -> bool {
+        let is_known = self.view.is_some_and(|view| view.is_alive(now));
+        let is_used = is_known && now < self.used_at + UNUSED_MAX;
+        self.unreported > 0 || self.on_its_way > 0 || is_used
+    }
+
+    /// Moves what is unreported on its way.
+    fn send(&mut self) -> Option<(Policy, u64)> {
+        if self.unreported == 0 || self.on_its_way > 0 {
+            return None;
+        }
+        self.on_its_way = std::mem::take(&mut self.unreported);
+        Some((self.policy.clone(), self.on_its_way))
+    }
+}
+
+impl Debts {
+    /// Admits a request, if by what is known there is enough left for it, and the server need not
+    /// be told first.
+    pub(super) fn spend(
+        &self,
+        partition: &StoreKey,
+        charges: &[Charge<'_>],
+        now: Timestamp,
+    ) -> Option<Spent> {
+        if self.count.load(Ordering::Relaxed) == 0 {
+            return None;
+        }
+        let mut held = self.lock();
+        let debts = held.get_mut(partition)?;
+        let (mut states, mut at) = (SmallVec::<[State; 4]>::new(), Timestamp::EPOCH);
+        for charge in charges {
+            let debt = debts.iter().find(|debt| debt.is_for(charge.policy))?;
+            let view = debt.view.filter(|view| view.is_alive(now))?;
+            if !debt.has_room_for(charge.cost) {
+                return None;
+            }
+            at = at.max(view.server_now(now));
+            states.push(view.state);
+        }
+        let decisions = decide_all(charges, &mut states, at);
+        if !decisions.is_admitted() {
+            return None;
+        }
+        let mut is_due = false;
+        for ((charge, decision), state) in charges.iter().zip(decisions.each()).zip(states) {
+            let debt = debts.iter_mut().find(|debt| debt.is_for(charge.policy))?;
+            if let Some(view) = &mut debt.view {
+                view.state = state;
+            }
+            debt.used_at = now;
+            if decision.is_admitted() && charge.cost > 0 {
+                if debt.unreported == 0 {
+                    debt.since = now;
+                }
+                debt.unreported += charge.cost;
+            }
+            is_due |= debt.is_due();
+        }
+        Some(Spent { decisions, is_due })
+    }
+
+    /// Learns what the server knew at this time of its own, having been asked at this time of ours;
+    /// and that it has charged what it was told, in the same step: until then that is still owed.
+    pub(super) fn learn(
+        &self,
+        partition: StoreKey,
+        told: &Report,
+        known: impl IntoIterator<Item = (Policy, State)>,
+        [at, asked_at, now]: [Timestamp; 3],
+    ) {
+        let mut held = self.lock();
+        if held.len() >= PARTITIONS_MAX && !held.contains_key(&partition) {
+            return;
+        }
+        let debts = held.entry(partition).or_default();
+        for (policy, amount) in told {
+            if let Some(debt) = debts.iter_mut().find(|debt| debt.is_for(policy)) {
+                debt.on_its_way -= debt.on_its_way.min(*amount);
+            }
+        }
+        for (policy, state) in known {
+            let Some(most) = most_of(&policy) else {
+                continue;
+            };
+            let view = View {
+                state,
+                at,
+                asked_at,
+            };
+            let Some(debt) = debts.iter_mut().find(|debt| debt.is_for(&policy)) else {
+                debts.retain(|debt| debt.policy.id() != policy.id());
+                debts.push(Debt {
+                    policy,
+                    most,
+                    view: Some(view),
+                    unreported: 0,
+                    on_its_way: 0,
+                    since: now,
+                    used_at: now,
+                });
+                continue;
+            };
+            // Of two answers the server's later one holds. Where that is not clear none does.
+            if debt.view.is_some_and(|known| at < known.at) {
+                debt.view = None;
+                continue;
+            }
+            debt.forgive(now);
+            let own = debt.unreported + debt.on_its_way;
+            let state = match own {
+                0 => state,
+                own => debt.policy.charge(state, at, own),
+            };
+            debt.view = Some(View { state, ..view });
+        }
+        self.count.store(held.len(), Ordering::Relaxed);
+    }
+
+    /// Takes what is due to be told of a partition.
+    pub(super) fn take(&self, partition: &StoreKey, now: Timestamp) -> Report {
+        let mut held = self.lock();
+        let debts = held.get_mut(partition).into_iter().flatten();
+        debts
+            .filter_map(|debt| {
+                debt.forgive(now);
+                debt.send()
+            })
+            .collect()
+    }
+
+    /// Takes what is late to be told, and forgets what is of no more use.
+    pub(super) fn take_late(&self, now: Timestamp) -> Vec<(StoreKey, Report)> {
+        self.take_each(now, |debt| now >= debt.since + UNREPORTED_MAX)
+    }
+
+    /// Takes all that is to be told.
+    pub(super) fn take_all(&self, now: Timestamp) -> Vec<(StoreKey, Report)> {
+        self.take_each(now, |_| true)
+    }
+
+    fn take_each(
+        &self,
+        now: Timestamp,
+        is_meant: impl Fn(&Debt) -> bool,
+    ) -> Vec<(StoreKey, Report)> {
+        let mut reports = Vec::new();
+        let mut held = self.lock();
+        held.retain(|partition, debts| {
+            debts.iter_mut().for_each(|debt| debt.forgive(now));
+            let meant = debts.iter_mut().filter(|debt| is_meant(debt));
+            let report: Report = meant.filter_map(Debt::send).collect();
+            if !report.is_empty() {
+                reports.push((*partition, report));
+            }
+            debts.retain(|debt| debt.is_of_use(now));
+            !debts.is_empty()
+        });
+        self.count.store(held.len(), Ordering::Relaxed);
+        reports
+    }
+
+    /// Notes that a report was not charged, or that this is not known.
+    pub(super) fn lost(&self, partition: &StoreKey, report: &Report, fate: Fate, now: Timestamp) {
+        let mut held = self.lock();
+        let Some(debts) = held.get_mut(partition) else {
+            return;
+        };
+        for (policy, amount) in report {
+            let Some(debt) = debts.iter_mut().find(|debt| debt.is_for(policy)) else {
+                continue;
+            };
+            debt.on_its_way -= debt.on_its_way.min(*amount);
+            match fate {
+                Fate::NotCharged => {
+                    debt.unreported += amount;
+                    debt.since = now;
+                }
+                Fate::Unknown => debt.view = None,
+            }
+        }
+    }
+
+    /// Forgets what a partition that is reset was admitted.
+    pub(super) fn forget(&self, partition: &StoreKey, policies: &[&Policy]) {
+        let mut held = self.lock();
+        for debt in held.get_mut(partition).into_iter().flatten() {
+            if policies
+                .iter()
+                .any(|policy| policy.id() == debt.policy.id())
+            {
+                (debt.view, debt.unreported) = (None, 0);
+            }
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.count.load(Ordering::Relaxed) == 0
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<StoreKey, SmallVec<[Debt; 1]>>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroU32;
+
+    use super::*;
+    use crate::{rate_limit::Quota, store_key::StoreKeys};
+
+    fn at(millis: u64) -> Timestamp {
+        Timestamp::from_micros(millis * 1_000)
+    }
+
+    fn partition() -> StoreKey {
+        StoreKeys::from_secret(&[7; 32])
+            .unwrap()
+            .space("debts")
+            .short_of(b"x")
+    }
+
+    fn policy(limit: u64) -> Policy {
+        let most = NonZeroU32::new(4).unwrap();
+        Policy::aligned_window("p", Quota::per_minute(limit))
+            .unwrap()
+            .mode(Mode::Debt { most })
+    }
+
+    /// Learns that so many were used at this moment, by the server's clock as by ours.
+    fn learn(debts: &Debts, policy: &Policy, used: u64, millis: u64) {
+        let state = policy.charge(State::NONE, at(millis), used);
+        let times = [at(millis), at(millis), at(millis)];
+        debts.learn(
+            partition(),
+            &Report::new(),
+            [(policy.clone(), state)],
+            times,
+        );
+    }
+
+    /// Learns that a report was charged, and that so many are used with it.
+    fn charged(debts: &Debts, policy: &Policy, report: &Report, used: u64, millis: u64) {
+        let state = policy.charge(State::NONE, at(millis), used);
+        let times = [at(millis), at(millis), at(millis)];
+        debts.learn(partition(), report, [(policy.clone(), state)], times);
+    }
+
+    /// Admits one request after the other without asking, and says how many.
+    fn admitted(debts: &Debts, policy: &Policy, millis: u64) -> usize {
+        let charge = [Charge::new(policy, 1)];
+        let spend = || debts.spend(&partition(), &charge, at(millis));
+        (0..100).take_while(|_| spend().is_some()).count()
+    }
+
+    #[test]
+    fn no_more_is_admitted_unasked_than_the_mode_says_also_while_it_is_being_told() {
+        let (debts, policy) = (Debts::default(), policy(100));
+        assert_eq!(admitted(&debts, &policy, 0), 0);
+        learn(&debts, &policy, 1, 0);
+        assert_eq!(admitted(&debts, &policy, 0), 4);
+        let report = debts.take(&partition(), at(0));
+        assert_eq!(report[0].1, 4);
+        assert_eq!(admitted(&debts, &policy, 0), 0);
+        assert!(debts.take(&partition(), at(0)).is_empty());
+        charged(&debts, &policy, &report, 5, 1);
+        assert_eq!(admitted(&debts, &policy, 1), 4);
+    }
+
+    #[test]
+    fn no_more_is_admitted_than_is_left_by_what_is_known() {
+        let (debts, policy) = (Debts::default(), policy(10));
+        learn(&debts, &policy, 8, 0);
+        assert_eq!(admitted(&debts, &policy, 0), 2);
+        // What the server says again knows nothing of those yet.
+        learn(&debts, &policy, 8, 1);
+        assert_eq!(admitted(&debts, &policy, 1), 0);
+        // An answer that was overtaken by a later one is none.
+        learn(&debts, &policy, 1, 0);
+        assert_eq!(admitted(&debts, &policy, 1), 0);
+    }
+
+    #[test]
+    fn it_is_time_to_tell_from_half_of_it_on_and_after_a_second() {
+        let (debts, policy) = (Debts::default(), policy(100));
+        learn(&debts, &policy, 1, 0);
+        let charge = [Charge::new(&policy, 1)];
+        let due = || {
+            let spent = debts.spend(&partition(), &charge, at(0)).unwrap();
+            spent.is_due
+        };
+        assert_eq!([due(), due(), due()], [false, true, true]);
+        assert!(debts.take_late(at(999)).is_empty());
+        let late = debts.take_late(at(1_000));
+        assert_eq!(late[0].1[0].1, 3);
+        charged(&debts, &policy, &late[0].1, 4, 1_000);
+        debts.take_late(at(1_999));
+        assert!(!debts.is_empty());
+        debts.take_late(at(2_000));
+        assert!(debts.is_empty());
+    }
+
+    #[test]
+    fn what_was_not_charged_is_told_again_and_what_may_have_been_is_not() {
+        let (debts, policy) = (Debts::default(), policy(100));
+        learn(&debts, &policy, 1, 0);
+        assert_eq!(admitted(&debts, &policy, 0), 4);
+        let report = debts.take(&partition(), at(0));
+        debts.lost(&partition(), &report, Fate::NotCharged, at(1));
+        let again = debts.take(&partition(), at(1));
+        assert_eq!(again[0].1, 4);
+        debts.lost(&partition(), &again, Fate::Unknown, at(2));
+        assert!(debts.take(&partition(), at(2)).is_empty());
+        // And nothing is known until the server is asked.
+        assert_eq!(admitted(&debts, &policy, 2), 0);
+    }
+
+    #[test]
+    fn no_window_is_charged_for_the_one_before() {
+        let (debts, policy) = (Debts::default(), policy(100));
+        learn(&debts, &policy, 1, 0);
+        assert_eq!(admitted(&debts, &policy, 0), 4);
+        assert!(debts.take(&partition(), at(60_000)).is_empty());
+        assert_eq!(admitted(&debts, &policy, 60_000), 0);
+    }
+
+    #[test]
+    fn one_policy_that_is_exact_makes_all_of_a_request_exact() {
+        let (owed, quota) = (policy(100), Quota::per_minute(1));
+        let exact = Policy::token_bucket("exact", quota).unwrap();
+        let charge = |policy| Charge::new(policy, 1);
+        assert!(may_owe(&[charge(&owed)]));
+        assert!(!may_owe(&[charge(&owed), charge(&exact)]));
+        assert!(!may_owe(&[]));
+    }
+}

@@ -1,0 +1,489 @@
+//! What caches in several processes do over one store, and over one that does not answer.
+
+use std::{
+    convert::Infallible,
+    future::Future,
+    pin::Pin,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::{BodyExt, Full};
+use portcullis::{
+    StoreFuture, StoreKeys,
+    cache::{
+        Cache, CacheBody, CacheKey, CacheLayer, CacheLayerBuilder, CacheStore, Lease, LeaseToken,
+        Lookup, PurgeMode, PurgeTarget, Put, PutOutcome, Selection, Touch,
+    },
+    store::MemoryStore,
+};
+use tokio::{sync::Semaphore, task::JoinHandle};
+use tower::{Layer, Service, ServiceExt, service_fn};
+
+use crate::{
+    cache::answer,
+    support::{
+        get,
+        hands::{Hands, let_all_run},
+        header, request, text,
+    },
+};
+
+/// A store that hands out leases, and that can stop to answer, or do so when it is let.
+#[derive(Clone)]
+struct Shared {
+    store: Arc<MemoryStore>,
+    leases: Arc<Mutex<Leases>>,
+    hangs: Arc<AtomicBool>,
+    is_late: Arc<AtomicBool>,
+    let_answer: Arc<Semaphore>,
+}
+
+#[derive(Default)]
+struct Leases {
+    holder: Option<LeaseToken>,
+    given: u64,
+}
+
+impl Shared {
+    fn over(clock: &Hands) -> Self {
+        Self {
+            store: Arc::new(MemoryStore::with_clock(clock.clock.clone())),
+            leases: Arc::default(),
+            hangs: Arc::default(),
+            is_late: Arc::default(),
+            let_answer: Arc::new(Semaphore::new(0)),
+        }
+    }
+
+    fn holder(&self) -> Option<LeaseToken> {
+        self.leases.lock().unwrap().holder
+    }
+
+    /// Does what is asked at once, or when it is let, or never.
+    fn answer<T: Send + 'static>(
+        &self,
+        ask: impl FnOnce(&MemoryStore) -> StoreFuture<T> + Send + 'static,
+    ) -> StoreFuture<T> {
+        if self.hangs.load(Ordering::SeqCst) {
+            return StoreFuture::pending(std::future::pending());
+        }
+        if !self.is_late.load(Ordering::SeqCst) {
+            return ask(&self.store);
+        }
+        let (store, let_answer) = (Arc::clone(&self.store), Arc::clone(&self.let_answer));
+        StoreFuture::pending(async move {
+            let_answer.acquire().await.unwrap().forget();
+            ask(&store).await
+        })
+    }
+}
+
+impl CacheStore for Shared {
+    fn keys(&self) -> &StoreKeys {
+        CacheStore::keys(&*self.store)
+    }
+
+    fn get(&self, key: &CacheKey, selection: &Selection<'_>) -> StoreFuture<Lookup> {
+        let found = self.store.get(key, selection);
+        self.answer(|_| found)
+    }
+
+    fn put(&self, put: Put) -> StoreFuture<PutOutcome> {
+        self.answer(|store| store.put(put))
+    }
+
+    fn touch(&self, touch: Touch) -> StoreFuture<bool> {
+        self.answer(|store| CacheStore::touch(store, touch))
+    }
+
+    fn purge(&self, targets: &[PurgeTarget], mode: PurgeMode) -> StoreFuture<()> {
+        let targets = targets.to_vec();
+        self.answer(move |store| CacheStore::purge(store, &targets, mode))
+    }
+
+    fn lease(&self, _: &CacheKey, at_most: Duration) -> StoreFuture<Lease> {
+        let leases = Arc::clone(&self.leases);
+        self.answer(move |_| {
+            let mut leases = leases.lock().unwrap();
+            if leases.holder.is_some() {
+                return StoreFuture::ready(Lease::Busy(at_most));
+            }
+            leases.given += 1;
+            let token = LeaseToken(leases.given);
+            leases.holder = Some(token);
+            StoreFuture::ready(Lease::Leader(token))
+        })
+    }
+
+    fn release(&self, _: &CacheKey, token: LeaseToken) -> StoreFuture<()> {
+        let mut leases = self.leases.lock().unwrap();
+        assert_eq!(leases.holder.take(), Some(token), "each gives back its own");
+        StoreFuture::ready(())
+    }
+}
+
+/// A handler that answers once it is let, and counts who came.
+#[derive(Clone)]
+struct Slow {
+    calls: Arc<AtomicUsize>,
+    let_through: Arc<Semaphore>,
+    fields: &'static [(&'static str, &'static str)],
+}
+
+impl Service<Request<Full<Bytes>>> for Slow {
+    type Response = Response<Full<Bytes>>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Request<Full<Bytes>>) -> Self::Future {
+        let call = self.calls.fetch_add(1, Ordering::SeqCst) + 1;
+        let (let_through, fields) = (Arc::clone(&self.let_through), self.fields);
+        Box::pin(async move {
+            let_through.acquire().await.unwrap().forget();
+            Ok(answer(fields, format!("call {call}")))
+        })
+    }
+}
+
+/// A process: a cache of its own before a handler.
+struct Process {
+    service: Cache<Slow>,
+    slow: Slow,
+}
+
+impl Process {
+    fn new(hands: &Hands, store: &Shared) -> Self {
+        Self::configured(hands, store, FRESH, |builder| builder)
+    }
+
+    fn configured(
+        hands: &Hands,
+        store: &Shared,
+        fields: &'static [(&'static str, &'static str)],
+        configure: impl FnOnce(CacheLayerBuilder) -> CacheLayerBuilder,
+    ) -> Self {
+        let builder = CacheLayer::secure(store.clone())
+            .clock(hands.clock.clone())
+            .runtime(hands.clone());
+        let slow = Slow {
+            calls: Arc::default(),
+            let_through: Arc::new(Semaphore::new(0)),
+            fields,
+        };
+        let layer = configure(builder).build().unwrap();
+        Self {
+            service: layer.layer(slow.clone()),
+            slow,
+        }
+    }
+
+    fn calls(&self) -> usize {
+        self.slow.calls.load(Ordering::SeqCst)
+    }
+
+    fn open(&self) {
+        self.slow.let_through.add_permits(100);
+    }
+
+    fn sends(&self, request: Request<Full<Bytes>>) -> JoinHandle<Response<CacheBody<Full<Bytes>>>> {
+        let answer = self.service.clone().oneshot(request);
+        tokio::spawn(async { answer.await.unwrap() })
+    }
+
+    /// Asks, and returns the answer's status of the cache, and its body.
+    fn asks(&self) -> JoinHandle<(String, String)> {
+        let answer = self.service.clone().oneshot(get("/a"));
+        tokio::spawn(async {
+            let response = answer.await.unwrap();
+            let status = header(response.headers(), "cache-status").unwrap_or_default();
+            (status.to_owned(), text(response).await)
+        })
+    }
+}
+
+const FRESH: &[(&str, &str)] = &[("cache-control", "max-age=60")];
+/// The longest time between two looks of one who waits for another process.
+const PAUSE: Duration = Duration::from_millis(160);
+
+#[tokio::test]
+async fn one_process_makes_the_answer_that_all_wait_for() {
+    let hands = Hands::default();
+    let store = Shared::over(&hands);
+    let (one, two) = (Process::new(&hands, &store), Process::new(&hands, &store));
+    let first = one.asks();
+    let_all_run().await;
+    let second = two.asks();
+    hands.advance(PAUSE).await;
+    assert_eq!((one.calls(), two.calls()), (1, 0));
+    one.open();
+    let_all_run().await;
+    assert_eq!(store.holder(), None);
+    hands.advance(PAUSE).await;
+    assert_eq!(first.await.unwrap().1, "call 1");
+    let (status, body) = second.await.unwrap();
+    assert_eq!(body, "call 1");
+    assert!(
+        status.starts_with("portcullis; fwd=uri-miss; collapsed"),
+        "{status}"
+    );
+    assert_eq!((one.calls(), two.calls()), (1, 0));
+}
+
+#[tokio::test]
+async fn a_process_waits_no_longer_than_it_is_told() {
+    let hands = Hands::default();
+    let store = Shared::over(&hands);
+    let (one, two) = (Process::new(&hands, &store), Process::new(&hands, &store));
+    let first = one.asks();
+    let_all_run().await;
+    two.open();
+    let second = two.asks();
+    for _ in 0..30 {
+        hands.advance(PAUSE).await;
+    }
+    assert_eq!(two.calls(), 0);
+    for _ in 0..10 {
+        hands.advance(PAUSE).await;
+    }
+    assert_eq!(
+        (second.await.unwrap().1.as_str(), two.calls()),
+        ("call 1", 1)
+    );
+    first.abort();
+    let_all_run().await;
+    assert_eq!(store.holder(), None);
+}
+
+#[tokio::test]
+async fn a_process_that_gives_up_lets_another_one_make_the_answer() {
+    let hands = Hands::default();
+    let store = Shared::over(&hands);
+    let (one, two) = (Process::new(&hands, &store), Process::new(&hands, &store));
+    let first = one.asks();
+    let_all_run().await;
+    two.open();
+    let second = two.asks();
+    let_all_run().await;
+    first.abort();
+    hands.advance(PAUSE).await;
+    assert_eq!(
+        (second.await.unwrap().1.as_str(), two.calls()),
+        ("call 1", 1)
+    );
+    assert_eq!(store.holder(), None);
+}
+
+#[tokio::test]
+async fn a_lease_that_comes_when_nobody_waits_for_it_any_more_is_given_back() {
+    let hands = Hands::default();
+    let store = Shared::over(&hands);
+    let one = Process::new(&hands, &store);
+    // The store answers the look-up, and not yet the question for the lease.
+    store.is_late.store(true, Ordering::SeqCst);
+    let asked = one.asks();
+    let_all_run().await;
+    store.let_answer.add_permits(1);
+    let_all_run().await;
+    asked.abort();
+    let_all_run().await;
+    store.is_late.store(false, Ordering::SeqCst);
+    store.let_answer.add_permits(1);
+    let_all_run().await;
+    let leases = store.leases.lock().unwrap();
+    assert_eq!((leases.given, leases.holder), (1, None));
+}
+
+#[tokio::test]
+async fn what_was_changed_is_purged_also_if_its_client_does_not_wait_for_that() {
+    let hands = Hands::default();
+    let store = Shared::over(&hands);
+    let one = Process::new(&hands, &store);
+    one.open();
+    assert_eq!(one.asks().await.unwrap().1, "call 1");
+    for goes_away in [true, false] {
+        let kept = one.asks().await.unwrap().1;
+        store.is_late.store(true, Ordering::SeqCst);
+        let changing = one.sends(request(http::Method::PUT, "/a"));
+        let_all_run().await;
+        match goes_away {
+            true => changing.abort(),
+            false => {
+                hands.advance(Duration::from_millis(25)).await;
+                changing.await.unwrap();
+            }
+        }
+        let_all_run().await;
+        store.is_late.store(false, Ordering::SeqCst);
+        store.let_answer.add_permits(1);
+        let_all_run().await;
+        assert_ne!(one.asks().await.unwrap().1, kept);
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_is_not_kept_gives_its_lease_back_at_once() {
+    let hands = Hands::default();
+    let store = Shared::over(&hands);
+    let fields = &[("cache-control", "no-store")];
+    let one = Process::configured(&hands, &store, fields, |builder| builder);
+    one.open();
+    let response = one.sends(get("/a")).await.unwrap();
+    assert_eq!(store.holder(), None);
+    drop(response);
+}
+
+#[tokio::test]
+async fn a_store_that_does_not_answer_in_time_has_nothing() {
+    let hands = Hands::default();
+    let store = Shared::over(&hands);
+    let one = Process::new(&hands, &store);
+    one.open();
+    store.hangs.store(true, Ordering::SeqCst);
+    let asked = one.asks();
+    let_all_run().await;
+    hands.advance(Duration::from_millis(24)).await;
+    assert_eq!(one.calls(), 0);
+    hands.advance(Duration::from_millis(1)).await;
+    let (status, body) = asked.await.unwrap();
+    assert_eq!(body, "call 1");
+    assert_eq!(status, "portcullis; fwd=uri-miss; detail=store");
+}
+
+#[tokio::test]
+async fn a_store_that_does_not_answer_holds_up_no_change() {
+    let hands = Hands::default();
+    let store = Shared::over(&hands);
+    let one = Process::configured(&hands, &store, FRESH, |builder| {
+        builder.store_deadline(Duration::from_millis(7))
+    });
+    one.open();
+    store.hangs.store(true, Ordering::SeqCst);
+    let changed = one.sends(request(http::Method::PUT, "/a"));
+    let_all_run().await;
+    hands.advance(Duration::from_millis(7)).await;
+    assert_eq!(text(changed.await.unwrap()).await, "call 1");
+}
+
+#[tokio::test]
+async fn a_put_that_hangs_holds_up_nobody_who_waits_for_longer_than_that() {
+    let hands = Hands::default();
+    let store = Shared::over(&hands);
+    let one = Process::new(&hands, &store);
+    let first = one.asks();
+    let_all_run().await;
+    let second = one.asks();
+    let_all_run().await;
+    store.hangs.store(true, Ordering::SeqCst);
+    one.open();
+    let_all_run().await;
+    assert_eq!(first.await.unwrap().1, "call 1");
+    store.hangs.store(false, Ordering::SeqCst);
+    hands.advance(Duration::from_secs(5)).await;
+    assert_eq!(second.await.unwrap().1, "call 2");
+}
+
+/// A body of which the test sends each piece.
+struct Pieces(tokio::sync::mpsc::UnboundedReceiver<Bytes>);
+
+impl http_body::Body for Pieces {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<http_body::Frame<Bytes>, Infallible>>> {
+        let piece = self.0.poll_recv(cx);
+        piece.map(|piece| piece.map(|bytes| Ok(http_body::Frame::data(bytes))))
+    }
+}
+
+/// Asks for an answer of ten bytes, lets its client go away after the first five, and returns what
+/// sends the rest.
+async fn left_by_its_client(
+    hands: &Hands,
+    store: &Shared,
+    configure: impl FnOnce(CacheLayerBuilder) -> CacheLayerBuilder,
+) -> tokio::sync::mpsc::UnboundedSender<Bytes> {
+    let (pieces, body) = tokio::sync::mpsc::unbounded_channel();
+    let body = Arc::new(Mutex::new(Some(Pieces(body))));
+    let builder = CacheLayer::secure(store.clone())
+        .clock(hands.clock.clone())
+        .runtime(hands.clone());
+    let handler = service_fn(move |_: Request<Full<Bytes>>| {
+        let response = Response::builder()
+            .header("cache-control", "max-age=60")
+            .header("content-length", "10")
+            .body(body.lock().unwrap().take().unwrap())
+            .unwrap();
+        std::future::ready(Ok::<_, Infallible>(response))
+    });
+    let service = configure(builder).build().unwrap().layer(handler);
+    let mut response = service.oneshot(get("/a")).await.unwrap();
+    pieces.send(Bytes::from_static(b"01234")).unwrap();
+    response.body_mut().frame().await.unwrap().unwrap();
+    drop(response);
+    pieces
+}
+
+#[tokio::test]
+async fn an_answer_whose_client_goes_away_is_finished_for_the_next_one() {
+    let hands = Hands::default();
+    let store = Shared::over(&hands);
+    let pieces = left_by_its_client(&hands, &store, |builder| builder).await;
+    let_all_run().await;
+    pieces.send(Bytes::from_static(b"56789")).unwrap();
+    let_all_run().await;
+    let next = Process::new(&hands, &store).asks().await.unwrap();
+    assert_eq!(next.1, "0123456789");
+    assert_eq!(store.holder(), None);
+}
+
+#[tokio::test]
+async fn an_answer_whose_client_goes_away_is_dropped_if_too_much_is_left() {
+    for most in [0, 4] {
+        let hands = Hands::default();
+        let store = Shared::over(&hands);
+        let pieces = left_by_its_client(&hands, &store, |builder| builder.finish_bytes_max(most));
+        let pieces = pieces.await;
+        assert!(pieces.send(Bytes::from_static(b"56789")).is_err());
+        assert_eq!(store.holder(), None);
+    }
+}
+
+#[tokio::test]
+async fn an_answer_is_finished_no_longer_than_others_would_wait() {
+    let hands = Hands::default();
+    let store = Shared::over(&hands);
+    let pieces = left_by_its_client(&hands, &store, |builder| {
+        builder.wait_at_most(Duration::from_secs(2))
+    });
+    let pieces = pieces.await;
+    let_all_run().await;
+    assert!(pieces.send(Bytes::from_static(b"567")).is_ok());
+    hands.advance(Duration::from_secs(2)).await;
+    assert!(pieces.send(Bytes::from_static(b"89")).is_err());
+    assert_eq!(store.holder(), None);
+}
+
+#[tokio::test]
+async fn an_answer_that_breaks_off_is_not_kept() {
+    let hands = Hands::default();
+    let store = Shared::over(&hands);
+    drop(left_by_its_client(&hands, &store, |builder| builder).await);
+    let_all_run().await;
+    let next = Process::new(&hands, &store);
+    next.open();
+    assert_eq!(next.asks().await.unwrap().1, "call 1");
+}
