@@ -318,7 +318,7 @@ async fn a_server_that_becomes_a_replica_is_a_policys_answer() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn forgotten_scripts_and_forgotten_data_fail_no_request() {
-    let scene = Scene::new().await;
+    let scene = Scene::by(patient).await;
     let (seen, ()) = tokio::join!(scene.load(Duration::from_millis(400)), async {
         for _ in 0..10 {
             tokio::time::sleep(Duration::from_millis(30)).await;

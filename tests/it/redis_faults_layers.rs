@@ -243,7 +243,7 @@ impl Scene {
 fn check(scene: &Scene, all: &[Seen], denied: &[StatusCode]) {
     for (which, seen) in all.iter().enumerate() {
         let name = scene.apps[which].0;
-        assert!(seen.len() > 20, "{name}: only {} answers", seen.len());
+        assert!(seen.len() > 3, "{name}: only {} answers", seen.len());
         for (status, time) in seen {
             let is_denied = which == AUTH && denied.contains(status);
             assert!(is_denied || *status == StatusCode::OK, "{name}: {status}");
