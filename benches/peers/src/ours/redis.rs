@@ -99,9 +99,11 @@ fn take_of(server: &Server, policy: &Policy) -> Vec<Vec<u8>> {
 /// How many callers there are where commands are counted.
 const CALLERS: usize = 64;
 
-/// How often each calls, and how much of it is admitted where it is leased: so much is left at the
-/// end that leases have become small.
-const CALLS: usize = 500;
+/// How often each calls: too soon for what lies near to be asked for anew.
+const CALLS: usize = 20;
+
+/// How often each calls where policies are leased, and of how much: half of it is spent.
+const LEASED_CALLS: usize = 500;
 const LEASED_OF: u64 = 1_000;
 
 fn commands() -> Vec<Case> {
@@ -187,7 +189,10 @@ fn commands_for_each_request(state: State) -> f64 {
                         ask(&one, Some(caller)).await;
                     }
                 }
-                CALLS
+                match state {
+                    State::Leased => LEASED_CALLS,
+                    _ => CALLS,
+                }
             }
         };
         let before = commands_at(&server);
