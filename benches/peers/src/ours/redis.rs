@@ -75,8 +75,9 @@ fn partition() -> StoreKey {
 /// Decides by one policy, with as many tasks as all rows have.
 fn decisions(server: &Rc<Server>, policy: &Policy) -> Rate {
     let (runtime, store, policy) = (runtime(), store(server), policy.clone());
+    let partition = partition();
     ask_at_once(server, runtime, move || {
-        let taken = store.take(&partition(), &[Charge::new(&policy, 1)]);
+        let taken = store.take(&partition, &[Charge::new(&policy, 1)]);
         async move {
             let decisions = taken.await.expect("the server answers");
             assert!(decisions.is_admitted());
