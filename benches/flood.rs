@@ -3,10 +3,19 @@
 //! ```text
 //! cargo bench --bench flood
 //! ```
-#![allow(clippy::disallowed_methods, reason = "says how long it took")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "runs threads, and says how long it took"
+)]
 #![allow(clippy::unwrap_used, reason = "a benchmark fails by panicking")]
 
-use std::{fs, process::ExitCode, time::Instant};
+use std::{
+    fs,
+    process::ExitCode,
+    sync::atomic::{AtomicU64, Ordering},
+    thread,
+    time::Instant,
+};
 
 use portcullis::{
     StoreKey,
@@ -17,7 +26,10 @@ use portcullis::{
 /// How many keys come, each once.
 const KEYS: u64 = 10_000_000;
 
-/// How many come between two looks at the key that is watched.
+/// How many threads bring them, each its share.
+const THREADS: u64 = 2;
+
+/// How many of a thread's come between two looks at the key that is watched.
 const BETWEEN: u64 = 1_000;
 
 /// By how much the process may grow.
@@ -41,16 +53,27 @@ fn main() -> ExitCode {
         assert_eq!(admitted, 3, "a new key has its quota");
     }
 
-    let (mut gained, mut largest) = (0, 0);
-    for number in 0..KEYS {
-        let policy = if number % 2 == 0 { window } else { bucket };
-        take(&store, &key(number), policy);
-        if number % BETWEEN == 0 {
-            let admitted = |policy: &&Policy| take(&store, &watched, policy);
-            gained += [window, bucket].into_iter().filter(admitted).count();
-            largest = largest.max(resident_bytes().unwrap_or(0));
+    let (gained, largest) = (AtomicU64::new(0), AtomicU64::new(0));
+    let flood = |thread| {
+        for number in (thread..KEYS).step_by(THREADS as usize) {
+            let turn = number / THREADS;
+            let policy = if turn % 2 == 0 { window } else { bucket };
+            take(&store, &key(number), policy);
+            if turn % BETWEEN == 0 {
+                let admitted = |policy: &&Policy| take(&store, &watched, policy);
+                let admitted = [window, bucket].into_iter().filter(admitted).count();
+                gained.fetch_add(admitted as u64, Ordering::Relaxed);
+                largest.fetch_max(resident_bytes().unwrap_or(0), Ordering::Relaxed);
+            }
         }
-    }
+    };
+    let flood = &flood;
+    thread::scope(|scope| {
+        for thread in 0..THREADS {
+            scope.spawn(move || flood(thread));
+        }
+    });
+    let (gained, largest) = (gained.into_inner(), largest.into_inner());
 
     let growth = before.map(|before| largest.saturating_sub(before));
     println!(

@@ -356,7 +356,7 @@ impl ClientAddr {
         match self.ip {
             IpAddr::V4(ip) => {
                 let [a, b, c, d] = ip.octets();
-                space.short_of(&[4, a, b, c, d])
+                space.short_of_few([4, a, b, c, d])
             }
             IpAddr::V6(_) => {
                 // Beyond the prefix all is zero, and the prefix stands in the first byte.

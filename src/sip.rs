@@ -1,11 +1,16 @@
 //! SipHash-1-3 with a result of 128 bits, of bytes that lie in one piece.
 //!
 //! This is Aumasson's and Bernstein's function as it stands in their reference code, with one round
-//! for each word and three at the end, but for the last step: the four words of the final state are
-//! folded into two instead of one. The two xored are the 64 bits of the reference, and half of the
-//! state stays hidden as a lock against who would run it backwards. Their own form of 128 bits runs
-//! three rounds more for the second half, which for short keys is a third of all; it is meant for
-//! results that are shown to an attacker, and nobody is shown these.
+//! for each word and three at the end. It has two forms:
+//!
+//! - [`Sip::published`] is theirs: three rounds more at the end make the second half. It digests
+//!   what leaves the process, as the names of keys on a server do.
+//! - [`Sip::folded`] leaves those rounds out, which for short keys are a fifth of all, and folds the
+//!   four words of the final state into two instead. It digests what stays in this process: its
+//!   results are compared with one another and shown to nobody, so there is nothing to run backwards
+//!   or to foretell from. The two halves xored are the published result of 64 bits. So whoever finds
+//!   two inputs that collide here has found two that collide there, under a key that is drawn anew in
+//!   each process.
 //!
 //! Keys are short, so what a hasher that is fed in pieces spends on its buffer would be half of all.
 
@@ -13,21 +18,42 @@
 #[derive(Clone, Copy)]
 pub(crate) struct Sip {
     start: State,
+    form: Form,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Form {
+    Published,
+    Folded,
 }
 
 #[derive(Clone, Copy)]
 struct State([u64; 4]);
 
 impl Sip {
-    pub(crate) fn new(key: &[u8; 16]) -> Self {
-        let [one, two] = halves(key);
+    /// Hashes as others do who know the key: for what leaves this process.
+    pub(crate) fn published(key: &[u8; 16]) -> Self {
+        let mut start = State::keyed(key);
+        start.0[1] ^= 0xee;
         Self {
-            start: State([
-                one ^ 0x736f_6d65_7073_6575,
-                two ^ 0x646f_7261_6e64_6f6d,
-                one ^ 0x6c79_6765_6e65_7261,
-                two ^ 0x7465_6462_7974_6573,
-            ]),
+            start,
+            form: Form::Published,
+        }
+    }
+
+    /// Hashes in less time: for what is never shown to anybody.
+    pub(crate) fn folded(key: &[u8; 16]) -> Self {
+        Self {
+            start: State::keyed(key),
+            form: Form::Folded,
+        }
+    }
+
+    /// Returns the same form under another key.
+    pub(crate) fn with_key(&self, key: &[u8; 16]) -> Self {
+        match self.form {
+            Form::Published => Self::published(key),
+            Form::Folded => Self::folded(key),
         }
     }
 
@@ -38,12 +64,40 @@ impl Sip {
         for word in words {
             state.absorb(u64::from_le_bytes(*word));
         }
-        state.absorb(last_word(bytes));
-        state.finish()
+        self.finish(state, last_word(bytes))
+    }
+
+    /// Hashes so few bytes that they are less than a word: the same, and sooner.
+    #[inline]
+    pub(crate) fn hash_few<const N: usize>(&self, bytes: [u8; N]) -> [u8; 16] {
+        const { assert!(N < 8) };
+        let mut word = [0; 8];
+        word[..N].copy_from_slice(&bytes);
+        word[7] = N as u8;
+        self.finish(self.start, u64::from_le_bytes(word))
+    }
+
+    #[inline]
+    fn finish(&self, mut state: State, last_word: u64) -> [u8; 16] {
+        state.absorb(last_word);
+        match self.form {
+            Form::Published => state.finish(),
+            Form::Folded => state.fold(),
+        }
     }
 }
 
 impl State {
+    fn keyed(key: &[u8; 16]) -> Self {
+        let [one, two] = halves(key);
+        Self([
+            one ^ 0x736f_6d65_7073_6575,
+            two ^ 0x646f_7261_6e64_6f6d,
+            one ^ 0x6c79_6765_6e65_7261,
+            two ^ 0x7465_6462_7974_6573,
+        ])
+    }
+
     #[inline(always)]
     fn absorb(&mut self, word: u64) {
         self.0[3] ^= word;
@@ -53,12 +107,27 @@ impl State {
 
     #[inline(always)]
     fn finish(mut self) -> [u8; 16] {
+        self.0[2] ^= 0xee;
+        let one = self.three_rounds();
+        self.0[1] ^= 0xdd;
+        let two = self.three_rounds();
+        joined(one, two)
+    }
+
+    #[inline(always)]
+    fn fold(mut self) -> [u8; 16] {
         self.0[2] ^= 0xff;
-        self.round();
-        self.round();
-        self.round();
+        self.three_rounds();
         let [a, b, c, d] = self.0;
-        (u128::from(c ^ d) << 64 | u128::from(a ^ b)).to_le_bytes()
+        joined(a ^ b, c ^ d)
+    }
+
+    #[inline(always)]
+    fn three_rounds(&mut self) -> u64 {
+        self.round();
+        self.round();
+        self.round();
+        self.0[0] ^ self.0[1] ^ self.0[2] ^ self.0[3]
     }
 
     #[inline(always)]
@@ -97,6 +166,11 @@ fn last_word(bytes: &[u8]) -> u64 {
     (bytes.len() as u64) << 56 | tail
 }
 
+#[inline(always)]
+fn joined(low: u64, high: u64) -> [u8; 16] {
+    (u128::from(high) << 64 | u128::from(low)).to_le_bytes()
+}
+
 fn halves(bytes: &[u8; 16]) -> [u64; 2] {
     let both = u128::from_le_bytes(*bytes);
     [both as u64, (both >> 64) as u64]
@@ -107,7 +181,10 @@ mod tests {
     use std::hash::Hasher;
 
     use proptest::{collection::vec, prelude::*};
-    use siphasher::sip::SipHasher13;
+    use siphasher::{
+        sip,
+        sip128::{self, Hasher128},
+    };
 
     use super::*;
 
@@ -115,14 +192,34 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(10_000))]
 
         #[test]
-        fn the_halves_together_are_the_hash_of_another_implementation(
+        fn what_leaves_the_process_is_the_hash_of_another_implementation(
             key in any::<[u8; 16]>(),
             bytes in vec(any::<u8>(), 0..100),
         ) {
-            let mut theirs = SipHasher13::new_with_key(&key);
+            let mut theirs = sip128::SipHasher13::new_with_key(&key);
             theirs.write(&bytes);
-            let [one, two] = halves(&Sip::new(&key).hash(&bytes));
+            prop_assert_eq!(Sip::published(&key).hash(&bytes), theirs.finish128().as_bytes());
+        }
+
+        #[test]
+        fn the_halves_folded_are_the_short_hash_of_another_implementation(
+            key in any::<[u8; 16]>(),
+            bytes in vec(any::<u8>(), 0..100),
+        ) {
+            let mut theirs = sip::SipHasher13::new_with_key(&key);
+            theirs.write(&bytes);
+            let [one, two] = halves(&Sip::folded(&key).hash(&bytes));
             prop_assert_eq!(one ^ two, theirs.finish());
+        }
+
+        #[test]
+        fn a_few_bytes_have_the_hash_that_they_have_among_others(
+            key in any::<[u8; 16]>(),
+            bytes in any::<[u8; 5]>(),
+        ) {
+            for sip in [Sip::folded(&key), Sip::published(&key)] {
+                prop_assert_eq!(sip.hash_few(bytes), sip.hash(&bytes));
+            }
         }
 
         #[test]
@@ -132,7 +229,7 @@ mod tests {
             at in any::<prop::sample::Index>(),
             bit in 0_u8..8,
         ) {
-            let (sip, at) = (Sip::new(&key), at.index(bytes.len()));
+            let (sip, at) = (Sip::folded(&key), at.index(bytes.len()));
             let mut other = bytes.clone();
             other[at] ^= 1_u8 << bit;
             let (these, those) = (halves(&sip.hash(&bytes)), halves(&sip.hash(&other)));

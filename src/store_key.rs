@@ -40,7 +40,7 @@ impl StoreKeys {
     pub fn random() -> Self {
         let mut secret = [0; 32];
         getrandom::fill(&mut secret).expect("the system has a source of randomness");
-        Self::derive(&secret)
+        Self::derive(&secret, Sip::folded)
     }
 
     /// Uses a secret that several processes share.
@@ -57,7 +57,7 @@ impl StoreKeys {
             )
             .fix("generate one with `openssl rand -hex 32`, and give the same to each process"));
         }
-        Ok(Self::derive(secret))
+        Ok(Self::derive(secret, Sip::published))
     }
 
     /// Returns a space of keys of its own: equal fields in two spaces give different keys.
@@ -65,7 +65,8 @@ impl StoreKeys {
         // A space has a key of its own, made of the store's and the space's name.
         let space_key = |use_of: &[u8]| {
             let mut writer = ShortKeyWriter::new(self.short);
-            Sip::new(&writer.field(name.as_bytes()).field(use_of).finish().0)
+            let key = writer.field(name.as_bytes()).field(use_of).finish();
+            self.short.with_key(&key.0)
         };
         KeySpace {
             short: space_key(b"list"),
@@ -74,10 +75,11 @@ impl StoreKeys {
         }
     }
 
-    fn derive(secret: &[u8]) -> Self {
+    /// `sip` is the form that fits who reads the keys: this process alone, or a server too.
+    fn derive(secret: &[u8], sip: impl Fn(&[u8; 16]) -> Sip) -> Self {
         let short = derive(secret, b"portcullis-v1 short store key");
         Self {
-            short: Sip::new(short.first_chunk().expect("a digest has 32 bytes")),
+            short: sip(short.first_chunk().expect("a digest has 32 bytes")),
             long: LongMac::new(&derive(secret, b"portcullis-v1 long store key")),
         }
     }
@@ -99,7 +101,8 @@ pub struct KeySpace {
 }
 
 impl KeySpace {
-    /// Begins a key of 128 bits (SipHash-1-3): for what is counted.
+    /// Begins a key of 128 bits: for what is counted. It is SipHash-1-3-128 where the secret is one
+    /// that [several processes share](StoreKeys::from_secret).
     #[inline]
     pub fn short(&self) -> ShortKeyWriter {
         ShortKeyWriter::new(self.short)
@@ -109,6 +112,12 @@ impl KeySpace {
     #[inline]
     pub fn short_of(&self, field: &[u8]) -> StoreKey {
         StoreKey(self.single.hash(field))
+    }
+
+    /// The same, for so few bytes that they are less than a word.
+    #[inline]
+    pub(crate) fn short_of_few<const N: usize>(&self, field: [u8; N]) -> StoreKey {
+        StoreKey(self.single.hash_few(field))
     }
 
     /// Begins a key of 256 bits (HMAC-SHA-256): for what is shown to callers.

@@ -48,6 +48,12 @@ impl StoreWatch {
         }
     }
 
+    /// Notes an answer that was there at once.
+    #[inline]
+    pub(crate) fn answered_at_once(&self) {
+        self.shared.answered();
+    }
+
     /// Watches over an answer. It costs next to nothing where it is there at once.
     #[inline]
     pub(crate) fn over<T: 'static>(

@@ -83,6 +83,8 @@ impl Pepper {
     }
 
     fn digest(&self, purpose: &[u8], key: &[u8]) -> KeyDigest {
+        #[cfg(test)]
+        tests::count(|steps| &mut steps.digests);
         let mut mac = self.keyed.clone();
         mac.update(purpose);
         mac.update(key);
@@ -113,6 +115,8 @@ impl KeyDigest {
 
     /// Returns whether both are the same digest, in the same time for any two.
     pub(super) fn matches(&self, other: &Self) -> bool {
+        #[cfg(test)]
+        tests::count(|steps| &mut steps.comparisons);
         // Word by word: byte by byte takes as long as half the digest.
         let equal = self
             .words()
@@ -317,8 +321,32 @@ fn sha256(purpose: &[u8], key: &[u8]) -> KeyDigest {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
+    use std::cell::Cell;
+
     use super::*;
+
+    /// What this thread has done so far.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    pub(in crate::api_key) struct Steps {
+        pub(in crate::api_key) digests: u32,
+        pub(in crate::api_key) comparisons: u32,
+    }
+
+    thread_local! {
+        static STEPS: Cell<Steps> = Cell::default();
+    }
+
+    pub(super) fn count(which: fn(&mut Steps) -> &mut u32) {
+        let mut steps = STEPS.get();
+        *which(&mut steps) += 1;
+        STEPS.set(steps);
+    }
+
+    /// Returns what was done since the last time.
+    pub(in crate::api_key) fn take_steps() -> Steps {
+        STEPS.take()
+    }
 
     fn hex(digest: &KeyDigest) -> String {
         digest

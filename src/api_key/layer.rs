@@ -39,6 +39,7 @@ impl ApiKeyLayer {
             optional: false,
             keeps_credential: false,
             hides_forbidden: false,
+            discloses_state: false,
             allows_preflight: false,
             requirement: Ok(Requirement::Nothing),
             realm: "api".to_owned(),
@@ -86,6 +87,7 @@ pub struct ApiKeyLayerBuilder {
     optional: bool,
     keeps_credential: bool,
     hides_forbidden: bool,
+    discloses_state: bool,
     allows_preflight: bool,
     requirement: Result<Requirement, ConfigError>,
     realm: String,
@@ -150,6 +152,15 @@ impl ApiKeyLayerBuilder {
     /// Answers `404` where a known caller may not, so that it does not learn what there is.
     pub fn hide_forbidden(mut self) -> Self {
         self.hides_forbidden = true;
+        self
+    }
+
+    /// Tells who presents a whole key that is expired, disabled, revoked or not valid yet which of
+    /// these it is, as `error_description` of the challenge (RFC 6750). By default nobody is told.
+    ///
+    /// A wrong secret learns nothing by it. Who has found an old key learns that it was a real one.
+    pub fn disclose_state(mut self) -> Self {
+        self.discloses_state = true;
         self
     }
 
@@ -235,7 +246,8 @@ impl ApiKeyLayerBuilder {
         let scopes = requirement.to_challenge();
         let config = Config {
             challenges: Challenges::new(&schemes, &self.realm, &scopes)?
-                .hiding_forbidden(self.hides_forbidden),
+                .hiding_forbidden(self.hides_forbidden)
+                .disclosing_state(self.discloses_state),
             allows_preflight: self.allows_preflight,
             vary: config::vary(&sources),
             ring: self.ring,

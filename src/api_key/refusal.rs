@@ -21,6 +21,8 @@ pub(super) enum Refusal {
     Missing,
     /// 401: the key is no good. Nothing tells why.
     Invalid,
+    /// 401: the whole key is right, and not accepted. Nothing tells why, unless the layer is told to.
+    NotAccepted(Reason),
     /// 400: there is more than one key.
     Ambiguous,
     /// 403: the key is good, but not for this.
@@ -33,6 +35,33 @@ pub(super) enum Refusal {
     Unavailable { retry_after: Duration },
     /// 500: nobody will know until an operator looks.
     Internal,
+}
+
+/// Why a key that is right is not accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reason {
+    Expired,
+    NotYetValid,
+    Revoked,
+    Disabled,
+}
+
+impl Reason {
+    const ALL: [Self; 4] = [
+        Self::Expired,
+        Self::NotYetValid,
+        Self::Revoked,
+        Self::Disabled,
+    ];
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Expired => "The key has expired",
+            Self::NotYetValid => "The key is not valid yet",
+            Self::Revoked => "The key was revoked",
+            Self::Disabled => "The key is disabled",
+        }
+    }
 }
 
 /// A caller turned away: what it is told, and what the record says.
@@ -49,13 +78,13 @@ impl Denied {
             AuthDenial::Ambiguous => Refusal::Ambiguous,
             AuthDenial::MissingScope => Refusal::InsufficientScope,
             AuthDenial::Restricted => Refusal::Restricted,
-            AuthDenial::Malformed
-            | AuthDenial::Unknown
-            | AuthDenial::Expired
-            | AuthDenial::NotYetValid
-            | AuthDenial::Revoked
-            | AuthDenial::Disabled
-            | AuthDenial::TooManyFailures => Refusal::Invalid,
+            AuthDenial::Expired => Refusal::NotAccepted(Reason::Expired),
+            AuthDenial::NotYetValid => Refusal::NotAccepted(Reason::NotYetValid),
+            AuthDenial::Revoked => Refusal::NotAccepted(Reason::Revoked),
+            AuthDenial::Disabled => Refusal::NotAccepted(Reason::Disabled),
+            AuthDenial::Malformed | AuthDenial::Unknown | AuthDenial::TooManyFailures => {
+                Refusal::Invalid
+            }
         };
         Self {
             refusal,
@@ -120,11 +149,15 @@ impl Denied {
     }
 }
 
+const INVALID_TOKEN: &str = ", error=\"invalid_token\"";
+
 /// The challenges of a layer, written once.
 #[derive(Clone, Debug)]
 pub(super) struct Challenges {
     missing: Vec<HeaderValue>,
     invalid: Vec<HeaderValue>,
+    /// What the holder of a key is told of its state, if it is: in the order of [`Reason::ALL`].
+    not_accepted: Option<[Vec<HeaderValue>; 4]>,
     ambiguous: Vec<HeaderValue>,
     insufficient: Vec<HeaderValue>,
     /// Whether who may not is told that there is nothing.
@@ -152,11 +185,26 @@ impl Challenges {
         };
         Ok(Self {
             missing: lines(""),
-            invalid: lines(", error=\"invalid_token\""),
+            invalid: lines(INVALID_TOKEN),
+            not_accepted: None,
             ambiguous: lines(", error=\"invalid_request\""),
             insufficient: lines(&format!(", error=\"insufficient_scope\"{scope}")),
             hides_forbidden: false,
         })
+    }
+
+    /// Tells who holds a whole key why it is not accepted (RFC 6750 section 3).
+    pub(super) fn disclosing_state(mut self, discloses: bool) -> Self {
+        let described = |reason: Reason| {
+            let attributes = format!("{INVALID_TOKEN}, error_description=\"{}\"", reason.as_str());
+            let of_scheme = |line: &HeaderValue| {
+                let bare = line.to_str().expect("a challenge is visible ASCII");
+                HeaderValue::try_from(format!("{bare}{attributes}")).expect("and so is this one")
+            };
+            self.missing.iter().map(of_scheme).collect()
+        };
+        self.not_accepted = discloses.then(|| Reason::ALL.map(described));
+        self
     }
 
     /// Says that there is nothing, where a caller may not (RFC 9110 section 15.5.4).
@@ -169,6 +217,14 @@ impl Challenges {
         self.hides_forbidden
     }
 
+    /// Returns the challenge of a key that is no good, or not accepted.
+    fn invalid_for(&self, refusal: Refusal) -> &[HeaderValue] {
+        match (&self.not_accepted, refusal) {
+            (Some(lines), Refusal::NotAccepted(reason)) => &lines[reason as usize],
+            (Some(_) | None, _) => &self.invalid,
+        }
+    }
+
     /// Returns what the caller is told.
     pub(super) fn rejection(&self, refusal: Refusal) -> Rejection {
         let (status, problem, title, challenges): (_, _, _, &[_]) = match refusal {
@@ -178,11 +234,11 @@ impl Challenges {
                 "An API key is required",
                 &self.missing,
             ),
-            Refusal::Invalid => (
+            Refusal::Invalid | Refusal::NotAccepted(_) => (
                 StatusCode::UNAUTHORIZED,
                 "invalid-credentials",
                 "The API key is not valid",
-                &self.invalid,
+                self.invalid_for(refusal),
             ),
             Refusal::Ambiguous => (
                 StatusCode::BAD_REQUEST,
@@ -237,6 +293,7 @@ impl Challenges {
             }
             Refusal::Missing
             | Refusal::Invalid
+            | Refusal::NotAccepted(_)
             | Refusal::Ambiguous
             | Refusal::InsufficientScope
             | Refusal::Restricted

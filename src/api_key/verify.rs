@@ -51,3 +51,46 @@ pub(super) fn verify(
     };
     Err(Denied::new(reason, Some(record.id)))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::{
+            digest::{
+                Pepper,
+                tests::{Steps, take_steps},
+            },
+            record::tests::record,
+        },
+        *,
+    };
+
+    const KEY: &[u8] =
+        b"acme_live_1AAAAAAAAAAAAAAA_00000000000000000000000000000000000000000000w2Xzo";
+
+    /// Threat A1: a key that is right, one that is wrong and one that is not known take the same
+    /// digest and the same comparison, and no other.
+    #[test]
+    fn whether_a_key_is_right_wrong_or_not_known_the_same_is_computed() {
+        let pepper = Pepper::new(1, (0..32).collect::<Vec<u8>>()).unwrap();
+        let peppers = Peppers::new(Some(pepper), Vec::new(), false).unwrap();
+        let (mut right, wrong) = (record(), record());
+        right.digest = peppers.digest_new(KEY);
+        let presented = ParsedKey {
+            id: right.id,
+            bytes: KEY,
+        };
+        let found = [Some(right.into()), Some(wrong.into()), None];
+        let verified = found.map(|record: Option<StoredKey>| {
+            let _ = take_steps();
+            let now = || Timestamp::from_secs(1_000_000);
+            let is_right = verify(&peppers, &presented, record, None, now).is_ok();
+            (is_right, take_steps())
+        });
+        let once = Steps {
+            digests: 1,
+            comparisons: 1,
+        };
+        assert_eq!(verified, [(true, once), (false, once), (false, once)]);
+    }
+}

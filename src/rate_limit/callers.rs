@@ -72,7 +72,7 @@ impl Callers {
     }
 
     #[inline]
-    fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.networks.is_empty() && self.lineages.is_empty() && self.owners.is_empty()
     }
 

@@ -5,7 +5,8 @@ use std::{
     fmt,
     future::Future,
     pin::Pin,
-    sync::Arc,
+    slice,
+    sync::{Arc, atomic::AtomicBool},
     task::{Context, Waker},
     time::Duration,
 };
@@ -36,12 +37,14 @@ use crate::{
     deadline::Deadline,
     error::StoreErrorKind,
     identity::Identity,
+    notice,
     record::{PolicyOutcome, RateLimitDecision, RateLimitOutcome, RecordHandle},
     rejection::{Rejection, Responder},
     runtime::{Runtime, Task},
     store_future::StoreFuture,
     store_key::StoreKey,
     store_watch::StoreWatch,
+    time::Timestamp,
 };
 
 pub(super) struct Config {
@@ -62,6 +65,9 @@ pub(super) struct Config {
     pub(super) bans: Option<Arc<Bans>>,
     pub(super) settles: bool,
     pub(super) tells_handlers: bool,
+    /// Whether a request may be admitted on the [short way](Config::admit_plainly). No function of
+    /// the user's is asked there: none is asked twice.
+    pub(super) is_plain: bool,
     // What a local store has admitted, and the other does not know of.
     pub(super) arrears: Arrears,
     pub(super) audit: Audit,
@@ -117,14 +123,54 @@ impl Answer<'_> {
     }
 }
 
-impl Config {
+/// What one policy said at once of a request that it admits.
+pub(super) struct Plain<'a> {
+    pub(super) set: &'a PolicySet,
+    pub(super) policy: &'a Policy,
+    pub(super) at: Timestamp,
+    pub(super) decision: Decision,
+}
+
+impl Plain<'_> {
     #[inline]
+    pub(super) fn lines(&self, fields: RateLimitFields) -> Lines {
+        let (policies, decided) = (self.set.policies(), slice::from_ref(&self.decision));
+        Lines::new(fields, policies, self.set.texts(), self.at, decided)
+    }
+
+    pub(super) fn outcome(&self) -> RateLimitOutcome {
+        let said = policy_outcome((self.policy, &self.decision));
+        RateLimitOutcome::new(RateLimitDecision::Allowed, [said])
+    }
+}
+
+impl Config {
+    /// Admits a request on the short way: one policy, one part that it is counted by, a store that
+    /// says yes at once, and nothing beside that. What comes to nothing here takes the long way, and
+    /// nothing has been done yet.
+    #[inline]
+    pub(super) fn admit_plainly(&self, head: &RequestHead<'_>) -> Option<Plain<'_>> {
+        if !self.is_plain || self.arrears.are_some() {
+            return None;
+        }
+        let set = self.sets.choose_first(|| self.tier(head))?;
+        let policy = set.alone()?;
+        let partition = self.partition.key_of_one(head)?;
+        let (at, decision) = (self.store).admit_at_once(&partition, &Charge::new(policy, 1))?;
+        self.watch.answered_at_once();
+        Some(Plain {
+            set,
+            policy,
+            at,
+            decision,
+        })
+    }
+
     pub(super) fn plan(&self, head: &RequestHead<'_>) -> Plan<'_> {
         self.try_plan(head)
             .unwrap_or_else(|_missing| Plan::Reject(Box::new(address_unknown())))
     }
 
-    #[inline]
     fn try_plan(&self, head: &RequestHead<'_>) -> Result<Plan<'_>, MissingClientAddr> {
         if self.deny.include(head)? {
             return Ok(Plan::Reject(Box::new(caller_denied())));
@@ -141,11 +187,15 @@ impl Config {
     /// Follows what has been found out of the policies.
     pub(super) fn plan_chosen(&self, list: Option<PolicyList>, head: &RequestHead<'_>) -> Plan<'_> {
         let set = list.map_or_else(|| self.set(head), |list| Chosen::Latest(list.0));
+        if set.delays() && self.line.is_none() {
+            static SAID: AtomicBool = AtomicBool::new(false);
+            notice::once(&SAID, || NOTHING_TO_WAIT_BY.to_owned());
+            return Plan::Reject(Box::new(nothing_to_wait_by()));
+        }
         self.plan_for(set, head)
             .unwrap_or_else(|_missing| Plan::Reject(Box::new(address_unknown())))
     }
 
-    #[inline]
     fn plan_for<'a>(
         &self,
         set: Chosen<'a>,
@@ -161,16 +211,20 @@ impl Config {
     }
 
     fn set(&self, head: &RequestHead<'_>) -> Chosen<'_> {
-        let set = self.sets.choose(|| match &self.tier_by {
+        let set = self.sets.choose(|| self.tier(head));
+        match &self.own {
+            Some(own) => own.of_caller(set, head.extensions.get()),
+            None => set,
+        }
+    }
+
+    fn tier<'a>(&self, head: &RequestHead<'a>) -> Option<Cow<'a, str>> {
+        match &self.tier_by {
             Some(tier_by) => tier_by(head),
             None => {
                 let tier = head.extensions.get().and_then(Identity::tier);
                 tier.map(Cow::Borrowed)
             }
-        });
-        match &self.own {
-            Some(own) => own.of_caller(set, head.extensions.get()),
-            None => set,
         }
     }
 
@@ -308,10 +362,17 @@ impl Config {
     }
 
     pub(super) fn peek(&self, partition: &StoreKey, set: &PolicySet) -> StoreFuture<Decisions> {
-        let policies = set.policies().iter();
-        let look: SmallVec<[Charge<'_>; 4]> =
-            policies.map(|policy| Charge::new(policy, 0)).collect();
-        self.store.peek(partition, &look)
+        self.store.peek(partition, &charges(set, 0))
+    }
+
+    /// Takes so much of each policy, for who asks beside the requests.
+    pub(super) fn take_beside(
+        &self,
+        partition: &StoreKey,
+        set: &PolicySet,
+        cost: u64,
+    ) -> StoreFuture<Decisions> {
+        self.store.take(partition, &charges(set, cost))
     }
 
     pub(super) fn charge(
@@ -320,10 +381,7 @@ impl Config {
         set: &PolicySet,
         cost: u64,
     ) -> StoreFuture<()> {
-        let policies = set.policies().iter();
-        let charges: SmallVec<[Charge<'_>; 4]> =
-            policies.map(|policy| Charge::new(policy, cost)).collect();
-        self.store.charge(partition, &charges)
+        self.store.charge(partition, &charges(set, cost))
     }
 
     pub(super) fn reset(&self, partition: &StoreKey, set: &PolicySet) -> StoreFuture<()> {
@@ -423,7 +481,6 @@ impl Config {
         }
     }
 
-    #[inline]
     fn take_from(
         &self,
         store: &dyn RateLimitStore,
@@ -443,7 +500,6 @@ impl Config {
     }
 
     /// Returns what follows from the answer.
-    #[inline]
     pub(super) fn rule(&self, answer: Answer<'_>, partition: &StoreKey, set: &PolicySet) -> Ruling {
         let (decisions, exceeded): (_, Exceeded) = match answer {
             Answer::Store(decisions) => (decisions, quota_exceeded),
@@ -451,7 +507,8 @@ impl Config {
             Answer::Failed(_) if self.fails_open(set) => return Ruling::Admit(Lines::None),
             Answer::Failed(_) => return Ruling::Reject(Box::new(store_failed()), Lines::None),
         };
-        let lines = Lines::new(self.fields, set.policies(), set.policy_field(), decisions);
+        let (policies, each) = (set.policies(), decisions.each());
+        let lines = Lines::new(self.fields, policies, set.texts(), decisions.at(), each);
         if decisions.is_admitted() {
             Ruling::Admit(lines)
         } else {
@@ -473,9 +530,10 @@ impl Config {
     }
 
     /// Returns the partition's own part of the jitter: always the same, and another than most
-    /// others'.
+    /// others'. It is made of both halves of the digest, neither of which it so shows to anybody.
     fn jitter(&self, partition: &StoreKey) -> Duration {
-        self.retry_jitter * u32::from(partition.as_bytes()[15]) / 255
+        let [.., low, _, _, _, _, _, _, _, high] = *partition.as_bytes();
+        self.retry_jitter.saturating_mul(u32::from(low ^ high)) / 255
     }
 
     /// Returns what the record is told of the answer.
@@ -511,6 +569,12 @@ impl fmt::Debug for Config {
     }
 }
 
+/// Returns charges of so much to each policy.
+fn charges(set: &PolicySet, cost: u64) -> SmallVec<[Charge<'_>; 4]> {
+    let policies = set.policies().iter();
+    policies.map(|policy| Charge::new(policy, cost)).collect()
+}
+
 pub(super) fn skipped() -> RateLimitOutcome {
     RateLimitOutcome::new(RateLimitDecision::Skipped, [])
 }
@@ -532,14 +596,14 @@ fn quota_exceeded(set: &PolicySet, decisions: &Decisions, jitter: Duration) -> R
     if denying(set, decisions).any(|(_, decision)| decision.is_never()) {
         return exceeded(set, decisions).detail("The request costs more than the quota ever holds");
     }
-    exceeded(set, decisions).retry_after(longest_wait(set, decisions) + jitter)
+    exceeded(set, decisions).retry_after(longest_wait(set, decisions).saturating_add(jitter))
 }
 
 /// The same where the store failed. What costs more than an instance's share will be admitted once
 /// the store is back: there is no never, and such a wait is no more than a guess.
 fn local_quota_exceeded(set: &PolicySet, decisions: &Decisions, jitter: Duration) -> Rejection {
     let wait = longest_wait(set, decisions).max(STORE_RETRY_AFTER);
-    exceeded(set, decisions).retry_after(wait + jitter)
+    exceeded(set, decisions).retry_after(wait.saturating_add(jitter))
 }
 
 fn exceeded(set: &PolicySet, decisions: &Decisions) -> Rejection {
@@ -595,6 +659,18 @@ fn caller_denied() -> Rejection {
         StatusCode::FORBIDDEN,
         "caller-denied",
         "This caller is not let in",
+    )
+}
+
+/// Told once: a list that a function chooses is not known when the limiter is built.
+const NOTHING_TO_WAIT_BY: &str = "a function chose a rate limit with a queue, and there is nothing \
+    to wait by: give the limiter a `runtime`, or turn on the feature `tokio`";
+
+fn nothing_to_wait_by() -> Rejection {
+    Rejection::new(
+        StatusCode::INTERNAL_SERVER_ERROR,
+        "rate-limit-misconfigured",
+        "The server cannot let requests wait for their turn",
     )
 }
 

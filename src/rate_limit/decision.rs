@@ -113,6 +113,7 @@ impl Decision {
     }
 
     /// Returns how much is left, rounded down.
+    #[inline]
     pub fn remaining(&self) -> u64 {
         self.remaining_and_verdict & ((1 << VERDICT_SHIFT) - 1)
     }
@@ -125,6 +126,16 @@ impl Decision {
     /// The same, in microseconds.
     pub(super) fn reset_after_micros(&self) -> u64 {
         self.reset_after_micros
+    }
+
+    /// Returns for how many seconds no more than what remains can be spent, rounded up.
+    #[inline]
+    pub(super) fn effective_secs(&self) -> u64 {
+        let micros = match self.verdict() {
+            Verdict::Denied => self.detail_micros,
+            Verdict::Admitted | Verdict::Never => self.reset_after_micros,
+        };
+        micros.div_ceil(1_000_000)
     }
 
     /// Returns how long until the same request would be admitted, if nothing more is spent.
@@ -169,45 +180,41 @@ const INLINE: usize = 4;
 #[derive(Clone)]
 pub struct Decisions {
     admitted: bool,
-    count: u8,
     at: Timestamp,
-    few: [Decision; INLINE],
-    many: Option<Box<[Decision]>>,
+    each: Each,
+}
+
+/// One for itself, so that no empty places are written for what nearly all requests are told.
+#[derive(Clone)]
+enum Each {
+    One(Decision),
+    Few(u8, [Decision; INLINE]),
+    Many(Box<[Decision]>),
 }
 
 impl Decisions {
     /// Creates the answer to a list of charges, in their order, and says when it was given by the
     /// store's clock.
     pub fn new(admitted: bool, at: Timestamp, each: impl IntoIterator<Item = Decision>) -> Self {
-        let (mut few, mut count, mut many) = ([Decision::NONE; INLINE], 0, Vec::new());
+        let (mut few, mut count, mut many) = ([Decision::NONE; INLINE], 0_u8, Vec::new());
         for decision in each {
-            match few.get_mut(count) {
-                Some(place) => *place = decision,
+            match few.get_mut(usize::from(count)) {
+                Some(place) => (*place, count) = (decision, count + 1),
                 None if many.is_empty() => many.extend(few.iter().copied().chain([decision])),
                 None => many.push(decision),
             }
-            count += 1;
         }
-        Self {
-            admitted,
-            count: count.min(INLINE) as u8,
-            at,
-            few,
-            many: (!many.is_empty()).then(|| many.into()),
-        }
+        let each = match many.is_empty() {
+            true => Each::Few(count, few),
+            false => Each::Many(many.into()),
+        };
+        Self { admitted, at, each }
     }
 
     #[inline]
     pub(crate) fn one(admitted: bool, at: Timestamp, decision: Decision) -> Self {
-        let mut few = [Decision::NONE; INLINE];
-        few[0] = decision;
-        Self {
-            admitted,
-            count: 1,
-            at,
-            few,
-            many: None,
-        }
+        let each = Each::One(decision);
+        Self { admitted, at, each }
     }
 
     /// Returns whether the request is admitted, and so charged.
@@ -222,9 +229,10 @@ impl Decisions {
 
     /// Returns what each policy says, in the order of the charges.
     pub fn each(&self) -> &[Decision] {
-        match &self.many {
-            Some(many) => many,
-            None => &self.few[..usize::from(self.count)],
+        match &self.each {
+            Each::One(one) => std::slice::from_ref(one),
+            Each::Few(count, few) => &few[..usize::from(*count)],
+            Each::Many(many) => many,
         }
     }
 }

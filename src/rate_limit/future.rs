@@ -3,6 +3,7 @@
 use std::{
     fmt,
     future::Future,
+    mem,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -130,13 +131,14 @@ struct Rejected {
 impl Note {
     /// Writes the outcome into the request's record, if one is kept, and notes what the response
     /// is told.
+    #[inline]
     pub(super) fn write<B>(
         request: &Request<B>,
         lines: Lines,
         outcome: impl FnOnce() -> RateLimitOutcome,
     ) -> Self {
         let Some(record) = RecordHandle::of(request.extensions()) else {
-            return Self::new(lines, None);
+            return Self { lines, after: None };
         };
         let outcome = outcome();
         record.push_rate_limit(outcome.clone());
@@ -161,6 +163,17 @@ impl Note {
         Self { lines, after }
     }
 
+    /// Adds what the response is told in any case.
+    fn telling(mut self, outcome: Option<RateLimitOutcome>) -> Self {
+        if let Some(outcome) = outcome {
+            self.after
+                .get_or_insert_default()
+                .outcome
+                .get_or_insert(outcome);
+        }
+        self
+    }
+
     /// Adds what is left to do once the response is there.
     fn follow_up(&mut self, bill: Option<Bill>, suspect: Option<Suspect>) {
         if bill.is_some() || suspect.is_some() {
@@ -170,7 +183,15 @@ impl Note {
     }
 
     /// Tells the response, and does what is left to do.
-    fn finish<B>(self, mut response: Response<B>) -> Response<ResponseBody<B>> {
+    #[inline]
+    fn finish<B>(&mut self, response: Response<B>) -> Response<ResponseBody<B>> {
+        if self.lines.are_none() && self.after.is_none() {
+            return response.map(ResponseBody::inner);
+        }
+        mem::take(self).finish_at_length(response)
+    }
+
+    fn finish_at_length<B>(self, mut response: Response<B>) -> Response<ResponseBody<B>> {
         self.lines.append_to(response.headers_mut());
         let Some(after) = self.after else {
             return response.map(ResponseBody::inner);
@@ -239,6 +260,7 @@ where
         }
     }
 
+    #[inline]
     pub(super) fn calling(response: S::Future, note: Note) -> Self {
         Self {
             state: State::Calling { response, note },
@@ -305,7 +327,7 @@ where
                 }
                 StateProj::Calling { response, note } => {
                     let response = ready!(response.poll(cx))?;
-                    return Poll::Ready(Ok(std::mem::take(note).finish(response)));
+                    return Poll::Ready(Ok(note.finish(response)));
                 }
                 StateProj::Rejected { rejected } => {
                     let rejected = rejected.take().expect("polled after it was ready");
@@ -445,11 +467,12 @@ where
             delayed,
             ..config.outcome(answer, &set)
         };
-        if config.tells_handlers {
-            request.extensions_mut().insert(outcome());
+        let told = config.tells_handlers.then(outcome);
+        if let Some(outcome) = &told {
+            request.extensions_mut().insert(outcome.clone());
         }
         let Some((line, paid, delay)) = turn else {
-            let mut note = Note::write(&request, lines, outcome);
+            let mut note = Note::write(&request, lines, outcome).telling(told);
             let paid = config
                 .settles
                 .then(|| config.paid(answer, partition, &set, &costs));
@@ -467,7 +490,7 @@ where
         };
         State::Waiting {
             waiting: Some(Box::new(Waiting {
-                note: Note::write(&request, lines, outcome),
+                note: Note::write(&request, lines, outcome).telling(told),
                 stage: Stage::InLine(waiter),
                 // What was polled ready may hold a permit: none is held in the line.
                 next: self.ready.clone(),

@@ -1,14 +1,10 @@
 //! What a response says of the limits.
 
-use std::time::Duration;
-
 use http::{HeaderMap, HeaderName, HeaderValue};
 use smallvec::SmallVec;
 
-use super::{
-    decision::{Decision, Decisions},
-    policy::Policy,
-};
+use super::{decision::Decision, policy::Policy};
+use crate::time::Timestamp;
 
 static RATELIMIT: HeaderName = HeaderName::from_static("ratelimit");
 static RATELIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
@@ -46,6 +42,43 @@ pub enum ResetForm {
     Epoch,
 }
 
+/// What is said of a list of policies whatever is decided: rendered once.
+#[derive(Debug)]
+pub(super) struct Texts {
+    /// `"burst";q=20;w=2, "daily";q=1000;w=86400`
+    policy: HeaderValue,
+    /// What stands before what remains: `"burst";r=`, and `, "daily";r=`. Nothing for a policy that
+    /// only watches.
+    openings: Box<[Box<[u8]>]>,
+    is_silent: bool,
+}
+
+impl Texts {
+    pub(super) fn new(policies: &[Policy]) -> Self {
+        let mut policy_field = Text::new();
+        let mut openings = Vec::with_capacity(policies.len());
+        for policy in policies {
+            let mut opening = Text::new();
+            if !policy.is_shadow() {
+                if !policy_field.is_empty() {
+                    opening.extend_from_slice(b", ");
+                }
+                push_name(&mut opening, policy.name());
+                policy_field.extend_from_slice(&opening);
+                push_parameter(&mut policy_field, b";q=", policy.capacity());
+                push_parameter(&mut policy_field, b";w=", policy.window_secs());
+                opening.extend_from_slice(b";r=");
+            }
+            openings.push(opening.to_vec().into());
+        }
+        Self {
+            is_silent: policies.iter().all(Policy::is_shadow),
+            policy: value(&policy_field),
+            openings: openings.into(),
+        }
+    }
+}
+
 /// The lines that go into one response.
 #[derive(Debug, Default)]
 pub(super) enum Lines {
@@ -55,30 +88,40 @@ pub(super) enum Lines {
         policy: HeaderValue,
         limit: HeaderValue,
     },
-    XRateLimit([HeaderValue; 3]),
+    // In a box, so that the others are no larger.
+    XRateLimit(Box<[HeaderValue; 3]>),
 }
 
 impl Lines {
-    /// `policy` is what [`policy_field`] rendered of the policies.
+    /// `texts` are those of the policies, and what was decided stands in their order.
     #[inline]
     pub(super) fn new(
         fields: RateLimitFields,
         policies: &[Policy],
-        policy: &HeaderValue,
-        decisions: &Decisions,
+        texts: &Texts,
+        at: Timestamp,
+        decided: &[Decision],
     ) -> Self {
-        if fields == RateLimitFields::Off || policies.iter().all(Policy::is_shadow) {
+        if fields == RateLimitFields::Off || texts.is_silent {
             return Self::None;
         }
         match fields {
             RateLimitFields::Off => Self::None,
             RateLimitFields::Draft11 => Self::Draft11 {
-                policy: policy.clone(),
-                limit: limit_field(policies, decisions),
+                policy: texts.policy.clone(),
+                limit: limit_field(texts, decided),
             },
             RateLimitFields::XRateLimit(form) => {
-                Self::XRateLimit(x_ratelimit(form, policies, decisions))
+                Self::XRateLimit(Box::new(x_ratelimit(form, policies, at, decided)))
             }
+        }
+    }
+
+    #[inline]
+    pub(super) fn are_none(&self) -> bool {
+        match self {
+            Self::None => true,
+            Self::Draft11 { .. } | Self::XRateLimit(_) => false,
         }
     }
 
@@ -89,7 +132,8 @@ impl Lines {
                 headers.append(&RATELIMIT_POLICY, policy);
                 headers.append(&RATELIMIT, limit);
             }
-            Self::XRateLimit([limit, remaining, reset]) => {
+            Self::XRateLimit(values) => {
+                let [limit, remaining, reset] = *values;
                 headers.append(&X_RATELIMIT_LIMIT, limit);
                 headers.append(&X_RATELIMIT_REMAINING, remaining);
                 headers.append(&X_RATELIMIT_RESET, reset);
@@ -101,47 +145,46 @@ impl Lines {
 /// Room for the values of a few policies without an allocation but the value's own.
 type Text = SmallVec<[u8; 128]>;
 
-/// Renders `"burst";q=20;w=2, "daily";q=1000;w=86400`.
-pub(super) fn policy_field(policies: &[Policy]) -> HeaderValue {
+/// Renders `"burst";r=7;t=2, "daily";r=900;t=3600`.
+fn limit_field(texts: &Texts, decided: &[Decision]) -> HeaderValue {
     let mut text = Text::new();
-    for policy in policies.iter().filter(|policy| !policy.is_shadow()) {
-        push_name(&mut text, policy.name());
-        push_parameter(&mut text, b";q=", policy.capacity());
-        push_parameter(&mut text, b";w=", policy.window_secs());
+    for (opening, decision) in texts.openings.iter().zip(decided) {
+        if !opening.is_empty() {
+            text.extend_from_slice(opening);
+            push_said(&mut text, decision);
+        }
     }
     value(&text)
 }
 
-/// Renders `"burst";r=7;t=2, "daily";r=900;t=3600`.
-fn limit_field(policies: &[Policy], decisions: &Decisions) -> HeaderValue {
-    let mut text = Text::new();
-    for (policy, decision) in enforced(policies, decisions) {
-        push_name(&mut text, policy.name());
-        push_parameter(&mut text, b";r=", decision.remaining());
-        push_parameter(&mut text, b";t=", effective_secs(decision));
-    }
-    value(&text)
+/// Appends `7;t=2`.
+fn push_said(text: &mut Text, decision: &Decision) {
+    const NAME: &[u8] = b";t=";
+
+    let mut bytes = [0; 2 * DIGITS_MAX + NAME.len()];
+    let end = bytes.len();
+    let name_to = write_digits(&mut bytes, end, decision.effective_secs());
+    let name_from = name_to - NAME.len();
+    bytes[name_from..name_to].copy_from_slice(NAME);
+    let from = write_digits(&mut bytes, name_from, decision.remaining());
+    text.extend_from_slice(&bytes[from..]);
 }
 
 fn enforced<'a>(
     policies: &'a [Policy],
-    decisions: &'a Decisions,
+    decided: &'a [Decision],
 ) -> impl Iterator<Item = (&'a Policy, &'a Decision)> {
-    let said = policies.iter().zip(decisions.each());
+    let said = policies.iter().zip(decided);
     said.filter(|(policy, _)| !policy.is_shadow())
 }
 
-/// Returns for how many seconds the caller can use no more than what remains, rounded up.
-fn effective_secs(decision: &Decision) -> u64 {
-    seconds(
-        decision
-            .retry_after()
-            .unwrap_or_else(|| decision.reset_after()),
-    )
-}
-
-fn x_ratelimit(form: ResetForm, policies: &[Policy], decisions: &Decisions) -> [HeaderValue; 3] {
-    let nearest = enforced(policies, decisions).min_by(|(one, this), (other, that)| {
+fn x_ratelimit(
+    form: ResetForm,
+    policies: &[Policy],
+    at: Timestamp,
+    decided: &[Decision],
+) -> [HeaderValue; 3] {
+    let nearest = enforced(policies, decided).min_by(|(one, this), (other, that)| {
         // this / one < that / other, without a division.
         let share = u128::from(this.remaining()) * u128::from(other.capacity());
         let other_share = u128::from(that.remaining()) * u128::from(one.capacity());
@@ -152,22 +195,19 @@ fn x_ratelimit(form: ResetForm, policies: &[Policy], decisions: &Decisions) -> [
     });
     let (policy, decision) = nearest.expect("one policy at least is enforced");
     let reset = match form {
-        ResetForm::Delta => effective_secs(decision),
+        ResetForm::Delta => decision.effective_secs(),
         ResetForm::Epoch => {
             let wait = decision
                 .retry_after()
                 .unwrap_or_else(|| decision.reset_after());
-            (decisions.at() + wait).as_micros().div_ceil(1_000_000)
+            (at + wait).as_micros().div_ceil(1_000_000)
         }
     };
     [policy.capacity(), decision.remaining(), reset].map(HeaderValue::from)
 }
 
-/// Appends the name as a string of RFC 9651, after a comma where one is due.
+/// Appends the name as a string of RFC 9651.
 fn push_name(text: &mut Text, name: &str) {
-    if !text.is_empty() {
-        text.extend_from_slice(b", ");
-    }
     text.push(b'"');
     for byte in name.bytes() {
         if matches!(byte, b'"' | b'\\') {
@@ -180,35 +220,53 @@ fn push_name(text: &mut Text, name: &str) {
 
 fn push_parameter(text: &mut Text, name: &[u8], value: u64) {
     text.extend_from_slice(name);
-    let mut digits = [0; 15];
-    let mut rest = value.min(INTEGER_MAX);
-    let mut from = digits.len();
-    loop {
-        from -= 1;
-        digits[from] = b'0' + (rest % 10) as u8;
-        rest /= 10;
-        if rest == 0 {
-            break;
-        }
-    }
+    let mut digits = [0; DIGITS_MAX];
+    let from = write_digits(&mut digits, DIGITS_MAX, value);
     text.extend_from_slice(&digits[from..]);
 }
+
+/// The digits of the largest integer, and one more place, so that two at a time find room.
+const DIGITS_MAX: usize = 16;
+
+/// Writes the digits of a number so that they end before `to`, and returns where they begin.
+fn write_digits(bytes: &mut [u8], to: usize, value: u64) -> usize {
+    let (mut rest, mut from) = (value.min(INTEGER_MAX), to);
+    // Two at a time: a division takes longer than all else here.
+    while rest >= 10 {
+        let two = 2 * (rest % 100) as usize;
+        rest /= 100;
+        from -= 2;
+        bytes[from..from + 2].copy_from_slice(&TWO_DIGITS[two..two + 2]);
+    }
+    if rest > 0 || from == to {
+        from -= 1;
+        bytes[from] = b'0' + rest as u8;
+    }
+    from
+}
+
+/// `00` to `99`.
+const TWO_DIGITS: [u8; 200] = {
+    let mut digits = [0; 200];
+    let mut at = 0;
+    while at < 100 {
+        digits[2 * at] = b'0' + (at / 10) as u8;
+        digits[2 * at + 1] = b'0' + (at % 10) as u8;
+        at += 1;
+    }
+    digits
+};
 
 fn value(text: &[u8]) -> HeaderValue {
     HeaderValue::from_bytes(text).expect("policies have names of printable ASCII")
 }
 
-fn seconds(duration: Duration) -> u64 {
-    duration.as_secs() + u64::from(duration.subsec_nanos() > 0)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
-    use crate::{
-        rate_limit::{decision::Receipt, quota::Quota},
-        time::Timestamp,
-    };
+    use crate::rate_limit::{decision::Receipt, quota::Quota};
 
     fn policies() -> [Policy; 2] {
         [
@@ -217,23 +275,19 @@ mod tests {
         ]
     }
 
-    fn decisions() -> Decisions {
+    fn decided() -> [Decision; 2] {
         let millis = Duration::from_millis;
-        Decisions::new(
-            false,
-            Timestamp::from_secs(100),
-            [
-                Decision::denied(0, millis(2_500), Some(millis(99))),
-                Decision::admitted(999, millis(3_600_001), Receipt::default()),
-            ],
-        )
+        [
+            Decision::denied(0, millis(2_500), Some(millis(99))),
+            Decision::admitted(999, millis(3_600_001), Receipt::default()),
+        ]
     }
 
     fn lines(fields: RateLimitFields) -> HeaderMap {
         let policies = policies();
         let mut headers = HeaderMap::new();
-        Lines::new(fields, &policies, &policy_field(&policies), &decisions())
-            .append_to(&mut headers);
+        let (texts, at) = (Texts::new(&policies), Timestamp::from_secs(100));
+        Lines::new(fields, &policies, &texts, at, &decided()).append_to(&mut headers);
         headers
     }
 
@@ -267,8 +321,43 @@ mod tests {
 
     #[test]
     fn no_integer_is_larger_than_a_structured_field_may_hold() {
-        let mut text = Text::new();
-        push_parameter(&mut text, b"", u64::MAX);
-        assert_eq!(&text[..], b"999999999999999");
+        let text = |value| {
+            let mut text = Text::new();
+            push_parameter(&mut text, b"", value);
+            String::from_utf8(text.to_vec()).unwrap()
+        };
+        assert_eq!(text(u64::MAX), "999999999999999");
+        for power in 0..15 {
+            for value in [
+                10_u64.pow(power) - 1,
+                10_u64.pow(power),
+                5 * 10_u64.pow(power),
+            ] {
+                assert_eq!(text(value), value.to_string());
+            }
+        }
+    }
+
+    #[test]
+    fn a_policy_that_only_watches_is_not_spoken_of_wherever_it_stands() {
+        let [one, two] = policies();
+        let watching = Policy::token_bucket("w", Quota::per_second(1))
+            .unwrap()
+            .shadow();
+        let said = Decision::admitted(1, Duration::ZERO, Receipt::default());
+        let at = Timestamp::EPOCH;
+        let [spoken, silent] = [false, true].map(|first| {
+            let mut policies = vec![one.clone(), two.clone()];
+            policies.insert(usize::from(!first), watching.clone());
+            let mut decided = decided().to_vec();
+            decided.insert(usize::from(!first), said);
+            let texts = Texts::new(&policies);
+            let mut headers = HeaderMap::new();
+            Lines::new(RateLimitFields::Draft11, &policies, &texts, at, &decided)
+                .append_to(&mut headers);
+            headers
+        });
+        assert_eq!(spoken, lines(RateLimitFields::Draft11));
+        assert_eq!(silent, spoken);
     }
 }

@@ -1,31 +1,31 @@
 //! The layer, and how it is built.
 
-use std::{borrow::Cow, fmt, future::Future, num::NonZeroU32, sync::Arc, time::Duration};
+use std::{borrow::Cow, fmt, future::Future, sync::Arc, time::Duration};
 
 use tower_layer::Layer;
 
 use super::{
     arrears::Arrears,
     callers::Callers,
-    config::{Answer, Config, Cost, PoliciesBy, Skip, TierBy},
+    config::{Config, Cost, PoliciesBy, Skip, TierBy},
     headers::RateLimitFields,
+    limits::Limits,
     on_store_error::OnStoreError,
-    own_sets::{self, OwnSets, Reads},
+    own_sets::{OwnSets, Reads},
     partition::Partition,
-    penalty::Penalty,
+    penalty::{Bans, Penalty},
     policy::Policy,
-    policy_set::{LiveSets, PolicyList, PolicySets, Tiers},
+    policy_set::{LiveSets, PolicyList, Tiers},
     request_head::RequestHead,
     service::RateLimit,
     store::RateLimitStore,
     waiting::Line,
-    when_store_fails::WhenStoreFails,
+    wanted::Wanted,
 };
 use crate::{
     audit::{Audit, Auditor},
     deadline::Deadline,
-    error::{ConfigError, StoreError},
-    record::RateLimitOutcome,
+    error::ConfigError,
     rejection::Responder,
     runtime::{self, Runtime},
     store_watch::StoreWatch,
@@ -73,9 +73,7 @@ impl RateLimitLayer {
 impl RateLimitLayer {
     /// Returns a handle by which the limits are changed while they are in use.
     pub fn limits(&self) -> Limits {
-        Limits {
-            config: Arc::clone(&self.config),
-        }
+        Limits::new(Arc::clone(&self.config))
     }
 
     /// Returns whether the limiter counts or chooses by something of the caller's identity.
@@ -202,7 +200,8 @@ impl RateLimitLayerBuilder {
     /// looked up, say. Those apply where it finds `None`.
     ///
     /// The function copies what it needs of the head before it waits. It is asked for each request
-    /// that is not skipped, and the request waits for it: let it remember what it has found.
+    /// that is not skipped, and the request waits for it: let it remember what it has found. A list
+    /// with a queue needs a [`runtime`](Self::runtime): without one such a request is answered `500`.
     ///
     /// ```
     /// use portcullis::{
@@ -242,8 +241,9 @@ impl RateLimitLayerBuilder {
     }
 
     /// Puts the [`RateLimitOutcome`](crate::RateLimitOutcome) into the extensions of each admitted
-    /// request too, so that handlers can read what is left. It allocates, and so is not done unless
-    /// this is called.
+    /// request, so that handlers can read what is left, and of its response. It allocates, and so is
+    /// not done unless this is called. The response of a denied request has it in any case, and
+    /// so has each response where an access log keeps a record.
     pub fn tell_handlers(mut self) -> Self {
         self.tells_handlers = true;
         self
@@ -363,20 +363,30 @@ impl RateLimitLayerBuilder {
     /// # Errors
     ///
     /// If there is no policy, two of one request have the same name, the tiers have no fallback, the
-    /// share of [`OnStoreError::local`] is zero, or there is a queue and nothing to wait by; if
-    /// callers' own allowances are to be read, and the partition does not begin with
-    /// [`Partition::identity`].
+    /// share of [`OnStoreError::local`] is zero, there is a queue and nothing to wait by, or the
+    /// store [cannot decide](RateLimitStore::check) by the policies; if callers' own allowances are to
+    /// be read, and the partition does not begin with [`Partition::identity`].
     pub fn build(self) -> Result<RateLimitLayer, ConfigError> {
-        let share = self.on_store_error.share()?;
-        let runtime = self.runtime.as_ref();
-        let sets = sets(
-            &self.policies,
-            self.tiers.as_ref(),
-            share,
-            self.reads,
-            runtime,
-            self.policies_by.is_some(),
-        )?;
+        let bans = self.penalty.map(Penalty::build).transpose()?;
+        let sets = Wanted {
+            policies: &self.policies,
+            tiers: self.tiers.as_ref(),
+            reads: self.reads,
+            store: &*self.store,
+            ban: bans.as_ref().map(Bans::policy),
+            on_store_error: &self.on_store_error,
+            has_runtime: self.runtime.is_some(),
+            others_are_chosen: self.policies_by.is_some(),
+        }
+        .sets()?;
+        if self.settles && !self.store.can_settle() {
+            return Err(ConfigError::new(
+                "settle",
+                format_args!("{:?}", self.store),
+                "the store can neither charge nor refund",
+            )
+            .fix("count by another store, such as a `MemoryStore`"));
+        }
         let line = |runtime| Arc::new(Line::new(runtime, self.waiters_max));
         let partition = self.partition.in_store(self.store.keys());
         if self.reads.any() && !partition.counts_callers_by_line() {
@@ -388,8 +398,20 @@ impl RateLimitLayerBuilder {
             .fix("begin the partition with `Partition::identity()`"));
         }
         let audit = self.audit;
-        let bans = self.penalty.map(Penalty::build).transpose()?;
+        let is_plain = self.store.admits_at_once()
+            && partition.is_of_one_part()
+            && self.cost.is_none()
+            && self.tier_by.is_none()
+            && self.deny.is_empty()
+            && self.allow.is_empty()
+            && self.skip.is_none()
+            && self.policies_by.is_none()
+            && !self.reads.any()
+            && bans.is_none()
+            && !self.settles
+            && !self.tells_handlers;
         let config = Config {
+            is_plain,
             watch: StoreWatch::new("rate_limit", audit.clone()),
             deadline: self.deadline.beside(self.store.has_deadline()),
             audit,
@@ -420,130 +442,6 @@ impl RateLimitLayerBuilder {
     }
 }
 
-fn sets(
-    policies: &[Policy],
-    tiers: Option<&Tiers>,
-    share: Option<NonZeroU32>,
-    reads: Reads,
-    runtime: Option<&Arc<dyn Runtime>>,
-    chosen: bool,
-) -> Result<PolicySets, ConfigError> {
-    let sets = PolicySets::new(policies, tiers, share)?;
-    own_sets::check_names(reads, sets.policies())?;
-    if sets.is_empty() && !reads.any() && !chosen {
-        return Err(ConfigError::new(
-            "policies",
-            "empty",
-            "a limiter without a policy limits nothing",
-        )
-        .fix("add one with `policy`, or tiers that have some"));
-    }
-    let local = |policy: &Policy| policy.own_failure() == Some(WhenStoreFails::Local);
-    if share.is_none() && sets.policies().any(local) {
-        return Err(ConfigError::new(
-            "when_store_fails",
-            "Local",
-            "the limiter has no local store to decide by",
-        )
-        .fix("name one with `on_store_error(OnStoreError::local(..))`"));
-    }
-    let waits = |policy: &Policy| policy.max_wait().is_some();
-    if sets.policies().any(waits) && runtime.is_none() {
-        return Err(ConfigError::new(
-            "runtime",
-            "none",
-            "requests in a queue have to wait for their turns",
-        )
-        .fix("give one with `runtime`, or turn on the feature `tokio`"));
-    }
-    Ok(sets)
-}
-
-/// The limits of a layer that is in use, to be changed; from [`RateLimitLayer::limits`].
-#[derive(Clone, Debug)]
-pub struct Limits {
-    config: Arc<Config>,
-}
-
-impl Limits {
-    /// Puts other policies and tiers in the place of those that count, for all requests from now
-    /// on and all services that the layer has made.
-    ///
-    /// What has been used stays used where a policy keeps its name and its algorithm: a window
-    /// keeps its count and its end, and a bucket the time that it takes to fill, so that one which
-    /// was half empty still is. Nobody's quota is refilled by a change.
-    ///
-    /// # Errors
-    ///
-    /// If they are not what [`RateLimitLayerBuilder::build`] would take. Then nothing changes.
-    pub fn replace(
-        &self,
-        policies: impl IntoIterator<Item = Policy>,
-        tiers: Option<Tiers>,
-    ) -> Result<(), ConfigError> {
-        let policies: Vec<Policy> = policies.into_iter().collect();
-        let share = self.config.on_store_error.share()?;
-        let own = self.config.own.as_ref();
-        let reads = own.map(OwnSets::reads).unwrap_or_default();
-        let sets = sets(
-            &policies,
-            tiers.as_ref(),
-            share,
-            reads,
-            self.config.runtime.as_ref(),
-            self.config.policies_by.is_some(),
-        )?;
-        self.config.sets.replace(sets);
-        Ok(())
-    }
-
-    /// Returns what is left of each policy to the partition of a request with this head, and charges
-    /// nothing; `None` if no policy applies to it.
-    ///
-    /// The request is not looked up on lists, and not by
-    /// [`policies_by`](RateLimitLayerBuilder::policies_by): so for the others here.
-    ///
-    /// # Errors
-    ///
-    /// If the store fails; so for the others.
-    pub async fn peek(
-        &self,
-        head: &RequestHead<'_>,
-    ) -> Result<Option<RateLimitOutcome>, StoreError> {
-        let Some((partition, set)) = self.config.find(head) else {
-            return Ok(None);
-        };
-        let peeked = self.config.peek(&partition, &set).await?;
-        Ok(Some(self.config.outcome(Answer::Store(&peeked), &set)))
-    }
-
-    /// Charges each policy of a request with this head what has been used already, whether it is
-    /// left or not.
-    ///
-    /// # Errors
-    ///
-    /// Also if the store cannot [charge](RateLimitStore::charge).
-    pub async fn charge(&self, head: &RequestHead<'_>, cost: u64) -> Result<(), StoreError> {
-        match self.config.find(head) {
-            Some((partition, set)) => self.config.charge(&partition, &set, cost).await,
-            None => Ok(()),
-        }
-    }
-
-    /// Forgets what the partition of a request with this head has used of its policies, and a ban
-    /// of it.
-    ///
-    /// # Errors
-    ///
-    /// If the store fails.
-    pub async fn reset(&self, head: &RequestHead<'_>) -> Result<(), StoreError> {
-        match self.config.find(head) {
-            Some((partition, set)) => self.config.reset(&partition, &set).await,
-            None => Ok(()),
-        }
-    }
-}
-
 impl fmt::Debug for RateLimitLayerBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RateLimitLayerBuilder")
@@ -551,5 +449,82 @@ impl fmt::Debug for RateLimitLayerBuilder {
             .field("policies", &self.policies)
             .field("tiers", &self.tiers)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use http::{Request, Response};
+    use tower::{ServiceExt, service_fn};
+
+    use super::*;
+    use crate::{
+        error::StoreErrorKind,
+        rate_limit::{Charge, Decisions, Quota, Refund},
+        store_future::StoreFuture,
+        store_key::{StoreKey, StoreKeys},
+    };
+
+    /// A store that nobody should ask.
+    #[derive(Debug)]
+    struct Unasked(StoreKeys);
+
+    impl RateLimitStore for Unasked {
+        fn keys(&self) -> &StoreKeys {
+            &self.0
+        }
+
+        fn take(&self, _: &StoreKey, _: &[Charge<'_>]) -> StoreFuture<Decisions> {
+            StoreFuture::failed(StoreErrorKind::Unavailable)
+        }
+
+        fn peek(&self, _: &StoreKey, _: &[Charge<'_>]) -> StoreFuture<Decisions> {
+            StoreFuture::failed(StoreErrorKind::Unavailable)
+        }
+
+        fn refund(&self, _: &StoreKey, _: &[Refund<'_>]) -> StoreFuture<()> {
+            StoreFuture::failed(StoreErrorKind::Unavailable)
+        }
+
+        fn reset(&self, _: &StoreKey, _: &[&Policy]) -> StoreFuture<()> {
+            StoreFuture::failed(StoreErrorKind::Unavailable)
+        }
+    }
+
+    fn without_a_runtime() -> RateLimitLayerBuilder {
+        let store = Unasked(StoreKeys::random());
+        let by_method = RateLimitLayer::builder(store, Partition::method());
+        RateLimitLayerBuilder {
+            runtime: None,
+            ..by_method
+        }
+    }
+
+    fn queue() -> Policy {
+        Policy::leaky_queue("queue", Quota::per_second(1), Duration::from_secs(9)).unwrap()
+    }
+
+    #[test]
+    fn a_queue_where_nothing_can_wait_is_refused_by_name() {
+        let error = without_a_runtime().policy(queue()).build().unwrap_err();
+        assert_eq!((error.option(), error.value()), ("runtime", "none"));
+    }
+
+    #[tokio::test]
+    async fn a_queue_that_is_chosen_where_nothing_can_wait_is_a_500_and_never_a_rush() {
+        let list = PolicyList::new([queue()]).unwrap();
+        let layer = without_a_runtime()
+            .policies_by(move |_| std::future::ready(Some(list.clone())))
+            .build()
+            .unwrap();
+        let app = layer.layer(service_fn(async |_: Request<()>| {
+            Ok::<_, Infallible>(Response::new(()))
+        }));
+        for _ in 0..2 {
+            let answer = app.clone().oneshot(Request::new(())).await.unwrap();
+            assert_eq!(answer.status(), 500);
+        }
     }
 }

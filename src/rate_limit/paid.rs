@@ -71,14 +71,20 @@ impl Paid {
 
     /// Gives all of it back.
     pub(super) fn give_back(&self) {
+        self.send(self.refund(u64::MAX));
+    }
+
+    /// Gives so much of it back to each policy, and no more than that was charged.
+    pub(super) fn refund(&self, amount: u64) -> StoreFuture<()> {
         let policies = self.set.policies().iter();
         let refunds: SmallVec<[Refund<'_>; 4]> = policies
             .zip(&self.each)
-            .filter(|(_, (cost, _))| *cost > 0)
-            .map(|(policy, (cost, receipt))| Refund::new(policy, *receipt, *cost))
+            .map(|(policy, (cost, receipt))| Refund::new(policy, *receipt, amount.min(*cost)))
+            .filter(|refund| refund.amount > 0)
             .collect();
-        if !refunds.is_empty() {
-            self.send(self.store.refund(&self.partition, &refunds));
+        match refunds.is_empty() {
+            true => StoreFuture::ready(()),
+            false => self.store.refund(&self.partition, &refunds),
         }
     }
 

@@ -204,8 +204,25 @@ impl StoredPartition {
         self.alternatives.iter().map(|(_, parts)| parts)
     }
 
-    /// Finds where a request stands.
+    /// Returns whether all requests are counted by one part, which no function finds.
+    pub(super) fn is_of_one_part(&self) -> bool {
+        match &*self.alternatives {
+            [(_, parts)] => matches!(&parts[..], [part] if !matches!(part, Part::By(_))),
+            _ => false,
+        }
+    }
+
+    /// Returns the key of a request if that is made of one part, and the request has it.
     #[inline]
+    pub(super) fn key_of_one(&self, head: &RequestHead<'_>) -> Option<StoreKey> {
+        let [(space, parts)] = &*self.alternatives else {
+            return None;
+        };
+        let [part] = &parts[..] else { return None };
+        part.key_alone(space, head).ok()?
+    }
+
+    /// Finds where a request stands.
     pub(super) fn place(&self, head: &RequestHead<'_>) -> Result<Place, MissingClientAddr> {
         for (space, parts) in &self.alternatives {
             // What nearly all are made of: one part.

@@ -11,9 +11,9 @@ use std::{
     time::Duration,
 };
 
-use http::HeaderValue;
-
-use super::{decision::Decisions, headers, policy::Policy, when_store_fails::WhenStoreFails};
+use super::{
+    decision::Decisions, headers::Texts, policy::Policy, when_store_fails::WhenStoreFails,
+};
 use crate::error::ConfigError;
 
 /// Which policies the callers of a tier must pass.
@@ -84,7 +84,7 @@ impl Tiers {
 #[derive(Debug)]
 pub(super) struct PolicySet {
     policies: Box<[Policy]>,
-    policy_field: HeaderValue,
+    texts: Texts,
     delays: bool,
     watches: bool,
     failing: Failing,
@@ -124,7 +124,7 @@ impl PolicySet {
         Ok(Self {
             watches: policies.iter().any(Policy::is_shadow),
             failing,
-            policy_field: headers::policy_field(&policies),
+            texts: Texts::new(&policies),
             delays: policies.iter().any(delays),
             for_all: policies.len(),
             share,
@@ -159,8 +159,19 @@ impl PolicySet {
             .expect("no name stands twice")
     }
 
-    pub(super) fn policy_field(&self) -> &HeaderValue {
-        &self.policy_field
+    /// Returns what is said of the policies in a header.
+    #[inline]
+    pub(super) fn texts(&self) -> &Texts {
+        &self.texts
+    }
+
+    /// Returns the policy if there is one alone, and its word is all that there is to a request.
+    #[inline]
+    pub(super) fn alone(&self) -> Option<&Policy> {
+        match &*self.policies {
+            [one] if !self.delays && !self.watches => Some(one),
+            _ => None,
+        }
     }
 
     /// Returns whether a policy only watches.
@@ -329,11 +340,15 @@ impl PolicySets {
         !self.tiers.is_empty()
     }
 
+    /// Returns all sets of which a request may have to pass one.
+    pub(super) fn each(&self) -> impl Iterator<Item = &PolicySet> {
+        let tiers = self.tiers.iter().map(|(_, set)| &**set);
+        std::iter::once(&*self.fallback).chain(tiers)
+    }
+
     /// Returns all policies that any request may have to pass.
     pub(super) fn policies(&self) -> impl Iterator<Item = &Policy> {
-        let tiers = self.tiers.iter().map(|(_, set)| set);
-        let sets = std::iter::once(&self.fallback).chain(tiers);
-        sets.flat_map(|set| set.policies())
+        self.each().flat_map(PolicySet::policies)
     }
 
     /// Returns whether no request is ever limited.
@@ -374,16 +389,29 @@ impl LiveSets {
     }
 
     /// Chooses a set; the tier is asked for only if there are some.
-    pub(super) fn choose<'t>(&self, tier: impl FnOnce() -> Option<Cow<'t, str>>) -> Chosen<'_> {
-        let choose = |sets: &PolicySets| if sets.by_tier() { tier() } else { None };
-        if self.is_replaced.load(Ordering::Acquire) {
-            let latest = self.latest.read().unwrap_or_else(PoisonError::into_inner);
-            if let Some(sets) = &*latest {
-                return Chosen::Latest(Arc::clone(sets.of_tier(choose(sets).as_deref())));
-            }
-            drop(latest);
+    pub(super) fn choose<'t>(&self, tier: impl Fn() -> Option<Cow<'t, str>>) -> Chosen<'_> {
+        if let Some(set) = self.choose_first(&tier) {
+            return Chosen::First(set);
         }
-        Chosen::First(self.first.of_tier(choose(&self.first).as_deref()))
+        let latest = self.latest.read().unwrap_or_else(PoisonError::into_inner);
+        let sets = latest.as_ref().unwrap_or(&self.first);
+        let tier = if sets.by_tier() { tier() } else { None };
+        Chosen::Latest(Arc::clone(sets.of_tier(tier.as_deref())))
+    }
+
+    /// Chooses among the first sets, if no others have taken their place.
+    #[inline]
+    pub(super) fn choose_first<'t>(
+        &self,
+        tier: impl FnOnce() -> Option<Cow<'t, str>>,
+    ) -> Option<&Arc<PolicySet>> {
+        if self.is_replaced.load(Ordering::Acquire) {
+            return None;
+        }
+        if !self.first.by_tier() {
+            return Some(&self.first.fallback);
+        }
+        Some(self.first.of_tier(tier().as_deref()))
     }
 
     /// Returns whether the first choice depends on who calls.

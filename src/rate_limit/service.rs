@@ -40,48 +40,15 @@ impl<S: Clone> RateLimit<S> {
         mem::replace(&mut self.inner, clone)
     }
 
-    /// Answers a request that may have to wait for its turn.
-    fn call_in_line<B>(
+    /// Answers a request that there is more to than one word of a store in memory.
+    #[inline(never)]
+    fn call_at_length<ReqBody, ResBody>(
         &mut self,
-        request: Request<B>,
-        partition: StoreKey,
-        set: Arc<PolicySet>,
-    ) -> ResponseFuture<S, B>
+        request: Request<ReqBody>,
+    ) -> ResponseFuture<S, ReqBody>
     where
-        S: Service<Request<B>>,
+        S: Service<Request<ReqBody>, Response = Response<ResBody>>,
     {
-        let config = Arc::clone(&self.config);
-        let head = RequestHead::of(&request);
-        let costs = config.costs(&set, &head);
-        let take = config.take_costs(&partition, &set, &costs, &head);
-        let clone = self.inner.clone();
-        let ready = mem::replace(&mut self.inner, clone);
-        ResponseFuture::deciding(Deciding {
-            take,
-            failed: None,
-            ready,
-            request,
-            config,
-            partition,
-            set,
-            costs: Some(costs),
-        })
-    }
-}
-
-impl<S, ReqBody, ResBody> Service<Request<ReqBody>> for RateLimit<S>
-where
-    S: Service<Request<ReqBody>, Response = Response<ResBody>> + Clone,
-{
-    type Response = Response<ResponseBody<ResBody>>;
-    type Error = S::Error;
-    type Future = ResponseFuture<S, ReqBody>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        self.inner.poll_ready(cx)
-    }
-
-    fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
         let (partition, set) = match self.config.plan(&RequestHead::of(&request)) {
             Plan::Ask(partition, set) => (partition, set),
             Plan::Choose(policies) => {
@@ -141,5 +108,57 @@ where
             set,
             costs: None,
         })
+    }
+
+    /// Answers a request that may have to wait for its turn.
+    fn call_in_line<B>(
+        &mut self,
+        request: Request<B>,
+        partition: StoreKey,
+        set: Arc<PolicySet>,
+    ) -> ResponseFuture<S, B>
+    where
+        S: Service<Request<B>>,
+    {
+        let config = Arc::clone(&self.config);
+        let head = RequestHead::of(&request);
+        let costs = config.costs(&set, &head);
+        let take = config.take_costs(&partition, &set, &costs, &head);
+        let clone = self.inner.clone();
+        let ready = mem::replace(&mut self.inner, clone);
+        ResponseFuture::deciding(Deciding {
+            take,
+            failed: None,
+            ready,
+            request,
+            config,
+            partition,
+            set,
+            costs: Some(costs),
+        })
+    }
+}
+
+impl<S, ReqBody, ResBody> Service<Request<ReqBody>> for RateLimit<S>
+where
+    S: Service<Request<ReqBody>, Response = Response<ResBody>> + Clone,
+{
+    type Response = Response<ResponseBody<ResBody>>;
+    type Error = S::Error;
+    type Future = ResponseFuture<S, ReqBody>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    #[inline]
+    fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
+        let head = RequestHead::of(&request);
+        if let Some(plain) = self.config.admit_plainly(&head) {
+            let lines = plain.lines(self.config.fields);
+            let note = Note::write(&request, lines, || plain.outcome());
+            return ResponseFuture::calling(self.inner.call(request), note);
+        }
+        self.call_at_length(request)
     }
 }

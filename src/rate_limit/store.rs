@@ -4,13 +4,14 @@ use std::{fmt, sync::Arc};
 
 use super::{
     charge::Charge,
-    decision::{Decisions, Receipt},
+    decision::{Decision, Decisions, Receipt},
     policy::Policy,
 };
 use crate::{
-    error::StoreErrorKind,
+    error::{ConfigError, StoreErrorKind},
     store_future::StoreFuture,
     store_key::{StoreKey, StoreKeys},
+    time::Timestamp,
 };
 
 /// Where a limiter keeps what each partition has used.
@@ -39,6 +40,25 @@ pub trait RateLimitStore: fmt::Debug + Send + Sync + 'static {
     /// No policy stands twice among the charges.
     fn take(&self, partition: &StoreKey, charges: &[Charge<'_>]) -> StoreFuture<Decisions>;
 
+    /// Takes what one charge asks for, if the store sees at once that it is there: the short way of
+    /// nearly all requests of a store in memory.
+    ///
+    /// `None` says nothing, and nothing has been taken: then [`take`](Self::take) is asked. So it is
+    /// by default. It is only asked of a store that [has a short way](Self::admits_at_once).
+    fn admit_at_once(
+        &self,
+        partition: &StoreKey,
+        charge: &Charge<'_>,
+    ) -> Option<(Timestamp, Decision)> {
+        let _ = (partition, charge);
+        None
+    }
+
+    /// Returns whether [`admit_at_once`](Self::admit_at_once) ever says anything.
+    fn admits_at_once(&self) -> bool {
+        false
+    }
+
     /// Says what [`take`](Self::take) would say, and takes nothing.
     fn peek(&self, partition: &StoreKey, charges: &[Charge<'_>]) -> StoreFuture<Decisions>;
 
@@ -62,6 +82,24 @@ pub trait RateLimitStore: fmt::Debug + Send + Sync + 'static {
     /// Forgets what the partition has used of these policies.
     fn reset(&self, partition: &StoreKey, policies: &[&Policy]) -> StoreFuture<()>;
 
+    /// Returns what is wrong with asking this store for these policies together, if it cannot decide
+    /// by them: a limiter is not built then. It asks for each list that a request may have to pass
+    /// and that is known before.
+    ///
+    /// # Errors
+    ///
+    /// None by default: a store decides by all policies.
+    fn check(&self, policies: &[&Policy]) -> Result<(), ConfigError> {
+        let _ = policies;
+        Ok(())
+    }
+
+    /// Returns whether the store can [charge](Self::charge) and [refund](Self::refund); if not, a
+    /// limiter that settles is not built. It can by default.
+    fn can_settle(&self) -> bool {
+        true
+    }
+
     /// Returns whether each answer comes within a time that the store sees to itself. A layer waits
     /// no longer than a deadline of its own if not, and so it is by default.
     fn has_deadline(&self) -> bool {
@@ -78,6 +116,18 @@ impl<T: RateLimitStore + ?Sized> RateLimitStore for Arc<T> {
         (**self).take(partition, charges)
     }
 
+    fn admit_at_once(
+        &self,
+        partition: &StoreKey,
+        charge: &Charge<'_>,
+    ) -> Option<(Timestamp, Decision)> {
+        (**self).admit_at_once(partition, charge)
+    }
+
+    fn admits_at_once(&self) -> bool {
+        (**self).admits_at_once()
+    }
+
     fn peek(&self, partition: &StoreKey, charges: &[Charge<'_>]) -> StoreFuture<Decisions> {
         (**self).peek(partition, charges)
     }
@@ -92,6 +142,14 @@ impl<T: RateLimitStore + ?Sized> RateLimitStore for Arc<T> {
 
     fn reset(&self, partition: &StoreKey, policies: &[&Policy]) -> StoreFuture<()> {
         (**self).reset(partition, policies)
+    }
+
+    fn check(&self, policies: &[&Policy]) -> Result<(), ConfigError> {
+        (**self).check(policies)
+    }
+
+    fn can_settle(&self) -> bool {
+        (**self).can_settle()
     }
 
     fn has_deadline(&self) -> bool {

@@ -10,7 +10,7 @@ use governor::{
 };
 
 use crate::{
-    error::StoreErrorKind,
+    error::{ConfigError, StoreError, StoreErrorKind},
     rate_limit::{Charge, Decision, Decisions, Policy, RateLimitStore, Receipt, Refund},
     store_future::StoreFuture,
     store_key::{StoreKey, StoreKeys},
@@ -49,8 +49,11 @@ pub type GovernorLimiter = RateLimiter<
 /// # Ok::<(), portcullis::ConfigError>(())
 /// ```
 ///
-/// What `governor` cannot do is refused with [`StoreErrorKind::Misconfigured`]: several policies on
-/// one request, a queue, to peek, to refund and to reset. It forgets no partition by itself: call
+/// What `governor` cannot do is refused. A limiter with several policies on one request, with a
+/// penalty (which is a second one), with a queue, or that settles is not built. To peek, charge,
+/// refund and reset fails with [`StoreErrorKind::Misconfigured`], and so do requests whose policies
+/// [a function chose](crate::rate_limit::RateLimitLayerBuilder::policies_by) and that it cannot
+/// decide by. It forgets no partition by itself: call
 /// `retain_recent` on the limiter now and then, or its memory grows with each new client. A
 /// [`MemoryStore`](super::MemoryStore) has none of these limits.
 #[derive(Clone)]
@@ -67,6 +70,14 @@ impl GovernorStore {
             limiter: limiter.into(),
             keys: StoreKeys::random(),
             clock: SystemClock::new(),
+        }
+    }
+
+    fn refusal(&self, charges: &[Charge<'_>]) -> StoreError {
+        let policies: Vec<&Policy> = charges.iter().map(|charge| charge.policy).collect();
+        match self.check(&policies) {
+            Err(problem) => StoreError::with_source(StoreErrorKind::Misconfigured, problem),
+            Ok(()) => StoreErrorKind::Misconfigured.into(),
         }
     }
 
@@ -107,12 +118,10 @@ impl RateLimitStore for GovernorStore {
     }
 
     fn take(&self, partition: &StoreKey, charges: &[Charge<'_>]) -> StoreFuture<Decisions> {
-        let [charge] = charges else {
-            return StoreFuture::failed(StoreErrorKind::Misconfigured);
+        let charge = match charges {
+            [charge] if charge.policy.max_wait().is_none() => charge,
+            others => return StoreFuture::failed(self.refusal(others)),
         };
-        if charge.policy.max_wait().is_some() {
-            return StoreFuture::failed(StoreErrorKind::Misconfigured);
-        }
         let decision = self.decide(partition, charge);
         let passes = decision.is_admitted() || charge.policy.is_shadow();
         StoreFuture::ready(Decisions::new(passes, self.clock.now(), [decision]))
@@ -129,6 +138,25 @@ impl RateLimitStore for GovernorStore {
     fn reset(&self, _: &StoreKey, _: &[&Policy]) -> StoreFuture<()> {
         StoreFuture::failed(StoreErrorKind::Misconfigured)
     }
+
+    fn check(&self, policies: &[&Policy]) -> Result<(), ConfigError> {
+        let fix = "leave it out, or count by a `MemoryStore`";
+        if let [_, second, ..] = policies {
+            let problem = "a limiter of governor's decides by one policy, its own";
+            return Err(ConfigError::new("policies", second.name(), problem).fix(fix));
+        }
+        match policies.iter().find(|policy| policy.max_wait().is_some()) {
+            Some(queue) => {
+                let problem = "a limiter of governor's denies and lets nobody wait";
+                Err(ConfigError::new("policies", queue.name(), problem).fix(fix))
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn can_settle(&self) -> bool {
+        false
+    }
 }
 
 impl fmt::Debug for GovernorStore {
@@ -141,8 +169,10 @@ impl fmt::Debug for GovernorStore {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
-    use crate::rate_limit::Quota;
+    use crate::rate_limit::{Partition, Penalty, Quota, RateLimitLayer};
 
     fn store(quota: governor::Quota) -> GovernorStore {
         GovernorStore::new(RateLimiter::keyed(quota).with_middleware())
@@ -180,11 +210,50 @@ mod tests {
         let key = store.keys().space("test").short().finish();
         let charges = [Charge::new(&one, 1), Charge::new(&two, 1)];
         let kind = |error: Result<Decisions, crate::StoreError>| error.unwrap_err().kind();
-        for answer in [store.take(&key, &charges), store.peek(&key, &charges[..1])] {
+        let queue = Policy::leaky_queue("queue", Quota::per_hour(3), Duration::from_secs(1));
+        let queue = queue.unwrap();
+        for answer in [
+            store.take(&key, &charges),
+            store.take(&key, &[Charge::new(&queue, 1)]),
+            store.peek(&key, &charges[..1]),
+        ] {
             let answer = answer.into_ready().ok().unwrap();
             assert_eq!(kind(answer), StoreErrorKind::Misconfigured);
         }
         let reset = store.reset(&key, &[&one]).into_ready().ok().unwrap();
         assert!(reset.is_err());
+        let charged = store.charge(&key, &charges[..1]).into_ready().ok().unwrap();
+        assert!(charged.is_err());
+    }
+
+    #[test]
+    fn a_limiter_that_asks_for_what_governor_cannot_do_is_not_built() {
+        let policy = |name| Policy::token_bucket(name, Quota::per_hour(3)).unwrap();
+        let builder = || {
+            let store = store(per_hour(3));
+            RateLimitLayer::builder(store, Partition::method()).policy(policy("one"))
+        };
+        assert!(builder().build().is_ok());
+        let queue = Policy::leaky_queue("queue", Quota::per_hour(3), Duration::from_secs(1));
+        let alone = RateLimitLayer::builder(store(per_hour(3)), Partition::method());
+        for (refused, option, value) in [
+            (builder().policy(policy("two")), "policies", "two"),
+            (builder().penalty(Penalty::after(3)), "policies", "penalty"),
+            (alone.policy(queue.unwrap()), "policies", "queue"),
+            (
+                builder().settle(),
+                "settle",
+                "GovernorStore { partitions: 0, .. }",
+            ),
+        ] {
+            let error = refused.build().unwrap_err();
+            assert_eq!((error.option(), error.value()), (option, value));
+        }
+        let limits = builder().build().unwrap().limits();
+        assert!(
+            limits
+                .replace([policy("one"), policy("two")], None)
+                .is_err()
+        );
     }
 }

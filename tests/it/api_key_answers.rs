@@ -17,15 +17,15 @@ use crate::{
 };
 
 /// One row of the table: what a client sees.
-struct Row {
+struct Row<'a> {
     status: u16,
     problem: &'static str,
     /// What follows the realm in each challenge, or nothing where there is none.
-    challenge: Option<&'static str>,
+    challenge: Option<&'a str>,
     retry_after: bool,
 }
 
-impl Row {
+impl Row<'_> {
     async fn check(&self, case: &str, response: Answer) {
         assert_eq!(response.status().as_u16(), self.status, "{case}");
         let headers = response.headers();
@@ -59,7 +59,7 @@ impl Row {
     }
 }
 
-const INVALID: Row = Row {
+const INVALID: Row<'static> = Row {
     status: 401,
     problem: "invalid-credentials",
     challenge: Some(r#", error="invalid_token""#),
@@ -115,6 +115,38 @@ async fn keys_that_are_no_good_cannot_be_told_apart() {
         }
         answers.dedup();
         assert_eq!(answers.len(), 1, "{answers:#?}");
+    }
+}
+
+#[tokio::test]
+async fn who_holds_a_whole_key_is_told_its_state_where_the_layer_is_told_to() {
+    let keys = Keys::new();
+    let layer = keys.layer().disclose_state().build().unwrap();
+    for (case, key) in no_good(&keys).await {
+        let told = match case {
+            "revoked" => "The key was revoked",
+            "disabled" => "The key is disabled",
+            "expired" | "rotated without overlap" => "The key has expired",
+            "not yet valid" => "The key is not valid yet",
+            _ => {
+                INVALID
+                    .check(case, send(layer.clone(), with_key(&key)).await)
+                    .await;
+                continue;
+            }
+        };
+        let challenge = format!(r#", error="invalid_token", error_description="{told}""#);
+        let row = Row {
+            challenge: Some(&challenge),
+            ..INVALID
+        };
+        row.check(case, send(layer.clone(), with_key(&key)).await)
+            .await;
+        // A wrong secret behind the same id is told nothing.
+        let wrong = forged(&key, &unknown_key().await);
+        INVALID
+            .check(case, send(layer.clone(), with_key(&wrong)).await)
+            .await;
     }
 }
 

@@ -24,6 +24,8 @@ mod api_key;
 mod api_key_admin;
 mod api_key_answers;
 mod api_key_audit;
+#[cfg(all(feature = "admin", feature = "metrics", feature = "tracing"))]
+mod api_key_canary;
 #[cfg(feature = "test-util")]
 mod api_key_conformance;
 mod api_key_foreign;

@@ -647,6 +647,69 @@ async fn tasks_that_hammer_one_partition_are_admitted_exactly_the_limit() {
     }
 }
 
+/// Lists of policies that each admit `limit`: each algorithm alone, and some together.
+fn lists_that_admit(limit: u64) -> Vec<Vec<Policy>> {
+    let day = Duration::from_secs(24 * 60 * 60);
+    let (quota, more) = (Quota::per_day(limit), Quota::per_day(5 * limit));
+    let wait = day - day / u32::try_from(limit).unwrap();
+    let log = |name, quota| Policy::sliding_log(name, quota).unwrap();
+    vec![
+        vec![Policy::fixed_window("anchored", quota).unwrap()],
+        vec![Policy::aligned_window("aligned", quota).unwrap()],
+        vec![Policy::calendar_month("month", limit).unwrap()],
+        vec![Policy::sliding_window("sliding", quota).unwrap()],
+        vec![log("log", quota)],
+        vec![Policy::token_bucket("token", quota).unwrap()],
+        vec![Policy::leaky_bucket("leaky", quota).unwrap()],
+        vec![Policy::leaky_queue("queue", quota, wait).unwrap()],
+        vec![
+            Policy::fixed_window("more", more).unwrap(),
+            Policy::token_bucket("token", quota).unwrap(),
+            Policy::sliding_window("same", quota).unwrap(),
+        ],
+        vec![
+            log("log", more),
+            Policy::aligned_window("aligned", quota).unwrap(),
+            Policy::leaky_queue("queue", quota, wait).unwrap(),
+        ],
+    ]
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tasks_that_hammer_one_key_and_a_thousand_are_admitted_exactly_the_limit_of_each() {
+    // Each key is asked for by so many tasks; all go through the keys in the same order.
+    for (keys, tasks_of_each, limit) in [(1, 64, 40), (1_000, 8, 5)] {
+        for policies in lists_that_admit(limit) {
+            let store = MemoryStore::with_clock(ManualClock::default());
+            let space = RateLimitStore::keys(&store).space("test");
+            let admitted: Vec<_> = (0..keys).map(|_| AtomicU32::new(0)).collect();
+            let shared = Arc::new((store, policies, admitted));
+            let hammer = |task: u64| {
+                let (shared, space) = (Arc::clone(&shared), space.clone());
+                tokio::spawn(async move {
+                    let (store, policies, admitted) = &*shared;
+                    let charges: Vec<_> = policies.iter().map(|one| Charge::new(one, 1)).collect();
+                    let own = |key: &u64| (task + key) % 64 < tasks_of_each;
+                    for key in (0..keys).filter(own) {
+                        let partition = space.short_of(&key.to_le_bytes());
+                        let answer = store.take(&partition, &charges).await.unwrap();
+                        let counted = u32::from(answer.is_admitted());
+                        admitted[key as usize].fetch_add(counted, Ordering::Relaxed);
+                    }
+                })
+            };
+            for task in (0..64).map(hammer).collect::<Vec<_>>() {
+                task.await.unwrap();
+            }
+            let (_, policies, admitted) = &*shared;
+            for (key, admitted) in admitted.iter().enumerate() {
+                let admitted = u64::from(admitted.load(Ordering::Relaxed));
+                assert_eq!(admitted, limit, "key {key} of {keys}, by {policies:?}");
+            }
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_refund_and_a_reset_reach_what_was_taken() {
     let store = MemoryStore::with_clock(ManualClock::default());

@@ -1,6 +1,6 @@
 //! Policies that are chosen for each request, and what handlers are told.
 
-use std::{convert::Infallible, future::Future};
+use std::{convert::Infallible, future::Future, time::Duration};
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -119,6 +119,8 @@ async fn a_handler_can_read_what_is_left_where_it_is_told() {
             Ok::<_, Infallible>(Response::new(Full::from(format!("{left:?}"))))
         });
         let reply = layer.layer(inner).oneshot(request("/")).await.unwrap();
+        let told: Option<&RateLimitOutcome> = reply.extensions().get();
+        assert_eq!(told.is_some(), tells);
         let expected = if tells { "Some(2)" } else { "None" };
         assert_eq!(crate::support::text(reply).await, expected);
     }
@@ -144,6 +146,74 @@ async fn limits_can_be_looked_at_charged_and_reset_beside_the_requests() {
     let nobody = get("/");
     let nothing = limits.peek(&RequestHead::of(&nobody)).await.unwrap();
     assert_eq!(nothing, None);
+}
+
+#[tokio::test]
+async fn what_was_taken_beside_the_requests_can_be_given_back_and_no_more_than_that() {
+    let clock = ManualClock::default();
+    let store = MemoryStore::with_clock(clock.clone());
+    let ten = Duration::from_secs(10);
+    let layer = RateLimitLayer::builder(store, Partition::identity())
+        .policy(Policy::fixed_window("few", Quota::new(10, ten)).unwrap())
+        .policy(Policy::token_bucket("more", Quota::new(20, ten)).unwrap())
+        .build()
+        .unwrap();
+    let (limits, request) = (layer.limits(), request("/"));
+    let head = RequestHead::of(&request);
+    let left = async || {
+        let policies = limits.peek(&head).await.unwrap().unwrap().policies;
+        [policies[0].remaining, policies[1].remaining]
+    };
+    let take = async |cost| limits.take(&head, cost).await.unwrap().unwrap();
+    let taken = take(8).await;
+    assert!(taken.is_admitted());
+    assert_eq!(
+        (taken.outcome().policies[0].remaining, left().await),
+        (2, [2, 12])
+    );
+    let denied = take(3).await;
+    assert_eq!((denied.is_admitted(), left().await), (false, [2, 12]));
+    limits.refund(denied, 3).await.unwrap();
+    assert_eq!(left().await, [2, 12]);
+    limits.refund(taken, 5).await.unwrap();
+    assert_eq!(left().await, [7, 17]);
+    let taken = take(2).await;
+    limits.refund(taken, u64::MAX).await.unwrap();
+    assert_eq!(left().await, [7, 17]);
+
+    let late = take(5).await;
+    clock.advance(ten);
+    assert!(take(10).await.is_admitted());
+    limits.refund(late, 5).await.unwrap();
+    assert_eq!(left().await, [0, 10]);
+    assert!(
+        limits
+            .take(&RequestHead::of(&get("/")), 1)
+            .await
+            .unwrap()
+            .is_none()
+    );
+}
+
+#[tokio::test]
+async fn who_takes_a_turn_in_a_queue_beside_the_requests_is_told_how_long_to_wait() {
+    let clock = ManualClock::default();
+    let store = MemoryStore::with_clock(clock);
+    let second = Duration::from_secs(1);
+    let layer = RateLimitLayer::builder(store, Partition::identity())
+        .policy(Policy::leaky_queue("queue", Quota::per_second(1), 2 * second).unwrap())
+        .build()
+        .unwrap();
+    let (limits, request) = (layer.limits(), request("/"));
+    let head = RequestHead::of(&request);
+    for wait in [0, 1, 2] {
+        let taken = limits.take(&head, 1).await.unwrap().unwrap();
+        assert_eq!(
+            (taken.is_admitted(), taken.outcome().delayed),
+            (true, wait * second)
+        );
+    }
+    assert!(!limits.take(&head, 1).await.unwrap().unwrap().is_admitted());
 }
 
 #[tokio::test]

@@ -6,7 +6,8 @@ use bytes::Bytes;
 use http::{HeaderName, Request, Response};
 use http_body_util::{BodyExt, Empty, Full};
 use portcullis::{
-    ClientAddrResolver, ManualClock, PeerAddr, ResponseBody, Timestamp, TrustedProxies,
+    ClientAddrResolver, ForwardedHeader, ManualClock, PeerAddr, ResponseBody, Timestamp,
+    TrustedProxies,
     rate_limit::{
         Charge, Partition, Policy, Quota, RateLimitFields, RateLimitLayer, RateLimitStore, Receipt,
         Refund, State,
@@ -152,6 +153,32 @@ async fn a_rotated_forwarded_for_does_not_get_around_the_limit() {
         admitted += u32::from(response.status() == 200);
     }
     assert_eq!(admitted, 3);
+}
+
+// axum-governor: `Forwarded` was read from the left, and an entry with a port was passed over, so
+// that what the client had written to its left counted.
+#[tokio::test]
+async fn neither_a_forwarded_header_nor_a_port_lets_the_client_choose_its_address() {
+    for header in [ForwardedHeader::Forwarded, ForwardedHeader::XForwardedFor] {
+        let resolver = ClientAddrResolver::new(TrustedProxies::Hops(1)).forwarded_header(header);
+        let store = MemoryStore::with_clock(ManualClock::default());
+        let layer = RateLimitLayer::builder(store, Partition::client_addr(resolver))
+            .policy(Policy::fixed_window("few", Quota::per_minute(3)).unwrap())
+            .build()
+            .unwrap();
+        let app = layer.layer(service_fn(serve));
+        let mut admitted = 0;
+        for number in 0..20 {
+            let forged = format!("198.51.100.{number}, 203.0.113.9:4711");
+            let mut request = request(&forged);
+            let forged = format!("for=198.51.100.{number}, for=\"203.0.113.9:4711\"");
+            let forged = forged.parse().unwrap();
+            request.headers_mut().insert("forwarded", forged);
+            let response = app.clone().oneshot(request).await.unwrap();
+            admitted += u32::from(response.status() == 200);
+        }
+        assert_eq!(admitted, 3, "{header:?}");
+    }
 }
 
 // rari, PostHog: behind a proxy, all clients were one.
@@ -368,6 +395,65 @@ fn nothing_slips_through_after_a_costly_request() {
     for mut client in each(10, secs(10)) {
         assert!(client.take(10));
         assert!(!client.take(1), "{}", client.policy.name());
+    }
+}
+
+// governor and its layers: a key for each client that ever came, until somebody swept them out.
+#[test]
+fn a_flood_of_new_clients_does_not_make_the_memory_grow() {
+    let store = MemoryStore::builder()
+        .clock(ManualClock::default())
+        .rate_limit_partitions_max(1_000)
+        .build()
+        .unwrap();
+    let policy = Policy::token_bucket("bucket", Quota::per_minute(2)).unwrap();
+    let space = RateLimitStore::keys(&store).space("test");
+    let take = |client: u64| {
+        let charge = [Charge::new(&policy, 1)];
+        let key = space.short_of(&client.to_le_bytes());
+        store.take(&key, &charge).into_ready().ok().unwrap()
+    };
+    assert!(take(0).unwrap().is_admitted() && take(0).unwrap().is_admitted());
+    let grown = allocation_counter::measure(|| {
+        for client in 1..20_000 {
+            drop(take(client));
+            if client % 1_000 == 0 {
+                assert!(
+                    !take(0).unwrap().is_admitted(),
+                    "{client} clients reset one"
+                );
+            }
+        }
+    });
+    assert_eq!(grown.bytes_current, 0);
+}
+
+// pingora-limits: a subtraction wrapped in the first second, and panicked where threads raced.
+#[test]
+fn a_clock_that_has_just_begun_makes_nothing_panic() {
+    for mut client in each(10, secs(10)) {
+        client.now = Timestamp::EPOCH;
+        assert_eq!(client.admitted_of(20), 10, "{}", client.policy.name());
+        client.now = Timestamp::from_micros(1);
+        assert_eq!(client.admitted_of(20), 0, "{}", client.policy.name());
+        client.now = Timestamp::EPOCH;
+        assert_eq!(client.admitted_of(20), 0, "{}", client.policy.name());
+        client.wait(secs(20));
+        assert_eq!(client.admitted_of(20), 10, "{}", client.policy.name());
+    }
+}
+
+// rate-limiter-flexible: a window was cut to whole seconds.
+#[test]
+fn a_window_that_is_no_whole_number_of_seconds_is_not_cut() {
+    for mut client in each(1, Duration::from_millis(1_500)) {
+        // Half of a window of the clock is left.
+        client.now = Timestamp::from_micros(1_500_000_000);
+        assert!(client.take(1));
+        client.wait(Duration::from_millis(1_499));
+        assert!(!client.take(1), "{}", client.policy.name());
+        client.wait(Duration::from_millis(1_501));
+        assert!(client.take(1), "{}", client.policy.name());
     }
 }
 

@@ -16,7 +16,6 @@ use portcullis::{
     StoreKey,
     api_key::{ApiKeyStore, KeyManager, KeyRing, NewKey},
     cache::CacheLayer,
-    conformance,
     rate_limit::{Charge, Policy, Quota, RateLimitStore},
     store::{RedisConfig, RedisStore},
 };
@@ -63,20 +62,6 @@ async fn until_taken(store: &RedisStore, number: u64) -> Duration {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     begun.elapsed()
-}
-
-#[tokio::test]
-async fn a_cluster_keeps_the_promises_of_limits() {
-    let cluster = Cluster::start();
-    // One node knows the others.
-    let store = hasty(RedisConfig::cluster([cluster.servers[4].url()]));
-    let pause = async |time| tokio::time::sleep(time).await;
-    conformance::rate_limit(&store, pause).await;
-    for server in &cluster.servers[..3] {
-        assert!(!server.keys().is_empty(), "not all nodes are used");
-        assert_eq!(server.keys_without_expiry(), [""; 0]);
-    }
-    assert_eq!(store.stats().downs, 0);
 }
 
 #[tokio::test]

@@ -52,9 +52,13 @@ struct Seen {
 
 impl Scene {
     async fn new() -> Self {
+        Self::by(|config| config.rate_limit_deadline(DEADLINE)).await
+    }
+
+    async fn by(waiting: fn(RedisConfig) -> RedisConfig) -> Self {
         let server = Server::start();
         let proxy = Proxy::before(server.addr).await;
-        let config = RedisConfig::single(proxy.url()).rate_limit_deadline(DEADLINE);
+        let config = waiting(RedisConfig::single(proxy.url()));
         let store = RedisStore::new(config, keys()).unwrap();
         let policy = Policy::fixed_window("all", Quota::per_hour(LIMIT)).unwrap();
         let app = |on_error| {
@@ -278,7 +282,7 @@ async fn corrupt_answers_are_a_policys_answer() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_server_is_a_policys_answer() {
-    let mut scene = Scene::new().await;
+    let mut scene = Scene::by(patient).await;
     let fill = async |scene: &mut Scene| {
         scene.server.ask(&["CONFIG", "SET", "maxmemory", "1"]);
     };
@@ -296,7 +300,7 @@ async fn a_full_server_is_a_policys_answer() {
     }
     assert_eq!(scene.store.stats().downs, 0);
     empty(&mut scene).await;
-    scene.until_up(Duration::from_millis(500)).await;
+    scene.until_up(Duration::from_secs(10)).await;
     scene.is_sound().await;
 }
 

@@ -9,7 +9,17 @@ use portcullis::{
 
 use crate::support::redis::{Client, Reply, Server};
 
-const ALGORITHMS: &str = include_str!("../../src/store/redis/scripts/algorithms.lua");
+/// All parts of the scripts but what they read and write.
+const ALGORITHMS: &str = concat!(
+    include_str!("../../src/store/redis/scripts/numbers.lua"),
+    include_str!("../../src/store/redis/scripts/month.lua"),
+    include_str!("../../src/store/redis/scripts/fixed_window.lua"),
+    include_str!("../../src/store/redis/scripts/sliding_window.lua"),
+    include_str!("../../src/store/redis/scripts/token_bucket.lua"),
+    include_str!("../../src/store/redis/scripts/decide.lua"),
+    include_str!("../../src/store/redis/scripts/give_back.lua"),
+    include_str!("../../src/store/redis/scripts/charge.lua"),
+);
 
 /// Replays steps on one state. Each is four doubles: what to do, the time, how much, and which
 /// receipt; or, to set a state, its words.

@@ -42,7 +42,7 @@ impl ByWhole {
         let halves = [0_u64, 1].map(|half| random.hash_one(half).to_le_bytes());
         let mut key = [0; 16];
         key.copy_from_slice(halves.as_flattened());
-        Self(Sip::new(&key))
+        Self(Sip::folded(&key))
     }
 }
 

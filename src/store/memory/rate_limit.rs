@@ -19,8 +19,8 @@ use super::{MemoryStore, Shelf};
 use crate::{
     error::StoreErrorKind,
     rate_limit::{
-        Charge, Decisions, Log, Memory, Policy, RateLimitStore, Refund, State, decide_all,
-        decide_all_with_logs,
+        Charge, Decision, Decisions, Log, Memory, Policy, RateLimitStore, Refund, State,
+        decide_all, decide_all_with_logs,
     },
     store_future::StoreFuture,
     store_key::{StoreKey, StoreKeys},
@@ -52,28 +52,31 @@ impl Part {
         self.table.get_or_init(|| Table::new(self.states_max))
     }
 
-    /// Decides by the coarse time where that may do, and if it denies, once more by the precise
-    /// one: so that nobody waits longer than was said.
+    /// Does what nearly all requests need: one policy, a client who is known, and room for it.
     #[inline]
-    fn take(&self, partition: &StoreKey, charges: &[Charge<'_>]) -> StoreFuture<Decisions> {
-        // What nearly all requests are: one policy, a client who is known, and room for it.
-        if let [charge] = charges
-            && charge.policy.bears_coarse_time()
-            && let Some(table) = self.table.get()
-        {
-            let (key, now) = (key(partition, charge.policy), self.clock.coarse());
-            if let Some(mut held) = table.hold_known(key) {
-                let (decision, next) = charge.policy.decide(held.state, now, charge.cost);
-                if decision.is_admitted() {
-                    held.state = next;
-                    drop(held);
-                    return StoreFuture::ready(Decisions::one(true, now, decision));
-                }
-            }
+    fn admit_known(
+        &self,
+        partition: &StoreKey,
+        charge: &Charge<'_>,
+    ) -> Option<(Timestamp, Decision)> {
+        if !charge.policy.bears_coarse_time() {
+            return None;
         }
-        self.take_at_length(partition, charges)
+        let now = self.clock.coarse();
+        let mut held = self
+            .table
+            .get()?
+            .hold_known(key(partition, charge.policy))?;
+        let (decision, next) = charge.policy.decide(held.state, now, charge.cost);
+        if !decision.is_admitted() {
+            return None;
+        }
+        held.state = next;
+        Some((now, decision))
     }
 
+    /// Decides by the coarse time where that may do, and if it denies, once more by the precise
+    /// one: so that nobody waits longer than was said.
     #[inline(never)]
     fn take_at_length(
         &self,
@@ -188,7 +191,25 @@ impl RateLimitStore for MemoryStore {
     }
 
     fn take(&self, partition: &StoreKey, charges: &[Charge<'_>]) -> StoreFuture<Decisions> {
-        self.shared.rate_limit.take(partition, charges)
+        let part = &self.shared.rate_limit;
+        if let [charge] = charges
+            && let Some((at, decision)) = part.admit_known(partition, charge)
+        {
+            return StoreFuture::ready(Decisions::one(true, at, decision));
+        }
+        part.take_at_length(partition, charges)
+    }
+
+    fn admit_at_once(
+        &self,
+        partition: &StoreKey,
+        charge: &Charge<'_>,
+    ) -> Option<(Timestamp, Decision)> {
+        self.shared.rate_limit.admit_known(partition, charge)
+    }
+
+    fn admits_at_once(&self) -> bool {
+        true
     }
 
     fn peek(&self, partition: &StoreKey, charges: &[Charge<'_>]) -> StoreFuture<Decisions> {

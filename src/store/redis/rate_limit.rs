@@ -3,10 +3,11 @@
 mod debts;
 mod denied;
 mod leases;
+mod scripts;
 
 use std::{
     sync::{
-        Arc, LazyLock, Weak,
+        Arc, Weak,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -19,11 +20,11 @@ use self::{
     debts::{Debts, Fate, Report, may_owe},
     denied::{Asked, Denied},
     leases::{Lease, Leases, divisor},
+    scripts::{Task, script_for},
 };
 use super::{
     RedisStore, Shared,
     link::{Link, Turn},
-    script::Script,
 };
 use crate::{
     error::{StoreError, StoreErrorKind},
@@ -33,14 +34,6 @@ use crate::{
     store_key::{StoreKey, StoreKeys},
     time::Timestamp,
 };
-
-const ALGORITHMS: &str = include_str!("scripts/algorithms.lua");
-
-static TAKE: LazyLock<Script> =
-    LazyLock::new(|| Script::new(&[ALGORITHMS, include_str!("scripts/take.lua")]));
-
-static REFUND: LazyLock<Script> =
-    LazyLock::new(|| Script::new(&[ALGORITHMS, include_str!("scripts/refund.lua")]));
 
 /// What each policy takes of the arguments of take.lua.
 const CHARGE_BYTES: usize = 74;
@@ -86,6 +79,13 @@ impl Wish {
             Self::ChargeAndTell => "r",
         }
     }
+
+    fn task(self) -> Task {
+        match self {
+            Self::Take | Self::TakeAndTell | Self::Peek => Task::Decide,
+            Self::Charge | Self::ChargeAndTell => Task::Charge,
+        }
+    }
 }
 
 impl Part {
@@ -119,7 +119,8 @@ impl RedisStore {
     ) -> Result<impl Future<Output = Result<Answer, StoreError>> + Send + use<>, StoreError> {
         let key = self.limits_key(partition);
         let turn = self.begin_limit(&key)?;
-        let mut call = TAKE.call(&[&key]);
+        let policies = charges.iter().map(|charge| charge.policy);
+        let mut call = script_for(wish.task(), policies).call(&[&key]);
         call.arg(wish.letter()).arg(pack_charges(charges, ahead));
         let count = charges.len();
         Ok(async move { read_answer(&turn.script(call).await?, count, wish) })
@@ -247,7 +248,8 @@ impl RateLimitStore for RedisStore {
             Ok(turn) => turn,
             Err(error) => return StoreFuture::failed(error),
         };
-        let mut call = REFUND.call(&[&key]);
+        let policies = refunds.iter().map(|refund| refund.policy);
+        let mut call = script_for(Task::GiveBack, policies).call(&[&key]);
         call.arg(pack_refunds(refunds));
         // Before and after: a denial that is on its way may be older than the refund.
         let (shared, partition) = (Arc::clone(&self.shared), *partition);

@@ -7,7 +7,7 @@ use crate::error::ConfigError;
 
 /// Nothing that anyone could set.
 #[derive(Clone, Default)]
-pub(super) struct Tls;
+pub(super) struct Tls {}
 
 impl Tls {
     pub(super) fn connector(&self) -> Result<Connector, ConfigError> {

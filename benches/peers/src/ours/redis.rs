@@ -36,13 +36,15 @@ pub fn cases() -> Vec<Case> {
         instances: INSTANCES,
     });
     let (exact, exact_bucket) = ("redis/exact/64", "redis/exact_bucket/64");
-    let benchmark = |name, policy| redis_benchmark::case(name, &server, &take_of(&server, policy));
+    let benchmark = |name, algorithm, policy| {
+        redis_benchmark::case(name, &server, algorithm, &take_of(&server, policy))
+    };
     let mut cases = vec![
         Case::rate(exact, Who::Ours, decisions(&server, &window)),
-        benchmark(exact, &window),
+        benchmark(exact, redis_benchmark::FIXED_WINDOW, &window),
         limitador::on_redis(exact, &server),
         Case::rate(exact_bucket, Who::Ours, decisions(&server, &bucket)),
-        benchmark(exact_bucket, &bucket),
+        benchmark(exact_bucket, redis_benchmark::TOKEN_BUCKET, &bucket),
         Case::rate("redis/lease/64", Who::Ours, decisions(&server, &leased)),
         Case::rate(
             "redis/lease/64",
@@ -97,8 +99,10 @@ fn take_of(server: &Server, policy: &Policy) -> Vec<Vec<u8>> {
 /// How many callers there are where commands are counted.
 const CALLERS: usize = 64;
 
-/// How often each calls.
-const CALLS: usize = 20;
+/// How often each calls, and how much of it is admitted where it is leased: so much is left at the
+/// end that leases have become small.
+const CALLS: usize = 500;
+const LEASED_OF: u64 = 1_000;
 
 fn commands() -> Vec<Case> {
     let case = |name, state| {
@@ -107,13 +111,9 @@ fn commands() -> Vec<Case> {
     };
     vec![
         case("redis/cold", State::Cold),
-        case("redis/warm", State::Warm(Mode::Exact)),
-        case(
-            "redis/leased",
-            State::Warm(Mode::Lease {
-                instances: INSTANCES,
-            }),
-        ),
+        case("redis/new_key", State::NewKey),
+        case("redis/warm", State::Warm),
+        case("redis/leased", State::Leased),
     ]
 }
 
@@ -122,8 +122,32 @@ fn commands() -> Vec<Case> {
 enum State {
     /// Nothing: neither the key nor the answer; another instance has made both.
     Cold,
+    /// Not the key. The answer is everybody's, and has been asked for by others.
+    NewKey,
     /// A request like this one, a moment ago.
-    Warm(Mode),
+    Warm,
+    /// The same, and the policies are leased.
+    Leased,
+}
+
+impl State {
+    fn policies(self) -> [Policy; 3] {
+        let (mode, limit) = match self {
+            Self::Cold | Self::NewKey | Self::Warm => (Mode::Exact, WIDE),
+            Self::Leased => {
+                let mode = Mode::Lease {
+                    instances: INSTANCES,
+                };
+                (mode, LEASED_OF)
+            }
+        };
+        let policies = [
+            Policy::token_bucket("burst", Quota::per_minute(limit)),
+            Policy::fixed_window("hour", Quota::per_hour(limit)),
+            Policy::sliding_window("day", Quota::per_day(limit)),
+        ];
+        policies.map(|policy| policy.expect("the quotas are within bounds").mode(mode))
+    }
 }
 
 /// Returns how many commands a server is given for one request that bears a key, is decided on by
@@ -131,10 +155,6 @@ enum State {
 fn commands_for_each_request(state: State) -> f64 {
     let (server, runtime) = (Server::start(), runtime());
     let origin = CachedOrigin::default();
-    let mode = match state {
-        State::Cold => Mode::Exact,
-        State::Warm(mode) => mode,
-    };
     runtime.block_on(async {
         let ring = ring(&server);
         let manager = KeyManager::new(&ring);
@@ -146,11 +166,11 @@ fn commands_for_each_request(state: State) -> f64 {
             let key = key.expect("the server has room");
             callers.push(HeaderValue::try_from(key.expose_secret()).expect("keys are ASCII"));
         }
-        let other = instance(&server, mode, &origin);
+        let other = instance(&server, state, &origin);
         for caller in &callers {
             until_hit(&other, Some(caller), &origin).await;
         }
-        let one = instance(&server, mode, &origin);
+        let one = instance(&server, state, &origin);
         // It connects, and hears of changes and purges from now on.
         let first = callers.swap_remove(0);
         for _ in 0..10 {
@@ -159,8 +179,8 @@ fn commands_for_each_request(state: State) -> f64 {
         }
         let made = origin.asked();
         let calls = match state {
-            State::Cold => 1,
-            State::Warm(_) => {
+            State::Cold | State::NewKey => 1,
+            State::Warm | State::Leased => {
                 for caller in &callers {
                     // Until the answer lies near, and enough is leased.
                     for _ in 0..3 {
@@ -191,17 +211,15 @@ fn ring(server: &Server) -> KeyRing {
 }
 
 /// Returns a service as one process runs it.
-fn instance(server: &Server, mode: Mode, origin: &CachedOrigin) -> App {
+fn instance(server: &Server, state: State, origin: &CachedOrigin) -> App {
     let store = store(server);
-    let policies = [
-        Policy::token_bucket("burst", Quota::per_second(WIDE)),
-        Policy::fixed_window("hour", Quota::per_hour(WIDE)),
-        Policy::sliding_window("day", Quota::per_day(WIDE)),
-    ];
     let limits = RateLimitLayer::builder(store.clone(), Partition::identity());
-    let limits = policies.into_iter().fold(limits, |limits, policy| {
-        limits.policy(policy.expect("the quotas are within bounds").mode(mode))
-    });
+    let limits = state
+        .policies()
+        .into_iter()
+        .fold(limits, |limits, policy| limits.policy(policy));
+    let cache = CacheLayer::secure(TieredStore::new(store, 16 << 20))
+        .share_where_public(matches!(state, State::NewKey));
     let gate = Gate::new()
         .access_log(AccessLogLayer::new(JsonLines::direct(io::sink())))
         .api_keys(
@@ -210,7 +228,7 @@ fn instance(server: &Server, mode: Mode, origin: &CachedOrigin) -> App {
                 .expect("the defaults are valid"),
         )
         .limit_callers(limits.build().expect("the policies fit one another"))
-        .cache(CacheLayer::new(TieredStore::new(store, 16 << 20)))
+        .cache(cache.build().expect("the defaults are valid"))
         .build()
         .expect("the layers fit one another");
     let service = gate.layer(origin.service());

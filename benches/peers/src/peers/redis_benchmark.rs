@@ -7,12 +7,17 @@ use std::time::Duration;
 use crate::harness::{Case, Rate, Who};
 use crate::workload::redis::{Server, TASKS};
 
-const ALGORITHMS: &str = include_str!("../../../../src/store/redis/scripts/algorithms.lua");
+const NUMBERS: &str = include_str!("../../../../src/store/redis/scripts/numbers.lua");
+const DECIDE: &str = include_str!("../../../../src/store/redis/scripts/decide.lua");
 const TAKE: &str = include_str!("../../../../src/store/redis/scripts/take.lua");
 
+/// The algorithms by which there are rows.
+pub const FIXED_WINDOW: &str = include_str!("../../../../src/store/redis/scripts/fixed_window.lua");
+pub const TOKEN_BUCKET: &str = include_str!("../../../../src/store/redis/scripts/token_bucket.lua");
+
 /// Runs a call of our script by one connection on which as many are under way as our tasks keep there.
-pub fn case(name: &'static str, server: &Rc<Server>, command: &[Vec<u8>]) -> Case {
-    let (server, command) = (Rc::clone(server), without_nuls(server, command));
+pub fn case(name: &'static str, server: &Rc<Server>, algorithm: &str, command: &[Vec<u8>]) -> Case {
+    let (server, command) = (Rc::clone(server), without_nuls(server, algorithm, command));
     // What comes first is thrown away: it only tells how many commands fill a batch.
     let mut in_a_second = 20_000.0;
     let rate: Rate = Box::new(move |time: Duration| {
@@ -42,11 +47,11 @@ fn run(server: &Server, command: &[String], count: usize) -> f64 {
 ///
 /// It ends an argument at the first NUL, and so what our script is told of the policies stands as
 /// a constant in a script that is the same otherwise; as many bytes are sent in its place.
-fn without_nuls(server: &Server, command: &[Vec<u8>]) -> Vec<String> {
+fn without_nuls(server: &Server, algorithm: &str, command: &[Vec<u8>]) -> Vec<String> {
     let [evalsha, digest, rest @ .., charges] = command else {
         panic!("it is no call of a script: {command:?}");
     };
-    let script = [ALGORITHMS, TAKE].join("\n");
+    let script = [NUMBERS, algorithm, DECIDE, TAKE].join("\n");
     let known = server.ask(&["SCRIPT", "LOAD", &script]).as_text();
     assert_eq!(known.as_bytes(), digest, "our store runs another script");
     let constant: String = charges.iter().map(|byte| format!("\\{byte:03}")).collect();

@@ -1,5 +1,5 @@
 -- Gives back what was charged too much: a translation of `refund` in src/rate_limit/policy.rs,
--- behind algorithms.lua.
+-- behind give_back.lua.
 --
 -- KEYS[1]  the partition's hash, as take.lua writes it
 -- ARGV[1]  the number of the call

@@ -1,6 +1,6 @@
 -- Decides a request by all its policies at once, or charges what has been used already: a
 -- translation of `settle` in src/rate_limit/charge.rs and of `charge` in src/rate_limit/policy.rs,
--- behind algorithms.lua.
+-- behind decide.lua, or behind charge.lua.
 --
 -- KEYS[1]  the partition's hash: a field for each policy, named by its id, with three doubles; and
 --          `x`, the moment in milliseconds at which the key expires
@@ -14,17 +14,6 @@
 --          ahead, its receipt; if denied or to be told, then for each policy its state, three
 --          numbers
 
--- Returns the state that a field holds; none if it holds anything else.
-local function unpack_state(field)
-  if field and #field == 24 then
-    local till, one, two = struct.unpack('<ddd', field)
-    if till >= 0 and till < EXACT and one >= 0 and one <= EXACT and two >= 0 and two <= EXACT then
-      return till, one, two
-    end
-  end
-  return 0, 0, 0
-end
-
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 local key, wish, charges = KEYS[1], ARGV[2], ARGV[3]
@@ -37,66 +26,83 @@ end
 fields[count + 1] = 'x'
 local held = redis.call('HMGET', key, unpack(fields))
 
-local decided, admitted = {}, true
+-- Of each policy: the state that is held, none if it is anything else; by what to divide what is
+-- left; and from the fifth on what was decided, the state that comes of it last.
+local each, admitted = {}, true
 for i = 1, count do
-  local letter, watches, cost, _, n1, n2, n3, n4, n5, n6 =
+  local letter, watches, cost, divisor, n1, n2, n3, n4, n5, n6 =
     struct.unpack('<c1Bdddddddd', charges, i * 74 - 65)
-  local till, one, two = unpack_state(held[i])
-  if wish == 'c' or wish == 'r' then
-    decided[i] = { 0, 0, 0, 0, charge(letter, n1, n2, n3, n4, n5, n6, till, one, two, now, cost) }
-  else
-    decided[i] = { decide(letter, n1, n2, n3, n4, n5, n6, till, one, two, now, cost) }
+  local till, one, two, field = 0, 0, 0, held[i]
+  if field and #field == 24 then
+    till, one, two = struct.unpack('<ddd', field)
+    local is_state = till >= 0 and till < EXACT and one >= 0 and one <= EXACT
+    if not (is_state and two >= 0 and two <= EXACT) then
+      till, one, two = 0, 0, 0
+    end
   end
-  if decided[i][1] ~= 0 and watches == 0 then
+  local it
+  if wish == 'c' or wish == 'r' then
+    it = {
+      till, one, two, 0, 0, 0, 0, 0,
+      charge(letter, n1, n2, n3, n4, n5, n6, till, one, two, now, cost),
+    }
+  else
+    it = {
+      till, one, two, divisor,
+      decide(letter, n1, n2, n3, n4, n5, n6, till, one, two, now, cost),
+    }
+  end
+  if it[5] ~= 0 and watches == 0 then
     admitted = false
   end
+  each[i] = it
 end
 
-local answer = { ARGV[1], now, admitted and 1 or 0 }
-local write, latest = {}, 0
+local answer = { ARGV[1], now, admitted and 1 or 0, 0, 0, 0, 0, 0, 0 }
+local write, words, latest = { 'HSET', key, nil, nil }, 2, 0
 for i = 1, count do
-  local it = decided[i]
-  local till, one, two = unpack_state(held[i])
-  if not admitted and it[1] == 0 then
+  local it = each[i]
+  local till, one, two = it[1], it[2], it[3]
+  if not admitted and it[5] == 0 then
     -- Not charged after all: what the policy has left is what it had before.
     local letter, _, _, _, n1, n2, n3, n4, n5, n6 =
       struct.unpack('<c1Bdddddddd', charges, i * 74 - 65)
-    it = { decide(letter, n1, n2, n3, n4, n5, n6, till, one, two, now, 0) }
-    decided[i] = it
+    it[5], it[6], it[7], it[8], it[9], it[10], it[11] =
+      decide(letter, n1, n2, n3, n4, n5, n6, till, one, two, now, 0)
   end
-  for word = 1, 4 do
-    answer[#answer + 1] = it[word]
-  end
+  local then_till, then_one, then_two = it[9], it[10], it[11]
   local ahead, ahead_receipt = 0, 0
-  if admitted and it[1] == 0 then
-    local letter, _, _, divisor, n1, n2, n3, n4, n5, n6 =
-      struct.unpack('<c1Bdddddddd', charges, i * 74 - 65)
-    if divisor > 0 then
-      ahead = math.floor(it[2] / divisor)
-    end
+  if admitted and it[4] > 0 and it[5] == 0 then
+    ahead = math.floor(it[6] / it[4])
     if ahead > 0 then
-      it = { decide(letter, n1, n2, n3, n4, n5, n6, it[5], it[6], it[7], now, ahead) }
-      ahead_receipt = it[4]
+      local letter, _, _, _, n1, n2, n3, n4, n5, n6 =
+      struct.unpack('<c1Bdddddddd', charges, i * 74 - 65)
+    _, _, _, ahead_receipt, then_till, then_one, then_two =
+        decide(letter, n1, n2, n3, n4, n5, n6, then_till, then_one, then_two, now, ahead)
     end
   end
-  answer[#answer + 1], answer[#answer + 2] = ahead, ahead_receipt
-  local is_alive = till > now or it[5] > now
-  if is_alive and (it[5] ~= till or it[6] ~= one or it[7] ~= two) then
-    write[#write + 1] = fields[i]
-    write[#write + 1] = struct.pack('<ddd', it[5], it[6], it[7])
-    latest = math.max(latest, it[5])
+  local at = i * 6 - 3
+  answer[at + 1], answer[at + 2], answer[at + 3] = it[5], it[6], it[7]
+  answer[at + 4], answer[at + 5], answer[at + 6] = it[8], ahead, ahead_receipt
+  local is_alive = till > now or then_till > now
+  if is_alive and (then_till ~= till or then_one ~= one or then_two ~= two) then
+    write[words + 1] = fields[i]
+    write[words + 2] = struct.pack('<ddd', then_till, then_one, then_two)
+    words = words + 2
+    latest = math.max(latest, then_till)
   end
 end
 
 if not admitted or wish == 'd' or wish == 'r' then
+  local at = count * 6 + 3
   for i = 1, count do
-    for word = 5, 7 do
-      answer[#answer + 1] = decided[i][word]
-    end
+    local it = each[i]
+    answer[at + 1], answer[at + 2], answer[at + 3] = it[9], it[10], it[11]
+    at = at + 3
   end
 end
 
-if wish ~= 'p' and #write > 0 then
+if wish ~= 'p' and words > 2 then
   -- The key outlives its states by a quarter, so that it is not moved on with each of them.
   local now_millis, needed = math.floor(now / 1000), math.ceil(latest / 1000)
   local expires = tonumber(held[count + 1] or 0)
@@ -104,12 +110,11 @@ if wish ~= 'p' and #write > 0 then
     needed = math.max(needed, now_millis)
     expires = needed + math.max(1000, math.ceil((needed - now_millis) / 4))
     local moment = string.format('%.0f', expires)
-    write[#write + 1] = 'x'
-    write[#write + 1] = moment
-    redis.call('HSET', key, unpack(write))
+    write[words + 1], write[words + 2] = 'x', moment
+    redis.call(unpack(write, 1, words + 2))
     redis.call('PEXPIREAT', key, moment)
   else
-    redis.call('HSET', key, unpack(write))
+    redis.call(unpack(write, 1, words))
   end
 end
 return answer

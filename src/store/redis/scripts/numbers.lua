@@ -1,0 +1,50 @@
+-- What all algorithms of rate limits count with. The others are a translation of
+-- src/rate_limit/algorithm/*.rs, a file for each, function by function, of which a test compares
+-- each answer. A server makes every function of a script anew in each call, and so a script is put
+-- together of those that its call needs: see src/store/redis/rate_limit/scripts.rs.
+--
+-- Moments and spans are whole microseconds. All numbers are integers below 2^53, which a double
+-- holds exactly; where a product may be larger it is divided while it is made (`muldiv`).
+--
+-- A state is three numbers: the moment from which it equals none, and two of the algorithm's own.
+-- A policy is a letter and six numbers, as `Policy::terms` gives them:
+--   w a m   fixed window, of the clock, from the first request, of the month: limit, window
+--   s g     sliding window: limit, window
+--   b l q   bucket, queue: burst, parts of a microsecond, interval (micros, parts), refill (same)
+
+local SLACK = 1000000
+local EXACT = 9007199254740992
+
+-- Returns floor(a * b / c), and what is left over. The quotient is below 2^53.
+local function muldiv(a, b, c)
+  local product = a * b
+  if product < EXACT then
+    local rest = math.fmod(product, c)
+    return (product - rest) / c, rest
+  end
+  -- Doubled and added bit by bit, and reduced each time before it could pass 2^53.
+  local step_rest = math.fmod(b, c)
+  local step = (b - step_rest) / c
+  local quotient, rest, bit = 0, 0, 1
+  while bit * 2 <= a do
+    bit = bit * 2
+  end
+  while bit >= 1 do
+    quotient = quotient * 2
+    if rest >= c - rest then
+      rest, quotient = rest - (c - rest), quotient + 1
+    else
+      rest = rest + rest
+    end
+    if a >= bit then
+      a, quotient = a - bit, quotient + step
+      if rest >= c - step_rest then
+        rest, quotient = rest - (c - step_rest), quotient + 1
+      else
+        rest = rest + step_rest
+      end
+    end
+    bit = bit / 2
+  end
+  return quotient, rest
+end

@@ -1,0 +1,73 @@
+-- Sliding windows: a translation of src/rate_limit/algorithm/sliding_window.rs, behind numbers.lua.
+
+-- sliding_window.rs: counts
+local function sliding_counts(window, till, one, two, now)
+  local aligned = now - math.fmod(now, window)
+  local start, this, last
+  if till <= now then
+    start, this, last = aligned, 0, 0
+  elseif till > now + 2 * window then
+    start, this, last = math.min(till - 2 * window, aligned + window), one, two
+  elseif till > now + window then
+    start, this, last = math.max(till - 2 * window, 0), one, two
+  else
+    start, this, last = math.max(till - window, 0), 0, one
+  end
+  local stands = math.max(start - now, 0)
+  return start, start + window - (now + stands), stands, this, last
+end
+
+-- sliding_window.rs: state
+local function sliding_state(window, start, this, last)
+  if this > 0 then
+    return start + 2 * window, this, last
+  elseif last > 0 then
+    return start + window, last, 0
+  end
+  return 0, 0, 0
+end
+
+-- sliding_window.rs: retry_after, its in_sight
+local function part_in_sight(window, count, room)
+  if room >= count then
+    return window
+  end
+  return (muldiv(room, window, count))
+end
+
+-- sliding_window.rs: reset_after
+local function sliding_reset(window, to_the_end, this, last)
+  if this > 0 then
+    return to_the_end + window
+  elseif last > 0 then
+    return to_the_end
+  end
+  return 0
+end
+
+-- sliding_window.rs: decide
+local function sliding_decide(limit, window, till, one, two, now, cost)
+  local start, left, stands, this, last = sliding_counts(window, till, one, two, now)
+  local to_the_end = stands + left
+  local in_sight, rest = muldiv(last, left, window)
+  if rest > 0 then
+    in_sight = in_sight + 1
+  end
+  local room = limit - this - in_sight
+  if cost > limit then
+    local reset = sliding_reset(window, to_the_end, this, last)
+    return 2, math.max(room, 0), reset, 0, sliding_state(window, start, this, last)
+  elseif cost <= room or cost == 0 then
+    local reset = sliding_reset(window, to_the_end, this + cost, last)
+    room = math.max(room - cost, 0)
+    return 0, room, reset, start + 2 * window, sliding_state(window, start, this + cost, last)
+  end
+  local free, wait = limit - cost, nil
+  if free >= this then
+    wait = to_the_end - math.min(part_in_sight(window, math.max(last, 1), free - this), left)
+  else
+    wait = to_the_end + window - part_in_sight(window, math.max(this, 1), free)
+  end
+  local reset = sliding_reset(window, to_the_end, this, last)
+  return 1, math.max(room, 0), reset, wait, sliding_state(window, start, this, last)
+end
