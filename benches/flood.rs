@@ -57,9 +57,13 @@ fn main() -> ExitCode {
     let flood = |thread| {
         for number in (thread..KEYS).step_by(THREADS as usize) {
             let turn = number / THREADS;
-            let policy = if turn % 2 == 0 { window } else { bucket };
+            let policy = if turn.is_multiple_of(2) {
+                window
+            } else {
+                bucket
+            };
             take(&store, &key(number), policy);
-            if turn % BETWEEN == 0 {
+            if turn.is_multiple_of(BETWEEN) {
                 let admitted = |policy: &&Policy| take(&store, &watched, policy);
                 let admitted = [window, bucket].into_iter().filter(admitted).count();
                 gained.fetch_add(admitted as u64, Ordering::Relaxed);

@@ -23,6 +23,9 @@ const FLIGHTS_MAX: usize = 1_024;
 /// For how long nobody waits for an answer that turned out not to be one for the store.
 const ALONE_FOR: Duration = Duration::from_secs(5);
 
+/// For how many keys that is remembered, in 64 KiB.
+const PLACES: usize = 8_192;
+
 /// The answers that are being made.
 #[derive(Debug)]
 pub(super) struct Flights {
@@ -217,7 +220,7 @@ struct Alone {
 impl Default for Alone {
     fn default() -> Self {
         Self {
-            marks: (0..1_024).map(|_| AtomicU64::new(0)).collect(),
+            marks: (0..PLACES).map(|_| AtomicU64::new(0)).collect(),
         }
     }
 }

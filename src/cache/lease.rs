@@ -41,6 +41,9 @@ pub(super) enum Move {
 /// given back.
 pub(super) fn ask(config: &Arc<Config>, key: CacheKey) -> StoreFuture<Lease> {
     let leased = config.store.lease(&key, config.wait_at_most);
+    if let StoreFuture::Ready(_) = &leased {
+        return leased;
+    }
     let late = Arc::clone(config);
     let leased = assured(config, leased, move |lease| {
         if let Lease::Leader(token) = lease {

@@ -53,7 +53,8 @@ impl Part {
     }
 
     /// Does what nearly all requests need: one policy, a client who is known, and room for it.
-    #[inline]
+    // Where it is called, so that what it returns need not go through memory.
+    #[inline(always)]
     fn admit_known(
         &self,
         partition: &StoreKey,

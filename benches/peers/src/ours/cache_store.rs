@@ -96,14 +96,14 @@ pub fn cases() -> Vec<Case> {
     WORK.set(Some(work));
     vec![
         Case::ours(
-            "cache/store",
+            "store/zipf",
             Box::new(move |accesses| {
                 ASKED.set(accesses);
                 answered(&mut service, Request::new(Body::empty()));
             }),
         )
         .whole(),
-        Case::gauge("cache/store-hits", Who::Ours, Unit::Share, move || {
+        Case::gauge("store/zipf-hits", Who::Ours, Unit::Share, move || {
             hits.share()
         }),
     ]

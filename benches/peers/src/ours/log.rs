@@ -40,11 +40,7 @@ pub fn cases() -> Vec<Case> {
         ),
         Case::ours("log/queue", queued()),
         // What handing a record to the queue adds to encoding it stands in this ratio.
-        Case::peer(
-            "log/queue",
-            "json",
-            drive(json.layer(origin()), requests()),
-        ),
+        Case::peer("log/queue", "json", drive(json.layer(origin()), requests())),
     ]
 }
 

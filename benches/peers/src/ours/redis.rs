@@ -75,8 +75,9 @@ fn partition() -> StoreKey {
 /// Decides by one policy, with as many tasks as all rows have.
 fn decisions(server: &Rc<Server>, policy: &Policy) -> Rate {
     let (runtime, store, policy) = (runtime(), store(server), policy.clone());
+    let partition = partition();
     ask_at_once(server, runtime, move || {
-        let taken = store.take(&partition(), &[Charge::new(&policy, 1)]);
+        let taken = store.take(&partition, &[Charge::new(&policy, 1)]);
         async move {
             let decisions = taken.await.expect("the server answers");
             assert!(decisions.is_admitted());
@@ -99,9 +100,11 @@ fn take_of(server: &Server, policy: &Policy) -> Vec<Vec<u8>> {
 /// How many callers there are where commands are counted.
 const CALLERS: usize = 64;
 
-/// How often each calls, and how much of it is admitted where it is leased: so much is left at the
-/// end that leases have become small.
-const CALLS: usize = 500;
+/// How often each calls: too soon for what lies near to be asked for anew.
+const CALLS: usize = 20;
+
+/// How often each calls where policies are leased, and of how much: half of it is spent.
+const LEASED_CALLS: usize = 500;
 const LEASED_OF: u64 = 1_000;
 
 fn commands() -> Vec<Case> {
@@ -187,7 +190,10 @@ fn commands_for_each_request(state: State) -> f64 {
                         ask(&one, Some(caller)).await;
                     }
                 }
-                CALLS
+                match state {
+                    State::Leased => LEASED_CALLS,
+                    _ => CALLS,
+                }
             }
         };
         let before = commands_at(&server);

@@ -22,7 +22,9 @@ pub fn case(name: &'static str, server: &Rc<Server>, algorithm: &str, command: &
     let mut in_a_second = 20_000.0;
     let rate: Rate = Box::new(move |time: Duration| {
         let count = (in_a_second * time.as_secs_f64()) as usize;
-        in_a_second = run(&server, &command, count.max(10 * TASKS));
+        // It aborts now and then if the last ones do not fill its pipeline.
+        let count = count.next_multiple_of(TASKS).max(10 * TASKS);
+        in_a_second = run(&server, &command, count);
         in_a_second
     });
     Case::rate(name, Who::Peer("redis-benchmark"), rate)
@@ -40,7 +42,7 @@ fn run(server: &Server, command: &[String], count: usize) -> f64 {
     // The name of the test comes first, whatever it is; then seven numbers, of which this is one.
     let rate = csv.trim_end().rsplit("\",\"").nth(6);
     let rate = rate.and_then(|rate| rate.parse().ok());
-    rate.unwrap_or_else(|| panic!("redis-benchmark says {csv:?}"))
+    rate.unwrap_or_else(|| panic!("redis-benchmark says {output:?}"))
 }
 
 /// Returns the same command as words that `redis-benchmark` can pass on.

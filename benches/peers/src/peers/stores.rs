@@ -76,13 +76,10 @@ fn rows(
         }
     };
     [
-        Case::peer("cache/store", name, Box::new(run)).whole(),
-        Case::gauge(
-            "cache/store-hits",
-            Who::Peer(name),
-            Unit::Share,
-            move || hits.share(),
-        ),
+        Case::peer("store/zipf", name, Box::new(run)).whole(),
+        Case::gauge("store/zipf-hits", Who::Peer(name), Unit::Share, move || {
+            hits.share()
+        }),
     ]
 }
 

@@ -37,7 +37,8 @@ pub fn store(server: &Server) -> RedisStore {
     let config = RedisConfig::single(server.url())
         .rate_limit_deadline(PATIENCE)
         .api_key_deadline(PATIENCE)
-        .cache_deadline(PATIENCE);
+        .cache_deadline(PATIENCE)
+        .silence_max(PATIENCE);
     RedisStore::new(config, keys()).expect("the server is where it is")
 }
 
