@@ -61,6 +61,8 @@ mod house;
 mod hyper_example;
 mod keys_example;
 mod rate_limit;
+#[cfg(feature = "axum")]
+mod rate_limit_axum;
 mod rate_limit_chosen;
 #[cfg(feature = "test-util")]
 mod rate_limit_conformance;
