@@ -49,6 +49,8 @@ use crate::{
 
 pub(super) struct Config {
     pub(super) store: Arc<dyn RateLimitStore>,
+    /// The same, for what no request waits for.
+    pub(super) beside: Arc<dyn RateLimitStore>,
     pub(super) partition: StoredPartition,
     pub(super) sets: LiveSets,
     pub(super) own: Option<OwnSets>,
@@ -325,7 +327,7 @@ impl Config {
         let Some(bans) = self.bans.clone() else {
             return;
         };
-        let (store, audit) = (Arc::clone(&self.store), self.audit.clone());
+        let (store, audit) = (Arc::clone(&self.beside), self.audit.clone());
         let mut task: Task = Box::pin(bans.denied(store, partition, subject, audit));
         // A store in memory answers at once.
         let mut nobody = Context::from_waker(Waker::noop());
@@ -362,7 +364,7 @@ impl Config {
     }
 
     pub(super) fn peek(&self, partition: &StoreKey, set: &PolicySet) -> StoreFuture<Decisions> {
-        self.store.peek(partition, &charges(set, 0))
+        self.beside.peek(partition, &charges(set, 0))
     }
 
     /// Takes so much of each policy, for who asks beside the requests.
@@ -372,7 +374,7 @@ impl Config {
         set: &PolicySet,
         cost: u64,
     ) -> StoreFuture<Decisions> {
-        self.store.take(partition, &charges(set, cost))
+        self.beside.take(partition, &charges(set, cost))
     }
 
     pub(super) fn charge(
@@ -381,13 +383,13 @@ impl Config {
         set: &PolicySet,
         cost: u64,
     ) -> StoreFuture<()> {
-        self.store.charge(partition, &charges(set, cost))
+        self.beside.charge(partition, &charges(set, cost))
     }
 
     pub(super) fn reset(&self, partition: &StoreKey, set: &PolicySet) -> StoreFuture<()> {
         let bans = self.bans.iter().flat_map(|bans| bans.policies());
         let policies: SmallVec<[&Policy; 4]> = set.policies().iter().chain(bans).collect();
-        self.store.reset(partition, &policies)
+        self.beside.reset(partition, &policies)
     }
 
     /// Returns the set that a local store decides on in the place of this one.
@@ -446,7 +448,7 @@ impl Config {
             .filter_map(|(policy, used)| Some(Charge::new(of_name(policy.name())?, used)))
             .collect();
         send(
-            self.store.charge(partition, &charges),
+            self.beside.charge(partition, &charges),
             self.runtime.as_ref(),
         );
     }
@@ -457,7 +459,7 @@ impl Config {
         answer: Answer<'a>,
     ) -> Option<(&Arc<dyn RateLimitStore>, &'a Decisions)> {
         match (answer, &self.on_store_error) {
-            (Answer::Store(decisions), _) => Some((&self.store, decisions)),
+            (Answer::Store(decisions), _) => Some((&self.beside, decisions)),
             (Answer::Local(decisions, _), OnStoreError::Local { store, .. }) => {
                 Some((store, decisions))
             }

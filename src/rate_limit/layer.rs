@@ -21,6 +21,7 @@ use super::{
     store::RateLimitStore,
     waiting::Line,
     wanted::Wanted,
+    watched::Watched,
 };
 use crate::{
     audit::{Audit, Auditor},
@@ -410,9 +411,11 @@ impl RateLimitLayerBuilder {
             && bans.is_none()
             && !self.settles
             && !self.tells_handlers;
+        let watch = StoreWatch::new("rate_limit", audit.clone());
         let config = Config {
             is_plain,
-            watch: StoreWatch::new("rate_limit", audit.clone()),
+            beside: Arc::new(Watched::new(&self.store, &watch)),
+            watch,
             deadline: self.deadline.beside(self.store.has_deadline()),
             audit,
             partition,

@@ -118,6 +118,7 @@ mod store;
 mod terms;
 mod waiting;
 mod wanted;
+mod watched;
 mod when_store_fails;
 
 pub use self::algorithm::{Log, State};

@@ -9,12 +9,12 @@ use bytes::Bytes;
 use http::{Request, Response, StatusCode, header::CACHE_CONTROL};
 use http_body_util::Full;
 use portcullis::{
-    AuditEvent, Auditor, AuthDenial, ClientAddrResolver, Gate, ManualClock, PeerAddr,
+    AuditEvent, Auditor, AuthDenial, ClientAddrResolver, Gate, Identity, ManualClock, PeerAddr,
     StoreErrorKind,
     access_log::{AccessLogLayer, RecentRecords},
     api_key::{ApiKeyLayer, KeyManager, KeyRing, NewKey, Pepper},
     cache::CacheLayer,
-    rate_limit::{OnStoreError, Partition, Policy, Quota, RateLimitLayer},
+    rate_limit::{OnStoreError, Partition, Policy, Quota, RateLimitLayer, RequestHead},
     store::MemoryStore,
 };
 use serde_json::Value;
@@ -269,4 +269,33 @@ async fn an_auditor_that_panics_stops_no_request() {
     house.limits.is_down(true);
     assert_eq!(send(&app, with_key("garbage")).await, 401);
     assert_eq!(house.last()["http.response.status_code"], 401);
+}
+
+#[tokio::test]
+async fn a_limits_store_that_fails_beside_the_requests_is_heard_of_once_and_when_it_is_back() {
+    let (store, ears) = (SlowStore::default(), Ears::default());
+    let layer = RateLimitLayer::builder(store.clone(), Partition::identity())
+        .policy(Policy::fixed_window("few", Quota::per_minute(9)).unwrap())
+        .auditor(ears.clone())
+        .build()
+        .unwrap();
+    let mut request = get("/");
+    let caller = Identity::trusted("k1").build();
+    request.extensions_mut().insert(caller);
+    let (limits, head) = (layer.limits(), RequestHead::of(&request));
+    let taken = limits.take(&head, 5).await.unwrap().unwrap();
+    assert_eq!(ears.heard().len(), 0);
+
+    store.is_down(true);
+    assert!(limits.refund(taken, 3).await.is_err());
+    assert!(limits.charge(&head, 1).await.is_err());
+    assert!(limits.reset(&head).await.is_err());
+    let [AuditEvent::StoreDown { kind, .. }] = ears.heard()[..] else {
+        panic!("not once");
+    };
+    assert_eq!(kind, StoreErrorKind::Unavailable);
+
+    store.is_down(false);
+    assert!(limits.peek(&head).await.is_ok());
+    assert!(matches!(ears.heard()[..], [AuditEvent::StoreUp { .. }]));
 }
