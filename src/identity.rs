@@ -64,8 +64,8 @@ impl Identity {
         }
     }
 
-    /// Has the processor fetch what a clone will count on, beside whatever is computed next: an
-    /// identity that was not used a moment ago is not in its cache.
+    /// Has the processor fetch what a clone will count on, beside whatever is fetched or computed next:
+    /// an identity that was not used a moment ago is not in its cache.
     #[inline]
     pub(crate) fn fetch(&self) {
         std::hint::black_box(Arc::strong_count(&self.inner));

@@ -163,15 +163,16 @@ impl Config {
         if !may_use_it {
             return Err(Denied::new(AuthDenial::Restricted, Some(key.id())));
         }
-        let identity = self.admit_scopes(key.identity().clone())?;
-        if let Some(usage) = &ring.usage {
-            usage.record(key.id(), now());
-        }
         // A key that was replaced has an end.
         let overlap = match key.brief().is_active_at_any_time {
             true => None,
             false => key.overlap(),
         };
+        let id = key.brief().id;
+        let identity = self.admit_scopes(key.into_identity())?;
+        if let Some(usage) = &ring.usage {
+            usage.record(id, now());
+        }
         Ok(Caller { identity, overlap })
     }
 
