@@ -11,8 +11,10 @@ use tower::Service;
 
 use super::{
     config::{Answer, Config, Plan, Ruling, skipped},
+    decision::Decisions,
     future::{Deciding, Note, ResponseFuture},
     headers::Lines,
+    paid::Costs,
     policy_set::PolicySet,
     request_head::RequestHead,
 };
@@ -94,20 +96,7 @@ impl<S: Clone> RateLimit<S> {
             Ok(Err(error)) => StoreFuture::failed(error),
             Err(pending) => StoreFuture::Pending(pending),
         };
-        // The future calls the service that was polled ready; the clone left behind was not.
-        let (config, set) = (Arc::clone(&self.config), set.into_owned());
-        let clone = self.inner.clone();
-        let ready = mem::replace(&mut self.inner, clone);
-        ResponseFuture::deciding(Deciding {
-            take,
-            failed: None,
-            ready,
-            request,
-            config,
-            partition,
-            set,
-            costs: None,
-        })
+        self.decide_later(take, request, partition, set.into_owned(), None)
     }
 
     /// Answers a request that may have to wait for its turn.
@@ -120,10 +109,25 @@ impl<S: Clone> RateLimit<S> {
     where
         S: Service<Request<B>>,
     {
-        let config = Arc::clone(&self.config);
         let head = RequestHead::of(&request);
-        let costs = config.costs(&set, &head);
-        let take = config.take_costs(&partition, &set, &costs, &head);
+        let costs = self.config.costs(&set, &head);
+        let take = self.config.take_costs(&partition, &set, &costs, &head);
+        self.decide_later(take, request, partition, set, Some(costs))
+    }
+
+    /// Waits for the store's answer. The future calls the service that was polled ready; the clone
+    /// left behind was not.
+    fn decide_later<B>(
+        &mut self,
+        take: StoreFuture<Decisions>,
+        request: Request<B>,
+        partition: StoreKey,
+        set: Arc<PolicySet>,
+        costs: Option<Costs>,
+    ) -> ResponseFuture<S, B>
+    where
+        S: Service<Request<B>>,
+    {
         let clone = self.inner.clone();
         let ready = mem::replace(&mut self.inner, clone);
         ResponseFuture::deciding(Deciding {
@@ -131,10 +135,10 @@ impl<S: Clone> RateLimit<S> {
             failed: None,
             ready,
             request,
-            config,
+            config: Arc::clone(&self.config),
             partition,
             set,
-            costs: Some(costs),
+            costs,
         })
     }
 }
