@@ -4,6 +4,7 @@
 pub(crate) mod bell;
 pub(crate) mod hands;
 pub(crate) mod process;
+pub(crate) mod processes;
 #[cfg(feature = "redis")]
 pub(crate) mod redis;
 pub(crate) mod slow_store;
