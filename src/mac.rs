@@ -64,11 +64,47 @@ fn after_key(mut state: [u32; 8], bytes: &[u8]) -> [u8; 32] {
     let bits = (BLOCK_BYTES + bytes.len()) as u64 * 8;
     flat[blocks * BLOCK_BYTES - 8..blocks * BLOCK_BYTES].copy_from_slice(&bits.to_be_bytes());
     compress256(&mut state, &last[..blocks]);
-    let mut digest = [0; 32];
-    for (bytes, word) in digest.as_chunks_mut().0.iter_mut().zip(state) {
+    to_bytes(state)
+}
+
+/// A secret key for what fits into one block.
+///
+/// HMAC rests on this: that SHA-256's compression of a block, begun with a secret state, cannot be
+/// told from a random function of the block. Here that is all there is to it. A block is the bytes and
+/// a mark of their end, so no two inputs are one block; and no input has a second block, so nobody
+/// goes on from a digest to that of a longer input.
+#[derive(Clone, Copy)]
+pub(crate) struct BlockMac {
+    state: [u32; 8],
+}
+
+impl BlockMac {
+    pub(crate) fn new(key: &[u8; 32]) -> Self {
+        let mut state = [0; 8];
+        for (word, bytes) in state.iter_mut().zip(key.as_chunks().0) {
+            *word = u32::from_be_bytes(*bytes);
+        }
+        Self { state }
+    }
+
+    /// Returns the digest of up to 63 bytes; of more, none.
+    #[inline]
+    pub(crate) fn digest(&self, bytes: &[u8]) -> Option<[u8; 32]> {
+        let mut block = [0; BLOCK_BYTES];
+        block.get_mut(..bytes.len())?.copy_from_slice(bytes);
+        *block.get_mut(bytes.len())? = 0x80;
+        let mut state = self.state;
+        compress256(&mut state, &[block]);
+        Some(to_bytes(state))
+    }
+}
+
+fn to_bytes(state: [u32; 8]) -> [u8; 32] {
+    let mut bytes = [0; 32];
+    for (bytes, word) in bytes.as_chunks_mut().0.iter_mut().zip(state) {
         *bytes = word.to_be_bytes();
     }
-    digest
+    bytes
 }
 
 #[cfg(test)]
@@ -88,5 +124,30 @@ mod tests {
             let known: [u8; 32] = known.finalize().into_bytes().into();
             assert_eq!(Mac::new(&key).digest(&bytes[..len]), known, "{len}");
         }
+    }
+
+    /// SHA-256 begins with a state that is known, and ends its first block with the length.
+    #[test]
+    fn a_block_that_is_begun_as_the_standard_begins_ends_as_the_standard_does() {
+        use sha2::Digest;
+
+        let start: Vec<u8> = START.iter().flat_map(|word| word.to_be_bytes()).collect();
+        let mac = BlockMac::new(start.first_chunk().unwrap());
+        let empty: [u8; 32] = Sha256::digest(b"").into();
+        assert_eq!(mac.digest(b""), Some(empty));
+        assert_eq!(mac.digest(&[0; 64]), None);
+    }
+
+    #[test]
+    fn each_input_of_one_block_has_a_digest_of_its_own() {
+        let mac = BlockMac::new(&[7; 32]);
+        let mut digests: Vec<_> = (0..64).map(|len| mac.digest(&[0; 64][..len])).collect();
+        digests.extend((0..64).map(|len| mac.digest(&[0x80; 64][..len])));
+        digests.extend((1..63).map(|len| BlockMac::new(&[8; 32]).digest(&[0; 64][..len])));
+        assert!(digests.iter().all(Option::is_some));
+        let all = digests.len();
+        digests.sort_unstable();
+        digests.dedup();
+        assert_eq!(digests.len(), all - 1, "the empty one is there twice");
     }
 }

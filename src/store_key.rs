@@ -2,10 +2,14 @@
 
 use std::fmt;
 
-use hmac::{Hmac, KeyInit, Mac};
+use hmac::{Hmac, KeyInit, Mac as _};
 use sha2::Sha256;
 
-use crate::{error::ConfigError, mac::Mac as LongMac, sip::Sip};
+use crate::{
+    error::ConfigError,
+    mac::{self, BlockMac},
+    sip::Sip,
+};
 
 /// The secret under which a store's keys are digested.
 ///
@@ -120,7 +124,9 @@ impl KeySpace {
         StoreKey(self.single.hash_few(field))
     }
 
-    /// Begins a key of 256 bits (HMAC-SHA-256): for what is shown to callers.
+    /// Begins a key of 256 bits, by SHA-256 under the space's secret: for what is shown to callers.
+    ///
+    /// It is HMAC-SHA-256, or for short fields one keyed block, which HMAC takes two of.
     #[inline]
     pub fn long(&self) -> LongKeyWriter {
         LongKeyWriter {
@@ -343,6 +349,29 @@ impl fmt::Display for LongStoreKey {
     /// Writes the digest as 64 hexadecimal digits.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         hex(&self.0, f)
+    }
+}
+
+/// Digests what stands for a long key: by one block where it fits into one, and else by HMAC. Each has a
+/// key of its own, so one is never the start of the other.
+#[derive(Clone, Copy)]
+struct LongMac {
+    block: BlockMac,
+    any: mac::Mac,
+}
+
+impl LongMac {
+    fn new(key: &[u8; 32]) -> Self {
+        let any = mac::Mac::new(key);
+        // No other input of this length is given to HMAC.
+        let block = BlockMac::new(&any.digest(b"portcullis-v1 block key"));
+        Self { block, any }
+    }
+
+    #[inline]
+    fn digest(&self, bytes: &[u8]) -> [u8; 32] {
+        let in_one = self.block.digest(bytes);
+        in_one.unwrap_or_else(|| self.any.digest(bytes))
     }
 }
 
