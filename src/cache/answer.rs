@@ -30,9 +30,7 @@ pub(super) fn respond(
     let mut response = Response::new(Bytes::new());
     *response.status_mut() = entry.status;
     *response.headers_mut() = entry.headers.clone();
-    response
-        .headers_mut()
-        .insert(AGE, age(entry.freshness.age_secs(now)));
+    show_age(response.headers_mut(), entry.freshness.age_secs(now));
     let body = plain.unwrap_or(&entry.body);
     if entry.packed.is_some() {
         packing::vary_by_coding(response.headers_mut());
@@ -104,6 +102,14 @@ fn give_bytes(place: Place, body: Bytes, response: &mut Response<Bytes>) {
     headers.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
     headers.insert(CONTENT_RANGE, place.to_value());
     *response.body_mut() = body;
+}
+
+fn show_age(headers: &mut HeaderMap, secs: u32) {
+    match headers.get_mut(AGE) {
+        // What is stored has a place for it.
+        Some(place) => *place = age(secs),
+        None => drop(headers.insert(AGE, age(secs))),
+    }
 }
 
 /// Writes an age; a small one, as most are, without an allocation.

@@ -146,6 +146,7 @@ impl Default for Line {
 }
 
 impl Line {
+    #[inline(always)]
     fn push(&mut self, text: &str) {
         if let Some(room) = self.bytes.get_mut(self.len..self.len + text.len()) {
             room.copy_from_slice(text.as_bytes());
@@ -169,18 +170,15 @@ impl Line {
         if number < 0 {
             self.push("-");
         }
-        let mut digits = [0; 20];
-        let mut from = digits.len();
         let mut rest = number.unsigned_abs();
-        loop {
-            from -= 1;
-            digits[from] = b'0' + u8::try_from(rest % 10).expect("a digit");
-            rest /= 10;
-            if rest == 0 {
-                break;
+        let digits = rest.checked_ilog10().unwrap_or(0) as usize + 1;
+        if let Some(room) = self.bytes.get_mut(self.len..self.len + digits) {
+            for place in room.iter_mut().rev() {
+                *place = b'0' + (rest % 10) as u8;
+                rest /= 10;
             }
+            self.len += digits;
         }
-        self.push(std::str::from_utf8(&digits[from..]).expect("digits are ASCII"));
     }
 
     fn as_bytes(&self) -> &[u8] {

@@ -74,6 +74,13 @@ pub(super) const REROUTING: [&str; 9] = [
     "x-rewrite-url",
 ];
 
+/// Returns whether this is the name of such a field.
+#[inline]
+pub(super) fn reroutes(name: &str) -> bool {
+    // All of them begin so, and few others do.
+    matches!(name.as_bytes(), [b'x', b'-', ..] | [b'f', b'o', ..]) && REROUTING.contains(&name)
+}
+
 impl<'a> Target<'a> {
     /// Takes a target whose origin is known.
     pub(super) fn plain(authority: &'a str, uri: &'a Uri) -> Self {
@@ -112,6 +119,17 @@ impl<'a> Target<'a> {
             vary_by: None,
         })
     }
+
+    /// Writes the URL into a key: what is the same for every caller and scheme.
+    fn write_name(&self, key: &mut LongKeyWriter) {
+        key.lower_case_field(self.authority);
+        key.field(self.path.as_bytes());
+        // No query and an empty one are two targets.
+        match self.query {
+            None => key.field(b"-"),
+            Some(query) => key.field(b"?").field(query.as_bytes()),
+        };
+    }
 }
 
 /// Makes keys, for one cache among those of a store.
@@ -138,7 +156,8 @@ impl KeyMaker {
 
     /// Returns the key of what was asked, for those who may see the answer.
     pub(super) fn key(&self, target: &Target<'_>, partition: Partition<'_>) -> CacheKey {
-        let mut full = self.named(target);
+        let mut full = self.answers.long();
+        target.write_name(&mut full);
         let uri = full.short_in(&self.uris);
         match partition {
             Partition::Shared => full.field(b"shared"),
@@ -168,20 +187,9 @@ impl KeyMaker {
 
     /// Returns the key by which a URL is purged, for every caller.
     pub(super) fn uri(&self, target: &Target<'_>) -> StoreKey {
-        self.named(target).short_in(&self.uris)
-    }
-
-    /// Begins a key with the URL: what is the same for every caller and scheme.
-    fn named(&self, target: &Target<'_>) -> LongKeyWriter {
         let mut named = self.answers.long();
-        named.lower_case_field(target.authority);
-        named.field(target.path.as_bytes());
-        // No query and an empty one are two targets.
-        match target.query {
-            None => named.field(b"-"),
-            Some(query) => named.field(b"?").field(query.as_bytes()),
-        };
-        named
+        target.write_name(&mut named);
+        named.short_in(&self.uris)
     }
 
     /// Returns the key by which all that one caller got is purged.

@@ -68,6 +68,7 @@ mod date;
 mod directives;
 mod entry;
 mod exchange;
+mod field_names;
 mod fill;
 mod freshness;
 mod future;

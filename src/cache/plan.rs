@@ -121,13 +121,14 @@ impl Plan {
     }
 
     /// Decides what to do with a request, and drops of its query what is not to count.
+    #[inline]
     pub(super) fn of<B: Body>(config: &Config, request: &mut Request<B>) -> Self {
         let policy = request.extensions().get().or(config.policy.as_ref());
         let policy: Option<CachePolicy> = policy.cloned();
         let wishes = policy.as_ref().map(CachePolicy::wishes);
         let is_off = wishes.is_some_and(|wishes| wishes.off);
         let wishes = wishes.filter(|_| !is_off);
-        let credentials = wishes.and_then(|wishes| wishes.credentials.as_deref());
+        let credentials = wishes.and_then(|wishes| wishes.credentials.as_ref());
         let facts = request::read(request, &config.rules, credentials);
         let narrowed = wishes.and_then(|wishes| wishes.narrowed(request.uri()));
         match facts.method {
@@ -229,6 +230,7 @@ fn caller(
 }
 
 impl Look {
+    #[inline]
     fn of<'a, B>(
         config: &Config,
         request: &'a Request<B>,
@@ -250,6 +252,7 @@ impl Look {
         Ok(look)
     }
 
+    #[inline]
     fn new(
         config: &Config,
         facts: &Facts,
@@ -280,7 +283,7 @@ impl Look {
                 true => RequestDirectives::of(headers),
                 false => RequestDirectives::default(),
             },
-            asked_at: config.clock.now(),
+            asked_at: config.clock.coarse(),
             fence: None,
             forward: Forward::UriMiss,
             failed: None,
@@ -319,7 +322,7 @@ impl Look {
         self.part = None;
         self.fence = None;
         self.forward = Forward::UriMiss;
-        self.asked_at = config.clock.now();
+        self.asked_at = config.clock.coarse();
         self.landed = config.flights.landed();
     }
 

@@ -4,6 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use http::{HeaderName, StatusCode, Uri, uri::PathAndQuery};
 
+use super::field_names::FieldNames;
+
 /// What one route, or one answer, wants of the cache.
 ///
 /// In a request's extensions, where the layers around the cache put it, it speaks for the route; in
@@ -43,7 +45,7 @@ pub(super) struct Wishes {
     pub(super) vary_by: Vec<HeaderName>,
     pub(super) fresh_for: Option<Duration>,
     pub(super) private: bool,
-    pub(super) credentials: Option<Vec<HeaderName>>,
+    pub(super) credentials: Option<FieldNames>,
     query: Option<Vec<String>>,
     statuses: Vec<(StatusCode, Duration)>,
 }

@@ -1,9 +1,9 @@
 //! What a request is to the cache: read in one pass over its fields.
 
-use http::{HeaderMap, HeaderName, Method, Request, header};
+use http::{HeaderMap, HeaderValue, Method, Request};
 use http_body::Body;
 
-use super::{key::REROUTING, reason::Reason, rules::Rules};
+use super::{field_names::FieldNames, key::reroutes, reason::Reason, rules::Rules};
 
 /// What a request is to the cache.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -55,7 +55,7 @@ impl From<&Method> for MethodClass {
 pub(super) fn read<B: Body>(
     request: &Request<B>,
     rules: &Rules,
-    credentials: Option<&[HeaderName]>,
+    credentials: Option<&FieldNames>,
 ) -> Facts {
     let mut facts = Facts {
         method: request.method().into(),
@@ -77,8 +77,9 @@ pub(super) fn read<B: Body>(
 }
 
 impl Facts {
-    fn read_fields(&mut self, headers: &HeaderMap, credentials: &[HeaderName]) {
+    fn read_fields(&mut self, headers: &HeaderMap, credentials: &FieldNames) {
         for (name, value) in headers {
+            self.credential |= credentials.contains(name);
             let bypass = match name.as_str() {
                 "content-length" if value != "0" => Some(Reason::RequestBody),
                 "transfer-encoding" => Some(Reason::RequestBody),
@@ -96,19 +97,17 @@ impl Facts {
                     self.condition = true;
                     None
                 }
-                _ => None,
+                name => {
+                    self.rerouted |= reroutes(name);
+                    None
+                }
             };
             self.bypass = self.bypass.or(bypass);
-            self.credential |= credentials.contains(name);
-            // All of them begin so, and few others do.
-            if name.as_str().starts_with("x-") || *name == header::FORWARDED {
-                self.rerouted |= REROUTING.contains(&name.as_str());
-            }
         }
     }
 }
 
-fn begins(value: &http::HeaderValue, with: &[u8]) -> bool {
+fn begins(value: &HeaderValue, with: &[u8]) -> bool {
     let head = value.as_bytes().get(..with.len());
     head.is_some_and(|head| head.eq_ignore_ascii_case(with))
 }
@@ -118,7 +117,7 @@ mod tests {
     use bytes::Bytes;
     use http_body_util::Full;
 
-    use super::*;
+    use super::{super::key::REROUTING, *};
 
     fn facts(fields: &[(&'static str, &'static str)]) -> Facts {
         let mut request = Request::get("/?a=1&token=x")

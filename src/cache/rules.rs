@@ -2,7 +2,7 @@
 
 use http::{HeaderName, StatusCode, header};
 
-use super::{directives::Targeted, packing::Packer};
+use super::{directives::Targeted, field_names::FieldNames, packing::Packer};
 
 /// What the cache holds itself to.
 #[derive(Clone, Debug)]
@@ -10,7 +10,7 @@ pub(super) struct Rules {
     /// Which statuses are kept.
     pub(super) statuses: Statuses,
     /// Which request fields are credentials.
-    pub(super) credential_headers: Vec<HeaderName>,
+    pub(super) credential_headers: FieldNames,
     /// Which query parameters are credentials.
     pub(super) credential_params: Vec<String>,
     /// Whether an answer to a credential may be shared where it says so.
@@ -73,12 +73,12 @@ impl Rules {
                 StatusCode::NOT_FOUND,
                 StatusCode::GONE,
             ]),
-            credential_headers: vec![
+            credential_headers: FieldNames::from_iter([
                 header::AUTHORIZATION,
                 header::COOKIE,
                 header::PROXY_AUTHORIZATION,
                 HeaderName::from_static("x-api-key"),
-            ],
+            ]),
             credential_params: Vec::new(),
             share_where_public: false,
             share_where_must_revalidate: false,
@@ -105,7 +105,7 @@ impl Rules {
     pub(super) fn rfc() -> Self {
         Self {
             statuses: Statuses::All,
-            credential_headers: vec![header::AUTHORIZATION],
+            credential_headers: FieldNames::from_iter([header::AUTHORIZATION]),
             share_where_public: true,
             share_where_must_revalidate: true,
             keep_set_cookie: true,

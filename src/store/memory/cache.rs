@@ -269,17 +269,17 @@ impl CacheStore for MemoryStore {
     }
 
     fn get(&self, key: &CacheKey, selection: &Selection<'_>) -> StoreFuture<Lookup> {
-        let now = self.shared.shelf.clock.now();
+        let now = self.shared.shelf.clock.coarse();
         StoreFuture::ready(self.shared.cache.look_up(key, selection, now))
     }
 
     fn put(&self, put: Put) -> StoreFuture<PutOutcome> {
-        let now = self.shared.shelf.clock.now();
+        let now = self.shared.shelf.clock.coarse();
         StoreFuture::ready(self.shared.cache.put(put, now))
     }
 
     fn touch(&self, touch: Touch) -> StoreFuture<bool> {
-        let now = self.shared.shelf.clock.now();
+        let now = self.shared.shelf.clock.coarse();
         StoreFuture::ready(self.shared.cache.touch(touch, now))
     }
 
