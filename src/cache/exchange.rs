@@ -664,7 +664,7 @@ impl Exchange {
 
     fn tags<B>(&self, response: &Response<B>) -> Vec<StoreKey> {
         let mut keys = Vec::new();
-        let fields = &self.config.rules.tag_headers;
+        let fields = self.config.rules.tag_headers.as_slice();
         let named = response.extensions().get::<CacheTags>();
         tags::each(response.headers(), fields, named, |tag| {
             keys.push(self.config.keys.tag(tag));
@@ -675,7 +675,7 @@ impl Exchange {
     fn times(&self, look: &Look) -> Times {
         Times {
             asked_at: look.asked_at,
-            received_at: self.config.clock.now(),
+            received_at: self.config.clock.coarse(),
             received_wall: self.config.clock.wall(),
         }
     }
@@ -705,8 +705,11 @@ impl Exchange {
     }
 
     fn take_tags_off(&self, headers: &mut HeaderMap) {
-        for name in &self.config.rules.tag_headers {
-            headers.remove(name);
+        let names = &self.config.rules.tag_headers;
+        if headers.keys().any(|name| names.contains(name)) {
+            for name in names.as_slice() {
+                headers.remove(name);
+            }
         }
     }
 

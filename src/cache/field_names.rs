@@ -16,6 +16,10 @@ impl FieldNames {
         self.names.push(name);
     }
 
+    pub(super) fn as_slice(&self) -> &[HeaderName] {
+        &self.names
+    }
+
     #[inline]
     pub(super) fn contains(&self, name: &HeaderName) -> bool {
         self.lengths & length_bit(name) != 0 && self.names.contains(name)

@@ -35,7 +35,7 @@ pub(super) struct Rules {
     /// Which fields go before `Cache-Control`, first one first.
     pub(super) targeted: Vec<Targeted>,
     /// Which fields of an answer name its tags. They are the cache's own, and not for clients.
-    pub(super) tag_headers: Vec<HeaderName>,
+    pub(super) tag_headers: FieldNames,
     /// How many bytes of a body are kept at most.
     pub(super) body_bytes_max: u64,
     /// How bodies that all may see are compressed, if they are.
@@ -92,10 +92,10 @@ impl Rules {
             targeted: vec![Targeted::Structured(HeaderName::from_static(
                 "cdn-cache-control",
             ))],
-            tag_headers: vec![
+            tag_headers: FieldNames::from_iter([
                 HeaderName::from_static("surrogate-key"),
                 HeaderName::from_static("cache-tag"),
-            ],
+            ]),
             body_bytes_max: 1 << 20,
             packer: None,
         }

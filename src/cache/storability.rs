@@ -2,10 +2,7 @@
 
 use std::time::Duration;
 
-use http::{
-    HeaderMap, HeaderName, StatusCode,
-    header::{CONTENT_TYPE, ETAG, LAST_MODIFIED},
-};
+use http::{HeaderMap, HeaderName, StatusCode, header::CONTENT_TYPE};
 
 use super::{
     directives::{DELTA_SECS_MAX, ResponseDirectives},
@@ -108,13 +105,17 @@ pub(super) fn judge(
     if shared {
         without.extend_from_slice(&directives.private_fields);
     }
-    if !rules.keep_set_cookie && is_for_one_client(headers, &without) {
+    let seen = Seen::of(headers);
+    if !rules.keep_set_cookie && seen.for_one_client && acts_on_one_client(headers, &without) {
         return Err(Reason::SetCookie);
     }
     if let Some(reason) = stream(headers) {
         return Err(reason);
     }
-    let vary = VarySpec::of(headers)?;
+    let vary = match seen.vary {
+        true => VarySpec::of(headers)?,
+        false => VarySpec::default(),
+    };
     if shared && !rules.share_where_must_revalidate {
         let by_route = wanted
             .by_route
@@ -125,7 +126,7 @@ pub(super) fn judge(
             return Err(Reason::VaryCredential);
         }
     }
-    let has_validator = headers.contains_key(ETAG) || headers.contains_key(LAST_MODIFIED);
+    let has_validator = seen.validator;
     let freshness = freshness(rules, &directives, status, headers, times, has_validator)?;
     Ok(Verdict {
         shared,
@@ -185,20 +186,45 @@ fn shared(caller: &Caller, says_shared: bool) -> Result<bool, Reason> {
     }
 }
 
+/// Which fields an answer has, of those that decide about it.
+#[derive(Clone, Copy, Debug, Default)]
+struct Seen {
+    for_one_client: bool,
+    validator: bool,
+    vary: bool,
+}
+
+impl Seen {
+    /// Looks in one pass over the few that are there: each name that is looked up would be hashed.
+    fn of(headers: &HeaderMap) -> Self {
+        let mut seen = Self::default();
+        for name in headers.keys() {
+            match name.as_str() {
+                "etag" | "last-modified" => seen.validator = true,
+                "vary" => seen.vary = true,
+                name => seen.for_one_client |= is_for_one_client(name),
+            }
+        }
+        seen
+    }
+}
+
+/// Returns whether this is a field that does something to the one client that asked.
+fn is_for_one_client(name: &str) -> bool {
+    matches!(
+        name,
+        "authentication-info"
+            | "clear-site-data"
+            | "set-cookie"
+            | "set-cookie2"
+            | "www-authenticate"
+    )
+}
+
 /// Returns whether an answer does something to the one client that asked.
-fn is_for_one_client(headers: &HeaderMap, without: &[HeaderName]) -> bool {
-    // One pass over the few that are there: each name that is looked up would be hashed.
-    headers.keys().any(|name| {
-        let is_one = matches!(
-            name.as_str(),
-            "authentication-info"
-                | "clear-site-data"
-                | "set-cookie"
-                | "set-cookie2"
-                | "www-authenticate"
-        );
-        is_one && !without.contains(name)
-    })
+fn acts_on_one_client(headers: &HeaderMap, without: &[HeaderName]) -> bool {
+    let mut names = headers.keys();
+    names.any(|name| is_for_one_client(name.as_str()) && !without.contains(name))
 }
 
 /// Returns why an answer is a stream that has no end to wait for.
