@@ -1,96 +1,42 @@
 //! The cache on Redis: one command for a hit, and purges that nothing makes undone.
 
-use std::{
-    convert::Infallible,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-    time::Duration,
-};
+use std::time::Duration;
 
-use bytes::Bytes;
-use http::{Request, Response};
-use http_body_util::Full;
 use portcullis::{
-    StoreKey,
-    cache::{CacheLayer, CachePurger, CacheStore, Purge, PurgeMode, PurgeTarget},
+    ManualClock, StoreKey,
+    cache::{CacheLayer, CacheStore, Purge, PurgeMode, PurgeTarget},
     store::{RedisConfig, RedisStore},
 };
 use tokio::task::JoinSet;
-use tower::{Layer, ServiceExt, service_fn};
 
 use crate::support::{
     get,
+    instance::{Instance, commands, settle},
     redis::{Reply, Server, keys, patient},
-    text,
 };
 
 fn store(server: &Server) -> RedisStore {
     RedisStore::new(patient(RedisConfig::single(server.url())), keys()).unwrap()
 }
 
-/// How many answers were made in all.
-static MADE: AtomicUsize = AtomicUsize::new(0);
+const FIELDS: &[(&str, &str)] = &[
+    ("cache-control", "max-age=60"),
+    ("cache-tag", "all, some"),
+    ("vary", "accept"),
+];
 
-/// A service's process: a cache over a connection of its own, and a handler that counts.
-#[derive(Clone)]
-struct Instance {
-    layer: CacheLayer,
-    calls: Arc<AtomicUsize>,
+fn instance(server: &Server) -> Instance {
+    Instance::new(CacheLayer::new(store(server)), FIELDS)
 }
 
-impl Instance {
-    fn at(server: &Server) -> Self {
-        Self {
-            layer: CacheLayer::new(store(server)),
-            calls: Arc::default(),
-        }
-    }
-
-    fn purger(&self) -> CachePurger {
-        self.layer.purger()
-    }
-
-    async fn purge(&self, what: Purge, mode: PurgeMode) {
-        self.purger().purge([what], mode).await.unwrap();
-    }
-
-    async fn get(&self, path: &str) -> String {
-        self.send(get(&format!("http://acme.test{path}"))).await
-    }
-
-    async fn send(&self, request: Request<Full<Bytes>>) -> String {
-        let calls = Arc::clone(&self.calls);
-        let handler = service_fn(move |request: Request<Full<Bytes>>| {
-            calls.fetch_add(1, Ordering::SeqCst);
-            // No two answers are the same, whichever instance makes them.
-            let call = MADE.fetch_add(1, Ordering::SeqCst);
-            let response = Response::builder()
-                .header("cache-control", "max-age=60")
-                .header("cache-tag", "all, some")
-                .header("vary", "accept");
-            let vary = request.headers().get("accept").cloned();
-            let body = format!("{} {vary:?} made {call}", request.uri().path());
-            async move { Ok::<_, Infallible>(response.body(Full::<Bytes>::from(body)).unwrap()) }
-        });
-        let response = self.layer.layer(handler).oneshot(request).await;
-        text(response.unwrap()).await
-    }
-
-    fn calls(&self) -> usize {
-        self.calls.load(Ordering::SeqCst)
-    }
-
-    /// Asks until an answer is shown again: it is kept beside the request.
-    async fn warm(&self, path: &str, server: &Server) -> String {
-        loop {
-            let shown = self.get(path).await;
-            settle(server).await;
-            let before = self.calls();
-            if self.get(path).await == shown && self.calls() == before {
-                return shown;
-            }
+/// Asks until an answer is shown again: it is kept beside the request.
+async fn warm(instance: &Instance, path: &str, server: &Server) -> String {
+    loop {
+        let shown = instance.get(path).await;
+        settle(server).await;
+        let before = instance.calls();
+        if instance.get(path).await == shown && instance.calls() == before {
+            return shown;
         }
     }
 }
@@ -102,26 +48,11 @@ fn is_answer(name: &str) -> bool {
     name.contains(":c:{") && !name.ends_with(":purges")
 }
 
-fn commands(server: &Server) -> u64 {
-    server.calls_of("evalsha") + server.calls_of("eval")
-}
-
-/// Waits until nothing is under way.
-async fn settle(server: &Server) {
-    loop {
-        let before = commands(server);
-        tokio::time::sleep(Duration::from_millis(10)).await;
-        if commands(server) == before {
-            return;
-        }
-    }
-}
-
 #[tokio::test]
 async fn a_hit_is_one_command_and_what_one_instance_made_all_show() {
     let server = Server::start();
-    let (one, other) = (Instance::at(&server), Instance::at(&server));
-    let made = one.warm("/a", &server).await;
+    let (one, other) = (instance(&server), instance(&server));
+    let made = warm(&one, "/a", &server).await;
     assert_eq!(other.get("/a").await, made);
     assert_eq!(other.calls(), 0);
     let before = commands(&server);
@@ -135,14 +66,14 @@ async fn a_hit_is_one_command_and_what_one_instance_made_all_show() {
 #[tokio::test]
 async fn a_purge_of_one_instance_is_seen_by_the_next_look_of_every_other() {
     let server = Server::start();
-    let (one, other) = (Instance::at(&server), Instance::at(&server));
+    let (one, other) = (instance(&server), instance(&server));
     let url = || Purge::uri("http://acme.test/a".parse().unwrap());
     for purge in [url(), Purge::tag("some"), Purge::All] {
-        let shown = other.warm("/a", &server).await;
+        let shown = warm(&other, "/a", &server).await;
         one.purge(purge, PurgeMode::Hard).await;
         assert_ne!(other.get("/a").await, shown);
     }
-    let shown = other.warm("/a", &server).await;
+    let shown = warm(&other, "/a", &server).await;
     one.purge(Purge::tag("of nothing"), PurgeMode::Hard).await;
     assert_eq!(other.get("/a").await, shown);
 }
@@ -150,22 +81,22 @@ async fn a_purge_of_one_instance_is_seen_by_the_next_look_of_every_other() {
 #[tokio::test]
 async fn a_purge_that_the_server_loses_brings_nothing_back() {
     let server = Server::start();
-    let instance = Instance::at(&server);
-    let purged = instance.warm("/a", &server).await;
+    let instance = instance(&server);
+    let purged = warm(&instance, "/a", &server).await;
     instance.purge(Purge::tag("some"), PurgeMode::Hard).await;
     // As if it was evicted, or lost with a node of its own.
     assert_eq!(server.ask(&["DEL", PURGES]), Reply::Int(1));
     assert_ne!(instance.get("/a").await, purged);
-    let anew = instance.warm("/a", &server).await;
+    let anew = warm(&instance, "/a", &server).await;
     assert_eq!(instance.get("/a").await, anew);
 }
 
 #[tokio::test]
 async fn more_purges_than_are_remembered_lose_answers_and_bring_none_back() {
     let server = Server::start();
-    let instance = Instance::at(&server);
-    let purged = instance.warm("/a", &server).await;
-    let kept = instance.warm("/b", &server).await;
+    let instance = instance(&server);
+    let purged = warm(&instance, "/a", &server).await;
+    let kept = warm(&instance, "/b", &server).await;
     let url = Purge::uri("http://acme.test/a".parse().unwrap());
     instance.purge(url, PurgeMode::Hard).await;
     let store = store(&server);
@@ -180,15 +111,15 @@ async fn more_purges_than_are_remembered_lose_answers_and_bring_none_back() {
     assert!(remembered <= (1 << 16) + 1, "{remembered}");
     assert_ne!(instance.get("/a").await, purged);
     assert_ne!(instance.get("/b").await, kept);
-    let anew = instance.warm("/b", &server).await;
+    let anew = warm(&instance, "/b", &server).await;
     assert_eq!(instance.get("/b").await, anew);
 }
 
 #[tokio::test]
 async fn a_full_server_keeps_nothing_new_and_still_lets_go() {
     let server = Server::start();
-    let instance = Instance::at(&server);
-    let shown = instance.warm("/a", &server).await;
+    let instance = instance(&server);
+    let shown = warm(&instance, "/a", &server).await;
     server.ask(&["CONFIG", "SET", "maxmemory", "1"]);
     assert_eq!(instance.get("/a").await, shown);
     let made = instance.get("/b").await;
@@ -197,17 +128,17 @@ async fn a_full_server_keeps_nothing_new_and_still_lets_go() {
     assert_ne!(instance.get("/a").await, shown);
     server.ask(&["CONFIG", "SET", "maxmemory", "0"]);
     assert_ne!(instance.get("/a").await, shown);
-    instance.warm("/a", &server).await;
+    warm(&instance, "/a", &server).await;
 }
 
 #[tokio::test]
 async fn what_somebody_damaged_is_made_anew_and_dropped() {
     let server = Server::start();
-    let instance = Instance::at(&server);
+    let instance = instance(&server);
     let mut client = server.client();
     for damage in [&b""[..], b"x", &[0xff; 600]] {
         for field in [b'h', b'b', b'm'] {
-            let shown = instance.warm("/a", &server).await;
+            let shown = warm(&instance, "/a", &server).await;
             let names = server.keys();
             let name = names.iter().find(|name| is_answer(name)).unwrap();
             let Some(Reply::Array(fields)) = client.ask(&[b"HKEYS", name.as_bytes()]) else {
@@ -228,7 +159,7 @@ async fn what_somebody_damaged_is_made_anew_and_dropped() {
 #[tokio::test]
 async fn variants_stand_side_by_side_and_a_process_learns_what_they_vary_by() {
     let server = Server::start();
-    let (one, other) = (Instance::at(&server), Instance::at(&server));
+    let (one, other) = (instance(&server), instance(&server));
     let accepting = |accept: &str| {
         let mut request = get("http://acme.test/v");
         request
@@ -253,8 +184,8 @@ async fn variants_stand_side_by_side_and_a_process_learns_what_they_vary_by() {
 #[tokio::test]
 async fn an_answer_takes_what_the_guide_says() {
     let server = Server::start();
-    let instance = Instance::at(&server);
-    instance.warm("/a", &server).await;
+    let instance = instance(&server);
+    warm(&instance, "/a", &server).await;
     let names = server.keys();
     let name = names.iter().find(|name| is_answer(name)).unwrap();
     let usage = server.ask(&["MEMORY", "USAGE", name, "SAMPLES", "0"]);
@@ -265,7 +196,7 @@ async fn an_answer_takes_what_the_guide_says() {
 #[tokio::test]
 async fn several_instances_make_an_answer_once() {
     let server = Server::start();
-    let instances = [(); 3].map(|()| Instance::at(&server));
+    let instances = [(); 3].map(|()| instance(&server));
     for path in ["/one", "/two"] {
         let mut asking = JoinSet::new();
         for instance in instances.clone() {
@@ -275,4 +206,29 @@ async fn several_instances_make_an_answer_once() {
         assert!(shown.iter().all(|body| *body == shown[0]), "{shown:?}");
     }
     assert_eq!(instances.iter().map(Instance::calls).sum::<usize>(), 2);
+}
+
+#[tokio::test]
+async fn several_instances_make_what_is_stale_anew_once() {
+    let server = Server::start();
+    let clock = ManualClock::default();
+    let fields = &[("cache-control", "max-age=10, stale-while-revalidate=60")];
+    let instances = [(); 3].map(|()| {
+        let layer = CacheLayer::secure(store(&server)).clock(clock.clone());
+        Instance::new(layer.build().unwrap(), fields)
+    });
+    let calls = || instances.iter().map(Instance::calls).sum::<usize>();
+    for round in 1..=3 {
+        let stale = warm(&instances[0], "/a", &server).await;
+        assert_eq!(calls(), round);
+        clock.advance(Duration::from_secs(20));
+        let mut asking = JoinSet::new();
+        for instance in instances.clone() {
+            asking.spawn(async move { instance.get("/a").await });
+        }
+        for shown in asking.join_all().await {
+            assert_eq!(shown, stale);
+        }
+        settle(&server).await;
+    }
 }

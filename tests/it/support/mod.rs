@@ -4,6 +4,8 @@
 pub(crate) mod app;
 pub(crate) mod bell;
 pub(crate) mod hands;
+#[cfg(all(feature = "redis", feature = "test-util"))]
+pub(crate) mod instance;
 pub(crate) mod process;
 pub(crate) mod processes;
 #[cfg(all(feature = "redis", feature = "test-util"))]
