@@ -75,6 +75,8 @@ mod rate_limit_settle;
 #[cfg(feature = "redis")]
 mod redis;
 #[cfg(feature = "redis")]
+mod redis_batches;
+#[cfg(feature = "redis")]
 mod redis_cache;
 #[cfg(all(feature = "redis", feature = "test-util"))]
 mod redis_cluster;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use portcullis::{
     ConfigError, Timestamp,
-    rate_limit::{Decision, Policy, Quota, Receipt, State},
+    rate_limit::{Charge, Decision, Policy, Quota, Receipt, State, decide_all},
 };
 
 use crate::support::redis::{Client, Reply, Server};
@@ -19,6 +19,25 @@ const ALGORITHMS: &str = concat!(
     include_str!("../../src/store/redis/scripts/decide.lua"),
     include_str!("../../src/store/redis/scripts/give_back.lua"),
     include_str!("../../src/store/redis/scripts/charge.lua"),
+);
+
+/// All that a decision is made by, at a time that is given last.
+const TAKE_AT: &str = concat!(
+    "local real, at = redis, tonumber(table.remove(ARGV))
+local redis = { pcall = real.pcall, call = function(command, ...)
+  if command == 'TIME' then
+    return { math.floor(at / 1000000), math.fmod(at, 1000000) }
+  end
+  return real.call(command, ...)
+end }
+",
+    include_str!("../../src/store/redis/scripts/numbers.lua"),
+    include_str!("../../src/store/redis/scripts/month.lua"),
+    include_str!("../../src/store/redis/scripts/fixed_window.lua"),
+    include_str!("../../src/store/redis/scripts/sliding_window.lua"),
+    include_str!("../../src/store/redis/scripts/token_bucket.lua"),
+    include_str!("../../src/store/redis/scripts/decide.lua"),
+    include_str!("../../src/store/redis/scripts/take.lua"),
 );
 
 /// Replays steps on one state. Each is four doubles: what to do, the time, how much, and which
@@ -310,4 +329,128 @@ fn a_leaky_queue_is_the_same_in_lua() {
             quota.window().min(Duration::from_secs(1 << 30)),
         )
     });
+}
+
+/// A caller of whom take.lua decides in batches, and what the pure functions remember of it.
+struct Caller {
+    key: String,
+    policies: Vec<Policy>,
+    states: Vec<State>,
+}
+
+impl Caller {
+    fn any(random: &mut Random, number: usize) -> Self {
+        let makes: [Make; 7] = [
+            Policy::fixed_window,
+            Policy::aligned_window,
+            Policy::sliding_window,
+            Policy::token_bucket,
+            Policy::leaky_bucket,
+            |name, quota| Policy::leaky_queue(name, quota, quota.window()),
+            |name, quota| Policy::calendar_month(name, quota.limit()),
+        ];
+        let policies: Vec<Policy> = (0..1 + random.below(3))
+            .map(|at| {
+                let make = makes[random.below(makes.len() as u64) as usize];
+                let window = Duration::from_micros(1 + random.below(100_000));
+                let name = format!("p{at}");
+                let policy = make(&name, Quota::new(1 + random.below(40), window)).unwrap();
+                if random.below(8) == 0 {
+                    policy.shadow()
+                } else {
+                    policy
+                }
+            })
+            .collect();
+        Self {
+            key: format!("caller-{number}"),
+            states: vec![State::NONE; policies.len()],
+            policies,
+        }
+    }
+
+    /// Asks so many times for a decision, by some of the policies. Returns what take.lua is asked,
+    /// and what it is to answer.
+    fn ask(&mut self, random: &mut Random, now: u64, times: u64) -> (Vec<u8>, Vec<u8>) {
+        let wish = b"tttdp"[random.below(5) as usize];
+        let first = random.below(self.policies.len() as u64) as usize;
+        let policies = &self.policies[first..];
+        let mut charges = Vec::new();
+        let mut asked = vec![wish, times as u8];
+        for policy in policies {
+            let cost = match random.below(12) {
+                0 => 0,
+                1 => random.below(50),
+                _ => 1 + random.below(2),
+            };
+            charges.push(Charge::new(policy, cost));
+            asked.extend(policy.id().to_le_bytes());
+            asked.extend([policy.terms().letter() as u8, policy.is_shadow().into()]);
+            asked.extend(doubles(
+                [cost, 0].into_iter().chain(policy.terms().numbers()),
+            ));
+        }
+        let mut expected = Vec::new();
+        for _ in 0..times {
+            let mut states = self.states[first..].to_vec();
+            let decisions = decide_all(&charges, &mut states, Timestamp::from_micros(now));
+            expected.push(decisions.is_admitted().into());
+            for decision in decisions.each() {
+                expected.extend(doubles(words(decision).into_iter().chain([0, 0])));
+            }
+            if !decisions.is_admitted() || wish == b'd' {
+                expected.extend(doubles(states.iter().flat_map(|state| state.to_words())));
+            }
+            if wish != b'p' {
+                self.states[first..].copy_from_slice(&states);
+            }
+        }
+        (asked, expected)
+    }
+}
+
+#[test]
+fn what_is_decided_together_is_decided_as_if_each_came_alone() {
+    const DECISIONS: u64 = 100_000;
+    // Later than any clock of a server: keys do not expire meanwhile.
+    const LATER: u64 = 4_000_000_000_000_000;
+    let server = Server::start();
+    let mut client = server.client();
+    let load: [&[u8]; 3] = [b"SCRIPT", b"LOAD", TAKE_AT.as_bytes()];
+    let digest = client.ask(&load).unwrap().as_text();
+    let mut random = Random(0x0123_4567_89ab_cdef);
+    let (mut done, mut round, mut now) = (0, 0, LATER);
+    while done < DECISIONS {
+        round += 1;
+        let mut callers: Vec<Caller> = (0..4)
+            .map(|number| Caller::any(&mut random, 4 * round + number))
+            .collect();
+        for _ in 0..100 {
+            now += random.below(20_000);
+            let (mut keys, mut asked, mut expected) = (Vec::new(), Vec::new(), Vec::new());
+            for _ in 0..1 + random.below(6) {
+                let times = 1 + random.below(5);
+                let caller = &mut callers[random.below(4) as usize];
+                let (question, answer) = caller.ask(&mut random, now, times);
+                keys.push(caller.key.clone());
+                asked.push(question);
+                expected.push(Reply::Bulk(answer));
+                done += times;
+            }
+            let (count, at) = (keys.len().to_string(), now.to_string());
+            let mut command: Vec<&[u8]> = vec![b"EVALSHA", digest.as_bytes(), count.as_bytes()];
+            command.extend(keys.iter().map(|key| key.as_bytes()));
+            command.push(b"7");
+            command.extend(asked.iter().map(|question| &question[..]));
+            command.push(at.as_bytes());
+            let Some(Reply::Array(said)) = client.ask(&command) else {
+                panic!("no answer to {asked:?}");
+            };
+            assert_eq!(said[1], Reply::Int(now as i64));
+            for ((said, expected), asked) in said[2..].iter().zip(&expected).zip(&asked) {
+                assert_eq!(said, expected, "{asked:?} at {now} of {keys:?}");
+            }
+        }
+    }
+    assert_eq!(server.keys_without_expiry(), [""; 0]);
 }

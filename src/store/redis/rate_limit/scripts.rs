@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 use crate::{rate_limit::Policy, store::redis::script::Script};
 
 /// What a script does.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Task {
     /// Decides by policies.
     Decide,
@@ -47,22 +47,34 @@ const CHOICES: usize = 1 << ALGORITHMS.len();
 static SCRIPTS: [[OnceLock<Script>; CHOICES]; 3] =
     [const { [const { OnceLock::new() }; CHOICES] }; 3];
 
-/// Returns the script for a call about these policies.
+/// Some of the algorithms.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Choice(usize);
+
+impl Choice {
+    /// Those that these policies are counted by.
+    pub(super) fn of<'a>(policies: impl IntoIterator<Item = &'a Policy>) -> Self {
+        let each = policies.into_iter().map(|policy| {
+            let letter = policy.terms().letter();
+            let counts = |at: &usize| ALGORITHMS[*at].0.contains(letter);
+            let counting = (0..ALGORITHMS.len()).filter(counts);
+            Self(counting.fold(0, |choice, at| choice | 1 << at))
+        });
+        each.fold(Self::default(), Self::and)
+    }
+
+    pub(super) fn and(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+}
+
+/// Returns the script for a call that needs these algorithms.
 ///
 /// A server makes every function of a script anew in each call: those of algorithms that no policy
 /// is counted by took a fifth of the time.
-pub(super) fn script_for<'a>(
-    task: Task,
-    policies: impl IntoIterator<Item = &'a Policy>,
-) -> &'static Script {
-    let choice = policies.into_iter().fold(0, |choice, policy| {
-        let letter = policy.terms().letter();
-        let counts = |at: &usize| ALGORITHMS[*at].0.contains(letter);
-        let counting = (0..ALGORITHMS.len()).filter(counts);
-        counting.fold(choice, |choice, at| choice | 1 << at)
-    });
-    SCRIPTS[task as usize][choice].get_or_init(|| {
-        let chosen = (0..ALGORITHMS.len()).filter(|at| choice & 1 << at > 0);
+pub(super) fn script_for(task: Task, choice: Choice) -> &'static Script {
+    SCRIPTS[task as usize][choice.0].get_or_init(|| {
+        let chosen = (0..ALGORITHMS.len()).filter(|at| choice.0 & 1 << at > 0);
         let mut parts = vec![NUMBERS];
         parts.extend(chosen.map(|at| ALGORITHMS[at].1));
         parts.extend(task.parts());
