@@ -91,6 +91,8 @@ mod redis_gate;
 #[cfg(feature = "redis")]
 mod redis_keys;
 #[cfg(all(feature = "redis", feature = "test-util"))]
+mod redis_logs;
+#[cfg(all(feature = "redis", feature = "test-util"))]
 mod redis_rate_limit;
 #[cfg(feature = "redis")]
 mod redis_scripts;

@@ -8,6 +8,7 @@ mod question;
 mod scripts;
 
 use std::{
+    iter,
     sync::{
         Arc, Weak,
         atomic::{AtomicBool, Ordering},
@@ -22,8 +23,8 @@ use self::{
     debts::{Debts, Fate, Report, may_owe},
     denied::{Asked, Denied},
     leases::{Lease, Leases, divisor},
-    question::{Answer, COST_MAX, Question, Wish, push_numbers, push_policy},
-    scripts::{Choice, Task, script_for},
+    question::{Answer, COST_MAX, Question, Wish, log_keys, push_numbers, push_policy},
+    scripts::{Choice, RESET, Task, script_for},
 };
 use super::{
     RedisStore, Shared,
@@ -202,7 +203,10 @@ impl RateLimitStore for RedisStore {
             Err(error) => return StoreFuture::failed(error),
         };
         let choice = Choice::of(refunds.iter().map(|refund| refund.policy));
-        let mut call = script_for(Task::GiveBack, choice).call(&[&key]);
+        let logs = log_keys(&key, refunds.iter().map(|refund| refund.policy));
+        let keys: SmallVec<[&[u8]; 4]> =
+            iter::once(&key).chain(&logs).map(|key| &key[..]).collect();
+        let mut call = script_for(Task::GiveBack, choice).call(&keys);
         call.arg(pack_refunds(refunds));
         // Before and after: a denial that is on its way may be older than the refund.
         let (shared, partition) = (Arc::clone(&self.shared), *partition);
@@ -220,17 +224,19 @@ impl RateLimitStore for RedisStore {
             Ok(turn) => turn,
             Err(error) => return StoreFuture::failed(error),
         };
-        let mut command = redis::cmd("HDEL");
-        command.arg(key);
+        let logs = log_keys(&key, policies.iter().copied());
+        let keys: SmallVec<[&[u8]; 4]> =
+            iter::once(&key).chain(&logs).map(|key| &key[..]).collect();
+        let mut call = RESET.call(&keys);
         for policy in policies {
-            command.arg(&policy.id().to_le_bytes());
+            call.arg(&policy.id().to_le_bytes());
         }
         let (shared, partition) = (Arc::clone(&self.shared), *partition);
         shared.rate_limit.denied.forget(&partition);
         shared.rate_limit.leases.forget(&partition, policies);
         shared.rate_limit.debts.forget(&partition, policies);
         StoreFuture::pending(async move {
-            let reset = turn.command(&command).await;
+            let reset = turn.script(call).await;
             shared.rate_limit.denied.forget(&partition);
             reset.map(drop)
         })

@@ -207,6 +207,7 @@ impl Server {
                 "string" => ask(&[b"GET", name]),
                 "hash" => ask(&[b"HGETALL", name]),
                 "zset" => ask(&[b"ZRANGE", name, b"0", b"-1"]),
+                "list" => ask(&[b"LRANGE", name, b"0", b"-1"]),
                 "stream" => ask(&[b"XRANGE", name, b"-", b"+"]),
                 // It has expired since.
                 "none" => String::new(),

@@ -158,7 +158,8 @@ impl fmt::Debug for Batches {
 }
 
 async fn ask_alone(turn: Turn, question: Question) -> Result<Answer, StoreError> {
-    let mut call = script_for(question.task(), question.choice).call(&[&question.key]);
+    let keys: SmallVec<[&[u8]; 4]> = question.keys().collect();
+    let mut call = script_for(question.task(), question.choice).call(&keys);
     call.arg(&question.asked[..]);
     turn.script_as(call, |values| {
         let (now, rest) = read_now(&values)?;
@@ -268,11 +269,8 @@ impl Batch {
     fn call(&self) -> ScriptCall {
         let choices = self.groups.iter().map(|group| group.question.choice);
         let choice = choices.fold(Choice::default(), Choice::and);
-        let keys: SmallVec<[&[u8]; 32]> = self
-            .groups
-            .iter()
-            .map(|group| &group.question.key[..])
-            .collect();
+        let keys = self.groups.iter().flat_map(|group| group.question.keys());
+        let keys: SmallVec<[&[u8]; 32]> = keys.collect();
         let mut call = script_for(Task::Decide, choice).call(&keys);
         for group in &self.groups {
             let mut asked = group.question.asked.clone();

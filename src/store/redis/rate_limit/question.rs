@@ -56,6 +56,8 @@ impl Wish {
 #[derive(Debug)]
 pub(super) struct Question {
     pub(super) key: Vec<u8>,
+    /// Of each policy that keeps a log, in their order.
+    pub(super) log_keys: Vec<Vec<u8>>,
     /// The argument; its second byte says how often.
     pub(super) asked: Vec<u8>,
     pub(super) choice: Choice,
@@ -65,13 +67,21 @@ pub(super) struct Question {
 
 impl Question {
     pub(super) fn new(key: Vec<u8>, charges: &[Charge<'_>], wish: Wish, ahead: u64) -> Self {
+        let policies = charges.iter().map(|charge| charge.policy);
         Self {
+            log_keys: log_keys(&key, policies),
             key,
             asked: pack(charges, wish, ahead),
             choice: Choice::of(charges.iter().map(|charge| charge.policy)),
             wish,
             policies: charges.len(),
         }
+    }
+
+    /// Returns the keys that the script is told.
+    pub(super) fn keys(&self) -> impl Iterator<Item = &[u8]> {
+        let logs = self.log_keys.iter().map(|key| &key[..]);
+        std::iter::once(&self.key[..]).chain(logs)
     }
 
     pub(super) fn task(&self) -> Task {
@@ -90,6 +100,16 @@ pub(super) struct Answer {
     pub(super) ahead: SmallVec<[(u64, Receipt); 4]>,
     /// What is remembered of each policy, if that was wished for, or the request is denied.
     pub(super) states: SmallVec<[State; 4]>,
+}
+
+/// Returns the keys of the logs of a partition, of those policies that keep one.
+pub(super) fn log_keys<'a>(
+    key: &[u8],
+    policies: impl IntoIterator<Item = &'a Policy>,
+) -> Vec<Vec<u8>> {
+    let logs = policies.into_iter().filter(|policy| policy.keeps_a_log());
+    let name = |policy: &Policy| [key, format!(":{:016x}", policy.id()).as_bytes()].concat();
+    logs.map(name).collect()
 }
 
 fn pack(charges: &[Charge<'_>], wish: Wish, ahead: u64) -> Vec<u8> {

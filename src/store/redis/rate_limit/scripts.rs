@@ -1,6 +1,6 @@
 //! The scripts of the limits, each with the algorithms that its policies are counted by.
 
-use std::sync::OnceLock;
+use std::sync::{LazyLock, OnceLock};
 
 use crate::{rate_limit::Policy, store::redis::script::Script};
 
@@ -33,10 +33,11 @@ impl Task {
 const NUMBERS: &str = include_str!("../scripts/numbers.lua");
 
 /// The algorithms, each behind the letters of the policies that it counts.
-const ALGORITHMS: [(&str, &str); 4] = [
+const ALGORITHMS: [(&str, &str); 5] = [
     ("m", include_str!("../scripts/month.lua")),
     ("wam", include_str!("../scripts/fixed_window.lua")),
-    ("sg", include_str!("../scripts/sliding_window.lua")),
+    ("s", include_str!("../scripts/sliding_window.lua")),
+    ("g", include_str!("../scripts/sliding_log.lua")),
     ("blq", include_str!("../scripts/token_bucket.lua")),
 ];
 
@@ -46,6 +47,10 @@ const CHOICES: usize = 1 << ALGORITHMS.len();
 /// Each script that was needed so far.
 static SCRIPTS: [[OnceLock<Script>; CHOICES]; 3] =
     [const { [const { OnceLock::new() }; CHOICES] }; 3];
+
+/// Forgets what was used by some policies.
+pub(super) static RESET: LazyLock<Script> =
+    LazyLock::new(|| Script::new(&[include_str!("../scripts/reset.lua")]));
 
 /// Some of the algorithms.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

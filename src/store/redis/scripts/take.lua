@@ -6,7 +6,8 @@
 -- wrong with one group is told of it alone.
 --
 -- KEYS     of each group the partition's hash: a field for each policy, named by its id, with three
---          doubles; and `x`, the moment in milliseconds at which the key expires
+--          doubles; and `x`, the moment in milliseconds at which the key expires. Behind it a list for
+--          each sliding log
 -- ARGV[1]  the number of the call
 -- ARGV     then for each group: `t` to take, `d` to take and to tell the states that come of it,
 --          `p` to say only what taking would, `c` to charge whatever is left, `r` to charge so and
@@ -16,7 +17,8 @@
 -- returns  the number of the call, the time, and for each group an error or bytes; for each request
 --          of it: 1 if admitted; for each policy six doubles: the verdict, what remains, how long
 --          to the reset, the receipt or the wait, what was taken ahead, its receipt; if denied or to
---          be told, then for each policy its state, three doubles
+--          be told, then for each policy its state, three doubles: of a sliding log when it is over,
+--          how much is used, and when the oldest entry leaves
 
 local pcall, pack, unpack_from = redis.pcall, struct.pack, struct.unpack
 local time = redis.call('TIME')
@@ -89,14 +91,17 @@ local function decide_one(key, asked)
   return failed or (times == 1 and answer[1] or table.concat(answer))
 end
 
--- Returns whether a group has one policy, is to be decided, and takes nothing ahead: a divisor of
--- zero is eight zero bytes.
+-- Returns whether a group has one policy which keeps no log, is to be decided, and takes nothing
+-- ahead: a divisor of zero is eight zero bytes.
 local function is_plain(asked)
+  if #asked ~= 76 or string.byte(asked, 28) ~= 0 then
+    return false
+  end
   local wish = string.byte(asked)
-  return #asked == 76 and wish ~= 99 and wish ~= 114 and string.byte(asked, 28) == 0
+  return wish ~= 99 and wish ~= 114 and string.byte(asked, 11) ~= 103
 end
 
-local answers, last = { ARGV[1], now }, #KEYS
+local answers, last = { ARGV[1], now }, #ARGV - 1
 local done = 0
 while done < last and is_plain(ARGV[done + 2]) do
   done = done + 1
@@ -112,7 +117,12 @@ local function decide_each(each, charges)
   local admitted = true
   for i = 1, #each do
     local it = each[i]
-    if charges then
+    if it.log and charges then
+      it[17], it[18], it[19], it[20] = 0, 0, 0, 0
+      log_charge(it.log, it[5], it[6], now, it[3])
+    elseif it.log then
+      it[17], it[18], it[19], it[20] = log_decide(it.log, it[5], it[6], now, it[3])
+    elseif charges then
       it[17], it[18], it[19], it[20] = 0, 0, 0, 0
       it[14], it[15], it[16] = charge(
         it[1], it[5], it[6], it[7], it[8], it[9], it[10], it[11], it[12], it[13], now, it[3]
@@ -134,30 +144,83 @@ local function decide_more(it, till, one, two, cost)
   return decide(it[1], it[5], it[6], it[7], it[8], it[9], it[10], till, one, two, now, cost)
 end
 
+local keys_read = done
+local function next_key()
+  keys_read = keys_read + 1
+  return KEYS[keys_read]
+end
+
+-- Reads what is asked by each policy, and what is held of it. Returns also the field in which it
+-- stands that says when the key expires, or an error.
+--
+-- Of each: 1 letter, 2 watches, 3 cost, 4 divisor, 5 to 10 numbers; 11 to 13 the state, 14 to 16 the
+-- one that comes of the request; 17 verdict, 18 what remains, 19 reset, 20 detail; `field` and `was`,
+-- or a log.
+local function read_each(key, asked, count)
+  local each, fields, words = {}, {}, 0
+  for i = 1, count do
+    local it = { unpack_from('<c1Bdddddddd', asked, i * 74 - 63) }
+    each[i] = it
+    if it[1] == 'g' then
+      it.log = next_key()
+    else
+      words = words + 1
+      it.field, fields[words] = words, string.sub(asked, i * 74 - 71, i * 74 - 64)
+    end
+  end
+  local held = {}
+  if words > 0 then
+    fields[words + 1] = 'x'
+    held = pcall('HMGET', key, unpack(fields))
+    if held.err then
+      return nil, held
+    end
+  end
+  for i = 1, count do
+    local it = each[i]
+    if it.log then
+      local log, failed = log_open(it.log, it[6], now)
+      if failed then
+        return nil, failed
+      end
+      it.log, it[11], it[12], it[13] = log, 0, 0, 0
+    else
+      it[11], it[12], it[13] = state_of(held[it.field])
+      it.field, it.was = fields[it.field], { it[11], it[12], it[13] }
+    end
+  end
+  return each, held[words + 1]
+end
+
+-- Writes what has changed. Returns an error if there is one.
+local function write_each(key, each, expires)
+  local write, words, latest = {}, 0, 0
+  for i = 1, #each do
+    local it = each[i]
+    local before, till, one, two = it.was, it[11], it[12], it[13]
+    if before and (before[1] > now or till > now)
+      and (till ~= before[1] or one ~= before[2] or two ~= before[3]) then
+      write[words + 1], write[words + 2] = it.field, pack('<ddd', till, one, two)
+      words = words + 2
+      latest = math.max(latest, till)
+    end
+  end
+  local failed = words > 0 and write_states(key, write, latest, expires)
+  for i = 1, #each do
+    failed = failed or (each[i].log and log_write(each[i].log, now))
+  end
+  return failed
+end
+
 -- Decides a group. Returns what is answered to it.
-local function decide_group(key, asked)
+local function decide_group(asked)
   local wish, times = string.byte(asked, 1, 2)
   local charges = wish == 99 or wish == 114
   local tells, peeks = wish == 100 or wish == 114, wish == 112
-  local count = (#asked - 2) / 74
-
-  local fields = {}
-  for i = 1, count do
-    fields[i] = string.sub(asked, i * 74 - 71, i * 74 - 64)
-  end
-  fields[count + 1] = 'x'
-  local held = pcall('HMGET', key, unpack(fields))
-  if held.err then
-    return held
-  end
-
-  -- Of each policy: 1 letter, 2 watches, 3 cost, 4 divisor, 5 to 10 numbers; 11 to 13 the state,
-  -- 14 to 16 the one that comes of the request; 17 verdict, 18 what remains, 19 reset, 20 detail.
-  local each, was = {}, {}
-  for i = 1, count do
-    local it = { unpack_from('<c1Bdddddddd', asked, i * 74 - 63) }
-    it[11], it[12], it[13] = state_of(held[i])
-    each[i], was[i] = it, { it[11], it[12], it[13] }
+  local key, count = next_key(), (#asked - 2) / 74
+  local each, expires = read_each(key, asked, count)
+  if not each then
+    return expires
   end
 
   local answer, pieces = {}, 0
@@ -167,11 +230,19 @@ local function decide_group(key, asked)
     answer[pieces] = admitted and '\1' or '\0'
     for i = 1, count do
       local it = each[i]
-      local ahead, receipt = 0, 0
+      local log, ahead, receipt = it.log, 0, 0
       if not admitted and it[17] == 0 then
         -- Not charged after all: what the policy has left is what it had before.
-        it[17], it[18], it[19], it[20], it[14], it[15], it[16] =
-          decide_more(it, it[11], it[12], it[13], 0)
+        if log then
+          it[17], it[18], it[19], it[20] = log_decide(log, it[5], it[6], now, 0)
+        else
+          it[17], it[18], it[19], it[20], it[14], it[15], it[16] =
+            decide_more(it, it[11], it[12], it[13], 0)
+        end
+      elseif log then
+        if it[17] == 0 and not peeks and not charges then
+          log_record(log, it[6], now, it[3])
+        end
       elseif it[4] > 0 and it[17] == 0 then
         ahead = math.floor(it[18] / it[4])
         if ahead > 0 then
@@ -186,6 +257,9 @@ local function decide_group(key, asked)
     if not admitted or tells then
       for i = 1, count do
         local it = each[i]
+        if it.log then
+          it[14], it[15], it[16] = log_words(it.log, it[6], now)
+        end
         pieces = pieces + 1
         answer[pieces] = pack('<ddd', it[14], it[15], it[16])
       end
@@ -197,23 +271,10 @@ local function decide_group(key, asked)
       end
     end
   end
-
-  local write, words, latest = {}, 0, 0
-  for i = 1, count do
-    local it, before = each[i], was[i]
-    local till, one, two = it[11], it[12], it[13]
-    local is_alive = before[1] > now or till > now
-    if is_alive and (till ~= before[1] or one ~= before[2] or two ~= before[3]) then
-      write[words + 1], write[words + 2] = fields[i], pack('<ddd', till, one, two)
-      words = words + 2
-      latest = math.max(latest, till)
-    end
-  end
-  local failed = words > 0 and write_states(key, write, latest, held[count + 1])
-  return failed or table.concat(answer)
+  return not peeks and write_each(key, each, expires) or table.concat(answer)
 end
 
 for at = done + 1, last do
-  answers[at + 2] = decide_group(KEYS[at], ARGV[at + 1])
+  answers[at + 2] = decide_group(ARGV[at + 1])
 end
 return answers
