@@ -23,7 +23,7 @@ use super::{
     on_store_error::OnStoreError,
     own_sets::OwnSets,
     paid::{Costs, Paid, send},
-    partition::{Place, StoredPartition},
+    partition::{OnlyPart, Place, StoredPartition},
     penalty::Bans,
     policy::Policy,
     policy_set::{Chosen, Failing, LiveSets, PolicyList, PolicySet},
@@ -67,9 +67,9 @@ pub(super) struct Config {
     pub(super) bans: Option<Arc<Bans>>,
     pub(super) settles: bool,
     pub(super) tells_handlers: bool,
-    /// Whether a request may be admitted on the [short way](Config::admit_plainly). No function of
-    /// the user's is asked there: none is asked twice.
-    pub(super) is_plain: bool,
+    /// By what requests are counted on the [short way](Config::admit_plainly), if there is one. No
+    /// function of the user's is asked there: none is asked twice.
+    pub(super) plain: Option<OnlyPart>,
     // What a local store has admitted, and the other does not know of.
     pub(super) arrears: Arrears,
     pub(super) audit: Audit,
@@ -152,12 +152,13 @@ impl Config {
     /// nothing has been done yet.
     #[inline]
     pub(super) fn admit_plainly(&self, head: &RequestHead<'_>) -> Option<Plain<'_>> {
-        if !self.is_plain || self.arrears.are_some() {
+        let part = self.plain.as_ref()?;
+        if self.arrears.are_some() {
             return None;
         }
         let set = self.sets.choose_first(|| self.tier(head))?;
         let policy = set.alone()?;
-        let partition = self.partition.key_of_one(head)?;
+        let partition = part.key(head)?;
         let (at, decision) = (self.store).admit_at_once(&partition, &Charge::new(policy, 1))?;
         self.watch.answered_at_once();
         Some(Plain {
