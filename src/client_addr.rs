@@ -269,7 +269,7 @@ impl ClientAddrResolver {
 
     /// Returns the key of the client that [`resolve`](Self::resolve) finds, without a word to the
     /// operator: for who asks that too, of each client that is new.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn key_in(
         &self,
         space: &KeySpace,

@@ -139,10 +139,10 @@ impl Lines {
 /// small pieces and is then moved as a whole is waited for.
 fn limit_field(texts: &Texts, decided: &[Decision]) -> HeaderValue {
     let said = || {
-        let all = texts.openings.iter().zip(decided);
+        let all = texts.openings.iter().map(|opening| &**opening).zip(decided);
         all.filter(|(opening, _)| !opening.is_empty())
     };
-    let len = |(opening, said): (&Box<[u8]>, &Decision)| {
+    let len = |(opening, said): (&[u8], &Decision)| {
         let digits = digits_of(said.remaining()) + digits_of(said.effective_secs());
         opening.len() + digits + SECS.len()
     };

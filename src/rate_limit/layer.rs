@@ -412,7 +412,7 @@ impl RateLimitLayerBuilder {
             && !self.tells_handlers;
         let watch = StoreWatch::new("rate_limit", audit.clone());
         let config = Config {
-            plain: partition.only_part().filter(|_| is_plain),
+            plain_by: partition.only_part().filter(|_| is_plain),
             beside: Arc::new(Watched::new(&self.store, &watch)),
             watch,
             deadline: self.deadline.beside(self.store.has_deadline()),

@@ -246,7 +246,7 @@ pub(super) struct OnlyPart {
 impl OnlyPart {
     /// Returns the key of a request if the request has the part: the one that
     /// [`place`](StoredPartition::place) gives it.
-    #[inline]
+    #[inline(always)]
     pub(super) fn key(&self, head: &RequestHead<'_>) -> Option<StoreKey> {
         if let Part::ClientAddr(resolver) = &self.part {
             return resolver.key_in(&self.space, head.extensions, head.headers);

@@ -11,7 +11,7 @@ use tower::Service;
 
 use super::{
     config::{Answer, Config, Plain, Plan, Ruling, skipped},
-    decision::Decisions,
+    decision::{Decision, Decisions},
     future::{Deciding, Note, ResponseFuture},
     headers::{Lines, RateLimitFields},
     paid::Costs,
@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     body::ResponseBody, record::RecordHandle, rejection::Dialect, store_future::StoreFuture,
-    store_key::StoreKey,
+    store_key::StoreKey, time::Timestamp,
 };
 
 /// Limits how often requests reach the inner service: see the [module](super).
@@ -180,18 +180,29 @@ impl Short {
     // The same for all inner services, and not in the frame of any.
     #[inline(never)]
     fn way(config: &Config, head: &RequestHead<'_>) -> Self {
-        let Some(plain) = config.admit_plainly(head) else {
+        let Some(plain) = config.plain(head) else {
             return Self::None;
         };
+        let Some((at, said)) = &plain.admit(config) else {
+            return Self::None;
+        };
+        config.watch.answered_at_once();
         if config.fields == RateLimitFields::Off && RecordHandle::of(head.extensions).is_none() {
             return Self::Plain;
         }
-        Self::telling(config, head, &plain)
+        Self::telling(config, head, &plain, *at, said)
     }
 
     #[inline(never)]
-    fn telling(config: &Config, head: &RequestHead<'_>, plain: &Plain<'_>) -> Self {
-        let lines = plain.lines(config.fields);
-        Self::Telling(Note::write(head.extensions, lines, || plain.outcome()))
+    fn telling(
+        config: &Config,
+        head: &RequestHead<'_>,
+        plain: &Plain<'_>,
+        at: Timestamp,
+        said: &Decision,
+    ) -> Self {
+        let lines = plain.lines(config.fields, at, said);
+        let outcome = || plain.outcome(said);
+        Self::Telling(Note::write(head.extensions, lines, outcome))
     }
 }
