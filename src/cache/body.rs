@@ -33,6 +33,7 @@ pin_project! {
     enum Kind<B> {
         Passing { #[pin] body: ResponseBody<B> },
         Filling { filling: Filling<B> },
+        Stored { bytes: Option<Bytes> },
     }
 }
 
@@ -64,8 +65,8 @@ impl<B> CacheBody<B> {
 
     pub(super) fn stored(bytes: Bytes) -> Self {
         Self {
-            kind: Kind::Passing {
-                body: ResponseBody::full(bytes),
+            kind: Kind::Stored {
+                bytes: (!bytes.is_empty()).then_some(bytes),
             },
         }
     }
@@ -76,6 +77,9 @@ impl<B: Body<Data = Bytes> + Send + 'static> CacheBody<B> {
     pub(super) fn filled(self, fill: Fill) -> Self {
         match self.kind {
             Kind::Passing { body } => Self::tapping(body, fill),
+            Kind::Stored { bytes } => {
+                Self::tapping(ResponseBody::full(bytes.unwrap_or_default()), fill)
+            }
             kind @ Kind::Filling { .. } => Self { kind },
         }
     }
@@ -117,6 +121,9 @@ impl<B: Body<Data = Bytes>> Body for CacheBody<B> {
                 Some(tapped) => tapped.as_mut().poll_frame(cx),
                 None => Poll::Ready(None),
             },
+            KindProj::Stored { bytes } => {
+                Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes))))
+            }
         }
     }
 
@@ -127,6 +134,7 @@ impl<B: Body<Data = Bytes>> Body for CacheBody<B> {
                 Some(tapped) => tapped.body.is_end_stream(),
                 None => true,
             },
+            Kind::Stored { bytes } => bytes.is_none(),
         }
     }
 
@@ -137,6 +145,9 @@ impl<B: Body<Data = Bytes>> Body for CacheBody<B> {
                 Some(tapped) => tapped.body.size_hint(),
                 None => SizeHint::with_exact(0),
             },
+            Kind::Stored { bytes } => {
+                SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
+            }
         }
     }
 }

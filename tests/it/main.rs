@@ -77,6 +77,8 @@ mod rate_limit_settle;
 #[cfg(all(feature = "redis", feature = "test-util"))]
 mod redis;
 #[cfg(all(feature = "redis", feature = "test-util"))]
+mod redis_batches;
+#[cfg(all(feature = "redis", feature = "test-util"))]
 mod redis_cache;
 #[cfg(all(feature = "redis", feature = "test-util"))]
 mod redis_cluster;
@@ -90,6 +92,8 @@ mod redis_faults_layers;
 mod redis_gate;
 #[cfg(all(feature = "redis", feature = "test-util"))]
 mod redis_keys;
+#[cfg(all(feature = "redis", feature = "test-util"))]
+mod redis_logs;
 #[cfg(all(feature = "redis", feature = "test-util"))]
 mod redis_rate_limit;
 #[cfg(all(feature = "redis", feature = "test-util"))]

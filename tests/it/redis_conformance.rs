@@ -11,6 +11,7 @@ use portcullis::{
     store::{RedisConfig, RedisStore, TieredStore},
 };
 
+use crate::redis_logs::counts_logs_exactly;
 use crate::support::redis::{Cluster, Reply, Server, keys, patient};
 
 /// Runs the suites of all four ports beside one another: most of the time they wait.
@@ -24,6 +25,7 @@ where
         conformance::cache(store, pause),
         conformance::log_store(store),
         conformance::rate_limit(store, pause),
+        counts_logs_exactly(store),
     );
 }
 

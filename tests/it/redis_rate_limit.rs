@@ -51,7 +51,8 @@ async fn eight_instances_with_64_tasks_each_admit_exactly_the_limit() {
     let stores: Vec<RedisStore> = (0..8).map(|_| store(&server)).collect();
     let mut number = 0;
     for limit in [1, 7, 1_000] {
-        let policies = each(limit);
+        let mut policies = each(limit);
+        policies.push(Policy::sliding_log("log", Quota::per_hour(limit)).unwrap());
         let mixed = policies.clone();
         for policies in policies.into_iter().map(|one| vec![one]).chain([mixed]) {
             number += 1;
@@ -560,6 +561,20 @@ async fn a_partition_takes_what_the_guide_says() {
         let bytes = usage(std::slice::from_ref(policy)).await;
         println!("{}: {bytes} bytes", policy.name());
         assert!((100..=200).contains(&bytes), "{}: {bytes}", policy.name());
+    }
+    let log = Policy::sliding_log("log", Quota::per_hour(1_000)).unwrap();
+    for requests in [1, 100] {
+        server.ask(&["FLUSHALL"]);
+        for _ in 0..requests {
+            let taken = store.take(&partition(1), &[Charge::new(&log, 1)]).await;
+            assert!(taken.unwrap().is_admitted());
+        }
+        let key = server.keys().remove(0);
+        let usage = server.ask(&["MEMORY", "USAGE", &key, "SAMPLES", "0"]);
+        let bytes = usage.as_int();
+        println!("a log of {requests}: {bytes} bytes");
+        let most = 300 + 20 * requests;
+        assert!((200..=most).contains(&bytes), "{bytes} of {requests}");
     }
     let bytes = usage(&policies[..3]).await;
     println!("three policies: {bytes} bytes");
