@@ -3,6 +3,7 @@
 #[path = "../../../../tests/it/support/redis.rs"]
 #[allow(
     dead_code,
+    unused_imports,
     reason = "the tests of the library start more kinds of servers"
 )]
 mod support;
