@@ -72,32 +72,32 @@ mod rate_limit_penalty;
 mod rate_limit_queue;
 mod rate_limit_regressions;
 mod rate_limit_settle;
-#[cfg(feature = "redis")]
+#[cfg(all(feature = "redis", feature = "test-util"))]
 mod redis;
-#[cfg(feature = "redis")]
+#[cfg(all(feature = "redis", feature = "test-util"))]
 mod redis_batches;
-#[cfg(feature = "redis")]
+#[cfg(all(feature = "redis", feature = "test-util"))]
 mod redis_cache;
 #[cfg(all(feature = "redis", feature = "test-util"))]
 mod redis_cluster;
 #[cfg(all(feature = "redis", feature = "test-util"))]
 mod redis_conformance;
-#[cfg(feature = "redis")]
+#[cfg(all(feature = "redis", feature = "test-util"))]
 mod redis_faults;
-#[cfg(feature = "redis")]
+#[cfg(all(feature = "redis", feature = "test-util"))]
 mod redis_faults_layers;
-#[cfg(feature = "redis")]
+#[cfg(all(feature = "redis", feature = "test-util"))]
 mod redis_gate;
-#[cfg(feature = "redis")]
+#[cfg(all(feature = "redis", feature = "test-util"))]
 mod redis_keys;
 #[cfg(all(feature = "redis", feature = "test-util"))]
 mod redis_logs;
 #[cfg(all(feature = "redis", feature = "test-util"))]
 mod redis_rate_limit;
-#[cfg(feature = "redis")]
+#[cfg(all(feature = "redis", feature = "test-util"))]
 mod redis_scripts;
-#[cfg(feature = "redis")]
+#[cfg(all(feature = "redis", feature = "test-util"))]
 mod redis_tiered;
-#[cfg(feature = "redis-tls")]
+#[cfg(all(feature = "redis-tls", feature = "test-util"))]
 mod redis_tls;
 mod support;

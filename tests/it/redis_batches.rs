@@ -127,7 +127,7 @@ async fn what_is_wrong_with_one_key_fails_nobody_beside_it() {
 #[tokio::test]
 async fn who_goes_away_while_waiting_takes_nobody_along_and_is_charged_once_at_most() {
     let server = Server::start();
-    let proxy = Proxy::before(server.addr).await;
+    let proxy = Proxy::before(server.addr());
     let (store, [policy, _]) = (store(proxy.url()), policies());
     let charge = [Charge::new(&policy, 1)];
     store.take(&partition(0), &charge).await.unwrap();
@@ -166,7 +166,7 @@ async fn who_goes_away_while_waiting_takes_nobody_along_and_is_charged_once_at_m
 #[tokio::test]
 async fn a_call_for_many_that_is_not_answered_charges_each_once_at_most() {
     let server = Server::start();
-    let proxy = Proxy::before(server.addr).await;
+    let proxy = Proxy::before(server.addr());
     let long = Duration::from_secs(10);
     let config = patient(RedisConfig::single(proxy.url()))
         .rate_limit_deadline(Duration::from_millis(300))

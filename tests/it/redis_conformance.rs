@@ -71,11 +71,11 @@ async fn a_little_memory_before_redis_keeps_every_promise() {
 async fn a_cluster_keeps_every_promise() {
     let cluster = Cluster::start();
     // One node knows the others.
-    let config = RedisConfig::cluster([cluster.servers[4].url()]);
+    let config = RedisConfig::cluster([cluster.servers()[4].url()]);
     let store = RedisStore::new(patient(config), keys()).unwrap();
     keeps_every_promise(&store).await;
     // All three main servers have a share of the partitions, and of the answers.
-    for server in &cluster.servers[..3] {
+    for server in &cluster.servers()[..3] {
         let names = server.keys();
         for kind in [":l:{", ":c:{"] {
             assert!(names.iter().any(|name| name.contains(kind)), "{names:?}");

@@ -189,7 +189,7 @@ async fn bytes_that_are_no_state_are_taken_for_none() {
 
 #[tokio::test]
 async fn two_gateways_on_one_server_are_one_and_serve_on_without_it() {
-    let mut server = Server::start();
+    let server = Server::start();
     let secret = "a secret of at least 32 bytes that both instances share";
     let url = server.url();
     let variables = [
@@ -216,7 +216,11 @@ async fn two_gateways_on_one_server_are_one_and_serve_on_without_it() {
             assert!(begun.elapsed() < Duration::from_secs(10), "never kept");
         }
     };
-    assert_eq!(until_hit(addrs[0]).await, until_hit(addrs[1]).await);
+    // One that had no answer in time has made its own, which from then on is both gateways'.
+    let begun = Instant::now();
+    while until_hit(addrs[0]).await != until_hit(addrs[1]).await {
+        assert!(begun.elapsed() < Duration::from_secs(10), "never the same");
+    }
     // Both count together.
     let (mut admitted, mut begun) = (0, Instant::now());
     for number in 0..320 {
@@ -482,7 +486,7 @@ async fn a_debt_is_told_at_half_of_what_may_be_owed_and_after_a_second() {
 
 #[tokio::test]
 async fn while_the_server_is_away_an_instance_admits_what_it_may_owe_and_tells_it_later() {
-    let mut server = Server::start();
+    let server = Server::start();
     let policy = owing(
         Policy::aligned_window("window", Quota::per_hour(1_000)).unwrap(),
         10,

@@ -32,7 +32,7 @@ pub fn case(name: &'static str, server: &Rc<Server>, algorithm: &str, command: &
 
 fn run(server: &Server, command: &[String], count: usize) -> f64 {
     let output = Command::new("redis-benchmark")
-        .args(["-h", "127.0.0.1", "-p", &server.addr.port().to_string()])
+        .args(["-h", "127.0.0.1", "-p", &server.addr().port().to_string()])
         .args(["-c", "1", "-P", &TASKS.to_string()])
         .args(["-n", &count.to_string(), "--csv"])
         .args(command)

@@ -77,7 +77,7 @@ where
 
 /// Returns the words of the one command that `ask` puts to a server, as the server read them.
 pub fn command_of(server: &Server, ask: impl FnOnce()) -> Vec<Vec<u8>> {
-    let mut monitor = BufReader::new(TcpStream::connect(server.addr).expect("the server is up"));
+    let mut monitor = BufReader::new(TcpStream::connect(server.addr()).expect("the server is up"));
     monitor
         .get_mut()
         .write_all(b"MONITOR\r\n")
