@@ -26,18 +26,18 @@ pin_project! {
     #[project = KindProj]
     enum Kind<B> {
         Inner { #[pin] body: B },
-        Own { bytes: Option<Bytes> },
-        // In a box, so that the others are no larger.
-        Guarded { guarded: Pin<Box<Guarded<B>>> },
+        // In a box, so that a response is no larger than the inner service's: each layer moves it.
+        // Nothing where there are no bytes.
+        Other { other: Option<Pin<Box<Other<B>>>> },
     }
 }
 
 pin_project! {
     #[derive(Debug)]
-    struct Guarded<B> {
-        #[pin]
-        body: B,
-        guard: Option<Box<dyn Guard>>,
+    #[project = OtherProj]
+    enum Other<B> {
+        Own { bytes: Option<Bytes> },
+        Guarded { #[pin] body: B, guard: Option<Box<dyn Guard>> },
     }
 }
 
@@ -48,6 +48,7 @@ impl<T: fmt::Debug + Send + Sync> Guard for T {}
 
 impl<B> ResponseBody<B> {
     /// Passes an inner body through.
+    #[inline]
     pub fn inner(body: B) -> Self {
         Self {
             kind: Kind::Inner { body },
@@ -57,27 +58,31 @@ impl<B> ResponseBody<B> {
     /// Passes an inner body through, and drops the guard when that has ended, fails, or is dropped.
     pub(crate) fn guarded(body: B, guard: impl Guard + 'static) -> Self {
         let guard: Option<Box<dyn Guard>> = Some(Box::new(guard));
-        Self {
-            kind: Kind::Guarded {
-                guarded: Box::pin(Guarded { body, guard }),
-            },
-        }
+        Self::other(Other::Guarded { body, guard })
     }
 
     /// Answers with these bytes.
     pub fn full(bytes: impl Into<Bytes>) -> Self {
         let bytes = bytes.into();
-        Self {
-            kind: Kind::Own {
-                bytes: (!bytes.is_empty()).then_some(bytes),
-            },
+        if bytes.is_empty() {
+            return Self::empty();
         }
+        let bytes = Some(bytes);
+        Self::other(Other::Own { bytes })
     }
 
     /// Answers with no bytes.
     pub fn empty() -> Self {
         Self {
-            kind: Kind::Own { bytes: None },
+            kind: Kind::Other { other: None },
+        }
+    }
+
+    fn other(other: Other<B>) -> Self {
+        Self {
+            kind: Kind::Other {
+                other: Some(Box::pin(other)),
+            },
         }
     }
 }
@@ -95,41 +100,78 @@ where
     type Data = Bytes;
     type Error = B::Error;
 
+    #[inline]
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         match self.project().kind.project() {
-            KindProj::Inner { body } => Poll::Ready(ready!(body.poll_frame(cx))),
-            KindProj::Guarded { guarded } => {
-                let guarded = guarded.as_mut().project();
-                let frame = ready!(guarded.body.poll_frame(cx));
+            KindProj::Inner { body } => body.poll_frame(cx),
+            KindProj::Other { other } => match other {
+                Some(other) => other.as_mut().poll_frame(cx),
+                None => Poll::Ready(None),
+            },
+        }
+    }
+
+    #[inline]
+    fn is_end_stream(&self) -> bool {
+        match &self.kind {
+            Kind::Inner { body } => body.is_end_stream(),
+            Kind::Other { other } => other.as_ref().is_none_or(|other| other.is_end_stream()),
+        }
+    }
+
+    #[inline]
+    fn size_hint(&self) -> SizeHint {
+        match &self.kind {
+            Kind::Inner { body } => body.size_hint(),
+            Kind::Other { other } => match other {
+                Some(other) => other.size_hint(),
+                None => SizeHint::with_exact(0),
+            },
+        }
+    }
+}
+
+impl<B> Body for Other<B>
+where
+    B: Body<Data = Bytes>,
+{
+    type Data = Bytes;
+    type Error = B::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        match self.project() {
+            OtherProj::Own { bytes } => {
+                Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes))))
+            }
+            OtherProj::Guarded { body, guard } => {
+                let frame = ready!(body.poll_frame(cx));
                 if !matches!(frame, Some(Ok(_))) {
-                    *guarded.guard = None;
+                    *guard = None;
                 }
                 Poll::Ready(frame)
-            }
-            KindProj::Own { bytes } => {
-                Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes))))
             }
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.kind {
-            Kind::Inner { body } => body.is_end_stream(),
-            Kind::Guarded { guarded } => guarded.body.is_end_stream(),
-            Kind::Own { bytes } => bytes.is_none(),
+        match self {
+            Self::Own { bytes } => bytes.is_none(),
+            Self::Guarded { body, .. } => body.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.kind {
-            Kind::Inner { body } => body.size_hint(),
-            Kind::Guarded { guarded } => guarded.body.size_hint(),
-            Kind::Own { bytes } => {
+        match self {
+            Self::Own { bytes } => {
                 SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
             }
+            Self::Guarded { body, .. } => body.size_hint(),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{
     fmt,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::atomic::{AtomicBool, Ordering},
 };
 
@@ -255,23 +255,45 @@ impl ClientAddrResolver {
     ///
     /// Returns an error if nobody said who the peer is; it is never guessed, and forwarded headers
     /// do not stand in for it. The first time, this is also reported to the operator.
-    #[inline]
     pub fn resolve(
         &self,
         extensions: &Extensions,
         headers: &HeaderMap,
     ) -> Result<ClientAddr, MissingClientAddr> {
         let peer = peer_ip(extensions)?;
-        let ip = if matches!(self.trusted_proxies, TrustedProxies::None) {
+        if matches!(self.trusted_proxies, TrustedProxies::None) {
             self.report_unnamed_proxy(peer, headers);
+        }
+        Ok(self.client(peer, headers))
+    }
+
+    /// Returns the key of the client that [`resolve`](Self::resolve) finds, without a word to the
+    /// operator: for who asks that too, of each client that is new.
+    #[inline(always)]
+    pub(crate) fn key_in(
+        &self,
+        space: &KeySpace,
+        extensions: &Extensions,
+        headers: &HeaderMap,
+    ) -> Option<StoreKey> {
+        let peer = peer_addr(extensions)?;
+        if let (SocketAddr::V4(peer), TrustedProxies::None) = (peer, &self.trusted_proxies) {
+            return Some(key_of_ipv4(*peer.ip(), space));
+        }
+        let client = self.client(peer.ip().to_canonical(), headers);
+        Some(client.key_in(space))
+    }
+
+    fn client(&self, peer: IpAddr, headers: &HeaderMap) -> ClientAddr {
+        let ip = if matches!(self.trusted_proxies, TrustedProxies::None) {
             peer
         } else {
             self.client_behind(peer, headers)
         };
-        Ok(ClientAddr {
+        ClientAddr {
             ip,
             ipv6_prefix: self.ipv6_prefix,
-        })
+        }
     }
 
     #[inline(never)]
@@ -292,7 +314,6 @@ impl ClientAddrResolver {
     }
 
     /// Says once that a proxy seems to stand in front which nobody named.
-    #[inline]
     fn report_unnamed_proxy(&self, peer: IpAddr, headers: &HeaderMap) {
         static SAID: AtomicBool = AtomicBool::new(false);
 
@@ -354,10 +375,7 @@ impl ClientAddr {
     #[inline]
     pub fn key_in(&self, space: &KeySpace) -> StoreKey {
         match self.ip {
-            IpAddr::V4(ip) => {
-                let [a, b, c, d] = ip.octets();
-                space.short_of_few([4, a, b, c, d])
-            }
+            IpAddr::V4(ip) => key_of_ipv4(ip, space),
             IpAddr::V6(_) => {
                 // Beyond the prefix all is zero, and the prefix stands in the first byte.
                 let named = 1 + usize::from(self.ipv6_prefix.div_ceil(8));
@@ -419,12 +437,11 @@ fn trusted_proxies_error(value: &str, problem: &str) -> ConfigError {
 
 /// Returns the address at the other end of the connection, if somebody said so.
 #[inline]
-pub(crate) fn peer_addr(extensions: &Extensions) -> Option<SocketAddr> {
-    let inserted = extensions.get().map(|&PeerAddr(addr)| addr);
+pub(crate) fn peer_addr(extensions: &Extensions) -> Option<&SocketAddr> {
+    let inserted = extensions.get().map(|PeerAddr(addr)| addr);
     inserted.or_else(|| framework::peer_addr(extensions))
 }
 
-#[inline]
 fn peer_ip(extensions: &Extensions) -> Result<IpAddr, MissingClientAddr> {
     static SAID: AtomicBool = AtomicBool::new(false);
 
@@ -438,6 +455,11 @@ fn peer_ip(extensions: &Extensions) -> Result<IpAddr, MissingClientAddr> {
 }
 
 #[inline]
+fn key_of_ipv4(ip: Ipv4Addr, space: &KeySpace) -> StoreKey {
+    let [a, b, c, d] = ip.octets();
+    space.short_of_few([4, a, b, c, d])
+}
+
 fn is_neighbour(ip: IpAddr) -> bool {
     match ip {
         IpAddr::V4(ip) => ip.is_private() || ip.is_loopback(),

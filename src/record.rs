@@ -4,7 +4,10 @@
 use std::{
     borrow::Cow,
     fmt, mem,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -58,9 +61,8 @@ pub(crate) struct KeptRecord<T> {
 impl<T: Beside + 'static> KeptRecord<T> {
     /// Begins the record of a request of which this is known.
     pub(crate) fn new(beside: T) -> Self {
-        let slots = Mutex::default();
         Self {
-            sheet: Arc::new(Sheet { slots, beside }),
+            sheet: Arc::new(Sheet::new(beside)),
         }
     }
 
@@ -82,6 +84,22 @@ impl<T: Beside + 'static> KeptRecord<T> {
     }
 }
 
+/// Whether a record was ever kept in this process. Where none was, no request is searched for its
+/// handle: that is a good part of what a layer costs which does little else.
+static ARE_KEPT: AtomicBool = AtomicBool::new(false);
+
+impl<T> Sheet<T> {
+    fn new(beside: T) -> Self {
+        // A plain load first: a store on each request would take the line from all other cores.
+        // Whoever is handed a request with a handle in it sees what was written before that.
+        if !ARE_KEPT.load(Ordering::Relaxed) {
+            ARE_KEPT.store(true, Ordering::Relaxed);
+        }
+        let slots = Mutex::default();
+        Self { slots, beside }
+    }
+}
+
 impl<T: ?Sized> Sheet<T> {
     fn lock(&self) -> MutexGuard<'_, RecordSlots> {
         // Each write is one assignment: what a panicking writer left behind is whole.
@@ -92,17 +110,18 @@ impl<T: ?Sized> Sheet<T> {
 impl Default for RecordHandle {
     fn default() -> Self {
         Self {
-            sheet: Arc::new(Sheet {
-                slots: Mutex::default(),
-                beside: (),
-            }),
+            sheet: Arc::new(Sheet::new(())),
         }
     }
 }
 
 impl RecordHandle {
     /// Returns the handle in a request's extensions, if an access log put one there.
+    #[inline]
     pub fn of(extensions: &Extensions) -> Option<&Self> {
+        if !ARE_KEPT.load(Ordering::Relaxed) {
+            return None;
+        }
         extensions.get()
     }
 
@@ -119,6 +138,13 @@ impl RecordHandle {
     /// Writes what the cache did. The last word stands.
     pub fn set_cache(&self, outcome: CacheOutcome) {
         self.lock().cache = Some(outcome);
+    }
+
+    /// Amends what the cache wrote, if it wrote anything.
+    pub(crate) fn amend_cache(&self, amend: impl FnOnce(&mut CacheOutcome)) {
+        if let Some(outcome) = &mut self.lock().cache {
+            amend(outcome);
+        }
     }
 
     /// Writes a field of the handler's own, in the place of one of the same name.

@@ -68,7 +68,7 @@ impl Sip {
     }
 
     /// Hashes so few bytes that they are less than a word: the same, and sooner.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn hash_few<const N: usize>(&self, bytes: [u8; N]) -> [u8; 16] {
         const { assert!(N < 8) };
         let mut word = [0; 8];

@@ -115,7 +115,7 @@ impl KeySpace {
     }
 
     /// The same, for so few bytes that they are less than a word.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn short_of_few<const N: usize>(&self, field: [u8; N]) -> StoreKey {
         StoreKey(self.single.hash_few(field))
     }

@@ -21,6 +21,7 @@ mod seam {
     };
 
     pub(super) const GROUP: usize = 8;
+    pub(super) const COMPACT_GROUPS: usize = 1;
 }
 
 /// What the table knows of the crate.
@@ -53,7 +54,7 @@ const NOW: u64 = 200;
 const LATE: u64 = 300;
 
 fn main() {
-    let proofs: [(&str, fn()); 6] = [
+    let proofs: [(&str, fn()); 8] = [
         (
             "two new keys that come for one expired slot are both counted",
             two_new_keys_that_come_for_one_expired_slot_are_both_counted,
@@ -77,6 +78,14 @@ fn main() {
         (
             "two keys that are charged crosswise are both counted twice",
             two_keys_that_are_charged_crosswise_are_both_counted_twice,
+        ),
+        (
+            "a new key that comes twice as keys spread out has one slot",
+            a_new_key_that_comes_twice_as_keys_spread_out_has_one_slot,
+        ),
+        (
+            "a known key that comes as keys spread out is counted",
+            a_known_key_that_comes_as_keys_spread_out_is_counted,
         ),
     ];
     for (claim, proof) in proofs {
@@ -160,6 +169,38 @@ fn two_keys_that_are_charged_crosswise_are_both_counted_twice() {
         |table| charge(table, &[key(21), key(20)], NOW, LATE),
     );
     assert_eq!([20, 21].map(|id| count(&table, key(id))), [2, 2]);
+}
+
+fn a_new_key_that_comes_twice_as_keys_spread_out_has_one_slot() {
+    let table = table_with_a_full_compact_group();
+    both(
+        &table,
+        |table| charge(table, &[key(20)], NOW, LATE),
+        |table| charge(table, &[key(20)], NOW, LATE),
+    );
+    assert_eq!(count(&table, key(20)), 2);
+    others_are_untouched(&table);
+}
+
+fn a_known_key_that_comes_as_keys_spread_out_is_counted() {
+    let table = table_with_a_full_compact_group();
+    both(
+        &table,
+        |table| charge_known(table, key(0), LATE),
+        |table| charge(table, &[key(20)], NOW, LATE),
+    );
+    assert_eq!([0, 20].map(|id| count(&table, key(id))), [2, 1]);
+    others_are_untouched(&table);
+}
+
+/// Returns a table of more groups, whose compact one is full. The next key is the first to stand
+/// elsewhere.
+fn table_with_a_full_compact_group() -> Arc<Table> {
+    let table = Arc::new(Table::new(101));
+    for id in 0..GROUP as u64 {
+        charge(&table, &[key(id)], 0, LATE);
+    }
+    table
 }
 
 /// Returns a table whose one group is full. One slot, key 0's, is over at [`NOW`].

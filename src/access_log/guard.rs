@@ -222,7 +222,7 @@ impl<'a> Call<'a> {
             version: request.version(),
             headers: request.headers(),
             extensions: request.extensions(),
-            peer: client_addr::peer_addr(request.extensions()),
+            peer: client_addr::peer_addr(request.extensions()).copied(),
         }
     }
 

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
-use super::fill::Fill;
+use super::{fill::Fill, reason::Reason};
 use crate::body::ResponseBody;
 
 pin_project! {
@@ -33,6 +33,7 @@ pin_project! {
     enum Kind<B> {
         Passing { #[pin] body: ResponseBody<B> },
         Filling { filling: Filling<B> },
+        Stored { bytes: Option<Bytes> },
     }
 }
 
@@ -64,8 +65,8 @@ impl<B> CacheBody<B> {
 
     pub(super) fn stored(bytes: Bytes) -> Self {
         Self {
-            kind: Kind::Passing {
-                body: ResponseBody::full(bytes),
+            kind: Kind::Stored {
+                bytes: (!bytes.is_empty()).then_some(bytes),
             },
         }
     }
@@ -76,6 +77,9 @@ impl<B: Body<Data = Bytes> + Send + 'static> CacheBody<B> {
     pub(super) fn filled(self, fill: Fill) -> Self {
         match self.kind {
             Kind::Passing { body } => Self::tapping(body, fill),
+            Kind::Stored { bytes } => {
+                Self::tapping(ResponseBody::full(bytes.unwrap_or_default()), fill)
+            }
             kind @ Kind::Filling { .. } => Self { kind },
         }
     }
@@ -117,6 +121,9 @@ impl<B: Body<Data = Bytes>> Body for CacheBody<B> {
                 Some(tapped) => tapped.as_mut().poll_frame(cx),
                 None => Poll::Ready(None),
             },
+            KindProj::Stored { bytes } => {
+                Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes))))
+            }
         }
     }
 
@@ -127,6 +134,7 @@ impl<B: Body<Data = Bytes>> Body for CacheBody<B> {
                 Some(tapped) => tapped.body.is_end_stream(),
                 None => true,
             },
+            Kind::Stored { bytes } => bytes.is_none(),
         }
     }
 
@@ -137,6 +145,9 @@ impl<B: Body<Data = Bytes>> Body for CacheBody<B> {
                 Some(tapped) => tapped.body.size_hint(),
                 None => SizeHint::with_exact(0),
             },
+            Kind::Stored { bytes } => {
+                SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
+            }
         }
     }
 }
@@ -170,13 +181,14 @@ fn take_in<E>(
         // An error, trailers, and what is too large end the storing, not the stream.
         Some(Err(_)) => {}
         Some(Ok(frame)) => {
-            let kept = frame.data_ref().is_some_and(|data| going_on.push(data));
-            if !kept {
-                going_on.abandon();
-            } else if going_on.is_complete() || at_end() {
-                going_on.commit();
-            } else {
-                *fill = Some(going_on);
+            let kept = match frame.data_ref() {
+                Some(data) => going_on.push(data),
+                None => Err(Reason::Trailers),
+            };
+            match kept {
+                Err(reason) => going_on.abandon(reason),
+                Ok(()) if going_on.is_complete() || at_end() => going_on.commit(),
+                Ok(()) => *fill = Some(going_on),
             }
         }
     }

@@ -22,9 +22,9 @@ use crate::{
 /// It is there if the app is served with `into_make_service_with_connect_info::<SocketAddr>()`. In
 /// a test, axum's own stand-in for it counts as well.
 #[inline]
-pub(crate) fn peer_addr(extensions: &Extensions) -> Option<SocketAddr> {
-    let served = extensions.get().map(|&ConnectInfo(addr)| addr);
-    served.or_else(|| extensions.get().map(|&MockConnectInfo(addr)| addr))
+pub(crate) fn peer_addr(extensions: &Extensions) -> Option<&SocketAddr> {
+    let served = extensions.get().map(|ConnectInfo(addr)| addr);
+    served.or_else(|| extensions.get().map(|MockConnectInfo(addr)| addr))
 }
 
 /// Returns the route that axum matched, as it was written: `/users/{id}`.
@@ -116,9 +116,9 @@ mod tests {
         let mut extensions = Extensions::new();
         assert_eq!(peer_addr(&extensions), None);
         extensions.insert(MockConnectInfo(addr("198.51.100.1:1")));
-        assert_eq!(peer_addr(&extensions), Some(addr("198.51.100.1:1")));
+        assert_eq!(peer_addr(&extensions), Some(&addr("198.51.100.1:1")));
         extensions.insert(ConnectInfo(addr("203.0.113.9:4711")));
-        assert_eq!(peer_addr(&extensions), Some(addr("203.0.113.9:4711")));
+        assert_eq!(peer_addr(&extensions), Some(&addr("203.0.113.9:4711")));
     }
 
     #[tokio::test]

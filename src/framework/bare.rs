@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use http::Extensions;
 
 /// Returns nothing: no framework has said who is connected.
-pub(crate) fn peer_addr(_extensions: &Extensions) -> Option<SocketAddr> {
+pub(crate) fn peer_addr(_extensions: &Extensions) -> Option<&SocketAddr> {
     None
 }
 

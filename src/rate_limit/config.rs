@@ -23,7 +23,7 @@ use super::{
     on_store_error::OnStoreError,
     own_sets::OwnSets,
     paid::{Costs, Paid, send},
-    partition::{Place, StoredPartition},
+    partition::{OnlyPart, Place, StoredPartition},
     penalty::Bans,
     policy::Policy,
     policy_set::{Chosen, Failing, LiveSets, PolicyList, PolicySet},
@@ -67,9 +67,9 @@ pub(super) struct Config {
     pub(super) bans: Option<Arc<Bans>>,
     pub(super) settles: bool,
     pub(super) tells_handlers: bool,
-    /// Whether a request may be admitted on the [short way](Config::admit_plainly). No function of
-    /// the user's is asked there: none is asked twice.
-    pub(super) is_plain: bool,
+    /// By what requests are counted on the [short way](Config::plain), if there is one. No
+    /// function of the user's is asked there: none is asked twice.
+    pub(super) plain_by: Option<OnlyPart>,
     // What a local store has admitted, and the other does not know of.
     pub(super) arrears: Arrears,
     pub(super) audit: Audit,
@@ -125,46 +125,50 @@ impl Answer<'_> {
     }
 }
 
-/// What one policy said at once of a request that it admits.
+/// What is asked on the short way: one policy, of one partition.
 pub(super) struct Plain<'a> {
-    pub(super) set: &'a PolicySet,
-    pub(super) policy: &'a Policy,
-    pub(super) at: Timestamp,
-    pub(super) decision: Decision,
+    set: &'a PolicySet,
+    policy: &'a Policy,
+    partition: StoreKey,
 }
 
 impl Plain<'_> {
+    /// Returns what the store said of a request that it admits.
     #[inline]
-    pub(super) fn lines(&self, fields: RateLimitFields) -> Lines {
-        let (policies, decided) = (self.set.policies(), slice::from_ref(&self.decision));
-        Lines::new(fields, policies, self.set.texts(), self.at, decided)
+    pub(super) fn admit(&self, config: &Config) -> Option<(Timestamp, Decision)> {
+        let charge = Charge::new(self.policy, 1);
+        config.store.admit_at_once(&self.partition, &charge)
     }
 
-    pub(super) fn outcome(&self) -> RateLimitOutcome {
-        let said = policy_outcome((self.policy, &self.decision));
+    pub(super) fn lines(&self, fields: RateLimitFields, at: Timestamp, said: &Decision) -> Lines {
+        let (policies, texts) = (self.set.policies(), self.set.texts());
+        Lines::new(fields, policies, texts, at, slice::from_ref(said))
+    }
+
+    pub(super) fn outcome(&self, said: &Decision) -> RateLimitOutcome {
+        let said = policy_outcome((self.policy, said));
         RateLimitOutcome::new(RateLimitDecision::Allowed, [said])
     }
 }
 
 impl Config {
-    /// Admits a request on the short way: one policy, one part that it is counted by, a store that
-    /// says yes at once, and nothing beside that. What comes to nothing here takes the long way, and
-    /// nothing has been done yet.
-    #[inline]
-    pub(super) fn admit_plainly(&self, head: &RequestHead<'_>) -> Option<Plain<'_>> {
-        if !self.is_plain || self.arrears.are_some() {
+    /// Returns what is to be asked on the short way: one policy, one part that the request is
+    /// counted by, a store that may say yes at once, and nothing beside that. What comes to nothing
+    /// here takes the long way, and nothing has been done yet.
+    // Where it is called, so that the key need not go through memory.
+    #[inline(always)]
+    pub(super) fn plain(&self, head: &RequestHead<'_>) -> Option<Plain<'_>> {
+        let part = self.plain_by.as_ref()?;
+        if self.arrears.are_some() {
             return None;
         }
         let set = self.sets.choose_first(|| self.tier(head))?;
         let policy = set.alone()?;
-        let partition = self.partition.key_of_one(head)?;
-        let (at, decision) = (self.store).admit_at_once(&partition, &Charge::new(policy, 1))?;
-        self.watch.answered_at_once();
+        let partition = part.key(head)?;
         Some(Plain {
             set,
             policy,
-            at,
-            decision,
+            partition,
         })
     }
 

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use http::{Request, Response, StatusCode};
+use http::{Extensions, Request, Response, StatusCode};
 use pin_project_lite::pin_project;
 use tower::Service;
 
@@ -53,6 +53,8 @@ pin_project! {
         Deciding { deciding: Option<Box<Deciding<S, B>>> },
         // Waiting => Calling. For its turn, and then for the inner service to be ready.
         Waiting { waiting: Option<Box<Waiting<S, B>>> },
+        // Plain => done. Nothing is told, and nothing is left to do: what nearly all requests are.
+        Plain { #[pin] response: F },
         // Calling => done
         Calling { #[pin] response: F, note: Note },
         // Rejected => done
@@ -132,12 +134,12 @@ impl Note {
     /// Writes the outcome into the request's record, if one is kept, and notes what the response
     /// is told.
     #[inline]
-    pub(super) fn write<B>(
-        request: &Request<B>,
+    pub(super) fn write(
+        extensions: &Extensions,
         lines: Lines,
         outcome: impl FnOnce() -> RateLimitOutcome,
     ) -> Self {
-        let Some(record) = RecordHandle::of(request.extensions()) else {
+        let Some(record) = RecordHandle::of(extensions) else {
             return Self { lines, after: None };
         };
         let outcome = outcome();
@@ -184,26 +186,26 @@ impl Note {
 
     /// Tells the response, and does what is left to do.
     #[inline]
-    fn finish<B>(&mut self, response: Response<B>) -> Response<ResponseBody<B>> {
-        if self.lines.are_none() && self.after.is_none() {
-            return response.map(ResponseBody::inner);
+    fn finish<B>(&mut self, mut response: Response<B>) -> Response<ResponseBody<B>> {
+        mem::take(&mut self.lines).append_to(response.headers_mut());
+        match self.after.take() {
+            None => response.map(ResponseBody::inner),
+            Some(after) => after.finish(response),
         }
-        mem::take(self).finish_at_length(response)
     }
+}
 
-    fn finish_at_length<B>(self, mut response: Response<B>) -> Response<ResponseBody<B>> {
-        self.lines.append_to(response.headers_mut());
-        let Some(after) = self.after else {
-            return response.map(ResponseBody::inner);
-        };
-        if let Some(outcome) = after.outcome {
+impl After {
+    #[inline(never)]
+    fn finish<B>(self, mut response: Response<B>) -> Response<ResponseBody<B>> {
+        if let Some(outcome) = self.outcome {
             // Of several limiters the innermost has the word: it is the one that came furthest.
             response.extensions_mut().get_or_insert_with(|| outcome);
         }
-        if let Some(suspect) = after.suspect {
+        if let Some(suspect) = self.suspect {
             suspect.judge(response.status());
         }
-        match after.bill {
+        match self.bill {
             None => response.map(ResponseBody::inner),
             Some(bill) => response.map(|body| ResponseBody::guarded(body, bill)),
         }
@@ -261,6 +263,12 @@ where
     }
 
     #[inline]
+    pub(super) fn plain(response: S::Future) -> Self {
+        Self {
+            state: State::Plain { response },
+        }
+    }
+
     pub(super) fn calling(response: S::Future, note: Note) -> Self {
         Self {
             state: State::Calling { response, note },
@@ -301,41 +309,71 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut state = self.project().state;
         loop {
-            let next = match state.as_mut().project() {
-                StateProj::Choosing { choosing } => {
-                    let waiting = choosing.as_mut().expect("polled after it was ready");
-                    let list = ready!(waiting.policies.as_mut().poll(cx));
-                    let chosen = choosing.take().expect("it has just been answered");
-                    chosen.go_on(list)
-                }
-                StateProj::Deciding { deciding } => {
-                    let waiting = deciding.as_mut().expect("polled after it was ready");
-                    let answer = ready!(Pin::new(&mut waiting.take).poll(cx));
-                    if let Err(error) = &answer
-                        && waiting.ask_locally(error.kind())
-                    {
-                        continue;
-                    }
-                    let decided = deciding.take().expect("it has just answered");
-                    decided.go_on(answer)
-                }
-                StateProj::Waiting { waiting } => {
-                    let in_line = waiting.as_mut().expect("polled after it was ready");
-                    ready!(in_line.poll_turn(cx))?;
-                    let turn = waiting.take().expect("its turn has just come");
-                    turn.go_on()
+            match state.as_mut().project() {
+                StateProj::Plain { response } => {
+                    let response = ready!(response.poll(cx))?;
+                    return Poll::Ready(Ok(response.map(ResponseBody::inner)));
                 }
                 StateProj::Calling { response, note } => {
                     let response = ready!(response.poll(cx))?;
                     return Poll::Ready(Ok(note.finish(response)));
                 }
-                StateProj::Rejected { rejected } => {
-                    let rejected = rejected.take().expect("polled after it was ready");
-                    return Poll::Ready(Ok(rejected.into_response()));
+                StateProj::Choosing { .. }
+                | StateProj::Deciding { .. }
+                | StateProj::Waiting { .. }
+                | StateProj::Rejected { .. } => {
+                    if let Some(rejected) = ready!(state.as_mut().poll_step(cx))? {
+                        return Poll::Ready(Ok(rejected.into_response()));
+                    }
                 }
-            };
-            state.set(next);
+            }
         }
+    }
+}
+
+impl<S, B, ResBody> State<S, S::Future, B>
+where
+    S: Service<Request<B>, Response = Response<ResBody>> + Clone,
+{
+    /// Goes on to the next state, or comes to an end before the inner service was called.
+    // Not in the frame of what nearly all requests do.
+    #[inline(never)]
+    fn poll_step(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Option<Box<Rejected>>, S::Error>> {
+        let next = match self.as_mut().project() {
+            StateProj::Choosing { choosing } => {
+                let waiting = choosing.as_mut().expect("polled after it was ready");
+                let list = ready!(waiting.policies.as_mut().poll(cx));
+                let chosen = choosing.take().expect("it has just been answered");
+                chosen.go_on(list)
+            }
+            StateProj::Deciding { deciding } => {
+                let waiting = deciding.as_mut().expect("polled after it was ready");
+                let answer = ready!(Pin::new(&mut waiting.take).poll(cx));
+                if let Err(error) = &answer
+                    && waiting.ask_locally(error.kind())
+                {
+                    return Poll::Ready(Ok(None));
+                }
+                let decided = deciding.take().expect("it has just answered");
+                decided.go_on(answer)
+            }
+            StateProj::Waiting { waiting } => {
+                let in_line = waiting.as_mut().expect("polled after it was ready");
+                ready!(in_line.poll_turn(cx))?;
+                let turn = waiting.take().expect("its turn has just come");
+                turn.go_on()
+            }
+            StateProj::Rejected { rejected } => {
+                let rejected = rejected.take().expect("polled after it was ready");
+                return Poll::Ready(Ok(Some(rejected)));
+            }
+            StateProj::Plain { .. } | StateProj::Calling { .. } => return Poll::Ready(Ok(None)),
+        };
+        self.set(next);
+        Poll::Ready(Ok(None))
     }
 }
 
@@ -359,7 +397,7 @@ where
             }
             // What has been chosen is not chosen once more.
             Plan::Skip | Plan::Choose(_) => {
-                let note = Note::write(&request, Lines::None, skipped);
+                let note = Note::write(request.extensions(), Lines::None, skipped);
                 return State::Calling {
                     response: ready.call(request),
                     note,
@@ -472,7 +510,7 @@ where
             request.extensions_mut().insert(outcome.clone());
         }
         let Some((line, paid, delay)) = turn else {
-            let mut note = Note::write(&request, lines, outcome).telling(told);
+            let mut note = Note::write(request.extensions(), lines, outcome).telling(told);
             let paid = config
                 .settles
                 .then(|| config.paid(answer, partition, &set, &costs));
@@ -490,7 +528,7 @@ where
         };
         State::Waiting {
             waiting: Some(Box::new(Waiting {
-                note: Note::write(&request, lines, outcome).telling(told),
+                note: Note::write(request.extensions(), lines, outcome).telling(told),
                 stage: Stage::InLine(waiter),
                 // What was polled ready may hold a permit: none is held in the line.
                 next: self.ready.clone(),

@@ -400,7 +400,6 @@ impl RateLimitLayerBuilder {
         }
         let audit = self.audit;
         let is_plain = self.store.admits_at_once()
-            && partition.is_of_one_part()
             && self.cost.is_none()
             && self.tier_by.is_none()
             && self.deny.is_empty()
@@ -413,7 +412,7 @@ impl RateLimitLayerBuilder {
             && !self.tells_handlers;
         let watch = StoreWatch::new("rate_limit", audit.clone());
         let config = Config {
-            is_plain,
+            plain_by: partition.only_part().filter(|_| is_plain),
             beside: Arc::new(Watched::new(&self.store, &watch)),
             watch,
             deadline: self.deadline.beside(self.store.has_deadline()),

@@ -204,22 +204,17 @@ impl StoredPartition {
         self.alternatives.iter().map(|(_, parts)| parts)
     }
 
-    /// Returns whether all requests are counted by one part, which no function finds.
-    pub(super) fn is_of_one_part(&self) -> bool {
-        match &*self.alternatives {
-            [(_, parts)] => matches!(&parts[..], [part] if !matches!(part, Part::By(_))),
-            _ => false,
-        }
-    }
-
-    /// Returns the key of a request if that is made of one part, and the request has it.
-    #[inline]
-    pub(super) fn key_of_one(&self, head: &RequestHead<'_>) -> Option<StoreKey> {
+    /// Returns the part that all requests are counted by, if it is the only one and no function
+    /// finds it.
+    pub(super) fn only_part(&self) -> Option<OnlyPart> {
         let [(space, parts)] = &*self.alternatives else {
             return None;
         };
         let [part] = &parts[..] else { return None };
-        part.key_alone(space, head).ok()?
+        (!matches!(part, Part::By(_))).then(|| OnlyPart {
+            space: space.clone(),
+            part: part.clone(),
+        })
     }
 
     /// Finds where a request stands.
@@ -238,6 +233,25 @@ impl StoredPartition {
             }
         }
         Ok(Place::Outside)
+    }
+}
+
+/// A part that all requests are counted by.
+#[derive(Debug)]
+pub(super) struct OnlyPart {
+    space: KeySpace,
+    part: Part,
+}
+
+impl OnlyPart {
+    /// Returns the key of a request if the request has the part: the one that
+    /// [`place`](StoredPartition::place) gives it.
+    #[inline(always)]
+    pub(super) fn key(&self, head: &RequestHead<'_>) -> Option<StoreKey> {
+        if let Part::ClientAddr(resolver) = &self.part {
+            return resolver.key_in(&self.space, head.extensions, head.headers);
+        }
+        self.part.key_alone(&self.space, head).ok()?
     }
 }
 

@@ -10,16 +10,17 @@ use http::{Request, Response};
 use tower::Service;
 
 use super::{
-    config::{Answer, Config, Plan, Ruling, skipped},
-    decision::Decisions,
+    config::{Answer, Config, Plain, Plan, Ruling, skipped},
+    decision::{Decision, Decisions},
     future::{Deciding, Note, ResponseFuture},
-    headers::Lines,
+    headers::{Lines, RateLimitFields},
     paid::Costs,
     policy_set::PolicySet,
     request_head::RequestHead,
 };
 use crate::{
-    body::ResponseBody, rejection::Dialect, store_future::StoreFuture, store_key::StoreKey,
+    body::ResponseBody, record::RecordHandle, rejection::Dialect, store_future::StoreFuture,
+    store_key::StoreKey, time::Timestamp,
 };
 
 /// Limits how often requests reach the inner service: see the [module](super).
@@ -62,7 +63,7 @@ impl<S: Clone> RateLimit<S> {
                 );
             }
             Plan::Skip => {
-                let note = Note::write(&request, Lines::None, skipped);
+                let note = Note::write(request.extensions(), Lines::None, skipped);
                 return ResponseFuture::calling(self.inner.call(request), note);
             }
             Plan::Reject(rejection) => {
@@ -82,7 +83,7 @@ impl<S: Clone> RateLimit<S> {
                 return match self.config.rule(answer, &partition, &set) {
                     Ruling::Admit(lines) => {
                         let outcome = || self.config.outcome(answer, &set);
-                        let note = Note::write(&request, lines, outcome);
+                        let note = Note::write(request.extensions(), lines, outcome);
                         ResponseFuture::calling(self.inner.call(request), note)
                     }
                     Ruling::Reject(rejection, lines) => {
@@ -157,12 +158,51 @@ where
 
     #[inline]
     fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
-        let head = RequestHead::of(&request);
-        if let Some(plain) = self.config.admit_plainly(&head) {
-            let lines = plain.lines(self.config.fields);
-            let note = Note::write(&request, lines, || plain.outcome());
-            return ResponseFuture::calling(self.inner.call(request), note);
+        match Short::way(&self.config, &RequestHead::of(&request)) {
+            Short::Plain => ResponseFuture::plain(self.inner.call(request)),
+            Short::Telling(note) => ResponseFuture::calling(self.inner.call(request), note),
+            Short::None => self.call_at_length(request),
         }
-        self.call_at_length(request)
+    }
+}
+
+/// What comes of a request on the short way.
+enum Short {
+    /// It goes on, and that is all.
+    Plain,
+    /// It goes on, and this is left to do.
+    Telling(Note),
+    /// It has to go the long way.
+    None,
+}
+
+impl Short {
+    // The same for all inner services, and not in the frame of any.
+    #[inline(never)]
+    fn way(config: &Config, head: &RequestHead<'_>) -> Self {
+        let Some(plain) = config.plain(head) else {
+            return Self::None;
+        };
+        let Some((at, said)) = &plain.admit(config) else {
+            return Self::None;
+        };
+        config.watch.answered_at_once();
+        if config.fields == RateLimitFields::Off && RecordHandle::of(head.extensions).is_none() {
+            return Self::Plain;
+        }
+        Self::telling(config, head, &plain, *at, said)
+    }
+
+    #[inline(never)]
+    fn telling(
+        config: &Config,
+        head: &RequestHead<'_>,
+        plain: &Plain<'_>,
+        at: Timestamp,
+        said: &Decision,
+    ) -> Self {
+        let lines = plain.lines(config.fields, at, said);
+        let outcome = || plain.outcome(said);
+        Self::Telling(Note::write(head.extensions, lines, outcome))
     }
 }

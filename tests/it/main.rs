@@ -44,12 +44,14 @@ mod cache_conformance;
 mod cache_differential;
 #[cfg(feature = "encryption")]
 mod cache_encryption;
+mod cache_endings;
 mod cache_jitter;
 mod cache_leaks;
 mod cache_oracle;
 mod cache_parts;
 mod cache_policy;
 mod cache_posts;
+mod cache_refresh;
 mod cache_shared_store;
 mod cache_validation;
 mod contract;

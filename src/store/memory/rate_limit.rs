@@ -63,11 +63,9 @@ impl Part {
         if !charge.policy.bears_coarse_time() {
             return None;
         }
+        let glance = self.table.get()?.glance(key(partition, charge.policy));
         let now = self.clock.coarse();
-        let mut held = self
-            .table
-            .get()?
-            .hold_known(key(partition, charge.policy))?;
+        let mut held = glance.hold()?;
         let (decision, next) = charge.policy.decide(held.state, now, charge.cost);
         if !decision.is_admitted() {
             return None;

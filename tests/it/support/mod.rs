@@ -5,6 +5,7 @@ pub(crate) mod app;
 pub(crate) mod bell;
 pub(crate) mod hands;
 pub(crate) mod process;
+pub(crate) mod processes;
 #[cfg(all(feature = "redis", feature = "test-util"))]
 pub(crate) mod redis;
 pub(crate) mod slow_store;

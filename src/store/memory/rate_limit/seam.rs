@@ -9,5 +9,8 @@ pub(super) use std::{
     thread::yield_now,
 };
 
-/// The slots of a group.
+/// The slots of a group: as many as fill a page of memory.
 pub(super) const GROUP: usize = 128;
+
+/// The groups in which all keys stand while they are few.
+pub(super) const COMPACT_GROUPS: usize = 32;

@@ -1,6 +1,6 @@
 //! A table of fixed size that a flood of new keys cannot make forget an old one.
 //!
-//! It is an array of slots, in groups. A key has one group, and may stand in any slot of it; it is
+//! It is an array of slots, in groups. A key has a group, and may stand in any slot of it; it is
 //! known there by 64 bits of its keyed digest, and by its group. A slot holds the three words of a
 //! state, and a state that is over is the same as none: its slot is free for another key.
 //!
@@ -8,6 +8,11 @@
 //! first few. Beyond those a group's tags are read instead of its slots, one byte of each slot's
 //! fingerprint and all in two cache lines: so a key that is not there costs little even in a group
 //! that was full once.
+//!
+//! Keys are spread over all groups, and a page of memory for each of few keys would cost more than all
+//! else here. So until there are many, all stand in a few groups beside those, the compact ones. Once
+//! a compact group has no free slot, new keys go to the groups of their own; those that stand in a
+//! compact one stay there.
 //!
 //! What is known is found without a lock, and changed under a lock of its own, one bit of the
 //! state's first word. A new key takes a slot under the lock of its group, in which it looks again
@@ -31,7 +36,7 @@ use std::sync::PoisonError;
 use smallvec::SmallVec;
 
 use super::seam::{
-    AtomicBool, AtomicU64, GROUP, Mutex, MutexGuard, Ordering, spin_loop, yield_now,
+    AtomicBool, AtomicU64, COMPACT_GROUPS, GROUP, Mutex, MutexGuard, Ordering, spin_loop, yield_now,
 };
 use crate::{rate_limit::State, store_key::StoreKey, time::Timestamp};
 
@@ -83,7 +88,13 @@ pub(super) struct Table {
     slots: Box<[Slot]>,
     tags: Box<[Tags]>,
     groups: Box<[Mutex<()>]>,
+    // The groups of the keys' own come first, then the shared ones, then the compact ones.
     own_groups: usize,
+    shared_groups: usize,
+    /// None in a table that is not much larger than they would be.
+    compact_groups: usize,
+    /// Whether any key was ever sent to a group of its own; so it is where there are no others.
+    outgrown: AtomicBool,
     /// Whether any key was ever sent to a shared slot.
     shared: AtomicBool,
 }
@@ -111,6 +122,14 @@ struct Spot {
     fingerprint: u64,
 }
 
+/// The slot in which a key stands if any of its own does, and what was found there.
+pub(super) struct Glance<'t> {
+    table: &'t Table,
+    key: Key,
+    first: &'t Slot,
+    found: u64,
+}
+
 /// A slot that nobody else may change; what stands in `state` is written when this is dropped.
 pub(super) struct Held<'t> {
     slot: &'t Slot,
@@ -120,12 +139,20 @@ pub(super) struct Held<'t> {
 impl Table {
     pub(super) fn new(keys_max: usize) -> Self {
         let own_groups = keys_max.div_ceil(KEYS_PER_GROUP).max(1);
-        let groups = own_groups + own_groups.div_ceil(GROUPS_PER_SHARED);
+        let shared_groups = own_groups.div_ceil(GROUPS_PER_SHARED);
+        let compact_groups = match own_groups > COMPACT_GROUPS {
+            true => COMPACT_GROUPS,
+            false => 0,
+        };
+        let groups = own_groups + shared_groups + compact_groups;
         Self {
             slots: (0..groups * GROUP).map(|_| Slot::default()).collect(),
             tags: (0..groups).map(|_| Tags::default()).collect(),
             groups: (0..groups).map(|_| Mutex::new(())).collect(),
             own_groups,
+            shared_groups,
+            compact_groups,
+            outgrown: AtomicBool::new(compact_groups == 0),
             shared: AtomicBool::new(false),
         }
     }
@@ -162,25 +189,33 @@ impl Table {
         self.hold(key).map_or(State::NONE, |held| held.state)
     }
 
+    /// Looks where nearly all keys stand. Whoever has something else to do before it
+    /// [holds](Glance::hold) the slot does it in the time in which memory answers.
+    #[inline]
+    pub(super) fn glance(&self, key: Key) -> Glance<'_> {
+        let group = match self.outgrown.load(Ordering::Relaxed) {
+            true => self.own_group(key),
+            false => self.compact_group(key),
+        };
+        let first = &self.slots[group * GROUP + key.fingerprint as usize % GROUP];
+        Glance {
+            table: self,
+            key,
+            first,
+            found: first.fingerprint.load(Ordering::Relaxed),
+        }
+    }
+
     /// Holds the slot of a key if it has one.
     #[inline]
     pub(super) fn hold_known(&self, key: Key) -> Option<Held<'_>> {
-        // Where nearly all stand.
-        let group = self.own_group(key);
-        let first = &self.slots[group * GROUP + key.fingerprint as usize % GROUP];
-        if first.fingerprint.load(Ordering::Relaxed) == key.fingerprint
-            && let Some(held) = first.hold_at_once()
-            && first.fingerprint.load(Ordering::Relaxed) == key.fingerprint
-        {
-            return Some(held);
-        }
-        self.hold_known_anywhere(key)
+        self.glance(key).hold()
     }
 
     #[inline(never)]
     fn hold_known_anywhere(&self, key: Key) -> Option<Held<'_>> {
         loop {
-            let spot = self.find(self.own_group(key), key.fingerprint)?;
+            let spot = self.find_known(key)?;
             // If it was given to another key meanwhile, this one may stand elsewhere by now.
             if let Some(held) = self.hold_spot(spot) {
                 return Some(held);
@@ -197,7 +232,7 @@ impl Table {
     }
 
     fn hold_all_known(&self, keys: &[Key]) -> Option<SmallVec<[Held<'_>; 4]>> {
-        let find = |key: &Key| self.find(self.own_group(*key), key.fingerprint);
+        let find = |key: &Key| self.find_known(*key);
         let spots: SmallVec<[Spot; 4]> = keys.iter().map(find).collect::<Option<_>>()?;
         self.hold_all(&spots)
     }
@@ -210,7 +245,7 @@ impl Table {
         }
         let _locks = self.lock_groups(keys);
         // All that are known first: their slots, even if they are over, are not free.
-        let find = |key: &Key| self.find(self.own_group(*key), key.fingerprint);
+        let find = |key: &Key| self.find_known(*key);
         let mut spots: SmallVec<[Option<Spot>; 4]> = keys.iter().map(find).collect();
         for (at, key) in keys.iter().enumerate() {
             if spots[at].is_none() {
@@ -225,7 +260,15 @@ impl Table {
     /// Takes a slot for a key that has none; a shared one if need be.
     fn spot_for_new(&self, key: Key, now: Timestamp, taken: &[Option<Spot>]) -> Option<Spot> {
         let counted = self.hold_shared(key).map_or(State::NONE, |held| held.state);
-        if let Some(spot) = self.claim(self.own_group(key), key.fingerprint, counted, now, taken) {
+        let claim = |group| self.claim(group, key.fingerprint, counted, now, taken);
+        if !self.outgrown.load(Ordering::Relaxed) {
+            if let Some(spot) = claim(self.compact_group(key)) {
+                return Some(spot);
+            }
+            // Who asks for this key next has its locks after us, and so sees this.
+            self.outgrown.store(true, Ordering::Relaxed);
+        }
+        if let Some(spot) = claim(self.own_group(key)) {
             return Some(spot);
         }
         self.shared.store(true, Ordering::Release);
@@ -248,6 +291,18 @@ impl Table {
         let at = free.find(|at| self.slots[*at].give(fingerprint, state, now))?;
         self.tags[group].set(at % GROUP, tag(fingerprint));
         Some(Spot { at, fingerprint })
+    }
+
+    /// Finds a key in the groups in which it may stand alone, without a lock.
+    #[inline]
+    fn find_known(&self, key: Key) -> Option<Spot> {
+        if self.outgrown.load(Ordering::Relaxed) {
+            let own = self.find(self.own_group(key), key.fingerprint);
+            if own.is_some() || self.compact_groups == 0 {
+                return own;
+            }
+        }
+        self.find(self.compact_group(key), key.fingerprint)
     }
 
     /// Finds a key in a group, without a lock.
@@ -308,8 +363,13 @@ impl Table {
 
     /// Locks the groups in which the keys may stand, ascending.
     fn lock_groups(&self, keys: &[Key]) -> SmallVec<[MutexGuard<'_, ()>; 8]> {
-        let both = |key: &Key| [self.own_group(*key), self.shared_group(*key)];
-        let mut groups: SmallVec<[usize; 8]> = keys.iter().flat_map(both).collect();
+        let each = |key: &Key| {
+            let compact = (self.compact_groups > 0).then(|| self.compact_group(*key));
+            [self.own_group(*key), self.shared_group(*key)]
+                .into_iter()
+                .chain(compact)
+        };
+        let mut groups: SmallVec<[usize; 8]> = keys.iter().flat_map(each).collect();
         groups.sort_unstable();
         groups.dedup();
         let lock = |group: usize| self.groups[group].lock();
@@ -326,13 +386,32 @@ impl Table {
     }
 
     fn shared_group(&self, key: Key) -> usize {
-        let shared_groups = self.groups.len() - self.own_groups;
-        self.own_groups + scale(key.fingerprint.rotate_left(32), shared_groups)
+        self.own_groups + scale(key.fingerprint.rotate_left(32), self.shared_groups)
+    }
+
+    #[inline]
+    fn compact_group(&self, key: Key) -> usize {
+        self.own_groups + self.shared_groups + scale(key.spread, self.compact_groups)
     }
 
     fn shared_fingerprint(&self, key: Key) -> u64 {
         let which = key.spread % SHARED_PER_GROUP;
         (key.policy.rotate_left(16) ^ (which << 48)).max(1)
+    }
+}
+
+impl<'t> Glance<'t> {
+    /// Holds the slot of the key if it has one.
+    #[inline]
+    pub(super) fn hold(self) -> Option<Held<'t>> {
+        let (first, fingerprint) = (self.first, self.key.fingerprint);
+        if self.found == fingerprint
+            && let Some(held) = first.hold_at_once()
+            && first.fingerprint.load(Ordering::Relaxed) == fingerprint
+        {
+            return Some(held);
+        }
+        self.table.hold_known_anywhere(self.key)
     }
 }
 
@@ -577,6 +656,26 @@ mod tests {
             (looked_at, absent) = (looked_at + slots, absent + 1);
         }
         assert!(looked_at <= absent * (NEAR + 1), "{looked_at} of {absent}");
+    }
+
+    #[test]
+    fn few_keys_stand_close_together_until_there_are_many() {
+        let (table, policy) = (Table::new(100_000), policy("p", 2));
+        let (first_compact, keys) = (table.own_groups + table.shared_groups, partitions(20_000));
+        let keys: Vec<_> = keys.collect();
+        let take = |key| take(&table, key, &policy, NOW);
+        let stand_close = |keys: &[StoreKey]| {
+            let spot = |key: &StoreKey| table.find_known(Key::new(key, policy.id())).unwrap();
+            let close = |key: &&StoreKey| spot(key).at >= first_compact * GROUP;
+            keys.iter().filter(close).count()
+        };
+        assert!(keys[..2_000].iter().all(|key| take(key) == Some(true)));
+        assert_eq!(stand_close(&keys[..2_000]), 2_000);
+        assert!(keys[2_000..].iter().all(|key| take(key) == Some(true)));
+        assert!(stand_close(&keys) < 4_000);
+        // Those that came before have been forgotten by this as little as the others.
+        assert!(keys.iter().all(|key| take(key) == Some(true)));
+        assert!(keys.iter().all(|key| take(key) == Some(false)));
     }
 
     #[test]
