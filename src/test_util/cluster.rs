@@ -26,6 +26,8 @@ impl RedisCluster {
             ["--cluster-config-file", "nodes.conf"],
             ["--cluster-node-timeout", NODE_TIMEOUT],
             ["--cluster-require-full-coverage", "no"],
+            // A replica is named once it has heard something from its main server: a ping is enough.
+            ["--repl-ping-replica-period", "1"],
         ];
         let servers = (0..6).map(|_| RedisServer::with(options.as_flattened()));
         let cluster = Self {

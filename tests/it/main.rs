@@ -83,6 +83,8 @@ mod redis_cache;
 #[cfg(all(feature = "redis", feature = "test-util"))]
 mod redis_cluster;
 #[cfg(all(feature = "redis", feature = "test-util"))]
+mod redis_cluster_faults;
+#[cfg(all(feature = "redis", feature = "test-util"))]
 mod redis_conformance;
 #[cfg(all(feature = "redis", feature = "test-util"))]
 mod redis_faults;

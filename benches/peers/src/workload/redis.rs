@@ -1,24 +1,17 @@
 //! A Redis server of the suite's own, and what is asked of it.
 
-#[path = "../../../../tests/it/support/redis.rs"]
-#[allow(
-    dead_code,
-    unused_imports,
-    reason = "the tests of the library start more kinds of servers"
-)]
-mod support;
-
 use std::future::Future;
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use portcullis::StoreKeys;
 use portcullis::store::{RedisConfig, RedisStore};
+pub(crate) use portcullis::test_util::RedisServer as Server;
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinSet;
 
-pub(crate) use self::support::{Server, keys};
 use crate::harness::Rate;
 
 /// How many tasks ask at the same time.
@@ -26,6 +19,11 @@ pub const TASKS: usize = 64;
 
 /// So long a call may take: what is measured is not what becomes of late ones.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A secret that all stores of the suite share.
+pub fn keys() -> StoreKeys {
+    StoreKeys::from_secret(&[7; 32]).expect("the secret is long enough")
+}
 
 /// Returns a runtime of one thread, the one that asks: a client has a core, and its server another.
 pub fn runtime() -> Runtime {
