@@ -672,7 +672,7 @@ mod tests {
         assert!(keys[..2_000].iter().all(|key| take(key) == Some(true)));
         assert_eq!(stand_close(&keys[..2_000]), 2_000);
         assert!(keys[2_000..].iter().all(|key| take(key) == Some(true)));
-        assert!(stand_close(&keys) < 4_000);
+        assert!(stand_close(&keys) < 64 * GROUP);
         // Those that came before have been forgotten by this as little as the others.
         assert!(keys.iter().all(|key| take(key) == Some(true)));
         assert!(keys.iter().all(|key| take(key) == Some(false)));
