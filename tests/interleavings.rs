@@ -54,7 +54,7 @@ const NOW: u64 = 200;
 const LATE: u64 = 300;
 
 fn main() {
-    let proofs: [(&str, fn()); 8] = [
+    let proofs: [(&str, fn()); 9] = [
         (
             "two new keys that come for one expired slot are both counted",
             two_new_keys_that_come_for_one_expired_slot_are_both_counted,
@@ -86,6 +86,10 @@ fn main() {
         (
             "a known key that comes as keys spread out is counted",
             a_known_key_that_comes_as_keys_spread_out_is_counted,
+        ),
+        (
+            "a key that is charged while it moves to its own group is counted",
+            a_key_that_is_charged_while_it_moves_to_its_own_group_is_counted,
         ),
     ];
     for (claim, proof) in proofs {
@@ -193,6 +197,18 @@ fn a_known_key_that_comes_as_keys_spread_out_is_counted() {
     others_are_untouched(&table);
 }
 
+fn a_key_that_is_charged_while_it_moves_to_its_own_group_is_counted() {
+    let table = table_with_a_full_compact_group();
+    charge(&table, &[key(20)], NOW, LATE);
+    both(
+        &table,
+        |table| charge_known(table, key(0), LATE),
+        |table| charge_known(table, key(0), LATE),
+    );
+    assert_eq!([0, 20].map(|id| count(&table, key(id))), [3, 1]);
+    others_are_untouched(&table);
+}
+
 /// Returns a table of more groups, whose compact one is full. The next key is the first to stand
 /// elsewhere.
 fn table_with_a_full_compact_group() -> Arc<Table> {
@@ -241,8 +257,10 @@ fn charge(table: &Table, keys: &[Key], now: u64, end: u64) {
 
 /// The same on the shortest way, on which a limiter with one policy goes.
 fn charge_known(table: &Table, key: Key, end: u64) {
-    let mut held = table.hold_known(key).unwrap();
-    held.state = charged(held.state, Timestamp::from_micros(NOW), end);
+    match table.glance(key).hold() {
+        Some(mut held) => held.state = charged(held.state, Timestamp::from_micros(NOW), end),
+        None => charge(table, &[key], NOW, end),
+    }
 }
 
 fn charged(state: State, now: Timestamp, end: u64) -> State {

@@ -44,13 +44,6 @@ impl Receipt {
 }
 
 impl Decision {
-    /// Says nothing: what stands in a place that is not used.
-    const NONE: Self = Self {
-        remaining_and_verdict: 0,
-        reset_after_micros: 0,
-        detail_micros: 0,
-    };
-
     /// Creates the decision of a policy that admits.
     ///
     /// What remains, and how long until the quota is whole again, are meant after the charge.
@@ -173,9 +166,6 @@ impl fmt::Debug for Decision {
     }
 }
 
-/// So many decisions need no allocation.
-const INLINE: usize = 4;
-
 /// What all policies say of one request: denied by one, charged to none.
 #[derive(Clone)]
 pub struct Decisions {
@@ -184,30 +174,18 @@ pub struct Decisions {
     each: Each,
 }
 
-/// One for itself, so that no empty places are written for what nearly all requests are told.
+/// One for itself, and no room for more: nearly all requests are told one, and it is moved often.
 #[derive(Clone)]
 enum Each {
     One(Decision),
-    Few(u8, [Decision; INLINE]),
-    Many(Box<[Decision]>),
+    Several(Box<[Decision]>),
 }
 
 impl Decisions {
     /// Creates the answer to a list of charges, in their order, and says when it was given by the
     /// store's clock.
     pub fn new(admitted: bool, at: Timestamp, each: impl IntoIterator<Item = Decision>) -> Self {
-        let (mut few, mut count, mut many) = ([Decision::NONE; INLINE], 0_u8, Vec::new());
-        for decision in each {
-            match few.get_mut(usize::from(count)) {
-                Some(place) => (*place, count) = (decision, count + 1),
-                None if many.is_empty() => many.extend(few.iter().copied().chain([decision])),
-                None => many.push(decision),
-            }
-        }
-        let each = match many.is_empty() {
-            true => Each::Few(count, few),
-            false => Each::Many(many.into()),
-        };
+        let each = Each::Several(each.into_iter().collect());
         Self { admitted, at, each }
     }
 
@@ -231,8 +209,7 @@ impl Decisions {
     pub fn each(&self) -> &[Decision] {
         match &self.each {
             Each::One(one) => std::slice::from_ref(one),
-            Each::Few(count, few) => &few[..usize::from(*count)],
-            Each::Many(many) => many,
+            Each::Several(several) => several,
         }
     }
 }
@@ -282,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn few_and_many_decisions_come_back_in_order() {
+    fn decisions_come_back_in_order() {
         for count in 0..10 {
             let each: Vec<_> = (0..count)
                 .map(|left| Decision::admitted(left, Duration::ZERO, Receipt::default()))

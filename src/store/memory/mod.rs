@@ -149,7 +149,7 @@ impl MemoryStoreBuilder {
     /// Sets how many partitions are counted apart at most; one that several policies count is as
     /// many. 100 000 by default.
     ///
-    /// Each takes 45 bytes, and all together 140 kB more, from the first request on. Sliding logs remember up to 8
+    /// Each takes 45 bytes, and all together 280 kB more, from the first request on. Sliding logs remember up to 8
     /// moments for each beside that, of 16 bytes, as they need them.
     pub fn rate_limit_partitions_max(mut self, partitions: usize) -> Self {
         self.bounds.rate_limit_partitions_max = partitions;

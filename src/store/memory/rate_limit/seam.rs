@@ -13,4 +13,4 @@ pub(super) use std::{
 pub(super) const GROUP: usize = 128;
 
 /// The groups in which all keys stand while they are few.
-pub(super) const COMPACT_GROUPS: usize = 32;
+pub(super) const COMPACT_GROUPS: usize = 64;
