@@ -220,3 +220,35 @@ fn a_batch_of_none_or_of_more_than_a_byte_counts_is_refused() {
         assert_eq!(error.option(), "batch_max");
     }
 }
+
+#[tokio::test]
+async fn a_caller_that_looks_away_holds_nobody_up() {
+    let server = Server::start();
+    let (store, [policy, _]) = (store(server.url()), policies());
+    let charge = [Charge::new(&policy, 1)];
+    store.take(&partition(0), &charge).await.unwrap();
+    // Each has asked, and none looks for its answer.
+    let mut away: Vec<_> = (0..8)
+        .map(|number| store.take(&partition(number), &charge))
+        .collect();
+    for taking in &mut away {
+        assert!(poll_once(taking).is_pending());
+    }
+    let begun = std::time::Instant::now();
+    let (admitted, _, errors) = ask(&store, std::slice::from_ref(&policy), 5, partition).await;
+    assert_eq!((admitted, errors), (5 * TASKS, Vec::new()));
+    assert!(
+        begun.elapsed() < Duration::from_secs(8),
+        "{:?}",
+        begun.elapsed()
+    );
+    for taking in away {
+        assert!(taking.await.unwrap().is_admitted());
+    }
+}
+
+/// Polls a future once.
+fn poll_once<F: Future + Unpin>(future: &mut F) -> std::task::Poll<F::Output> {
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    std::pin::Pin::new(future).poll(&mut context)
+}

@@ -4,6 +4,8 @@ use std::convert::Infallible;
 use std::io;
 use std::num::NonZeroU32;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use axum::body::{Body, to_bytes};
@@ -36,6 +38,7 @@ pub fn cases() -> Vec<Case> {
         instances: INSTANCES,
     });
     let (exact, exact_bucket) = ("redis/exact/64", "redis/exact_bucket/64");
+    let exact_callers = "redis/exact_callers/64";
     let benchmark = |name, algorithm, policy| {
         redis_benchmark::case(name, &server, algorithm, &take_of(&server, policy))
     };
@@ -45,6 +48,12 @@ pub fn cases() -> Vec<Case> {
         limitador::on_redis(exact, &server),
         Case::rate(exact_bucket, Who::Ours, decisions(&server, &bucket)),
         benchmark(exact_bucket, redis_benchmark::TOKEN_BUCKET, &bucket),
+        Case::rate(
+            exact_callers,
+            Who::Ours,
+            decisions_of_many(&server, &window),
+        ),
+        benchmark(exact_callers, redis_benchmark::FIXED_WINDOW, &window),
         Case::rate("redis/lease/64", Who::Ours, decisions(&server, &leased)),
         Case::rate(
             "redis/lease/64",
@@ -72,12 +81,25 @@ fn partition() -> StoreKey {
     keys().space("peers").short_of(b"client")
 }
 
-/// Decides by one policy, with as many tasks as all rows have.
+/// Decides by one policy on one caller, with as many tasks as all rows have.
 fn decisions(server: &Rc<Server>, policy: &Policy) -> Rate {
+    decisions_of(server, policy, vec![partition()])
+}
+
+/// The same on as many callers as all suites have, one after the other.
+fn decisions_of_many(server: &Rc<Server>, policy: &Policy) -> Rate {
+    let space = keys().space("peers");
+    let partitions = (0..1_024_u32).map(|number| space.short_of(&number.to_le_bytes()));
+    decisions_of(server, policy, partitions.collect())
+}
+
+fn decisions_of(server: &Rc<Server>, policy: &Policy, partitions: Vec<StoreKey>) -> Rate {
     let (runtime, store, policy) = (runtime(), store(server), policy.clone());
-    let partition = partition();
+    let partitions: Arc<[StoreKey]> = partitions.into();
+    let next = Arc::new(AtomicUsize::new(0));
     ask_at_once(server, runtime, move || {
-        let taken = store.take(&partition, &[Charge::new(&policy, 1)]);
+        let at = next.fetch_add(1, Ordering::Relaxed) % partitions.len();
+        let taken = store.take(&partitions[at], &[Charge::new(&policy, 1)]);
         async move {
             let decisions = taken.await.expect("the server answers");
             assert!(decisions.is_admitted());
@@ -276,7 +298,8 @@ async fn until_hit(app: &App, caller: Option<&HeaderValue>, origin: &CachedOrigi
 /// What scripts call: it counts as a part of them.
 const IN_SCRIPTS: &str = "del expire get hdel hexists hget hgetall hmget hset incr pexpire \
      pexpireat pttl publish set time unlink zadd zcard zmscore zrange zrangebylex zrem \
-     zremrangebyrank zremrangebyscore xadd xrevrange info";
+     zremrangebyrank zremrangebyscore xadd xrevrange info lrange llen lindex lset ltrim lrem \
+     rpush";
 
 /// Returns how many commands clients have given a server.
 fn commands_at(server: &Server) -> u64 {

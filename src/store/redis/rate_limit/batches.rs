@@ -33,10 +33,11 @@ const SWEPT_AT_MIN: usize = 1_024;
 
 /// Sends decisions together that come while others are being made.
 ///
-/// Who comes while few calls are under way asks at once, alone, and in a future of its own. Who
-/// comes later waits until one of them is answered, and is asked for by a task: in one call of the
-/// script, which decides one request after the other. Each has its own turn all the while: its own
-/// deadline, and its own end.
+/// Who comes while no call is under way asks at once, alone, and in a future of its own. All others
+/// are asked for by tasks, at once while few calls are under way and else when one of these is
+/// answered: in one call of the script, which decides one request after the other. So nobody waits
+/// for a future that is not polled but for the one call of whoever came alone. Each has its own turn
+/// all the while: its own deadline, and its own end.
 pub(super) struct Batches {
     link: Arc<Link>,
     /// How many go together.
@@ -100,9 +101,10 @@ impl Batches {
 
     fn enter(self: &Arc<Self>, question: Question) -> Entry {
         let mut held = self.lock();
+        let is_alone = held.under_way == 0 && held.waiting.is_empty();
         let is_free = held.under_way < UNDER_WAY_MAX;
         held.under_way += usize::from(is_free);
-        if is_free && held.waiting.is_empty() {
+        if is_alone {
             return Entry::Now(question);
         }
         let (answer, later) = oneshot::channel();
