@@ -1,8 +1,8 @@
 //! How long requests take while their Redis server fails, and how soon a revoked key is refused.
 //!
 //! ```text
-//! cargo bench --bench faults --features redis
-//! cargo bench --bench faults --features redis -- --check hang revocation
+//! cargo bench --bench faults --features redis,test-util
+//! cargo bench --bench faults --features redis,test-util -- --check hang revocation
 //! ```
 //!
 //! Words keep the faults whose names contain one of them. What must hold stands behind each figure. Without `--check` nothing fails: a machine that does
@@ -14,14 +14,11 @@
 )]
 #![allow(clippy::unwrap_used, reason = "a benchmark fails by panicking")]
 
-#[allow(dead_code, reason = "the tests start more kinds of servers")]
-#[path = "../tests/it/support/redis.rs"]
-mod redis;
+#[path = "../tests/it/support/app.rs"]
+mod app;
 
 use std::{
     collections::BTreeMap,
-    convert::Infallible,
-    fmt::Debug,
     process::ExitCode,
     sync::{
         Arc,
@@ -31,22 +28,20 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderName, Request, Response, StatusCode};
-use http_body::Body;
-use http_body_util::{BodyExt, Full};
+use http::{HeaderName, Request, StatusCode};
+use http_body_util::Full;
 use portcullis::{
-    TokioRuntime,
+    StoreKeys, TokioRuntime,
     access_log::{AccessLogLayer, LogQueue},
     api_key::{ApiKeyLayer, KeyManager, KeyRing, NewKey, Pepper},
     cache::CacheLayer,
     rate_limit::{OnStoreError, Partition, Policy, Quota, RateLimitLayer},
     store::{RedisConfig, RedisStore},
+    test_util::{Fault, FaultProxy, RedisServer},
 };
-use tower::{Layer, ServiceExt, layer::util::Identity, service_fn, util::BoxCloneService};
+use tower::{ServiceExt, layer::util::Identity};
 
-use self::redis::{Fault, Proxy, Server, keys};
-
-type App = BoxCloneService<Request<Full<Bytes>>, Response<()>, Infallible>;
+use self::app::{App, app};
 
 /// How often each fault happens.
 const REPEATS: usize = 5;
@@ -222,6 +217,11 @@ impl Seen {
     }
 }
 
+/// A secret that all stores share.
+fn keys() -> StoreKeys {
+    StoreKeys::from_secret(b"the secret that all instances share").unwrap()
+}
+
 fn sorted(times: &mut [Duration]) -> &[Duration] {
     times.sort_unstable();
     times
@@ -233,40 +233,10 @@ fn percentile(sorted: &[Duration], percent: usize) -> Duration {
     sorted.get(rank - 1).copied().unwrap_or_default()
 }
 
-/// Puts a layer before a handler that counts its calls, and reads each answer to its end.
-macro_rules! app {
-    ($layer:expr, $calls:expr) => {{
-        let calls = Arc::clone($calls);
-        let handler = service_fn(move |_: Request<Full<Bytes>>| {
-            calls.fetch_add(1, Ordering::Relaxed);
-            let response = Response::builder().header("cache-control", "max-age=60");
-            let response = response.body(Full::<Bytes>::from("an answer")).unwrap();
-            async move { Ok::<_, Infallible>(response) }
-        });
-        let service = $layer.layer(handler);
-        let to_the_end = |response: Response<_>| async move {
-            let (head, body) = response.into_parts();
-            read_to_the_end(body).await;
-            Ok(Response::from_parts(head, ()))
-        };
-        BoxCloneService::new(ServiceExt::<Request<Full<Bytes>>>::and_then(
-            service, to_the_end,
-        ))
-    }};
-}
-
-async fn read_to_the_end<B>(body: B)
-where
-    B: Body<Data = Bytes>,
-    B::Error: Debug,
-{
-    body.collect().await.unwrap();
-}
-
 /// A server behind a proxy, and a layer of each kind before it.
 struct Scene {
-    server: Server,
-    proxy: Proxy,
+    server: RedisServer,
+    proxy: FaultProxy,
     store: RedisStore,
     queue: LogQueue,
     apps: [App; 5],
@@ -277,8 +247,8 @@ struct Scene {
 
 impl Scene {
     async fn new() -> Self {
-        let server = Server::start();
-        let proxy = Proxy::before(server.addr).await;
+        let server = RedisServer::start();
+        let proxy = FaultProxy::before(server.addr());
         let store = RedisStore::new(RedisConfig::single(proxy.url()), keys()).unwrap();
         // Nothing is remembered: each request asks.
         let ring = KeyRing::builder("acmepay", store.clone())
@@ -302,11 +272,11 @@ impl Scene {
             .unwrap();
         let (calls, others) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
         let apps = [
-            app!(ApiKeyLayer::builder(&ring).build().unwrap(), &others),
-            app!(limit, &others),
-            app!(CacheLayer::new(store.clone()), &calls),
-            app!(AccessLogLayer::new(queue.clone()), &others),
-            app!(Identity::new(), &others),
+            app(ApiKeyLayer::builder(&ring).build().unwrap(), &others),
+            app(limit, &others),
+            app(CacheLayer::new(store.clone()), &calls),
+            app(AccessLogLayer::new(queue.clone()), &others),
+            app(Identity::new(), &others),
         ];
         let key = key.expose_secret().to_owned();
         let scene = Self {
@@ -367,7 +337,7 @@ impl Scene {
     }
 
     /// Sends requests to all layers while the server fails, and until it is back.
-    async fn endure(mut self, fault: Failure, seen: &mut Seen) {
+    async fn endure(self, fault: Failure, seen: &mut Seen) {
         let over = Arc::new(AtomicBool::new(false));
         let tasks: Vec<_> = (0..LAYERS.len() * TASKS)
             .map(|task| tokio::spawn(self.load(task % LAYERS.len(), &over)))
@@ -448,7 +418,7 @@ async fn ruler(over: Arc<AtomicBool>) -> Vec<Duration> {
 /// Revokes keys one after the other that all instances remember, and measures how long it takes
 /// from the call until each of them refuses it.
 async fn revocations(report: &mut Report) {
-    let server = Server::start();
+    let server = RedisServer::start();
     let instances: Vec<_> = (0..=INSTANCES)
         .map(|_| {
             // What is measured is not what becomes of a late look-up.
@@ -459,7 +429,7 @@ async fn revocations(report: &mut Report) {
                 .build();
             let ring = ring.unwrap();
             let calls = Arc::new(AtomicUsize::new(0));
-            let app: App = app!(ApiKeyLayer::builder(&ring).build().unwrap(), &calls);
+            let app: App = app(ApiKeyLayer::builder(&ring).build().unwrap(), &calls);
             (KeyManager::new(&ring), app)
         })
         .collect();

@@ -95,7 +95,7 @@ enum Alarm {
 impl Alarm {
     fn set(after: Duration, runtime: Option<&Arc<dyn Runtime>>) -> Self {
         let sleep = match runtime {
-            Some(runtime) => Some(runtime.sleep(after)),
+            Some(runtime) => runtime.try_sleep(after),
             None => runtime::sleep_here(after),
         };
         sleep.map_or(Self::Broken, Self::Set)

@@ -71,7 +71,7 @@
 //! | `compression` | no | answers of the cache kept compressed, by gzip |
 //! | `encryption` | no | a store of any kind whose answers are encrypted |
 //! | `governor` | no | governor's limiters and quotas beside ours |
-//! | `test-util` | no | suites that prove a store of your own |
+//! | `test-util` | no | suites that prove a store of your own; with `redis`, servers and faults for tests |
 //! | `full` | no | all of these |
 #![cfg_attr(docsrs, feature(doc_cfg))]
 // A build without all four layers leaves some of the words that they share unused.
@@ -131,6 +131,8 @@ pub mod conformance;
 mod gate;
 pub mod guide;
 pub mod store;
+#[cfg(all(feature = "redis", feature = "test-util"))]
+pub mod test_util;
 
 pub use self::allowance::Allowance;
 pub use self::audit::{AuditEvent, Auditor};

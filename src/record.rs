@@ -140,6 +140,13 @@ impl RecordHandle {
         self.lock().cache = Some(outcome);
     }
 
+    /// Amends what the cache wrote, if it wrote anything.
+    pub(crate) fn amend_cache(&self, amend: impl FnOnce(&mut CacheOutcome)) {
+        if let Some(outcome) = &mut self.lock().cache {
+            amend(outcome);
+        }
+    }
+
     /// Writes a field of the handler's own, in the place of one of the same name.
     ///
     /// A record takes [`RecordSlots::FIELDS_MAX`] fields; further ones are counted and left out.

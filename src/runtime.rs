@@ -48,6 +48,12 @@ pub trait Runtime: fmt::Debug + Send + Sync + 'static {
 
     /// Returns a future that is ready once this much time has passed.
     fn sleep(&self, duration: Duration) -> Task;
+
+    /// Returns the same, or `None` where nothing tells the time. Asked where a request can go on
+    /// without.
+    fn try_sleep(&self, duration: Duration) -> Option<Task> {
+        Some(self.sleep(duration))
+    }
 }
 
 /// Runs work that may block for ever, on a thread of its own.
@@ -65,16 +71,9 @@ mod tokio_runtime {
         reason = "the one place that spawns and sleeps"
     )]
 
-    use std::{
-        panic::catch_unwind,
-        sync::{
-            Arc,
-            atomic::{AtomicBool, Ordering},
-        },
-        time::Duration,
-    };
+    use std::{cell::Cell, panic::catch_unwind, sync::Arc, time::Duration};
 
-    use tokio::runtime::Handle;
+    use tokio::runtime::{Handle, Id};
 
     use super::{Runtime, Task};
 
@@ -85,21 +84,30 @@ mod tokio_runtime {
 
     /// Sleeps on the Tokio runtime that polls, if there is one and it has a timer.
     pub(crate) fn sleep_here(duration: Duration) -> Option<Task> {
-        /// Tokio tells of a missing timer by a panic alone: one is enough.
-        static HAS_NO_TIMER: AtomicBool = AtomicBool::new(false);
-        if HAS_NO_TIMER.load(Ordering::Relaxed) || Handle::try_current().is_err() {
+        thread_local! {
+            /// Tokio tells of a missing timer by a panic alone: one is enough.
+            static HAS_NO_TIMER: Cell<Option<Id>> = const { Cell::new(None) };
+        }
+        let here = Handle::try_current().ok()?.id();
+        if HAS_NO_TIMER.get() == Some(here) {
             return None;
         }
         let sleep = catch_unwind(|| tokio::time::sleep(duration));
-        HAS_NO_TIMER.fetch_or(sleep.is_err(), Ordering::Relaxed);
+        if sleep.is_err() {
+            HAS_NO_TIMER.set(Some(here));
+        }
         Some(Box::pin(sleep.ok()?))
     }
 
     /// Spawns and sleeps on the Tokio runtime that the caller runs in.
     ///
+    /// Where there is none, or one without a time driver, [`try_sleep`](Runtime::try_sleep) returns
+    /// `None`: what a layer then waits for has no deadline.
+    ///
     /// # Panics
     ///
-    /// Outside of a Tokio runtime, or in one without a time driver.
+    /// [`spawn`](Runtime::spawn) outside of a Tokio runtime, and [`sleep`](Runtime::sleep) there or
+    /// in one without a time driver.
     #[derive(Clone, Copy, Debug, Default)]
     pub struct TokioRuntime;
 
@@ -114,6 +122,10 @@ mod tokio_runtime {
 
         fn sleep(&self, duration: Duration) -> Task {
             Box::pin(tokio::time::sleep(duration))
+        }
+
+        fn try_sleep(&self, duration: Duration) -> Option<Task> {
+            sleep_here(duration)
         }
     }
 }

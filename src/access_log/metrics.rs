@@ -36,7 +36,7 @@ const UNMATCHED: &str = "<unmatched>";
 /// | `http.server.response.body.size` | histogram, bytes | method, route |
 /// | `portcullis.auth.decisions` | counter | `outcome`, `reason` |
 /// | `portcullis.rate_limit.decisions` | counter | `outcome`, `policy` |
-/// | `portcullis.cache.requests` | counter | `outcome` |
+/// | `portcullis.cache.requests` | counter | `outcome`, `reason` |
 /// | `portcullis.store.duration` | histogram, seconds, where an answer was waited for | `layer` |
 /// | `portcullis.store.errors` | counter | `layer`, `kind` |
 /// | `portcullis.log.lost` | counter | `reason` |
@@ -180,7 +180,8 @@ fn count_decisions(record: &Record<'_>) {
         }
     }
     if let Some(cache) = record.cache() {
-        counter!(CACHE, "outcome" => cache.source.as_str()).increment(1);
+        let reason = cache.detail.unwrap_or("none");
+        counter!(CACHE, "outcome" => cache.source.as_str(), "reason" => reason).increment(1);
     }
 }
 

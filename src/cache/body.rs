@@ -12,7 +12,7 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
-use super::fill::Fill;
+use super::{fill::Fill, reason::Reason};
 use crate::body::ResponseBody;
 
 pin_project! {
@@ -181,13 +181,14 @@ fn take_in<E>(
         // An error, trailers, and what is too large end the storing, not the stream.
         Some(Err(_)) => {}
         Some(Ok(frame)) => {
-            let kept = frame.data_ref().is_some_and(|data| going_on.push(data));
-            if !kept {
-                going_on.abandon();
-            } else if going_on.is_complete() || at_end() {
-                going_on.commit();
-            } else {
-                *fill = Some(going_on);
+            let kept = match frame.data_ref() {
+                Some(data) => going_on.push(data),
+                None => Err(Reason::Trailers),
+            };
+            match kept {
+                Err(reason) => going_on.abandon(reason),
+                Ok(()) if going_on.is_complete() || at_end() => going_on.commit(),
+                Ok(()) => *fill = Some(going_on),
             }
         }
     }

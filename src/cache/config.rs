@@ -75,6 +75,11 @@ impl Config {
         }
     }
 
+    /// Returns what is ready after this much time, if anything here tells the time.
+    pub(super) fn sleep(&self, duration: Duration) -> Option<Task> {
+        self.runtime.as_ref()?.try_sleep(duration)
+    }
+
     /// Returns whether a task can be run beside the requests from here.
     pub(super) fn can_spawn(&self) -> bool {
         let runtime = self.runtime.as_ref();

@@ -1,6 +1,6 @@
 //! One request and its answer: what to ask the store, and what to make of what it says.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, header};
@@ -33,6 +33,7 @@ use super::{
 use crate::{
     error::{StoreError, StoreErrorKind},
     record::{CacheSource, RecordHandle},
+    runtime::Task,
     store_future::StoreFuture,
     store_key::StoreKey,
 };
@@ -54,14 +55,15 @@ pub(super) enum Step {
     Call,
     /// This answer.
     Answer(Response<Bytes>),
-    /// This answer, and a call of the handler beside it, for the next one.
-    AnswerAndRefresh(Response<Bytes>),
+    /// This answer, and a call of the handler beside it, for the next one: at once, or if the store
+    /// gives the lease of it.
+    AnswerAndRefresh(Response<Bytes>, Option<StoreFuture<Lease>>),
     /// A wait for another request's answer.
     Wait(Wait),
     /// A question to the store, for the lease of the answer.
     Lease(StoreFuture<Lease>),
     /// A wait for another process's answer.
-    Pause(Duration),
+    Pause(Task),
 }
 
 /// What is still to be done before the client may see an answer.
@@ -216,7 +218,7 @@ impl Exchange {
             if look.accepts_stale(&stale) {
                 return Step::Answer(self.stale(&stale.entry, request.headers(), None));
             }
-            if within && self.config.runtime.is_some() {
+            if within && !look.refreshes && self.config.can_spawn() {
                 return self.answer_and_refresh(&stale, request);
             }
         } else if look.asks.only_if_cached {
@@ -313,17 +315,27 @@ impl Exchange {
         let Plan::Look(look) = &mut self.plan else {
             return Step::Call;
         };
-        match self.config.flights.board(stale.key.full(), look.asked_at) {
-            Boarding::Lead(lead) => {
-                look.lead = Some(lead);
-                look.head_only = false;
-                *request.method_mut() = http::Method::GET;
-                self.record = None;
-                self.call(request);
-                Step::AnswerAndRefresh(response)
-            }
-            Boarding::Wait(_) | Boarding::Alone => Step::Answer(response),
+        let leads = look
+            .lead
+            .take()
+            .filter(|lead| lead.is_for(stale.key.full()));
+        let lead = match leads {
+            Some(lead) => lead,
+            None => match self.config.flights.board(stale.key.full(), look.asked_at) {
+                Boarding::Lead(lead) => lead,
+                Boarding::Wait(_) | Boarding::Alone => return Step::Answer(response),
+            },
+        };
+        look.lead = Some(lead);
+        look.refreshes = true;
+        look.head_only = false;
+        *request.method_mut() = http::Method::GET;
+        self.record = None;
+        let leased = look.leasing.ask(&self.config, stale.key);
+        if leased.is_none() {
+            self.call(request);
         }
+        Step::AnswerAndRefresh(response, leased)
     }
 
     /// Takes the handler's answer, and returns it with what is still to be done before the client
@@ -546,9 +558,10 @@ impl Exchange {
                 let freshness = &fill.head.freshness;
                 report.stored = true;
                 report.ttl_secs = Some(freshness.ttl_secs(freshness.received_at));
+                fill.record.clone_from(&self.record);
                 Self::negotiates(&fill, response.headers_mut());
-                let response = response.map(|body| CacheBody::filling(body, fill));
-                self.reported(report, response)
+                let response = self.reported(report, response);
+                response.map(|body| CacheBody::filling(body, fill))
             }
         }
     }
@@ -856,12 +869,14 @@ impl Keep {
         let mut report = Report::forwarded(CacheSource::Bypass, Forward::Method);
         match fill {
             Err(reason) => exchange.reported(report.reason(reason), response),
-            Ok(fill) => {
+            Ok(mut fill) => {
                 let freshness = &fill.head.freshness;
                 report.stored = true;
                 report.ttl_secs = Some(freshness.ttl_secs(freshness.received_at));
+                fill.record.clone_from(&exchange.record);
                 Exchange::negotiates(&fill, response.headers_mut());
-                exchange.reported(report, response.map(|body| body.filled(fill)))
+                let response = exchange.reported(report, response);
+                response.map(|body| body.filled(fill))
             }
         }
     }

@@ -17,10 +17,11 @@ use super::{
     lease::HeldLease,
     packing::Packer,
     part::join,
+    reason::Reason,
     store::{Fence, Put, PutOutcome},
     vary::{VariantId, VarySpec},
 };
-use crate::{error::StoreError, runtime::Task, store_key::StoreKey};
+use crate::{error::StoreError, record::RecordHandle, runtime::Task, store_key::StoreKey};
 
 /// An answer on its way into the store.
 ///
@@ -39,6 +40,8 @@ pub(super) struct Fill {
     pub(super) lease: Option<Box<HeldLease>>,
     /// How it is compressed, if it may be.
     pub(super) packer: Option<Packer>,
+    /// The request's record, which says that the answer is being stored.
+    pub(super) record: Option<RecordHandle>,
     chunks: Vec<Bytes>,
     bytes: u64,
 }
@@ -71,22 +74,24 @@ impl Fill {
             lead: None,
             lease: None,
             packer: None,
+            record: None,
             chunks: Vec::new(),
             bytes: 0,
         }
     }
 
-    /// Keeps a piece of the body. Returns false if there is no room for it: the answer is then
-    /// not stored.
-    pub(super) fn push(&mut self, chunk: &Bytes) -> bool {
+    /// Keeps a piece of the body. If there is no room for it, the answer is not stored.
+    pub(super) fn push(&mut self, chunk: &Bytes) -> Result<(), Reason> {
         let bytes = chunk.len() as u64;
-        let fits = self.bytes + bytes <= self.config.rules.body_bytes_max;
-        if !fits || !self.config.filling.take(bytes) {
-            return false;
+        if self.bytes + bytes > self.config.rules.body_bytes_max {
+            return Err(Reason::TooLarge);
+        }
+        if !self.config.filling.take(bytes) {
+            return Err(Reason::Busy);
         }
         self.bytes += bytes;
         self.chunks.push(chunk.clone());
-        true
+        Ok(())
     }
 
     /// Returns whether all that was announced has come.
@@ -118,7 +123,7 @@ impl Fill {
             .expected_bytes
             .is_some_and(|expected| expected != self.bytes)
         {
-            return self.abandon();
+            return self.abandon(Reason::Incomplete);
         }
         let body = self.joined();
         let config = Arc::clone(&self.config);
@@ -128,6 +133,7 @@ impl Fill {
         let done = Done {
             lead: self.lead.take(),
             lease: self.lease.take(),
+            record: self.record.take(),
             put: self.put(body),
             config: Arc::clone(&config),
         };
@@ -148,7 +154,8 @@ impl Fill {
     }
 
     /// Gives up: the answer turned out not to be one for the store.
-    pub(super) fn abandon(mut self) {
+    pub(super) fn abandon(mut self, reason: Reason) {
+        amend(self.record.take(), reason);
         if let Some(lead) = self.lead.take() {
             lead.land(Landing::NotStored, self.config.clock.now());
         }
@@ -209,6 +216,7 @@ struct Done {
     config: Arc<Config>,
     lead: Option<Lead>,
     lease: Option<Box<HeldLease>>,
+    record: Option<RecordHandle>,
     put: Put,
 }
 
@@ -231,35 +239,57 @@ impl Done {
             config,
             lead,
             lease,
+            record,
             put,
         } = self;
         let stored = config.keeping.bound(config.store.put(put));
         match config.watch.over(stored, || None).into_ready() {
             Ok(outcome) => {
                 drop(lease);
-                landed(&config, lead, &outcome);
+                landed(&config, lead, record, &outcome);
                 None
             }
             Err(pending) => Some(Box::pin(async move {
                 let outcome = pending.await;
                 drop(lease);
-                landed(&config, lead, &outcome);
+                landed(&config, lead, record, &outcome);
             })),
         }
     }
 }
 
-/// Tells those who wait whether the answer is there now. A store that failed has lost it: it is
-/// made again when it is asked for.
-fn landed(config: &Config, lead: Option<Lead>, outcome: &Result<PutOutcome, StoreError>) {
-    let Some(lead) = lead else { return };
-    let landing = match outcome {
-        Ok(PutOutcome::Stored) => Landing::Stored,
+/// Tells those who wait, and the record if it is still open, whether the answer is there now. A store
+/// that failed has lost it: it is made again when it is asked for.
+fn landed(
+    config: &Config,
+    lead: Option<Lead>,
+    record: Option<RecordHandle>,
+    outcome: &Result<PutOutcome, StoreError>,
+) {
+    let (landing, reason) = match outcome {
+        Ok(PutOutcome::Stored) => (Landing::Stored, None),
         // Whoever waits has to make it anew: what was made is no longer true.
-        Ok(PutOutcome::Purged) => Landing::Abandoned,
-        Ok(PutOutcome::TooLarge) | Err(_) => Landing::NotStored,
+        Ok(PutOutcome::Purged) => (Landing::Abandoned, Some(Reason::Purged)),
+        Ok(PutOutcome::TooLarge) => (Landing::NotStored, Some(Reason::TooLarge)),
+        Err(_) => (Landing::NotStored, Some(Reason::Store)),
     };
-    lead.land(landing, config.clock.now());
+    if let Some(reason) = reason {
+        amend(record, reason);
+    }
+    if let Some(lead) = lead {
+        lead.land(landing, config.clock.now());
+    }
+}
+
+/// Takes back what a record says of an answer that was being stored.
+fn amend(record: Option<RecordHandle>, reason: Reason) {
+    if let Some(record) = record {
+        record.amend_cache(|outcome| {
+            outcome.stored = false;
+            outcome.ttl_secs = None;
+            outcome.detail = Some(reason.as_str());
+        });
+    }
 }
 
 /// The most answers that are being finished without their clients at one moment.
@@ -277,8 +307,7 @@ impl Finishing {
 
     /// Returns what is ready when the answer is given up: when nobody waits for it any more.
     pub(super) fn deadline(&self) -> Option<Task> {
-        let runtime = self.config.runtime.as_ref()?;
-        Some(runtime.sleep(self.config.wait_at_most))
+        self.config.sleep(self.config.wait_at_most)
     }
 }
 
@@ -290,6 +319,8 @@ impl Drop for Finishing {
 
 impl Drop for Fill {
     fn drop(&mut self) {
+        // Neither committed nor given up: its body broke off, or nobody read it to its end.
+        amend(self.record.take(), Reason::Incomplete);
         self.config.filling.give_back(self.bytes);
     }
 }

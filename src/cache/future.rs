@@ -4,6 +4,7 @@ use std::{
     fmt,
     future::{Future, poll_fn},
     pin::{Pin, pin},
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 
@@ -17,6 +18,7 @@ use super::{
     body::CacheBody,
     collapse::{Landing, Wait},
     exchange::{Exchange, Keep, Settling, Step},
+    lease::PAUSE_MAX,
     store::{Lease, Lookup},
 };
 use crate::{
@@ -46,7 +48,7 @@ pin_project! {
     #[project = StateProj]
     enum State<S, SFut, ReqBody, ResBody> {
         // The request and the ready service wait beside what is waited for.
-        Waiting { waiting: Waiting, ready: S, request: Option<Request<ReqBody>> },
+        Waiting { waiting: Waiting, ready: Option<S>, request: Option<Request<ReqBody>> },
         Calling { #[pin] response: SFut },
         // The answer waits until what it made untrue is gone.
         Settling { settling: Settling, response: Option<Response<CacheBody<ResBody>>> },
@@ -85,7 +87,8 @@ pub(super) enum Come {
 pub(super) enum Next {
     Call,
     Answer(Response<Bytes>),
-    AnswerAndRefresh(Response<Bytes>),
+    /// The handler is called for the next answer: at once, or if the store gives the lease of it.
+    AnswerAndRefresh(Response<Bytes>, Option<StoreFuture<Lease>>),
     Wait(Waiting),
 }
 
@@ -113,17 +116,14 @@ pub(super) fn go_on<ReqBody>(
                 Ok(answer) => come = Some(Come::Lease(answer)),
                 Err(pending) => return Next::Wait(Waiting::Lease(pending)),
             },
-            Step::Pause(pause) => match &exchange.config.runtime {
-                Some(runtime) => return Next::Wait(Waiting::Pause(runtime.sleep(pause))),
-                None => return Next::Call,
-            },
+            Step::Pause(pause) => return Next::Wait(Waiting::Pause(pause)),
             Step::Call => return Next::Call,
             Step::Answer(response) => return Next::Answer(response),
-            Step::AnswerAndRefresh(response) => return Next::AnswerAndRefresh(response),
+            Step::AnswerAndRefresh(response, leased) => {
+                return Next::AnswerAndRefresh(response, leased);
+            }
             Step::Wait(wait) => {
-                let config = &exchange.config;
-                let runtime = config.runtime.as_ref();
-                let deadline = runtime.map(|runtime| runtime.sleep(config.wait_at_most));
+                let deadline = exchange.config.sleep(exchange.config.wait_at_most);
                 return Next::Wait(Waiting::Flight(wait, deadline));
             }
         }
@@ -155,23 +155,63 @@ where
     SFut: Future<Output = Result<Response<ResBody>, E>> + Send + 'static,
     ResBody: Body<Data = Bytes> + Send + 'static,
 {
-    let Some(runtime) = exchange.config.runtime.clone() else {
+    let config = Arc::clone(&exchange.config);
+    let response = async { response.await.ok() };
+    config.spawn(Box::pin(refreshed(exchange, response)));
+}
+
+/// The same, if the store gives the lease of the answer, and has none that is fresh by then.
+pub(super) fn refresh_by_lease<S, ReqBody, ResBody>(
+    mut exchange: Exchange,
+    leased: StoreFuture<Lease>,
+    mut ready: S,
+    mut request: Request<ReqBody>,
+) where
+    S: Service<Request<ReqBody>, Response = Response<ResBody>> + Send + 'static,
+    S::Future: Send + 'static,
+    ReqBody: Send + 'static,
+    ResBody: Body<Data = Bytes> + Send + 'static,
+{
+    let config = Arc::clone(&exchange.config);
+    config.spawn(Box::pin(async move {
+        let leased = leased.await;
+        if let Ok(Lease::Busy(_)) = leased {
+            // Another process makes it. For a while nobody here asks again.
+            if let Some(pause) = exchange.config.sleep(PAUSE_MAX) {
+                pause.await;
+            }
+            return;
+        }
+        let mut come = Come::Lease(leased);
+        loop {
+            match go_on(&mut exchange, Some(come), &mut request) {
+                Next::Call => break,
+                Next::Wait(mut waiting) => come = poll_fn(|cx| waiting.poll(cx)).await,
+                Next::Answer(_) | Next::AnswerAndRefresh(..) => return,
+            }
+        }
+        let response = ready.call(request);
+        refreshed(exchange, async { response.await.ok() }).await;
+    }));
+}
+
+async fn refreshed<ResBody>(
+    exchange: Exchange,
+    response: impl Future<Output = Option<Response<ResBody>>>,
+) where
+    ResBody: Body<Data = Bytes> + Send + 'static,
+{
+    let Some(response) = response.await else {
+        // It stays stale, and is tried again by whoever comes next.
         return;
     };
-    runtime.spawn(Box::pin(async move {
-        let concluded = match response.await {
-            Ok(response) => exchange.conclude(response),
-            // It stays stale, and is tried again by whoever comes next.
-            Err(_) => return,
-        };
-        let (response, settling) = concluded;
-        // What is being stored is stored as it is read.
-        let mut body = pin!(response.into_body());
-        while let Some(Ok(_)) = poll_fn(|cx| body.as_mut().poll_frame(cx)).await {}
-        if let Some(settling) = settling {
-            let _ = settling.settled.await;
-        }
-    }));
+    let (response, settling) = exchange.conclude(response);
+    // What is being stored is stored as it is read.
+    let mut body = pin!(response.into_body());
+    while let Some(Ok(_)) = poll_fn(|cx| body.as_mut().poll_frame(cx)).await {}
+    if let Some(settling) = settling {
+        let _ = settling.settled.await;
+    }
 }
 
 impl<S, ReqBody, ResBody> ResponseFuture<S, ReqBody, ResBody>
@@ -184,12 +224,11 @@ where
         ready: S,
         request: Request<ReqBody>,
     ) -> Self {
-        let request = Some(request);
         Self {
             state: State::Waiting {
                 waiting,
-                ready,
-                request,
+                ready: Some(ready),
+                request: Some(request),
             },
             exchange: Some(exchange),
         }
@@ -213,8 +252,9 @@ where
 
 impl<S, ReqBody, ResBody> Future for ResponseFuture<S, ReqBody, ResBody>
 where
-    S: Service<Request<ReqBody>, Response = Response<ResBody>>,
+    S: Service<Request<ReqBody>, Response = Response<ResBody>> + Send + 'static,
     S::Future: Send + 'static,
+    ReqBody: Send + 'static,
     ResBody: Body<Data = Bytes> + Send + 'static,
 {
     type Output = Result<Response<CacheBody<ResBody>>, S::Error>;
@@ -235,15 +275,24 @@ where
                             *waiting = further;
                             continue;
                         }
-                        Next::Call => State::Calling {
-                            response: ready.call(request.take().expect(ONE_END)),
-                        },
+                        Next::Call => {
+                            let ready = ready.as_mut().expect(ONE_END);
+                            let response = ready.call(request.take().expect(ONE_END));
+                            State::Calling { response }
+                        }
                         Next::Answer(response) => State::Answered {
                             response: Some(response),
                         },
-                        Next::AnswerAndRefresh(response) => {
-                            let call = ready.call(request.take().expect(ONE_END));
-                            refresh(this.exchange.take().expect(ONE_END), call);
+                        Next::AnswerAndRefresh(response, leased) => {
+                            let exchange = this.exchange.take().expect(ONE_END);
+                            let mut ready = ready.take().expect(ONE_END);
+                            let request = request.take().expect(ONE_END);
+                            match leased {
+                                None => refresh(exchange, ready.call(request)),
+                                Some(leased) => {
+                                    refresh_by_lease(exchange, leased, ready, request);
+                                }
+                            }
                             State::Answered {
                                 response: Some(response),
                             }

@@ -289,6 +289,10 @@ impl CacheLayerBuilder {
 
     /// Sets for how long a request waits for the answer that another one makes before it makes its
     /// own. 5 seconds by default.
+    ///
+    /// The time is told by [`runtime`](Self::runtime). Where there is none, or a Tokio runtime
+    /// without a time driver, another request of this process is waited for as long as it takes, and
+    /// another process is not waited for.
     pub fn wait_at_most(mut self, wait_at_most: Duration) -> Self {
         self.wait_at_most = wait_at_most;
         self

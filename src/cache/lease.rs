@@ -8,12 +8,12 @@ use super::{
     key::CacheKey,
     store::{Lease, LeaseToken},
 };
-use crate::{error::StoreError, store_future::StoreFuture};
+use crate::{error::StoreError, runtime::Task, store_future::StoreFuture};
 
 /// How long a request waits at first, and at most, before it looks whether another process has made
 /// the answer.
 const PAUSE_MIN: Duration = Duration::from_millis(10);
-const PAUSE_MAX: Duration = Duration::from_millis(160);
+pub(super) const PAUSE_MAX: Duration = Duration::from_millis(160);
 
 /// How a request stands to the lease of its answer.
 #[derive(Debug, Default)]
@@ -27,14 +27,13 @@ pub(super) struct Leasing {
 }
 
 /// What a request does about its lease.
-#[derive(Debug, PartialEq, Eq)]
 pub(super) enum Move {
     /// It looks once more, now that nobody else makes the answer.
     Look,
     /// It makes the answer.
     Make,
     /// It looks once more after a while.
-    Pause(Duration),
+    Pause(Task),
 }
 
 /// Asks the store for the lease of an answer. One that comes when nobody waits for it any more is
@@ -59,8 +58,27 @@ impl Leasing {
         self.held.is_none() && !self.waived
     }
 
+    /// Asks for the lease of an answer that is made beside the request, unless it is held already, or
+    /// the store has none to give.
+    pub(super) fn ask(
+        &mut self,
+        config: &Arc<Config>,
+        key: CacheKey,
+    ) -> Option<StoreFuture<Lease>> {
+        if !self.is_open() {
+            return None;
+        }
+        match ask(config, key) {
+            StoreFuture::Ready(Some(Ok(Lease::Unsupported))) => {
+                self.waived = true;
+                None
+            }
+            leased => Some(config.watch.over(leased, || None)),
+        }
+    }
+
     /// Takes what the store said. A store that fails, or that another process holds up for longer
-    /// than a request waits, holds up no request.
+    /// than a request waits, holds up no request; and where nothing tells the time, none waits.
     pub(super) fn take(
         &mut self,
         answer: Result<Lease, StoreError>,
@@ -72,21 +90,29 @@ impl Leasing {
                 self.held = Some(Box::new(HeldLease::new(config, key, token)));
                 Move::Look
             }
-            Ok(Lease::Busy(rest))
-                if config.runtime.is_some() && self.waited < config.wait_at_most =>
-            {
-                // Each wait is as long as all before it: a quick answer is seen soon, and a slow
-                // one is asked for seldom.
-                let pause = self.waited.clamp(PAUSE_MIN, PAUSE_MAX);
-                let pause = pause.min(rest.max(PAUSE_MIN));
-                self.waited += pause;
-                Move::Pause(pause)
-            }
-            Ok(Lease::Busy(_) | Lease::Unsupported) | Err(_) => {
-                self.waived = true;
-                Move::Make
-            }
+            Ok(Lease::Busy(rest)) => match self.pause(rest, config) {
+                Some(pause) => Move::Pause(pause),
+                None => self.waive(),
+            },
+            Ok(Lease::Unsupported) | Err(_) => self.waive(),
         }
+    }
+
+    fn pause(&mut self, rest: Duration, config: &Config) -> Option<Task> {
+        if self.waited >= config.wait_at_most {
+            return None;
+        }
+        // Each wait is as long as all before it: a quick answer is seen soon, and a slow one is asked
+        // for seldom.
+        let pause = self.waited.clamp(PAUSE_MIN, PAUSE_MAX);
+        let pause = pause.min(rest.max(PAUSE_MIN));
+        self.waited += pause;
+        config.sleep(pause)
+    }
+
+    fn waive(&mut self) -> Move {
+        self.waived = true;
+        Move::Make
     }
 
     /// Gives the lease to what stores the answer.

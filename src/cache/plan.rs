@@ -85,6 +85,8 @@ pub(super) struct Look {
     pub(super) plain: Option<Bytes>,
     /// A part that the store has, and that does not hold what is asked for.
     pub(super) part: Option<Arc<StoredResponse>>,
+    /// Whether the answer is made beside the request, which has been shown a stale one.
+    pub(super) refreshes: bool,
     /// Whether the handler is asked if what is stale still holds.
     pub(super) validates: bool,
     /// How many answers others had made when the store was asked.
@@ -285,6 +287,7 @@ impl Look {
             stale: None,
             plain: None,
             part: None,
+            refreshes: false,
             validates: false,
             landed: config.flights.landed(),
             lead: None,

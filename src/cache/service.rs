@@ -15,7 +15,7 @@ use super::{
     body::CacheBody,
     config::Config,
     exchange::Exchange,
-    future::{Next, ResponseFuture, go_on, refresh},
+    future::{Next, ResponseFuture, go_on, refresh, refresh_by_lease},
 };
 
 /// Middleware that answers from a store what has been answered before. Made by
@@ -47,16 +47,25 @@ where
             // A store in memory answers at once: the readied service is called where it stands.
             Next::Call => ResponseFuture::calling(exchange, self.inner.call(request)),
             Next::Answer(response) => ResponseFuture::answered(response),
-            Next::AnswerAndRefresh(response) => {
+            Next::AnswerAndRefresh(response, None) => {
                 refresh(exchange, self.inner.call(request));
                 ResponseFuture::answered(response)
             }
-            // The future calls the service that was polled ready; the clone left behind was not.
+            Next::AnswerAndRefresh(response, Some(leased)) => {
+                refresh_by_lease(exchange, leased, self.take_ready(), request);
+                ResponseFuture::answered(response)
+            }
             Next::Wait(waiting) => {
-                let clone = self.inner.clone();
-                let ready = mem::replace(&mut self.inner, clone);
-                ResponseFuture::waiting(exchange, waiting, ready, request)
+                ResponseFuture::waiting(exchange, waiting, self.take_ready(), request)
             }
         }
+    }
+}
+
+impl<S: Clone> Cache<S> {
+    /// Takes the service that was polled ready; the clone left behind was not.
+    fn take_ready(&mut self) -> S {
+        let clone = self.inner.clone();
+        mem::replace(&mut self.inner, clone)
     }
 }

@@ -87,8 +87,9 @@ impl Policy {
     /// Remembers each request of the last window: in any window at all at most the limit is
     /// admitted.
     ///
-    /// The limit is at most 10 000, and each partition may take 16 bytes times that. A store that
-    /// keeps words alone counts as [`sliding_window`](Self::sliding_window) does.
+    /// The limit is at most 10 000, and each partition may take 16 bytes times that, on a Redis server
+    /// 20. Both count exactly; a store that keeps words alone counts as
+    /// [`sliding_window`](Self::sliding_window) does.
     pub fn sliding_log(name: &str, quota: Quota) -> Result<Self, ConfigError> {
         Self::new(name, quota, Algorithm::sliding_log(&quota)?)
     }

@@ -29,8 +29,9 @@ use crate::{
 /// Each question is about one partition, and so about one key of a server: on Redis a hash named
 /// by the partition's digest, with a field for each policy, named by its [`Policy::id`]. One script
 /// reads the server's time and the fields, decides, writes the fields, and moves the key's expiry on
-/// if it comes before the latest [`forget_at`](super::State::forget_at) of them. One key has one slot of a cluster, and all words of a
-/// state are below 2^53.
+/// if it comes before the latest [`forget_at`](super::State::forget_at) of them. One key has one slot of
+/// a cluster, and all words of a state are below 2^53. Beside it stands a list for each
+/// [sliding log](Policy::sliding_log), in the same slot.
 pub trait RateLimitStore: fmt::Debug + Send + Sync + 'static {
     /// Returns the secret under which partitions are digested.
     fn keys(&self) -> &StoreKeys;

@@ -14,7 +14,9 @@ use portcullis::{
         AccessLogLayer, CountRequestBodyLayer, Level, LogEntry, LogQuery, LogQueue, LogStore,
         Losses, Metrics, RecentRecords, Record, Sink, Trail,
     },
+    cache::CacheLayer,
     rate_limit::{OnStoreError, Partition, Policy, Quota, RateLimitLayer},
+    store::MemoryStore,
 };
 use tower::{Layer, Service, ServiceExt, service_fn};
 
@@ -187,6 +189,33 @@ fn what_a_local_store_decided_is_counted_apart() {
     let decisions = series(&scrape, "portcullis_rate_limit_decisions").join("\n");
     for label in ["outcome=\"local_limited\"", "outcome=\"local_allowed\""] {
         assert!(decisions.contains(label), "{decisions}");
+    }
+}
+
+#[test]
+fn why_an_answer_was_not_stored_is_counted_also_where_only_its_end_has_shown_it() {
+    let scrape = scraped(async |metrics| {
+        let cache = CacheLayer::secure(MemoryStore::new()).body_bytes_max(8);
+        let handler = service_fn(async |request: Request<Full<Bytes>>| {
+            let mut response = Response::builder().header("cache-control", "max-age=60");
+            if request.uri().path() == "/private" {
+                response = response.header("cache-control", "private");
+            }
+            // Nobody can know before that it is too long.
+            let body = Full::new(Bytes::from_static(b"more than eight"));
+            let body = body.with_trailers(std::future::ready(None));
+            Ok::<_, Infallible>(response.body(body).unwrap())
+        });
+        let app = layer(metrics).layer(cache.build().unwrap().layer(handler));
+        for path in ["/long", "/private"] {
+            let response = app.clone().oneshot(get(path)).await.unwrap();
+            response.into_body().collect().await.unwrap();
+        }
+    });
+    let requests = series(&scrape, "portcullis_cache_requests").join("\n");
+    for reason in ["too-large", "private"] {
+        let labels = format!("{{outcome=\"miss\",reason=\"{reason}\"}} 1");
+        assert!(requests.contains(&labels), "{requests}");
     }
 }
 

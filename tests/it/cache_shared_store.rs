@@ -2,12 +2,8 @@
 
 use std::{
     convert::Infallible,
-    future::Future,
     pin::Pin,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
-    },
+    sync::{Arc, Mutex, atomic::Ordering},
     task::{Context, Poll},
     time::Duration,
 };
@@ -15,204 +11,16 @@ use std::{
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
-use portcullis::{
-    StoreFuture, StoreKeys,
-    cache::{
-        Cache, CacheBody, CacheKey, CacheLayer, CacheLayerBuilder, CacheStore, Lease, LeaseToken,
-        Lookup, PurgeMode, PurgeTarget, Put, PutOutcome, Selection, Touch,
-    },
-    store::MemoryStore,
-};
-use tokio::{sync::Semaphore, task::JoinHandle};
-use tower::{Layer, Service, ServiceExt, service_fn};
+use portcullis::cache::{CacheLayer, CacheLayerBuilder};
+use tower::{Layer, ServiceExt, service_fn};
 
-use crate::{
-    cache::answer,
-    support::{
-        get,
-        hands::{Hands, let_all_run},
-        header, request, text,
-    },
+use crate::support::{
+    get,
+    hands::{Hands, let_all_run},
+    processes::{FRESH, Process, Shared},
+    request, text,
 };
 
-/// A store that hands out leases, and that can stop to answer, or do so when it is let.
-#[derive(Clone)]
-struct Shared {
-    store: Arc<MemoryStore>,
-    leases: Arc<Mutex<Leases>>,
-    hangs: Arc<AtomicBool>,
-    is_late: Arc<AtomicBool>,
-    let_answer: Arc<Semaphore>,
-}
-
-#[derive(Default)]
-struct Leases {
-    holder: Option<LeaseToken>,
-    given: u64,
-}
-
-impl Shared {
-    fn over(clock: &Hands) -> Self {
-        Self {
-            store: Arc::new(MemoryStore::with_clock(clock.clock.clone())),
-            leases: Arc::default(),
-            hangs: Arc::default(),
-            is_late: Arc::default(),
-            let_answer: Arc::new(Semaphore::new(0)),
-        }
-    }
-
-    fn holder(&self) -> Option<LeaseToken> {
-        self.leases.lock().unwrap().holder
-    }
-
-    /// Does what is asked at once, or when it is let, or never.
-    fn answer<T: Send + 'static>(
-        &self,
-        ask: impl FnOnce(&MemoryStore) -> StoreFuture<T> + Send + 'static,
-    ) -> StoreFuture<T> {
-        if self.hangs.load(Ordering::SeqCst) {
-            return StoreFuture::pending(std::future::pending());
-        }
-        if !self.is_late.load(Ordering::SeqCst) {
-            return ask(&self.store);
-        }
-        let (store, let_answer) = (Arc::clone(&self.store), Arc::clone(&self.let_answer));
-        StoreFuture::pending(async move {
-            let_answer.acquire().await.unwrap().forget();
-            ask(&store).await
-        })
-    }
-}
-
-impl CacheStore for Shared {
-    fn keys(&self) -> &StoreKeys {
-        CacheStore::keys(&*self.store)
-    }
-
-    fn get(&self, key: &CacheKey, selection: &Selection<'_>) -> StoreFuture<Lookup> {
-        let found = self.store.get(key, selection);
-        self.answer(|_| found)
-    }
-
-    fn put(&self, put: Put) -> StoreFuture<PutOutcome> {
-        self.answer(|store| store.put(put))
-    }
-
-    fn touch(&self, touch: Touch) -> StoreFuture<bool> {
-        self.answer(|store| CacheStore::touch(store, touch))
-    }
-
-    fn purge(&self, targets: &[PurgeTarget], mode: PurgeMode) -> StoreFuture<()> {
-        let targets = targets.to_vec();
-        self.answer(move |store| CacheStore::purge(store, &targets, mode))
-    }
-
-    fn lease(&self, _: &CacheKey, at_most: Duration) -> StoreFuture<Lease> {
-        let leases = Arc::clone(&self.leases);
-        self.answer(move |_| {
-            let mut leases = leases.lock().unwrap();
-            if leases.holder.is_some() {
-                return StoreFuture::ready(Lease::Busy(at_most));
-            }
-            leases.given += 1;
-            let token = LeaseToken(leases.given);
-            leases.holder = Some(token);
-            StoreFuture::ready(Lease::Leader(token))
-        })
-    }
-
-    fn release(&self, _: &CacheKey, token: LeaseToken) -> StoreFuture<()> {
-        let mut leases = self.leases.lock().unwrap();
-        assert_eq!(leases.holder.take(), Some(token), "each gives back its own");
-        StoreFuture::ready(())
-    }
-}
-
-/// A handler that answers once it is let, and counts who came.
-#[derive(Clone)]
-struct Slow {
-    calls: Arc<AtomicUsize>,
-    let_through: Arc<Semaphore>,
-    fields: &'static [(&'static str, &'static str)],
-}
-
-impl Service<Request<Full<Bytes>>> for Slow {
-    type Response = Response<Full<Bytes>>;
-    type Error = Infallible;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, _: Request<Full<Bytes>>) -> Self::Future {
-        let call = self.calls.fetch_add(1, Ordering::SeqCst) + 1;
-        let (let_through, fields) = (Arc::clone(&self.let_through), self.fields);
-        Box::pin(async move {
-            let_through.acquire().await.unwrap().forget();
-            Ok(answer(fields, format!("call {call}")))
-        })
-    }
-}
-
-/// A process: a cache of its own before a handler.
-struct Process {
-    service: Cache<Slow>,
-    slow: Slow,
-}
-
-impl Process {
-    fn new(hands: &Hands, store: &Shared) -> Self {
-        Self::configured(hands, store, FRESH, |builder| builder)
-    }
-
-    fn configured(
-        hands: &Hands,
-        store: &Shared,
-        fields: &'static [(&'static str, &'static str)],
-        configure: impl FnOnce(CacheLayerBuilder) -> CacheLayerBuilder,
-    ) -> Self {
-        let builder = CacheLayer::secure(store.clone())
-            .clock(hands.clock.clone())
-            .runtime(hands.clone());
-        let slow = Slow {
-            calls: Arc::default(),
-            let_through: Arc::new(Semaphore::new(0)),
-            fields,
-        };
-        let layer = configure(builder).build().unwrap();
-        Self {
-            service: layer.layer(slow.clone()),
-            slow,
-        }
-    }
-
-    fn calls(&self) -> usize {
-        self.slow.calls.load(Ordering::SeqCst)
-    }
-
-    fn open(&self) {
-        self.slow.let_through.add_permits(100);
-    }
-
-    fn sends(&self, request: Request<Full<Bytes>>) -> JoinHandle<Response<CacheBody<Full<Bytes>>>> {
-        let answer = self.service.clone().oneshot(request);
-        tokio::spawn(async { answer.await.unwrap() })
-    }
-
-    /// Asks, and returns the answer's status of the cache, and its body.
-    fn asks(&self) -> JoinHandle<(String, String)> {
-        let answer = self.service.clone().oneshot(get("/a"));
-        tokio::spawn(async {
-            let response = answer.await.unwrap();
-            let status = header(response.headers(), "cache-status").unwrap_or_default();
-            (status.to_owned(), text(response).await)
-        })
-    }
-}
-
-const FRESH: &[(&str, &str)] = &[("cache-control", "max-age=60")];
 /// The longest time between two looks of one who waits for another process.
 const PAUSE: Duration = Duration::from_millis(160);
 

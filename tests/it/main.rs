@@ -44,12 +44,14 @@ mod cache_conformance;
 mod cache_differential;
 #[cfg(feature = "encryption")]
 mod cache_encryption;
+mod cache_endings;
 mod cache_jitter;
 mod cache_leaks;
 mod cache_oracle;
 mod cache_parts;
 mod cache_policy;
 mod cache_posts;
+mod cache_refresh;
 mod cache_shared_store;
 mod cache_validation;
 mod contract;
@@ -72,28 +74,32 @@ mod rate_limit_penalty;
 mod rate_limit_queue;
 mod rate_limit_regressions;
 mod rate_limit_settle;
-#[cfg(feature = "redis")]
+#[cfg(all(feature = "redis", feature = "test-util"))]
 mod redis;
-#[cfg(feature = "redis")]
+#[cfg(all(feature = "redis", feature = "test-util"))]
+mod redis_batches;
+#[cfg(all(feature = "redis", feature = "test-util"))]
 mod redis_cache;
 #[cfg(all(feature = "redis", feature = "test-util"))]
 mod redis_cluster;
 #[cfg(all(feature = "redis", feature = "test-util"))]
 mod redis_conformance;
-#[cfg(feature = "redis")]
+#[cfg(all(feature = "redis", feature = "test-util"))]
 mod redis_faults;
-#[cfg(feature = "redis")]
+#[cfg(all(feature = "redis", feature = "test-util"))]
 mod redis_faults_layers;
-#[cfg(feature = "redis")]
+#[cfg(all(feature = "redis", feature = "test-util"))]
 mod redis_gate;
-#[cfg(feature = "redis")]
+#[cfg(all(feature = "redis", feature = "test-util"))]
 mod redis_keys;
 #[cfg(all(feature = "redis", feature = "test-util"))]
+mod redis_logs;
+#[cfg(all(feature = "redis", feature = "test-util"))]
 mod redis_rate_limit;
-#[cfg(feature = "redis")]
+#[cfg(all(feature = "redis", feature = "test-util"))]
 mod redis_scripts;
-#[cfg(feature = "redis")]
+#[cfg(all(feature = "redis", feature = "test-util"))]
 mod redis_tiered;
-#[cfg(feature = "redis-tls")]
+#[cfg(all(feature = "redis-tls", feature = "test-util"))]
 mod redis_tls;
 mod support;

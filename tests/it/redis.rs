@@ -78,7 +78,7 @@ async fn a_store_connects_at_its_first_call_by_network_and_by_socket() {
 
 #[tokio::test]
 async fn a_service_starts_while_its_server_is_away_and_heals_when_it_comes() {
-    let mut server = Server::start();
+    let server = Server::start();
     server.kill();
     let store = store(&server.url());
     let error = store.ping().await.unwrap_err();
@@ -142,7 +142,7 @@ async fn a_frozen_server_costs_its_deadline_and_then_nothing_until_it_thaws() {
 
 #[tokio::test]
 async fn calls_that_wait_are_woken_when_the_server_is_given_up() {
-    let mut server = Server::start();
+    let server = Server::start();
     let slow = Duration::from_secs(20);
     let config = short(&server.url()).api_key_deadline(slow);
     let store = RedisStore::new(config, keys()).unwrap();
@@ -179,7 +179,7 @@ async fn a_lost_connection_is_made_anew_before_the_next_call_asks_for_it() {
 
 #[tokio::test]
 async fn a_server_that_is_gone_is_tried_once_each_second() {
-    let mut server = Server::start();
+    let server = Server::start();
     let store = store(&server.url());
     store.ping().await.unwrap();
     server.kill();
@@ -197,7 +197,7 @@ async fn a_server_that_is_gone_is_tried_once_each_second() {
 #[tokio::test]
 async fn a_replica_is_no_server_to_write_to() {
     let main = Server::start();
-    let port = main.addr.port().to_string();
+    let port = main.addr().port().to_string();
     let replica = Server::with(&["--replicaof", "127.0.0.1", &port]);
     let store = store(&replica.url());
     assert!(store.ping().await.is_err());
@@ -223,7 +223,7 @@ async fn more_calls_than_may_wait_fail_at_once() {
 #[tokio::test]
 async fn a_closed_store_answers_what_was_asked_and_nothing_more() {
     let server = Server::start();
-    let proxy = Proxy::before(server.addr).await;
+    let proxy = Proxy::before(server.addr());
     let store = store(&proxy.url());
     store.ping().await.unwrap();
     proxy.set(Fault::Delay(Duration::from_millis(10)));

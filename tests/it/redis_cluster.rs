@@ -66,7 +66,7 @@ async fn until_taken(store: &RedisStore, number: u64) -> Duration {
 
 #[tokio::test]
 async fn a_node_that_dies_hurts_its_slots_alone_until_its_replica_takes_over() {
-    let mut cluster = Cluster::start();
+    let cluster = Cluster::start();
     let store = hasty(RedisConfig::cluster(cluster.urls()));
     let ring = KeyRing::builder("acmepay", store.clone())
         .pepper(pepper())
@@ -78,7 +78,7 @@ async fn a_node_that_dies_hurts_its_slots_alone_until_its_replica_takes_over() {
     answers.until_all_hit().await;
     // The one that dies has the keys, and some of the answers and partitions.
     let holds = |home: &usize, what: &str| {
-        let names = cluster.servers[*home].keys();
+        let names = cluster.servers()[*home].keys();
         names.iter().any(|name| name.contains(what))
     };
     let dies = (0..3).find(|home| holds(home, ":k:{")).unwrap();
@@ -86,9 +86,9 @@ async fn a_node_that_dies_hurts_its_slots_alone_until_its_replica_takes_over() {
     let mut dying = Vec::new();
     let mut living = Vec::new();
     for number in 0..30 {
-        let before = cluster.servers[dies].keys().len();
+        let before = cluster.servers()[dies].keys().len();
         until_taken(&store, number).await;
-        let after = cluster.servers[dies].keys().len();
+        let after = cluster.servers()[dies].keys().len();
         let home = if after > before {
             &mut dying
         } else {
@@ -97,8 +97,8 @@ async fn a_node_that_dies_hurts_its_slots_alone_until_its_replica_takes_over() {
         home.push(number);
     }
     assert!(!dying.is_empty() && !living.is_empty());
-    cluster.servers[dies].ask(&["WAIT", "1", "5000"]);
-    cluster.servers[dies].kill();
+    cluster.servers()[dies].ask(&["WAIT", "1", "5000"]);
+    cluster.servers()[dies].kill();
     let begun = Instant::now();
     let (mut refused, mut unknown) = (0, 0);
     let (asked, called) = (answers.asked(), answers.called());
@@ -203,17 +203,21 @@ async fn a_slot_that_moves_is_followed_and_no_call_fails() {
     let cluster = Cluster::start();
     let store = hasty(RedisConfig::cluster(cluster.urls()));
     assert!(take(&store, 1).await);
-    let holds = |home: &usize| !cluster.servers[*home].keys().is_empty();
+    let holds = |home: &usize| !cluster.servers()[*home].keys().is_empty();
     let from = (0..3).find(holds).unwrap();
     let to = (from + 1) % 3;
-    let (old, new) = (&cluster.servers[from], &cluster.servers[to]);
+    let (old, new) = (&cluster.servers()[from], &cluster.servers()[to]);
     let key = old.keys().remove(0);
     let slot = old.ask(&["CLUSTER", "KEYSLOT", &key]).as_text();
-    let id = |number: usize| cluster.servers[number].ask(&["CLUSTER", "MYID"]).as_text();
+    let id = |number: usize| {
+        cluster.servers()[number]
+            .ask(&["CLUSTER", "MYID"])
+            .as_text()
+    };
     new.ask(&["CLUSTER", "SETSLOT", &slot, "IMPORTING", &id(from)]);
     old.ask(&["CLUSTER", "SETSLOT", &slot, "MIGRATING", &id(to)]);
     assert!(take(&store, 1).await, "not moved yet");
-    let port = new.addr.port().to_string();
+    let port = new.addr().port().to_string();
     old.ask(&["MIGRATE", "127.0.0.1", &port, &key, "0", "5000"]);
     assert!(
         take(&store, 1).await,
@@ -233,9 +237,9 @@ async fn a_slot_that_moves_is_followed_and_no_call_fails() {
 
 #[tokio::test]
 async fn a_cluster_that_is_away_fails_calls_at_once_and_heals() {
-    let mut cluster = Cluster::start();
+    let cluster = Cluster::start();
     let urls = cluster.urls();
-    for server in &cluster.servers {
+    for server in cluster.servers() {
         server.freeze();
     }
     let config = RedisConfig::cluster(urls);
@@ -249,7 +253,7 @@ async fn a_cluster_that_is_away_fails_calls_at_once_and_heals() {
         assert!(!take(&store, 1).await);
         assert!(asked.elapsed() < Duration::from_millis(10));
     }
-    for server in &mut cluster.servers {
+    for server in cluster.servers() {
         server.thaw();
     }
     let healed_in = until_taken(&store, 1).await;
@@ -258,13 +262,13 @@ async fn a_cluster_that_is_away_fails_calls_at_once_and_heals() {
 
 #[tokio::test]
 async fn a_failover_by_sentinel_is_followed() {
-    let mut watched = Watched::start();
+    let watched = Watched::start();
     let config = RedisConfig::sentinel(watched.urls(), "main");
     let store = hasty(config);
     until_taken(&store, 1).await;
     let on = |keys: Vec<String>| keys.iter().any(|key| key.contains(":l:"));
-    assert!(on(watched.main.keys()), "asked the replica");
-    watched.main.kill();
+    assert!(on(watched.main().keys()), "asked the replica");
+    watched.main().kill();
     // The store hears of it at once, and until there is another main server fails calls at once.
     while store.stats().down == 0 {
         take(&store, 1).await;
@@ -273,7 +277,7 @@ async fn a_failover_by_sentinel_is_followed() {
     assert!(!take(&store, 1).await);
     assert!(asked.elapsed() < Duration::from_secs(1));
     until_taken(&store, 1).await;
-    assert!(on(watched.replica.keys()));
+    assert!(on(watched.replica().keys()));
 }
 
 #[tokio::test]

@@ -11,6 +11,7 @@ use portcullis::{
     store::{RedisConfig, RedisStore, TieredStore},
 };
 
+use crate::redis_logs::counts_logs_exactly;
 use crate::support::redis::{Cluster, Reply, Server, keys, patient};
 
 /// Runs the suites of all four ports beside one another: most of the time they wait.
@@ -24,6 +25,7 @@ where
         conformance::cache(store, pause),
         conformance::log_store(store),
         conformance::rate_limit(store, pause),
+        counts_logs_exactly(store),
     );
 }
 
@@ -69,11 +71,11 @@ async fn a_little_memory_before_redis_keeps_every_promise() {
 async fn a_cluster_keeps_every_promise() {
     let cluster = Cluster::start();
     // One node knows the others.
-    let config = RedisConfig::cluster([cluster.servers[4].url()]);
+    let config = RedisConfig::cluster([cluster.servers()[4].url()]);
     let store = RedisStore::new(patient(config), keys()).unwrap();
     keeps_every_promise(&store).await;
     // All three main servers have a share of the partitions, and of the answers.
-    for server in &cluster.servers[..3] {
+    for server in &cluster.servers()[..3] {
         let names = server.keys();
         for kind in [":l:{", ":c:{"] {
             assert!(names.iter().any(|name| name.contains(kind)), "{names:?}");

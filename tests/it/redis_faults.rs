@@ -57,7 +57,7 @@ impl Scene {
 
     async fn by(waiting: fn(RedisConfig) -> RedisConfig) -> Self {
         let server = Server::start();
-        let proxy = Proxy::before(server.addr).await;
+        let proxy = Proxy::before(server.addr());
         let config = waiting(RedisConfig::single(proxy.url()));
         let store = RedisStore::new(config, keys()).unwrap();
         let policy = Policy::fixed_window("all", Quota::per_hour(LIMIT)).unwrap();

@@ -1,8 +1,6 @@
 //! What keys, cache and log do while their Redis server fails, in each way that one can.
 
 use std::{
-    convert::Infallible,
-    fmt::Debug,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -11,9 +9,8 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Request, Response, StatusCode};
-use http_body::Body;
-use http_body_util::{BodyExt, Full};
+use http::{Request, StatusCode};
+use http_body_util::Full;
 use portcullis::{
     TokioRuntime,
     access_log::{AccessLogLayer, LogQueue, Trail},
@@ -21,44 +18,13 @@ use portcullis::{
     cache::CacheLayer,
     store::{RedisConfig, RedisStore},
 };
-use tower::{Layer, ServiceExt, service_fn, util::BoxCloneService};
+use tower::ServiceExt;
 
 use crate::support::{
+    app::{App, app},
     get,
     redis::{Fault, Proxy, Server, keys},
 };
-
-type App = BoxCloneService<Request<Full<Bytes>>, Response<()>, Infallible>;
-
-/// Puts a layer before a handler that counts its calls, and reads each answer to its end.
-macro_rules! app {
-    ($layer:expr, $calls:expr) => {{
-        let calls = Arc::clone($calls);
-        let handler = service_fn(move |_: Request<Full<Bytes>>| {
-            calls.fetch_add(1, Ordering::Relaxed);
-            let response = Response::builder().header("cache-control", "max-age=60");
-            let response = response.body(Full::<Bytes>::from("an answer")).unwrap();
-            async move { Ok::<_, Infallible>(response) }
-        });
-        let service = $layer.layer(handler);
-        let to_the_end = |response: Response<_>| async move {
-            let (head, body) = response.into_parts();
-            read_to_the_end(body).await;
-            Ok(Response::from_parts(head, ()))
-        };
-        BoxCloneService::new(ServiceExt::<Request<Full<Bytes>>>::and_then(
-            service, to_the_end,
-        ))
-    }};
-}
-
-async fn read_to_the_end<B>(body: B)
-where
-    B: Body<Data = Bytes>,
-    B::Error: Debug,
-{
-    body.collect().await.unwrap();
-}
 
 /// How long each layer waits for its server.
 const DEADLINE: Duration = Duration::from_millis(25);
@@ -100,7 +66,7 @@ impl Scene {
 
     async fn waiting(deadline: Duration) -> Self {
         let server = Server::start();
-        let proxy = Proxy::before(server.addr).await;
+        let proxy = Proxy::before(server.addr());
         let config = RedisConfig::single(proxy.url())
             .api_key_deadline(deadline)
             .cache_deadline(deadline);
@@ -120,10 +86,10 @@ impl Scene {
         let apps = [
             (
                 "auth",
-                app!(ApiKeyLayer::builder(&ring).build().unwrap(), &others),
+                app(ApiKeyLayer::builder(&ring).build().unwrap(), &others),
             ),
-            ("cache", app!(CacheLayer::new(store), &calls)),
-            ("log", app!(AccessLogLayer::new(queue.clone()), &others)),
+            ("cache", app(CacheLayer::new(store), &calls)),
+            ("log", app(AccessLogLayer::new(queue.clone()), &others)),
         ];
         let scene = Self {
             deadline,
@@ -301,7 +267,7 @@ async fn a_hang_denies_keys_misses_answers_and_costs_few_their_deadline() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn after_a_crash_keys_are_gone_with_the_servers_data_and_all_else_heals() {
-    let mut scene = Scene::new().await;
+    let scene = Scene::new().await;
     scene.server.kill();
     let seen = scene.load(Duration::from_millis(900)).await;
     check(&scene, &seen, UNAVAILABLE);

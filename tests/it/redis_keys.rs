@@ -162,7 +162,7 @@ async fn without_the_channel_nothing_is_remembered_and_a_revocation_is_seen() {
 async fn an_instance_that_is_cut_off_stops_trusting_what_it_remembers() {
     let server = Server::start();
     let manager = Instance::at(&server.url());
-    let proxy = Proxy::before(server.addr).await;
+    let proxy = Proxy::before(server.addr());
     // It notices a silence within the time of the test.
     let config = patient(RedisConfig::single(proxy.url()))
         .api_key_deadline(Duration::from_secs(1))
@@ -222,7 +222,7 @@ async fn a_swallowed_answer_lets_nobody_be_taken_for_another() {
         let (_, key) = new_key(&manager, &owner).await;
         all.push((owner, key));
     }
-    let proxy = Proxy::before(server.addr).await;
+    let proxy = Proxy::before(server.addr());
     // Whose answer is swallowed waits for it no longer than this.
     let config = patient(RedisConfig::single(proxy.url()));
     let config = config.api_key_deadline(Duration::from_millis(300));

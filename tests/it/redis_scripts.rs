@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use portcullis::{
     ConfigError, Timestamp,
-    rate_limit::{Decision, Policy, Quota, Receipt, State},
+    rate_limit::{
+        Charge, Decision, Decisions, Log, Memory, Policy, Quota, Receipt, State,
+        decide_all_with_logs,
+    },
 };
 
 use crate::support::redis::{Client, Reply, Server};
@@ -19,6 +22,26 @@ const ALGORITHMS: &str = concat!(
     include_str!("../../src/store/redis/scripts/decide.lua"),
     include_str!("../../src/store/redis/scripts/give_back.lua"),
     include_str!("../../src/store/redis/scripts/charge.lua"),
+);
+
+/// All that a decision is made by, at a time that is given last.
+const TAKE_AT: &str = concat!(
+    "local real, at = redis, tonumber(table.remove(ARGV))
+local redis = { pcall = real.pcall, call = function(command, ...)
+  if command == 'TIME' then
+    return { math.floor(at / 1000000), math.fmod(at, 1000000) }
+  end
+  return real.call(command, ...)
+end }
+",
+    include_str!("../../src/store/redis/scripts/numbers.lua"),
+    include_str!("../../src/store/redis/scripts/month.lua"),
+    include_str!("../../src/store/redis/scripts/fixed_window.lua"),
+    include_str!("../../src/store/redis/scripts/sliding_window.lua"),
+    include_str!("../../src/store/redis/scripts/sliding_log.lua"),
+    include_str!("../../src/store/redis/scripts/token_bucket.lua"),
+    include_str!("../../src/store/redis/scripts/decide.lua"),
+    include_str!("../../src/store/redis/scripts/take.lua"),
 );
 
 /// Replays steps on one state. Each is four doubles: what to do, the time, how much, and which
@@ -47,6 +70,47 @@ for at = 1, #ARGV[2], 32 do
 end
 return answer
 ";
+
+/// The same of a log, which lies at a key that does not expire here.
+const REPLAY_LOG: &str = concat!(
+    "local real = redis
+local redis = { pcall = real.pcall, call = function(command, ...)
+  if command ~= 'PEXPIREAT' then
+    return real.call(command, ...)
+  end
+end }
+",
+    include_str!("../../src/store/redis/scripts/numbers.lua"),
+    include_str!("../../src/store/redis/scripts/sliding_log.lua"),
+    "
+local _, limit, window = struct.unpack('<c1dd', ARGV[1])
+local key, answer = 'log', {}
+redis.call('DEL', key)
+for at = 1, #ARGV[2], 32 do
+  local kind, now, amount, receipt = struct.unpack('<dddd', ARGV[2], at)
+  local said = { 9, 0, 0, 0 }
+  if kind == 1 then
+    log_refund(key, window, receipt, amount)
+  else
+    local log = log_open(key, window, now)
+    if kind == 3 then
+      log_charge(log, limit, window, now, amount)
+    else
+      said = { log_decide(log, limit, window, now, amount) }
+      if said[1] == 0 then
+        log_record(log, window, now, amount)
+      end
+    end
+    log_write(log, now)
+  end
+  local _, left, reset = log_decide(log_open(key, window, now), limit, window, now, 0)
+  for _, word in ipairs({ said[1], said[2], said[3], said[4], left, reset, 0 }) do
+    answer[#answer + 1] = word
+  end
+end
+return answer
+"
+);
 
 #[derive(Clone, Copy, Debug)]
 enum Step {
@@ -196,6 +260,47 @@ fn replay(policy: &Policy, steps: &mut [Step]) -> Vec<[u64; 7]> {
         .collect()
 }
 
+/// The same of a log, of which is told what is left, and how long to the reset.
+fn replay_log(policy: &Policy, steps: &mut [Step]) -> Vec<[u64; 7]> {
+    let (mut log, mut paid_last, mut is_own) = (Log::default(), None, false);
+    let at = Timestamp::from_micros;
+    let take = |log: &mut Log, now: u64, cost: u64| {
+        let charge = [Charge::new(policy, cost)];
+        decide_all_with_logs(&charge, &mut [Memory::Log(log)], at(now)).each()[0]
+    };
+    steps
+        .iter_mut()
+        .map(|step| {
+            if let Step::Set([now, cost, _]) = *step {
+                // A log is no state that could be set.
+                *step = Step::Take { now, cost };
+            }
+            let (mut said, now) = ([9, 0, 0, 0], step.words()[1]);
+            match step {
+                Step::Take { cost, .. } => {
+                    let decision = take(&mut log, now, *cost);
+                    said = words(&decision);
+                    if decision.is_admitted() {
+                        paid_last = Some(decision.receipt());
+                    }
+                }
+                Step::Refund { paid, amount, .. } => {
+                    is_own = !is_own;
+                    if let Some(receipt) = paid_last.filter(|_| is_own) {
+                        *paid = receipt.forgotten_at().as_micros();
+                    }
+                    policy.refund_log(&mut log, Receipt::until(at(*paid)), *amount);
+                }
+                Step::Charge { amount, .. } => policy.charge_log(&mut log, at(now), *amount),
+                Step::Set(_) => unreachable!("replaced above"),
+            }
+            let [_, left, reset, _] = words(&take(&mut log.clone(), now, 0));
+            let [a, b, c, d] = said;
+            [a, b, c, d, left, reset, 0]
+        })
+        .collect()
+}
+
 fn words(decision: &Decision) -> [u64; 4] {
     let micros = |time: Duration| time.as_micros() as u64;
     let (remaining, reset) = (decision.remaining(), micros(decision.reset_after()));
@@ -228,11 +333,16 @@ fn ask(client: &mut Client, digest: &str, policy: &Policy, steps: &[Step]) -> Ve
 }
 
 fn compare(name: &str, make: Make) {
+    compare_by(name, make, &format!("{ALGORITHMS}{REPLAY}"), replay);
+}
+
+type Replay = fn(&Policy, &mut [Step]) -> Vec<[u64; 7]>;
+
+fn compare_by(name: &str, make: Make, source: &str, replay: Replay) {
     const STEPS: usize = 100_000;
     const BATCH: usize = 500;
     let server = Server::start();
     let mut client = server.client();
-    let source = format!("{ALGORITHMS}{REPLAY}");
     let load: [&[u8]; 3] = [b"SCRIPT", b"LOAD", source.as_bytes()];
     let digest = client.ask(&load).unwrap().as_text();
     assert_eq!(digest.len(), 40, "{digest}");
@@ -289,6 +399,11 @@ fn a_sliding_window_is_the_same_in_lua() {
 }
 
 #[test]
+fn a_sliding_log_is_the_same_in_lua() {
+    compare_by("g", Policy::sliding_log, REPLAY_LOG, replay_log);
+}
+
+#[test]
 fn a_token_bucket_is_the_same_in_lua() {
     compare("b", Policy::token_bucket);
 }
@@ -310,4 +425,171 @@ fn a_leaky_queue_is_the_same_in_lua() {
             quota.window().min(Duration::from_secs(1 << 30)),
         )
     });
+}
+
+/// A caller of whom take.lua decides in batches, and what the pure functions remember of it.
+struct Caller {
+    key: String,
+    policies: Vec<Policy>,
+    states: Vec<State>,
+    logs: Vec<Log>,
+}
+
+impl Caller {
+    fn any(random: &mut Random, number: usize) -> Self {
+        let makes: [Make; 8] = [
+            Policy::sliding_log,
+            Policy::fixed_window,
+            Policy::aligned_window,
+            Policy::sliding_window,
+            Policy::token_bucket,
+            Policy::leaky_bucket,
+            |name, quota| Policy::leaky_queue(name, quota, quota.window()),
+            |name, quota| Policy::calendar_month(name, quota.limit()),
+        ];
+        let policies: Vec<Policy> = (0..1 + random.below(3))
+            .map(|at| {
+                let make = makes[random.below(makes.len() as u64) as usize];
+                let window = Duration::from_micros(1 + random.below(100_000));
+                let name = format!("p{at}");
+                let policy = make(&name, Quota::new(1 + random.below(40), window)).unwrap();
+                if random.below(8) == 0 {
+                    policy.shadow()
+                } else {
+                    policy
+                }
+            })
+            .collect();
+        Self {
+            key: format!("caller-{number}"),
+            states: vec![State::NONE; policies.len()],
+            logs: vec![Log::default(); policies.len()],
+            policies,
+        }
+    }
+
+    /// Asks so many times for a decision, by some of the policies. Returns the keys, what take.lua is
+    /// asked, and what it is to answer.
+    fn ask(
+        &mut self,
+        random: &mut Random,
+        now: u64,
+        times: u64,
+    ) -> (Vec<String>, Vec<u8>, Vec<u8>) {
+        let wish = b"tttdp"[random.below(5) as usize];
+        let first = random.below(self.policies.len() as u64) as usize;
+        let policies = &self.policies[first..];
+        let (mut charges, mut keys) = (Vec::new(), vec![self.key.clone()]);
+        let mut asked = vec![wish, times as u8];
+        for policy in policies {
+            let cost = match random.below(12) {
+                0 => 0,
+                1 => random.below(50),
+                _ => 1 + random.below(2),
+            };
+            charges.push(Charge::new(policy, cost));
+            if policy.keeps_a_log() {
+                keys.push(format!("{}:{}", self.key, policy.id()));
+            }
+            asked.extend(policy.id().to_le_bytes());
+            asked.extend([policy.terms().letter() as u8, policy.is_shadow().into()]);
+            asked.extend(doubles(
+                [cost, 0].into_iter().chain(policy.terms().numbers()),
+            ));
+        }
+        let mut expected = Vec::new();
+        for _ in 0..times {
+            let mut states = self.states[first..].to_vec();
+            let mut logs = self.logs[first..].to_vec();
+            let decisions = decide(&charges, &mut states, &mut logs, now);
+            expected.push(decisions.is_admitted().into());
+            for decision in decisions.each() {
+                expected.extend(doubles(words(decision).into_iter().chain([0, 0])));
+            }
+            if !decisions.is_admitted() || wish == b'd' {
+                for (at, policy) in policies.iter().enumerate() {
+                    expected.extend(doubles(match policy.keeps_a_log() {
+                        true => log_words(policy, &logs[at], now),
+                        false => states[at].to_words(),
+                    }));
+                }
+            }
+            if wish != b'p' {
+                self.states[first..].copy_from_slice(&states);
+                self.logs[first..].clone_from_slice(&logs);
+            }
+        }
+        (keys, asked, expected)
+    }
+}
+
+fn decide(charges: &[Charge<'_>], states: &mut [State], logs: &mut [Log], now: u64) -> Decisions {
+    let memories = charges.iter().zip(states).zip(logs);
+    let memories = memories.map(|((charge, state), log)| match charge.policy.keeps_a_log() {
+        true => Memory::Log(log),
+        false => Memory::State(state),
+    });
+    let mut memories: Vec<_> = memories.collect();
+    decide_all_with_logs(charges, &mut memories, Timestamp::from_micros(now))
+}
+
+/// Returns when a log is over, how much is used, and when its oldest entry leaves.
+fn log_words(policy: &Policy, log: &Log, now: u64) -> [u64; 3] {
+    let say = |cost| {
+        let charge = [Charge::new(policy, cost)];
+        let said = decide(&charge, &mut [State::NONE], &mut [log.clone()], now);
+        words(&said.each()[0])
+    };
+    let [_, left, reset, _] = say(0);
+    if left == policy.capacity() {
+        return [0; 3];
+    }
+    let [_, _, _, wait] = say(left + 1);
+    [now + reset, policy.capacity() - left, now + wait]
+}
+
+#[test]
+fn what_is_decided_together_is_decided_as_if_each_came_alone() {
+    const DECISIONS: u64 = 100_000;
+    // Later than any clock of a server: keys do not expire meanwhile.
+    const LATER: u64 = 4_000_000_000_000_000;
+    let server = Server::start();
+    let mut client = server.client();
+    let load: [&[u8]; 3] = [b"SCRIPT", b"LOAD", TAKE_AT.as_bytes()];
+    let digest = client.ask(&load).unwrap().as_text();
+    let mut random = Random(0x0123_4567_89ab_cdef);
+    let (mut done, mut round, mut now) = (0, 0, LATER);
+    while done < DECISIONS {
+        round += 1;
+        let mut callers: Vec<Caller> = (0..4)
+            .map(|number| Caller::any(&mut random, 4 * round + number))
+            .collect();
+        for _ in 0..100 {
+            now += random.below(20_000);
+            let (mut keys, mut asked, mut expected) = (Vec::new(), Vec::new(), Vec::new());
+            for _ in 0..1 + random.below(6) {
+                let times = 1 + random.below(5);
+                let caller = &mut callers[random.below(4) as usize];
+                let (named, question, answer) = caller.ask(&mut random, now, times);
+                keys.extend(named);
+                asked.push(question);
+                expected.push(Reply::Bulk(answer));
+                done += times;
+            }
+            let (count, at) = (keys.len().to_string(), now.to_string());
+            let mut command: Vec<&[u8]> = vec![b"EVALSHA", digest.as_bytes(), count.as_bytes()];
+            command.extend(keys.iter().map(|key| key.as_bytes()));
+            command.push(b"7");
+            command.extend(asked.iter().map(|question| &question[..]));
+            command.push(at.as_bytes());
+            let Some(Reply::Array(said)) = client.ask(&command) else {
+                panic!("no answer to {asked:?}");
+            };
+            assert_eq!(said[1], Reply::Int(now as i64));
+            for ((said, expected), asked) in said[2..].iter().zip(&expected).zip(&asked) {
+                assert_eq!(said, expected, "{asked:?} at {now} of {keys:?}");
+            }
+        }
+    }
+    assert_eq!(server.keys_without_expiry(), [""; 0]);
 }

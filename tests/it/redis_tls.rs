@@ -186,7 +186,7 @@ async fn sentinels_and_a_cluster_are_reached_over_tls_too() {
         (start(&options), port)
     };
     let (_main, main_port) = start(Server::with, &["--tls-replication", "yes"]);
-    let (sentinel, sentinel_port) = start(Server::sentinel_alone, &["--tls-replication", "yes"]);
+    let (sentinel, sentinel_port) = start(Server::sentinel, &["--tls-replication", "yes"]);
     sentinel.ask(&["SENTINEL", "MONITOR", "main", "127.0.0.1", &main_port, "1"]);
     let watched = RedisConfig::sentinel([url(&sentinel_port)], "main")
         .certificate_authorities(authority.pem.as_str());

@@ -69,6 +69,7 @@ pub(super) struct Bounds {
     pub(super) cache_body_bytes_max: usize,
     pub(super) log_records_max: usize,
     pub(super) denials_max: usize,
+    pub(super) batch_max: usize,
 }
 
 impl RedisConfig {
@@ -122,6 +123,7 @@ impl RedisConfig {
                 cache_body_bytes_max: 1 << 20,
                 log_records_max: 100_000,
                 denials_max: 10_000,
+                batch_max: 32,
             },
             auditor: None,
         }
@@ -212,6 +214,17 @@ impl RedisConfig {
         self
     }
 
+    /// Sets how many decisions on limits go to the server in one call at most; 1 to send each alone. 32
+    /// by default.
+    ///
+    /// Decisions go together that come while four calls for others are under way; who comes before
+    /// waits for nobody. Each is made as if it came alone. A server does nothing else meanwhile: 32
+    /// take it some 200 µs. On a Cluster each goes alone: a call can be about one slot only.
+    pub fn batch_max(mut self, decisions: usize) -> Self {
+        self.bounds.batch_max = decisions;
+        self
+    }
+
     /// Sets how long the body of an answer in the cache is at most; one that is longer is not kept.
     /// 1 MiB by default: while one passes, no other answer does.
     pub fn cache_body_bytes_max(mut self, bytes: usize) -> Self {
@@ -252,6 +265,14 @@ impl RedisConfig {
                 "a log without bounds fills the server",
             )
             .fix("give at least 1, or leave the default"));
+        }
+        if !(1..=255).contains(&self.bounds.batch_max) {
+            return Err(ConfigError::new(
+                "batch_max",
+                self.bounds.batch_max,
+                "a call of the script decides at least one request, and at most 255",
+            )
+            .fix("give 1 to 255, or leave the default"));
         }
         if self.calls_max == 0 {
             return Err(

@@ -43,6 +43,21 @@ impl Fault {
     }
 }
 
+impl Fault {
+    /// Returns the same of another call that it befell too.
+    pub(super) fn of_another(&self) -> Self {
+        let kind = self.error.kind();
+        let error = match std::error::Error::source(&self.error) {
+            Some(source) => StoreError::with_source(kind, source.to_string()),
+            None => kind.into(),
+        };
+        Self {
+            error,
+            verdict: self.verdict,
+        }
+    }
+}
+
 impl From<RedisError> for Fault {
     fn from(error: RedisError) -> Self {
         let (kind, verdict) = judge(&error);

@@ -14,7 +14,6 @@ use super::{
     node::{Entry, Pass},
     router::Router,
     script::ScriptCall,
-    slot::slot_of,
     watch::{RedisStats, Watch},
 };
 use crate::{
@@ -31,6 +30,7 @@ pub(super) struct Link {
     prefix: String,
     deadlines: Deadlines,
     denials_max: usize,
+    batch_max: usize,
 }
 
 impl Link {
@@ -64,6 +64,7 @@ impl Link {
             prefix: checked.prefix,
             deadlines: checked.deadlines,
             denials_max: checked.bounds.denials_max,
+            batch_max: checked.bounds.batch_max,
         })
     }
 
@@ -95,7 +96,7 @@ impl Link {
     ///
     /// At once if the server is known not to answer, or too many calls wait for it.
     pub(super) fn begin(&self, key: &[u8], deadline: Duration) -> Result<Turn, StoreError> {
-        let slot = slot_of(key);
+        let slot = self.router.slot_of(key);
         let pass = match self.router.enter(slot)? {
             Entry::Known(pass) => Some(pass),
             Entry::Unknown => None,
@@ -111,11 +112,29 @@ impl Link {
         })
     }
 
+    /// Returns what asks for several calls at once that have begun; nothing where they may be about
+    /// keys of several servers.
+    pub(super) fn messenger(&self) -> Option<Messenger> {
+        let Router::One(node) = &*self.router else {
+            return None;
+        };
+        let caller = Caller {
+            pass: Some(node.stand_in()),
+            slot: 0,
+            router: Arc::clone(&self.router),
+        };
+        Some(Messenger { caller })
+    }
+
     /// Hears what is published on a channel, until what is returned is dropped.
     ///
     /// Must be called where tasks can be spawned.
     pub(super) fn listen(&self, channel: Vec<u8>, on_news: OnNews) -> Listening {
         Listening::begin(&self.router, Arc::clone(&self.ground), channel, on_news)
+    }
+
+    pub(super) fn batch_max(&self) -> usize {
+        self.batch_max
     }
 
     pub(super) fn denials_max(&self) -> usize {
@@ -168,15 +187,25 @@ impl Turn {
 
     /// Runs a script, and returns what stands behind the number in its answer.
     pub(super) async fn script(self, call: ScriptCall) -> Result<Vec<Value>, StoreError> {
-        self.run(async |caller| {
-            let mut answer = caller.ask(call.by_digest()).await?;
-            // The only answer after which a call is sent again: nothing was done.
-            if matches!(&answer, Err(error) if is_noscript(error)) {
-                answer = caller.ask(&call.whole()).await?;
-            }
-            call.open(answer?)
-        })
-        .await
+        self.script_as(call, Ok).await
+    }
+
+    /// Runs a script, and reads what stands behind the number in its answer.
+    pub(super) async fn script_as<T>(
+        self,
+        call: ScriptCall,
+        read: impl FnOnce(Vec<Value>) -> Result<T, Fault>,
+    ) -> Result<T, StoreError> {
+        self.run(async |caller| read(caller.run(&call).await?))
+            .await
+    }
+
+    /// Waits for the answer that somebody else asks for.
+    pub(super) async fn wait<T>(
+        self,
+        answer: impl Future<Output = Result<T, Fault>>,
+    ) -> Result<T, StoreError> {
+        self.run(async move |_| answer.await).await
     }
 
     async fn run<T>(
@@ -193,6 +222,25 @@ impl Turn {
     }
 }
 
+/// Asks for several calls at once, each of which has its own turn.
+pub(super) struct Messenger {
+    caller: Caller,
+}
+
+impl Messenger {
+    /// Runs a script, and returns what stands behind the number in its answer.
+    pub(super) async fn script(&mut self, call: &ScriptCall) -> Result<Vec<Value>, Fault> {
+        self.caller.run(call).await
+    }
+
+    /// Takes note of what befell a call.
+    pub(super) fn note(&self, fault: &Fault) {
+        if let (Verdict::Lost, Some(pass)) = (fault.verdict, &self.caller.pass) {
+            pass.lose();
+        }
+    }
+}
+
 /// Asks the server that has a slot, wherever it has moved to.
 struct Caller {
     pass: Option<Pass>,
@@ -204,6 +252,16 @@ struct Caller {
 const REDIRECTS_MAX: usize = 3;
 
 impl Caller {
+    /// Runs a script, and returns what stands behind the number in its answer.
+    async fn run(&mut self, call: &ScriptCall) -> Result<Vec<Value>, Fault> {
+        let mut answer = self.ask(call.by_digest()).await?;
+        // The only answer after which a call is sent again: nothing was done.
+        if matches!(&answer, Err(error) if is_noscript(error)) {
+            answer = self.ask(&call.whole()).await?;
+        }
+        call.open(answer?)
+    }
+
     /// Puts a command, and returns what the server says to it.
     async fn ask(&mut self, command: &Cmd) -> Result<RedisResult<Value>, Fault> {
         let (mut answer, cluster) = match &*self.router {

@@ -148,6 +148,15 @@ impl Node {
         })
     }
 
+    /// Returns what asks for calls that have begun already, and end each by itself.
+    pub(super) fn stand_in(self: &Arc<Self>) -> Pass {
+        Pass {
+            node: Arc::clone(self),
+            is_open: false,
+            generation: None,
+        }
+    }
+
     /// Takes no more calls, and ends once those under way are answered.
     pub(super) async fn close(&self) {
         {
@@ -408,6 +417,13 @@ impl Pass {
         Ok(connection)
     }
 
+    /// Says that the connection which was asked is of no more use.
+    pub(super) fn lose(&self) {
+        if let Some(generation) = self.generation {
+            self.node.lose(generation);
+        }
+    }
+
     /// Ends with an answer, or without.
     pub(super) fn settle<T>(mut self, outcome: Result<T, Fault>) -> Result<T, StoreError> {
         self.is_open = false;
@@ -437,8 +453,8 @@ impl Pass {
             self.node.drained.notify_waiters();
         }
         drop(state);
-        if let (Verdict::Lost, Some(generation)) = (verdict, self.generation) {
-            self.node.lose(generation);
+        if verdict == Verdict::Lost {
+            self.lose();
         }
         outcome.map_err(|fault| fault.error)
     }

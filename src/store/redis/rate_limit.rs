@@ -1,11 +1,14 @@
 //! The rate_limit part of the store on Redis.
 
+mod batches;
 mod debts;
 mod denied;
 mod leases;
+mod question;
 mod scripts;
 
 use std::{
+    iter,
     sync::{
         Arc, Weak,
         atomic::{AtomicBool, Ordering},
@@ -13,14 +16,15 @@ use std::{
     time::Duration,
 };
 
-use redis::Value;
 use smallvec::SmallVec;
 
 use self::{
+    batches::Batches,
     debts::{Debts, Fate, Report, may_owe},
     denied::{Asked, Denied},
     leases::{Lease, Leases, divisor},
-    scripts::{Task, script_for},
+    question::{Answer, COST_MAX, Question, Wish, log_keys, push_numbers, push_policy},
+    scripts::{Choice, RESET, Task, script_for},
 };
 use super::{
     RedisStore, Shared,
@@ -28,21 +32,15 @@ use super::{
 };
 use crate::{
     error::{StoreError, StoreErrorKind},
-    rate_limit::{Charge, Decision, Decisions, Policy, RateLimitStore, Receipt, Refund, State},
+    rate_limit::{Charge, Decisions, Policy, RateLimitStore, Refund},
     runtime::Runtime,
     store_future::StoreFuture,
     store_key::{StoreKey, StoreKeys},
     time::Timestamp,
 };
 
-/// What each policy takes of the arguments of take.lua.
-const CHARGE_BYTES: usize = 74;
-
 /// What each policy takes of the arguments of refund.lua.
 const REFUND_BYTES: usize = 73;
-
-/// A number that no limit reaches, and that a double holds: what a larger cost is taken for.
-const COST_MAX: u64 = (1 << 53) + 2;
 
 /// What the limits keep in this process.
 #[derive(Debug)]
@@ -50,50 +48,18 @@ pub(super) struct Part {
     denied: Denied,
     leases: Leases,
     debts: Debts,
+    batches: Arc<Batches>,
     /// Whether a task looks for what lies idle, and what is late to be told.
     is_tended: AtomicBool,
 }
 
-/// What take.lua is asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Wish {
-    /// To take.
-    Take,
-    /// To take, and to tell the states that come of it.
-    TakeAndTell,
-    /// To say only what taking would.
-    Peek,
-    /// To charge, whatever is left.
-    Charge,
-    /// To charge, and to tell the states that come of it.
-    ChargeAndTell,
-}
-
-impl Wish {
-    fn letter(self) -> &'static str {
-        match self {
-            Self::Take => "t",
-            Self::TakeAndTell => "d",
-            Self::Peek => "p",
-            Self::Charge => "c",
-            Self::ChargeAndTell => "r",
-        }
-    }
-
-    fn task(self) -> Task {
-        match self {
-            Self::Take | Self::TakeAndTell | Self::Peek => Task::Decide,
-            Self::Charge | Self::ChargeAndTell => Task::Charge,
-        }
-    }
-}
-
 impl Part {
-    pub(super) fn new(link: &Link, _: &StoreKeys) -> Self {
+    pub(super) fn new(link: &Arc<Link>, _: &StoreKeys) -> Self {
         Self {
             denied: Denied::new(link.denials_max()),
             leases: Leases::default(),
             debts: Debts::default(),
+            batches: Batches::new(link, link.batch_max()),
             is_tended: AtomicBool::new(false),
         }
     }
@@ -119,22 +85,10 @@ impl RedisStore {
     ) -> Result<impl Future<Output = Result<Answer, StoreError>> + Send + use<>, StoreError> {
         let key = self.limits_key(partition);
         let turn = self.begin_limit(&key)?;
-        let policies = charges.iter().map(|charge| charge.policy);
-        let mut call = script_for(wish.task(), policies).call(&[&key]);
-        call.arg(wish.letter()).arg(pack_charges(charges, ahead));
-        let count = charges.len();
-        Ok(async move { read_answer(&turn.script(call).await?, count, wish) })
+        let question = Question::new(key, charges, wish, ahead);
+        let batches = Arc::clone(&self.shared.rate_limit.batches);
+        Ok(async move { batches.ask(turn, question).await })
     }
-}
-
-/// What take.lua answers.
-#[derive(Debug, PartialEq, Eq)]
-struct Answer {
-    decisions: Decisions,
-    /// What was taken ahead of each policy, and its receipt.
-    ahead: SmallVec<[(u64, Receipt); 4]>,
-    /// What is remembered of each policy, if that was wished for, or the request is denied.
-    states: SmallVec<[State; 4]>,
 }
 
 impl RateLimitStore for RedisStore {
@@ -248,8 +202,11 @@ impl RateLimitStore for RedisStore {
             Ok(turn) => turn,
             Err(error) => return StoreFuture::failed(error),
         };
-        let policies = refunds.iter().map(|refund| refund.policy);
-        let mut call = script_for(Task::GiveBack, policies).call(&[&key]);
+        let choice = Choice::of(refunds.iter().map(|refund| refund.policy));
+        let logs = log_keys(&key, refunds.iter().map(|refund| refund.policy));
+        let keys: SmallVec<[&[u8]; 4]> =
+            iter::once(&key).chain(&logs).map(|key| &key[..]).collect();
+        let mut call = script_for(Task::GiveBack, choice).call(&keys);
         call.arg(pack_refunds(refunds));
         // Before and after: a denial that is on its way may be older than the refund.
         let (shared, partition) = (Arc::clone(&self.shared), *partition);
@@ -267,17 +224,19 @@ impl RateLimitStore for RedisStore {
             Ok(turn) => turn,
             Err(error) => return StoreFuture::failed(error),
         };
-        let mut command = redis::cmd("HDEL");
-        command.arg(key);
+        let logs = log_keys(&key, policies.iter().copied());
+        let keys: SmallVec<[&[u8]; 4]> =
+            iter::once(&key).chain(&logs).map(|key| &key[..]).collect();
+        let mut call = RESET.call(&keys);
         for policy in policies {
-            command.arg(&policy.id().to_le_bytes());
+            call.arg(&policy.id().to_le_bytes());
         }
         let (shared, partition) = (Arc::clone(&self.shared), *partition);
         shared.rate_limit.denied.forget(&partition);
         shared.rate_limit.leases.forget(&partition, policies);
         shared.rate_limit.debts.forget(&partition, policies);
         StoreFuture::pending(async move {
-            let reset = turn.command(&command).await;
+            let reset = turn.script(call).await;
             shared.rate_limit.denied.forget(&partition);
             reset.map(drop)
         })
@@ -453,17 +412,6 @@ impl Drop for Tending {
     }
 }
 
-fn pack_charges(charges: &[Charge<'_>], ahead: u64) -> Vec<u8> {
-    let mut packed = Vec::with_capacity(charges.len() * CHARGE_BYTES);
-    for Charge { policy, cost } in charges {
-        push_policy(&mut packed, policy);
-        packed.push(policy.is_shadow().into());
-        push_numbers(&mut packed, [(*cost).min(COST_MAX), ahead]);
-        push_numbers(&mut packed, policy.terms().numbers());
-    }
-    packed
-}
-
 fn pack_refunds(refunds: &[Refund<'_>]) -> Vec<u8> {
     let mut packed = Vec::with_capacity(refunds.len() * REFUND_BYTES);
     for refund in refunds {
@@ -475,110 +423,15 @@ fn pack_refunds(refunds: &[Refund<'_>]) -> Vec<u8> {
     packed
 }
 
-fn push_policy(packed: &mut Vec<u8>, policy: &Policy) {
-    packed.extend_from_slice(&policy.id().to_le_bytes());
-    // All letters are ASCII.
-    packed.push(policy.terms().letter() as u8);
-}
-
-/// Adds numbers as doubles, which hold them exactly: they are at most 2^53, or even.
-fn push_numbers<const N: usize>(packed: &mut Vec<u8>, numbers: [u64; N]) {
-    for number in numbers {
-        packed.extend_from_slice(&(number as f64).to_le_bytes());
-    }
-}
-
-/// Reads what take.lua answers to so many charges.
-fn read_answer(values: &[Value], count: usize, wish: Wish) -> Result<Answer, StoreError> {
-    let corrupt = || StoreError::from(StoreErrorKind::Corrupt);
-    let number = |value: &Value| match value {
-        Value::Int(int) => u64::try_from(*int).map_err(|_| corrupt()),
-        _ => Err(corrupt()),
-    };
-    let numbers = values.iter().map(number).collect::<Result<Vec<_>, _>>()?;
-    let (Some(&[now, admitted]), Some(rest)) = (numbers.first_chunk(), numbers.get(2..)) else {
-        return Err(corrupt());
-    };
-    let (each, states) = rest.split_at_checked(6 * count).ok_or_else(corrupt)?;
-    let is_told = matches!(wish, Wish::TakeAndTell | Wish::ChargeAndTell);
-    let states_len = match admitted {
-        0 => 3 * count,
-        1 if is_told => 3 * count,
-        1 => 0,
-        _ => return Err(corrupt()),
-    };
-    if states.len() != states_len {
-        return Err(corrupt());
-    }
-    let now = Timestamp::from_micros(now);
-    let each = each.as_chunks::<6>().0;
-    let ahead = |&[.., tokens, until]: &[u64; 6]| {
-        let receipt = Receipt::until(Timestamp::from_micros(until));
-        (tokens, receipt)
-    };
-    let states = states.as_chunks::<3>().0.iter();
-    Ok(Answer {
-        decisions: Decisions::new(admitted == 1, now, each.iter().map(read_decision)),
-        ahead: each.iter().map(ahead).collect(),
-        states: states.map(|words| State::from_words(*words)).collect(),
-    })
-}
-
-fn read_decision(&[verdict, remaining, reset_after, detail, ..]: &[u64; 6]) -> Decision {
-    let reset_after = Duration::from_micros(reset_after);
-    match verdict {
-        0 => {
-            let receipt = Receipt::until(Timestamp::from_micros(detail));
-            Decision::admitted(remaining, reset_after, receipt)
-        }
-        1 => Decision::denied(remaining, reset_after, Some(Duration::from_micros(detail))),
-        _ => Decision::denied(remaining, reset_after, None),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rate_limit::Quota;
+    use crate::rate_limit::{Quota, Receipt};
 
     #[test]
-    fn a_charge_takes_the_bytes_that_the_script_reads() {
+    fn a_refund_takes_the_bytes_that_the_script_reads() {
         let policy = Policy::token_bucket("b", Quota::per_second(3)).unwrap();
-        let packed = pack_charges(
-            &[Charge::new(&policy, 1), Charge::new(&policy, u64::MAX)],
-            0,
-        );
-        assert_eq!(packed.len(), 2 * CHARGE_BYTES);
-        assert_eq!(packed[8..10], *b"b\0");
-        let cost = |at: usize| f64::from_le_bytes(packed[at..at + 8].try_into().unwrap());
-        assert_eq!(cost(10), 1.0);
-        assert!(cost(CHARGE_BYTES + 10) > (1_u64 << 53) as f64);
         let refund = Refund::new(&policy, Receipt::default(), 1);
         assert_eq!(pack_refunds(&[refund]).len(), REFUND_BYTES);
-    }
-
-    #[test]
-    fn an_answer_that_the_script_does_not_give_is_corrupt() {
-        let int = |ints: &[i64]| ints.iter().map(|int| Value::Int(*int)).collect();
-        let read = |values: Vec<Value>, count| read_answer(&values, count, Wish::Take);
-        let denied = read(int(&[5, 0, 1, 7, 8, 9, 0, 0, 1, 2, 3]), 1).unwrap();
-        assert_eq!(denied.states[0].to_words(), [1, 2, 3]);
-        assert!(read(int(&[5, 1, 0, 7, 8, 9, 4, 9]), 1).is_ok());
-        let told: Vec<Value> = int(&[5, 1, 0, 7, 8, 9, 4, 9, 1, 2, 3]);
-        assert!(read_answer(&told, 1, Wish::TakeAndTell).is_ok());
-        for (bad, count) in [
-            (int(&[]), 0),
-            (int(&[5]), 0),
-            (int(&[5, 2]), 0),
-            (int(&[5, 0, 1, 7, 8, 9, 0, 0]), 1),
-            (int(&[5, 1, 0, 7, 8, 9, 0, 0, 1, 2, 3]), 1),
-            (int(&[5, 1, 0, 7, 8, 9, 0]), 1),
-            (int(&[5, 1, 0, 7, 8, 9, 0, 0]), 2),
-            (int(&[5, 1, 0, -7, 8, 9, 0, 0]), 1),
-            (vec![Value::Nil, Value::Int(1)], 0),
-        ] {
-            let error = read(bad, count).unwrap_err();
-            assert_eq!(error.kind(), StoreErrorKind::Corrupt);
-        }
     }
 }

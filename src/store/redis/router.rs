@@ -7,6 +7,7 @@ use super::{
     endpoint::Endpoint,
     ground::Ground,
     node::{Entry, Node},
+    slot::slot_of,
 };
 use crate::error::StoreError;
 
@@ -20,6 +21,14 @@ pub(super) enum Router {
 impl Router {
     pub(super) fn one(endpoint: Endpoint, ground: Arc<Ground>) -> Self {
         Self::One(Node::new(endpoint, ground, None))
+    }
+
+    /// Returns the slot of a key, where that matters.
+    pub(super) fn slot_of(&self, key: &[u8]) -> u16 {
+        match self {
+            Self::One(_) => 0,
+            Self::Many(_) => slot_of(key),
+        }
     }
 
     /// Asks for the right to ask about a slot.

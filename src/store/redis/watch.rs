@@ -15,7 +15,7 @@ use crate::{
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RedisStats {
-    /// How many calls were put to a server.
+    /// How many calls were put to a server; of decisions that went together, each is one.
     pub calls: u64,
     /// How many of them were not answered in time.
     pub timeouts: u64,

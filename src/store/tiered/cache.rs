@@ -249,6 +249,8 @@ impl CacheStore for TieredStore {
     }
 
     fn lease(&self, key: &CacheKey, at_most: Duration) -> StoreFuture<Lease> {
+        // Who makes the answer looks first whether somebody else has: at the server.
+        self.near.forget(key);
         self.far.lease(key, at_most)
     }
 

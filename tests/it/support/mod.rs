@@ -1,10 +1,12 @@
 //! What the tests share: requests, bodies, and services with a will of their own.
 #![allow(dead_code, reason = "not every theme is built with every feature")]
 
+pub(crate) mod app;
 pub(crate) mod bell;
 pub(crate) mod hands;
 pub(crate) mod process;
-#[cfg(feature = "redis")]
+pub(crate) mod processes;
+#[cfg(all(feature = "redis", feature = "test-util"))]
 pub(crate) mod redis;
 pub(crate) mod slow_store;
 pub(crate) mod stack;

@@ -57,7 +57,7 @@ fn without_nuls(server: &Server, algorithm: &str, command: &[Vec<u8>]) -> Vec<St
     let known = server.ask(&["SCRIPT", "LOAD", &script]).as_text();
     assert_eq!(known.as_bytes(), digest, "our store runs another script");
     let constant: String = charges.iter().map(|byte| format!("\\{byte:03}")).collect();
-    let script = script.replace("ARGV[3]", &format!("'{constant}'"));
+    let script = format!("local ARGV = {{ ARGV[1], '{constant}' }}\n{script}");
     let digest = server.ask(&["SCRIPT", "LOAD", &script]).as_text();
     let text = |word: &Vec<u8>| String::from_utf8(word.clone()).expect("only the last is no text");
     let mut words = vec![text(evalsha), digest];

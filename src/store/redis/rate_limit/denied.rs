@@ -12,7 +12,7 @@ use std::{
 use smallvec::SmallVec;
 
 use crate::{
-    rate_limit::{Charge, Decisions, State, decide_all},
+    rate_limit::{Charge, Decisions, Log, Memory, State, decide_all, decide_all_with_logs},
     store_key::StoreKey,
     time::Timestamp,
 };
@@ -92,7 +92,11 @@ impl Denied {
             .collect::<Option<SmallVec<[State; 4]>>>()?;
         // No earlier than it is at the server: a denial never lasts longer than was said.
         let at_the_server = known.at + (now - known.asked_at);
-        let decisions = decide_all(charges, &mut states, at_the_server);
+        let keep_logs = charges.iter().any(|charge| charge.policy.keeps_a_log());
+        let decisions = match keep_logs {
+            true => decide_with_logs(charges, &mut states, at_the_server)?,
+            false => decide_all(charges, &mut states, at_the_server),
+        };
         is_firm(charges, &decisions).then_some(decisions)
     }
 
@@ -183,6 +187,47 @@ impl Held {
             self.partitions.retain(|_, known| now < known.over_at);
         }
     }
+}
+
+/// Decides where some policies keep logs, of which is known when they are over, how much is used, and
+/// when the oldest entry leaves: nothing if that is too little to say the same as the server.
+fn decide_with_logs(
+    charges: &[Charge<'_>],
+    states: &mut [State],
+    now: Timestamp,
+) -> Option<Decisions> {
+    let log_of = |(charge, state): (&Charge<'_>, &State)| match charge.policy.keeps_a_log() {
+        true => known_log(charge, *state, now).map(Some),
+        false => Some(None),
+    };
+    let logs = charges.iter().zip(&*states).map(log_of);
+    let mut logs: Vec<Option<Log>> = logs.collect::<Option<_>>()?;
+    let memories = logs.iter_mut().zip(states).map(|(log, state)| match log {
+        Some(log) => Memory::Log(log),
+        None => Memory::State(state),
+    });
+    let mut memories: Vec<Memory<'_>> = memories.collect();
+    Some(decide_all_with_logs(charges, &mut memories, now))
+}
+
+/// Returns a log that says of this charge what the server's would, if one can be made.
+fn known_log(charge: &Charge<'_>, state: State, now: Timestamp) -> Option<Log> {
+    let (mut log, policy) = (Log::default(), charge.policy);
+    let [_, used, oldest_leaves] = state.to_words();
+    if used == 0 {
+        return Some(log);
+    }
+    let window = Duration::from_micros(policy.terms().numbers()[1]);
+    let came_at = |leaves: Timestamp| leaves - window;
+    let oldest_leaves = Timestamp::from_micros(oldest_leaves);
+    // Once one has left, or if more than one must leave, more entries count than are known.
+    let is_never = charge.cost > policy.capacity();
+    let is_known = is_never || used + charge.cost <= policy.capacity() + 1;
+    (now < oldest_leaves && is_known).then(|| {
+        policy.charge_log(&mut log, came_at(oldest_leaves), 1);
+        policy.charge_log(&mut log, came_at(state.forget_at()), used - 1);
+        log
+    })
 }
 
 /// Returns whether a policy denies that only time can make admit: in a queue, those before may

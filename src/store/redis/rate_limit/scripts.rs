@@ -1,11 +1,11 @@
 //! The scripts of the limits, each with the algorithms that its policies are counted by.
 
-use std::sync::OnceLock;
+use std::sync::{LazyLock, OnceLock};
 
 use crate::{rate_limit::Policy, store::redis::script::Script};
 
 /// What a script does.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Task {
     /// Decides by policies.
     Decide,
@@ -33,10 +33,11 @@ impl Task {
 const NUMBERS: &str = include_str!("../scripts/numbers.lua");
 
 /// The algorithms, each behind the letters of the policies that it counts.
-const ALGORITHMS: [(&str, &str); 4] = [
+const ALGORITHMS: [(&str, &str); 5] = [
     ("m", include_str!("../scripts/month.lua")),
     ("wam", include_str!("../scripts/fixed_window.lua")),
-    ("sg", include_str!("../scripts/sliding_window.lua")),
+    ("s", include_str!("../scripts/sliding_window.lua")),
+    ("g", include_str!("../scripts/sliding_log.lua")),
     ("blq", include_str!("../scripts/token_bucket.lua")),
 ];
 
@@ -47,22 +48,38 @@ const CHOICES: usize = 1 << ALGORITHMS.len();
 static SCRIPTS: [[OnceLock<Script>; CHOICES]; 3] =
     [const { [const { OnceLock::new() }; CHOICES] }; 3];
 
-/// Returns the script for a call about these policies.
+/// Forgets what was used by some policies.
+pub(super) static RESET: LazyLock<Script> =
+    LazyLock::new(|| Script::new(&[include_str!("../scripts/reset.lua")]));
+
+/// Some of the algorithms.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Choice(usize);
+
+impl Choice {
+    /// Those that these policies are counted by.
+    pub(super) fn of<'a>(policies: impl IntoIterator<Item = &'a Policy>) -> Self {
+        let each = policies.into_iter().map(|policy| {
+            let letter = policy.terms().letter();
+            let counts = |at: &usize| ALGORITHMS[*at].0.contains(letter);
+            let counting = (0..ALGORITHMS.len()).filter(counts);
+            Self(counting.fold(0, |choice, at| choice | 1 << at))
+        });
+        each.fold(Self::default(), Self::and)
+    }
+
+    pub(super) fn and(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+}
+
+/// Returns the script for a call that needs these algorithms.
 ///
 /// A server makes every function of a script anew in each call: those of algorithms that no policy
 /// is counted by took a fifth of the time.
-pub(super) fn script_for<'a>(
-    task: Task,
-    policies: impl IntoIterator<Item = &'a Policy>,
-) -> &'static Script {
-    let choice = policies.into_iter().fold(0, |choice, policy| {
-        let letter = policy.terms().letter();
-        let counts = |at: &usize| ALGORITHMS[*at].0.contains(letter);
-        let counting = (0..ALGORITHMS.len()).filter(counts);
-        counting.fold(choice, |choice, at| choice | 1 << at)
-    });
-    SCRIPTS[task as usize][choice].get_or_init(|| {
-        let chosen = (0..ALGORITHMS.len()).filter(|at| choice & 1 << at > 0);
+pub(super) fn script_for(task: Task, choice: Choice) -> &'static Script {
+    SCRIPTS[task as usize][choice.0].get_or_init(|| {
+        let chosen = (0..ALGORITHMS.len()).filter(|at| choice.0 & 1 << at > 0);
         let mut parts = vec![NUMBERS];
         parts.extend(chosen.map(|at| ALGORITHMS[at].1));
         parts.extend(task.parts());

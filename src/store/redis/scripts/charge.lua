@@ -4,9 +4,9 @@ local function owed(limit, used, amount)
   return math.min(used + amount, most)
 end
 
--- algorithm/mod.rs: charge. Returns the state that is to be remembered.
+-- algorithm/mod.rs: charge, but for logs. Returns the state that is to be remembered.
 local function charge(letter, n1, n2, n3, n4, n5, n6, till, one, two, now, amount)
-  if letter == 's' or letter == 'g' then
+  if letter == 's' then
     local start, _, _, this, last = sliding_counts(n2, till, one, two, now)
     return sliding_state(n2, start, owed(n1, this, amount), last)
   elseif letter == 'w' or letter == 'a' or letter == 'm' then

@@ -1,6 +1,6 @@
--- algorithm/mod.rs: refund. Returns the state that is to be remembered.
+-- algorithm/mod.rs: refund, but for logs. Returns the state that is to be remembered.
 local function refund(letter, n1, n2, n3, n4, n5, n6, till, one, two, now, receipt, amount)
-  if letter == 's' or letter == 'g' then
+  if letter == 's' then
     local start, _, _, this, last = sliding_counts(n2, till, one, two, now)
     if receipt == start + 2 * n2 then
       this = math.max(this - amount, 0)

@@ -9,7 +9,8 @@
 -- A state is three numbers: the moment from which it equals none, and two of the algorithm's own.
 -- A policy is a letter and six numbers, as `Policy::terms` gives them:
 --   w a m   fixed window, of the clock, from the first request, of the month: limit, window
---   s g     sliding window: limit, window
+--   s       sliding window: limit, window
+--   g       sliding log: limit, window; what is remembered is no state: see sliding_log.lua
 --   b l q   bucket, queue: burst, parts of a microsecond, interval (micros, parts), refill (same)
 
 local SLACK = 1000000

@@ -1,120 +1,280 @@
--- Decides a request by all its policies at once, or charges what has been used already: a
+-- Decides requests by all their policies at once, or charges what has been used already: a
 -- translation of `settle` in src/rate_limit/charge.rs and of `charge` in src/rate_limit/policy.rs,
 -- behind decide.lua, or behind charge.lua.
 --
--- KEYS[1]  the partition's hash: a field for each policy, named by its id, with three doubles; and
---          `x`, the moment in milliseconds at which the key expires
+-- Each group is a number of equal requests of one partition, decided one after the other. What goes
+-- wrong with one group is told of it alone.
+--
+-- KEYS     of each group the partition's hash: a field for each policy, named by its id, with three
+--          doubles; and `x`, the moment in milliseconds at which the key expires. Behind it a list for
+--          each sliding log
 -- ARGV[1]  the number of the call
--- ARGV[2]  `t` to take, `d` to take and to tell the states that come of it, `p` to say only what
---          taking would, `c` to charge whatever is left, `r` to charge so and to tell the states
--- ARGV[3]  for each policy 74 bytes: id, letter, 1 if it only watches, cost, by what to divide
---          what is left to take as much ahead (0 for nothing), six numbers
--- returns  the number of the call, the time, 1 if admitted, and for each policy six numbers: the
---          verdict, what remains, how long to the reset, the receipt or the wait, what was taken
---          ahead, its receipt; if denied or to be told, then for each policy its state, three
---          numbers
+-- ARGV     then for each group: `t` to take, `d` to take and to tell the states that come of it,
+--          `p` to say only what taking would, `c` to charge whatever is left, `r` to charge so and
+--          to tell the states; a byte: how many requests; and for each policy 74 bytes: id, letter,
+--          1 if it only watches, cost, by what to divide what is left to take as much ahead (0 for
+--          nothing), six numbers
+-- returns  the number of the call, the time, and for each group an error or bytes; for each request
+--          of it: 1 if admitted; for each policy six doubles: the verdict, what remains, how long
+--          to the reset, the receipt or the wait, what was taken ahead, its receipt; if denied or to
+--          be told, then for each policy its state, three doubles: of a sliding log when it is over,
+--          how much is used, and when the oldest entry leaves
 
+local pcall, pack, unpack_from = redis.pcall, struct.pack, struct.unpack
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
-local key, wish, charges = KEYS[1], ARGV[2], ARGV[3]
-local count = #charges / 74
 
-local fields = {}
-for i = 1, count do
-  fields[i] = string.sub(charges, i * 74 - 73, i * 74 - 66)
-end
-fields[count + 1] = 'x'
-local held = redis.call('HMGET', key, unpack(fields))
-
--- Of each policy: the state that is held, none if it is anything else; by what to divide what is
--- left; and from the fifth on what was decided, the state that comes of it last.
-local each, admitted = {}, true
-for i = 1, count do
-  local letter, watches, cost, divisor, n1, n2, n3, n4, n5, n6 =
-    struct.unpack('<c1Bdddddddd', charges, i * 74 - 65)
-  local till, one, two, field = 0, 0, 0, held[i]
+-- Returns the state that is held, none if it is anything else.
+local function state_of(field)
   if field and #field == 24 then
-    till, one, two = struct.unpack('<ddd', field)
+    local till, one, two = unpack_from('<ddd', field)
     local is_state = till >= 0 and till < EXACT and one >= 0 and one <= EXACT
-    if not (is_state and two >= 0 and two <= EXACT) then
-      till, one, two = 0, 0, 0
+    if is_state and two >= 0 and two <= EXACT then
+      return till, one, two
     end
   end
-  local it
-  if wish == 'c' or wish == 'r' then
-    it = {
-      till, one, two, 0, 0, 0, 0, 0,
-      charge(letter, n1, n2, n3, n4, n5, n6, till, one, two, now, cost),
-    }
-  else
-    it = {
-      till, one, two, divisor,
-      decide(letter, n1, n2, n3, n4, n5, n6, till, one, two, now, cost),
-    }
-  end
-  if it[5] ~= 0 and watches == 0 then
-    admitted = false
-  end
-  each[i] = it
+  return 0, 0, 0
 end
 
-local answer = { ARGV[1], now, admitted and 1 or 0, 0, 0, 0, 0, 0, 0 }
-local write, words, latest = { 'HSET', key, nil, nil }, 2, 0
-for i = 1, count do
-  local it = each[i]
-  local till, one, two = it[1], it[2], it[3]
-  if not admitted and it[5] == 0 then
-    -- Not charged after all: what the policy has left is what it had before.
-    local letter, _, _, _, n1, n2, n3, n4, n5, n6 =
-      struct.unpack('<c1Bdddddddd', charges, i * 74 - 65)
-    it[5], it[6], it[7], it[8], it[9], it[10], it[11] =
-      decide(letter, n1, n2, n3, n4, n5, n6, till, one, two, now, 0)
-  end
-  local then_till, then_one, then_two = it[9], it[10], it[11]
-  local ahead, ahead_receipt = 0, 0
-  if admitted and it[4] > 0 and it[5] == 0 then
-    ahead = math.floor(it[6] / it[4])
-    if ahead > 0 then
-      local letter, _, _, _, n1, n2, n3, n4, n5, n6 =
-      struct.unpack('<c1Bdddddddd', charges, i * 74 - 65)
-    _, _, _, ahead_receipt, then_till, then_one, then_two =
-        decide(letter, n1, n2, n3, n4, n5, n6, then_till, then_one, then_two, now, ahead)
-    end
-  end
-  local at = i * 6 - 3
-  answer[at + 1], answer[at + 2], answer[at + 3] = it[5], it[6], it[7]
-  answer[at + 4], answer[at + 5], answer[at + 6] = it[8], ahead, ahead_receipt
-  local is_alive = till > now or then_till > now
-  if is_alive and (then_till ~= till or then_one ~= one or then_two ~= two) then
-    write[words + 1] = fields[i]
-    write[words + 2] = struct.pack('<ddd', then_till, then_one, then_two)
-    words = words + 2
-    latest = math.max(latest, then_till)
-  end
-end
-
-if not admitted or wish == 'd' or wish == 'r' then
-  local at = count * 6 + 3
-  for i = 1, count do
-    local it = each[i]
-    answer[at + 1], answer[at + 2], answer[at + 3] = it[9], it[10], it[11]
-    at = at + 3
-  end
-end
-
-if wish ~= 'p' and words > 2 then
+-- Writes states, and moves the key's expiry on if it comes before the latest of them. Returns an
+-- error if there is one.
+local function write_states(key, write, latest, expires)
   -- The key outlives its states by a quarter, so that it is not moved on with each of them.
   local now_millis, needed = math.floor(now / 1000), math.ceil(latest / 1000)
-  local expires = tonumber(held[count + 1] or 0)
-  if expires < needed or expires <= now_millis then
+  expires = tonumber(expires or 0) or 0
+  local moment
+  if not (expires >= needed and expires > now_millis) then
     needed = math.max(needed, now_millis)
-    expires = needed + math.max(1000, math.ceil((needed - now_millis) / 4))
-    local moment = string.format('%.0f', expires)
-    write[words + 1], write[words + 2] = 'x', moment
-    redis.call(unpack(write, 1, words + 2))
+    moment = string.format('%.0f', needed + math.max(1000, math.ceil((needed - now_millis) / 4)))
+    write[#write + 1] = 'x'
+    write[#write + 1] = moment
+  end
+  local written = pcall('HSET', key, unpack(write))
+  if type(written) == 'table' then
+    return written
+  elseif moment then
     redis.call('PEXPIREAT', key, moment)
-  else
-    redis.call(unpack(write, 1, words))
   end
 end
-return answer
+
+-- Decides a group that has one policy, of which nothing is taken ahead: the short way of most.
+local function decide_one(key, asked)
+  local wish, times, field, letter, watches, cost, _, n1, n2, n3, n4, n5, n6 =
+    unpack_from('<BBc8c1Bdddddddd', asked)
+  local held = pcall('HMGET', key, field, 'x')
+  if held.err then
+    return held
+  end
+  local before_till, before_one, before_two = state_of(held[1])
+  local till, one, two = before_till, before_one, before_two
+  local answer = {}
+  for time = 1, times do
+    local verdict, left, reset, detail, then_till, then_one, then_two =
+      decide(letter, n1, n2, n3, n4, n5, n6, till, one, two, now, cost)
+    local admitted = (verdict == 0 or watches == 1) and 1 or 0
+    if admitted == 1 and wish ~= 100 then
+      answer[time] = pack('<Bdddddd', 1, verdict, left, reset, detail, 0, 0)
+    else
+      answer[time] = pack(
+        '<Bddddddddd', admitted, verdict, left, reset, detail, 0, 0, then_till, then_one, then_two
+      )
+    end
+    if wish ~= 112 then
+      till, one, two = then_till, then_one, then_two
+    end
+  end
+  local failed
+  if (before_till > now or till > now)
+    and (till ~= before_till or one ~= before_one or two ~= before_two) then
+    failed = write_states(key, { field, pack('<ddd', till, one, two) }, till, held[2])
+  end
+  return failed or (times == 1 and answer[1] or table.concat(answer))
+end
+
+-- Returns whether a group has one policy which keeps no log, is to be decided, and takes nothing
+-- ahead: a divisor of zero is eight zero bytes.
+local function is_plain(asked)
+  if #asked ~= 76 or string.byte(asked, 28) ~= 0 then
+    return false
+  end
+  local wish = string.byte(asked)
+  return wish ~= 99 and wish ~= 114 and string.byte(asked, 11) ~= 103
+end
+
+local answers, last = { ARGV[1], now }, #ARGV - 1
+local done = 0
+while done < last and is_plain(ARGV[done + 2]) do
+  done = done + 1
+  answers[done + 2] = decide_one(KEYS[done], ARGV[done + 1])
+end
+if done == last then
+  -- As nearly always. What follows need not be made.
+  return answers
+end
+
+-- Decides one request by each policy, and returns whether all admit it.
+local function decide_each(each, charges)
+  local admitted = true
+  for i = 1, #each do
+    local it = each[i]
+    if it.log and charges then
+      it[17], it[18], it[19], it[20] = 0, 0, 0, 0
+      log_charge(it.log, it[5], it[6], now, it[3])
+    elseif it.log then
+      it[17], it[18], it[19], it[20] = log_decide(it.log, it[5], it[6], now, it[3])
+    elseif charges then
+      it[17], it[18], it[19], it[20] = 0, 0, 0, 0
+      it[14], it[15], it[16] = charge(
+        it[1], it[5], it[6], it[7], it[8], it[9], it[10], it[11], it[12], it[13], now, it[3]
+      )
+    else
+      it[17], it[18], it[19], it[20], it[14], it[15], it[16] = decide(
+        it[1], it[5], it[6], it[7], it[8], it[9], it[10], it[11], it[12], it[13], now, it[3]
+      )
+    end
+    if it[17] ~= 0 and it[2] == 0 then
+      admitted = false
+    end
+  end
+  return admitted
+end
+
+-- Decides again by a policy: this much, on this state.
+local function decide_more(it, till, one, two, cost)
+  return decide(it[1], it[5], it[6], it[7], it[8], it[9], it[10], till, one, two, now, cost)
+end
+
+local keys_read = done
+local function next_key()
+  keys_read = keys_read + 1
+  return KEYS[keys_read]
+end
+
+-- Reads what is asked by each policy, and what is held of it. Returns also the field in which it
+-- stands that says when the key expires, or an error.
+--
+-- Of each: 1 letter, 2 watches, 3 cost, 4 divisor, 5 to 10 numbers; 11 to 13 the state, 14 to 16 the
+-- one that comes of the request; 17 verdict, 18 what remains, 19 reset, 20 detail; `field` and `was`,
+-- or a log.
+local function read_each(key, asked, count)
+  local each, fields, words = {}, {}, 0
+  for i = 1, count do
+    local it = { unpack_from('<c1Bdddddddd', asked, i * 74 - 63) }
+    each[i] = it
+    if it[1] == 'g' then
+      it.log = next_key()
+    else
+      words = words + 1
+      it.field, fields[words] = words, string.sub(asked, i * 74 - 71, i * 74 - 64)
+    end
+  end
+  local held = {}
+  if words > 0 then
+    fields[words + 1] = 'x'
+    held = pcall('HMGET', key, unpack(fields))
+    if held.err then
+      return nil, held
+    end
+  end
+  for i = 1, count do
+    local it = each[i]
+    if it.log then
+      local log, failed = log_open(it.log, it[6], now)
+      if failed then
+        return nil, failed
+      end
+      it.log, it[11], it[12], it[13] = log, 0, 0, 0
+    else
+      it[11], it[12], it[13] = state_of(held[it.field])
+      it.field, it.was = fields[it.field], { it[11], it[12], it[13] }
+    end
+  end
+  return each, held[words + 1]
+end
+
+-- Writes what has changed. Returns an error if there is one.
+local function write_each(key, each, expires)
+  local write, words, latest = {}, 0, 0
+  for i = 1, #each do
+    local it = each[i]
+    local before, till, one, two = it.was, it[11], it[12], it[13]
+    if before and (before[1] > now or till > now)
+      and (till ~= before[1] or one ~= before[2] or two ~= before[3]) then
+      write[words + 1], write[words + 2] = it.field, pack('<ddd', till, one, two)
+      words = words + 2
+      latest = math.max(latest, till)
+    end
+  end
+  local failed = words > 0 and write_states(key, write, latest, expires)
+  for i = 1, #each do
+    failed = failed or (each[i].log and log_write(each[i].log, now))
+  end
+  return failed
+end
+
+-- Decides a group. Returns what is answered to it.
+local function decide_group(asked)
+  local wish, times = string.byte(asked, 1, 2)
+  local charges = wish == 99 or wish == 114
+  local tells, peeks = wish == 100 or wish == 114, wish == 112
+  local key, count = next_key(), (#asked - 2) / 74
+  local each, expires = read_each(key, asked, count)
+  if not each then
+    return expires
+  end
+
+  local answer, pieces = {}, 0
+  for _ = 1, times do
+    local admitted = decide_each(each, charges)
+    pieces = pieces + 1
+    answer[pieces] = admitted and '\1' or '\0'
+    for i = 1, count do
+      local it = each[i]
+      local log, ahead, receipt = it.log, 0, 0
+      if not admitted and it[17] == 0 then
+        -- Not charged after all: what the policy has left is what it had before.
+        if log then
+          it[17], it[18], it[19], it[20] = log_decide(log, it[5], it[6], now, 0)
+        else
+          it[17], it[18], it[19], it[20], it[14], it[15], it[16] =
+            decide_more(it, it[11], it[12], it[13], 0)
+        end
+      elseif log then
+        if it[17] == 0 and not peeks and not charges then
+          log_record(log, it[6], now, it[3])
+        end
+      elseif it[4] > 0 and it[17] == 0 then
+        ahead = math.floor(it[18] / it[4])
+        if ahead > 0 then
+          local _
+          _, _, _, receipt, it[14], it[15], it[16] =
+            decide_more(it, it[14], it[15], it[16], ahead)
+        end
+      end
+      pieces = pieces + 1
+      answer[pieces] = pack('<dddddd', it[17], it[18], it[19], it[20], ahead, receipt)
+    end
+    if not admitted or tells then
+      for i = 1, count do
+        local it = each[i]
+        if it.log then
+          it[14], it[15], it[16] = log_words(it.log, it[6], now)
+        end
+        pieces = pieces + 1
+        answer[pieces] = pack('<ddd', it[14], it[15], it[16])
+      end
+    end
+    if not peeks then
+      for i = 1, count do
+        local it = each[i]
+        it[11], it[12], it[13] = it[14], it[15], it[16]
+      end
+    end
+  end
+  return not peeks and write_each(key, each, expires) or table.concat(answer)
+end
+
+for at = done + 1, last do
+  answers[at + 2] = decide_group(ARGV[at + 1])
+end
+return answers

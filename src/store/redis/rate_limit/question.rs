@@ -1,0 +1,312 @@
+//! What take.lua is asked, and what it answers.
+
+use std::time::Duration;
+
+use redis::Value;
+use smallvec::SmallVec;
+
+use super::scripts::{Choice, Task};
+use crate::{
+    rate_limit::{Charge, Decision, Decisions, Policy, Receipt, State},
+    store::redis::fault::Fault,
+    time::Timestamp,
+};
+
+/// What each policy takes of the arguments of take.lua.
+const CHARGE_BYTES: usize = 74;
+
+/// A number that no limit reaches, and that a double holds: what a larger cost is taken for.
+pub(super) const COST_MAX: u64 = (1 << 53) + 2;
+
+/// What take.lua is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wish {
+    /// To take.
+    Take,
+    /// To take, and to tell the states that come of it.
+    TakeAndTell,
+    /// To say only what taking would.
+    Peek,
+    /// To charge, whatever is left, and to tell nothing.
+    Charge,
+    /// To charge, and to tell the states that come of it.
+    ChargeAndTell,
+}
+
+impl Wish {
+    fn letter(self) -> u8 {
+        match self {
+            Self::Take => b't',
+            Self::TakeAndTell => b'd',
+            Self::Peek => b'p',
+            Self::Charge => b'c',
+            Self::ChargeAndTell => b'r',
+        }
+    }
+
+    fn tells(self) -> bool {
+        match self {
+            Self::TakeAndTell | Self::ChargeAndTell => true,
+            Self::Take | Self::Peek | Self::Charge => false,
+        }
+    }
+}
+
+/// One request of one partition, as take.lua reads it.
+#[derive(Debug)]
+pub(super) struct Question {
+    pub(super) key: Vec<u8>,
+    /// Of each policy that keeps a log, in their order.
+    pub(super) log_keys: Vec<Vec<u8>>,
+    /// The argument; its second byte says how often.
+    pub(super) asked: Vec<u8>,
+    pub(super) choice: Choice,
+    wish: Wish,
+    policies: usize,
+}
+
+impl Question {
+    pub(super) fn new(key: Vec<u8>, charges: &[Charge<'_>], wish: Wish, ahead: u64) -> Self {
+        let policies = charges.iter().map(|charge| charge.policy);
+        Self {
+            log_keys: log_keys(&key, policies),
+            key,
+            asked: pack(charges, wish, ahead),
+            choice: Choice::of(charges.iter().map(|charge| charge.policy)),
+            wish,
+            policies: charges.len(),
+        }
+    }
+
+    /// Returns the keys that the script is told.
+    pub(super) fn keys(&self) -> impl Iterator<Item = &[u8]> {
+        let logs = self.log_keys.iter().map(|key| &key[..]);
+        std::iter::once(&self.key[..]).chain(logs)
+    }
+
+    pub(super) fn task(&self) -> Task {
+        match self.wish {
+            Wish::Take | Wish::TakeAndTell | Wish::Peek => Task::Decide,
+            Wish::Charge | Wish::ChargeAndTell => Task::Charge,
+        }
+    }
+}
+
+/// What take.lua answers to one request.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Answer {
+    pub(super) decisions: Decisions,
+    /// What was taken ahead of each policy, and its receipt.
+    pub(super) ahead: SmallVec<[(u64, Receipt); 4]>,
+    /// What is remembered of each policy, if that was wished for, or the request is denied.
+    pub(super) states: SmallVec<[State; 4]>,
+}
+
+/// Returns the keys of the logs of a partition, of those policies that keep one.
+pub(super) fn log_keys<'a>(
+    key: &[u8],
+    policies: impl IntoIterator<Item = &'a Policy>,
+) -> Vec<Vec<u8>> {
+    let logs = policies.into_iter().filter(|policy| policy.keeps_a_log());
+    let name = |policy: &Policy| [key, format!(":{:016x}", policy.id()).as_bytes()].concat();
+    logs.map(name).collect()
+}
+
+fn pack(charges: &[Charge<'_>], wish: Wish, ahead: u64) -> Vec<u8> {
+    let mut packed = Vec::with_capacity(2 + charges.len() * CHARGE_BYTES);
+    packed.extend_from_slice(&[wish.letter(), 1]);
+    for Charge { policy, cost } in charges {
+        push_policy(&mut packed, policy);
+        packed.push(policy.is_shadow().into());
+        push_numbers(&mut packed, [(*cost).min(COST_MAX), ahead]);
+        push_numbers(&mut packed, policy.terms().numbers());
+    }
+    packed
+}
+
+pub(super) fn push_policy(packed: &mut Vec<u8>, policy: &Policy) {
+    packed.extend_from_slice(&policy.id().to_le_bytes());
+    // All letters are ASCII.
+    packed.push(policy.terms().letter() as u8);
+}
+
+/// Adds numbers as doubles, which hold them exactly: they are at most 2^53, or even.
+pub(super) fn push_numbers<const N: usize>(packed: &mut Vec<u8>, numbers: [u64; N]) {
+    for number in numbers {
+        packed.extend_from_slice(&(number as f64).to_le_bytes());
+    }
+}
+
+/// Reads the time of an answer, and returns what follows: something for each group.
+pub(super) fn read_now(values: &[Value]) -> Result<(Timestamp, &[Value]), Fault> {
+    match values {
+        [Value::Int(now), rest @ ..] if *now >= 0 => {
+            Ok((Timestamp::from_micros(now.unsigned_abs()), rest))
+        }
+        _ => Err(corrupt()),
+    }
+}
+
+/// Reads what take.lua answers to a group of so many requests.
+pub(super) fn read_group(
+    value: &Value,
+    question: &Question,
+    times: usize,
+    now: Timestamp,
+) -> Result<Vec<Answer>, Fault> {
+    match value {
+        Value::BulkString(bytes) => {
+            let mut bytes = Bytes(bytes);
+            let answers = (0..times).map(|_| bytes.answer(question, now));
+            let answers = answers.collect::<Option<Vec<_>>>();
+            answers.filter(|_| bytes.0.is_empty()).ok_or_else(corrupt)
+        }
+        Value::ServerError(error) => Err(redis::RedisError::from(error.clone()).into()),
+        _ => Err(corrupt()),
+    }
+}
+
+fn corrupt() -> Fault {
+    Fault::corrupt("the script's answer cannot be read")
+}
+
+/// What is still to be read of an answer.
+struct Bytes<'a>(&'a [u8]);
+
+impl Bytes<'_> {
+    fn answer(&mut self, question: &Question, now: Timestamp) -> Option<Answer> {
+        let is_admitted = match self.take::<1>()? {
+            [0] => false,
+            [1] => true,
+            _ => return None,
+        };
+        let mut ahead = SmallVec::new();
+        let mut each = SmallVec::<[Decision; 4]>::new();
+        for _ in 0..question.policies {
+            let said = self.numbers::<6>()?;
+            each.push(read_decision(said));
+            let [.., tokens, until] = said;
+            ahead.push((tokens, Receipt::until(Timestamp::from_micros(until))));
+        }
+        let mut states = SmallVec::new();
+        if !is_admitted || question.wish.tells() {
+            for _ in 0..question.policies {
+                states.push(State::from_words(self.numbers::<3>()?));
+            }
+        }
+        Some(Answer {
+            decisions: Decisions::new(is_admitted, now, each),
+            ahead,
+            states,
+        })
+    }
+
+    fn numbers<const N: usize>(&mut self) -> Option<[u64; N]> {
+        let mut numbers = [0; N];
+        for number in &mut numbers {
+            let double = f64::from_le_bytes(self.take()?);
+            // No number, none below zero, and none that a double does not hold.
+            if !(0.0..=COST_MAX as f64).contains(&double) {
+                return None;
+            }
+            *number = double as u64;
+        }
+        Some(numbers)
+    }
+
+    fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let (first, rest) = self.0.split_first_chunk()?;
+        self.0 = rest;
+        Some(*first)
+    }
+}
+
+fn read_decision([verdict, remaining, reset_after, detail, ..]: [u64; 6]) -> Decision {
+    let reset_after = Duration::from_micros(reset_after);
+    match verdict {
+        0 => {
+            let receipt = Receipt::until(Timestamp::from_micros(detail));
+            Decision::admitted(remaining, reset_after, receipt)
+        }
+        1 => Decision::denied(remaining, reset_after, Some(Duration::from_micros(detail))),
+        _ => Decision::denied(remaining, reset_after, None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{error::StoreErrorKind, rate_limit::Quota};
+
+    fn question(wish: Wish) -> Question {
+        let policy = Policy::token_bucket("b", Quota::per_second(3)).unwrap();
+        let charges = [Charge::new(&policy, 1)];
+        Question::new(b"key".to_vec(), &charges, wish, 0)
+    }
+
+    fn said(admitted: u8, numbers: &[f64]) -> Vec<u8> {
+        let numbers = numbers.iter().flat_map(|number| number.to_le_bytes());
+        [admitted].into_iter().chain(numbers).collect()
+    }
+
+    fn read(bytes: Vec<u8>, wish: Wish, times: usize) -> Result<Vec<Answer>, Fault> {
+        let now = Timestamp::from_micros(5);
+        read_group(&Value::BulkString(bytes), &question(wish), times, now)
+    }
+
+    const SIX: [f64; 6] = [0.0, 7.0, 8.0, 9.0, 4.0, 9.0];
+
+    #[test]
+    fn a_charge_takes_the_bytes_that_the_script_reads() {
+        let policy = Policy::token_bucket("b", Quota::per_second(3)).unwrap();
+        let charges = [Charge::new(&policy, 1), Charge::new(&policy, u64::MAX)];
+        let packed = pack(&charges, Wish::Peek, 0);
+        assert_eq!(packed.len(), 2 + 2 * CHARGE_BYTES);
+        assert_eq!(packed[..2], *b"p\x01");
+        assert_eq!(packed[10..12], *b"b\0");
+        let cost = |at: usize| f64::from_le_bytes(packed[at..at + 8].try_into().unwrap());
+        assert_eq!(cost(12), 1.0);
+        assert!(cost(CHARGE_BYTES + 12) > (1_u64 << 53) as f64);
+    }
+
+    #[test]
+    fn an_answer_is_read_to_each_of_a_group() {
+        let denied = [&SIX[..], &[1.0, 2.0, 3.0]].concat();
+        let both = [said(1, &SIX), said(0, &denied)].concat();
+        let both = read(both, Wish::Take, 2).unwrap();
+        assert!(both[0].decisions.is_admitted() && both[0].states.is_empty());
+        assert_eq!(both[0].ahead[0].0, 4);
+        assert_eq!(both[1].states[0].to_words(), [1, 2, 3]);
+        let told = read(said(1, &denied), Wish::TakeAndTell, 1).unwrap();
+        assert_eq!(told[0].states[0].to_words(), [1, 2, 3]);
+    }
+
+    #[test]
+    fn an_answer_that_the_script_does_not_give_may_have_been_done() {
+        let negative = [0.0, -7.0, 8.0, 9.0, 4.0, 9.0];
+        let nan = [0.0, f64::NAN, 8.0, 9.0, 4.0, 9.0];
+        for (bytes, wish, times) in [
+            (vec![], Wish::Take, 1),
+            (said(1, &SIX[1..]), Wish::Take, 1),
+            (said(2, &SIX), Wish::Take, 1),
+            (said(0, &SIX), Wish::Take, 1),
+            (said(1, &SIX), Wish::TakeAndTell, 1),
+            (said(1, &SIX), Wish::Take, 2),
+            ([said(1, &SIX), said(1, &SIX)].concat(), Wish::Take, 1),
+            (said(1, &negative), Wish::Take, 1),
+            (said(1, &nan), Wish::Take, 1),
+        ] {
+            let fault = read(bytes, wish, times).unwrap_err();
+            assert_eq!(fault.error.kind(), StoreErrorKind::Timeout);
+        }
+        assert!(read_now(&[]).is_err() && read_now(&[Value::Int(-1)]).is_err());
+        assert!(read_group(&Value::Nil, &question(Wish::Take), 1, Timestamp::EPOCH).is_err());
+    }
+
+    #[test]
+    fn an_error_of_one_group_says_what_it_is() {
+        let error = redis::parse_redis_value(b"-WRONGTYPE no\r\n").unwrap();
+        let fault = read_group(&error, &question(Wish::Take), 3, Timestamp::EPOCH).unwrap_err();
+        assert_eq!(fault.error.kind(), StoreErrorKind::Corrupt);
+    }
+}

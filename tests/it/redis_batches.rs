@@ -1,0 +1,222 @@
+//! Decisions on Redis that come while others are being made: together in one call, each as if it
+//! came alone.
+
+use std::time::Duration;
+
+use portcullis::{
+    StoreErrorKind, StoreKey,
+    rate_limit::{Charge, Policy, Quota, RateLimitStore},
+    store::{RedisConfig, RedisStore},
+};
+use tokio::task::JoinSet;
+
+use crate::support::redis::{Fault, Proxy, Server, keys, patient};
+
+/// So many ask at once.
+const TASKS: u64 = 64;
+
+fn store(url: String) -> RedisStore {
+    RedisStore::new(patient(RedisConfig::single(url)), keys()).unwrap()
+}
+
+fn partition(number: u64) -> StoreKey {
+    keys().space("batches").short_of(&number.to_le_bytes())
+}
+
+fn policies() -> [Policy; 2] {
+    let quota = Quota::per_hour(1_000_000);
+    [
+        Policy::fixed_window("window", quota).unwrap(),
+        Policy::sliding_window("sliding", quota).unwrap(),
+    ]
+}
+
+/// Asks so often in each of the tasks, each for the partition that is told for its number; counts
+/// who was admitted, who was denied, and the errors.
+async fn ask(
+    store: &RedisStore,
+    policies: &[Policy],
+    times: u64,
+    of: fn(u64) -> StoreKey,
+) -> (u64, u64, Vec<StoreErrorKind>) {
+    let mut tasks = JoinSet::new();
+    for task in 0..TASKS {
+        let (store, policies, partition) = (store.clone(), policies.to_vec(), of(task));
+        tasks.spawn(async move {
+            let charges: Vec<_> = policies.iter().map(|p| Charge::new(p, 1)).collect();
+            let (mut admitted, mut denied, mut errors) = (0, 0, Vec::new());
+            for _ in 0..times {
+                match store.take(&partition, &charges).await {
+                    Ok(taken) if taken.is_admitted() => admitted += 1,
+                    Ok(_) => denied += 1,
+                    Err(error) => errors.push(error.kind()),
+                }
+            }
+            (admitted, denied, errors)
+        });
+    }
+    let (mut admitted, mut denied, mut errors) = (0, 0, Vec::new());
+    for (yes, no, failed) in tasks.join_all().await {
+        admitted += yes;
+        denied += no;
+        errors.extend(failed);
+    }
+    (admitted, denied, errors)
+}
+
+async fn used(store: &RedisStore, policy: &Policy, partition: &StoreKey) -> u64 {
+    let peek = store.peek(partition, &[Charge::new(policy, 1)]).await;
+    policy.capacity() - 1 - peek.unwrap().each()[0].remaining()
+}
+
+#[tokio::test]
+async fn who_comes_while_others_are_decided_shares_a_call_and_who_comes_alone_has_one() {
+    let server = Server::start();
+    let (together, policies) = (store(server.url()), policies());
+    let config = patient(RedisConfig::single(server.url())).batch_max(1);
+    let apart = RedisStore::new(config, keys()).unwrap();
+    let asked = async |store: &RedisStore, tasks: bool| {
+        let before = server.calls_of("evalsha");
+        if tasks {
+            let (admitted, ..) = ask(store, &policies, 20, partition).await;
+            assert_eq!(admitted, 20 * TASKS);
+        } else {
+            for _ in 0..20 {
+                let charge = [Charge::new(&policies[0], 1)];
+                assert!(store.take(&partition(0), &charge).await.is_ok());
+            }
+        }
+        server.calls_of("evalsha") - before
+    };
+    // The server learns the scripts.
+    asked(&together, true).await;
+    assert_eq!(asked(&together, false).await, 20);
+    assert_eq!(asked(&apart, true).await, 20 * TASKS);
+    let calls = asked(&together, true).await;
+    assert!(calls < 20 * TASKS / 4, "{calls} calls for {}", 20 * TASKS);
+    // Three rounds of all tasks, and twenty of one.
+    assert_eq!(used(&apart, &policies[0], &partition(0)).await, 80);
+    assert_eq!(used(&apart, &policies[1], &partition(63)).await, 60);
+    assert_eq!(together.stats().refused, 0);
+    assert_eq!(server.keys_without_expiry(), [""; 0]);
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_one_key_fails_nobody_beside_it() {
+    let server = Server::start();
+    let (store, [policy, _]) = (store(server.url()), policies());
+    let charge = [Charge::new(&policy, 1)];
+    let name = async |number| {
+        let before = server.keys();
+        store.take(&partition(number), &charge).await.unwrap();
+        let mut after = server.keys();
+        after.retain(|key| key.contains(":l:") && !before.contains(key));
+        after.remove(0)
+    };
+    let (wrong, damaged) = (name(1).await, name(2).await);
+    server.ask(&["DEL", &wrong]);
+    server.ask(&["SET", &wrong, "no hash"]);
+    server.ask(&["HSET", &damaged, "x", "no number"]);
+    let (admitted, denied, errors) = ask(&store, &[policy], 10, partition).await;
+    assert_eq!((admitted, denied), (10 * (TASKS - 1), 0));
+    assert_eq!(errors, [StoreErrorKind::Corrupt; 10]);
+    server.ask(&["DEL", &wrong]);
+    assert_eq!(server.keys_without_expiry(), [""; 0]);
+}
+
+#[tokio::test]
+async fn who_goes_away_while_waiting_takes_nobody_along_and_is_charged_once_at_most() {
+    let server = Server::start();
+    let proxy = Proxy::before(server.addr());
+    let (store, [policy, _]) = (store(proxy.url()), policies());
+    let charge = [Charge::new(&policy, 1)];
+    store.take(&partition(0), &charge).await.unwrap();
+    // Answers are late, so that most wait for a call of others.
+    proxy.set(Fault::Delay(Duration::from_millis(5)));
+    let mut tasks = Vec::new();
+    for _ in 0..TASKS {
+        let (store, policy) = (store.clone(), policy.clone());
+        tasks.push(tokio::spawn(async move {
+            store.take(&partition(0), &[Charge::new(&policy, 1)]).await
+        }));
+    }
+    let (mut gone, mut admitted) = (0, 1);
+    for (number, task) in tasks.iter().enumerate() {
+        tokio::task::yield_now().await;
+        // The first are on their way themselves, of the others some wait.
+        if number % 3 == 0 {
+            task.abort();
+        }
+    }
+    for task in tasks {
+        match task.await {
+            Ok(taken) => admitted += u64::from(taken.unwrap().is_admitted()),
+            Err(_) => gone += 1,
+        }
+    }
+    assert!(gone > 10, "{gone} went away");
+    proxy.set(Fault::None);
+    let used = used(&store, &policy, &partition(0)).await;
+    assert!((admitted..=admitted + gone).contains(&used), "{used}");
+    // And the store decides on.
+    let (more, _, errors) = ask(&store, &[policy], 2, partition).await;
+    assert_eq!((more, errors), (2 * TASKS, Vec::new()));
+}
+
+#[tokio::test]
+async fn a_call_for_many_that_is_not_answered_charges_each_once_at_most() {
+    let server = Server::start();
+    let proxy = Proxy::before(server.addr());
+    let long = Duration::from_secs(10);
+    let config = patient(RedisConfig::single(proxy.url()))
+        .rate_limit_deadline(Duration::from_millis(300))
+        .silence_max(long);
+    let store = RedisStore::new(config, keys()).unwrap();
+    let [policy, _] = policies();
+    let one = std::slice::from_ref(&policy);
+    let (first, _, errors) = ask(&store, one, 1, |_| partition(0)).await;
+    assert_eq!((first, errors), (TASKS, Vec::new()));
+    proxy.set(Fault::HalfOpen);
+    let (admitted, denied, errors) = ask(&store, one, 1, |_| partition(0)).await;
+    assert_eq!((admitted, denied), (0, 0));
+    assert_eq!(errors.len() as u64, TASKS);
+    // Those that were on their way may have been charged; the others failed before they were sent.
+    let known = [StoreErrorKind::Timeout, StoreErrorKind::Unavailable];
+    assert!(errors.iter().all(|error| known.contains(error)));
+    let direct = RedisStore::new(patient(RedisConfig::single(server.url())), keys()).unwrap();
+    let charged = used(&direct, &policy, &partition(0)).await - TASKS;
+    let unknown = errors
+        .iter()
+        .filter(|error| **error == StoreErrorKind::Timeout)
+        .count();
+    assert!(charged <= unknown as u64, "{charged} of {unknown}");
+}
+
+#[tokio::test]
+async fn scripts_that_are_forgotten_while_many_ask_fail_nobody() {
+    let server = Server::start();
+    let (store, policies) = (store(server.url()), policies());
+    let flushing = async {
+        for _ in 0..20 {
+            server.ask(&["SCRIPT", "FLUSH"]);
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    let asking = ask(&store, &policies, 30, |_| partition(0));
+    let ((admitted, _, errors), ()) = tokio::join!(asking, flushing);
+    assert_eq!((admitted, errors), (30 * TASKS, Vec::new()));
+    assert_eq!(
+        used(&store, &policies[1], &partition(0)).await,
+        30 * TASKS,
+        "each was charged once"
+    );
+}
+
+#[test]
+fn a_batch_of_none_or_of_more_than_a_byte_counts_is_refused() {
+    for decisions in [0, 256] {
+        let config = RedisConfig::single("redis://127.0.0.1:1").batch_max(decisions);
+        let error = RedisStore::new(config, keys()).unwrap_err();
+        assert_eq!(error.option(), "batch_max");
+    }
+}
