@@ -257,7 +257,7 @@ fn charge(table: &Table, keys: &[Key], now: u64, end: u64) {
 
 /// The same on the shortest way, on which a limiter with one policy goes.
 fn charge_known(table: &Table, key: Key, end: u64) {
-    match table.glance(key).hold() {
+    match table.hold_at_home(key) {
         Some(mut held) => held.state = charged(held.state, Timestamp::from_micros(NOW), end),
         None => charge(table, &[key], NOW, end),
     }

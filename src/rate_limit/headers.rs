@@ -1,7 +1,7 @@
 //! What a response says of the limits.
 
-use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
+use smallvec::SmallVec;
 
 use super::{decision::Decision, policy::Policy};
 use crate::time::Timestamp;
@@ -55,10 +55,10 @@ pub(super) struct Texts {
 
 impl Texts {
     pub(super) fn new(policies: &[Policy]) -> Self {
-        let mut policy_field = Vec::new();
+        let mut policy_field = Text::new();
         let mut openings = Vec::with_capacity(policies.len());
         for policy in policies {
-            let mut opening = Vec::new();
+            let mut opening = Text::new();
             if !policy.is_shadow() {
                 if !policy_field.is_empty() {
                     opening.extend_from_slice(b", ");
@@ -69,11 +69,11 @@ impl Texts {
                 push_parameter(&mut policy_field, b";w=", policy.window_secs());
                 opening.extend_from_slice(b";r=");
             }
-            openings.push(opening.into());
+            openings.push(opening.to_vec().into());
         }
         Self {
             is_silent: policies.iter().all(Policy::is_shadow),
-            policy: value(policy_field),
+            policy: value(&policy_field),
             openings: openings.into(),
         }
     }
@@ -117,6 +117,7 @@ impl Lines {
         }
     }
 
+    // Not in the frame of what nearly all requests do.
     #[inline(never)]
     pub(super) fn append_to(self, headers: &mut HeaderMap) {
         match self {
@@ -135,29 +136,33 @@ impl Lines {
     }
 }
 
-/// Renders `"burst";r=7;t=2, "daily";r=900;t=3600`, each byte where it stays: what was written in
-/// small pieces and is then moved as a whole is waited for.
+/// Room for the values of a few policies without an allocation but the value's own.
+type Text = SmallVec<[u8; 128]>;
+
+/// Renders `"burst";r=7;t=2, "daily";r=900;t=3600`.
 fn limit_field(texts: &Texts, decided: &[Decision]) -> HeaderValue {
-    let said = || {
-        let all = texts.openings.iter().map(|opening| &**opening).zip(decided);
-        all.filter(|(opening, _)| !opening.is_empty())
-    };
-    let len = |(opening, said): (&[u8], &Decision)| {
-        let digits = digits_of(said.remaining()) + digits_of(said.effective_secs());
-        opening.len() + digits + SECS.len()
-    };
-    let mut text = Vec::with_capacity(said().map(len).sum());
-    for (opening, said) in said() {
-        text.extend_from_slice(opening);
-        push_digits(&mut text, said.remaining());
-        text.extend_from_slice(SECS);
-        push_digits(&mut text, said.effective_secs());
+    let mut text = Text::new();
+    for (opening, decision) in texts.openings.iter().zip(decided) {
+        if !opening.is_empty() {
+            text.extend_from_slice(opening);
+            push_said(&mut text, decision);
+        }
     }
-    value(text)
+    value(&text)
 }
 
-/// What stands between what remains and for how long.
-const SECS: &[u8] = b";t=";
+/// Appends `7;t=2`.
+fn push_said(text: &mut Text, decision: &Decision) {
+    const NAME: &[u8] = b";t=";
+
+    let mut bytes = [0; 2 * DIGITS_MAX + NAME.len()];
+    let end = bytes.len();
+    let name_to = write_digits(&mut bytes, end, decision.effective_secs());
+    let name_from = name_to - NAME.len();
+    bytes[name_from..name_to].copy_from_slice(NAME);
+    let from = write_digits(&mut bytes, name_from, decision.remaining());
+    text.extend_from_slice(&bytes[from..]);
+}
 
 fn enforced<'a>(
     policies: &'a [Policy],
@@ -196,7 +201,7 @@ fn x_ratelimit(
 }
 
 /// Appends the name as a string of RFC 9651.
-fn push_name(text: &mut Vec<u8>, name: &str) {
+fn push_name(text: &mut Text, name: &str) {
     text.push(b'"');
     for byte in name.bytes() {
         if matches!(byte, b'"' | b'\\') {
@@ -207,31 +212,31 @@ fn push_name(text: &mut Vec<u8>, name: &str) {
     text.push(b'"');
 }
 
-fn push_parameter(text: &mut Vec<u8>, name: &[u8], value: u64) {
+fn push_parameter(text: &mut Text, name: &[u8], value: u64) {
     text.extend_from_slice(name);
-    push_digits(text, value);
+    let mut digits = [0; DIGITS_MAX];
+    let from = write_digits(&mut digits, DIGITS_MAX, value);
+    text.extend_from_slice(&digits[from..]);
 }
 
-/// Returns how many digits an integer has.
-fn digits_of(value: u64) -> usize {
-    let digits = value.min(INTEGER_MAX).checked_ilog10().unwrap_or(0) + 1;
-    digits as usize
-}
+/// The digits of the largest integer, and one more place, so that two at a time find room.
+const DIGITS_MAX: usize = 16;
 
-/// Appends the digits of an integer.
-fn push_digits(text: &mut Vec<u8>, value: u64) {
-    let (mut rest, start) = (value.min(INTEGER_MAX), text.len());
-    text.resize(start + digits_of(value), b'0');
+/// Writes the digits of a number so that they end before `to`, and returns where they begin.
+fn write_digits(bytes: &mut [u8], to: usize, value: u64) -> usize {
+    let (mut rest, mut from) = (value.min(INTEGER_MAX), to);
     // Two at a time: a division takes longer than all else here.
-    let mut pairs = text[start..].rchunks_exact_mut(2);
-    for pair in &mut pairs {
+    while rest >= 10 {
         let two = 2 * (rest % 100) as usize;
-        pair.copy_from_slice(&TWO_DIGITS[two..two + 2]);
         rest /= 100;
+        from -= 2;
+        bytes[from..from + 2].copy_from_slice(&TWO_DIGITS[two..two + 2]);
     }
-    if let [first] = pairs.into_remainder() {
-        *first = b'0' + rest as u8;
+    if rest > 0 || from == to {
+        from -= 1;
+        bytes[from] = b'0' + rest as u8;
     }
+    from
 }
 
 /// `00` to `99`.
@@ -246,9 +251,8 @@ const TWO_DIGITS: [u8; 200] = {
     digits
 };
 
-fn value(text: Vec<u8>) -> HeaderValue {
-    HeaderValue::from_maybe_shared(Bytes::from(text))
-        .expect("policies have names of printable ASCII")
+fn value(text: &[u8]) -> HeaderValue {
+    HeaderValue::from_bytes(text).expect("policies have names of printable ASCII")
 }
 
 #[cfg(test)]
@@ -312,9 +316,9 @@ mod tests {
     #[test]
     fn no_integer_is_larger_than_a_structured_field_may_hold() {
         let text = |value| {
-            let mut text = Vec::new();
+            let mut text = Text::new();
             push_parameter(&mut text, b"", value);
-            String::from_utf8(text).unwrap()
+            String::from_utf8(text.to_vec()).unwrap()
         };
         assert_eq!(text(u64::MAX), "999999999999999");
         for power in 0..15 {

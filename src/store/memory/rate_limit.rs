@@ -63,9 +63,9 @@ impl Part {
         if !charge.policy.bears_coarse_time() {
             return None;
         }
-        let glance = self.table.get()?.glance(key(partition, charge.policy));
         let now = self.clock.coarse();
-        let mut held = glance.hold()?;
+        let table = self.table.get()?;
+        let mut held = table.hold_at_home(key(partition, charge.policy))?;
         let (decision, next) = charge.policy.decide(held.state, now, charge.cost);
         if !decision.is_admitted() {
             return None;

@@ -126,14 +126,6 @@ struct Spot {
     fingerprint: u64,
 }
 
-/// The slot in which a key stands if any of its own does, and what was found there.
-pub(super) struct Glance<'t> {
-    table: &'t Table,
-    key: Key,
-    first: &'t Slot,
-    found: u64,
-}
-
 /// A slot that nobody else may change; what stands in `state` is written when this is dropped.
 pub(super) struct Held<'t> {
     slot: &'t Slot,
@@ -204,17 +196,18 @@ impl Table {
         self.hold_known(key)
     }
 
-    /// Looks where nearly all keys stand. Whoever has something else to do before it
-    /// [holds](Glance::hold) the slot does it in the time in which memory answers.
+    /// Holds the slot of a key if it has one where all are to stand by now.
     #[inline]
-    pub(super) fn glance(&self, key: Key) -> Glance<'_> {
+    pub(super) fn hold_at_home(&self, key: Key) -> Option<Held<'_>> {
+        // Where nearly all stand.
         let first = &self.slots[self.home(key) * GROUP + key.fingerprint as usize % GROUP];
-        Glance {
-            table: self,
-            key,
-            first,
-            found: first.fingerprint.load(Ordering::Relaxed),
+        if first.fingerprint.load(Ordering::Relaxed) == key.fingerprint
+            && let Some(held) = first.hold_at_once()
+            && first.fingerprint.load(Ordering::Relaxed) == key.fingerprint
+        {
+            return Some(held);
         }
+        self.hold_in_home(key)
     }
 
     /// Holds the slot of a key if it has one, wherever that is.
@@ -223,7 +216,7 @@ impl Table {
     }
 
     #[inline(never)]
-    fn hold_at_home(&self, key: Key) -> Option<Held<'_>> {
+    fn hold_in_home(&self, key: Key) -> Option<Held<'_>> {
         self.hold_found(|| self.find_at_home(key))
     }
 
@@ -462,21 +455,6 @@ impl Table {
     }
 }
 
-impl<'t> Glance<'t> {
-    /// Holds the slot of the key if it has one at home.
-    #[inline]
-    pub(super) fn hold(self) -> Option<Held<'t>> {
-        let (first, fingerprint) = (self.first, self.key.fingerprint);
-        if self.found == fingerprint
-            && let Some(held) = first.hold_at_once()
-            && first.fingerprint.load(Ordering::Relaxed) == fingerprint
-        {
-            return Some(held);
-        }
-        self.table.hold_at_home(self.key)
-    }
-}
-
 /// Returns the slots of a group in the order in which a key may stand in them.
 #[inline]
 fn probe(group: usize, fingerprint: u64) -> impl Iterator<Item = usize> {
@@ -711,7 +689,7 @@ mod tests {
         let (mut looked_at, mut absent) = (0, 0);
         for key in keys {
             let key = Key::new(&key, policy.id());
-            assert!(table.glance(key).hold().is_none());
+            assert!(table.hold_at_home(key).is_none());
             let tagged = table.tagged(table.own_group(key), key.fingerprint);
             let slots = NEAR + tagged.count();
             assert!(slots <= 16, "{slots}");
