@@ -63,21 +63,13 @@ impl RedisServer {
     }
 
     pub(super) fn with_config(sentinel: Option<&str>, options: &[&str]) -> Self {
-        let number = SERVERS.fetch_add(1, Ordering::Relaxed);
-        let name = format!("portcullis-redis-{}-{number}", std::process::id());
-        let folder = std::env::temp_dir().join(name);
-        fs::create_dir_all(&folder).expect("a server needs a folder for temporary files");
-        if let Some(config) = sentinel {
-            fs::write(folder.join(SENTINEL_CONFIG), config)
-                .expect("a Sentinel needs a file that it can write to");
-        }
         let options: Vec<String> = options.iter().map(ToString::to_string).collect();
         // Another process may take a port between the moment it is found free and its use.
         for _ in 0..10 {
-            let addr = free_addr();
+            let (folder, addr) = (new_folder(sentinel), free_addr());
             let server = Self {
                 child: Mutex::new(spawn(&folder, addr, &options)),
-                folder: folder.clone(),
+                folder,
                 options: options.clone(),
                 addr,
             };
@@ -85,7 +77,7 @@ impl RedisServer {
                 return server;
             }
         }
-        panic!("no server came up in {}", folder.display());
+        panic!("no server came up: `redis-server` ended, or was silent, ten times");
     }
 
     fn is_up(&self) -> bool {
@@ -268,6 +260,19 @@ impl Drop for RedisServer {
         self.kill();
         let _ = fs::remove_dir_all(&self.folder);
     }
+}
+
+/// Makes a folder for one server, with what a Sentinel is to read.
+fn new_folder(sentinel: Option<&str>) -> PathBuf {
+    let number = SERVERS.fetch_add(1, Ordering::Relaxed);
+    let name = format!("portcullis-redis-{}-{number}", std::process::id());
+    let folder = std::env::temp_dir().join(name);
+    fs::create_dir_all(&folder).expect("a server needs a folder for temporary files");
+    if let Some(config) = sentinel {
+        fs::write(folder.join(SENTINEL_CONFIG), config)
+            .expect("a Sentinel needs a file that it can write to");
+    }
+    folder
 }
 
 fn spawn(folder: &Path, addr: SocketAddr, options: &[String]) -> Child {
