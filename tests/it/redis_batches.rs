@@ -1,11 +1,11 @@
 //! Decisions on Redis that come while others are being made: together in one call, each as if it
 //! came alone.
 
-use std::time::Duration;
+use std::{num::NonZeroU32, time::Duration};
 
 use portcullis::{
     StoreErrorKind, StoreKey,
-    rate_limit::{Charge, Policy, Quota, RateLimitStore},
+    rate_limit::{Charge, Mode, Policy, Quota, RateLimitStore},
     store::{RedisConfig, RedisStore},
 };
 use tokio::task::JoinSet;
@@ -99,6 +99,29 @@ async fn who_comes_while_others_are_decided_shares_a_call_and_who_comes_alone_ha
     assert_eq!(used(&apart, &policies[1], &partition(63)).await, 60);
     assert_eq!(together.stats().refused, 0);
     assert_eq!(server.keys_without_expiry(), [""; 0]);
+}
+
+#[tokio::test]
+async fn many_at_once_take_no_more_ahead_than_a_few_and_leave_the_other_instances_theirs() {
+    let server = Server::start();
+    let [one, other] = [(); 2].map(|()| store(server.url()));
+    let quota = Quota::per_hour(1_000_000);
+    let policy = Policy::fixed_window("leased", quota)
+        .unwrap()
+        .mode(Mode::Lease {
+            instances: NonZeroU32::new(4).unwrap(),
+        });
+    let policies = [policy];
+    let (admitted, ..) = ask(&one, &policies, 1, |_| partition(0)).await;
+    assert_eq!(admitted, TASKS);
+    // Each call takes an eighth of what is left: four that were under way, and those of the others.
+    let used = used(&other, &policies[0], &partition(0)).await;
+    assert!(used < 600_000, "{used} are taken");
+    // What one instance has no use for it gives back, by a call each.
+    let calls = server.calls_of("evalsha");
+    assert!(calls < TASKS / 2, "{calls} calls");
+    let (admitted, ..) = ask(&other, &policies, 10, |_| partition(0)).await;
+    assert_eq!(admitted, 10 * TASKS);
 }
 
 #[tokio::test]

@@ -224,7 +224,7 @@ local function decide_group(asked)
   end
 
   local answer, pieces = {}, 0
-  for _ = 1, times do
+  for time = 1, times do
     local admitted = decide_each(each, charges)
     pieces = pieces + 1
     answer[pieces] = admitted and '\1' or '\0'
@@ -243,7 +243,8 @@ local function decide_group(asked)
         if it[17] == 0 and not peeks and not charges then
           log_record(log, it[6], now, it[3])
         end
-      elseif it[4] > 0 and it[17] == 0 then
+      elseif it[4] > 0 and it[17] == 0 and time == 1 then
+        -- The first takes ahead for all of them: more would be too much for one instance.
         ahead = math.floor(it[18] / it[4])
         if ahead > 0 then
           local _
