@@ -6,7 +6,7 @@ use std::{
     net::{SocketAddr, TcpStream},
 };
 
-use super::server::PATIENCE;
+use super::patience::PATIENCE;
 
 /// A connection that puts one command after the other (RESP2), beside any store.
 pub struct RedisClient(BufReader<TcpStream>);

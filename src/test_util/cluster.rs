@@ -1,9 +1,6 @@
 //! A Cluster.
 
-use super::{
-    client::RedisReply,
-    server::{RedisServer, until},
-};
+use super::{client::RedisReply, patience::until, server::RedisServer};
 
 /// How long a node may be silent before the others hold it to be gone, in milliseconds.
 const NODE_TIMEOUT: &str = "2000";

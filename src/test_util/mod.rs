@@ -48,6 +48,7 @@
 
 mod client;
 mod cluster;
+mod patience;
 mod proxy;
 mod sentinels;
 mod server;

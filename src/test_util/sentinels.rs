@@ -1,6 +1,6 @@
 //! A server that Sentinels watch.
 
-use super::server::{RedisServer, until};
+use super::{patience::until, server::RedisServer};
 
 /// A server with a replica, watched by three Sentinels under the name `main`, ended when this is
 /// dropped.

@@ -13,15 +13,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::client::{RedisClient, RedisReply};
+use super::{
+    client::{RedisClient, RedisReply},
+    patience::PATIENCE,
+};
 
 static SERVERS: AtomicU64 = AtomicU64::new(0);
 
 /// What a Sentinel reads, and writes to.
 const SENTINEL_CONFIG: &str = "sentinel.conf";
-
-/// How long servers may take to come up, and to find one another.
-pub(super) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A `redis-server`, ended when this is dropped.
 ///
@@ -317,17 +317,5 @@ pub fn free_addr() -> SocketAddr {
         if addr.port() < 55_000 {
             return addr;
         }
-    }
-}
-
-/// Waits until something is so.
-pub(super) fn until(mut is_so: impl FnMut() -> bool) {
-    let begun = Instant::now();
-    while !is_so() {
-        assert!(
-            begun.elapsed() < PATIENCE,
-            "the servers do not find one another"
-        );
-        thread::sleep(Duration::from_millis(20));
     }
 }
