@@ -185,7 +185,11 @@ impl Decisions {
     /// Creates the answer to a list of charges, in their order, and says when it was given by the
     /// store's clock.
     pub fn new(admitted: bool, at: Timestamp, each: impl IntoIterator<Item = Decision>) -> Self {
-        let each = Each::Several(each.into_iter().collect());
+        let mut each = each.into_iter().fuse();
+        let each = match (each.next(), each.next()) {
+            (Some(one), None) => Each::One(one),
+            (first, second) => Each::Several(first.into_iter().chain(second).chain(each).collect()),
+        };
         Self { admitted, at, each }
     }
 
