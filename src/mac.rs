@@ -87,6 +87,18 @@ impl BlockMac {
         Self { state }
     }
 
+    /// Returns the digest of two digests, which are one block without any mark: a key for this is one
+    /// for nothing else.
+    #[inline]
+    pub(crate) fn digest_of_two(&self, one: &[u8; 32], two: &[u8; 32]) -> [u8; 32] {
+        let mut block = [0; BLOCK_BYTES];
+        block[..32].copy_from_slice(one);
+        block[32..].copy_from_slice(two);
+        let mut state = self.state;
+        compress256(&mut state, &[block]);
+        to_bytes(state)
+    }
+
     /// Returns the digest of up to 63 bytes; of more, none.
     #[inline]
     pub(crate) fn digest(&self, bytes: &[u8]) -> Option<[u8; 32]> {
@@ -136,6 +148,20 @@ mod tests {
         let empty: [u8; 32] = Sha256::digest(b"").into();
         assert_eq!(mac.digest(b""), Some(empty));
         assert_eq!(mac.digest(&[0; 64]), None);
+    }
+
+    #[test]
+    fn two_digests_have_one_of_their_own() {
+        let mac = BlockMac::new(&[7; 32]);
+        let digests = [
+            mac.digest_of_two(&[0; 32], &[1; 32]),
+            mac.digest_of_two(&[1; 32], &[0; 32]),
+            mac.digest_of_two(&[0; 32], &[0; 32]),
+            BlockMac::new(&[8; 32]).digest_of_two(&[0; 32], &[1; 32]),
+        ];
+        for (at, one) in digests.iter().enumerate() {
+            assert!(!digests[at + 1..].contains(one), "{at}");
+        }
     }
 
     #[test]

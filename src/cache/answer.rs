@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use http::{
     HeaderMap, HeaderValue, Response, StatusCode,
-    header::{AGE, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE},
+    header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE},
 };
 
 use super::{
@@ -13,7 +13,6 @@ use super::{
     part::{self, Place},
     range::{self, Part},
 };
-use crate::time::Timestamp;
 
 /// Makes a response of a stored answer, as the request wants it: whole, in part, without its body,
 /// or not at all where the client has it already.
@@ -25,12 +24,10 @@ pub(super) fn respond(
     plain: Option<&Bytes>,
     asked: Option<&HeaderMap>,
     head_only: bool,
-    now: Timestamp,
 ) -> Response<Bytes> {
     let mut response = Response::new(Bytes::new());
     *response.status_mut() = entry.status;
     *response.headers_mut() = entry.headers.clone();
-    show_age(response.headers_mut(), entry.freshness.age_secs(now));
     let body = plain.unwrap_or(&entry.body);
     if entry.packed.is_some() {
         packing::vary_by_coding(response.headers_mut());
@@ -104,16 +101,8 @@ fn give_bytes(place: Place, body: Bytes, response: &mut Response<Bytes>) {
     *response.body_mut() = body;
 }
 
-fn show_age(headers: &mut HeaderMap, secs: u32) {
-    match headers.get_mut(AGE) {
-        // What is stored has a place for it.
-        Some(place) => *place = age(secs),
-        None => drop(headers.insert(AGE, age(secs))),
-    }
-}
-
 /// Writes an age; a small one, as most are, without an allocation.
-fn age(secs: u32) -> HeaderValue {
+pub(super) fn age(secs: u32) -> HeaderValue {
     const DIGITS: &str = "0123456789";
     let at = usize::try_from(secs).unwrap_or(usize::MAX);
     match DIGITS.get(at..at.saturating_add(1)) {

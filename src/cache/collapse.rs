@@ -214,37 +214,49 @@ impl Drop for Wait {
 /// Remembers for which keys nobody is to wait, in a fixed place: a key that is forgotten is waited
 /// for once more, and one that is taken for another is made alone.
 struct Alone {
-    marks: Box<[AtomicU64]>,
+    shelves: Box<[Shelf]>,
 }
+
+/// As many marks as lie in one line of memory.
+type Shelf = [AtomicU64; 8];
 
 impl Default for Alone {
     fn default() -> Self {
+        let shelves = PLACES / 8;
         Self {
-            marks: (0..PLACES).map(|_| AtomicU64::new(0)).collect(),
+            shelves: (0..shelves).map(|_| Shelf::default()).collect(),
         }
     }
 }
 
 impl Alone {
     fn mark(&self, key: &LongStoreKey, until: Timestamp) {
-        let (at, mark) = self.place(key);
-        self.marks[at].store(mark | seconds(until), Ordering::Relaxed);
+        let (shelf, mark) = self.place(key);
+        let found = |place: &AtomicU64| place.load(Ordering::Relaxed);
+        // In the place that it had before, or of the one that is forgotten soonest.
+        let own = shelf.iter().find(|place| found(place) & !SECONDS == mark);
+        let place = own.or_else(|| shelf.iter().min_by_key(|place| found(place) & SECONDS));
+        if let Some(place) = place {
+            place.store(mark | seconds(until), Ordering::Relaxed);
+        }
     }
 
+    #[inline]
     fn holds(&self, key: &LongStoreKey, now: Timestamp) -> bool {
-        let (at, mark) = self.place(key);
-        let found = self.marks[at].load(Ordering::Relaxed);
-        found & !SECONDS == mark && found & SECONDS > seconds(now)
+        let (shelf, mark) = self.place(key);
+        shelf.iter().any(|place| {
+            let found = place.load(Ordering::Relaxed);
+            found & !SECONDS == mark && found & SECONDS > seconds(now)
+        })
     }
 
-    /// Returns a key's place, and the half of a mark that tells it from others.
-    fn place(&self, key: &LongStoreKey) -> (usize, u64) {
-        let bytes = key.as_bytes();
-        let at = usize::from(bytes[0]) | usize::from(bytes[1]) << 8;
-        let own = bytes[4..8]
-            .iter()
-            .fold(0, |own, byte| own << 8 | u64::from(*byte));
-        (at % self.marks.len(), own << 32)
+    /// Returns a key's shelf, and the half of a mark that tells it from others.
+    #[inline]
+    fn place(&self, key: &LongStoreKey) -> (&Shelf, u64) {
+        let [low, high, _, _, own @ ..] = key.as_bytes().first_chunk::<8>().expect("it has 32");
+        let at = usize::from(u16::from_le_bytes([*low, *high]));
+        let own = u64::from(u32::from_be_bytes(*own));
+        (&self.shelves[at % self.shelves.len()], own << 32)
     }
 }
 
@@ -326,6 +338,24 @@ mod tests {
         assert!(alone(NOW) && alone(NOW + Duration::from_secs(4)));
         assert!(!alone(NOW + ALONE_FOR));
         assert!(matches!(flights.board(&key(2), NOW), Boarding::Lead(_)));
+    }
+
+    #[test]
+    fn as_many_keys_as_lie_on_one_shelf_are_remembered() {
+        let alone = Alone {
+            shelves: [Shelf::default()].into(),
+        };
+        for number in 0..8 {
+            alone.mark(
+                &key(number),
+                NOW + Duration::from_secs(u64::from(number) + 1),
+            );
+        }
+        assert!((0..8).all(|number| alone.holds(&key(number), NOW)));
+        // One more takes the place of what would be forgotten first.
+        alone.mark(&key(8), NOW + ALONE_FOR);
+        assert!((1..9).all(|number| alone.holds(&key(number), NOW)));
+        assert!(!alone.holds(&key(0), NOW));
     }
 
     #[test]

@@ -3,9 +3,13 @@
 use std::{fmt, time::Duration};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use http::{
+    HeaderMap, HeaderName, HeaderValue, StatusCode,
+    header::{self, AGE},
+};
 
 use super::{
+    cache_status::CACHE_STATUS,
     freshness::Freshness,
     vary::{Selection, VariantId, VarySpec},
 };
@@ -188,13 +192,21 @@ pub(super) fn compact(headers: &HeaderMap) -> HeaderMap {
     }
     let bytes = Bytes::from(bytes);
     let mut compact = HeaderMap::with_capacity(headers.len());
+    // What is written anew with each hit stands first, where it is found soonest.
+    for name in [AGE, CACHE_STATUS] {
+        if headers.contains_key(&name) {
+            compact.insert(name, HeaderValue::from_static(""));
+        }
+    }
     let mut from = 0;
     for (name, value) in headers {
         let to = from + value.len();
-        let mut copy = HeaderValue::from_maybe_shared(bytes.slice(from..to))
-            .expect("the bytes are those of a header value");
-        copy.set_sensitive(value.is_sensitive());
-        compact.append(name.clone(), copy);
+        if *name != AGE && *name != CACHE_STATUS {
+            let mut copy = HeaderValue::from_maybe_shared(bytes.slice(from..to))
+                .expect("the bytes are those of a header value");
+            copy.set_sensitive(value.is_sensitive());
+            compact.append(name.clone(), copy);
+        }
         from = to;
     }
     compact

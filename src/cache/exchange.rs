@@ -7,25 +7,25 @@ use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, header};
 use http_body::Body;
 
 use super::{
-    answer,
     assured::assured,
     body::CacheBody,
     cache_status::{CACHE_STATUS, Forward, Report},
-    collapse::{Boarding, Landing, Wait},
+    collapse::Landing,
     config::Config,
     date,
-    entry::{self, StoredResponse, fits, remove_hop_by_hop},
+    entry::{self, StoredResponse, compact, remove_hop_by_hop},
     fill::{Fill, Head},
     freshness::Times,
     invalidate,
     key::{Partition, Target},
-    lease::{self, Move},
     packing,
-    part::{self, Place},
-    plan::{AsGot, Change, Look, Plan, Stale},
+    part::Place,
+    plan::{AsGot, Asked, Change, Fields, Look, Plan, Stale},
     reason::Reason,
+    search::Search,
+    shown::Told,
     storability::{Caller, Verdict, Wanted, is_explicit, judge},
-    store::{Fence, Found, Lease, Lookup, PurgeMode, PurgeTarget, Touch},
+    store::{Fence, Lookup, PurgeMode, PurgeTarget, Touch},
     tags::{self, CacheTags},
     validation,
     vary::Selection,
@@ -33,37 +33,25 @@ use super::{
 use crate::{
     error::{StoreError, StoreErrorKind},
     record::{CacheSource, RecordHandle},
-    runtime::Task,
     store_future::StoreFuture,
     store_key::StoreKey,
 };
 
-/// One request and its answer.
+/// One request past the store, and its answer.
 pub(super) struct Exchange {
     pub(super) config: Arc<Config>,
     record: Option<RecordHandle>,
-    plan: Plan,
-    /// What the record, and by choice the client, is told of the key.
-    key_hash: Option<[u8; 8]>,
+    course: Course,
 }
 
-/// What follows from what the store said.
-pub(super) enum Step {
-    /// Another question to the store.
-    Ask,
-    /// A call of the handler.
-    Call,
-    /// This answer.
-    Answer(Response<Bytes>),
-    /// This answer, and a call of the handler beside it, for the next one: at once, or if the store
-    /// gives the lease of it.
-    AnswerAndRefresh(Response<Bytes>, Option<StoreFuture<Lease>>),
-    /// A wait for another request's answer.
-    Wait(Wait),
-    /// A question to the store, for the lease of the answer.
-    Lease(StoreFuture<Lease>),
-    /// A wait for another process's answer.
-    Pause(Task),
+/// What the cache does beside the handler.
+enum Course {
+    /// Nothing.
+    Pass(Forward, Reason),
+    /// What is kept of what the request may change goes.
+    Change(Box<Change>),
+    /// The answer may be kept.
+    Look(Box<Asked>),
 }
 
 /// What is still to be done before the client may see an answer.
@@ -89,253 +77,69 @@ impl From<StoreFuture<()>> for Settling {
 }
 
 impl Exchange {
-    /// Begins with a request.
-    pub(super) fn begin<B: Body>(config: &Arc<Config>, request: &mut Request<B>) -> Self {
-        let plan = Plan::of(config, request);
-        let record = RecordHandle::of(request.extensions()).cloned();
-        let is_told = config.shows_key || record.is_some();
+    /// Goes past the store with a request.
+    pub(super) fn past<B>(config: &Arc<Config>, plan: Plan, request: &Request<B>) -> Self {
+        let record = RecordHandle::of(request.extensions());
+        let record = match &plan {
+            // What is made beside a request is none of its record's affairs.
+            Plan::Look(look) => record.filter(|_| !look.refreshes),
+            Plan::Pass(..) | Plan::Change(_) => record,
+        };
+        let record = record.cloned();
+        let course = match plan {
+            Plan::Pass(forward, reason) => Course::Pass(forward, reason),
+            Plan::Change(change) => Course::Change(change),
+            Plan::Look(look) => {
+                let fields = Fields::default();
+                Course::Look(Box::new(Asked { look, fields }))
+            }
+        };
         Self {
-            key_hash: plan.key_hash().filter(|_| is_told),
             config: Arc::clone(config),
             record,
-            plan,
+            course,
         }
     }
 
-    /// Asks the store, if it is to be asked.
-    pub(super) fn ask<B>(&self, request: &Request<B>) -> Option<StoreFuture<Lookup>> {
-        let Plan::Look(look) = &self.plan else {
-            return None;
-        };
-        let selection = Selection::new(request.headers(), self.config.keys.variants());
-        let selection = match &look.hint {
-            Some(hint) => selection.with_hint(hint),
-            None => selection,
-        };
-        let answer = self.config.store.get(&look.key()?, &selection);
-        let answer = self.config.deadline.bound(answer);
-        Some(self.config.watch.over(answer, || self.record.clone()))
-    }
-
-    /// Takes what the store said.
-    pub(super) fn learn<B>(
-        &mut self,
-        answer: Result<Lookup, StoreError>,
-        request: &mut Request<B>,
-    ) -> Step {
-        let Plan::Look(look) = &mut self.plan else {
-            return Step::Call;
-        };
-        let Lookup { fence, found } = match answer {
-            Ok(lookup) => lookup,
-            Err(error) => {
-                look.failed = Some(error.kind());
-                return Step::Call;
-            }
-        };
-        look.fence = Some(look.fence.map_or(fence, |first| first.min(fence)));
-        match found {
-            Found::Varies(spec) if look.hint.is_none() => {
-                look.hint = Some(spec);
-                return Step::Ask;
-            }
-            Found::Nothing => {}
-            Found::NoVariant | Found::Varies(_) => look.forward = Forward::VaryMiss,
-            Found::Entry {
-                entry,
-                stamp,
-                expired,
-            } => {
-                let selection = Selection::new(request.headers(), self.config.keys.variants());
-                if !fits(&selection, &entry) {
-                    look.forward = Forward::VaryMiss;
-                } else if !look.is_meant_for_caller(&entry) {
-                    // What was made for the anonymous is not for a caller who is known.
-                } else if !look.can_read(&entry, &self.config, request.headers()) {
-                    // It is made again.
-                } else if entry.status == StatusCode::PARTIAL_CONTENT
-                    && !look.is_held(&entry, request.headers())
-                {
-                    // It is of use to what it is a part of, when more of that has come.
-                    look.forward = Forward::Partial;
-                    look.part = Some(entry);
-                } else if !expired && look.is_fresh(&entry) && look.is_fresh_enough(&entry) {
-                    return Step::Answer(self.hit(&entry, request.headers(), None));
-                } else if !expired && look.is_fresh(&entry) && !look.may_reload(&self.config) {
-                    let reason = Some(Reason::Reloaded);
-                    return Step::Answer(self.hit(&entry, request.headers(), reason));
-                } else if let Some(key) = look.key() {
-                    look.forward = match !expired && look.is_fresh(&entry) {
-                        true => Forward::Request,
-                        false => Forward::Stale,
-                    };
-                    if entry.status == StatusCode::PARTIAL_CONTENT {
-                        look.part = Some(entry);
-                        return self.go_past(request);
-                    }
-                    look.stale = Some(Stale {
-                        key,
-                        entry,
-                        stamp,
-                        expired,
-                    });
-                    return self.go_past(request);
-                }
-            }
+    /// Returns to the store, if that has been asked.
+    pub(super) fn search(&mut self) -> Option<Search<'_>> {
+        match &mut self.course {
+            Course::Look(asked) => Some(Search {
+                config: &self.config,
+                look: &mut asked.look,
+            }),
+            Course::Pass(..) | Course::Change(_) => None,
         }
-        if look.next_key() {
-            return Step::Ask;
-        }
-        self.go_past(request)
-    }
-
-    /// Takes what became of the answer that was waited for; nothing, if the wait was too long.
-    pub(super) fn landed<B>(&mut self, landing: Option<Landing>, request: &mut Request<B>) -> Step {
-        let Plan::Look(look) = &mut self.plan else {
-            return Step::Call;
-        };
-        match landing {
-            Some(landing @ (Landing::Stored | Landing::Abandoned)) => {
-                look.collapsed = landing == Landing::Stored;
-                look.start_over(&self.config);
-                Step::Ask
-            }
-            Some(Landing::NotStored) | None => self.call(request),
-        }
-    }
-
-    /// Decides how a request comes to its answer for which the store has none that may be shown as
-    /// it is.
-    fn go_past<B>(&mut self, request: &mut Request<B>) -> Step {
-        let Plan::Look(look) = &mut self.plan else {
-            return Step::Call;
-        };
-        if let Some(stale) = look.stale.clone() {
-            let within = look.shows_while_validating(&stale);
-            if look.asks.only_if_cached && !look.accepts_stale(&stale) {
-                return Step::Answer(self.not_cached());
-            }
-            if look.accepts_stale(&stale) {
-                return Step::Answer(self.stale(&stale.entry, request.headers(), None));
-            }
-            if within && !look.refreshes && self.config.can_spawn() {
-                return self.answer_and_refresh(&stale, request);
-            }
-        } else if look.asks.only_if_cached {
-            return Step::Answer(self.not_cached());
-        }
-        self.board(request)
-    }
-
-    /// Becomes the one that makes the answer, or waits for it.
-    fn board<B>(&mut self, request: &mut Request<B>) -> Step {
-        let Plan::Look(look) = &mut self.plan else {
-            return Step::Call;
-        };
-        if look.lead.is_none() && !look.collapsed && look.may_be_waited_for() {
-            let Some(key) = look.shared.or(look.own) else {
-                return self.call(request);
-            };
-            match self.config.flights.board(key.full(), look.asked_at) {
-                Boarding::Wait(wait) => return Step::Wait(wait),
-                Boarding::Lead(lead) => {
-                    look.lead = Some(lead);
-                    if look.landed != self.config.flights.landed() {
-                        look.start_over(&self.config);
-                        return Step::Ask;
-                    }
-                }
-                Boarding::Alone => {}
-            }
-        }
-        self.lease(request)
-    }
-
-    /// Becomes the one process that makes the answer that others wait for.
-    fn lease<B>(&mut self, request: &mut Request<B>) -> Step {
-        let Plan::Look(look) = &mut self.plan else {
-            return Step::Call;
-        };
-        match look.shared.or(look.own) {
-            Some(key) if look.lead.is_some() && look.leasing.is_open() => {
-                let leased = lease::ask(&self.config, key);
-                Step::Lease(self.config.watch.over(leased, || self.record.clone()))
-            }
-            Some(_) | None => self.call(request),
-        }
-    }
-
-    /// Takes what the store said of the lease.
-    pub(super) fn leased<B>(
-        &mut self,
-        answer: Result<Lease, StoreError>,
-        request: &mut Request<B>,
-    ) -> Step {
-        let Plan::Look(look) = &mut self.plan else {
-            return Step::Call;
-        };
-        let Some(key) = look.shared.or(look.own) else {
-            return self.call(request);
-        };
-        match look.leasing.take(answer, &self.config, key) {
-            Move::Make => self.call(request),
-            Move::Look => self.look_again(),
-            Move::Pause(pause) => {
-                look.collapsed = true;
-                Step::Pause(pause)
-            }
-        }
-    }
-
-    /// Looks into the store once more.
-    pub(super) fn look_again(&mut self) -> Step {
-        if let Plan::Look(look) = &mut self.plan {
-            look.start_over(&self.config);
-        }
-        Step::Ask
     }
 
     /// Prepares the call of the handler.
-    fn call<B>(&mut self, request: &mut Request<B>) -> Step {
-        if let Plan::Look(look) = &mut self.plan {
-            look.collapsed = false;
-            if !look.head_only {
-                look.keep_fields(request.headers());
-                if let Some(stale) = &look.stale {
-                    look.validates = validation::ask(request, &stale.entry.headers);
-                }
+    pub(super) fn prepare<B>(&mut self, request: &mut Request<B>) {
+        let Course::Look(asked) = &mut self.course else {
+            return;
+        };
+        let look = &mut asked.look;
+        if look.refreshes {
+            self.record = None;
+        }
+        look.collapsed = false;
+        if !look.head_only && look.failed.is_none() {
+            asked.fields.keep(request.headers());
+            if let Some(stale) = &look.stale {
+                look.validates = validation::ask(request, &stale.entry.headers);
             }
         }
-        Step::Call
     }
 
-    /// Shows what is stale, and makes the next answer beside that, unless somebody does already.
-    fn answer_and_refresh<B>(&mut self, stale: &Stale, request: &mut Request<B>) -> Step {
-        let response = self.stale(&stale.entry, request.headers(), None);
-        let Plan::Look(look) = &mut self.plan else {
-            return Step::Call;
-        };
-        let leads = look
-            .lead
-            .take()
-            .filter(|lead| lead.is_for(stale.key.full()));
-        let lead = match leads {
-            Some(lead) => lead,
-            None => match self.config.flights.board(stale.key.full(), look.asked_at) {
-                Boarding::Lead(lead) => lead,
-                Boarding::Wait(_) | Boarding::Alone => return Step::Answer(response),
-            },
-        };
-        look.lead = Some(lead);
-        look.refreshes = true;
-        look.head_only = false;
-        *request.method_mut() = http::Method::GET;
-        self.record = None;
-        let leased = look.leasing.ask(&self.config, stale.key);
-        if leased.is_none() {
-            self.call(request);
+    fn take_course(&mut self) -> Course {
+        std::mem::replace(&mut self.course, Course::Pass(Forward::Bypass, Reason::Off))
+    }
+
+    fn told<'a>(&'a self, look: Option<&'a Look>) -> Told<'a> {
+        Told {
+            config: &self.config,
+            record: self.record.as_ref(),
+            key: look.and_then(Look::first_key),
         }
-        Step::AnswerAndRefresh(response, leased)
     }
 
     /// Takes the handler's answer, and returns it with what is still to be done before the client
@@ -347,13 +151,14 @@ impl Exchange {
     where
         B: Body<Data = Bytes> + Send + 'static,
     {
-        match std::mem::replace(&mut self.plan, Plan::Pass(Forward::Bypass, Reason::Off)) {
-            Plan::Pass(forward, reason) => {
+        match self.take_course() {
+            Course::Pass(forward, reason) => {
                 let report = Report::forwarded(CacheSource::Bypass, forward).reason(reason);
-                (self.reported(report, response.map(CacheBody::inner)), None)
+                let response = response.map(CacheBody::inner);
+                (self.told(None).reported(report, response), None)
             }
-            Plan::Change(change) => self.conclude_change(change, response),
-            Plan::Look(look) => self.conclude_look(look, response),
+            Course::Change(change) => self.conclude_change(*change, response),
+            Course::Look(mut asked) => self.conclude_look(&mut asked, response),
         }
     }
 
@@ -367,7 +172,7 @@ impl Exchange {
     {
         let as_got = change.as_got.take();
         let as_got = as_got.filter(|as_got| {
-            let times = self.times(&as_got.look);
+            let times = self.times(&as_got.asked.look);
             change.is_as_got(&response)
                 && is_explicit(&self.config.rules, response.headers(), &times)
         });
@@ -389,61 +194,80 @@ impl Exchange {
             }
             (settled, _) => {
                 let report = Report::forwarded(CacheSource::Bypass, Forward::Method);
-                (self.reported(report, response), settled.map(Settling::from))
+                (
+                    self.told(None).reported(report, response),
+                    settled.map(Settling::from),
+                )
             }
         }
     }
 
     fn conclude_look<B>(
         &self,
-        mut look: Look,
+        asked: &mut Asked,
         response: Response<B>,
     ) -> (Response<CacheBody<B>>, Option<Settling>)
     where
         B: Body<Data = Bytes> + Send + 'static,
     {
+        let look = &asked.look;
         if let Some(stale) = look.stale.clone() {
             if look.validates && response.status() == StatusCode::NOT_MODIFIED {
-                return self.revalidated(&mut look, &stale, &response);
+                return self.revalidated(asked, &stale, &response);
             }
             if look.head_only && response.status() == StatusCode::OK {
                 if validation::describes(response.headers(), &stale.entry.headers) {
-                    return self.revalidated(&mut look, &stale, &response);
+                    return self.revalidated(asked, &stale, &response);
                 }
-                let settling = self.outdated(&look, stale).map(Settling::from);
-                return (self.fill(look, response), settling);
+                let settling = self.outdated(look, stale).map(Settling::from);
+                return (self.fill(asked, response), settling);
             }
-            if stands_in_for(response.status()) && self.may_stand_in(&look, &stale) {
-                let asked = look.asked_fields();
-                self.land(&mut look, Landing::NotStored);
+            if stands_in_for(response.status()) && self.may_stand_in(look, &stale) {
                 let status = Some(response.status());
-                let answer = self.stale_for(&look, &stale.entry, &asked, status);
+                self.land(&mut asked.look, Landing::NotStored);
+                let answer = self.stale(asked, &stale.entry, status);
                 return (answer.map(CacheBody::stored), None);
             }
         }
-        (self.fill(look, response), None)
+        (self.fill(asked, response), None)
     }
 
     /// Takes a failure of the handler. Returns a stale answer, if one may stand in.
     pub(super) fn rescue(mut self) -> Option<Response<Bytes>> {
-        let plan = std::mem::replace(&mut self.plan, Plan::Pass(Forward::Bypass, Reason::Off));
-        let Plan::Look(mut look) = plan else {
+        let Course::Look(mut asked) = self.take_course() else {
             return None;
         };
-        self.land(&mut look, Landing::NotStored);
-        let stale = look.stale.take()?;
-        let asked = look.asked_fields();
-        self.may_stand_in(&look, &stale)
-            .then(|| self.stale_for(&look, &stale.entry, &asked, None))
+        self.land(&mut asked.look, Landing::NotStored);
+        let stale = asked.look.stale.take()?;
+        self.may_stand_in(&asked.look, &stale)
+            .then(|| self.stale(&asked, &stale.entry, None))
+    }
+
+    /// Answers with what is stale; `status` is what the handler answered, if it did.
+    fn stale(
+        &self,
+        asked: &Asked,
+        entry: &StoredResponse,
+        status: Option<StatusCode>,
+    ) -> Response<Bytes> {
+        let (look, now) = (&asked.look, self.config.clock.now());
+        let mut report = Report::hit(CacheSource::Stale, entry.freshness.ttl_secs(now));
+        if status.is_some() {
+            report.forward = Some(look.forward);
+            report.forward_status = status;
+        }
+        let told = self.told(Some(look));
+        told.stored(entry, look, &asked.fields.to_map(), now, report)
     }
 
     /// Answers with what is stored, fresh again: by a `304`, or by an answer to a HEAD.
     fn revalidated<B>(
         &self,
-        look: &mut Look,
+        asked: &mut Asked,
         stale: &Stale,
         answer: &Response<B>,
     ) -> (Response<CacheBody<B>>, Option<Settling>) {
+        let look = &mut asked.look;
         let fresh = answer.headers();
         let headers = validation::merged(&stale.entry.headers, fresh);
         // What has not changed is as old as the answer that says so, and not as it was stored.
@@ -457,7 +281,7 @@ impl Exchange {
         };
         let times = self.times(look);
         let (rules, status) = (&self.config.rules, stale.entry.status);
-        let wanted = look.wanted(answer);
+        let wanted = wanted(look, answer);
         let verdict = judge(rules, &look.caller, status, &dated, &wanted, &times);
         let mut entry = StoredResponse {
             headers,
@@ -465,7 +289,7 @@ impl Exchange {
         };
         let mut settling = None;
         if let (Ok(verdict), Some(fence)) = (&verdict, look.fence) {
-            entry.headers = self.kept_headers(&dated, verdict, &times);
+            entry.headers = compact(&self.kept_headers(&dated, verdict, &times));
             entry.freshness = self.config.jitter.shorten(verdict.freshness, &stale.key);
             entry.says_shared = verdict.says_shared;
             let touch = Touch {
@@ -478,11 +302,7 @@ impl Exchange {
             settling = Some(self.touch(touch));
         }
         self.land(look, Landing::Stored);
-        let asked = look.asked_fields();
-        let selective = look.selective.then_some(&asked);
         let now = self.config.clock.now();
-        let plain = look.plain.as_ref();
-        let response = answer::respond(&entry, plain, selective, look.head_only, now);
         let report = Report {
             forward: Some(look.forward),
             forward_status: Some(answer.status()),
@@ -490,8 +310,12 @@ impl Exchange {
             ..Report::hit(CacheSource::Revalidated, entry.freshness.ttl_secs(now))
         };
         let report = report.reason(verdict.err());
+        let (look, fields) = (&asked.look, asked.fields.to_map());
+        let response = self
+            .told(Some(look))
+            .stored(&entry, look, &fields, now, report);
         (
-            self.reported(report, response.map(CacheBody::stored)),
+            response.map(CacheBody::stored),
             settling.map(Settling::from),
         )
     }
@@ -524,10 +348,12 @@ impl Exchange {
     }
 
     /// Lets an answer through, and stores what passes if it may be kept.
-    fn fill<B>(&self, mut look: Look, response: Response<B>) -> Response<CacheBody<B>>
+    fn fill<B>(&self, asked: &mut Asked, mut response: Response<B>) -> Response<CacheBody<B>>
     where
         B: Body<Data = Bytes> + Send + 'static,
     {
+        let filling = self.filling(asked, &response);
+        let look = &mut asked.look;
         let source = match look.failed {
             Some(kind) => CacheSource::StoreFailed(kind),
             None => CacheSource::Miss,
@@ -536,14 +362,13 @@ impl Exchange {
         if look.validates {
             report.forward_status = Some(response.status());
         }
-        let filling = self.filling(&look, &response);
-        let mut response = response;
         self.take_tags_off(response.headers_mut());
         match filling {
             Err(reason) => {
-                self.land(&mut look, Landing::NotStored);
+                self.land(look, Landing::NotStored);
                 let report = report.reason(reason);
-                self.reported(report, response.map(CacheBody::inner))
+                let response = response.map(CacheBody::inner);
+                self.told(Some(look)).reported(report, response)
             }
             Ok(mut fill) => {
                 // Those who wait for a shared answer do not wait for one of the caller's own.
@@ -560,17 +385,18 @@ impl Exchange {
                 report.ttl_secs = Some(freshness.ttl_secs(freshness.received_at));
                 fill.record.clone_from(&self.record);
                 Self::negotiates(&fill, response.headers_mut());
-                let response = self.reported(report, response);
+                let response = self.told(Some(look)).reported(report, response);
                 response.map(|body| CacheBody::filling(body, fill))
             }
         }
     }
 
     /// Begins to store an answer, or says why it is not kept.
-    fn filling<B>(&self, look: &Look, response: &Response<B>) -> Result<Fill, Option<Reason>>
+    fn filling<B>(&self, asked: &Asked, response: &Response<B>) -> Result<Fill, Option<Reason>>
     where
         B: Body<Data = Bytes> + Send + 'static,
     {
+        let look = &asked.look;
         if look.failed.is_some() {
             return Err(Some(Reason::Store));
         }
@@ -590,13 +416,13 @@ impl Exchange {
             Some(_) => StatusCode::OK,
             None => response.status(),
         };
-        let wanted = look.wanted(response);
+        let wanted = wanted(look, response);
         let verdict = judge(rules, &look.caller, status, headers, &wanted, &times)?;
         expected_bytes = place.map_or(expected_bytes, |place| Some(place.len() as u64));
         if expected_bytes.is_some_and(|bytes| bytes > rules.body_bytes_max) {
             return Err(Some(Reason::TooLarge));
         }
-        let mut head = self.head(look, &verdict, fence, response, &times)?;
+        let mut head = self.head(asked, &verdict, fence, response, &times)?;
         if let Some(place) = place {
             head.headers.insert(header::CONTENT_RANGE, place.to_value());
         }
@@ -630,12 +456,13 @@ impl Exchange {
 
     fn head<B>(
         &self,
-        look: &Look,
+        asked: &Asked,
         verdict: &Verdict,
         fence: Fence,
         response: &Response<B>,
         times: &Times,
     ) -> Result<Head, Option<Reason>> {
+        let look = &asked.look;
         let (key, partition) = match (&look.caller, verdict.shared) {
             (Caller::Known { digest, .. }, false) => (look.own, Partition::Own(digest)),
             (_, true) | (Caller::Anonymous | Caller::Unvouched, false) => {
@@ -643,8 +470,11 @@ impl Exchange {
             }
         };
         let config = &self.config;
-        let asked = look.asked_fields();
-        let variant = Selection::new(&asked, config.keys.variants()).variant(&verdict.vary);
+        let fields = match verdict.vary.is_empty() {
+            true => HeaderMap::new(),
+            false => asked.fields.to_map(),
+        };
+        let variant = Selection::new(&fields, config.keys.variants()).variant(&verdict.vary);
         let key = key.ok_or(None::<Reason>)?;
         Ok(Head {
             key,
@@ -741,108 +571,18 @@ impl Exchange {
             .max(look.asks.stale_if_error_secs.unwrap_or(0));
         self.config.rules.stale_on_error || stale_secs <= i64::from(allowed)
     }
-
-    fn hit(
-        &self,
-        entry: &StoredResponse,
-        asked: &HeaderMap,
-        reason: Option<Reason>,
-    ) -> Response<Bytes> {
-        let Plan::Look(look) = &self.plan else {
-            return Response::default();
-        };
-        let now = look.asked_at;
-        let (plain, selective) = (look.plain.as_ref(), look.selective.then_some(asked));
-        let response = answer::respond(entry, plain, selective, look.head_only, now);
-        let report = Report::hit(CacheSource::Hit, entry.freshness.ttl_secs(now));
-        let mut report = report.reason(reason);
-        if look.collapsed {
-            report.forward = Some(Forward::UriMiss);
-            report.collapsed = true;
-        }
-        self.reported(report, response)
-    }
-
-    fn stale(
-        &self,
-        entry: &StoredResponse,
-        asked: &HeaderMap,
-        status: Option<StatusCode>,
-    ) -> Response<Bytes> {
-        let Plan::Look(look) = &self.plan else {
-            return Response::default();
-        };
-        self.stale_for(look, entry, asked, status)
-    }
-
-    /// Answers with what is stale; `status` is what the handler answered, if it did.
-    fn stale_for(
-        &self,
-        look: &Look,
-        entry: &StoredResponse,
-        asked: &HeaderMap,
-        status: Option<StatusCode>,
-    ) -> Response<Bytes> {
-        let now = self.config.clock.now();
-        let (plain, selective) = (look.plain.as_ref(), look.selective.then_some(asked));
-        let response = answer::respond(entry, plain, selective, look.head_only, now);
-        let mut report = Report::hit(CacheSource::Stale, entry.freshness.ttl_secs(now));
-        if status.is_some() {
-            report.forward = Some(look.forward);
-            report.forward_status = status;
-        }
-        self.reported(report, response)
-    }
-
-    /// Answers a client that wants an answer from the store or none (RFC 9111 section 5.2.1.7).
-    fn not_cached(&self) -> Response<Bytes> {
-        let mut response = Response::new(Bytes::new());
-        *response.status_mut() = StatusCode::GATEWAY_TIMEOUT;
-        let report = Report {
-            forward: None,
-            ..Report::forwarded(CacheSource::Miss, Forward::UriMiss)
-        };
-        self.reported(report.reason(Reason::OnlyIfCached), response)
-    }
-
-    /// Adds to a response, and to the record, what the cache did.
-    fn reported<B>(&self, report: Report, mut response: Response<B>) -> Response<B> {
-        let shown_key = self.key_hash.filter(|_| self.config.shows_key);
-        let headers = response.headers_mut();
-        // What is stored has an empty place for it.
-        let place = headers
-            .get_mut(CACHE_STATUS)
-            .filter(|value| value.is_empty());
-        match (&self.config.name, place) {
-            (Some(name), Some(place)) => *place = report.to_value(name, shown_key),
-            (Some(name), None) => {
-                headers.append(CACHE_STATUS, report.to_value(name, shown_key));
-            }
-            (None, Some(_)) => {
-                headers.remove(CACHE_STATUS);
-            }
-            (None, None) => {}
-        }
-        if let Some(record) = &self.record {
-            let mut outcome = report.to_outcome();
-            outcome.key_hash = self.key_hash;
-            record.set_cache(outcome.clone());
-            response.extensions_mut().insert(outcome);
-        }
-        response
-    }
 }
 
 impl Keep {
     /// Asks the store for a fence that is later than the purge that the answer itself has brought.
     pub(super) fn ask(&self) -> StoreFuture<Lookup> {
-        let (config, look) = (&self.exchange.config, &self.as_got.look);
-        let Some(key) = look.key() else {
+        let (config, asked) = (&self.exchange.config, &self.as_got.asked);
+        let Some(key) = asked.look.key() else {
             return StoreFuture::failed(StoreErrorKind::NotFound);
         };
-        let asked = look.asked_fields();
-        let selection = Selection::new(&asked, config.keys.variants());
-        let answer = config.store.get(&key, &selection);
+        let fields = asked.fields.to_map();
+        let selection = Selection::new(&fields, config.keys.variants());
+        let answer = config.store.get(key, &selection);
         let answer = config.deadline.bound(answer);
         config.watch.over(answer, || None)
     }
@@ -851,131 +591,39 @@ impl Keep {
     /// the request came: the answer may be older than what that was for.
     pub(super) fn conclude<B>(
         self,
-        asked: Result<Lookup, StoreError>,
+        answer: Result<Lookup, StoreError>,
         mut response: Response<CacheBody<B>>,
     ) -> Response<CacheBody<B>>
     where
         B: Body<Data = Bytes> + Send + 'static,
     {
-        let (exchange, mut look) = (self.exchange, self.as_got.look);
-        let fill = match asked {
+        let (exchange, mut asked) = (self.exchange, self.as_got.asked);
+        let fill = match answer {
             Ok(_) if exchange.config.purges.of(&self.as_got.uri) != self.as_got.purges_seen + 1 => {
                 Err(Some(Reason::Purged))
             }
             Ok(lookup) => {
-                look.fence = Some(lookup.fence);
-                exchange.filling(&look, &response)
+                asked.look.fence = Some(lookup.fence);
+                exchange.filling(&asked, &response)
             }
             Err(_) => Err(Some(Reason::Store)),
         };
         exchange.take_tags_off(response.headers_mut());
         let mut report = Report::forwarded(CacheSource::Bypass, Forward::Method);
         match fill {
-            Err(reason) => exchange.reported(report.reason(reason), response),
+            Err(reason) => exchange
+                .told(None)
+                .reported(report.reason(reason), response),
             Ok(mut fill) => {
                 let freshness = &fill.head.freshness;
                 report.stored = true;
                 report.ttl_secs = Some(freshness.ttl_secs(freshness.received_at));
                 fill.record.clone_from(&exchange.record);
                 Exchange::negotiates(&fill, response.headers_mut());
-                let response = exchange.reported(report, response);
+                let response = exchange.told(None).reported(report, response);
                 response.map(|body| body.filled(fill))
             }
         }
-    }
-}
-
-impl Look {
-    fn is_meant_for_caller(&self, entry: &StoredResponse) -> bool {
-        self.in_own || entry.says_shared || self.caller == Caller::Anonymous
-    }
-
-    /// Returns whether the client may have what is fresh made anew. One that wants it from the store
-    /// or not at all has nothing made.
-    fn may_reload(&self, config: &Config) -> bool {
-        self.asks.only_if_cached
-            || self
-                .key()
-                .is_none_or(|key| config.reloads.take(key.full(), self.asked_at))
-    }
-
-    /// Returns what the application wants of an answer.
-    fn wanted<'a, B>(&'a self, response: &'a Response<B>) -> Wanted<'a> {
-        Wanted {
-            by_answer: response.extensions().get(),
-            by_route: self.policy.as_ref(),
-        }
-    }
-
-    /// Returns whether an answer can be shown to the client: as it is kept, or decompressed, which is
-    /// done here.
-    fn can_read(&mut self, entry: &StoredResponse, config: &Config, asked: &HeaderMap) -> bool {
-        self.plain = None;
-        let Some(plain_bytes) = entry.packed else {
-            return true;
-        };
-        if self.head_only {
-            self.plain = (!packing::takes_packed(asked)).then(Bytes::new);
-        } else if !packing::takes_packed(asked) {
-            let plain_bytes = usize::try_from(plain_bytes).ok();
-            let unpacked = config.rules.packer.zip(plain_bytes);
-            self.plain = unpacked.and_then(|(packer, len)| (packer.unpack)(&entry.body, len));
-            return self.plain.is_some();
-        }
-        true
-    }
-
-    /// Returns whether a stored part holds what the request asks for.
-    fn is_held(&self, entry: &StoredResponse, asked: &HeaderMap) -> bool {
-        self.wants_part && part::within(entry, asked).is_some()
-    }
-
-    fn is_fresh(&self, entry: &StoredResponse) -> bool {
-        let freshness = &entry.freshness;
-        !freshness.always_validate && freshness.ttl_secs(self.asked_at) > 0
-    }
-
-    /// Returns whether a fresh answer is fresh enough for what the request asks.
-    fn is_fresh_enough(&self, entry: &StoredResponse) -> bool {
-        let age_secs = entry.freshness.age_secs(self.asked_at);
-        let ttl_secs = entry.freshness.ttl_secs(self.asked_at);
-        let asks = &self.asks;
-        !asks.no_cache
-            && asks.max_age_secs.is_none_or(|most| age_secs <= most)
-            && asks
-                .min_fresh_secs
-                .is_none_or(|least| ttl_secs >= i64::from(least))
-    }
-
-    /// Returns whether the request takes a stale answer as it is (`max-stale`).
-    fn accepts_stale(&self, stale: &Stale) -> bool {
-        let freshness = &stale.entry.freshness;
-        let stale_secs = -freshness.ttl_secs(self.asked_at);
-        !self.asks.no_cache
-            && !stale.expired
-            && !freshness.never_stale
-            && !freshness.always_validate
-            && self
-                .asks
-                .max_stale_secs
-                .is_some_and(|most| stale_secs <= i64::from(most))
-    }
-
-    /// Returns whether a stale answer may be shown while it is validated (RFC 5861 section 3).
-    fn shows_while_validating(&self, stale: &Stale) -> bool {
-        let freshness = &stale.entry.freshness;
-        let stale_secs = -freshness.ttl_secs(self.asked_at);
-        self.forward == Forward::Stale
-            && !self.asks.no_cache
-            && !freshness.never_stale
-            && !freshness.always_validate
-            && freshness.while_revalidate_secs > 0
-            && stale_secs <= i64::from(freshness.while_revalidate_secs)
-    }
-
-    /// Returns whether the answer to this request may serve others too.
-    fn may_be_waited_for(&self) -> bool {
-        !self.head_only && !self.selective && !self.asks.no_store && self.failed.is_none()
     }
 }
 
@@ -1006,6 +654,14 @@ impl Change {
                 .as_ref()
                 .and_then(Uri::path_and_query)
                 .is_some_and(|named| *named == *self.path_and_query)
+    }
+}
+
+/// Returns what the application wants of an answer.
+fn wanted<'a, B>(look: &'a Look, response: &'a Response<B>) -> Wanted<'a> {
+    Wanted {
+        by_answer: response.extensions().get(),
+        by_route: look.policy.as_ref(),
     }
 }
 

@@ -17,8 +17,9 @@ use tower::Service;
 use super::{
     body::CacheBody,
     collapse::{Landing, Wait},
-    exchange::{Exchange, Keep, Settling, Step},
+    exchange::{Exchange, Keep, Settling},
     lease::PAUSE_MAX,
+    search::{Answer, Search, Step},
     store::{Lease, Lookup},
 };
 use crate::{
@@ -86,28 +87,29 @@ pub(super) enum Come {
 /// What comes after all that could be had at once.
 pub(super) enum Next {
     Call,
-    Answer(Response<Bytes>),
+    Answer(Answer),
     /// The handler is called for the next answer: at once, or if the store gives the lease of it.
-    AnswerAndRefresh(Response<Bytes>, Option<StoreFuture<Lease>>),
+    AnswerAndRefresh(Answer, Option<StoreFuture<Lease>>),
     Wait(Waiting),
 }
 
 /// Goes on with what has come, or with the first question where nothing has yet.
+#[inline]
 pub(super) fn go_on<ReqBody>(
-    exchange: &mut Exchange,
+    search: &mut Search<'_>,
     mut come: Option<Come>,
     request: &mut Request<ReqBody>,
 ) -> Next {
     loop {
         let step = match come.take() {
             None => Step::Ask,
-            Some(Come::Lookup(answer)) => exchange.learn(answer, request),
-            Some(Come::Landing(landing)) => exchange.landed(landing, request),
-            Some(Come::Lease(answer)) => exchange.leased(answer, request),
-            Some(Come::Paused) => exchange.look_again(),
+            Some(Come::Lookup(answer)) => search.learn(answer, request),
+            Some(Come::Landing(landing)) => search.landed(landing),
+            Some(Come::Lease(answer)) => search.leased(answer),
+            Some(Come::Paused) => search.look_again(),
         };
         match step {
-            Step::Ask => match exchange.ask(request).map(StoreFuture::into_ready) {
+            Step::Ask => match search.ask(request).map(StoreFuture::into_ready) {
                 None => return Next::Call,
                 Some(Ok(answer)) => come = Some(Come::Lookup(answer)),
                 Some(Err(pending)) => return Next::Wait(Waiting::Store(pending)),
@@ -118,12 +120,12 @@ pub(super) fn go_on<ReqBody>(
             },
             Step::Pause(pause) => return Next::Wait(Waiting::Pause(pause)),
             Step::Call => return Next::Call,
-            Step::Answer(response) => return Next::Answer(response),
-            Step::AnswerAndRefresh(response, leased) => {
-                return Next::AnswerAndRefresh(response, leased);
+            Step::Answer(answer) => return Next::Answer(answer),
+            Step::AnswerAndRefresh(answer, leased) => {
+                return Next::AnswerAndRefresh(answer, leased);
             }
             Step::Wait(wait) => {
-                let deadline = exchange.config.sleep(exchange.config.wait_at_most);
+                let deadline = search.config.sleep(search.config.wait_at_most);
                 return Next::Wait(Waiting::Flight(wait, deadline));
             }
         }
@@ -183,13 +185,14 @@ pub(super) fn refresh_by_lease<S, ReqBody, ResBody>(
             return;
         }
         let mut come = Come::Lease(leased);
-        loop {
-            match go_on(&mut exchange, Some(come), &mut request) {
+        while let Some(mut search) = exchange.search() {
+            match go_on(&mut search, Some(come), &mut request) {
                 Next::Call => break,
                 Next::Wait(mut waiting) => come = poll_fn(|cx| waiting.poll(cx)).await,
                 Next::Answer(_) | Next::AnswerAndRefresh(..) => return,
             }
         }
+        exchange.prepare(&mut request);
         let response = ready.call(request);
         refreshed(exchange, async { response.await.ok() }).await;
     }));
@@ -270,32 +273,37 @@ where
                 } => {
                     let come = ready!(waiting.poll(cx));
                     let exchange = this.exchange.as_mut().expect(ONE_END);
-                    match go_on(exchange, Some(come), request.as_mut().expect(ONE_END)) {
+                    let asked = request.as_mut().expect(ONE_END);
+                    let mut search = exchange.search().expect("only who asks the store waits");
+                    match go_on(&mut search, Some(come), asked) {
                         Next::Wait(further) => {
                             *waiting = further;
                             continue;
                         }
                         Next::Call => {
+                            exchange.prepare(asked);
                             let ready = ready.as_mut().expect(ONE_END);
                             let response = ready.call(request.take().expect(ONE_END));
                             State::Calling { response }
                         }
-                        Next::Answer(response) => State::Answered {
-                            response: Some(response),
+                        Next::Answer(answer) => State::Answered {
+                            response: Some(search.show(answer, asked)),
                         },
-                        Next::AnswerAndRefresh(response, leased) => {
-                            let exchange = this.exchange.take().expect(ONE_END);
+                        Next::AnswerAndRefresh(answer, leased) => {
+                            let response = Some(search.show(answer, asked));
+                            let mut exchange = this.exchange.take().expect(ONE_END);
                             let mut ready = ready.take().expect(ONE_END);
-                            let request = request.take().expect(ONE_END);
+                            let mut request = request.take().expect(ONE_END);
                             match leased {
-                                None => refresh(exchange, ready.call(request)),
+                                None => {
+                                    exchange.prepare(&mut request);
+                                    refresh(exchange, ready.call(request));
+                                }
                                 Some(leased) => {
                                     refresh_by_lease(exchange, leased, ready, request);
                                 }
                             }
-                            State::Answered {
-                                response: Some(response),
-                            }
+                            State::Answered { response }
                         }
                     }
                 }

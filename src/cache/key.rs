@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use http::{HeaderMap, HeaderName, HeaderValue, Uri, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Uri};
 
 use super::vary::Variants;
 use crate::store_key::{KeySpace, LongKeyWriter, LongStoreKey, StoreKey, StoreKeys};
@@ -51,7 +51,7 @@ pub(super) enum Partition<'a> {
 #[derive(Clone, Copy)]
 pub(super) struct Target<'a> {
     pub(super) scheme: &'a str,
-    pub(super) authority: &'a str,
+    pub(super) authority: &'a [u8],
     pub(super) path: &'a str,
     pub(super) query: Option<&'a str>,
     /// The request's fields, where one of them may change what it is routed to.
@@ -81,12 +81,31 @@ pub(super) fn reroutes(name: &str) -> bool {
     matches!(name.as_bytes(), [b'x', b'-', ..] | [b'f', b'o', ..]) && REROUTING.contains(&name)
 }
 
+/// What a request's `Host` fields say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Host<'a> {
+    #[default]
+    None,
+    One(&'a HeaderValue),
+    Several,
+}
+
+impl<'a> Host<'a> {
+    /// Takes one more of them.
+    pub(super) fn and(self, value: &'a HeaderValue) -> Self {
+        match self {
+            Self::None => Self::One(value),
+            Self::One(_) | Self::Several => Self::Several,
+        }
+    }
+}
+
 impl<'a> Target<'a> {
     /// Takes a target whose origin is known.
     pub(super) fn plain(authority: &'a str, uri: &'a Uri) -> Self {
         Self {
             scheme: uri.scheme_str().unwrap_or_default(),
-            authority,
+            authority: authority.as_bytes(),
             path: uri.path(),
             query: uri.query(),
             rerouting: None,
@@ -96,18 +115,23 @@ impl<'a> Target<'a> {
 
     /// Reads a request's target. `None` if its host is not to be relied on: two of them, or one
     /// that contradicts the target.
-    pub(super) fn of(uri: &'a Uri, headers: &'a HeaderMap, rerouted: bool) -> Option<Self> {
-        let mut hosts = headers.get_all(header::HOST).iter();
-        let host = match (hosts.next(), hosts.next()) {
-            (None, _) => None,
-            (Some(host), None) => Some(host.to_str().ok()?),
-            (Some(_), Some(_)) => return None,
+    pub(super) fn of(
+        uri: &'a Uri,
+        host: Host<'a>,
+        headers: &'a HeaderMap,
+        rerouted: bool,
+    ) -> Option<Self> {
+        let host = match host {
+            Host::None => None,
+            Host::One(host) if host.as_bytes().is_ascii() => Some(host.as_bytes()),
+            Host::One(_) | Host::Several => return None,
         };
-        let authority = match (uri.authority(), host) {
-            (Some(target), Some(host)) if !target.as_str().eq_ignore_ascii_case(host) => {
-                return None;
-            }
-            (Some(target), _) => target.as_str(),
+        let named = uri
+            .authority()
+            .map(|authority| authority.as_str().as_bytes());
+        let authority = match (named, host) {
+            (Some(named), Some(host)) if !named.eq_ignore_ascii_case(host) => return None,
+            (Some(named), _) => named,
             (None, host) => host.unwrap_or_default(),
         };
         Some(Self {
@@ -136,7 +160,7 @@ impl<'a> Target<'a> {
 #[derive(Clone, Debug)]
 pub(super) struct KeyMaker {
     answers: KeySpace,
-    uris: KeySpace,
+    details: KeySpace,
     partitions: KeySpace,
     tags: KeySpace,
     variants: Variants,
@@ -147,7 +171,7 @@ impl KeyMaker {
         let space = |what: &str| keys.space(&format!("cache {what} {namespace}"));
         Self {
             answers: space("answer"),
-            uris: space("uri"),
+            details: space("detail"),
             partitions: space("partition"),
             tags: space("tag"),
             variants: Variants::new(space("variant"), normalise),
@@ -155,14 +179,41 @@ impl KeyMaker {
     }
 
     /// Returns the key of what was asked, for those who may see the answer.
+    ///
+    /// It is begun by the digest of the URL, whose first half is what that is purged by. What else
+    /// tells answers apart is digested with it, one after the other where there is any.
+    #[inline]
     pub(super) fn key(&self, target: &Target<'_>, partition: Partition<'_>) -> CacheKey {
-        let mut full = self.answers.long();
-        target.write_name(&mut full);
-        let uri = full.short_in(&self.uris);
-        match partition {
-            Partition::Shared => full.field(b"shared"),
-            Partition::Own(digest) => full.field(b"own").field(digest),
+        let name = self.name(target);
+        let mut full = match target.scheme {
+            "" => name,
+            "http" => name.marked(1),
+            "https" => name.marked(2),
+            _ => self.detailed(&name, target),
         };
+        if target.rerouting.is_some() || target.vary_by.is_some() {
+            full = self.detailed(&name, target);
+        }
+        if let Partition::Own(digest) = partition {
+            full = self.answers.long_of_two(&full, digest);
+        }
+        CacheKey {
+            uri: name.first_half(),
+            full,
+        }
+    }
+
+    #[inline]
+    fn name(&self, target: &Target<'_>) -> LongStoreKey {
+        let mut name = self.answers.long();
+        target.write_name(&mut name);
+        name.finish()
+    }
+
+    #[cold]
+    fn detailed(&self, name: &LongStoreKey, target: &Target<'_>) -> LongStoreKey {
+        let mut full = self.details.long();
+        full.field(name.as_bytes());
         full.field(target.scheme.as_bytes());
         if let Some(headers) = target.rerouting {
             for name in REROUTING {
@@ -179,17 +230,12 @@ impl KeyMaker {
                 }
             }
         }
-        CacheKey {
-            uri,
-            full: full.finish(),
-        }
+        full.finish()
     }
 
     /// Returns the key by which a URL is purged, for every caller.
     pub(super) fn uri(&self, target: &Target<'_>) -> StoreKey {
-        let mut named = self.answers.long();
-        target.write_name(&mut named);
-        named.short_in(&self.uris)
+        self.name(target).first_half()
     }
 
     /// Returns the key by which all that one caller got is purged.
@@ -251,7 +297,7 @@ mod tests {
     ) -> Target<'static> {
         Target {
             scheme: "",
-            authority,
+            authority: authority.as_bytes(),
             path,
             query,
             rerouting: None,
@@ -271,6 +317,14 @@ mod tests {
             shared(target("a", "/B", None)),
             shared(Target {
                 scheme: "https",
+                ..target("a", "/b", None)
+            }),
+            shared(Target {
+                scheme: "http",
+                ..target("a", "/b", None)
+            }),
+            shared(Target {
+                scheme: "other",
                 ..target("a", "/b", None)
             }),
             *maker
@@ -336,17 +390,23 @@ mod tests {
 
     #[test]
     fn a_host_that_is_not_to_be_relied_on_makes_no_key() {
-        let uri = Uri::from_static("http://a/");
-        let mut headers = HeaderMap::new();
-        assert!(Target::of(&uri, &headers, false).is_some());
-        headers.insert(header::HOST, HeaderValue::from_static("A"));
-        assert!(Target::of(&uri, &headers, false).is_some());
-        headers.insert(header::HOST, HeaderValue::from_static("b"));
-        assert!(Target::of(&uri, &headers, false).is_none());
-        let uri = Uri::from_static("/");
-        assert!(Target::of(&uri, &headers, false).is_some());
-        headers.append(header::HOST, HeaderValue::from_static("b"));
-        assert!(Target::of(&uri, &headers, false).is_none());
+        let (a, upper, b) = (
+            HeaderValue::from_static("a"),
+            HeaderValue::from_static("A"),
+            HeaderValue::from_static("b"),
+        );
+        let odd = HeaderValue::from_bytes(b"\xe4").unwrap();
+        let headers = HeaderMap::new();
+        let is_told = |uri: &'static str, hosts: &[&HeaderValue]| {
+            let host = hosts.iter().fold(Host::None, |host, value| host.and(value));
+            Target::of(&Uri::from_static(uri), host, &headers, false).is_some()
+        };
+        assert!(is_told("http://a/", &[]));
+        assert!(is_told("http://a/", &[&upper]));
+        assert!(!is_told("http://a/", &[&b]));
+        assert!(is_told("/", &[]) && is_told("/", &[&b]));
+        assert!(!is_told("/", &[&a, &a]));
+        assert!(!is_told("/", &[&odd]));
     }
 
     #[test]
@@ -364,7 +424,7 @@ mod tests {
             let maker = maker();
             let key = |(authority, path, query): &(String, String, Option<String>)| {
                 let query = query.as_deref();
-                let target = Target { scheme: "", authority, path, query, rerouting: None, vary_by: None, };
+                let target = Target { scheme: "", authority: authority.as_bytes(), path, query, rerouting: None, vary_by: None, };
                 maker.key(&target, Partition::Shared)
             };
             proptest::prop_assert_eq!(one == two, key(&one) == key(&two));

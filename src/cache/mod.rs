@@ -92,7 +92,9 @@ mod request;
 mod rules;
 #[cfg(feature = "test-util")]
 pub(crate) mod sample;
+mod search;
 mod service;
+mod shown;
 mod storability;
 mod store;
 mod structured;

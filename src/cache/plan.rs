@@ -34,7 +34,7 @@ pub(super) enum Plan {
     /// Nothing: the handler answers, and nothing is kept.
     Pass(Forward, Reason),
     /// The handler changes something: what is kept of it goes.
-    Change(Change),
+    Change(Box<Change>),
     /// The store is asked first.
     Look(Look),
 }
@@ -51,7 +51,7 @@ pub(super) struct Change {
 
 /// A POST whose answer may be kept as one to a GET of the same target (RFC 9110 section 9.3.3).
 pub(super) struct AsGot {
-    pub(super) look: Look,
+    pub(super) asked: Asked,
     pub(super) uri: StoreKey,
     /// How many purges of it there had been when the request came.
     pub(super) purges_seen: u64,
@@ -97,8 +97,46 @@ pub(super) struct Look {
     pub(super) leasing: Leasing,
     /// This request waited for another one's answer.
     pub(super) collapsed: bool,
+}
+
+/// A request that may be answered from the store, once the handler is to be called for it.
+pub(super) struct Asked {
+    pub(super) look: Look,
     /// The request's fields, for what the answer will say that it varies by.
-    pub(super) fields: Vec<(HeaderName, HeaderValue)>,
+    pub(super) fields: Fields,
+}
+
+/// How many fields need no memory of their own.
+const FIELDS_WITHIN: usize = 6;
+
+/// A request's fields, as they came.
+#[derive(Default)]
+pub(super) struct Fields {
+    first: [Option<(HeaderName, HeaderValue)>; FIELDS_WITHIN],
+    more: Vec<(HeaderName, HeaderValue)>,
+}
+
+impl Fields {
+    /// Copies the fields.
+    pub(super) fn keep(&mut self, headers: &HeaderMap) {
+        let mut fields = headers
+            .iter()
+            .map(|(name, value)| (name.clone(), value.clone()));
+        for place in &mut self.first {
+            *place = fields.next();
+        }
+        self.more = fields.collect();
+    }
+
+    /// Returns them as they were copied.
+    pub(super) fn to_map(&self) -> HeaderMap {
+        let first = self.first.iter().flatten();
+        let mut headers = HeaderMap::new();
+        for (name, value) in first.chain(&self.more) {
+            headers.append(name, value.clone());
+        }
+        headers
+    }
 }
 
 /// What the store has, and what may not be shown as it is.
@@ -112,14 +150,6 @@ pub(super) struct Stale {
 }
 
 impl Plan {
-    /// Returns a part of the digest under which the store is asked first.
-    pub(super) fn key_hash(&self) -> Option<[u8; 8]> {
-        let Self::Look(look) = self else {
-            return None;
-        };
-        look.key()?.full().as_bytes().first_chunk().copied()
-    }
-
     /// Decides what to do with a request, and drops of its query what is not to count.
     #[inline]
     pub(super) fn of<B: Body>(config: &Config, request: &mut Request<B>) -> Self {
@@ -131,10 +161,10 @@ impl Plan {
         let credentials = wishes.and_then(|wishes| wishes.credentials.as_ref());
         let facts = request::read(request, &config.rules, credentials);
         let narrowed = wishes.and_then(|wishes| wishes.narrowed(request.uri()));
+        let uri = narrowed.as_ref().unwrap_or(request.uri());
         match facts.method {
             MethodClass::Safe => return Self::Pass(Forward::Method, Reason::Method),
             MethodClass::Unsafe => {
-                let uri = narrowed.as_ref().unwrap_or(request.uri());
                 let policy = policy.filter(|_| !is_off);
                 return Self::change(config, request, uri, &facts, policy);
             }
@@ -143,16 +173,15 @@ impl Plan {
             }
             MethodClass::Get | MethodClass::Head => {}
         }
+        let look = match (facts.bypass, facts.target(uri, request.headers())) {
+            (Some(reason), _) => Err(reason),
+            (None, None) => Err(Reason::Authority),
+            (None, Some(target)) => Look::of(config, request, &facts, target, policy),
+        };
         if let Some(narrowed) = narrowed {
             *request.uri_mut() = narrowed;
         }
-        if let Some(reason) = facts.bypass {
-            return Self::Pass(Forward::Bypass, reason);
-        }
-        let Some(target) = Target::of(request.uri(), request.headers(), facts.rerouted) else {
-            return Self::Pass(Forward::Bypass, Reason::Authority);
-        };
-        match Look::of(config, request, &facts, target, policy) {
+        match look {
             Ok(look) => Self::Look(look),
             Err(reason) => Self::Pass(Forward::Bypass, reason),
         }
@@ -162,20 +191,20 @@ impl Plan {
         config: &Config,
         request: &Request<B>,
         uri: &Uri,
-        facts: &Facts,
+        facts: &Facts<'_>,
         policy: Option<CachePolicy>,
     ) -> Self {
-        let Some(target) = Target::of(uri, request.headers(), facts.rerouted) else {
+        let Some(target) = facts.target(uri, request.headers()) else {
             return Self::Pass(Forward::Method, Reason::Authority);
         };
         let path_and_query = uri.path_and_query();
-        Self::Change(Change {
+        Self::Change(Box::new(Change {
             uri: config.keys.uri(&target),
-            authority: target.authority.to_owned(),
+            authority: String::from_utf8_lossy(target.authority).into_owned(),
             path: target.path.to_owned(),
             path_and_query: path_and_query.map_or_else(String::new, ToString::to_string),
             as_got: AsGot::of(config, request, facts, target, policy).map(Box::new),
-        })
+        }))
     }
 }
 
@@ -183,7 +212,7 @@ impl AsGot {
     fn of<B>(
         config: &Config,
         request: &Request<B>,
-        facts: &Facts,
+        facts: &Facts<'_>,
         target: Target<'_>,
         policy: Option<CachePolicy>,
     ) -> Option<Self> {
@@ -192,10 +221,11 @@ impl AsGot {
         }
         let uri = config.keys.uri(&target);
         let purges_seen = config.purges.of(&uri);
-        let mut look = Look::of(config, request, facts, target, policy).ok()?;
-        look.keep_fields(request.headers());
+        let look = Look::of(config, request, facts, target, policy).ok()?;
+        let mut fields = Fields::default();
+        fields.keep(request.headers());
         Some(Self {
-            look,
+            asked: Asked { look, fields },
             uri,
             purges_seen,
         })
@@ -209,7 +239,7 @@ const UNVOUCHED: &str = "the cache met a credential for which no `Identity` stan
 fn caller(
     config: &Config,
     wishes: Option<&Wishes>,
-    facts: &Facts,
+    facts: &Facts<'_>,
     identity: Option<&Identity>,
 ) -> Result<Caller, Reason> {
     let share_where_public = wishes
@@ -234,7 +264,7 @@ impl Look {
     fn of<'a, B>(
         config: &Config,
         request: &'a Request<B>,
-        facts: &Facts,
+        facts: &Facts<'_>,
         target: Target<'a>,
         policy: Option<CachePolicy>,
     ) -> Result<Self, Reason> {
@@ -255,7 +285,7 @@ impl Look {
     #[inline]
     fn new(
         config: &Config,
-        facts: &Facts,
+        facts: &Facts<'_>,
         target: &Target<'_>,
         caller: Caller,
         headers: &HeaderMap,
@@ -296,13 +326,20 @@ impl Look {
             lead: None,
             leasing: Leasing::default(),
             collapsed: false,
-            fields: Vec::new(),
         }
     }
 
     /// Returns the key under which the store is asked next.
-    pub(super) fn key(&self) -> Option<CacheKey> {
-        if self.in_own { self.own } else { self.shared }
+    #[inline]
+    pub(super) fn key(&self) -> Option<&CacheKey> {
+        let key = if self.in_own { &self.own } else { &self.shared };
+        key.as_ref()
+    }
+
+    /// Returns the key under which the store is asked first.
+    #[inline]
+    pub(super) fn first_key(&self) -> Option<&CacheKey> {
+        self.shared.as_ref().or(self.own.as_ref())
     }
 
     /// Goes on to the next place where the answer may be.
@@ -324,22 +361,5 @@ impl Look {
         self.forward = Forward::UriMiss;
         self.asked_at = config.clock.coarse();
         self.landed = config.flights.landed();
-    }
-
-    /// Copies the request's fields, which the answer may say that it varies by.
-    pub(super) fn keep_fields(&mut self, headers: &HeaderMap) {
-        let fields = headers.iter();
-        self.fields = fields
-            .map(|(name, value)| (name.clone(), value.clone()))
-            .collect();
-    }
-
-    /// Returns the request's fields as they were copied.
-    pub(super) fn asked_fields(&self) -> HeaderMap {
-        let mut headers = HeaderMap::with_capacity(self.fields.len());
-        for (name, value) in &self.fields {
-            headers.append(name, value.clone());
-        }
-        headers
     }
 }

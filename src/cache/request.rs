@@ -1,17 +1,24 @@
 //! What a request is to the cache: read in one pass over its fields.
 
-use http::{HeaderMap, HeaderValue, Method, Request};
+use http::{HeaderMap, HeaderValue, Method, Request, Uri};
 use http_body::Body;
 
-use super::{field_names::FieldNames, key::reroutes, reason::Reason, rules::Rules};
+use super::{
+    field_names::FieldNames,
+    key::{Host, REROUTING, Target, reroutes},
+    reason::Reason,
+    rules::Rules,
+};
 
 /// What a request is to the cache.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Facts {
+pub(super) struct Facts<'a> {
     /// What its method does.
     pub(super) method: MethodClass,
     /// Why it is none for the cache, if it is not.
     pub(super) bypass: Option<Reason>,
+    /// To which host it was sent.
+    pub(super) host: Host<'a>,
     /// Whether it bears a credential.
     pub(super) credential: bool,
     /// Whether a field may lead it elsewhere than its target says.
@@ -52,11 +59,12 @@ impl From<&Method> for MethodClass {
 }
 
 /// Reads a request. `credentials` are the fields that are one on its route, if that has its own.
-pub(super) fn read<B: Body>(
-    request: &Request<B>,
+#[inline]
+pub(super) fn read<'a, B: Body>(
+    request: &'a Request<B>,
     rules: &Rules,
     credentials: Option<&FieldNames>,
-) -> Facts {
+) -> Facts<'a> {
     let mut facts = Facts {
         method: request.method().into(),
         ..Facts::default()
@@ -76,19 +84,27 @@ pub(super) fn read<B: Body>(
     facts
 }
 
-impl Facts {
-    fn read_fields(&mut self, headers: &HeaderMap, credentials: &FieldNames) {
+impl<'a> Facts<'a> {
+    /// Returns the target, if it can be relied on.
+    #[inline]
+    pub(super) fn target(&self, uri: &'a Uri, headers: &'a HeaderMap) -> Option<Target<'a>> {
+        Target::of(uri, self.host, headers, self.rerouted)
+    }
+
+    fn read_fields(&mut self, headers: &'a HeaderMap, credentials: &FieldNames) {
         for (name, value) in headers {
+            let text = name.as_str();
             self.credential |= credentials.contains(name);
-            let bypass = match name.as_str() {
-                "content-length" if value != "0" => Some(Reason::RequestBody),
-                "transfer-encoding" => Some(Reason::RequestBody),
-                "upgrade" => Some(Reason::Upgrade),
-                "content-type" if begins(value, b"application/grpc") => Some(Reason::Grpc),
-                "accept" if begins(value, b"text/event-stream") => Some(Reason::EventStream),
-                "x-http-method" | "x-http-method-override" | "x-method-override" => {
-                    Some(Reason::MethodOverride)
+            // Most fields say nothing to the cache, and their length tells.
+            if TELLING_LENGTHS & length_bit(text) == 0 {
+                continue;
+            }
+            let bypass = match text {
+                "host" => {
+                    self.host = self.host.and(value);
+                    None
                 }
+                "accept" if begins(value, b"text/event-stream") => Some(Reason::EventStream),
                 "range" => {
                     self.range = true;
                     None
@@ -97,6 +113,13 @@ impl Facts {
                     self.condition = true;
                     None
                 }
+                "content-length" if value != "0" => Some(Reason::RequestBody),
+                "transfer-encoding" => Some(Reason::RequestBody),
+                "upgrade" => Some(Reason::Upgrade),
+                "content-type" if begins(value, b"application/grpc") => Some(Reason::Grpc),
+                "x-http-method" | "x-http-method-override" | "x-method-override" => {
+                    Some(Reason::MethodOverride)
+                }
                 name => {
                     self.rerouted |= reroutes(name);
                     None
@@ -104,6 +127,44 @@ impl Facts {
             };
             self.bypass = self.bypass.or(bypass);
         }
+    }
+}
+
+/// The fields that say something to the cache, beside those by which requests are rerouted.
+const TELLING: [&str; 14] = [
+    "host",
+    "accept",
+    "range",
+    "if-match",
+    "if-none-match",
+    "if-modified-since",
+    "if-unmodified-since",
+    "content-length",
+    "transfer-encoding",
+    "upgrade",
+    "content-type",
+    "x-http-method",
+    "x-http-method-override",
+    "x-method-override",
+];
+
+/// A bit for each length that one of them has.
+const TELLING_LENGTHS: u64 = lengths(&TELLING) | lengths(&REROUTING);
+
+const fn lengths(names: &[&str]) -> u64 {
+    let (mut bits, mut at) = (0, 0);
+    while at < names.len() {
+        bits |= length_bit(names[at]);
+        at += 1;
+    }
+    bits
+}
+
+/// Returns a bit for each length under 64, and none for longer ones.
+const fn length_bit(name: &str) -> u64 {
+    match 1_u64.checked_shl(name.len() as u32) {
+        Some(bit) => bit,
+        None => 0,
     }
 }
 
@@ -117,9 +178,12 @@ mod tests {
     use bytes::Bytes;
     use http_body_util::Full;
 
-    use super::{super::key::REROUTING, *};
+    use super::*;
 
-    fn facts(fields: &[(&'static str, &'static str)]) -> Facts {
+    fn with_facts<T>(
+        fields: &[(&'static str, &'static str)],
+        look: impl FnOnce(Facts<'_>) -> T,
+    ) -> T {
         let mut request = Request::get("/?a=1&token=x")
             .body(Full::<Bytes>::default())
             .unwrap();
@@ -128,7 +192,25 @@ mod tests {
                 .headers_mut()
                 .append(*name, http::HeaderValue::from_static(value));
         }
-        read(&request, &Rules::secure(), None)
+        look(read(&request, &Rules::secure(), None))
+    }
+
+    fn facts(fields: &[(&'static str, &'static str)]) -> Facts<'static> {
+        with_facts(fields, |facts| Facts {
+            host: Host::None,
+            ..facts
+        })
+    }
+
+    #[test]
+    fn all_hosts_are_seen() {
+        let host = |fields: &[_], expected: &str| {
+            let host = with_facts(fields, |facts| format!("{:?}", facts.host));
+            assert_eq!(host, expected);
+        };
+        host(&[("accept", "a")], "None");
+        host(&[("accept", "a"), ("host", "a")], "One(\"a\")");
+        host(&[("host", "a"), ("host", "a"), ("host", "b")], "Several");
     }
 
     #[test]

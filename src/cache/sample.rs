@@ -111,7 +111,7 @@ impl Sample {
 fn target(sample: &Sample) -> Target<'_> {
     Target {
         scheme: "https",
-        authority: "suite.example",
+        authority: b"suite.example",
         path: &sample.path,
         query: sample.query.as_deref(),
         rerouting: None,

@@ -16,7 +16,11 @@ use super::{
     config::Config,
     exchange::Exchange,
     future::{Next, ResponseFuture, go_on, refresh, refresh_by_lease},
+    plan::Plan,
+    search::Search,
+    store::Lease,
 };
+use crate::store_future::StoreFuture;
 
 /// Middleware that answers from a store what has been answered before. Made by
 /// [`CacheLayer`](super::CacheLayer).
@@ -42,22 +46,55 @@ where
     }
 
     fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
-        let mut exchange = Exchange::begin(&self.config, &mut request);
-        match go_on(&mut exchange, None, &mut request) {
-            // A store in memory answers at once: the readied service is called where it stands.
-            Next::Call => ResponseFuture::calling(exchange, self.inner.call(request)),
-            Next::Answer(response) => ResponseFuture::answered(response),
-            Next::AnswerAndRefresh(response, None) => {
+        let mut plan = Plan::of(&self.config, &mut request);
+        let next = match &mut plan {
+            Plan::Pass(..) | Plan::Change(_) => Next::Call,
+            Plan::Look(look) => {
+                let config = &self.config;
+                let mut search = Search { config, look };
+                match go_on(&mut search, None, &mut request) {
+                    Next::Answer(answer) => {
+                        return ResponseFuture::answered(search.show(answer, &request));
+                    }
+                    Next::AnswerAndRefresh(answer, leased) => {
+                        let response = search.show(answer, &request);
+                        let exchange = Exchange::past(&self.config, plan, &request);
+                        self.refresh(exchange, leased, request);
+                        return ResponseFuture::answered(response);
+                    }
+                    next @ (Next::Call | Next::Wait(_)) => next,
+                }
+            }
+        };
+        let mut exchange = Exchange::past(&self.config, plan, &request);
+        if let Next::Wait(waiting) = next {
+            return ResponseFuture::waiting(exchange, waiting, self.take_ready(), request);
+        }
+        // A store in memory answers at once: the readied service is called where it stands.
+        exchange.prepare(&mut request);
+        ResponseFuture::calling(exchange, self.inner.call(request))
+    }
+}
+
+impl<S> Cache<S> {
+    /// Calls the handler beside the request: at once, or if the store gives the lease of the answer.
+    fn refresh<ReqBody, ResBody>(
+        &mut self,
+        mut exchange: Exchange,
+        leased: Option<StoreFuture<Lease>>,
+        mut request: Request<ReqBody>,
+    ) where
+        S: Service<Request<ReqBody>, Response = Response<ResBody>> + Clone + Send + 'static,
+        S::Future: Send + 'static,
+        ReqBody: Send + 'static,
+        ResBody: Body<Data = Bytes> + Send + 'static,
+    {
+        match leased {
+            None => {
+                exchange.prepare(&mut request);
                 refresh(exchange, self.inner.call(request));
-                ResponseFuture::answered(response)
             }
-            Next::AnswerAndRefresh(response, Some(leased)) => {
-                refresh_by_lease(exchange, leased, self.take_ready(), request);
-                ResponseFuture::answered(response)
-            }
-            Next::Wait(waiting) => {
-                ResponseFuture::waiting(exchange, waiting, self.take_ready(), request)
-            }
+            Some(leased) => refresh_by_lease(exchange, leased, self.take_ready(), request),
         }
     }
 }

@@ -1,0 +1,97 @@
+//! What the client is shown of an answer, and what it and the record are told of the cache.
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Response, header::AGE};
+
+use super::{
+    answer,
+    cache_status::{CACHE_STATUS, Report},
+    config::Config,
+    entry::StoredResponse,
+    key::CacheKey,
+    plan::Look,
+};
+use crate::{record::RecordHandle, time::Timestamp};
+
+/// Who is told what the cache did with a request: its client, and its record.
+#[derive(Clone, Copy)]
+pub(super) struct Told<'a> {
+    pub(super) config: &'a Config,
+    pub(super) record: Option<&'a RecordHandle>,
+    /// The key under which the store was asked first, if it was asked.
+    pub(super) key: Option<&'a CacheKey>,
+}
+
+impl Told<'_> {
+    /// Shows a stored answer, as the request wants it.
+    #[inline]
+    pub(super) fn stored(
+        self,
+        entry: &StoredResponse,
+        look: &Look,
+        asked: &HeaderMap,
+        now: Timestamp,
+        report: Report,
+    ) -> Response<Bytes> {
+        let asked = look.selective.then_some(asked);
+        let mut response = answer::respond(entry, look.plain.as_ref(), asked, look.head_only);
+        let age = answer::age(entry.freshness.age_secs(now));
+        let status = self.status(report);
+        fill_places(response.headers_mut(), age, status);
+        self.note(report, &mut response);
+        response
+    }
+
+    /// Adds to a response that is not from the store what the cache did.
+    pub(super) fn reported<B>(self, report: Report, mut response: Response<B>) -> Response<B> {
+        if let Some(status) = self.status(report) {
+            response.headers_mut().append(CACHE_STATUS, status);
+        }
+        self.note(report, &mut response);
+        response
+    }
+
+    #[inline]
+    fn status(self, report: Report) -> Option<HeaderValue> {
+        let name = self.config.name.as_ref()?;
+        let key = self.key.filter(|_| self.config.shows_key);
+        Some(report.to_value(name, key.map(hash)))
+    }
+
+    #[inline]
+    fn note<B>(self, report: Report, response: &mut Response<B>) {
+        if let Some(record) = self.record {
+            let mut outcome = report.to_outcome();
+            outcome.key_hash = self.key.map(hash);
+            record.set_cache(outcome.clone());
+            response.extensions_mut().insert(outcome);
+        }
+    }
+}
+
+/// Returns the part of a key by which it is known in records.
+fn hash(key: &CacheKey) -> [u8; 8] {
+    let first = key.full().as_bytes().first_chunk();
+    *first.expect("a digest has 32 bytes")
+}
+
+/// Writes what is new with each hit to the places that a stored answer has for it.
+#[inline]
+fn fill_places(headers: &mut HeaderMap, age: HeaderValue, status: Option<HeaderValue>) {
+    let mut fields = headers.iter_mut();
+    // Most often they are the first ones: `entry::compact` sees to that.
+    if let (Some((first, age_place)), Some((second, status_place))) = (fields.next(), fields.next())
+        && first == AGE
+        && second == CACHE_STATUS
+        && let Some(status) = status
+    {
+        *age_place = age;
+        *status_place = status;
+        return;
+    }
+    headers.insert(AGE, age);
+    match status {
+        Some(status) => drop(headers.insert(CACHE_STATUS, status)),
+        None => drop(headers.remove(CACHE_STATUS)),
+    }
+}
