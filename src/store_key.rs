@@ -275,7 +275,7 @@ impl LongKeyWriter {
 
     /// Returns the key of all fields added so far.
     #[inline]
-    pub fn finish(self) -> LongStoreKey {
+    pub fn finish(&self) -> LongStoreKey {
         LongStoreKey(self.mac.digest(&self.gathered[..self.len]))
     }
 

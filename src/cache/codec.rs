@@ -69,12 +69,12 @@ impl StoredResponse {
         for name in self.vary.names() {
             push_text(&mut out, name.as_str().as_bytes());
         }
-        match &self.seal {
-            Seal::Sealed { head } => {
+        match self.sealed_head() {
+            Some(head) => {
                 out.push(1);
                 push_text(&mut out, head);
             }
-            Seal::None | Seal::Opened { .. } => {
+            None => {
                 out.push(0);
                 self.encode_fields(&mut out);
             }
@@ -222,7 +222,7 @@ fn decode(head: Bytes, body: Bytes) -> Option<StoredResponse> {
         0 => decode_fields(&mut head, outside)?,
         1 => {
             let head = head.text()?;
-            outside.with_head(Seal::Sealed { head })
+            outside.with_head(Some(Seal::Sealed { head }))
         }
         _ => return None,
     };
@@ -275,7 +275,7 @@ fn decode_fields(head: &mut Reader, outside: Outside) -> Option<StoredResponse> 
         },
         says_shared,
         packed,
-        ..outside.with_head(Seal::None)
+        ..outside.with_head(None)
     })
 }
 
@@ -289,7 +289,7 @@ struct Outside {
 }
 
 impl Outside {
-    fn with_head(self, seal: Seal) -> StoredResponse {
+    fn with_head(self, seal: Option<Seal>) -> StoredResponse {
         StoredResponse {
             status: StatusCode::OK,
             headers: HeaderMap::new(),
@@ -301,7 +301,7 @@ impl Outside {
             says_shared: false,
             tags: self.tags,
             packed: None,
-            seal,
+            seal: seal.map(Box::new),
         }
     }
 }
@@ -423,7 +423,7 @@ mod tests {
                 says_shared,
                 tags: tags.into_iter().map(StoreKey::from_bytes).collect(),
                 packed,
-                seal: Seal::None,
+                seal: None,
             };
             match sealed {
                 None => plain,
@@ -459,7 +459,7 @@ mod tests {
             says_shared: true,
             tags: vec![StoreKey::from_bytes([8; 16])],
             packed: None,
-            seal: Seal::None,
+            seal: None,
         }
     }
 

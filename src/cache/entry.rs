@@ -10,6 +10,7 @@ use http::{
 
 use super::{
     cache_status::CACHE_STATUS,
+    common,
     freshness::Freshness,
     vary::{Selection, VariantId, VarySpec},
 };
@@ -30,31 +31,32 @@ const FIELD_BYTES: usize = 160;
 /// keeps [`StoredResponse::encode_head`] beside [`StoredResponse::body`], or both in one piece
 /// ([`StoredResponse::to_bytes`]).
 #[derive(Clone)]
+// What a hit reads comes first, so that it lies in few lines of memory.
+#[repr(C)]
 pub struct StoredResponse {
-    pub(super) status: StatusCode,
-    pub(super) headers: HeaderMap,
-    pub(super) body: Bytes,
     pub(super) freshness: Freshness,
     pub(super) vary: VarySpec,
-    pub(super) variant: VariantId,
-    pub(super) partition: StoreKey,
+    // In a box: few have one, and each hit asks.
+    pub(super) seal: Option<Box<Seal>>,
+    pub(super) status: StatusCode,
     /// Whether the answer itself says that it may be shared among callers.
     pub(super) says_shared: bool,
-    pub(super) tags: Vec<StoreKey>,
     /// How long the body is that is kept compressed, if it is. The fields are the plain one's.
     pub(super) packed: Option<u32>,
-    pub(super) seal: Seal,
+    pub(super) headers: HeaderMap,
+    pub(super) body: Bytes,
+    pub(super) variant: VariantId,
+    pub(super) partition: StoreKey,
+    pub(super) tags: Vec<StoreKey>,
 }
 
-/// Whether an answer can be read, or only by whoever sealed it.
+/// What somebody has made of an answer who changes its bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Seal {
-    /// It can.
-    None,
     /// Only its body and these bytes are there, in a form that the cache does not know. It is
     /// never shown.
     Sealed { head: Bytes },
-    /// It can, and this is its body as it lies in the store.
+    /// It can be read, and this is its body as it lies in the store.
     Opened { body: Bytes },
 }
 
@@ -92,10 +94,7 @@ impl StoredResponse {
             .map(|(name, value)| name.as_str().len() + value.len() + FIELD_BYTES)
             .sum();
         let keys = self.tags.len() * size_of::<StoreKey>();
-        let sealed = match &self.seal {
-            Seal::Sealed { head } => head.len(),
-            Seal::None | Seal::Opened { .. } => 0,
-        };
+        let sealed = self.sealed_head().map_or(0, Bytes::len);
         OVERHEAD_BYTES + fields + keys + sealed + self.body.len()
     }
 
@@ -118,15 +117,15 @@ impl StoredResponse {
             says_shared: false,
             tags: self.tags.clone(),
             packed: None,
-            seal: Seal::Sealed { head },
+            seal: Some(Box::new(Seal::Sealed { head })),
         }
     }
 
     /// Returns the head that this answer was sealed with, if it was.
     pub fn sealed_head(&self) -> Option<&Bytes> {
-        match &self.seal {
-            Seal::Sealed { head } => Some(head),
-            Seal::None | Seal::Opened { .. } => None,
+        match self.seal.as_deref() {
+            Some(Seal::Sealed { head }) => Some(head),
+            Some(Seal::Opened { .. }) | None => None,
         }
     }
 
@@ -135,9 +134,9 @@ impl StoredResponse {
     /// A head that replaces this one's stands before that very body:
     /// [`CacheStore::touch`](super::CacheStore::touch) leaves it in its place.
     pub fn sealed_body(&self) -> Option<&Bytes> {
-        match &self.seal {
-            Seal::Opened { body } => Some(body),
-            Seal::None | Seal::Sealed { .. } => None,
+        match self.seal.as_deref() {
+            Some(Seal::Opened { body }) => Some(body),
+            Some(Seal::Sealed { .. }) | None => None,
         }
     }
 
@@ -157,7 +156,7 @@ impl StoredResponse {
         }
         let body = self.body.clone();
         Ok(Self {
-            seal: Seal::Opened { body },
+            seal: Some(Box::new(Seal::Opened { body })),
             ..opened
         })
     }
@@ -178,12 +177,12 @@ impl fmt::Debug for StoredResponse {
 /// Returns whether an answer fits a request, by the fields that it varies by. One that nobody has
 /// opened fits none.
 pub(super) fn fits(selection: &Selection<'_>, entry: &StoredResponse) -> bool {
-    let is_sealed = matches!(entry.seal, Seal::Sealed { .. });
-    !is_sealed && (entry.vary.is_empty() || selection.variant(&entry.vary) == entry.variant)
+    entry.sealed_head().is_none()
+        && (entry.vary.is_empty() || selection.variant(&entry.vary) == entry.variant)
 }
 
 /// Copies fields so that they share one exact piece of memory of their own, and not that of the
-/// connection's buffers, which are larger.
+/// connection's buffers, which are larger. Common values take none.
 pub(super) fn compact(headers: &HeaderMap) -> HeaderMap {
     let len = headers.values().map(HeaderValue::len).sum();
     let mut bytes = Vec::with_capacity(len);
@@ -202,8 +201,10 @@ pub(super) fn compact(headers: &HeaderMap) -> HeaderMap {
     for (name, value) in headers {
         let to = from + value.len();
         if *name != AGE && *name != CACHE_STATUS {
-            let mut copy = HeaderValue::from_maybe_shared(bytes.slice(from..to))
-                .expect("the bytes are those of a header value");
+            let mut copy = common::of(value).unwrap_or_else(|| {
+                HeaderValue::from_maybe_shared(bytes.slice(from..to))
+                    .expect("the bytes are those of a header value")
+            });
             copy.set_sensitive(value.is_sensitive());
             compact.append(name.clone(), copy);
         }
@@ -289,14 +290,27 @@ mod tests {
             says_shared: true,
             tags: vec![StoreKey::from_bytes([8; 16])],
             packed: None,
-            seal: Seal::None,
+            seal: None,
         }
     }
 
     #[test]
     fn a_compact_copy_is_equal_and_shares_nothing_larger() {
-        let headers = entry().headers;
+        let mut headers = entry().headers;
+        headers.insert("content-type", HeaderValue::from_static("application/json"));
         assert_eq!(compact(&headers), headers);
+    }
+
+    #[test]
+    fn what_each_hit_writes_anew_stands_first() {
+        let mut headers = entry().headers;
+        headers.insert(AGE, HeaderValue::from_static("7"));
+        headers.insert(CACHE_STATUS, HeaderValue::from_static("x"));
+        let compact = compact(&headers);
+        let first: Vec<_> = compact.iter().take(2).collect();
+        let empty = HeaderValue::from_static("");
+        assert_eq!(first, [(&AGE, &empty), (&CACHE_STATUS, &empty)]);
+        assert_eq!(compact.len(), headers.len());
     }
 
     #[test]

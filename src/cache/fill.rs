@@ -11,7 +11,7 @@ use http::{HeaderMap, HeaderValue, StatusCode, header};
 use super::{
     collapse::{Landing, Lead},
     config::Config,
-    entry::{Seal, StoredResponse, compact},
+    entry::{StoredResponse, compact},
     freshness::Freshness,
     key::CacheKey,
     lease::HeldLease,
@@ -199,7 +199,7 @@ impl Fill {
             says_shared: head.says_shared,
             tags: std::mem::take(&mut head.tags),
             packed: None,
-            seal: Seal::None,
+            seal: None,
         };
         Put {
             key: head.key,

@@ -36,7 +36,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::{
-        super::key::{KeyMaker, Partition, Target},
+        super::key::{KeyMaker, Target},
         *,
     };
     use crate::store_key::StoreKeys;
@@ -45,7 +45,7 @@ mod tests {
         let maker = KeyMaker::new(&StoreKeys::from_secret(&[1; 32]).unwrap(), "", false);
         let path = format!("/{number}");
         let uri = path.parse().unwrap();
-        maker.key(&Target::plain("a", &uri), Partition::Shared)
+        maker.shared(&Target::plain("a", &uri))
     }
 
     fn lasting(lifetime_secs: u32, initial_age_secs: u32) -> Freshness {

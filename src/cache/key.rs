@@ -178,28 +178,32 @@ impl KeyMaker {
         }
     }
 
-    /// Returns the key of what was asked, for those who may see the answer.
+    /// Returns the key of what was asked, for everybody.
     ///
-    /// It is begun by the digest of the URL, whose first half is what that is purged by. What else
-    /// tells answers apart is digested with it, one after the other where there is any.
+    /// It is the digest of the URL, whose first half is what that is purged by, and of what else
+    /// tells answers apart, where there is any.
     #[inline]
-    pub(super) fn key(&self, target: &Target<'_>, partition: Partition<'_>) -> CacheKey {
+    pub(super) fn shared(&self, target: &Target<'_>) -> CacheKey {
         let name = self.name(target);
-        let mut full = match target.scheme {
-            "" => name,
-            "http" => name.marked(1),
-            "https" => name.marked(2),
+        let is_plain = target.rerouting.is_none() && target.vary_by.is_none();
+        let full = match target.scheme {
+            "" if is_plain => name,
+            "http" if is_plain => name.marked(1),
+            "https" if is_plain => name.marked(2),
             _ => self.detailed(&name, target),
         };
-        if target.rerouting.is_some() || target.vary_by.is_some() {
-            full = self.detailed(&name, target);
-        }
-        if let Partition::Own(digest) = partition {
-            full = self.answers.long_of_two(&full, digest);
-        }
         CacheKey {
             uri: name.first_half(),
             full,
+        }
+    }
+
+    /// Returns the key of the same for the one caller with this digest.
+    #[inline]
+    pub(super) fn own(&self, shared: &CacheKey, digest: &[u8; 32]) -> CacheKey {
+        CacheKey {
+            uri: shared.uri,
+            full: self.answers.long_of_two(&shared.full, digest),
         }
     }
 
@@ -285,6 +289,16 @@ fn routing_part<'a>(name: &str, value: &'a HeaderValue) -> &'a [u8] {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    impl KeyMaker {
+        fn key(&self, target: &Target<'_>, partition: Partition<'_>) -> CacheKey {
+            let shared = self.shared(target);
+            match partition {
+                Partition::Shared => shared,
+                Partition::Own(digest) => self.own(&shared, digest),
+            }
+        }
+    }
 
     fn maker() -> KeyMaker {
         KeyMaker::new(&StoreKeys::from_secret(&[1; 32]).unwrap(), "", false)

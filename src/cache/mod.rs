@@ -60,6 +60,7 @@ mod body;
 mod cache_status;
 mod codec;
 mod collapse;
+mod common;
 #[cfg(feature = "compression")]
 mod compression;
 mod condition;

@@ -165,7 +165,6 @@ mod tests {
     use super::*;
     use crate::{
         cache::{
-            entry::Seal,
             freshness::Freshness,
             vary::{VariantId, VarySpec},
         },
@@ -215,7 +214,7 @@ mod tests {
             says_shared: false,
             tags: Vec::new(),
             packed: None,
-            seal: Seal::None,
+            seal: None,
         }
     }
 

@@ -12,7 +12,7 @@ use super::{
     config::Config,
     directives::RequestDirectives,
     entry::StoredResponse,
-    key::{CacheKey, Partition, Target},
+    key::{CacheKey, Target},
     lease::Leasing,
     policy::{CachePolicy, Wishes},
     reason::Reason,
@@ -173,17 +173,37 @@ impl Plan {
             }
             MethodClass::Get | MethodClass::Head => {}
         }
-        let look = match (facts.bypass, facts.target(uri, request.headers())) {
-            (Some(reason), _) => Err(reason),
-            (None, None) => Err(Reason::Authority),
-            (None, Some(target)) => Look::of(config, request, &facts, target, policy),
+        let plan = match (facts.bypass, facts.target(uri, request.headers())) {
+            (Some(reason), _) => Self::Pass(Forward::Bypass, reason),
+            (None, None) => Self::Pass(Forward::Bypass, Reason::Authority),
+            (None, Some(target)) => Self::look(config, request, &facts, target, policy),
         };
         if let Some(narrowed) = narrowed {
             *request.uri_mut() = narrowed;
         }
-        match look {
-            Ok(look) => Self::Look(look),
+        plan
+    }
+
+    #[inline]
+    fn look<'a, B>(
+        config: &Config,
+        request: &'a Request<B>,
+        facts: &Facts<'_>,
+        target: Target<'a>,
+        policy: Option<CachePolicy>,
+    ) -> Self {
+        let wishes = policy.as_ref().map(CachePolicy::wishes);
+        let identity = request.extensions().get::<Identity>();
+        match caller(config, wishes, facts, identity) {
             Err(reason) => Self::Pass(Forward::Bypass, reason),
+            Ok(caller) => Self::Look(Look::new(
+                config,
+                facts,
+                target,
+                caller,
+                policy,
+                request.headers(),
+            )),
         }
     }
 
@@ -221,7 +241,9 @@ impl AsGot {
         }
         let uri = config.keys.uri(&target);
         let purges_seen = config.purges.of(&uri);
-        let look = Look::of(config, request, facts, target, policy).ok()?;
+        let Plan::Look(look) = Plan::look(config, request, facts, target, policy) else {
+            return None;
+        };
         let mut fields = Fields::default();
         fields.keep(request.headers());
         Some(Self {
@@ -260,47 +282,35 @@ fn caller(
 }
 
 impl Look {
-    #[inline]
-    fn of<'a, B>(
+    // Where it is called: so large a thing is best made where it stays.
+    #[inline(always)]
+    fn new<'a>(
         config: &Config,
-        request: &'a Request<B>,
         facts: &Facts<'_>,
         target: Target<'a>,
-        policy: Option<CachePolicy>,
-    ) -> Result<Self, Reason> {
-        let headers = request.headers();
-        let wishes = policy.as_ref().map(CachePolicy::wishes);
-        let vary_by = wishes.map(|wishes| &*wishes.vary_by).unwrap_or_default();
-        let target = Target {
-            vary_by: (!vary_by.is_empty()).then_some((vary_by, headers)),
-            ..target
-        };
-        let identity = request.extensions().get::<Identity>();
-        let caller = caller(config, wishes, facts, identity)?;
-        let mut look = Self::new(config, facts, &target, caller, headers);
-        look.policy = policy;
-        Ok(look)
-    }
-
-    #[inline]
-    fn new(
-        config: &Config,
-        facts: &Facts<'_>,
-        target: &Target<'_>,
         caller: Caller,
-        headers: &HeaderMap,
+        policy: Option<CachePolicy>,
+        headers: &'a HeaderMap,
     ) -> Self {
-        let key = |partition| Some(config.keys.key(target, partition));
+        let vary_by = policy.as_ref().map(|policy| &*policy.wishes().vary_by);
+        let shared = config.keys.shared(&Target {
+            vary_by: vary_by
+                .filter(|vary_by| !vary_by.is_empty())
+                .map(|vary_by| (vary_by, headers)),
+            ..target
+        });
         let (shared, own) = match &caller {
-            Caller::Anonymous | Caller::Unvouched => (key(Partition::Shared), None),
+            Caller::Anonymous | Caller::Unvouched => (Some(shared), None),
             Caller::Known {
                 digest,
-                share_where_public: false,
-            } => (None, key(Partition::Own(digest))),
-            Caller::Known { digest, .. } => (key(Partition::Shared), key(Partition::Own(digest))),
+                share_where_public,
+            } => (
+                share_where_public.then_some(shared),
+                Some(config.keys.own(&shared, digest)),
+            ),
         };
         Self {
-            policy: None,
+            policy,
             caller,
             in_own: shared.is_none(),
             shared,

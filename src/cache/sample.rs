@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, StatusCode};
 
 use super::{
-    entry::{Seal, StoredResponse},
+    entry::StoredResponse,
     freshness::Freshness,
     key::{CacheKey, KeyMaker, Partition, Target},
     store::PurgeTarget,
@@ -40,7 +40,11 @@ impl Samples {
 
     pub(crate) fn key(&self, sample: &Sample) -> CacheKey {
         let digest = sample.caller.map(|caller| [caller; 32]);
-        self.0.key(&target(sample), partition(digest.as_ref()))
+        let shared = self.0.shared(&target(sample));
+        match &digest {
+            None => shared,
+            Some(digest) => self.0.own(&shared, digest),
+        }
     }
 
     pub(crate) fn answer(&self, sample: &Sample) -> Arc<StoredResponse> {
@@ -67,7 +71,7 @@ impl Samples {
                 .map(|tag| self.0.tag(tag.as_bytes()))
                 .collect(),
             packed: None,
-            seal: Seal::None,
+            seal: None,
         })
     }
 

@@ -50,12 +50,10 @@ pub(super) struct Part {
     stamps: AtomicU64,
 }
 
-/// Where an answer, or an index of variants, stands.
+/// Where an answer, or an index of variants, stands: a key's digest, or that with a variant's own. Both
+/// are keyed, so no two of them meet.
 #[derive(Clone, Copy, PartialEq, Eq)]
-struct SlotKey {
-    full: [u8; 32],
-    variant: Option<VariantId>,
-}
+struct SlotKey([u8; 32]);
 
 #[derive(Clone)]
 enum Slot {
@@ -238,7 +236,7 @@ impl Part {
     }
 
     fn write(&self, key: &SlotKey) -> MutexGuard<'_, ()> {
-        let at = usize::from(key.full[8]) % self.writing.len();
+        let at = usize::from(key.0[24]) % self.writing.len();
         // It guards an order, and no data: a panic leaves nothing behind.
         self.writing[at]
             .lock()
@@ -291,28 +289,22 @@ impl CacheStore for MemoryStore {
 
 impl SlotKey {
     fn of(key: &CacheKey) -> Self {
-        Self {
-            full: *key.full().as_bytes(),
-            variant: None,
-        }
+        Self(*key.full().as_bytes())
     }
 
     fn variant(self, variant: VariantId) -> Self {
-        Self {
-            variant: Some(variant),
-            ..self
+        let Self(mut digest) = self;
+        for (byte, own) in digest.iter_mut().zip(variant.as_bytes()) {
+            *byte ^= own;
         }
+        Self(digest)
     }
 }
 
 impl Hash for SlotKey {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        let word = |bytes: &[u8]| {
-            let word = bytes.first_chunk().expect("a digest has eight bytes");
-            u64::from_le_bytes(*word)
-        };
-        let variant = self.variant.as_ref().map_or(0, |id| word(id.as_bytes()));
-        state.write_u64(word(&self.full) ^ variant);
+        let word = self.0.first_chunk().expect("a digest has eight bytes");
+        state.write_u64(u64::from_le_bytes(*word));
     }
 }
 
