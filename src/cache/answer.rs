@@ -19,36 +19,50 @@ use super::{
 ///
 /// `plain` is the body of one that is kept compressed, for a client that does not take it so. `asked`
 /// is given where the request has a condition, or asks for a part.
+#[inline(always)]
 pub(super) fn respond(
     entry: &StoredResponse,
     plain: Option<&Bytes>,
     asked: Option<&HeaderMap>,
     head_only: bool,
 ) -> Response<Bytes> {
-    let mut response = Response::new(Bytes::new());
+    let kept = matches!(entry.status, StatusCode::OK | StatusCode::PARTIAL_CONTENT);
+    let asked = asked.filter(|_| kept);
+    let body = plain.unwrap_or(&entry.body);
+    let whole = match asked.is_some() || head_only {
+        true => Bytes::new(),
+        false => body.clone(),
+    };
+    let mut response = Response::new(whole);
     *response.status_mut() = entry.status;
     *response.headers_mut() = entry.headers.clone();
-    let body = plain.unwrap_or(&entry.body);
     if entry.packed.is_some() {
         packing::vary_by_coding(response.headers_mut());
         if plain.is_none() {
             packing::dress(response.headers_mut(), body.len());
         }
     }
-    let kept = matches!(entry.status, StatusCode::OK | StatusCode::PARTIAL_CONTENT);
-    let asked = asked.filter(|_| kept);
-    match asked.map_or(Verdict::Answer, |asked| {
-        condition::judge(asked, &entry.headers)
-    }) {
-        Verdict::Answer if head_only => {}
-        Verdict::Answer => match asked {
-            Some(asked) => give_part(entry, body, asked, &mut response),
-            None => *response.body_mut() = body.clone(),
-        },
-        Verdict::NotModified => without_content(StatusCode::NOT_MODIFIED, &mut response),
-        Verdict::Failed => without_content(StatusCode::PRECONDITION_FAILED, &mut response),
+    if let Some(asked) = asked {
+        select(entry, body, asked, head_only, &mut response);
     }
     response
+}
+
+/// Answers a request that has a condition, or asks for a part.
+#[cold]
+fn select(
+    entry: &StoredResponse,
+    body: &Bytes,
+    asked: &HeaderMap,
+    head_only: bool,
+    response: &mut Response<Bytes>,
+) {
+    match condition::judge(asked, &entry.headers) {
+        Verdict::Answer if head_only => {}
+        Verdict::Answer => give_part(entry, body, asked, response),
+        Verdict::NotModified => without_content(StatusCode::NOT_MODIFIED, response),
+        Verdict::Failed => without_content(StatusCode::PRECONDITION_FAILED, response),
+    }
 }
 
 fn give_part(

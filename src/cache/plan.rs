@@ -173,25 +173,40 @@ impl Plan {
             }
             MethodClass::Get | MethodClass::Head => {}
         }
-        let plan = match (facts.bypass, facts.target(uri, request.headers())) {
-            (Some(reason), _) => Self::Pass(Forward::Bypass, reason),
-            (None, None) => Self::Pass(Forward::Bypass, Reason::Authority),
-            (None, Some(target)) => Self::look(config, request, &facts, target, policy),
-        };
-        if let Some(narrowed) = narrowed {
-            *request.uri_mut() = narrowed;
+        match narrowed {
+            None => Self::get(config, request, uri, &facts, policy),
+            Some(narrowed) => {
+                let plan = Self::get(config, request, &narrowed, &facts, policy);
+                *request.uri_mut() = narrowed;
+                plan
+            }
         }
-        plan
+    }
+
+    fn get<B>(
+        config: &Config,
+        request: &Request<B>,
+        uri: &Uri,
+        facts: &Facts<'_>,
+        policy: Option<CachePolicy>,
+    ) -> Self {
+        match facts.bypass {
+            Some(reason) => Self::Pass(Forward::Bypass, reason),
+            None => Self::look(config, request, uri, facts, policy),
+        }
     }
 
     #[inline]
-    fn look<'a, B>(
+    fn look<B>(
         config: &Config,
-        request: &'a Request<B>,
+        request: &Request<B>,
+        uri: &Uri,
         facts: &Facts<'_>,
-        target: Target<'a>,
         policy: Option<CachePolicy>,
     ) -> Self {
+        let Some(target) = facts.target(uri, request.headers()) else {
+            return Self::Pass(Forward::Bypass, Reason::Authority);
+        };
         let wishes = policy.as_ref().map(CachePolicy::wishes);
         let identity = request.extensions().get::<Identity>();
         match caller(config, wishes, facts, identity) {
@@ -223,7 +238,7 @@ impl Plan {
             authority: String::from_utf8_lossy(target.authority).into_owned(),
             path: target.path.to_owned(),
             path_and_query: path_and_query.map_or_else(String::new, ToString::to_string),
-            as_got: AsGot::of(config, request, facts, target, policy).map(Box::new),
+            as_got: AsGot::of(config, request, uri, facts, policy).map(Box::new),
         }))
     }
 }
@@ -232,23 +247,24 @@ impl AsGot {
     fn of<B>(
         config: &Config,
         request: &Request<B>,
+        uri: &Uri,
         facts: &Facts<'_>,
-        target: Target<'_>,
         policy: Option<CachePolicy>,
     ) -> Option<Self> {
         if !config.rules.keep_posts || *request.method() != Method::POST {
             return None;
         }
-        let uri = config.keys.uri(&target);
-        let purges_seen = config.purges.of(&uri);
-        let Plan::Look(look) = Plan::look(config, request, facts, target, policy) else {
+        // Before the request is looked at again: a purge between the two is seen.
+        let url = config.keys.uri(&facts.target(uri, request.headers())?);
+        let purges_seen = config.purges.of(&url);
+        let Plan::Look(look) = Plan::look(config, request, uri, facts, policy) else {
             return None;
         };
         let mut fields = Fields::default();
         fields.keep(request.headers());
         Some(Self {
             asked: Asked { look, fields },
-            uri,
+            uri: url,
             purges_seen,
         })
     }

@@ -84,7 +84,7 @@ impl Search<'_> {
     }
 
     /// Makes a response of an answer.
-    #[inline]
+    #[inline(always)]
     pub(super) fn show<B>(&self, answer: Answer, request: &Request<B>) -> Response<Bytes> {
         let (entry, reason) = match answer {
             Answer::Fresh(entry, reason) => (entry, reason),

@@ -24,7 +24,7 @@ pub(super) struct Told<'a> {
 
 impl Told<'_> {
     /// Shows a stored answer, as the request wants it.
-    #[inline]
+    #[inline(always)]
     pub(super) fn stored(
         self,
         entry: &StoredResponse,
