@@ -32,6 +32,8 @@ pub(super) struct ResponseDirectives {
     pub(super) private_fields: Vec<HeaderName>,
 }
 
+const SURROGATE_CONTROL: &str = "surrogate-control";
+
 /// A field that goes before `Cache-Control` for caches that it is meant for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Targeted {
@@ -39,6 +41,17 @@ pub(super) enum Targeted {
     Structured(HeaderName),
     /// `Surrogate-Control`, by the Edge Architecture note of the W3C.
     Surrogate,
+}
+
+impl Targeted {
+    /// Returns whether this is its name.
+    #[inline]
+    pub(super) fn is_named(&self, name: &HeaderName) -> bool {
+        match self {
+            Self::Structured(own) => own == name,
+            Self::Surrogate => name == SURROGATE_CONTROL,
+        }
+    }
 }
 
 impl ResponseDirectives {
@@ -57,6 +70,11 @@ impl ResponseDirectives {
             for_each_directive(line.as_bytes(), |name, value| read.take(name, value));
         }
         read
+    }
+
+    /// Returns whether one of the directives says for how long the answer is fresh.
+    pub(super) fn says_lifetime(&self) -> bool {
+        self.s_maxage_secs.is_some() || self.max_age_secs.is_some()
     }
 
     /// Sets for how long the answer is fresh. Where `s-maxage` says that it may be shared, it still
@@ -133,7 +151,7 @@ fn structured_field(headers: &HeaderMap, name: &HeaderName) -> Option<ResponseDi
 /// Reads `Surrogate-Control`, whose directives may each name another surrogate after a semicolon.
 fn surrogate_control(headers: &HeaderMap) -> Option<ResponseDirectives> {
     let mut read = None;
-    for line in headers.get_all("surrogate-control") {
+    for line in headers.get_all(SURROGATE_CONTROL) {
         for_each_directive(line.as_bytes(), |name, value| {
             let (name, in_name) = before_target(name);
             let (value, in_value) = match value.map(before_target) {

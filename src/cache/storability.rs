@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderName, StatusCode, header::CONTENT_TYPE};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
 use super::{
-    directives::{DELTA_SECS_MAX, ResponseDirectives},
+    directives::{DELTA_SECS_MAX, ResponseDirectives, Targeted},
     freshness::{Freshness, Times, explicit_lifetime_secs, heuristic_lifetime_secs},
     policy::{CachePolicy, Wishes},
     reason::Reason,
@@ -68,7 +68,11 @@ pub(super) fn judge(
     wanted: &Wanted<'_>,
     times: &Times,
 ) -> Result<Verdict, Reason> {
-    let mut directives = ResponseDirectives::of(headers, &rules.targeted);
+    let seen = Seen::of(headers, &rules.targeted);
+    let mut directives = match seen.directives {
+        true => ResponseDirectives::of(headers, &rules.targeted),
+        false => ResponseDirectives::default(),
+    };
     if wanted.said().any(|wishes| wishes.off) {
         return Err(Reason::Off);
     }
@@ -105,11 +109,10 @@ pub(super) fn judge(
     if shared {
         without.extend_from_slice(&directives.private_fields);
     }
-    let seen = Seen::of(headers);
     if !rules.keep_set_cookie && seen.for_one_client && acts_on_one_client(headers, &without) {
         return Err(Reason::SetCookie);
     }
-    if let Some(reason) = stream(headers) {
+    if let Some(reason) = seen.content_type.and_then(stream) {
         return Err(reason);
     }
     let vary = match seen.vary {
@@ -127,7 +130,7 @@ pub(super) fn judge(
         }
     }
     let has_validator = seen.validator;
-    let freshness = freshness(rules, &directives, status, headers, times, has_validator)?;
+    let freshness = freshness(rules, &directives, status, headers, times, &seen)?;
     Ok(Verdict {
         shared,
         says_shared,
@@ -188,22 +191,32 @@ fn shared(caller: &Caller, says_shared: bool) -> Result<bool, Reason> {
 
 /// Which fields an answer has, of those that decide about it.
 #[derive(Clone, Copy, Debug, Default)]
-struct Seen {
+struct Seen<'a> {
+    /// Whether one of them tells caches what to do.
+    directives: bool,
+    expires: bool,
     for_one_client: bool,
     validator: bool,
     vary: bool,
+    /// The first one.
+    content_type: Option<&'a HeaderValue>,
 }
 
-impl Seen {
+impl<'a> Seen<'a> {
     /// Looks in one pass over the few that are there: each name that is looked up would be hashed.
-    fn of(headers: &HeaderMap) -> Self {
+    fn of(headers: &'a HeaderMap, targeted: &[Targeted]) -> Self {
         let mut seen = Self::default();
-        for name in headers.keys() {
+        for (name, value) in headers {
             match name.as_str() {
+                "cache-control" => seen.directives = true,
+                "content-type" => seen.content_type = seen.content_type.or(Some(value)),
                 "etag" | "last-modified" => seen.validator = true,
+                "expires" => seen.expires = true,
                 "vary" => seen.vary = true,
-                name => seen.for_one_client |= is_for_one_client(name),
+                text => seen.for_one_client |= is_for_one_client(text),
             }
+            // One of these may bear any name.
+            seen.directives |= targeted.iter().any(|field| field.is_named(name));
         }
         seen
     }
@@ -228,8 +241,8 @@ fn acts_on_one_client(headers: &HeaderMap, without: &[HeaderName]) -> bool {
 }
 
 /// Returns why an answer is a stream that has no end to wait for.
-fn stream(headers: &HeaderMap) -> Option<Reason> {
-    let content_type = headers.get(CONTENT_TYPE)?.as_bytes();
+fn stream(content_type: &HeaderValue) -> Option<Reason> {
+    let content_type = content_type.as_bytes();
     let begins = |with: &[u8]| {
         let head = content_type.get(..with.len());
         head.is_some_and(|head| head.eq_ignore_ascii_case(with))
@@ -249,13 +262,18 @@ fn freshness(
     status: StatusCode,
     headers: &HeaderMap,
     times: &Times,
-    has_validator: bool,
+    seen: &Seen<'_>,
 ) -> Result<Freshness, Reason> {
+    let has_validator = seen.validator;
+    let said = match seen.expires || directives.says_lifetime() {
+        true => explicit_lifetime_secs(directives, headers, times),
+        false => None,
+    };
     let guessed = || match rules.heuristic {
         true => heuristic_lifetime_secs(status, directives, headers, times),
         false => None,
     };
-    let lifetime_secs = match explicit_lifetime_secs(directives, headers, times).or_else(guessed) {
+    let lifetime_secs = match said.or_else(guessed) {
         Some(secs) => secs,
         // It may be shown after the handler has been asked: that is of use if it can be asked.
         None if directives.no_cache && has_validator => 0,
