@@ -62,8 +62,9 @@ impl CacheLayer {
     }
 
     /// Begins a shared cache by RFC 9111 that takes the freedoms which that gives: it keeps every
-    /// status, guesses freshness, heeds requests, and takes `Authorization` alone for a
-    /// credential. For what stands before an origin that knows of caches.
+    /// status (but 412, 416 and 417, which answer one request's own fields), guesses freshness,
+    /// heeds requests, and takes `Authorization` alone for a credential. For what stands before an
+    /// origin that knows of caches.
     pub fn rfc(store: impl CacheStore) -> CacheLayerBuilder {
         CacheLayerBuilder::new(store, Rules::rfc())
     }
