@@ -166,6 +166,23 @@ async fn what_must_be_validated_never_stands_in() {
 }
 
 #[tokio::test]
+async fn what_must_be_validated_is_not_shown_while_that_is_done() {
+    for directive in [
+        "must-revalidate",
+        "proxy-revalidate",
+        "no-cache",
+        "s-maxage=10",
+    ] {
+        let value = format!("max-age=10, stale-while-revalidate=99, {directive}");
+        let fields: &'static _ = vec![("cache-control", &*value.leak()), ("etag", "\"a\"")].leak();
+        let app = App::new(Handler::with(fields));
+        app.get("/a").await;
+        app.advance_secs(11);
+        assert_eq!(app.get("/a").await.body, "call 2", "{directive}");
+    }
+}
+
+#[tokio::test]
 async fn a_stale_answer_stands_in_for_a_handler_that_is_gone() {
     let clock = ManualClock::default();
     let store = MemoryStore::with_clock(clock.clone());
