@@ -215,8 +215,9 @@ impl CacheLayerBuilder {
         self
     }
 
-    /// Shares answers to requests with credentials where they say `public` or `s-maxage`: for
-    /// handlers that say so only of what is the same for every caller. Off by default.
+    /// Shares answers to requests with credentials where they say `public` or `s-maxage`, in
+    /// `CDN-Cache-Control` if that is there: for handlers that say so only of what is the same for
+    /// every caller. Off by default.
     pub fn share_where_public(mut self, share: bool) -> Self {
         self.rules.share_where_public = share;
         self
