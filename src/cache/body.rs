@@ -152,6 +152,13 @@ impl<B: Body<Data = Bytes>> Body for CacheBody<B> {
     }
 }
 
+impl<B> Tapped<B> {
+    /// Takes what is stored out, if all that was announced has come.
+    fn take_complete(self: Pin<&mut Self>) -> Option<Fill> {
+        self.project().fill.take_if(|fill| fill.is_complete())
+    }
+}
+
 impl<B: Body<Data = Bytes>> Tapped<B> {
     fn poll_frame(
         self: Pin<&mut Self>,
@@ -166,8 +173,9 @@ impl<B: Body<Data = Bytes>> Tapped<B> {
 
 /// Takes a frame into a fill, which is gone with the last one.
 ///
-/// It is committed with the last frame, and not after it: a server that has sent as much as it
-/// announced polls no further.
+/// It is committed with the last frame where the body says that it is that one. Otherwise something
+/// may follow, such as trailers, also after all that was announced; a server that has sent that much
+/// need not poll any further, and drops the body.
 fn take_in<E>(
     fill: &mut Option<Fill>,
     frame: Option<&Result<Frame<Bytes>, E>>,
@@ -187,7 +195,7 @@ fn take_in<E>(
             };
             match kept {
                 Err(reason) => going_on.abandon(reason),
-                Ok(()) if going_on.is_complete() || at_end() => going_on.commit(),
+                Ok(()) if at_end() => going_on.commit(),
                 Ok(()) => *fill = Some(going_on),
             }
         }
@@ -196,9 +204,13 @@ fn take_in<E>(
 
 impl<B> Drop for Filling<B> {
     fn drop(&mut self) {
-        let unfinished = self.tapped.take().filter(|tapped| tapped.fill.is_some());
-        if let Some(tapped) = unfinished {
-            (self.finish)(tapped);
+        let Some(mut tapped) = self.tapped.take() else {
+            return;
+        };
+        match tapped.as_mut().take_complete() {
+            Some(complete) => complete.commit(),
+            None if tapped.fill.is_some() => (self.finish)(tapped),
+            None => {}
         }
     }
 }
@@ -225,9 +237,14 @@ fn finish<B: Body<Data = Bytes> + Send + 'static>(mut tapped: Pin<Box<Tapped<B>>
                 {
                     return Poll::Ready(());
                 }
-                match ready!(tapped.as_mut().poll_frame(cx)) {
-                    Some(Ok(_)) => {}
-                    Some(Err(_)) | None => return Poll::Ready(()),
+                match tapped.as_mut().poll_frame(cx) {
+                    Poll::Ready(Some(Ok(_))) => {}
+                    Poll::Ready(Some(Err(_)) | None) => return Poll::Ready(()),
+                    // Nobody is there who would wait for what else may come.
+                    Poll::Pending => match tapped.as_mut().take_complete() {
+                        Some(complete) => complete.commit(),
+                        None => return Poll::Pending,
+                    },
                 }
             }
             Poll::Ready(())

@@ -48,14 +48,22 @@ pub(super) fn is_same_version(request: &HeaderMap, stored: &HeaderMap) -> bool {
         return true;
     };
     let condition = condition.as_bytes();
-    let name = match condition.first() {
-        Some(b'"') => ETAG,
+    let (name, strong) = match condition.first() {
+        Some(b'"') => (ETAG, true),
         Some(b'W') if condition.get(1) == Some(&b'/') => return false,
-        _ => LAST_MODIFIED,
+        _ => (LAST_MODIFIED, changed_before_it_was_sent(stored)),
     };
-    stored
-        .get(name)
-        .is_some_and(|value| value.as_bytes() == condition)
+    strong
+        && stored
+            .get(name)
+            .is_some_and(|value| value.as_bytes() == condition)
+}
+
+/// Returns whether an answer was sent at least a second after what it bears had changed last. What
+/// changes twice within a second has one date for two versions (RFC 9110 section 8.8.2.2).
+fn changed_before_it_was_sent(stored: &HeaderMap) -> bool {
+    let [changed, sent] = [LAST_MODIFIED, DATE].map(|name| stored.get(name).and_then(date::parse));
+    matches!((changed, sent), (Some(changed), Some(sent)) if changed < sent)
 }
 
 /// Returns whether a field of entity tags lists the stored one, if there is such a field.

@@ -67,7 +67,10 @@ impl ResponseDirectives {
         }
         let mut read = Self::default();
         for line in headers.get_all(CACHE_CONTROL) {
-            for_each_directive(line.as_bytes(), |name, value| read.take(name, value));
+            let line = line.as_bytes();
+            for_each_directive(line, |name, value| read.take_unclear(name, value));
+            // Nobody knows what the quotes were to end before.
+            read.no_store |= leaves_quotes_open(line);
         }
         read
     }
@@ -83,6 +86,15 @@ impl ResponseDirectives {
         match &mut self.s_maxage_secs {
             Some(shared) => *shared = secs,
             None => self.max_age_secs = Some(secs),
+        }
+    }
+
+    /// Takes a directive that may have something behind its name that is no part of it, such as a
+    /// space: what it forbids is forbidden all the same, and its value says nothing.
+    fn take_unclear(&mut self, name: &[u8], value: Option<&[u8]>) {
+        match name.iter().position(|byte| b" \t;".contains(byte)) {
+            None => self.take(name, value),
+            Some(end) => self.take(&name[..end], Some(b"")),
         }
     }
 
@@ -262,6 +274,20 @@ pub(super) fn member_end(list: &[u8]) -> usize {
     list.len()
 }
 
+/// Returns whether a line ends within quotes.
+fn leaves_quotes_open(line: &[u8]) -> bool {
+    let (mut quoted, mut escaped) = (false, false);
+    for byte in line {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if quoted => escaped = true,
+            b'"' => quoted = !quoted,
+            _ => {}
+        }
+    }
+    quoted
+}
+
 fn unquoted(value: &[u8]) -> &[u8] {
     match value {
         [b'"', inner @ .., b'"'] => inner,
@@ -382,6 +408,36 @@ mod tests {
     fn unreadable_fields_stand_for_all() {
         assert!(response(&[r#"private="""#]).private);
         assert!(response(&[r#"no-cache="a b""#]).no_cache);
+    }
+
+    #[test]
+    fn what_is_written_wrongly_still_forbids_and_allows_nothing() {
+        for line in [
+            "private =x",
+            "private\t=\"x-a\"",
+            "private;x",
+            "private x",
+            "max-age=9, private = x",
+        ] {
+            assert!(response(&[line]).private, "{line}");
+        }
+        assert!(response(&["no-store =1"]).no_store && response(&["no-store;x"]).no_store);
+        assert!(response(&["no-cache = x-a"]).no_cache);
+        for line in ["max-age =60", "max-age= 60", "max-age x=60", "max-age;x=60"] {
+            assert_eq!(response(&[line]).max_age_secs, Some(0), "{line}");
+        }
+    }
+
+    #[test]
+    fn what_stands_behind_a_quote_that_never_ends_might_forbid_all() {
+        for line in [
+            r#"max-age=9, ext="a, private"#,
+            r#"max-age=9, ext="a\", no-store"#,
+            r#"max-age=9, private="x-a"#,
+        ] {
+            assert!(response(&[line]).no_store, "{line}");
+        }
+        assert!(!response(&[r#"max-age=9, ext="\"", ext="#]).no_store);
     }
 
     #[test]

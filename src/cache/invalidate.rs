@@ -20,24 +20,52 @@ pub(super) fn named_targets(authority: &str, path: &str, answer: &HeaderMap) -> 
         .collect()
 }
 
-/// Resolves a reference against a request's path. `None` if it leads to another origin, or cannot
-/// be read.
+/// Resolves a reference against a request's path (RFC 3986 section 5.2). `None` if it leads to another
+/// origin, names the very request, or cannot be read.
 pub(super) fn resolve(authority: &str, path: &str, reference: &str) -> Option<Uri> {
     let reference = reference.split('#').next().unwrap_or_default();
-    let target = if let Some(network) = reference.strip_prefix("//") {
-        format!("http://{network}").parse().ok()?
-    } else if reference.starts_with('/') || reference.contains("://") {
-        reference.parse::<Uri>().ok()?
-    } else if reference.starts_with('?') {
-        format!("{path}{reference}").parse().ok()?
-    } else {
-        let folder = path.rfind('/').map_or("/", |at| &path[..=at]);
-        without_dots(&format!("{folder}{reference}")).parse().ok()?
-    };
-    match target.authority() {
-        Some(other) if !other.as_str().eq_ignore_ascii_case(authority) => None,
-        _ => Some(target),
+    if reference.is_empty() {
+        return None;
     }
+    if let Some(network) = reference.strip_prefix("//") {
+        return of_origin(authority, format!("http://{network}").parse().ok()?);
+    }
+    if has_scheme(reference) {
+        return of_origin(authority, reference.parse().ok()?);
+    }
+    let target = match reference.as_bytes()[0] {
+        b'/' => without_dots(reference),
+        b'?' => format!("{path}{reference}"),
+        _ => {
+            let folder = path.rfind('/').map_or("/", |at| &path[..=at]);
+            without_dots(&format!("{folder}{reference}"))
+        }
+    };
+    target.parse().ok()
+}
+
+/// Returns whether a reference begins with a scheme and an authority: a colon may stand in a query
+/// as well.
+fn has_scheme(reference: &str) -> bool {
+    let scheme = reference.split_once("://").map(|(scheme, _)| scheme);
+    scheme.is_some_and(|scheme| !scheme.contains(['/', '?']))
+}
+
+/// Returns the target of a URL with an authority, if it is of this origin.
+fn of_origin(authority: &str, url: Uri) -> Option<Uri> {
+    let port = match url.scheme_str() {
+        Some("https") => ":443",
+        Some(_) | None => ":80",
+    };
+    // A default port may be written, or not.
+    let without_port = |authority: &'_ str| authority.strip_suffix(port).map(str::to_owned);
+    let name = |authority: &str| without_port(authority).unwrap_or_else(|| authority.to_owned());
+    let other = url.authority()?.as_str();
+    if !name(other).eq_ignore_ascii_case(&name(authority)) {
+        return None;
+    }
+    let target = url.path_and_query().map_or("/", |target| target.as_str());
+    without_dots(target).parse().ok()
 }
 
 /// Removes `.` and `..` from a path (RFC 3986 section 5.2.4).
@@ -99,12 +127,35 @@ mod tests {
             ("./", "/p/"),
             ("?y", "/p/q?y"),
             ("x#y", "/p/x"),
+            ("/p/../x", "/x"),
+            ("http://a:1/p/./x", "/p/x"),
+            ("http://a:1", "/"),
+            // A colon and slashes do not make it a URL.
+            ("?y=http://b/", "/p/q?y=http://b/"),
+            ("x?y=http://b/", "/p/x?y=http://b/"),
+            ("/x?y=http://b/../", "/x?y=http://b/../"),
         ] {
             assert_eq!(
                 named("/p/q", reference).as_deref(),
                 Some(target),
                 "{reference}"
             );
+        }
+    }
+
+    #[test]
+    fn a_default_port_may_be_written_or_not() {
+        for (own, reference, is_own) in [
+            ("a", "http://a:80/x", true),
+            ("a:80", "http://A/x", true),
+            ("a:443", "https://a/x", true),
+            ("a", "//a:80/x", true),
+            ("a", "https://a:80/x", false),
+            ("a:80", "https://a/x", false),
+            ("a", "http://a:8080/x", false),
+        ] {
+            let resolved = resolve(own, "/p/q", reference);
+            assert_eq!(resolved.is_some(), is_own, "{own} {reference}");
         }
     }
 

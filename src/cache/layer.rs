@@ -62,8 +62,9 @@ impl CacheLayer {
     }
 
     /// Begins a shared cache by RFC 9111 that takes the freedoms which that gives: it keeps every
-    /// status, guesses freshness, heeds requests, and takes `Authorization` alone for a
-    /// credential. For what stands before an origin that knows of caches.
+    /// status (but 412, 416 and 417, which answer one request's own fields), guesses freshness,
+    /// heeds requests, and takes `Authorization` alone for a credential. For what stands before an
+    /// origin that knows of caches.
     pub fn rfc(store: impl CacheStore) -> CacheLayerBuilder {
         CacheLayerBuilder::new(store, Rules::rfc())
     }
@@ -214,8 +215,9 @@ impl CacheLayerBuilder {
         self
     }
 
-    /// Shares answers to requests with credentials where they say `public` or `s-maxage`: for
-    /// handlers that say so only of what is the same for every caller. Off by default.
+    /// Shares answers to requests with credentials where they say `public` or `s-maxage`, in
+    /// `CDN-Cache-Control` if that is there: for handlers that say so only of what is the same for
+    /// every caller. Off by default.
     pub fn share_where_public(mut self, share: bool) -> Self {
         self.rules.share_where_public = share;
         self

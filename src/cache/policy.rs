@@ -88,7 +88,8 @@ impl CachePolicy {
     ///
     /// An error that is kept is shown to those who ask while it lasts. Give it seconds, and only
     /// where no client can make it for others: an answer to a request that is too long, or that
-    /// has a wrong credential, is not one to keep.
+    /// has a wrong credential, is not one to keep. What answers a condition or a range of one request
+    /// (304, 412, 416, 417) is never kept.
     pub fn keep_status(self, status: StatusCode, at_most: Duration) -> Self {
         self.with(|wishes| {
             wishes.statuses.retain(|(kept, _)| *kept != status);

@@ -68,7 +68,7 @@ fn number(text: &str) -> Option<Option<usize>> {
 mod tests {
     use http::{
         HeaderName, HeaderValue,
-        header::{ETAG, IF_RANGE, LAST_MODIFIED},
+        header::{DATE, ETAG, IF_RANGE, LAST_MODIFIED},
     };
 
     use super::*;
@@ -128,6 +128,7 @@ mod tests {
         let stored = headers(&[
             (ETAG, "\"a\""),
             (LAST_MODIFIED, "Sun, 06 Nov 1994 08:49:37 GMT"),
+            (DATE, "Sun, 06 Nov 1994 08:49:38 GMT"),
         ]);
         let asked = |condition| {
             part(
@@ -140,6 +141,17 @@ mod tests {
         assert_eq!(asked("Sun, 06 Nov 1994 08:49:37 GMT"), Part::Bytes(0..2));
         for condition in ["\"b\"", "W/\"a\"", "Sun, 06 Nov 1994 08:49:38 GMT", ""] {
             assert_eq!(asked(condition), Part::Whole, "{condition}");
+        }
+    }
+
+    #[test]
+    fn a_date_of_the_second_in_which_it_was_sent_does_not_tell_a_version() {
+        let changed = "Sun, 06 Nov 1994 08:49:37 GMT";
+        let asked = headers(&[(RANGE, "bytes=0-1"), (IF_RANGE, changed)]);
+        for sent in [None, Some(changed), Some("Sun, 06 Nov 1994 08:49:36 GMT")] {
+            let date = sent.map(|sent| (DATE, sent));
+            let fields: Vec<_> = [(LAST_MODIFIED, changed)].into_iter().chain(date).collect();
+            assert_eq!(part(&asked, &headers(&fields), 10), Part::Whole, "{sent:?}");
         }
     }
 

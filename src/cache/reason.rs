@@ -25,9 +25,9 @@ pub enum Reason {
     MethodOverride,
     /// The request's host is missing, stands twice, or contradicts its target.
     Authority,
-    /// The request asks for a part.
+    /// The answer says that there is no such part as the request asks for.
     Range,
-    /// The request has a condition that only the handler can judge.
+    /// The answer says that a condition of the request, or what it expects, does not hold.
     Condition,
     /// The request's own `Cache-Control` says so.
     RequestDirective,

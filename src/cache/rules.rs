@@ -45,7 +45,7 @@ pub(super) struct Rules {
 /// Which statuses are kept.
 #[derive(Clone, Debug)]
 pub(super) enum Statuses {
-    /// All final ones, as RFC 9111 has it.
+    /// All final ones that are no answer to one request's own fields, as RFC 9111 has it.
     All,
     /// These.
     Listed(Vec<StatusCode>),

@@ -80,8 +80,8 @@ pub(super) fn judge(
     if status == StatusCode::PARTIAL_CONTENT {
         return Err(Reason::Partial);
     }
-    if status.is_informational() || status == StatusCode::NOT_MODIFIED {
-        return Err(Reason::Status);
+    if let Some(reason) = answers_one_request(status) {
+        return Err(reason);
     }
     // `no-store` beside `must-understand` is for caches that do not understand the status (RFC 9111
     // section 5.2.2.3).
@@ -159,6 +159,17 @@ fn delta(duration: Duration) -> u32 {
     u32::try_from(duration.as_secs())
         .unwrap_or(DELTA_SECS_MAX)
         .min(DELTA_SECS_MAX)
+}
+
+/// Returns why an answer of this status is one to a request's own fields, and to no other request, if
+/// it is.
+fn answers_one_request(status: StatusCode) -> Option<Reason> {
+    match status {
+        StatusCode::NOT_MODIFIED => Some(Reason::Status),
+        StatusCode::PRECONDITION_FAILED | StatusCode::EXPECTATION_FAILED => Some(Reason::Condition),
+        StatusCode::RANGE_NOT_SATISFIABLE => Some(Reason::Range),
+        status => status.is_informational().then_some(Reason::Status),
+    }
 }
 
 /// Returns whether the cache knows what a status asks of it.

@@ -250,10 +250,45 @@ async fn each_caller_gets_an_answer_of_its_own() {
 #[tokio::test]
 async fn a_caller_whose_rights_change_sees_nothing_that_it_got_with_the_former_ones() {
     let app = App::new(Handler::with(FRESH));
-    let before = Identity::trusted("k").scopes(["admin"]).build();
-    let after = Identity::trusted("k").build();
-    app.send(get_as("/a", &before)).await;
-    assert_eq!(app.send(get_as("/a", &after)).await.body, "call 2");
+    let rights = [
+        Identity::trusted("k").scopes(["admin"]).build(),
+        Identity::trusted("k").build(),
+        Identity::trusted("k").tier("pro").build(),
+        Identity::trusted("k").tier("free").build(),
+    ];
+    for _ in 0..2 {
+        for (call, rights) in (1..).zip(&rights) {
+            let seen = app.send(get_as("/a", rights)).await;
+            assert_eq!(seen.body, format!("call {call}"));
+        }
+    }
+}
+
+#[tokio::test]
+async fn fields_that_are_private_are_shown_to_their_caller_alone() {
+    let app = App::new(Handler::with(&[
+        (
+            "cache-control",
+            "max-age=60, private=\"x-own, x-secret\", no-cache=x-live",
+        ),
+        ("x-own", "1"),
+        ("x-secret", "1"),
+        ("x-live", "1"),
+        ("x-all", "1"),
+    ]));
+    let names = ["x-own", "x-secret", "x-live", "x-all"];
+    let one = caller("one");
+    for (ask, kept) in [
+        (None, [false, false, false, true]),
+        (Some(&one), [true, true, false, true]),
+    ] {
+        let request = || ask.map_or_else(|| get("/a"), |caller| get_as("/a", caller));
+        let first = app.send(request()).await;
+        assert_eq!(names.map(|name| first.header(name).is_some()), [true; 4]);
+        let hit = app.send(request()).await;
+        assert!(hit.is_hit());
+        assert_eq!(names.map(|name| hit.header(name).is_some()), kept);
+    }
 }
 
 #[tokio::test]

@@ -9,6 +9,7 @@ use std::{
     pin::Pin,
     sync::{Arc, Mutex},
     task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -18,8 +19,8 @@ use http_body_util::{BodyExt, Full};
 use portcullis::{
     StoreFuture, StoreKeys,
     cache::{
-        CacheKey, CacheLayer, CacheStore, Lookup, PurgeMode, PurgeTarget, Put, PutOutcome,
-        Selection, Touch,
+        CacheKey, CacheLayer, CachePolicy, CacheStore, Lookup, PurgeMode, PurgeTarget, Put,
+        PutOutcome, Selection, Touch,
     },
     store::MemoryStore,
 };
@@ -212,6 +213,43 @@ async fn no_error_that_a_request_can_bring_about_is_kept() {
         }));
         let provoked = app.send(get_with("/a", &[("x-oversized", "x")])).await;
         assert_eq!(provoked.status.as_u16(), status);
+        assert_eq!(
+            app.get("/a").await.status,
+            StatusCode::OK,
+            "{status} was kept"
+        );
+    }
+}
+
+#[tokio::test]
+async fn no_answer_to_a_condition_or_a_range_of_one_request_is_kept_for_others() {
+    for (field, status, reason) in [
+        (("range", "bytes=99-"), 416, "range"),
+        (("if-match", "\"x\""), 412, "condition"),
+        (("expect", "x"), 417, "condition"),
+    ] {
+        // Not where every status is kept, nor where a route asks for this very one.
+        let code = StatusCode::from_u16(status).unwrap();
+        let policy = CachePolicy::new().keep_status(code, Duration::from_secs(60));
+        let app = App::rfc(Handler::new(move |request, _| {
+            let mut response = answer(FRESH, "");
+            if request.headers().contains_key(field.0) {
+                *response.status_mut() = code;
+            }
+            response
+        }));
+        for policy in [None, Some(policy)] {
+            let mut asked = get_with("/a", &[field]);
+            if let Some(policy) = policy {
+                asked.extensions_mut().insert(policy);
+            }
+            let provoked = app.send(asked).await;
+            let refused = format!("portcullis; fwd=uri-miss; detail={reason}");
+            assert_eq!(
+                (provoked.status, provoked.cache_status()),
+                (code, &*refused)
+            );
+        }
         assert_eq!(
             app.get("/a").await.status,
             StatusCode::OK,

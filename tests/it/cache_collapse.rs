@@ -174,6 +174,31 @@ async fn a_leader_that_goes_away_hands_over() {
 }
 
 #[tokio::test]
+async fn a_leader_that_panics_hands_over_to_one() {
+    let calls = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&calls);
+    let handler = service_fn(move |_: Request<Full<Bytes>>| {
+        let call = counted.fetch_add(1, Ordering::SeqCst) + 1;
+        async move {
+            tokio::task::yield_now().await;
+            assert!(call > 1, "the first call panics");
+            Ok::<_, Infallible>(answer(FRESH, format!("call {call}")))
+        }
+    });
+    let service = CacheLayer::new(MemoryStore::new()).layer(handler);
+    let ask = || {
+        let asked = service.clone().oneshot(get("/a"));
+        tokio::spawn(async { text(asked.await.unwrap()).await })
+    };
+    let (leader, followers) = (ask(), [(); 9].map(|()| ask()));
+    assert!(leader.await.unwrap_err().is_panic());
+    for follower in followers {
+        assert_eq!(follower.await.unwrap(), "call 2");
+    }
+    assert_eq!(calls.load(Ordering::SeqCst), 2);
+}
+
+#[tokio::test]
 async fn a_leader_whose_client_stops_reading_hands_over() {
     let slow = Slow::new();
     slow.open();

@@ -1,10 +1,11 @@
 //! Answers that are encrypted in the store, seen by whoever reads it and by whoever changes it.
 
+#[cfg(feature = "test-util")]
+use std::time::Duration;
 use std::{
     collections::HashMap,
     fmt,
     sync::{Arc, Mutex},
-    time::Duration,
 };
 
 use bytes::Bytes;
@@ -109,6 +110,10 @@ impl CacheStore for Spied {
 
     fn purge(&self, targets: &[PurgeTarget], mode: PurgeMode) -> StoreFuture<()> {
         CacheStore::purge(&self.memory, targets, mode)
+    }
+
+    fn has_deadline(&self) -> bool {
+        true
     }
 }
 
@@ -216,7 +221,15 @@ async fn an_answer_that_was_brought_from_another_place_is_a_miss() {
 #[tokio::test]
 async fn an_answer_that_was_changed_is_a_miss() {
     type Change = fn(&Kept, &CacheKey, &Entry) -> StoredResponse;
-    let changes: [(&str, Change); 5] = [
+    let changes: [(&str, Change); 7] = [
+        ("a body without its last byte", |_, _, entry| {
+            let body = entry.body().slice(..entry.body().len() - 1);
+            entry.seal(entry.sealed_head().unwrap().clone(), body)
+        }),
+        ("a head of its first bytes alone", |_, _, entry| {
+            let head = entry.sealed_head().unwrap().slice(..20);
+            entry.seal(head, entry.body().clone())
+        }),
         ("a bit of the body", |_, _, entry| {
             let mut body = entry.body().to_vec();
             body[40] ^= 1;
@@ -378,6 +391,14 @@ fn two_keys_of_one_id_are_refused() {
     let builder = EncryptedStore::builder(MemoryStore::new(), key(1));
     let error = builder.former_key(key(1)).build().unwrap_err();
     assert_eq!((error.option(), error.value()), ("former_key", "1"));
+}
+
+#[test]
+fn an_encrypted_store_has_the_deadline_of_the_one_that_it_wraps() {
+    let spied = Spied::new(&ManualClock::default());
+    assert!(encrypted(spied, 1, &[]).has_deadline());
+    let memory = EncryptedStore::builder(MemoryStore::new(), key(1)).build();
+    assert!(!memory.unwrap().has_deadline());
 }
 
 #[cfg(feature = "test-util")]

@@ -102,12 +102,36 @@ async fn a_record_says_why_an_answer_was_not_stored_that_ended_otherwise_than_it
         (None, breaks_off(), all, "incomplete".into()),
         (None, in_trailers(), all, "trailers".into()),
         (Some("7"), twice(), all, "incomplete".into()),
+        // All that was announced has come, and more.
+        (Some("4"), twice(), all, "incomplete".into()),
+        (Some("4"), in_trailers(), all, "trailers".into()),
+        // A server that has sent all that was announced need not poll any further.
+        (Some("8"), twice(), 2, Value::Null),
         // Its client has gone away.
         (None, twice(), 1, "incomplete".into()),
     ] {
         let stored = reason.is_null();
         let told = recorded(length, body, read, async |_| {}).await;
         assert_eq!(told, (stored, reason));
+    }
+}
+
+#[tokio::test]
+async fn trailers_reach_every_client_also_after_a_body_of_known_length() {
+    let cache = CacheLayer::new(MemoryStore::new());
+    let handler = service_fn(|_: Request<Full<Bytes>>| {
+        let mut trailers = HeaderMap::new();
+        trailers.insert("x-sum", "1".parse().unwrap());
+        let body = Full::from("four").with_trailers(std::future::ready(Some(Ok(trailers))));
+        let response = Response::builder().header("cache-control", "max-age=60");
+        std::future::ready(Ok::<_, Infallible>(response.body(body).unwrap()))
+    });
+    let service = cache.layer(handler);
+    for _ in 0..2 {
+        let response = service.clone().oneshot(get("/a")).await.unwrap();
+        let collected = response.into_body().collect().await.unwrap();
+        assert_eq!(collected.trailers().unwrap()["x-sum"], "1");
+        assert_eq!(collected.to_bytes(), "four");
     }
 }
 

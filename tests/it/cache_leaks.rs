@@ -291,7 +291,9 @@ async fn what_is_not_to_be_stored_is_not_in_any_case_or_place() {
         ("cache-control", "max-age=60"),
         ("cache-control", "no-store"),
     ];
-    for fields in [NO_STORE, PRIVATE, SECOND] {
+    const SPACED: &[(&str, &str)] = &[("cache-control", "max-age=60, private =\"x\"")];
+    const OPEN: &[(&str, &str)] = &[("cache-control", "max-age=60, ext=\"a, private")];
+    for fields in [NO_STORE, PRIVATE, SECOND, SPACED, OPEN] {
         holds(|cached| kept_apart(cached(handler(fields)), &[], &[])).await;
     }
 }

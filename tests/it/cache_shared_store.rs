@@ -11,7 +11,11 @@ use std::{
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
-use portcullis::cache::{CacheLayer, CacheLayerBuilder};
+use portcullis::{
+    cache::{CacheLayer, CacheLayerBuilder},
+    store::MemoryStore,
+};
+use tokio::sync::mpsc;
 use tower::{Layer, ServiceExt, service_fn};
 
 use crate::support::{
@@ -202,7 +206,7 @@ async fn a_put_that_hangs_holds_up_nobody_who_waits_for_longer_than_that() {
 }
 
 /// A body of which the test sends each piece.
-struct Pieces(tokio::sync::mpsc::UnboundedReceiver<Bytes>);
+struct Pieces(mpsc::UnboundedReceiver<Bytes>);
 
 impl http_body::Body for Pieces {
     type Data = Bytes;
@@ -223,8 +227,8 @@ async fn left_by_its_client(
     hands: &Hands,
     store: &Shared,
     configure: impl FnOnce(CacheLayerBuilder) -> CacheLayerBuilder,
-) -> tokio::sync::mpsc::UnboundedSender<Bytes> {
-    let (pieces, body) = tokio::sync::mpsc::unbounded_channel();
+) -> mpsc::UnboundedSender<Bytes> {
+    let (pieces, body) = mpsc::unbounded_channel();
     let body = Arc::new(Mutex::new(Some(Pieces(body))));
     let builder = CacheLayer::secure(store.clone())
         .clock(hands.clock.clone())
@@ -268,6 +272,38 @@ async fn an_answer_whose_client_goes_away_is_dropped_if_too_much_is_left() {
         assert!(pieces.send(Bytes::from_static(b"56789")).is_err());
         assert_eq!(store.holder(), None);
     }
+}
+
+#[tokio::test]
+async fn no_more_answers_than_a_few_are_finished_without_their_clients_at_once() {
+    let endings: Arc<Mutex<Vec<mpsc::UnboundedSender<Bytes>>>> = Arc::default();
+    let sent = Arc::clone(&endings);
+    let handler = service_fn(move |_: Request<Full<Bytes>>| {
+        let (pieces, body) = mpsc::unbounded_channel();
+        sent.lock().unwrap().push(pieces);
+        let response = Response::builder().header("cache-control", "max-age=60");
+        std::future::ready(Ok::<_, Infallible>(response.body(Pieces(body)).unwrap()))
+    });
+    let cache = CacheLayer::secure(MemoryStore::new()).body_bytes_max(1_000);
+    let service = cache
+        .runtime(Hands::default())
+        .build()
+        .unwrap()
+        .layer(handler);
+    let leave = async |number: usize| {
+        let asked = service.clone().oneshot(get(&format!("/{number}")));
+        drop(asked.await.unwrap());
+    };
+    for number in 0..70 {
+        leave(number).await;
+    }
+    let goes_on = |number: usize| !endings.lock().unwrap()[number].is_closed();
+    assert_eq!((0..70).filter(|number| goes_on(*number)).count(), 64);
+    // There is room again once they have ended.
+    endings.lock().unwrap().clear();
+    let_all_run().await;
+    leave(70).await;
+    assert!(goes_on(0));
 }
 
 #[tokio::test]

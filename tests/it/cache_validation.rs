@@ -166,6 +166,23 @@ async fn what_must_be_validated_never_stands_in() {
 }
 
 #[tokio::test]
+async fn what_must_be_validated_is_not_shown_while_that_is_done() {
+    for directive in [
+        "must-revalidate",
+        "proxy-revalidate",
+        "no-cache",
+        "s-maxage=10",
+    ] {
+        let value = format!("max-age=10, stale-while-revalidate=99, {directive}");
+        let fields: &'static _ = vec![("cache-control", &*value.leak()), ("etag", "\"a\"")].leak();
+        let app = App::new(Handler::with(fields));
+        app.get("/a").await;
+        app.advance_secs(11);
+        assert_eq!(app.get("/a").await.body, "call 2", "{directive}");
+    }
+}
+
+#[tokio::test]
 async fn a_stale_answer_stands_in_for_a_handler_that_is_gone() {
     let clock = ManualClock::default();
     let store = MemoryStore::with_clock(clock.clone());
@@ -290,6 +307,30 @@ async fn a_field_for_caches_of_this_kind_goes_before_cache_control() {
     ]));
     app.get("/a").await;
     assert!(app.get("/a").await.is_hit());
+}
+
+#[tokio::test]
+async fn a_field_for_caches_of_this_kind_says_who_may_share_an_answer() {
+    for (control, targeted, is_shared) in [
+        ("no-store", "public, max-age=60", true),
+        ("private", "s-maxage=60", true),
+        ("public, max-age=60", "private, max-age=60", false),
+        // That it may be kept does not say that it is the same for every caller.
+        ("public, max-age=60", "max-age=60", false),
+        // What cannot be read is as good as absent.
+        ("public, max-age=60", "private, max-age=60,", true),
+    ] {
+        let app = App::configured(
+            Handler::new(move |_, call| {
+                let fields = &[("cache-control", control), ("cdn-cache-control", targeted)];
+                answer(fields, format!("call {call}"))
+            }),
+            |builder| builder.share_where_public(true),
+        );
+        app.send(get_as("/a", &caller("one"))).await;
+        let seen = app.send(get_as("/a", &caller("two"))).await;
+        assert_eq!(seen.is_hit(), is_shared, "{control} {targeted}");
+    }
 }
 
 #[tokio::test]

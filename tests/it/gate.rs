@@ -13,7 +13,8 @@ use http::{Method, Request, Response, header::CACHE_CONTROL};
 use http_body_util::Full;
 use portcullis::{
     ConfigError, Gate, Identity, ManualClock, PeerAddr,
-    api_key::{KeyRing, Pepper},
+    api_key::{ApiKeyLayer, KeyManager, KeyRing, NewKey, Pepper},
+    cache::CacheLayer,
     rate_limit::{Partition, Policy, Quota, RateLimitLayer, Tiers},
     store::MemoryStore,
 };
@@ -188,6 +189,44 @@ async fn a_cache_outside_of_the_keys_steps_aside_all_the_same() {
         .oneshot(from_peer(request(Method::GET, "http://acme.test/data")))
         .await;
     assert_eq!(second.unwrap().status(), 401);
+}
+
+#[tokio::test]
+async fn a_revoked_key_gets_nothing_from_the_store_either() {
+    let clock = ManualClock::default();
+    let store = MemoryStore::with_clock(clock.clone());
+    let ring = KeyRing::builder("acmepay", store.clone())
+        .pepper(Pepper::random(1))
+        .clock(clock.clone())
+        .build()
+        .unwrap();
+    let manager = KeyManager::new(&ring);
+    let key = manager.create(NewKey::of_owner("freya")).await.unwrap();
+    let cache = CacheLayer::secure(store).clock(clock).build().unwrap();
+    let gate = Gate::new()
+        .api_keys(ApiKeyLayer::builder(&ring).build().unwrap())
+        .cache(cache)
+        .build()
+        .unwrap();
+    let service = gate.layer(service_fn(async |_: Request<Full<Bytes>>| {
+        let response = Response::builder().header(CACHE_CONTROL, "public, max-age=60");
+        Ok::<_, Infallible>(response.body(Full::<Bytes>::from("secret")).unwrap())
+    }));
+    let ask = async || {
+        let mut request = from_peer(request(Method::GET, "/data"));
+        let secret = key.expose_secret().parse().unwrap();
+        request.headers_mut().insert("x-api-key", secret);
+        let response = service.clone().oneshot(request).await.unwrap();
+        let said = header(response.headers(), "cache-status").map(str::to_owned);
+        (response.status().as_u16(), said, text(response).await)
+    };
+    assert_eq!(ask().await.2, "secret");
+    let (status, said, _) = ask().await;
+    assert!(status == 200 && said.unwrap().contains("; hit"));
+    manager.revoke(key.id(), "a test").await.unwrap();
+    let (status, said, body) = ask().await;
+    assert_eq!((status, said), (401, None));
+    assert!(!body.contains("secret"));
 }
 
 #[tokio::test]

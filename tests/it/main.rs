@@ -104,4 +104,5 @@ mod redis_scripts;
 mod redis_tiered;
 #[cfg(all(feature = "redis-tls", feature = "test-util"))]
 mod redis_tls;
+mod reverse_proxy;
 mod support;

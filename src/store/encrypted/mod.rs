@@ -255,4 +255,8 @@ impl<S: CacheStore> CacheStore for EncryptedStore<S> {
     fn release(&self, key: &CacheKey, token: LeaseToken) -> StoreFuture<()> {
         self.inner.release(key, token)
     }
+
+    fn has_deadline(&self) -> bool {
+        self.inner.has_deadline()
+    }
 }

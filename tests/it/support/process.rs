@@ -36,7 +36,13 @@ impl Example {
 
     /// Starts an example that finds these variables in its environment.
     pub(crate) fn start_with(name: &str, variables: &[(&str, &str)]) -> Self {
+        Self::start_as(name, &[], variables)
+    }
+
+    /// Starts an example with these arguments and variables.
+    pub(crate) fn start_as(name: &str, arguments: &[&str], variables: &[(&str, &str)]) -> Self {
         let mut child = Command::new(binary(name))
+            .args(arguments)
             .env("PORTCULLIS_ADDR", "127.0.0.1:0")
             .env_remove("REDIS_URL")
             .envs(variables.iter().copied())
