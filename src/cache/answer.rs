@@ -3,7 +3,9 @@
 use bytes::Bytes;
 use http::{
     HeaderMap, HeaderValue, Response, StatusCode,
-    header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE},
+    header::{
+        CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, EXPIRES,
+    },
 };
 
 use super::{
@@ -61,7 +63,7 @@ fn select(
         Verdict::Answer if head_only => {}
         Verdict::Answer => give_part(entry, body, asked, response),
         Verdict::NotModified => without_content(StatusCode::NOT_MODIFIED, response),
-        Verdict::Failed => without_content(StatusCode::PRECONDITION_FAILED, response),
+        Verdict::Failed => refuse(StatusCode::PRECONDITION_FAILED, response),
     }
 }
 
@@ -99,7 +101,7 @@ fn give_part(
             give_bytes(place, body.slice(bytes), response);
         }
         Part::Unsatisfiable => {
-            without_content(StatusCode::RANGE_NOT_SATISFIABLE, response);
+            refuse(StatusCode::RANGE_NOT_SATISFIABLE, response);
             let range = HeaderValue::try_from(format!("bytes */{all}"));
             let headers = response.headers_mut();
             headers.insert(CONTENT_RANGE, range.expect("digits and signs"));
@@ -122,6 +124,19 @@ pub(super) fn age(secs: u32) -> HeaderValue {
     match DIGITS.get(at..at.saturating_add(1)) {
         Some(digit) => HeaderValue::from_static(digit),
         None => HeaderValue::from(secs),
+    }
+}
+
+/// Makes it a refusal of what one request asks for: no cache on the way may keep that for as long as
+/// what is stored here.
+fn refuse(status: StatusCode, response: &mut Response<Bytes>) {
+    without_content(status, response);
+    let headers = response.headers_mut();
+    for name in [CACHE_CONTROL, EXPIRES] {
+        headers.remove(name);
+    }
+    for name in ["cdn-cache-control", "surrogate-control"] {
+        headers.remove(name);
     }
 }
 

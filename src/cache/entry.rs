@@ -192,15 +192,21 @@ pub(super) fn compact(headers: &HeaderMap) -> HeaderMap {
     let bytes = Bytes::from(bytes);
     let mut compact = HeaderMap::with_capacity(headers.len());
     // What is written anew with each hit stands first, where it is found soonest.
+    let is_place = |name: &HeaderName, value: &HeaderValue| {
+        *name == AGE || (*name == CACHE_STATUS && value.is_empty())
+    };
     for name in [AGE, CACHE_STATUS] {
-        if headers.contains_key(&name) {
+        if headers
+            .get(&name)
+            .is_some_and(|value| is_place(&name, value))
+        {
             compact.insert(name, HeaderValue::from_static(""));
         }
     }
     let mut from = 0;
     for (name, value) in headers {
         let to = from + value.len();
-        if *name != AGE && *name != CACHE_STATUS {
+        if !is_place(name, value) {
             let mut copy = common::of(value).unwrap_or_else(|| {
                 HeaderValue::from_maybe_shared(bytes.slice(from..to))
                     .expect("the bytes are those of a header value")
@@ -305,12 +311,16 @@ mod tests {
     fn what_each_hit_writes_anew_stands_first() {
         let mut headers = entry().headers;
         headers.insert(AGE, HeaderValue::from_static("7"));
-        headers.insert(CACHE_STATUS, HeaderValue::from_static("x"));
+        headers.insert(CACHE_STATUS, HeaderValue::from_static(""));
         let compact = compact(&headers);
         let first: Vec<_> = compact.iter().take(2).collect();
         let empty = HeaderValue::from_static("");
         assert_eq!(first, [(&AGE, &empty), (&CACHE_STATUS, &empty)]);
         assert_eq!(compact.len(), headers.len());
+
+        // What another cache said is no place of ours.
+        headers.insert(CACHE_STATUS, HeaderValue::from_static("far; hit"));
+        assert_eq!(super::compact(&headers)[CACHE_STATUS], "far; hit");
     }
 
     #[test]

@@ -122,11 +122,14 @@ impl Exchange {
             self.record = None;
         }
         look.collapsed = false;
-        if !look.head_only && look.failed.is_none() {
+        if look.failed.is_some() {
+            return;
+        }
+        if !look.head_only || look.selective {
             asked.fields.keep(request.headers());
-            if let Some(stale) = &look.stale {
-                look.validates = validation::ask(request, &stale.entry.headers);
-            }
+        }
+        if let Some(stale) = look.stale.as_ref().filter(|_| !look.head_only) {
+            look.validates = validation::ask(request, &stale.entry.headers);
         }
     }
 
@@ -146,13 +149,14 @@ impl Exchange {
     /// may see it.
     pub(super) fn conclude<B>(
         mut self,
-        response: Response<B>,
+        mut response: Response<B>,
     ) -> (Response<CacheBody<B>>, Option<Settling>)
     where
         B: Body<Data = Bytes> + Send + 'static,
     {
         match self.take_course() {
             Course::Pass(forward, reason) => {
+                self.take_tags_off(response.headers_mut());
                 let report = Report::forwarded(CacheSource::Bypass, forward).reason(reason);
                 let response = response.map(CacheBody::inner);
                 (self.told(None).reported(report, response), None)
@@ -182,7 +186,7 @@ impl Exchange {
             let purge = self.config.deadline.bound(purge);
             self.config.watch.over(purge, || self.record.clone())
         });
-        let response = response.map(CacheBody::inner);
+        let mut response = response.map(CacheBody::inner);
         match (settled, as_got) {
             (Some(settled), Some(as_got)) => {
                 let keep = Keep {
@@ -193,6 +197,7 @@ impl Exchange {
                 (response, Some(Settling { settled, keep }))
             }
             (settled, _) => {
+                self.take_tags_off(response.headers_mut());
                 let report = Report::forwarded(CacheSource::Bypass, Forward::Method);
                 (
                     self.told(None).reported(report, response),
@@ -237,7 +242,8 @@ impl Exchange {
         let Course::Look(mut asked) = self.take_course() else {
             return None;
         };
-        self.land(&mut asked.look, Landing::NotStored);
+        // One of those who wait tries next: not all at once, before a handler that fails.
+        self.land(&mut asked.look, Landing::Abandoned);
         let stale = asked.look.stale.take()?;
         self.may_stand_in(&asked.look, &stale)
             .then(|| self.stale(&asked, &stale.entry, None))
@@ -269,7 +275,8 @@ impl Exchange {
     ) -> (Response<CacheBody<B>>, Option<Settling>) {
         let look = &mut asked.look;
         let fresh = answer.headers();
-        let headers = validation::merged(&stale.entry.headers, fresh);
+        let mut headers = validation::merged(&stale.entry.headers, fresh);
+        self.take_tags_off(&mut headers);
         // What has not changed is as old as the answer that says so, and not as it was stored.
         let mut dated = headers.clone();
         if !fresh.contains_key(header::DATE) {
@@ -283,6 +290,7 @@ impl Exchange {
         let (rules, status) = (&self.config.rules, stale.entry.status);
         let wanted = wanted(look, answer);
         let verdict = judge(rules, &look.caller, status, &dated, &wanted, &times);
+        let verdict = verdict.and_then(|verdict| stays(look, stale, verdict));
         let mut entry = StoredResponse {
             headers,
             ..(*stale.entry).clone()
@@ -512,6 +520,8 @@ impl Exchange {
 
     /// Returns the fields that are kept of an answer.
     fn kept_headers(&self, headers: &HeaderMap, verdict: &Verdict, times: &Times) -> HeaderMap {
+        let others = headers.get_all(CACHE_STATUS).iter();
+        let others: Vec<_> = others.filter(|line| !line.is_empty()).cloned().collect();
         let mut kept = headers.clone();
         remove_hop_by_hop(&mut kept);
         self.take_tags_off(&mut kept);
@@ -524,6 +534,13 @@ impl Exchange {
         // Room for what each hit writes: a map that grows is copied.
         kept.insert(header::AGE, HeaderValue::from_static("0"));
         kept.insert(CACHE_STATUS, HeaderValue::from_static(""));
+        // What caches behind this one said stays, and stands first (RFC 9211 section 2).
+        for (number, line) in others.into_iter().enumerate() {
+            match number {
+                0 => drop(kept.insert(CACHE_STATUS, line)),
+                _ => drop(kept.append(CACHE_STATUS, line)),
+            }
+        }
         kept
     }
 
@@ -566,10 +583,13 @@ impl Exchange {
             return false;
         }
         let stale_secs = -freshness.ttl_secs(self.config.clock.now());
+        if self.config.rules.stale_on_error || (stale_secs < 0 && !stale.expired) {
+            return true;
+        }
         let allowed = freshness
             .if_error_secs
             .max(look.asks.stale_if_error_secs.unwrap_or(0));
-        self.config.rules.stale_on_error || stale_secs <= i64::from(allowed)
+        allowed > 0 && stale_secs <= i64::from(allowed)
     }
 }
 
@@ -654,6 +674,18 @@ impl Change {
                 .as_ref()
                 .and_then(Uri::path_and_query)
                 .is_some_and(|named| *named == *self.path_and_query)
+    }
+}
+
+/// Returns what is to be made of an answer that was validated, if it belongs where it stands: for no
+/// fewer callers, and chosen by no other fields than before.
+fn stays(look: &Look, stale: &Stale, verdict: Verdict) -> Result<Verdict, Reason> {
+    if look.shared == Some(stale.key) && !verdict.shared {
+        Err(Reason::Credential)
+    } else if verdict.vary != stale.entry.vary {
+        Err(Reason::VaryChanged)
+    } else {
+        Ok(verdict)
     }
 }
 

@@ -124,8 +124,8 @@ pub(super) fn go_on<ReqBody>(
             Step::AnswerAndRefresh(answer, leased) => {
                 return Next::AnswerAndRefresh(answer, leased);
             }
-            Step::Wait(wait) => {
-                let deadline = search.config.sleep(search.config.wait_at_most);
+            Step::Wait(wait, at_most) => {
+                let deadline = search.config.sleep(at_most);
                 return Next::Wait(Waiting::Flight(wait, deadline));
             }
         }

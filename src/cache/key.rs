@@ -198,13 +198,36 @@ impl KeyMaker {
         }
     }
 
-    /// Returns the key of the same for the one caller with this digest.
+    /// Returns the key of the same for the one caller with this digest, and with these fields, where
+    /// credentials stand beside what the caller is known by.
     #[inline]
-    pub(super) fn own(&self, shared: &CacheKey, digest: &[u8; 32]) -> CacheKey {
+    pub(super) fn own(
+        &self,
+        shared: &CacheKey,
+        digest: &[u8; 32],
+        credentials: Option<(&[HeaderName], &HeaderMap)>,
+    ) -> CacheKey {
+        let full = match credentials {
+            None => shared.full,
+            Some((names, headers)) => self.credentialed(&shared.full, names, headers),
+        };
         CacheKey {
             uri: shared.uri,
-            full: self.answers.long_of_two(&shared.full, digest),
+            full: self.answers.long_of_two(&full, digest),
         }
+    }
+
+    #[cold]
+    fn credentialed(
+        &self,
+        shared: &LongStoreKey,
+        names: &[HeaderName],
+        headers: &HeaderMap,
+    ) -> LongStoreKey {
+        let mut full = self.details.long();
+        full.field(b"credentials").field(shared.as_bytes());
+        write_lines(&mut full, names, headers);
+        full.finish()
     }
 
     #[inline]
@@ -227,12 +250,8 @@ impl KeyMaker {
             }
         }
         if let Some((names, headers)) = target.vary_by {
-            for name in names {
-                full.field(b"vary-by").field(name.as_str().as_bytes());
-                for value in headers.get_all(name) {
-                    full.field(value.as_bytes());
-                }
-            }
+            full.field(b"vary-by");
+            write_lines(&mut full, names, headers);
         }
         full.finish()
     }
@@ -261,6 +280,19 @@ impl KeyMaker {
     /// Returns how variants are told apart.
     pub(super) fn variants(&self) -> &Variants {
         &self.variants
+    }
+}
+
+/// Writes all lines of some fields into a key.
+fn write_lines(key: &mut LongKeyWriter, names: &[HeaderName], headers: &HeaderMap) {
+    for name in names {
+        // How many lines follow: one cannot be taken for the next name.
+        let lines = headers.get_all(name).iter().count() as u64;
+        key.field(name.as_str().as_bytes())
+            .field(&lines.to_le_bytes());
+        for value in headers.get_all(name) {
+            key.field(value.as_bytes());
+        }
     }
 }
 
@@ -295,7 +327,7 @@ mod tests {
             let shared = self.shared(target);
             match partition {
                 Partition::Shared => shared,
-                Partition::Own(digest) => self.own(&shared, digest),
+                Partition::Own(digest) => self.own(&shared, digest, None),
             }
         }
     }

@@ -8,7 +8,9 @@
 //!
 //! The cache follows RFC 9111 as a shared cache, and is stricter where that does not know of
 //! callers. Where an [`Identity`](crate::Identity) stands in the request's extensions, the answer
-//! is kept for that caller alone. A request that bears a credential for which nobody vouches (an
+//! is kept for that caller alone; where another credential stands beside the caller's own (a cookie
+//! beside a key, which the layer of the keys takes off), for that caller with this one. A request that
+//! bears a credential for which nobody vouches (an
 //! `Authorization`, a `Cookie`, an `X-API-Key`) goes to the handler, and nothing is kept. So this
 //! layer stands inside of the one that authenticates.
 //!

@@ -95,6 +95,8 @@ pub(super) struct Look {
     pub(super) lead: Option<Lead>,
     /// Other processes do.
     pub(super) leasing: Leasing,
+    /// Since when this request waits for others' answers, if it does.
+    pub(super) waits_since: Option<Timestamp>,
     /// This request waited for another one's answer.
     pub(super) collapsed: bool,
 }
@@ -315,6 +317,13 @@ impl Look {
                 .map(|vary_by| (vary_by, headers)),
             ..target
         });
+        // Beside the caller's own credential another one may say for whom it asks.
+        let credentials = facts.credential.then(|| {
+            let wishes = policy.as_ref().map(CachePolicy::wishes);
+            let by_route = wishes.and_then(|wishes| wishes.credentials.as_ref());
+            let names = by_route.unwrap_or(&config.rules.credential_headers);
+            (names.as_slice(), headers)
+        });
         let (shared, own) = match &caller {
             Caller::Anonymous | Caller::Unvouched => (Some(shared), None),
             Caller::Known {
@@ -322,7 +331,7 @@ impl Look {
                 share_where_public,
             } => (
                 share_where_public.then_some(shared),
-                Some(config.keys.own(&shared, digest)),
+                Some(config.keys.own(&shared, digest, credentials)),
             ),
         };
         Self {
@@ -351,6 +360,7 @@ impl Look {
             landed: config.flights.landed(),
             lead: None,
             leasing: Leasing::default(),
+            waits_since: None,
             collapsed: false,
         }
     }

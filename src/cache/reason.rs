@@ -51,6 +51,8 @@ pub enum Reason {
     VaryCredential,
     /// The answer varies by more fields than are looked at.
     VaryTooMany,
+    /// The answer still holds, but varies by other fields than before.
+    VaryChanged,
     /// The answer does not say how long it stays fresh.
     NoFreshness,
     /// The answer is stale already, and cannot be validated.
@@ -97,6 +99,7 @@ impl Reason {
             Self::VaryStar => "vary-star",
             Self::VaryCredential => "vary-credential",
             Self::VaryTooMany => "vary-too-many",
+            Self::VaryChanged => "vary-changed",
             Self::NoFreshness => "no-freshness",
             Self::Expired => "expired",
             Self::Partial => "partial",

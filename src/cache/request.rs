@@ -78,10 +78,33 @@ pub(super) fn read<'a, B: Body>(
         let query = request.uri().query().unwrap_or_default();
         facts.credential |= query.split('&').any(|pair| {
             let name = pair.split('=').next().unwrap_or_default();
-            rules.credential_params.iter().any(|param| param == name)
+            let mut params = rules.credential_params.iter();
+            params.any(|param| is_written(name, param))
         });
     }
     facts
+}
+
+/// Returns whether a parameter's name stands for this one, with some of its letters as `%xx`.
+fn is_written(name: &str, param: &str) -> bool {
+    let digit = |byte: u8| char::from(byte).to_digit(16);
+    let mut rest = name.as_bytes();
+    param.bytes().all(|wanted| {
+        let byte = match rest {
+            [b'%', high, low, after @ ..] => {
+                rest = after;
+                digit(*high)
+                    .zip(digit(*low))
+                    .map(|(high, low)| (high << 4 | low) as u8)
+            }
+            [byte, after @ ..] => {
+                rest = after;
+                Some(*byte)
+            }
+            [] => None,
+        };
+        byte == Some(wanted)
+    }) && rest.is_empty()
 }
 
 impl<'a> Facts<'a> {
@@ -237,6 +260,25 @@ mod tests {
         assert!(read(&request, &rules, None).credential);
         rules.credential_params = vec!["tok".to_owned()];
         assert!(!read(&request, &rules, None).credential);
+    }
+
+    #[test]
+    fn a_parameter_is_the_same_one_however_it_is_written() {
+        for (name, is_one) in [
+            ("token", true),
+            ("%74oken", true),
+            ("%74%6f%6B%65%6e", true),
+            ("Token", false),
+            ("token2", false),
+            ("tok", false),
+            ("", false),
+            ("%7token", false),
+            ("%zzoken", false),
+            ("toke%6", false),
+        ] {
+            assert_eq!(is_written(name, "token"), is_one, "{name}");
+        }
+        assert!(is_written("a%20b", "a b") && is_written("a%", "a%"));
     }
 
     #[test]

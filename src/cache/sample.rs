@@ -43,7 +43,7 @@ impl Samples {
         let shared = self.0.shared(&target(sample));
         match &digest {
             None => shared,
-            Some(digest) => self.0.own(&shared, digest),
+            Some(digest) => self.0.own(&shared, digest, None),
         }
     }
 

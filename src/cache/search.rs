@@ -1,6 +1,6 @@
 //! What to ask the store for a request, and what to make of what it says.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response, StatusCode};
@@ -17,6 +17,7 @@ use super::{
     shown::Told,
     storability::Caller,
     store::{Found, Lease, Lookup},
+    validation,
     vary::Selection,
 };
 use crate::{
@@ -43,8 +44,8 @@ pub(super) enum Step {
     /// This answer, and a call of the handler beside it, for the next one: at once, or if the store
     /// gives the lease of it.
     AnswerAndRefresh(Answer, Option<StoreFuture<Lease>>),
-    /// A wait for another request's answer.
-    Wait(Wait),
+    /// A wait for another request's answer, for so long at most.
+    Wait(Wait, Duration),
     /// A question to the store, for the lease of the answer.
     Lease(StoreFuture<Lease>),
     /// A wait for another process's answer.
@@ -221,7 +222,10 @@ impl Search<'_> {
                 return Step::Call;
             };
             match config.flights.board(key.full(), look.asked_at) {
-                Boarding::Wait(wait) => return Step::Wait(wait),
+                Boarding::Wait(wait) => match look.may_wait_for(config.wait_at_most) {
+                    Some(left) => return Step::Wait(wait, left),
+                    None => return Step::Call,
+                },
                 Boarding::Lead(lead) => {
                     look.lead = Some(lead);
                     if look.landed != config.flights.landed() {
@@ -287,6 +291,7 @@ impl Search<'_> {
         look.refreshes = true;
         look.head_only = false;
         *request.method_mut() = http::Method::GET;
+        validation::want_all(request);
         let leased = look.leasing.ask(config, stale.key);
         Step::AnswerAndRefresh(answer, leased)
     }
@@ -391,6 +396,14 @@ impl Look {
             && !freshness.always_validate
             && freshness.while_revalidate_secs > 0
             && stale_secs <= i64::from(freshness.while_revalidate_secs)
+    }
+
+    /// Returns for how long the request may wait for another one, all that it has waited for before
+    /// counted.
+    fn may_wait_for(&mut self, at_most: Duration) -> Option<Duration> {
+        let since = *self.waits_since.get_or_insert(self.asked_at);
+        let left = at_most.saturating_sub(self.asked_at - since);
+        (!left.is_zero()).then_some(left)
     }
 
     /// Returns whether the answer to this request may serve others too.

@@ -83,15 +83,21 @@ fn fill_places(headers: &mut HeaderMap, age: HeaderValue, status: Option<HeaderV
     if let (Some((first, age_place)), Some((second, status_place))) = (fields.next(), fields.next())
         && first == AGE
         && second == CACHE_STATUS
-        && let Some(status) = status
+        && status_place.is_empty()
+        && status.is_some()
     {
         *age_place = age;
-        *status_place = status;
+        if let Some(status) = status {
+            *status_place = status;
+        }
         return;
     }
     headers.insert(AGE, age);
-    match status {
-        Some(status) => drop(headers.insert(CACHE_STATUS, status)),
-        None => drop(headers.remove(CACHE_STATUS)),
+    let place = headers.get_mut(CACHE_STATUS);
+    match (status, place.filter(|place| place.is_empty())) {
+        (Some(status), Some(place)) => *place = status,
+        (Some(status), None) => drop(headers.append(CACHE_STATUS, status)),
+        (None, Some(_)) => drop(headers.remove(CACHE_STATUS)),
+        (None, None) => {}
     }
 }

@@ -20,7 +20,19 @@ pub(super) fn ask<B>(request: &mut Request<B>, stored: &HeaderMap) -> bool {
     if etag.is_none() && modified.is_none() {
         return false;
     }
+    want_all(request);
     let headers = request.headers_mut();
+    if let Some(etag) = etag {
+        headers.insert(IF_NONE_MATCH, etag.clone());
+    }
+    if let Some(modified) = modified {
+        headers.insert(IF_MODIFIED_SINCE, modified.clone());
+    }
+    true
+}
+
+/// Takes out of a request what asks for less than the whole answer.
+pub(super) fn want_all<B>(request: &mut Request<B>) {
     for name in [
         IF_MATCH,
         IF_MODIFIED_SINCE,
@@ -29,15 +41,8 @@ pub(super) fn ask<B>(request: &mut Request<B>, stored: &HeaderMap) -> bool {
         IF_UNMODIFIED_SINCE,
         RANGE,
     ] {
-        headers.remove(name);
+        request.headers_mut().remove(name);
     }
-    if let Some(etag) = etag {
-        headers.insert(IF_NONE_MATCH, etag.clone());
-    }
-    if let Some(modified) = modified {
-        headers.insert(IF_MODIFIED_SINCE, modified.clone());
-    }
-    true
 }
 
 /// Returns whether the fields of an answer to a HEAD are those of what is stored: if all that it

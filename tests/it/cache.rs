@@ -212,6 +212,25 @@ async fn a_fresh_answer_is_given_again_with_its_age_and_without_the_handler() {
 }
 
 #[tokio::test]
+async fn what_caches_behind_this_one_said_of_an_answer_stays_with_it() {
+    let fields = &[
+        ("cache-control", "max-age=60"),
+        ("etag", "\"1\""),
+        ("cache-status", "far; hit; ttl=9"),
+        ("cache-status", "near; fwd=miss"),
+    ];
+    let app = App::new(Handler::with(fields));
+    for own in [
+        "portcullis; fwd=uri-miss; stored; ttl=60",
+        "portcullis; hit; ttl=60",
+    ] {
+        let seen = app.get("/a").await;
+        let lines: Vec<_> = seen.headers.get_all("cache-status").iter().collect();
+        assert_eq!(lines, ["far; hit; ttl=9", "near; fwd=miss", own]);
+    }
+}
+
+#[tokio::test]
 async fn an_answer_is_made_again_once_it_is_stale() {
     let app = App::new(Handler::with(FRESH));
     app.get("/a").await;

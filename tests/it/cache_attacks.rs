@@ -259,6 +259,24 @@ async fn no_answer_to_a_condition_or_a_range_of_one_request_is_kept_for_others()
 }
 
 #[tokio::test]
+async fn a_refusal_of_a_condition_or_a_range_does_not_say_that_others_may_keep_it() {
+    let app = App::new(Handler::with(&[
+        ("cache-control", "max-age=60"),
+        ("cdn-cache-control", "max-age=60"),
+        ("expires", "Thu, 01 Jan 2099 00:00:00 GMT"),
+        ("etag", "\"1\""),
+    ]));
+    app.get("/a").await;
+    for (field, status) in [(("range", "bytes=99-"), 416), (("if-match", "\"x\""), 412)] {
+        let seen = app.send(get_with("/a", &[field])).await;
+        assert_eq!((seen.status.as_u16(), seen.is_hit()), (status, true));
+        for name in ["cache-control", "cdn-cache-control", "expires"] {
+            assert_eq!(seen.header(name), None, "{status}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn what_does_something_to_one_client_is_done_to_no_other() {
     for name in [
         "set-cookie",
@@ -499,6 +517,36 @@ async fn what_is_for_caches_alone_reaches_no_client() {
         "proxy-authenticate",
     ] {
         assert_eq!(hit.header(name), None, "{name} was given again");
+    }
+}
+
+#[tokio::test]
+async fn what_names_an_answer_for_caches_reaches_no_client_past_the_store() {
+    let app = App::new(Handler::new(|request, _| {
+        let tags = ("surrogate-key", "internal");
+        if request.headers().contains_key("if-none-match") {
+            let mut response = answer(&[tags, ("cache-control", "no-store")], "");
+            *response.status_mut() = StatusCode::NOT_MODIFIED;
+            return response;
+        }
+        answer(
+            &[tags, ("cache-control", "max-age=10"), ("etag", "\"1\"")],
+            "x",
+        )
+    }));
+    app.get("/a").await;
+    app.advance_secs(10);
+    for asked in [
+        get("/a"),
+        request(Method::HEAD, "/b"),
+        request(Method::POST, "/b"),
+        request(Method::OPTIONS, "/b"),
+        get_with("/b", &[("cookie", "a=1")]),
+    ] {
+        let said = format!("{asked:?}");
+        let seen = app.send(asked).await;
+        assert_eq!(seen.status, StatusCode::OK);
+        assert_eq!(seen.header("surrogate-key"), None, "{said}");
     }
 }
 

@@ -28,7 +28,11 @@ use tower::{Layer, Service, ServiceExt, service_fn};
 use crate::{
     cache::{answer, caller, get_as},
     cache_leaks::Sent,
-    support::{get, header, text},
+    support::{
+        get,
+        hands::{Hands, let_all_run},
+        header, text,
+    },
 };
 
 /// A handler that answers once it is let, and counts who came.
@@ -199,6 +203,33 @@ async fn a_leader_that_panics_hands_over_to_one() {
 }
 
 #[tokio::test]
+async fn a_leader_that_fails_hands_over_to_one() {
+    let calls = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&calls);
+    let handler = service_fn(move |_: Request<Full<Bytes>>| {
+        let call = counted.fetch_add(1, Ordering::SeqCst) + 1;
+        async move {
+            tokio::task::yield_now().await;
+            match call {
+                1 => Err("gone"),
+                _ => Ok(answer(FRESH, format!("call {call}"))),
+            }
+        }
+    });
+    let service = CacheLayer::new(MemoryStore::new()).layer(handler);
+    let ask = || {
+        let asked = service.clone().oneshot(get("/a"));
+        tokio::spawn(async { Ok::<_, &str>(text(asked.await?).await) })
+    };
+    let (leader, followers) = (ask(), [(); 9].map(|()| ask()));
+    assert_eq!(leader.await.unwrap(), Err("gone"));
+    for follower in followers {
+        assert_eq!(follower.await.unwrap().unwrap(), "call 2");
+    }
+    assert_eq!(calls.load(Ordering::SeqCst), 2);
+}
+
+#[tokio::test]
 async fn a_leader_whose_client_stops_reading_hands_over() {
     let slow = Slow::new();
     slow.open();
@@ -304,6 +335,28 @@ async fn who_has_waited_long_enough_asks_for_itself() {
     slow.open();
     assert_eq!(hasty.await.unwrap(), "call 2");
     assert_eq!(leader.await.unwrap(), "call 1");
+}
+
+#[tokio::test]
+async fn nobody_waits_longer_for_several_that_give_up_than_for_one() {
+    let (slow, hands) = (Slow::new(), Hands::default());
+    let service = slow.cached(FRESH, |builder| {
+        builder.runtime(hands.clone()).clock(hands.clock.clone())
+    });
+    let mut asking = [(); 3].map(|()| Some(tokio::spawn(body(service.clone(), get("/a")))));
+    let_all_run().await;
+    assert_eq!(slow.calls(), 1);
+    hands.advance(Duration::from_secs(3)).await;
+    asking[0].take().unwrap().abort();
+    let_all_run().await;
+    // One of the two makes the answer; the other one has waited for three seconds already.
+    assert_eq!(slow.calls(), 2);
+    hands.advance(Duration::from_secs(2)).await;
+    assert_eq!(slow.calls(), 3);
+    slow.open();
+    for answer in asking.into_iter().flatten() {
+        assert!(answer.await.unwrap().starts_with("call"));
+    }
 }
 
 #[tokio::test]

@@ -23,7 +23,7 @@ use http::{
 };
 use http_body::{Body, Frame};
 use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
-use portcullis::{cache::CacheLayer, store::MemoryStore};
+use portcullis::{Identity, cache::CacheLayer, store::MemoryStore};
 use tokio::{sync::mpsc, task::JoinSet};
 use tower::{ServiceBuilder, ServiceExt, service_fn, util::BoxCloneService};
 
@@ -181,6 +181,23 @@ async fn what_one_session_brought_is_not_for_another() {
     for fields in [&[][..], FRESH] {
         let (one, two) = (&[("cookie", "s=1")], &[("cookie", "s=2")]);
         holds(|cached| kept_apart(cached(handler(fields)), one, two)).await;
+    }
+}
+
+#[tokio::test]
+async fn what_one_user_of_an_application_brought_is_not_for_another() {
+    // The application's key is known; for whom it asks, another credential says.
+    for name in ["authorization", "cookie", "x-api-key"] {
+        let client = ours(handler(FRESH));
+        let ask = |user: &'static str| {
+            let mut request = get_with("/a", &[(name, user)]);
+            let application = Identity::trusted("application").build();
+            request.extensions_mut().insert(application);
+            body(&client, request)
+        };
+        let (alice, bob) = (ask("alice").await, ask("bob").await);
+        assert_ne!(alice, bob, "{name}");
+        assert_eq!([ask("alice").await, ask("bob").await], [alice, bob]);
     }
 }
 

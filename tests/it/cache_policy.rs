@@ -206,6 +206,23 @@ async fn a_route_says_itself_what_a_credential_is() {
 }
 
 #[tokio::test]
+async fn no_lines_of_one_field_are_taken_for_those_of_another() {
+    let app = App::new(Handler::with(FRESH));
+    let names = ["x-a", "x-b"].map(header::HeaderName::from_static);
+    let route = CachePolicy::new().vary_by(names);
+    let (a, b) = ("x-a", "x-b");
+    for fields in [
+        [(a, "vary-by"), (a, "x-b"), (a, "v")],
+        [(b, "v"), (b, "vary-by"), (b, "x-b")],
+    ] {
+        let seen = app
+            .send(under(route.clone(), get_with("/a", &fields)))
+            .await;
+        assert!(!seen.is_hit(), "{fields:?}");
+    }
+}
+
+#[tokio::test]
 async fn what_varies_by_a_routes_credential_is_not_shared() {
     let fields = &[("cache-control", "max-age=60"), ("vary", "x-token")];
     let app = App::new(Handler::with(fields));

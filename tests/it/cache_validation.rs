@@ -118,6 +118,52 @@ async fn one_caller_validates_its_own_answer_and_no_others() {
     assert_eq!(app.send(get_as("/a", &one)).await.body, "call 1");
 }
 
+/// Answers `304` with these fields to whoever validates, and with `first` before.
+fn turning(
+    first: &'static [(&'static str, &'static str)],
+    then: &'static [(&'static str, &'static str)],
+) -> Handler {
+    Handler::new(move |request, call| {
+        if !request.headers().contains_key("if-none-match") {
+            return answer(first, format!("call {call}"));
+        }
+        let mut response = answer(then, "");
+        *response.status_mut() = StatusCode::NOT_MODIFIED;
+        response
+    })
+}
+
+#[tokio::test]
+async fn what_is_found_to_be_for_one_caller_when_it_is_validated_is_shared_no_more() {
+    for then in [
+        &[("cache-control", "private, max-age=60")][..],
+        &[("cache-control", "max-age=60")],
+    ] {
+        let shared = &[("cache-control", "public, max-age=10"), ("etag", "\"v1\"")];
+        let app = App::configured(turning(shared, then), |builder| {
+            builder.share_where_public(true)
+        });
+        let one = caller("one");
+        app.send(get_as("/a", &one)).await;
+        app.advance_secs(10);
+        let seen = app.send(get_as("/a", &one)).await;
+        assert_eq!(seen.body, "call 1");
+        assert!(!app.get("/a").await.is_hit(), "{then:?}");
+        assert!(!app.send(get_as("/a", &caller("two"))).await.is_hit());
+    }
+}
+
+#[tokio::test]
+async fn what_is_found_to_vary_when_it_is_validated_is_not_shown_to_those_who_ask_otherwise() {
+    let then = &[("cache-control", "max-age=60"), ("vary", "accept")];
+    let app = App::new(turning(TAGGED, then));
+    app.send(get_with("/a", &[("accept", "a")])).await;
+    app.advance_secs(10);
+    let seen = app.send(get_with("/a", &[("accept", "a")])).await;
+    assert_eq!(seen.body, "call 1");
+    assert!(!app.send(get_with("/a", &[("accept", "b")])).await.is_hit());
+}
+
 fn failing_after_one(fields: &'static [(&'static str, &'static str)]) -> Handler {
     Handler::new(move |_, call| {
         let mut response = answer(fields, format!("call {call}"));
@@ -145,6 +191,27 @@ async fn a_stale_answer_stands_in_for_an_error_as_long_as_it_says() {
     assert_eq!(seen.cache_status(), status);
     app.advance_secs(6);
     assert_eq!(app.get("/a").await.status, StatusCode::SERVICE_UNAVAILABLE);
+}
+
+#[tokio::test]
+async fn what_does_not_say_that_it_may_stand_in_does_not() {
+    for purge in [false, true] {
+        let app = App::new(failing_after_one(TAGGED));
+        app.get("/a").await;
+        match purge {
+            true => app
+                .purger
+                .purge([Purge::All], PurgeMode::Soft)
+                .await
+                .unwrap(),
+            false => app.advance_secs(10),
+        }
+        assert_eq!(
+            app.get("/a").await.status,
+            StatusCode::SERVICE_UNAVAILABLE,
+            "{purge}"
+        );
+    }
 }
 
 #[tokio::test]
@@ -240,6 +307,28 @@ async fn a_head_that_finds_a_stale_answer_brings_about_a_whole_one() {
     assert_eq!(app.send(request(Method::HEAD, "/a")).await.body, "");
     while app.get("/a").await.body != "call 2" {
         tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn who_asks_for_a_part_of_a_stale_answer_brings_about_a_whole_one() {
+    for field in [
+        ("range", "bytes=0-1"),
+        ("if-modified-since", "Sun, 06 Nov 1994 08:49:37 GMT"),
+    ] {
+        let app = App::new(Handler::new(move |request, call| {
+            let fields = &[("cache-control", "max-age=10, stale-while-revalidate=20")];
+            let mut response = answer(fields, format!("call {call}"));
+            if request.headers().contains_key(field.0) {
+                *response.status_mut() = StatusCode::NOT_MODIFIED;
+            }
+            response
+        }));
+        app.get("/a").await;
+        app.advance_secs(11);
+        assert!(app.send(get_with("/a", &[field])).await.is_hit());
+        let_all_run().await;
+        assert_eq!(app.get("/a").await.body, "call 2", "{field:?}");
     }
 }
 
@@ -386,6 +475,22 @@ async fn an_answer_to_a_head_that_describes_another_version_makes_what_is_stored
         let seen = app.send(head).await;
         assert_eq!(seen.cache_status(), "portcullis; fwd=request");
         assert_eq!(app.get("/a").await.body, "call 3");
+    }
+}
+
+#[tokio::test]
+async fn a_head_with_a_condition_is_answered_by_what_it_has_made_fresh() {
+    let app = App::new(with_head(&[("cache-control", "max-age=30")]));
+    app.get("/a").await;
+    app.advance_secs(10);
+    for (tag, status) in [
+        ("\"v1\"", StatusCode::NOT_MODIFIED),
+        ("\"v0\"", StatusCode::OK),
+    ] {
+        let mut head = get_with("/a", &[("if-none-match", tag)]);
+        *head.method_mut() = Method::HEAD;
+        assert_eq!(app.send(head).await.status, status);
+        app.advance_secs(30);
     }
 }
 
