@@ -196,7 +196,10 @@ fn take_in<E>(
             match kept {
                 Err(reason) => going_on.abandon(reason),
                 Ok(()) if at_end() => going_on.commit(),
-                Ok(()) => *fill = Some(going_on),
+                Ok(()) => {
+                    going_on.wait_for_more();
+                    *fill = Some(going_on);
+                }
             }
         }
     }

@@ -10,6 +10,7 @@ use std::{
 };
 
 use super::{
+    budget::Budget,
     collapse::Flights,
     jitter::Jitter,
     key::KeyMaker,
@@ -148,36 +149,6 @@ impl Purges {
     }
 }
 
-/// How many bytes all answers that are being stored at one moment may take together.
-#[derive(Debug)]
-pub(super) struct Budget {
-    taken_bytes: AtomicU64,
-    pub(super) bytes_max: u64,
-}
-
-impl Budget {
-    pub(super) fn new(bytes_max: u64) -> Self {
-        Self {
-            taken_bytes: AtomicU64::new(0),
-            bytes_max,
-        }
-    }
-
-    /// Takes some bytes. Returns whether they were there to be taken.
-    pub(super) fn take(&self, bytes: u64) -> bool {
-        let taken = self.taken_bytes.fetch_add(bytes, Ordering::Relaxed);
-        let fits = taken.saturating_add(bytes) <= self.bytes_max;
-        if !fits {
-            self.give_back(bytes);
-        }
-        fits
-    }
-
-    pub(super) fn give_back(&self, bytes: u64) {
-        self.taken_bytes.fetch_sub(bytes, Ordering::Relaxed);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -191,15 +162,5 @@ mod tests {
         assert_eq!((purges.of(&key(1)), purges.of(&key(3))), (1, 0));
         purges.count(&[PurgeTarget::Tag(key(9)), PurgeTarget::All]);
         assert_eq!((purges.of(&key(1)), purges.of(&key(3))), (3, 2));
-    }
-
-    #[test]
-    fn a_spent_budget_gives_nothing_until_some_is_given_back() {
-        let budget = Budget::new(10);
-        assert!(budget.take(6));
-        assert!(!budget.take(5));
-        assert!(budget.take(4));
-        budget.give_back(6);
-        assert!(budget.take(6));
     }
 }

@@ -300,6 +300,10 @@ impl Exchange {
             entry.headers = compact(&self.kept_headers(&dated, verdict, &times));
             entry.freshness = self.config.jitter.shorten(verdict.freshness, &stale.key);
             entry.says_shared = verdict.says_shared;
+            let tags = self.tags(answer);
+            if !tags.is_empty() {
+                entry.tags = tags;
+            }
             let touch = Touch {
                 key: stale.key,
                 entry: Arc::new(entry.clone()),

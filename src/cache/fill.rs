@@ -9,6 +9,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 
 use super::{
+    budget::Open,
     collapse::{Landing, Lead},
     config::Config,
     entry::{StoredResponse, compact},
@@ -43,6 +44,8 @@ pub(super) struct Fill {
     /// The request's record, which says that the answer is being stored.
     pub(super) record: Option<RecordHandle>,
     chunks: Vec<Bytes>,
+    /// Where they lie while more are waited for.
+    open: Option<Arc<Open>>,
     bytes: u64,
 }
 
@@ -76,6 +79,7 @@ impl Fill {
             packer: None,
             record: None,
             chunks: Vec::new(),
+            open: None,
             bytes: 0,
         }
     }
@@ -86,12 +90,42 @@ impl Fill {
         if self.bytes + bytes > self.config.rules.body_bytes_max {
             return Err(Reason::TooLarge);
         }
-        if !self.config.filling.take(bytes) {
+        let config = &self.config;
+        if !config.filling.take(bytes, || config.clock.coarse()) {
             return Err(Reason::Busy);
         }
         self.bytes += bytes;
-        self.chunks.push(chunk.clone());
+        match &self.open {
+            None => self.chunks.push(chunk.clone()),
+            Some(open) if open.push(chunk.clone()) => {}
+            Some(_) => {
+                config.filling.give_back(bytes);
+                return Err(Reason::Busy);
+            }
+        }
         Ok(())
+    }
+
+    /// Lays down what has come, until more does. It may have to give way by then.
+    pub(super) fn wait_for_more(&mut self) {
+        if self.open.is_none() && self.bytes > 0 {
+            let pieces = std::mem::take(&mut self.chunks);
+            let now = self.config.clock.coarse();
+            self.open = Some(self.config.filling.open(pieces, now));
+        }
+    }
+
+    /// Takes up again what was laid down. Returns whether it had not to give way.
+    fn take_up(&mut self) -> bool {
+        let Some(open) = self.open.take() else {
+            return true;
+        };
+        match self.config.filling.close(&open) {
+            Some(pieces) => self.chunks = pieces,
+            // Whoever took them has given the bytes back.
+            None => self.bytes = 0,
+        }
+        self.bytes > 0
     }
 
     /// Returns whether all that was announced has come.
@@ -124,6 +158,9 @@ impl Fill {
             .is_some_and(|expected| expected != self.bytes)
         {
             return self.abandon(Reason::Incomplete);
+        }
+        if !self.take_up() {
+            return self.abandon(Reason::Busy);
         }
         let body = self.joined();
         let config = Arc::clone(&self.config);
@@ -321,6 +358,7 @@ impl Drop for Fill {
     fn drop(&mut self) {
         // Neither committed nor given up: its body broke off, or nobody read it to its end.
         amend(self.record.take(), Reason::Incomplete);
+        self.take_up();
         self.config.filling.give_back(self.bytes);
     }
 }

@@ -13,8 +13,9 @@ use http::HeaderName;
 use tower_layer::Layer;
 
 use super::{
+    budget::Budget,
     collapse::Flights,
-    config::{Budget, Config, Purges},
+    config::{Config, Purges},
     directives::Targeted,
     jitter::{self, Jitter},
     key::KeyMaker,
@@ -108,6 +109,7 @@ pub struct CacheLayerBuilder {
     deadline: Deadline,
     variants_max: usize,
     filling_bytes_max: u64,
+    filling_time_max: Duration,
     validated_for: Duration,
     jitter: Jitter,
     waiters_max: usize,
@@ -132,6 +134,7 @@ impl CacheLayerBuilder {
             deadline: Deadline::after(DEADLINE),
             variants_max: 16,
             filling_bytes_max: 32 << 20,
+            filling_time_max: Duration::from_secs(60),
             validated_for: Duration::from_secs(3_600),
             jitter: Jitter::default(),
             waiters_max: 1_024,
@@ -237,9 +240,17 @@ impl CacheLayerBuilder {
     }
 
     /// Sets how many bytes all answers that are being stored at one moment may take together.
-    /// 32 MiB by default.
+    /// 32 MiB by default. What comes beyond that streams through, and is not kept.
     pub fn filling_bytes_max(mut self, bytes: u64) -> Self {
         self.filling_bytes_max = bytes;
+        self
+    }
+
+    /// Sets after how long an answer that is being stored gives way to others, when all together have
+    /// come to [`filling_bytes_max`](Self::filling_bytes_max): it streams on, and is not kept. A minute
+    /// by default. So clients that stop reading do not keep others' answers out of the store.
+    pub fn filling_time_max(mut self, time: Duration) -> Self {
+        self.filling_time_max = time;
         self
     }
 
@@ -373,6 +384,7 @@ impl CacheLayerBuilder {
         let zero = [
             ("body_bytes_max", self.rules.body_bytes_max == 0),
             ("filling_bytes_max", self.filling_bytes_max == 0),
+            ("filling_time_max", self.filling_time_max.is_zero()),
             ("variants_max", self.variants_max == 0),
             ("store_deadline", self.deadline.is_zero()),
         ];
@@ -401,7 +413,7 @@ impl CacheLayerBuilder {
                 variants_max: self.variants_max,
                 validated_for: self.validated_for,
                 jitter: self.jitter,
-                filling: Budget::new(self.filling_bytes_max),
+                filling: Budget::new(self.filling_bytes_max, self.filling_time_max),
                 purges: Purges::default(),
                 flights: Arc::new(Flights::new(self.waiters_max)),
                 wait_at_most: self.wait_at_most,

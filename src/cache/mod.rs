@@ -59,6 +59,7 @@
 mod answer;
 mod assured;
 mod body;
+mod budget;
 mod cache_status;
 mod codec;
 mod collapse;

@@ -5,10 +5,11 @@ use std::{
     future::Future,
     pin::{Pin, pin},
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
     task::{Context, Poll, Waker},
+    time::Duration,
 };
 
 use allocation_counter::measure;
@@ -20,6 +21,7 @@ use http::{
 use http_body::{Body, Frame};
 use http_body_util::{BodyExt, Full};
 use portcullis::{
+    ManualClock,
     cache::{Cache, CacheLayer},
     store::MemoryStore,
 };
@@ -118,24 +120,29 @@ fn a_body_of_any_size_streams_through_in_the_same_memory() {
     }
 }
 
+/// Answers with 60 bytes; `/slow` never ends after that.
+fn slow(request: Request<Full<Bytes>>) -> std::future::Ready<Result<Response<Sent>, Infallible>> {
+    let (send, receive) = mpsc::unbounded_channel();
+    send.send(Bytes::from_static(&[b'x'; 60])).unwrap();
+    if request.uri().path() == "/slow" {
+        std::mem::forget(send);
+    }
+    let mut response = Response::new(Sent(receive));
+    let fresh = HeaderValue::from_static("max-age=6000");
+    response.headers_mut().insert(CACHE_CONTROL, fresh);
+    std::future::ready(Ok(response))
+}
+
 #[tokio::test]
 async fn what_is_being_stored_at_one_moment_is_bounded() {
-    let layer = CacheLayer::secure(MemoryStore::new())
+    let clock = ManualClock::default();
+    let layer = CacheLayer::secure(MemoryStore::builder().clock(clock.clone()).build().unwrap())
+        .clock(clock.clone())
         .filling_bytes_max(100)
+        .filling_time_max(Duration::from_secs(30))
         .build()
         .unwrap();
-    let service = layer.layer(service_fn(|request: Request<Full<Bytes>>| {
-        let (send, receive) = mpsc::unbounded_channel();
-        send.send(Bytes::from_static(&[b'x'; 60])).unwrap();
-        if request.uri().path() == "/slow" {
-            // It never ends.
-            std::mem::forget(send);
-        }
-        let mut response = Response::new(Sent(receive));
-        let fresh = HeaderValue::from_static("max-age=60");
-        response.headers_mut().insert(CACHE_CONTROL, fresh);
-        std::future::ready(Ok::<_, Infallible>(response))
-    }));
+    let service = layer.layer(service_fn(slow));
     let is_hit = async |path| {
         let response = service.clone().oneshot(get(path)).await.unwrap();
         let status = response.headers()["cache-status"]
@@ -145,13 +152,71 @@ async fn what_is_being_stored_at_one_moment_is_bounded() {
         response.into_body().collect().await.unwrap();
         status.contains("; hit")
     };
-    let mut slow = service.clone().oneshot(get("/slow")).await.unwrap();
-    slow.body_mut().frame().await.unwrap().unwrap();
+    let begin = async || {
+        let mut slow = service.clone().oneshot(get("/slow")).await.unwrap();
+        slow.body_mut().frame().await.unwrap().unwrap();
+        slow
+    };
+    let slow = begin().await;
     assert!(!is_hit("/a").await);
     assert!(!is_hit("/a").await, "it was stored beyond the bound");
     drop(slow);
     assert!(!is_hit("/b").await);
     assert!(is_hit("/b").await);
+
+    // Who stops reading gives way after a while, if there is need.
+    let slow = begin().await;
+    clock.advance(Duration::from_secs(29));
+    assert!(!is_hit("/c").await);
+    assert!(!is_hit("/c").await);
+    clock.advance(Duration::from_secs(1));
+    assert!(!is_hit("/c").await, "it is stored only now");
+    assert!(is_hit("/c").await);
+    drop(slow);
+    // What gave way is given back once.
+    let _slow = begin().await;
+    assert!(!is_hit("/d").await);
+    assert!(!is_hit("/d").await);
+}
+
+#[tokio::test]
+async fn an_answer_that_gave_way_streams_on_and_is_not_kept() {
+    let clock = ManualClock::default();
+    let layer = CacheLayer::secure(MemoryStore::builder().clock(clock.clone()).build().unwrap())
+        .clock(clock.clone())
+        .filling_bytes_max(100)
+        .build()
+        .unwrap();
+    let (send, receive) = mpsc::unbounded_channel();
+    let body = Arc::new(Mutex::new(Some(receive)));
+    let service = layer.layer(service_fn(move |request: Request<Full<Bytes>>| {
+        let taken = body.lock().unwrap().take();
+        match taken.filter(|_| request.uri().path() == "/late") {
+            None => slow(request),
+            Some(receive) => {
+                let mut response = Response::new(Sent(receive));
+                let fresh = HeaderValue::from_static("max-age=6000");
+                response.headers_mut().insert(CACHE_CONTROL, fresh);
+                std::future::ready(Ok(response))
+            }
+        }
+    }));
+    send.send(Bytes::from_static(&[b'1'; 50])).unwrap();
+    let mut late = service.clone().oneshot(get("/late")).await.unwrap();
+    late.body_mut().frame().await.unwrap().unwrap();
+    clock.advance(Duration::from_secs(60));
+    let other = service.clone().oneshot(get("/a")).await.unwrap();
+    other.into_body().collect().await.unwrap();
+    send.send(Bytes::from_static(&[b'2'; 30])).unwrap();
+    drop(send);
+    let rest = late.into_body().collect().await.unwrap().to_bytes();
+    assert_eq!(rest, [b'2'; 30][..]);
+
+    for (path, is_kept) in [("/a", true), ("/late", false)] {
+        let response = service.clone().oneshot(get(path)).await.unwrap();
+        let status = response.headers()["cache-status"].to_str().unwrap();
+        assert_eq!(status.contains("; hit"), is_kept, "{path}");
+    }
 }
 
 #[test]

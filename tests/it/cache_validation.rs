@@ -60,6 +60,28 @@ async fn what_still_holds_is_fresh_again_without_its_body() {
 }
 
 #[tokio::test]
+async fn what_still_holds_bears_the_tags_that_the_last_answer_named() {
+    let app = App::new(Handler::new(|request, _| {
+        let is_asked = request.headers().contains_key("if-none-match");
+        let tag = if is_asked { "new" } else { "old" };
+        let fields = [TAGGED, &[("surrogate-key", tag)]].concat();
+        let mut response = answer(&fields, "x");
+        if is_asked {
+            *response.status_mut() = StatusCode::NOT_MODIFIED;
+        }
+        response
+    }));
+    app.get("/a").await;
+    app.advance_secs(10);
+    assert!(app.get("/a").await.cache_status().contains("; stored"));
+    for (tag, stays) in [("old", true), ("new", false)] {
+        let purged = app.purger.purge([Purge::tag(tag)], PurgeMode::Hard);
+        purged.await.unwrap();
+        assert_eq!(app.get("/a").await.is_hit(), stays, "{tag}");
+    }
+}
+
+#[tokio::test]
 async fn what_no_longer_holds_is_replaced() {
     let app = App::new(Handler::with(TAGGED));
     app.get("/a").await;
