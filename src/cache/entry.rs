@@ -184,11 +184,18 @@ pub(super) fn fits(selection: &Selection<'_>, entry: &StoredResponse) -> bool {
 /// Copies fields so that they share one exact piece of memory of their own, and not that of the
 /// connection's buffers, which are larger. Common values take none.
 pub(super) fn compact(headers: &HeaderMap) -> HeaderMap {
-    let len = headers.values().map(HeaderValue::len).sum();
-    let mut bytes = Vec::with_capacity(len);
-    for value in headers.values() {
-        bytes.extend_from_slice(value.as_bytes());
-    }
+    compact_with(headers, &[]).0
+}
+
+/// Copies fields, and a body behind them: what shares one piece of memory is counted in one place, to
+/// which each hit has to go.
+pub(super) fn compact_with(headers: &HeaderMap, body: &[Bytes]) -> (HeaderMap, Bytes) {
+    let pieces = || {
+        let values = headers.values().map(HeaderValue::as_bytes);
+        values.chain(body.iter().map(|piece| &**piece))
+    };
+    let mut bytes = Vec::with_capacity(pieces().map(<[u8]>::len).sum());
+    pieces().for_each(|piece| bytes.extend_from_slice(piece));
     let bytes = Bytes::from(bytes);
     let mut compact = HeaderMap::with_capacity(headers.len());
     // What is written anew with each hit stands first, where it is found soonest.
@@ -216,7 +223,7 @@ pub(super) fn compact(headers: &HeaderMap) -> HeaderMap {
         }
         from = to;
     }
-    compact
+    (compact, bytes.slice(from..))
 }
 
 /// Fields that are of one connection, or of one exchange, and never kept.
@@ -305,6 +312,16 @@ mod tests {
         let mut headers = entry().headers;
         headers.insert("content-type", HeaderValue::from_static("application/json"));
         assert_eq!(compact(&headers), headers);
+    }
+
+    #[test]
+    fn a_body_stands_behind_the_fields_and_is_its_own() {
+        let headers = entry().headers;
+        let pieces = [Bytes::from_static(b"bo"), Bytes::from_static(b"dy")];
+        let (copy, body) = compact_with(&headers, &pieces);
+        assert_eq!((copy, &*body), (headers, &b"body"[..]));
+        assert_eq!(Vec::from(body), b"body");
+        assert!(compact_with(&HeaderMap::new(), &[]).1.is_empty());
     }
 
     #[test]

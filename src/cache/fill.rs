@@ -12,7 +12,7 @@ use super::{
     budget::Open,
     collapse::{Landing, Lead},
     config::Config,
-    entry::{StoredResponse, compact},
+    entry::{StoredResponse, compact, compact_with},
     freshness::Freshness,
     key::CacheKey,
     lease::HeldLease,
@@ -162,16 +162,13 @@ impl Fill {
         if !self.take_up() {
             return self.abandon(Reason::Busy);
         }
-        let body = self.joined();
         let config = Arc::clone(&self.config);
-        let packer = self
-            .packer
-            .filter(|packer| body.len() as u64 >= packer.bytes_min);
+        let packer = self.packer.filter(|packer| self.bytes >= packer.bytes_min);
         let done = Done {
             lead: self.lead.take(),
             lease: self.lease.take(),
             record: self.record.take(),
-            put: self.put(body),
+            put: self.put(packer.is_some()),
             config: Arc::clone(&config),
         };
         match packer {
@@ -198,36 +195,41 @@ impl Fill {
         }
     }
 
-    /// Copies the pieces into one of exactly their length: a piece may hold on to a buffer that is
-    /// far larger than itself.
-    fn joined(&self) -> Bytes {
-        let mut joined = Vec::with_capacity(self.chunks.iter().map(Bytes::len).sum());
-        for chunk in &self.chunks {
-            joined.extend_from_slice(chunk);
-        }
-        joined.into()
-    }
-
-    fn put(&mut self, mut body: Bytes) -> Put {
-        let part = self.part.take();
+    /// Returns fields and body, joined to the part that the store has already, if this is one too.
+    fn whole(&mut self) -> (HeaderMap, Vec<Bytes>) {
         let head = &mut self.head;
-        let mut headers = std::mem::take(&mut head.headers);
+        let headers = std::mem::take(&mut head.headers);
+        let body = std::mem::take(&mut self.chunks);
         // Parts of one caller's one variant alone are parts of one whole.
-        let part = part.filter(|part| {
+        let part = self.part.take().filter(|part| {
             let place = (part.partition, &part.vary, part.variant);
             place == (head.partition, &head.vary, head.variant)
         });
         let bytes_max = self.config.rules.body_bytes_max;
-        if let Some(joined) = part.and_then(|part| join(&part, &headers, &body, bytes_max)) {
-            (headers, body) = (joined.headers, joined.body);
-            if joined.whole {
-                head.status = StatusCode::OK;
+        match part.and_then(|part| join(&part, &headers, &joined(&body), bytes_max)) {
+            Some(joined) => {
+                if joined.whole {
+                    head.status = StatusCode::OK;
+                }
+                (joined.headers, vec![joined.body])
             }
+            None => (headers, body),
         }
-        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
+    }
+
+    /// Makes what is given to the store. A body that is to be compressed stands alone: it is let go.
+    fn put(&mut self, is_packed: bool) -> Put {
+        let (mut headers, body) = self.whole();
+        let len: usize = body.iter().map(Bytes::len).sum();
+        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(len));
+        let (headers, body) = match is_packed {
+            true => (compact(&headers), joined(&body)),
+            false => compact_with(&headers, &body),
+        };
+        let head = &mut self.head;
         let entry = StoredResponse {
             status: head.status,
-            headers: compact(&headers),
+            headers,
             body,
             freshness: head.freshness,
             vary: head.vary.clone(),
@@ -246,6 +248,16 @@ impl Fill {
             variants_max: self.config.variants_max,
         }
     }
+}
+
+/// Copies pieces into one of exactly their length: a piece may hold on to a buffer that is far larger
+/// than itself.
+fn joined(pieces: &[Bytes]) -> Bytes {
+    let mut joined = Vec::with_capacity(pieces.iter().map(Bytes::len).sum());
+    for piece in pieces {
+        joined.extend_from_slice(piece);
+    }
+    joined.into()
 }
 
 /// An answer that is complete.
