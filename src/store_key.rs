@@ -132,9 +132,9 @@ impl KeySpace {
     ///
     /// It is HMAC-SHA-256, or for short fields one keyed block, which HMAC takes two of.
     #[inline]
-    pub fn long(&self) -> LongKeyWriter {
+    pub fn long(&self) -> LongKeyWriter<'_> {
         LongKeyWriter {
-            mac: self.long,
+            mac: &self.long,
             gathered: [0; LONG_GATHERED_MAX],
             len: 0,
         }
@@ -237,8 +237,8 @@ impl fmt::Debug for ShortKeyWriter {
 ///
 /// As with a [`ShortKeyWriter`], fields are gathered and digested at once, a long one by its own
 /// digest.
-pub struct LongKeyWriter {
-    mac: LongMac,
+pub struct LongKeyWriter<'a> {
+    mac: &'a LongMac,
     gathered: [u8; LONG_GATHERED_MAX],
     len: usize,
 }
@@ -249,7 +249,7 @@ const LONG_GATHERED_MAX: usize = 192;
 /// The longest field that is gathered for a long key as it is.
 const LONG_PLAIN_FIELD_MAX: usize = 128;
 
-impl LongKeyWriter {
+impl LongKeyWriter<'_> {
     /// Adds a field.
     #[inline]
     pub fn field(&mut self, field: &[u8]) -> &mut Self {
@@ -299,7 +299,7 @@ impl LongKeyWriter {
     }
 }
 
-impl fmt::Debug for LongKeyWriter {
+impl fmt::Debug for LongKeyWriter<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("LongKeyWriter")
     }
@@ -450,7 +450,8 @@ mod tests {
     #[test]
     fn a_field_in_lower_case_is_the_same_at_any_length() {
         for len in [0, 1, 128, 129, 300] {
-            let (mut one, mut two) = (keys().space("s").long(), keys().space("s").long());
+            let space = keys().space("s");
+            let (mut one, mut two) = (space.long(), space.long());
             one.field(&[b'x'; 100])
                 .lower_case_field("Ab".repeat(len).as_bytes());
             two.field(&[b'x'; 100]).field("ab".repeat(len).as_bytes());

@@ -21,7 +21,6 @@ use super::{
 ///
 /// `plain` is the body of one that is kept compressed, for a client that does not take it so. `asked`
 /// is given where the request has a condition, or asks for a part.
-#[inline(always)]
 pub(super) fn respond(
     entry: &StoredResponse,
     plain: Option<&Bytes>,

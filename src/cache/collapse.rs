@@ -285,7 +285,8 @@ mod tests {
     const NOW: Timestamp = Timestamp::from_secs(1_000);
 
     fn key(name: u8) -> LongStoreKey {
-        let mut key = StoreKeys::from_secret(&[5; 32]).unwrap().space("f").long();
+        let space = StoreKeys::from_secret(&[5; 32]).unwrap().space("f");
+        let mut key = space.long();
         key.field(&[name]);
         key.finish()
     }
@@ -382,9 +383,10 @@ mod tests {
     #[test]
     fn the_table_of_flights_is_bounded() {
         let flights = Arc::new(Flights::new(10));
+        let keys = StoreKeys::from_secret(&[5; 32]).unwrap().space("f");
         let mut space = Vec::new();
         for name in 0..=FLIGHTS_MAX {
-            let mut key = StoreKeys::from_secret(&[5; 32]).unwrap().space("f").long();
+            let mut key = keys.long();
             key.field(&name.to_le_bytes());
             space.push(flights.board(&key.finish(), NOW));
         }

@@ -19,7 +19,8 @@ use super::{
     collapse::{Landing, Wait},
     exchange::{Exchange, Keep, Settling},
     lease::PAUSE_MAX,
-    search::{Answer, Search, Step},
+    search::{Answer, Search, Shown, Step},
+    shown::Whole,
     store::{Lease, Lookup},
 };
 use crate::{
@@ -41,11 +42,12 @@ pin_project! {
 }
 
 pin_project! {
-    // Waiting => Waiting | Calling | Answered
+    // Waiting => Waiting | Calling | Answered | Whole
     // Calling => Settling | Answered | done
     // Settling => Keeping | done
     // Keeping => done
     // Answered => done
+    // Whole => done
     #[project = StateProj]
     enum State<S, SFut, ReqBody, ResBody> {
         // The request and the ready service wait beside what is waited for.
@@ -60,6 +62,7 @@ pin_project! {
             response: Option<Response<CacheBody<ResBody>>>,
         },
         Answered { response: Option<Response<Bytes>> },
+        Whole { whole: Option<Whole> },
     }
 }
 
@@ -217,6 +220,18 @@ async fn refreshed<ResBody>(
     }
 }
 
+impl<S, SFut, ReqBody, ResBody> State<S, SFut, ReqBody, ResBody> {
+    #[inline(always)]
+    fn answered(shown: Shown) -> Self {
+        match shown {
+            Shown::Whole(whole) => Self::Whole { whole: Some(whole) },
+            Shown::Made(response) => Self::Answered {
+                response: Some(response),
+            },
+        }
+    }
+}
+
 impl<S, ReqBody, ResBody> ResponseFuture<S, ReqBody, ResBody>
 where
     S: Service<Request<ReqBody>>,
@@ -244,10 +259,10 @@ where
         }
     }
 
-    pub(super) fn answered(response: Response<Bytes>) -> Self {
-        let response = Some(response);
+    #[inline(always)]
+    pub(super) fn answered(shown: Shown) -> Self {
         Self {
-            state: State::Answered { response },
+            state: State::answered(shown),
             exchange: None,
         }
     }
@@ -286,11 +301,9 @@ where
                             let response = ready.call(request.take().expect(ONE_END));
                             State::Calling { response }
                         }
-                        Next::Answer(answer) => State::Answered {
-                            response: Some(search.show(answer, asked)),
-                        },
+                        Next::Answer(answer) => State::answered(search.show(answer, asked)),
                         Next::AnswerAndRefresh(answer, leased) => {
-                            let response = Some(search.show(answer, asked));
+                            let shown = search.show(answer, asked);
                             let mut exchange = this.exchange.take().expect(ONE_END);
                             let mut ready = ready.take().expect(ONE_END);
                             let mut request = request.take().expect(ONE_END);
@@ -303,7 +316,7 @@ where
                                     refresh_by_lease(exchange, leased, ready, request);
                                 }
                             }
-                            State::Answered { response }
+                            State::answered(shown)
                         }
                     }
                 }
@@ -347,6 +360,10 @@ where
                     let fence = ready!(Pin::new(fence).poll(cx));
                     let (keep, response) = (keep.take().expect(ONE_END), response.take());
                     return Poll::Ready(Ok(keep.conclude(fence, response.expect(ONE_END))));
+                }
+                StateProj::Whole { whole } => {
+                    let whole = whole.take().expect(ONE_END);
+                    return Poll::Ready(Ok(whole.into_response(CacheBody::stored)));
                 }
                 StateProj::Answered { response } => {
                     let response = response.take().expect(ONE_END);

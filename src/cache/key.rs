@@ -145,7 +145,7 @@ impl<'a> Target<'a> {
     }
 
     /// Writes the URL into a key: what is the same for every caller and scheme.
-    fn write_name(&self, key: &mut LongKeyWriter) {
+    fn write_name(&self, key: &mut LongKeyWriter<'_>) {
         key.lower_case_field(self.authority);
         key.field(self.path.as_bytes());
         // No query and an empty one are two targets.
@@ -284,7 +284,7 @@ impl KeyMaker {
 }
 
 /// Writes all lines of some fields into a key.
-fn write_lines(key: &mut LongKeyWriter, names: &[HeaderName], headers: &HeaderMap) {
+fn write_lines(key: &mut LongKeyWriter<'_>, names: &[HeaderName], headers: &HeaderMap) {
     for name in names {
         // How many lines follow: one cannot be taken for the next name.
         let lines = headers.get_all(name).iter().count() as u64;

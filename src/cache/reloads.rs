@@ -66,7 +66,8 @@ mod tests {
 
     #[test]
     fn so_many_are_allowed_in_each_window() {
-        let mut key = StoreKeys::from_secret(&[5; 32]).unwrap().space("r").long();
+        let space = StoreKeys::from_secret(&[5; 32]).unwrap().space("r");
+        let mut key = space.long();
         key.field(b"a");
         let key = key.finish();
         let reloads = Reloads::new(2, Duration::from_secs(10));

@@ -14,7 +14,7 @@ use super::{
     packing, part,
     plan::{Look, Stale},
     reason::Reason,
-    shown::Told,
+    shown::{Told, Whole},
     storability::Caller,
     store::{Found, Lease, Lookup},
     validation,
@@ -60,6 +60,12 @@ pub(super) enum Answer {
     Made(Box<Response<Bytes>>),
 }
 
+/// An answer as the client is shown it.
+pub(super) enum Shown {
+    Whole(Whole),
+    Made(Response<Bytes>),
+}
+
 impl Search<'_> {
     /// Asks the store.
     #[inline]
@@ -86,10 +92,10 @@ impl Search<'_> {
 
     /// Makes a response of an answer.
     #[inline(always)]
-    pub(super) fn show<B>(&self, answer: Answer, request: &Request<B>) -> Response<Bytes> {
+    pub(super) fn show<B>(&self, answer: Answer, request: &Request<B>) -> Shown {
         let (entry, reason) = match answer {
             Answer::Fresh(entry, reason) => (entry, reason),
-            Answer::Made(response) => return *response,
+            Answer::Made(response) => return Shown::Made(*response),
         };
         let now = self.look.asked_at;
         let report = Report::hit(CacheSource::Hit, entry.freshness.ttl_secs(now));
@@ -99,7 +105,13 @@ impl Search<'_> {
             report.collapsed = true;
         }
         let told = self.told(request);
-        told.stored(&entry, self.look, request.headers(), now, report)
+        match told.whole(entry, self.look, now, report) {
+            Ok(whole) => Shown::Whole(whole),
+            Err(entry) => {
+                let asked = request.headers();
+                Shown::Made(told.stored(&entry, self.look, asked, now, report))
+            }
+        }
     }
 
     fn told<'a, B>(&'a self, request: &'a Request<B>) -> Told<'a> {

@@ -57,10 +57,10 @@ where
                         return ResponseFuture::answered(search.show(answer, &request));
                     }
                     Next::AnswerAndRefresh(answer, leased) => {
-                        let response = search.show(answer, &request);
+                        let shown = search.show(answer, &request);
                         let exchange = Exchange::past(&self.config, plan, &request);
                         self.refresh(exchange, leased, request);
-                        return ResponseFuture::answered(response);
+                        return ResponseFuture::answered(shown);
                     }
                     next @ (Next::Call | Next::Wait(_)) => next,
                 }

@@ -1,5 +1,7 @@
 //! What the client is shown of an answer, and what it and the record are told of the cache.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, header::AGE};
 
@@ -22,9 +24,50 @@ pub(super) struct Told<'a> {
     pub(super) key: Option<&'a CacheKey>,
 }
 
-impl Told<'_> {
-    /// Shows a stored answer, as the request wants it.
+/// What is shown of a stored answer to whoever wants all of it. It is made a response of when it is
+/// taken, and lies in less room until then.
+pub(super) struct Whole {
+    entry: Arc<StoredResponse>,
+    age_secs: u32,
+    status: Option<HeaderValue>,
+}
+
+impl Whole {
+    /// Makes a response of it.
     #[inline(always)]
+    pub(super) fn into_response<B>(self, body: impl FnOnce(Bytes) -> B) -> Response<B> {
+        let mut headers = self.entry.headers.clone();
+        fill_places(&mut headers, answer::age(self.age_secs), self.status);
+        let mut response = Response::new(body(self.entry.body.clone()));
+        *response.status_mut() = self.entry.status;
+        *response.headers_mut() = headers;
+        response
+    }
+}
+
+impl Told<'_> {
+    /// Shows a stored answer to a request that wants all of it, as it is kept, where no record is to be
+    /// told; gives it back to others.
+    #[inline(always)]
+    pub(super) fn whole(
+        self,
+        entry: Arc<StoredResponse>,
+        look: &Look,
+        now: Timestamp,
+        report: Report,
+    ) -> Result<Whole, Arc<StoredResponse>> {
+        let is_kept_whole = entry.packed.is_none();
+        if !is_kept_whole || look.selective || look.head_only || self.record.is_some() {
+            return Err(entry);
+        }
+        Ok(Whole {
+            age_secs: entry.freshness.age_secs(now),
+            status: self.status(report),
+            entry,
+        })
+    }
+
+    /// Shows a stored answer, as the request wants it.
     pub(super) fn stored(
         self,
         entry: &StoredResponse,
