@@ -79,13 +79,6 @@ impl From<StoreFuture<()>> for Settling {
 impl Exchange {
     /// Goes past the store with a request.
     pub(super) fn past<B>(config: &Arc<Config>, plan: Plan, request: &Request<B>) -> Self {
-        let record = RecordHandle::of(request.extensions());
-        let record = match &plan {
-            // What is made beside a request is none of its record's affairs.
-            Plan::Look(look) => record.filter(|_| !look.refreshes),
-            Plan::Pass(..) | Plan::Change(_) => record,
-        };
-        let record = record.cloned();
         let course = match plan {
             Plan::Pass(forward, reason) => Course::Pass(forward, reason),
             Plan::Change(change) => Course::Change(change),
@@ -96,7 +89,7 @@ impl Exchange {
         };
         Self {
             config: Arc::clone(config),
-            record,
+            record: RecordHandle::of(request.extensions()).cloned(),
             course,
         }
     }
@@ -118,6 +111,7 @@ impl Exchange {
             return;
         };
         let look = &mut asked.look;
+        // What is made beside a request is none of its record's affairs.
         if look.refreshes {
             self.record = None;
         }

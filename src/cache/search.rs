@@ -81,13 +81,17 @@ impl Search<'_> {
             return Some(answer);
         }
         let answer = self.config.deadline.bound(answer);
-        Some(self.config.watch.over(answer, || self.record(request)))
+        Some(
+            self.config
+                .watch
+                .over(answer, || self.record(request).cloned()),
+        )
     }
 
     /// Returns the record that the request bears. What is made beside it is none of its affairs.
-    pub(super) fn record<B>(&self, request: &Request<B>) -> Option<RecordHandle> {
+    fn record<'r, B>(&self, request: &'r Request<B>) -> Option<&'r RecordHandle> {
         let record = RecordHandle::of(request.extensions());
-        record.filter(|_| !self.look.refreshes).cloned()
+        record.filter(|_| !self.look.refreshes)
     }
 
     /// Makes a response of an answer.
@@ -117,7 +121,7 @@ impl Search<'_> {
     fn told<'a, B>(&'a self, request: &'a Request<B>) -> Told<'a> {
         Told {
             config: self.config,
-            record: RecordHandle::of(request.extensions()).filter(|_| !self.look.refreshes),
+            record: self.record(request),
             key: self.look.first_key(),
         }
     }
@@ -257,7 +261,11 @@ impl Search<'_> {
         match look.first_key() {
             Some(key) if look.lead.is_some() && look.leasing.is_open() => {
                 let leased = lease::ask(self.config, *key);
-                Step::Lease(self.config.watch.over(leased, || self.record(request)))
+                Step::Lease(
+                    self.config
+                        .watch
+                        .over(leased, || self.record(request).cloned()),
+                )
             }
             Some(_) | None => Step::Call,
         }
