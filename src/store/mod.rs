@@ -29,6 +29,8 @@ mod encrypted;
 mod governor;
 #[cfg(feature = "memory")]
 mod memory;
+#[cfg(all(feature = "cache", feature = "memory"))]
+mod purges;
 #[cfg(feature = "redis")]
 mod redis;
 #[cfg(all(feature = "cache", feature = "memory", feature = "redis"))]

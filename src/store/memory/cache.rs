@@ -4,8 +4,6 @@
 //! its variants, and each of them under the key with its variant's id. A weighted, scan-resistant
 //! policy decides what goes when the room is full.
 
-mod epochs;
-
 use std::{
     hash::{BuildHasherDefault, Hash, Hasher},
     sync::{
@@ -19,15 +17,15 @@ use quick_cache::{
     sync::{Cache, DefaultLifecycle},
 };
 
-use self::epochs::Epochs;
 use super::{MemoryStore, Shelf};
 use crate::{
     cache::{
         CacheKey, CacheStore, Fence, Found, Lookup, PurgeMode, PurgeTarget, Put, PutOutcome,
         Selection, Stamp, StoredResponse, Touch, VariantId, VarySpec,
     },
+    store::purges::{DigestHasher, NAME_BYTES, Name, Purges, Standing, StoredNames, names_of},
     store_future::StoreFuture,
-    store_key::{StoreKey, StoreKeys},
+    store_key::StoreKeys,
     time::Timestamp,
 };
 
@@ -42,10 +40,7 @@ pub(super) struct Part {
     slots: Cache<SlotKey, Slot, Weigh, BuildHasherDefault<DigestHasher>>,
     /// Each write of a key reads what is there first: one at a time for each key.
     writing: Box<[Mutex<()>]>,
-    hard: Epochs,
-    soft: Epochs,
-    /// Counts purges: the store's own time.
-    purges: AtomicU64,
+    purges: Arc<Purges>,
     /// Counts writes.
     stamps: AtomicU64,
 }
@@ -65,11 +60,11 @@ enum Slot {
 #[derive(Clone)]
 struct Answer {
     entry: Arc<StoredResponse>,
-    uri: StoreKey,
     fence: Fence,
     stamp: Stamp,
     expires_at: Timestamp,
     weight: u64,
+    names: StoredNames,
 }
 
 #[derive(Clone)]
@@ -99,21 +94,19 @@ impl Part {
                 DefaultLifecycle::default(),
             ),
             writing: (0..64).map(|_| Mutex::default()).collect(),
-            hard: Epochs::default(),
-            soft: Epochs::default(),
-            purges: AtomicU64::new(1),
+            purges: Purges::new(),
             stamps: AtomicU64::new(0),
         }
     }
 
     fn look_up(&self, key: &CacheKey, selection: &Selection<'_>, now: Timestamp) -> Lookup {
         // Read before the answer is: a purge between the two is one that the answer has to face.
-        let fence = Fence(self.purges.load(Ordering::Acquire));
+        let fence = Fence(self.purges.now());
         let found = match self.slots.get(&SlotKey::of(key)) {
             None => Found::Nothing,
-            Some(Slot::Answer(answer)) => self.shown(answer, now).unwrap_or(Found::Nothing),
+            Some(Slot::Answer(answer)) => self.shown(answer, fence, now).unwrap_or(Found::Nothing),
             Some(Slot::Index(index)) => self
-                .variant(key, &index, selection, now)
+                .variant(key, &index, selection, fence, now)
                 .unwrap_or(Found::NoVariant),
         };
         Lookup { fence, found }
@@ -125,6 +118,7 @@ impl Part {
         key: &CacheKey,
         index: &[Indexed],
         selection: &Selection<'_>,
+        fence: Fence,
         now: Timestamp,
     ) -> Option<Found> {
         // Most often all vary by the same fields: their values are digested once.
@@ -138,46 +132,49 @@ impl Part {
             if wanted == indexed.variant {
                 let slot = self.slots.get(&SlotKey::of(key).variant(wanted));
                 if let Some(Slot::Answer(answer)) = slot {
-                    return self.shown(answer, now);
+                    return self.shown(answer, fence, now);
                 }
             }
         }
         None
     }
 
-    /// Returns an answer if it is alive.
-    fn shown(&self, answer: Answer, now: Timestamp) -> Option<Found> {
-        if answer.expires_at <= now || self.hard.reaches(&answer) {
+    /// Returns a stored entry unless it has expired or was purged before the lookup with this fence.
+    fn shown(&self, answer: Answer, fence: Fence, now: Timestamp) -> Option<Found> {
+        if answer.expires_at <= now {
             return None;
         }
+        let expired = match self.purges.standing(&answer.names, answer.fence.0, fence.0) {
+            Standing::Valid => false,
+            Standing::Expired => true,
+            Standing::Purged => return None,
+        };
         Some(Found::Entry {
-            expired: self.soft.reaches(&answer),
+            expired,
             entry: answer.entry,
             stamp: answer.stamp,
         })
     }
 
     fn put(&self, put: Put, now: Timestamp) -> PutOutcome {
-        let answer = Answer {
-            weight: weight(&put.entry),
-            entry: put.entry,
-            uri: *put.key.uri(),
-            fence: put.fence,
-            stamp: self.next_stamp(),
-            expires_at: now + put.retain,
-        };
-        if answer.weight > self.slots.shard_capacity() {
+        if weight(&put.entry) > self.slots.shard_capacity() {
             return PutOutcome::TooLarge;
         }
-        if self.hard.reaches(&answer) {
+        let (root, fence) = (SlotKey::of(&put.key), put.fence);
+        let Some(answer) = self.answer(&put.key, put.entry, fence, now + put.retain) else {
             return PutOutcome::Purged;
-        }
-        let root = SlotKey::of(&put.key);
+        };
         let _writing = self.write(&root);
         if answer.entry.vary().is_empty() {
             self.slots.insert(root, Slot::Answer(answer));
-            return PutOutcome::Stored;
+        } else {
+            self.put_variant(root, answer, put.variants_max);
         }
+        PutOutcome::Stored
+    }
+
+    /// Stores an entry under its variant, and removes the oldest variants beyond the maximum.
+    fn put_variant(&self, root: SlotKey, answer: Answer, variants_max: usize) {
         let indexed = Indexed {
             spec: answer.entry.vary().clone(),
             variant: answer.entry.variant(),
@@ -187,13 +184,12 @@ impl Part {
         if let Some(Slot::Index(old)) = self.slots.peek(&root) {
             index.extend(old.iter().filter(|old| old.variant != variant).cloned());
         }
-        for gone in index.drain(put.variants_max.clamp(1, index.len())..) {
+        for gone in index.drain(variants_max.clamp(1, index.len())..) {
             self.slots.remove(&root.variant(gone.variant));
         }
         self.slots.insert(root, Slot::Index(index.into()));
         self.slots
             .insert(root.variant(variant), Slot::Answer(answer));
-        PutOutcome::Stored
     }
 
     fn touch(&self, touch: Touch, now: Timestamp) -> bool {
@@ -203,35 +199,39 @@ impl Part {
             true => root,
             false => root.variant(touch.entry.variant()),
         };
-        match self.slots.peek(&place) {
-            Some(Slot::Answer(old)) if old.stamp == touch.stamp => {
-                let answer = Answer {
-                    weight: weight(&touch.entry),
-                    entry: touch.entry,
-                    uri: old.uri,
-                    fence: touch.fence,
-                    stamp: self.next_stamp(),
-                    expires_at: now + touch.retain,
-                };
-                if self.hard.reaches(&answer) {
-                    return false;
-                }
-                self.slots.insert(place, Slot::Answer(answer));
-                true
-            }
-            Some(Slot::Answer(_) | Slot::Index(_)) | None => false,
+        let is_own = |slot: &Slot| matches!(slot, Slot::Answer(old) if old.stamp == touch.stamp);
+        if !self.slots.peek(&place).as_ref().is_some_and(is_own) {
+            return false;
         }
+        let until = now + touch.retain;
+        let Some(answer) = self.answer(&touch.key, touch.entry, touch.fence, until) else {
+            return false;
+        };
+        self.slots.insert(place, Slot::Answer(answer));
+        true
     }
 
-    fn purge(&self, targets: &[PurgeTarget], mode: PurgeMode) {
-        // Whoever looks up from now on gets a later fence; whoever has begun has this one at most.
-        let at = self.purges.fetch_add(1, Ordering::AcqRel);
-        let epochs = match mode {
-            PurgeMode::Hard => &self.hard,
-            PurgeMode::Soft => &self.soft,
-        };
-        for target in targets {
-            epochs.raise(target, at);
+    /// Makes an entry ready to be stored. `None` if it was purged since the lookup with its fence.
+    fn answer(
+        &self,
+        key: &CacheKey,
+        entry: Arc<StoredResponse>,
+        fence: Fence,
+        expires_at: Timestamp,
+    ) -> Option<Answer> {
+        // Each later purge finds the names, and so reaches the entry.
+        let names = self.purges.register(names_of(key, &entry));
+        let now = self.purges.now();
+        match self.purges.standing(&names, fence.0, now) {
+            Standing::Purged => None,
+            Standing::Valid | Standing::Expired => Some(Answer {
+                weight: weight(&entry),
+                entry,
+                fence,
+                stamp: self.next_stamp(),
+                expires_at,
+                names,
+            }),
         }
     }
 
@@ -245,19 +245,6 @@ impl Part {
 
     fn next_stamp(&self) -> Stamp {
         Stamp(self.stamps.fetch_add(1, Ordering::Relaxed))
-    }
-}
-
-impl Epochs {
-    /// Returns whether a purge has come since the making of an answer began.
-    fn reaches(&self, answer: &Answer) -> bool {
-        let entry = &answer.entry;
-        let since = |target| self.of(&target) >= answer.fence.0;
-        self.any()
-            && (since(PurgeTarget::All)
-                || since(PurgeTarget::Uri(answer.uri))
-                || since(PurgeTarget::Partition(*entry.partition()))
-                || entry.tags().iter().any(|tag| since(PurgeTarget::Tag(*tag))))
     }
 }
 
@@ -282,7 +269,8 @@ impl CacheStore for MemoryStore {
     }
 
     fn purge(&self, targets: &[PurgeTarget], mode: PurgeMode) -> StoreFuture<()> {
-        self.shared.cache.purge(targets, mode);
+        let names = targets.iter().map(Name::of);
+        self.shared.cache.purges.purge(names, mode);
         StoreFuture::ready(())
     }
 }
@@ -308,26 +296,6 @@ impl Hash for SlotKey {
     }
 }
 
-/// Takes what is a keyed digest already for its hash.
-#[derive(Default)]
-struct DigestHasher(u64);
-
-impl Hasher for DigestHasher {
-    fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
-        }
-    }
-
-    fn write_u64(&mut self, word: u64) {
-        self.0 = word;
-    }
-
-    fn finish(&self) -> u64 {
-        self.0
-    }
-}
-
 /// Weighs what stands in the map, by the bytes that it takes.
 #[derive(Clone)]
 struct Weigh;
@@ -342,5 +310,7 @@ impl Weighter<SlotKey, Slot> for Weigh {
 }
 
 fn weight(entry: &StoredResponse) -> u64 {
-    (SLOT_BYTES + entry.weight_bytes()) as u64
+    // All entries of a caller share its name.
+    let names = 1 + entry.tags().len();
+    (SLOT_BYTES + names * NAME_BYTES + entry.weight_bytes()) as u64
 }

@@ -1,11 +1,12 @@
-//! Answers, on a Redis server.
+//! The cache on a Redis server.
 //!
-//! What is kept under a key is one hash, which expires. What was purged stands in one sorted set,
-//! by the server's time, and each look-up holds what it finds against it: so a purge is one write,
-//! whatever it names, and reaches what is being made.
+//! The entries under a key are one hash, which expires. Each name by which entries are purged (a URL, a
+//! tag, a caller, everything) has a token, a key of its own, and an entry is valid while the tokens
+//! that it was stored with are there. A purge deletes the token: one write, whatever it names, that
+//! needs no record afterwards. Fills in flight are compared with a bounded set of recent purges.
 //!
-//! In a Cluster there are several such sets, each in a slot of its own with the answers of some of
-//! the URLs. A look-up is one command there too; only a purge by tag or caller asks each of them.
+//! In a Cluster there are several such sets, each in one slot with the entries of some of the URLs and
+//! their tokens. A lookup is one command there too; only a purge by tag or caller goes to each slot.
 
 use std::{
     fmt,
@@ -18,6 +19,7 @@ use redis::Value;
 
 use super::{
     RedisStore, Shared,
+    cache_names::{NAME_BYTES, Names},
     channel::{Listening, News},
     ground::together,
     link::{Link, Turn},
@@ -34,13 +36,14 @@ use crate::{
 };
 
 const PURGES: &str = include_str!("scripts/cache_purges.lua");
+const TOKENS: &str = include_str!("scripts/cache_tokens.lua");
 
 static GET: LazyLock<Script> =
     LazyLock::new(|| Script::new(&[PURGES, include_str!("scripts/cache_get.lua")]));
 static PUT: LazyLock<Script> =
-    LazyLock::new(|| Script::new(&[PURGES, include_str!("scripts/cache_put.lua")]));
+    LazyLock::new(|| Script::new(&[PURGES, TOKENS, include_str!("scripts/cache_put.lua")]));
 static TOUCH: LazyLock<Script> =
-    LazyLock::new(|| Script::new(&[PURGES, include_str!("scripts/cache_touch.lua")]));
+    LazyLock::new(|| Script::new(&[PURGES, TOKENS, include_str!("scripts/cache_touch.lua")]));
 static PURGE: LazyLock<Script> =
     LazyLock::new(|| Script::new(&[PURGES, include_str!("scripts/cache_purge.lua")]));
 static DROP: LazyLock<Script> =
@@ -50,10 +53,11 @@ static LEASE: LazyLock<Script> =
 static RELEASE: LazyLock<Script> =
     LazyLock::new(|| Script::new(&[include_str!("scripts/cache_release.lua")]));
 
-/// How long an answer is kept at most: a day less than what was purged is remembered.
+/// How long an entry is kept at most.
 const RETAIN_MAX: Duration = Duration::from_secs(7 * 86_400);
 
-/// How many purges are remembered at most, about 10 MB of them.
+/// How many recent purges are recorded in each set, about 10 MB. A fill during which there are more is
+/// not stored.
 const PURGES_MAX: usize = 1 << 16;
 
 /// Of how many keys this process remembers what their answers vary by.
@@ -72,10 +76,12 @@ pub(super) struct Part {
     specs: Box<[Mutex<Option<Spec>>]>,
 }
 
-/// A slot, with some of the answers and what was purged of them.
+/// A slot, with some of the entries, their tokens, and recent purges.
 struct Share {
-    /// What the names of the answers begin with.
+    /// The start of the keys of entries.
     start: Vec<u8>,
+    /// The start of the keys of tokens.
+    tokens: Vec<u8>,
     purges: Vec<u8>,
 }
 
@@ -89,8 +95,11 @@ impl Part {
         let count = if link.is_spread() { SHARES } else { 1 };
         let share = |number: usize| {
             let start = link.key("c", &[number as u8]);
-            let purges = [&start[..], b":purges"].concat();
-            Share { start, purges }
+            Share {
+                tokens: [&link.key("n", &[number as u8])[..], b":"].concat(),
+                purges: [&start[..], b":purges"].concat(),
+                start,
+            }
         };
         Self {
             shares: (0..count).map(share).collect(),
@@ -146,9 +155,6 @@ pub(in crate::store) enum Purged<'a> {
     /// Purges may be missed.
     Unheard,
 }
-
-/// How long the name of a target is.
-pub(in crate::store) const NAME_BYTES: usize = 17;
 
 /// What a look-up found, and for how long it is kept.
 pub(in crate::store) struct Seen {
@@ -311,9 +317,11 @@ impl RedisStore {
             is_asked_again: selection.hint().is_some(),
         };
         let turn = self.shared.begin_answer(&question.entry)?;
-        let mut call = GET.call(&[&part.share_of(key.uri()).purges, &question.entry]);
+        let share = part.share_of(key.uri());
+        let mut call = GET.call(&[&share.purges, &question.entry]);
         call.arg(names.to_bytes())
-            .arg(&question.variant.as_bytes()[..]);
+            .arg(&question.variant.as_bytes()[..])
+            .arg(&share.tokens);
         Ok(async move { question.read(turn.script(call).await?).await })
     }
 
@@ -358,18 +366,24 @@ impl CacheStore for RedisStore {
             Some(head) if body.len() <= self.shared.bounds.cache_body_bytes_max => head,
             Some(_) | None => return StoreFuture::ready(PutOutcome::TooLarge),
         };
+        let Ok(fresh) = fresh_token() else {
+            return StoreFuture::ready(PutOutcome::Purged);
+        };
         part.learn(&put.key, put.entry.vary());
         let entry = self.shared.answers(&put.key);
-        let mut call = PUT.call(&[&part.share_of(put.key.uri()).purges, &entry]);
+        let names = Names::of(&put.key, &put.entry);
+        let share = part.share_of(put.key.uri());
+        let mut call = share.call(&PUT, Some(&entry), &names);
         call.arg(put.fence.0)
             .arg(put.entry.vary().to_bytes())
             .arg(&put.entry.variant().as_bytes()[..])
             .arg(&put.key.full().as_bytes()[..])
-            .arg(targets_of(&put.key, &put.entry))
+            .arg(names.as_bytes())
             .arg(millis(put.retain))
             .arg(put.variants_max.max(1))
             .arg(head)
-            .arg(&body[..]);
+            .arg(&body[..])
+            .arg(&fresh[..]);
         self.ask_cache(&entry, call, |answer| match answer {
             [Value::BulkString(said)] if said == b"stored" => Some(PutOutcome::Stored),
             [Value::BulkString(said)] if said == b"purged" => Some(PutOutcome::Purged),
@@ -378,19 +392,21 @@ impl CacheStore for RedisStore {
     }
 
     fn touch(&self, touch: Touch) -> StoreFuture<bool> {
-        let Some(head) = touch.entry.encode_head() else {
+        let (Some(head), Ok(fresh)) = (touch.entry.encode_head(), fresh_token()) else {
             return StoreFuture::ready(false);
         };
         let entry = self.shared.answers(&touch.key);
-        let purges = &self.shared.cache.share_of(touch.key.uri()).purges;
-        let mut call = TOUCH.call(&[purges, &entry]);
+        let names = Names::of(&touch.key, &touch.entry);
+        let share = self.shared.cache.share_of(touch.key.uri());
+        let mut call = share.call(&TOUCH, Some(&entry), &names);
         call.arg(touch.fence.0)
             .arg(format!("{:016}", touch.stamp.0))
             .arg(&touch.entry.variant().as_bytes()[..])
             .arg(&touch.key.full().as_bytes()[..])
-            .arg(targets_of(&touch.key, &touch.entry))
+            .arg(names.as_bytes())
             .arg(millis(touch.retain))
-            .arg(head);
+            .arg(head)
+            .arg(&fresh[..]);
         self.ask_cache(&entry, call, |answer| match answer {
             [Value::Int(touched)] => Some(*touched == 1),
             _ => None,
@@ -405,7 +421,7 @@ impl CacheStore for RedisStore {
                     PurgeTarget::Uri(uri) => std::ptr::eq(shared.cache.share_of(uri), share),
                     PurgeTarget::Tag(_) | PurgeTarget::Partition(_) | PurgeTarget::All => true,
                 };
-                let names: Vec<u8> = targets.iter().filter(is_here).flat_map(name_of).collect();
+                let names: Names = targets.iter().filter(is_here).copied().collect();
                 shared.purge_share(share, names, mode)
             });
             // Where a node of a Cluster is away the others purge all the same.
@@ -439,62 +455,98 @@ impl CacheStore for RedisStore {
     }
 }
 
+impl Share {
+    /// Begins a call of a script with the tokens of these names as its last keys.
+    fn call(&self, script: &'static Script, entry: Option<&[u8]>, names: &Names) -> ScriptCall {
+        let tokens = names.token_keys(&self.tokens);
+        let mut keys = vec![&self.purges[..]];
+        keys.extend(entry);
+        keys.extend(tokens.iter().map(Vec::as_slice));
+        script.call(&keys)
+    }
+}
+
 impl Shared {
-    /// Purges what these name in one slot.
+    /// Purges the entries with these names in one slot.
     async fn purge_share(
         &self,
         share: &Share,
-        names: Vec<u8>,
+        names: Names,
         mode: PurgeMode,
     ) -> Result<(), StoreError> {
         if names.is_empty() {
             return Ok(());
         }
+        let call = share.call(&PURGE, None, &names);
+        match self.purge_by(share, call, &names, mode).await {
+            // There is no memory to record a purge in.
+            Err(error) if error.kind() == StoreErrorKind::Full => {
+                let mut keys = names.token_keys(&share.tokens);
+                keys.push(share.purges.clone());
+                self.unlink(&keys).await
+            }
+            // A slot that is moving to another node takes one key at a time.
+            Err(error) if error.kind() == StoreErrorKind::Unavailable && self.link.is_spread() => {
+                self.purge_apart(share, &names, mode).await
+            }
+            purged => purged,
+        }
+    }
+
+    async fn purge_by(
+        &self,
+        share: &Share,
+        mut call: ScriptCall,
+        names: &Names,
+        mode: PurgeMode,
+    ) -> Result<(), StoreError> {
+        let fresh = fresh_token()?;
         let turn = self.begin_answer(&share.purges)?;
-        let mut call = PURGE.call(&[&share.purges]);
         call.arg(match mode {
             PurgeMode::Hard => "h",
             PurgeMode::Soft => "s",
         });
-        call.arg(&self.cache.channel).arg(names).arg(PURGES_MAX);
-        match turn.script(call).await {
-            Err(error) if error.kind() == StoreErrorKind::Full => self.purge_all(share).await,
-            answer => answer.map(drop),
+        call.arg(&self.cache.channel)
+            .arg(names.as_bytes())
+            .arg(PURGES_MAX)
+            .arg(&fresh[..]);
+        turn.script(call).await.map(drop)
+    }
+
+    /// Purges by several commands of one key each. A soft purge is a hard one here.
+    async fn purge_apart(
+        &self,
+        share: &Share,
+        names: &Names,
+        mode: PurgeMode,
+    ) -> Result<(), StoreError> {
+        let call = PURGE.call(&[&share.purges]);
+        self.purge_by(share, call, names, mode).await?;
+        for token in names.token_keys(&share.tokens) {
+            self.unlink(&[token]).await?;
         }
+        Ok(())
     }
 
-    /// Lets go of everything in a slot, on a server that has no room to write down what was purged:
-    /// without its purges no answer lives.
-    async fn purge_all(&self, share: &Share) -> Result<(), StoreError> {
-        let turn = self.begin_answer(&share.purges)?;
-        let mut unlink = redis::cmd("UNLINK");
-        unlink.arg(&share.purges);
-        turn.command(&unlink).await.map(drop)
+    /// Deletes keys of one slot.
+    async fn unlink(&self, keys: &[Vec<u8>]) -> Result<(), StoreError> {
+        let Some(first) = keys.first() else {
+            return Ok(());
+        };
+        let turn = self.begin_answer(first)?;
+        turn.command(redis::cmd("UNLINK").arg(keys)).await.map(drop)
     }
 }
 
-/// Returns all by which an answer is purged, 17 bytes each.
-pub(in crate::store) fn targets_of(key: &CacheKey, entry: &StoredResponse) -> Vec<u8> {
-    let mut targets = vec![
-        PurgeTarget::All,
-        PurgeTarget::Uri(*key.uri()),
-        PurgeTarget::Partition(*entry.partition()),
-    ];
-    targets.extend(entry.tags().iter().map(|tag| PurgeTarget::Tag(*tag)));
-    targets.iter().flat_map(name_of).collect()
-}
-
-pub(in crate::store) fn name_of(target: &PurgeTarget) -> [u8; NAME_BYTES] {
-    let nothing = StoreKey::from_bytes([0; 16]);
-    let (kind, digest) = match target {
-        PurgeTarget::Uri(uri) => (b'u', uri),
-        PurgeTarget::Tag(tag) => (b't', tag),
-        PurgeTarget::Partition(partition) => (b'p', partition),
-        PurgeTarget::All => (b'a', &nothing),
-    };
-    let mut name = [kind; NAME_BYTES];
-    name[1..].copy_from_slice(digest.as_bytes());
-    name
+/// Returns the random bytes of a token: no two tokens of a name may ever be equal.
+fn fresh_token() -> Result<[u8; 8], StoreError> {
+    let token = getrandom::u64().map_err(|_| {
+        StoreError::with_source(
+            StoreErrorKind::Misconfigured,
+            "the system has no randomness",
+        )
+    })?;
+    Ok(token.to_ne_bytes())
 }
 
 fn millis(time: Duration) -> u64 {

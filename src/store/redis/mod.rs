@@ -14,6 +14,8 @@ mod address;
 mod api_key;
 #[cfg(feature = "cache")]
 mod cache;
+#[cfg(feature = "cache")]
+mod cache_names;
 mod channel;
 mod cluster;
 mod config;
@@ -51,7 +53,9 @@ use self::tls_absent as tls;
 use std::{fmt, sync::Arc, time::Duration};
 
 #[cfg(all(feature = "cache", feature = "memory"))]
-pub(super) use self::cache::{NAME_BYTES, Purged, Seen, name_of, targets_of};
+pub(super) use self::cache::{Purged, Seen};
+#[cfg(all(feature = "cache", feature = "memory"))]
+pub(super) use self::cache_names::NAME_BYTES;
 #[cfg(all(feature = "cache", feature = "memory"))]
 pub(super) use self::channel::Listening;
 #[cfg(feature = "api-key")]

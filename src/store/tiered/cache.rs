@@ -1,11 +1,10 @@
-//! Answers that were looked up a moment ago, before those on the server.
+//! The cache of a store in two tiers: the memory of this process, then the Redis server.
 
 use std::{
-    collections::HashSet,
     fmt,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
@@ -20,51 +19,52 @@ use crate::{
     },
     store::{
         RedisStore,
-        redis::{Listening, NAME_BYTES, Purged, Seen, name_of, targets_of},
+        purges::{self, Name, Purges, Standing, StoredNames, names_of},
+        redis::{Listening, NAME_BYTES, Purged, Seen},
     },
     store_future::StoreFuture,
     store_key::StoreKeys,
     time::{Clock, SystemClock, Timestamp},
 };
 
-/// How long an answer is shown without a look at the server: as long as it takes at most to find
-/// out that purges are no longer heard.
+/// How long an entry is used without asking the server: at most as long as it takes to find out that
+/// purges no longer arrive.
 const TRUSTED_FOR: Duration = Duration::from_secs(2);
 
-/// Answers are spread over so many parts, each under a lock of its own.
+/// Entries are spread over this many parts, each under its own lock.
 const PARTS: usize = 8;
 
-/// What an answer takes beside its own bytes.
-const PLACE_BYTES: u64 = 256;
+/// What an entry takes in addition to its own bytes and its names.
+const PLACE_BYTES: usize = 256;
 
-/// Answers in this process's memory.
+/// Cache entries in the memory of this process.
 pub(super) struct Near {
     parts: [Mutex<Cache<Place, Kept, Weigh>>; PARTS],
-    /// Counts all that may make untrue what is being looked up.
-    changes: AtomicU64,
-    /// Whether each purge is heard of.
+    /// What has been purged, and which keys have been written to, since entries were looked up.
+    purges: Arc<Purges>,
+    /// Whether purges of other instances arrive.
     is_heard: AtomicBool,
     listening: Mutex<Option<Listening>>,
     clock: SystemClock,
 }
 
-/// Where an answer stands.
+/// The place of an entry.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 struct Place {
     key: [u8; 32],
     variant: VariantId,
 }
 
-#[derive(Clone)]
 struct Kept {
     entry: Arc<StoredResponse>,
-    /// Of the look-up at the server: older than that of one now, which refuses at worst what could
-    /// have been taken.
+    /// The fence of the lookup on the server. It is older than that of a lookup now, so at worst it
+    /// refuses a fill that could have been stored.
     fence: Fence,
     stamp: Stamp,
     until: Timestamp,
-    /// By what it is purged.
-    names: Arc<[u8]>,
+    names: StoredNames,
+    /// The time of `purges` when the lookup on the server began.
+    since: u64,
 }
 
 impl Near {
@@ -75,18 +75,18 @@ impl Near {
             parts: std::array::from_fn(|_| {
                 Mutex::new(Cache::with_weighter(items.clamp(16, 1 << 16), each, Weigh))
             }),
-            changes: AtomicU64::new(0),
+            purges: Purges::new(),
             is_heard: AtomicBool::new(false),
             listening: Mutex::default(),
             clock: SystemClock::new(),
         }
     }
 
-    /// Begins to hear of purges, unless that goes on already.
+    /// Subscribes to purges, unless that was done already.
     fn listen(self: &Arc<Self>, far: &RedisStore) {
         let mut listening = lock(&self.listening);
         if listening.as_ref().is_none_or(Listening::is_over) {
-            // It is not kept for the sake of what it hears.
+            // The subscription must not keep this memory alive.
             let near = Arc::downgrade(self);
             *listening = Some(far.hear_purges(move |purged| {
                 if let Some(near) = near.upgrade() {
@@ -98,14 +98,14 @@ impl Near {
 
     fn hear(&self, purged: Purged<'_>) {
         match purged {
-            Purged::These(names) => self.purge(names),
+            Purged::These(names) => self.purge(names.chunks(NAME_BYTES).map(name_in)),
             Purged::Heard => {
-                self.forget_all();
+                self.purge([None]);
                 self.is_heard.store(true, Ordering::SeqCst);
             }
             Purged::Unheard => {
                 self.is_heard.store(false, Ordering::SeqCst);
-                self.forget_all();
+                self.purge([None]);
             }
         }
     }
@@ -114,23 +114,22 @@ impl Near {
         if !self.is_heard.load(Ordering::SeqCst) {
             return None;
         }
-        let place = Place::of(key, variant);
-        let kept = self.part(key).get(&place).cloned()?;
-        (kept.until > self.clock.coarse()).then_some(Lookup {
+        let (place, purged_to) = (Place::of(key, variant), self.purges.now());
+        let part = self.part(key);
+        let kept = part.get(&place)?;
+        let standing = self.purges.standing(&kept.names, kept.since, purged_to);
+        let is_valid = standing == Standing::Valid && kept.until > self.clock.coarse();
+        is_valid.then(|| Lookup {
             fence: kept.fence,
             found: Found::Entry {
-                entry: kept.entry,
+                entry: Arc::clone(&kept.entry),
                 stamp: kept.stamp,
                 expired: false,
             },
         })
     }
 
-    fn changes(&self) -> u64 {
-        self.changes.load(Ordering::SeqCst)
-    }
-
-    /// Keeps what was looked up, unless something was purged since the look-up began, or put.
+    /// Keeps a copy of an entry on the server, unless it was purged or written since the lookup began.
     fn keep(&self, key: &CacheKey, seen: &Seen, since: u64) {
         let Found::Entry {
             entry,
@@ -140,48 +139,49 @@ impl Near {
         else {
             return;
         };
+        // Each later purge finds the names, and so reaches the copy.
+        let names = names_of(key, entry).chain([name_of_key(key)]);
         let kept = Kept {
             entry: Arc::clone(entry),
             fence: seen.lookup.fence,
             stamp: *stamp,
             until: self.clock.coarse() + seen.left.min(TRUSTED_FOR),
-            names: targets_of(key, entry).into(),
+            names: self.purges.register(names),
+            since,
         };
-        let mut part = self.part(key);
-        // Whoever purges counts first and looks into this part then: it finds what is kept here.
-        if self.changes() == since && self.is_heard.load(Ordering::SeqCst) {
-            part.insert(Place::of(key, entry.variant()), kept);
+        let now = self.purges.now();
+        if self.purges.standing(&kept.names, since, now) == Standing::Valid {
+            self.part(key).insert(Place::of(key, entry.variant()), kept);
         }
     }
 
     /// Forgets all variants under a key.
     fn forget(&self, key: &CacheKey) {
-        self.changes.fetch_add(1, Ordering::SeqCst);
-        let own = key.full().as_bytes();
-        self.part(key).retain(|place, _| place.key != *own);
+        self.purge([Some(name_of_key(key))]);
     }
 
-    fn forget_all(&self) {
-        self.changes.fetch_add(1, Ordering::SeqCst);
-        for part in &self.parts {
-            lock(part).clear();
-        }
-    }
-
-    /// Forgets what these name.
-    fn purge(&self, names: &[u8]) {
-        self.changes.fetch_add(1, Ordering::SeqCst);
-        let names: HashSet<&[u8]> = names.chunks(NAME_BYTES).collect();
-        for part in &self.parts {
-            lock(part).retain(|_, kept| {
-                let mut own = kept.names.chunks(NAME_BYTES);
-                !own.any(|name| names.contains(name))
-            });
-        }
+    /// Forgets every entry that has one of these names. The server tells hard and soft purges apart.
+    fn purge(&self, names: impl IntoIterator<Item = Option<Name>>) {
+        self.purges.purge(names, PurgeMode::Hard);
     }
 
     fn part(&self, key: &CacheKey) -> MutexGuard<'_, Cache<Place, Kept, Weigh>> {
         lock(&self.parts[usize::from(key.full().as_bytes()[0]) % PARTS])
+    }
+}
+
+/// Returns the name of all variants under a key.
+fn name_of_key(key: &CacheKey) -> Name {
+    let half = key.full().as_bytes().first_chunk();
+    Name::new(b'k', half.expect("a digest has 32 bytes"))
+}
+
+/// Reads a name from a message. `None`, which names everything, if it is not one of a URL, a tag or a
+/// caller.
+fn name_in(message: &[u8]) -> Option<Name> {
+    match message.split_first()? {
+        (kind @ (b'u' | b't' | b'p'), digest) => Some(Name::new(*kind, digest.first_chunk()?)),
+        _ => None,
     }
 }
 
@@ -194,13 +194,14 @@ impl Place {
     }
 }
 
-/// Weighs an answer by the bytes that it takes.
+/// Weighs an entry by the bytes that it takes.
 #[derive(Clone)]
 struct Weigh;
 
 impl Weighter<Place, Kept> for Weigh {
     fn weight(&self, _: &Place, kept: &Kept) -> u64 {
-        PLACE_BYTES + (kept.names.len() + kept.entry.weight_bytes()) as u64
+        let names = 2 + kept.entry.tags().len();
+        (PLACE_BYTES + names * purges::NAME_BYTES + kept.entry.weight_bytes()) as u64
     }
 }
 
@@ -218,7 +219,7 @@ impl CacheStore for TieredStore {
         if let Some(lookup) = self.near.get(key, selection.variant(&names)) {
             return StoreFuture::ready(lookup);
         }
-        let since = self.near.changes();
+        let since = self.near.purges.now();
         let asked = match self.far.look_up(key, selection) {
             Ok(asked) => asked,
             Err(error) => return StoreFuture::failed(error),
@@ -243,13 +244,13 @@ impl CacheStore for TieredStore {
     }
 
     fn purge(&self, targets: &[PurgeTarget], mode: PurgeMode) -> StoreFuture<()> {
-        let names: Vec<u8> = targets.iter().flat_map(name_of).collect();
+        let names: Vec<_> = targets.iter().map(Name::of).collect();
         let purging = self.far.purge(targets, mode);
-        self.changing(purging, move |near| near.purge(&names))
+        self.changing(purging, move |near| near.purge(names.iter().copied()))
     }
 
     fn lease(&self, key: &CacheKey, at_most: Duration) -> StoreFuture<Lease> {
-        // Who makes the answer looks first whether somebody else has: at the server.
+        // The leader of a fill first checks on the server whether another instance has filled the entry.
         self.near.forget(key);
         self.far.lease(key, at_most)
     }
@@ -260,8 +261,8 @@ impl CacheStore for TieredStore {
 }
 
 impl TieredStore {
-    /// Forgets what a call makes untrue: before it is made, in case that it is given up, and once
-    /// it has been, also when it failed and may have been made all the same.
+    /// Forgets what a call makes invalid: before the call, in case that it is canceled, and after it,
+    /// also if it failed, as the server may have done it.
     fn changing<T: Send + 'static>(
         &self,
         asked: StoreFuture<T>,

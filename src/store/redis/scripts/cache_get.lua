@@ -1,15 +1,15 @@
--- Looks an answer up: src/store/redis/cache.rs.
--- KEYS: purges, the answers of a key.
--- ARGV: number, what they are expected to vary by, the variant.
+-- Looks an entry up: src/store/redis/cache.rs.
+-- KEYS: purges, the entries of a key.
+-- ARGV: number, what they are expected to vary by, the variant, the start of the names of tokens.
 -- Returns number, fence, and 'nothing' | 'novariant' | 'varies', names | 'entry', stamp, key, 1 if it
--- was purged softly, for how many more milliseconds it is kept, head, body.
-local entry, spec, variant = KEYS[2], ARGV[2], ARGV[3]
+-- was purged softly, its remaining time in milliseconds, head, body.
+local entry, spec, variant, start = KEYS[2], ARGV[2], ARGV[3], ARGV[4]
 local now = time()
-local last = latest(now)
-if last == math.huge then
-  return {ARGV[1], 0, 'nothing'}
+local last, fence = latest(now), 0
+-- Where recent purges cannot be recorded, no fill is stored: its fence is older than any purge.
+if last < math.huge then
+  fence = math.max(now, last + 1)
 end
-local fence = math.max(now, last + 1)
 
 local kept = redis.call('HMGET', entry, 'v', 'm' .. variant)
 if not kept[1] then
@@ -20,15 +20,24 @@ elseif not kept[2] then
   return {ARGV[1], fence, 'novariant'}
 end
 local about = kept[2]
-local made, ends = tonumber(about:sub(17, 32)), tonumber(about:sub(33, 48))
-local targets = about:sub(81)
-local soft = 0
-if not made or not ends or ends <= now then
+local ends, marks = tonumber(about:sub(33, 48)), about:sub(81)
+if not ends or ends <= now or #marks == 0 then
   return {ARGV[1], fence, 'nothing'}
-elseif last >= made then
-  if purged('h', made, targets) then
+end
+
+local names = {}
+for at = 1, #marks, MARK_BYTES do
+  names[#names + 1] = start .. marks:sub(at, at + TOKEN_NAME_BYTES - 1)
+end
+-- While a slot moves to another node its tokens may be there: this is a miss.
+local tokens = redis.pcall('MGET', unpack(names))
+local soft = 0
+for number = 1, #names do
+  local from = (number - 1) * MARK_BYTES + TOKEN_NAME_BYTES + 1
+  local token, listed = tokens[number], marks:sub(from, from + 15)
+  if not token or token:sub(1, 8) ~= listed:sub(1, 8) then
     return {ARGV[1], fence, 'nothing'}
-  elseif purged('s', made, targets) then
+  elseif token ~= listed then
     soft = 1
   end
 end

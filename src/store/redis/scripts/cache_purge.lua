@@ -1,14 +1,27 @@
 -- Purges: src/store/redis/cache.rs.
--- KEYS: purges. ARGV: number, mode, channel, by what, 17 bytes each, how many are remembered at most.
--- Returns number.
-local mode, targets, most = ARGV[2], ARGV[4], tonumber(ARGV[5])
+-- KEYS: purges, the tokens of the names.
+-- ARGV: number, mode, channel, the names, 17 bytes each, how many recent purges are recorded at most,
+-- 8 random bytes. Returns number.
+local mode, targets, most, fresh = ARGV[2], ARGV[4], tonumber(ARGV[5]), ARGV[6]
 redis.call('PUBLISH', ARGV[3], mode .. targets)
+-- Stored entries first: a server without memory permits deletions, and writes that follow them.
+for number = 2, #KEYS do
+  if mode == 'h' then
+    redis.call('UNLINK', KEYS[number])
+  else
+    local token = redis.call('GET', KEYS[number])
+    if token then
+      redis.call('SET', KEYS[number], token:sub(1, 8) .. fresh, 'KEEPTTL')
+    end
+  end
+end
+-- Then fills in flight.
 local now = time()
 local at = math.max(now, latest(now) + 1)
 for from = 1, #targets, 17 do
   redis.call('ZADD', purges, whole(at), mode .. targets:sub(from, from + 16))
 end
--- What is forgotten of purges raises the floor: what they might have reached is dead.
+-- Forgotten purges raise the floor, which refuses the fills that they might concern.
 local floor = nil
 if redis.call('ZREMRANGEBYSCORE', purges, '-inf', '(' .. whole(now - KEEP_MICROS)) > 0 then
   floor = now - KEEP_MICROS

@@ -1,12 +1,19 @@
--- What has been purged, and the store's own time: the start of each script of the cache.
+-- Recent purges, and the time of the store: the start of each script of the cache.
 --
--- KEYS[1] is a sorted set of what was purged, with the time of its last purge in microseconds: a
--- mode, 'h' or 's', a kind, 'u' | 't' | 'p' | 'a', and a digest. 'f' is the floor: what was begun
--- up to that time is dead, for what was purged since is not known. A set that is gone, evicted or
--- lost with its server, comes back with a floor of now: so a purge is never forgotten, at worst
--- are answers.
+-- KEYS[1] is a sorted set of recent purges by their times in microseconds. A member is a mode, 'h' or
+-- 's', a kind, 'u' | 't' | 'p' | 'a', and a digest. Only fills in flight are compared with it: 'f' is
+-- the floor, up to which purges may have been forgotten, so a fill that began before it is refused.
+-- A set that was evicted or lost starts again with a floor of now.
+--
+-- Stored entries do not depend on the set. Each name of an entry has a token, a key of its own: 8
+-- random bytes, and 8 more that each soft purge replaces. An entry lists the tokens of its names, and
+-- is valid while they are still there. A hard purge deletes the token, so it needs no record that
+-- would have to outlive the entries, and a token that was evicted or lost takes entries with it and
+-- brings none back.
 local purges = KEYS[1]
-local KEEP_MICROS = 8 * 86400 * 1000000
+local KEEP_MICROS = 3600 * 1000000
+local TOKEN_NAME_BYTES = 23
+local MARK_BYTES = TOKEN_NAME_BYTES + 16
 
 local function whole(number)
   return string.format('%016.0f', number)
@@ -17,7 +24,7 @@ local function time()
   return time[1] * 1000000 + time[2]
 end
 
--- Returns the time of the latest purge, or of the floor.
+-- Returns the time of the latest purge or of the floor; math.huge where no set can be written.
 local function latest(now)
   local last = redis.call('ZRANGE', purges, -1, -1, 'WITHSCORES')
   if last[2] then
@@ -25,14 +32,13 @@ local function latest(now)
   end
   local set = redis.pcall('ZADD', purges, whole(now), 'f')
   if type(set) == 'table' and set.err then
-    -- No room for it: nothing lives, and nothing is taken in.
     return math.huge
   end
   redis.call('PEXPIRE', purges, KEEP_MICROS / 1000)
   return now
 end
 
--- Returns whether one of these, 17 bytes each, was purged at this time or later.
+-- Returns whether one of these names, 17 bytes each, was purged at this time or later.
 local function purged(mode, since, targets)
   local names = {'f'}
   for at = 1, #targets, 17 do

@@ -1,18 +1,20 @@
--- Keeps an answer: src/store/redis/cache.rs.
--- KEYS: purges, the answers of a key.
--- ARGV: number, fence, what it varies by, the variant, the key, by what it is purged, for how many
--- milliseconds it is kept, how many variants at most, head, body.
+-- Stores an entry: src/store/redis/cache.rs.
+-- KEYS: purges, the entries of a key, the tokens of the names.
+-- ARGV: number, fence, what it varies by, the variant, the key, its names, 17 bytes each, for how many
+-- milliseconds it is kept, how many variants at most, head, body, 8 random bytes.
 -- Returns number, 'stored' | 'purged'.
 --
 -- Fields: v what they vary by, o the variants, the latest first, and of each variant h its head, b
--- its body and m what is known of it: stamp, fence and end in 16 digits each, the key, and by what
--- it is purged.
+-- its body and m what is known of it: stamp, fence and end in 16 digits each, the key, and its names
+-- with their tokens.
 local entry, fence, spec, variant = KEYS[2], tonumber(ARGV[2]), ARGV[3], ARGV[4]
-local targets, keep, most = ARGV[6], tonumber(ARGV[7]), tonumber(ARGV[8])
+local targets, keep, most, fresh = ARGV[6], tonumber(ARGV[7]), tonumber(ARGV[8]), ARGV[11]
 local now = time()
-if latest(now) >= fence and purged('h', fence, targets) then
+local last = latest(now)
+if last == math.huge or (last >= fence and purged('h', fence, targets)) then
   return {ARGV[1], 'purged'}
 end
+local tokens, marks = read_tokens(fresh, last >= fence and purged('s', fence, targets))
 
 local old = redis.call('HMGET', entry, 'v', 'o', 'm' .. variant)
 if old[1] and old[1] ~= spec then
@@ -35,10 +37,11 @@ local stamp = now
 if old[3] then
   stamp = math.max(now, (tonumber(old[3]:sub(1, 16)) or 0) + 1)
 end
-local about = whole(stamp) .. whole(fence) .. whole(now + keep * 1000) .. ARGV[5] .. targets
--- The first write: a server that is full refuses it, and keeps what was there.
+local about = whole(stamp) .. whole(fence) .. whole(now + keep * 1000) .. ARGV[5] .. marks
+-- The first write: a server without memory refuses it, and the older entry stays.
 redis.call('HSET', entry, 'v', spec, 'o', order, 'm' .. variant, about,
   'h' .. variant, ARGV[9], 'b' .. variant, ARGV[10])
+renew_tokens(tokens, fresh, keep)
 if #gone > 0 then
   redis.call('HDEL', entry, unpack(gone))
 end

@@ -1,0 +1,97 @@
+//! The last purge of each name that no stored entry has, in bounded memory.
+
+use std::sync::{
+    OnceLock,
+    atomic::{AtomicU64, Ordering},
+};
+
+use super::Name;
+
+/// How many cells a row has.
+const CELLS: usize = 1 << 14;
+
+/// An upper bound of the last purge of each name, in two rows of cells.
+///
+/// A cell holds the latest purge of all names that hash to it; the earlier of a name's two cells
+/// counts. No purge is ever forgotten, and the memory is bounded: 256 KiB, allocated by the first
+/// purge. A collision reports a purge that is too late. Only fills in flight are compared with it,
+/// so a collision refuses one fill and never affects an entry that is stored.
+#[derive(Default)]
+pub(super) struct Sketch {
+    rows: OnceLock<[Box<[AtomicU64]>; 2]>,
+}
+
+impl Sketch {
+    /// Returns when a name was purged last, or a later time; zero if it never was.
+    pub(super) fn last(&self, name: &Name) -> u64 {
+        let Some([one, two]) = self.rows.get() else {
+            return 0;
+        };
+        let (first, second) = cells(name);
+        let first = one[first].load(Ordering::Acquire);
+        first.min(two[second].load(Ordering::Acquire))
+    }
+
+    /// Records a purge of a name.
+    pub(super) fn raise(&self, name: &Name, at: u64) {
+        let row = || (0..CELLS).map(|_| AtomicU64::new(0)).collect();
+        let [one, two] = self.rows.get_or_init(|| [row(), row()]);
+        let (first, second) = cells(name);
+        one[first].fetch_max(at, Ordering::AcqRel);
+        two[second].fetch_max(at, Ordering::AcqRel);
+    }
+}
+
+/// Returns a name's cell in each row. Names of different kinds are digests in different key spaces,
+/// so they collide no more often than names of one kind.
+fn cells(name: &Name) -> (usize, usize) {
+    let cell = |from: usize| {
+        let bytes = [name.digest[from], name.digest[from + 1]];
+        usize::from(u16::from_le_bytes(bytes)) % CELLS
+    };
+    (cell(0), cell(8))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(digest: u128) -> Name {
+        Name {
+            kind: b'u',
+            digest: digest.to_le_bytes(),
+        }
+    }
+
+    #[test]
+    fn latest_purge_of_a_name_counts() {
+        let sketch = Sketch::default();
+        assert_eq!(sketch.last(&name(1)), 0);
+        sketch.raise(&name(1), 7);
+        sketch.raise(&name(1), 5);
+        assert_eq!(sketch.last(&name(1)), 7);
+        assert_eq!(sketch.last(&name(2)), 0);
+    }
+
+    #[test]
+    fn name_that_shares_one_cell_keeps_its_own_time() {
+        let sketch = Sketch::default();
+        sketch.raise(&name(1), 7);
+        assert_eq!(sketch.last(&name(1 | 1 << 64)), 0);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_purge_is_forgotten(
+            purges in proptest::collection::vec((proptest::num::u128::ANY, 1_u64..1_000), 1..200),
+        ) {
+            let sketch = Sketch::default();
+            for (digest, at) in &purges {
+                sketch.raise(&name(*digest), *at);
+            }
+            for (digest, at) in &purges {
+                proptest::prop_assert!(sketch.last(&name(*digest)) >= *at);
+            }
+        }
+    }
+}
