@@ -6,18 +6,22 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, header};
 
 use super::kit::{Random, give_up, join};
-use crate::cache::{
-    CacheKey, CacheStore, Fence, Found, Lease, LeaseToken, Lookup, PurgeMode, PurgeTarget, Put,
-    PutOutcome, Stamp, StoredResponse, Touch, VariantId,
-    sample::{Sample, Samples},
+use crate::{
+    cache::{
+        CacheKey, CacheStore, Fence, Found, Lease, LeaseToken, Lookup, PurgeMode, PurgeTarget, Put,
+        PutOutcome, Stamp, StoredResponse, Touch, VariantId,
+        sample::{Sample, Samples},
+    },
+    store_key::StoreKey,
 };
 
 /// Checks that a store of answers keeps the promises that the cache relies on.
 ///
-/// What it returns is what was put under that very key and variant; what was purged is gone, also
-/// if it was being made meanwhile; what has served its time is gone; a head is replaced only on
-/// the answer that it was made for. Random histories are held against a plain model. Where `pause`
-/// truly waits, all of it takes a few seconds.
+/// A lookup returns only what was put under that key and variant. Purged entries are gone, also if
+/// they were being filled at the time, and purges of other names remove nothing, however many there
+/// are. Expired entries are gone. A head is replaced only on the entry that it was made for. Random
+/// histories are compared with a plain model. Where `pause` really waits, the suite takes a few
+/// seconds.
 ///
 /// The suite purges everything: run it on a store of its own. That has room for some megabytes.
 ///
@@ -60,6 +64,7 @@ where
     suite.a_touch_replaces_the_head_and_no_other().await;
     suite.what_has_served_its_time_is_gone().await;
     suite.a_purge_reaches_what_it_names_and_nothing_else().await;
+    suite.purges_of_other_names_remove_no_entry().await;
     suite.a_purge_reaches_what_is_being_made().await;
     suite.a_soft_purge_ends_with_the_next_answer().await;
     suite.what_is_large_is_kept_whole_or_not_at_all().await;
@@ -302,6 +307,44 @@ where
             self.is_gone(&samples[gone], "one of several that were purged")
                 .await;
         }
+    }
+
+    /// Purges far more names than a store of fixed size can record.
+    async fn purges_of_other_names_remove_no_entry(&self) {
+        let samples = [
+            page("/others"),
+            Sample {
+                caller: Some(5),
+                ..page("/others")
+            },
+            variant("/others/varying", "x"),
+            Sample {
+                tags: vec!["popular", "others"],
+                ..page("/others/tagged")
+            },
+        ];
+        let mut random = Random::new();
+        for sample in &samples {
+            self.fill(sample).await;
+        }
+        for mode in [PurgeMode::Hard, PurgeMode::Soft] {
+            for _ in 0..20 {
+                self.purge(&other_names(&mut random, 4_096), mode).await;
+            }
+            for name in other_names(&mut random, 64) {
+                self.purge(&[name], mode).await;
+                self.purge(&[name], mode).await;
+            }
+            for sample in &samples {
+                let shown = shown(&self.get(sample).await);
+                let (_, _, expired) = shown.unwrap_or_else(|| {
+                    panic!("purges of other names removed {sample:?}");
+                });
+                assert!(!expired, "purges of other names expired {sample:?}");
+            }
+        }
+        self.fill(&page("/others/later")).await;
+        self.found(&page("/others/later")).await;
     }
 
     async fn a_purge_reaches_what_is_being_made(&self) {
@@ -735,6 +778,20 @@ impl Model {
             assert!(expired, "what was purged softly is found, and not expired");
         }
     }
+}
+
+/// Returns names that no entry has: mostly URLs, as unsafe requests to unknown URLs purge them.
+fn other_names(random: &mut Random, count: usize) -> Vec<PurgeTarget> {
+    let mut digest = || {
+        let mut half = || random.below(usize::MAX) as u128;
+        StoreKey::from_bytes((half() << 64 | half()).to_le_bytes())
+    };
+    let name = |number| match number % 64 {
+        0 => PurgeTarget::Tag(digest()),
+        1 => PurgeTarget::Partition(digest()),
+        _ => PurgeTarget::Uri(digest()),
+    };
+    (0..count).map(name).collect()
 }
 
 /// Returns what histories are made of: URLs that vary and such that do not, for all and for one.

@@ -1,7 +1,7 @@
 //! The suite for stores of answers, run on ours, and on some that are wrong.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     panic::AssertUnwindSafe,
     sync::{Arc, Mutex},
     time::Duration,
@@ -52,6 +52,7 @@ struct Wrong {
     leases: Mutex<HashMap<CacheKey, (LeaseToken, Timestamp)>>,
     tokens: Mutex<u64>,
     purges: Mutex<u64>,
+    purged_names: Mutex<usize>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -68,6 +69,11 @@ enum Fault {
     ForgetsTags,
     ForgetsCallers,
     PurgesEverything,
+    /// It records few names exactly, and purges everything when there are more.
+    RecordsFewPurges,
+    /// After many purges, names that begin with the same byte are one name.
+    ConfusesManyPurges,
+    ExpiresWithManyPurges,
     KeepsAllVariants,
     KeepsOneVariant,
     KeepsNothing,
@@ -87,11 +93,38 @@ impl Wrong {
             leases: Mutex::default(),
             tokens: Mutex::default(),
             purges: Mutex::default(),
+            purged_names: Mutex::default(),
         }
     }
 
     fn is(&self, fault: Fault) -> bool {
         self.fault == fault
+    }
+
+    /// Returns what a store purges besides that cannot tell many purged names apart.
+    fn reached_by_mistake(&self, targets: &[PurgeTarget]) -> Vec<PurgeTarget> {
+        const FEW: usize = 65_536;
+        let mut purged = self.purged_names.lock().unwrap();
+        *purged += targets.len();
+        match self.fault {
+            Fault::RecordsFewPurges | Fault::ExpiresWithManyPurges if *purged > FEW => {
+                *purged = 0;
+                vec![PurgeTarget::All]
+            }
+            Fault::ConfusesManyPurges if *purged > FEW => {
+                let first_byte = |target: &PurgeTarget| match target {
+                    PurgeTarget::Uri(uri) => Some(uri.as_bytes()[0]),
+                    _ => None,
+                };
+                let purged: HashSet<u8> = targets.iter().filter_map(first_byte).collect();
+                let stored = self.latest.lock().unwrap();
+                let confused = stored
+                    .keys()
+                    .filter(|uri| purged.contains(&uri.as_bytes()[0]));
+                confused.map(|uri| PurgeTarget::Uri(*uri)).collect()
+            }
+            _ => Vec::new(),
+        }
     }
 
     fn now_or_never<T>(answer: StoreFuture<T>) -> T {
@@ -168,7 +201,13 @@ impl CacheStore for Wrong {
         if self.is(Fault::PurgesEverything) {
             targets = vec![PurgeTarget::All];
         }
+        targets.extend(self.reached_by_mistake(&targets));
         let mode = match self.fault {
+            Fault::ExpiresWithManyPurges
+                if targets.len() > 1 && targets.contains(&PurgeTarget::All) =>
+            {
+                PurgeMode::Soft
+            }
             Fault::PurgesSoftly => PurgeMode::Soft,
             Fault::PurgesHard => PurgeMode::Hard,
             Fault::SoftPurgesNothing if mode == PurgeMode::Soft => return StoreFuture::ready(()),
@@ -207,6 +246,7 @@ impl CacheStore for Wrong {
 #[test]
 fn a_store_that_breaks_a_promise_does_not_pass() {
     let purged = "what was purged";
+    let others = "purges of other names removed";
     for (fault, says) in [
         (Fault::MixesCallersUp, "what was put under another key"),
         (Fault::KeepsForEver, "has served its time"),
@@ -219,6 +259,9 @@ fn a_store_that_breaks_a_promise_does_not_pass() {
         (Fault::ForgetsTags, purged),
         (Fault::ForgetsCallers, purged),
         (Fault::PurgesEverything, "is not found"),
+        (Fault::RecordsFewPurges, others),
+        (Fault::ConfusesManyPurges, others),
+        (Fault::ExpiresWithManyPurges, "of other names expired"),
         (Fault::KeepsAllVariants, "a variant beyond the most"),
         (Fault::KeepsOneVariant, "is not found"),
         (Fault::KeepsNothing, "is not found"),

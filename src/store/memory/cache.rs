@@ -219,20 +219,15 @@ impl Part {
         fence: Fence,
         expires_at: Timestamp,
     ) -> Option<Answer> {
-        // Each later purge finds the names, and so reaches the entry.
-        let names = self.purges.register(names_of(key, &entry));
-        let now = self.purges.now();
-        match self.purges.standing(&names, fence.0, now) {
-            Standing::Purged => None,
-            Standing::Valid | Standing::Expired => Some(Answer {
-                weight: weight(&entry),
-                entry,
-                fence,
-                stamp: self.next_stamp(),
-                expires_at,
-                names,
-            }),
-        }
+        let names = self.purges.register(names_of(key, &entry), fence.0)?;
+        Some(Answer {
+            weight: weight(&entry),
+            entry,
+            fence,
+            stamp: self.next_stamp(),
+            expires_at,
+            names,
+        })
     }
 
     fn write(&self, key: &SlotKey) -> MutexGuard<'_, ()> {
@@ -313,4 +308,364 @@ fn weight(entry: &StoredResponse) -> u64 {
     // All entries of a caller share its name.
     let names = 1 + entry.tags().len();
     (SLOT_BYTES + names * NAME_BYTES + entry.weight_bytes()) as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use bytes::Bytes;
+    use http::{HeaderValue, header};
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::{
+        cache::sample::{Sample, Samples},
+        store_key::StoreKey,
+        time::ManualClock,
+    };
+
+    const LONG: Duration = Duration::from_secs(3_600);
+
+    fn store(bytes_max: u64) -> (MemoryStore, Samples) {
+        let builder = MemoryStore::builder().clock(ManualClock::default());
+        let store = builder.cache_bytes_max(bytes_max).build().unwrap();
+        let samples = Samples::new(CacheStore::keys(&store), "test");
+        (store, samples)
+    }
+
+    fn sample(number: u32) -> Sample {
+        let caller = [None, Some(1), Some(2)][number as usize % 3];
+        let mut sample = Sample {
+            path: format!("/{}", number / 6),
+            caller,
+            tags: [vec![], vec!["a"], vec!["a", "b", "c", "d"]][number as usize / 6 % 3].clone(),
+            ..Sample::default()
+        };
+        if number / 6 % 2 == 1 {
+            let accept = ["one", "two"][number as usize / 3 % 2];
+            sample.vary = vec![header::ACCEPT];
+            let accept = HeaderValue::from_static(accept);
+            sample.asked.insert(header::ACCEPT, accept);
+        }
+        sample
+    }
+
+    /// Returns the number of the first sample with the same key and variant.
+    fn place(number: u32) -> u32 {
+        match number / 6 % 2 {
+            0 => number / 6 * 6 + number % 3,
+            _ => number,
+        }
+    }
+
+    /// Each target that a few samples have, and one that none has.
+    fn target(samples: &Samples, number: u32) -> PurgeTarget {
+        match number {
+            0..4 => samples.uri(&sample(number * 6)),
+            4..8 => samples.tag(["a", "b", "c", "d"][number as usize - 4]),
+            8..10 => samples.caller(number as u8 - 7),
+            10 => {
+                let shared = samples.answer(&sample(0));
+                PurgeTarget::Partition(*shared.partition())
+            }
+            11 => PurgeTarget::All,
+            _ => samples.tag("of none"),
+        }
+    }
+
+    fn targets_of(samples: &Samples, sample: &Sample) -> Vec<PurgeTarget> {
+        let entry = samples.answer(sample);
+        let mut targets = vec![
+            PurgeTarget::All,
+            samples.uri(sample),
+            PurgeTarget::Partition(*entry.partition()),
+        ];
+        targets.extend(entry.tags().iter().map(|tag| PurgeTarget::Tag(*tag)));
+        targets
+    }
+
+    fn look_up(store: &MemoryStore, samples: &Samples, sample: &Sample) -> Lookup {
+        let selection = samples.selection(&sample.asked, None);
+        let found = store.get(&samples.key(sample), &selection);
+        found.into_ready().ok().unwrap().unwrap()
+    }
+
+    fn put(store: &MemoryStore, samples: &Samples, sample: &Sample, fence: Fence) -> PutOutcome {
+        let put = Put {
+            key: samples.key(sample),
+            entry: samples.answer(sample),
+            fence,
+            retain: LONG,
+            variants_max: 16,
+        };
+        store.put(put).into_ready().ok().unwrap().unwrap()
+    }
+
+    fn names(store: &MemoryStore) -> usize {
+        store.shared.cache.purges.names()
+    }
+
+    /// What is done to a store: to which sample or target, and by which lookup.
+    #[derive(Clone, Copy, Debug)]
+    enum Step {
+        Look(u32),
+        /// With the fence of the lookup so many steps ago.
+        Put(u32, usize),
+        Touch(u32, usize),
+        Purge(u32, PurgeMode),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        let mode = prop_oneof![Just(PurgeMode::Hard), Just(PurgeMode::Soft)];
+        prop_oneof![
+            (0..24_u32).prop_map(Step::Look),
+            (0..24_u32, 0..6_usize).prop_map(|(sample, ago)| Step::Put(sample, ago)),
+            (0..24_u32, 0..6_usize).prop_map(|(sample, ago)| Step::Touch(sample, ago)),
+            (0..13_u32, mode).prop_map(|(target, mode)| Step::Purge(target, mode)),
+        ]
+    }
+
+    /// A list of all that was stored, and of all that was purged.
+    #[derive(Default)]
+    struct Model {
+        /// The entries by sample, each with the number of purges before its lookup.
+        stored: Vec<(u32, usize)>,
+        purges: Vec<(PurgeTarget, PurgeMode)>,
+    }
+
+    impl Model {
+        fn is_purged(&self, targets: &[PurgeTarget], since: usize, by: PurgeMode) -> bool {
+            let later = &self.purges[since.min(self.purges.len())..];
+            later
+                .iter()
+                .any(|(target, mode)| *mode == by && targets.contains(target))
+        }
+
+        /// Returns whether an entry is stored and valid, and if so whether it is expired.
+        fn find(&self, number: u32, targets: &[PurgeTarget]) -> Option<bool> {
+            let (_, since) = self
+                .stored
+                .iter()
+                .rfind(|(stored, _)| *stored == place(number))?;
+            let is_purged = |by| self.is_purged(targets, *since, by);
+            (!is_purged(PurgeMode::Hard)).then(|| is_purged(PurgeMode::Soft))
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn store_finds_exactly_what_a_plain_list_of_puts_and_purges_permits(
+            steps in proptest::collection::vec(step(), 1..200),
+        ) {
+            let (store, samples) = store(64 << 20);
+            let mut model = Model::default();
+            let mut fences = vec![(look_up(&store, &samples, &sample(0)).fence, 0)];
+            for step in steps {
+                let since = |ago: usize| fences[fences.len().saturating_sub(ago + 1)];
+                match step {
+                    Step::Look(number) => {
+                        let sample = sample(number);
+                        let lookup = look_up(&store, &samples, &sample);
+                        let found = match lookup.found {
+                            Found::Entry { expired, .. } => Some(expired),
+                            _ => None,
+                        };
+                        let expected = model.find(number, &targets_of(&samples, &sample));
+                        prop_assert_eq!(found, expected);
+                        fences.push((lookup.fence, model.purges.len()));
+                    }
+                    Step::Put(number, ago) => {
+                        let (fence, since) = since(ago);
+                        let sample = sample(number);
+                        let targets = targets_of(&samples, &sample);
+                        let is_purged = model.is_purged(&targets, since, PurgeMode::Hard);
+                        let outcome = put(&store, &samples, &sample, fence);
+                        prop_assert_eq!(outcome == PutOutcome::Purged, is_purged);
+                        if !is_purged {
+                            model.stored.push((place(number), since));
+                        }
+                    }
+                    Step::Touch(number, ago) => {
+                        let (fence, since) = since(ago);
+                        let sample = sample(number);
+                        let Found::Entry { entry, stamp, .. } =
+                            look_up(&store, &samples, &sample).found
+                        else {
+                            continue;
+                        };
+                        let touch = Touch { key: samples.key(&sample), entry, stamp, fence, retain: LONG };
+                        let touched = store.touch(touch).into_ready().ok().unwrap().unwrap();
+                        let targets = targets_of(&samples, &sample);
+                        prop_assert_eq!(touched, !model.is_purged(&targets, since, PurgeMode::Hard));
+                        if touched {
+                            model.stored.push((place(number), since));
+                        }
+                    }
+                    Step::Purge(number, mode) => {
+                        let target = target(&samples, number);
+                        drop(store.purge(&[target], mode));
+                        model.purges.push((target, mode));
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn names_are_released_with_the_last_entry_that_has_them() {
+        let (store, samples) = store(64 << 20);
+        let tagged = |path: &str| Sample {
+            path: path.to_owned(),
+            tags: vec!["a", "b", "c", "a"],
+            ..Sample::default()
+        };
+        let fence = look_up(&store, &samples, &tagged("/1")).fence;
+        put(&store, &samples, &tagged("/1"), fence);
+        // The URL, the shared partition, and three tags.
+        assert_eq!(names(&store), 5);
+        put(&store, &samples, &tagged("/1"), fence);
+        assert_eq!(names(&store), 5, "the replaced entry released its names");
+        put(&store, &samples, &tagged("/2"), fence);
+        assert_eq!(names(&store), 6);
+        let plain = Sample {
+            path: "/1".to_owned(),
+            ..Sample::default()
+        };
+        put(&store, &samples, &plain, fence);
+        assert_eq!(names(&store), 6, "the tags are in use by the other entry");
+        store.shared.cache.slots.clear();
+        assert_eq!(names(&store), 0);
+    }
+
+    #[test]
+    fn refused_put_registers_no_names() {
+        let (store, samples) = store(64 << 20);
+        let sample = sample(0);
+        let fence = look_up(&store, &samples, &sample).fence;
+        drop(store.purge(&[PurgeTarget::All], PurgeMode::Hard));
+        assert_eq!(put(&store, &samples, &sample, fence), PutOutcome::Purged);
+        assert_eq!(names(&store), 0);
+    }
+
+    #[test]
+    fn eviction_bounds_the_names() {
+        let (store, samples) = store(1 << 20);
+        for number in 0..5_000 {
+            let sample = Sample {
+                path: format!("/{number}"),
+                body: Bytes::from_static(&[0; 100]),
+                ..Sample::default()
+            };
+            let fence = look_up(&store, &samples, &sample).fence;
+            put(&store, &samples, &sample, fence);
+            drop(store.purge(&[samples.uri(&sample)], PurgeMode::Soft));
+        }
+        let stored = store.shared.cache.slots.len();
+        assert!(stored < 1_000, "{stored} entries are stored");
+        assert_eq!(names(&store), stored + 1);
+    }
+
+    /// A cell passes from name to name, with the times that it has.
+    #[test]
+    fn purge_before_a_cell_was_reused_does_not_reach_the_next_entry() {
+        let (store, samples) = store(64 << 20);
+        let page = |number: usize| Sample {
+            path: format!("/{number}"),
+            ..Sample::default()
+        };
+        for number in 0..200 {
+            let sample = page(number);
+            let fence = look_up(&store, &samples, &sample).fence;
+            assert_eq!(put(&store, &samples, &sample, fence), PutOutcome::Stored);
+            let found = look_up(&store, &samples, &sample).found;
+            assert!(matches!(found, Found::Entry { expired: false, .. }));
+            for mode in [PurgeMode::Soft, PurgeMode::Hard] {
+                drop(store.purge(&[samples.uri(&sample)], mode));
+            }
+            store.shared.cache.slots.clear();
+        }
+    }
+
+    #[test]
+    fn fill_that_began_before_a_purge_of_its_name_is_refused_after_the_name_was_released() {
+        let (store, samples) = store(64 << 20);
+        let sample = sample(0);
+        for mode in [PurgeMode::Hard, PurgeMode::Soft] {
+            let fence = look_up(&store, &samples, &sample).fence;
+            put(&store, &samples, &sample, fence);
+            drop(store.purge(&[samples.uri(&sample)], mode));
+            store.shared.cache.slots.clear();
+            let outcome = put(&store, &samples, &sample, fence);
+            let found = look_up(&store, &samples, &sample).found;
+            match mode {
+                PurgeMode::Hard => assert_eq!(outcome, PutOutcome::Purged),
+                PurgeMode::Soft => assert!(matches!(found, Found::Entry { expired: true, .. })),
+            }
+        }
+    }
+
+    /// Threads store, purge and look up the same few entries. A counter per name says which version
+    /// of the entry was current when a purge had completed.
+    #[test]
+    fn concurrent_puts_and_purges_never_show_a_purged_entry() {
+        const ROUNDS: usize = 20_000;
+        let (store, samples) = store(64 << 20);
+        let samples = Arc::new(samples);
+        let versions: Arc<Vec<AtomicU64>> = Arc::new((0..4).map(|_| AtomicU64::new(0)).collect());
+        let page = |number: usize, version: u64| Sample {
+            path: format!("/{number}"),
+            tags: vec!["a"],
+            body: Bytes::from(version.to_string()),
+            ..Sample::default()
+        };
+        let threads: Vec<_> = (0..4)
+            .map(|thread| {
+                let (store, samples) = (store.clone(), Arc::clone(&samples));
+                let versions = Arc::clone(&versions);
+                std::thread::spawn(move || {
+                    for round in 0..ROUNDS {
+                        let number = (round * 7 + thread) % 4;
+                        let least = versions[number].load(Ordering::SeqCst);
+                        let lookup = look_up(&store, &samples, &page(number, 0));
+                        if let Found::Entry { entry, .. } = &lookup.found {
+                            let version = std::str::from_utf8(entry.body()).unwrap();
+                            assert!(version.parse::<u64>().unwrap() >= least, "a purged entry");
+                        }
+                        match (round + thread) % 5 {
+                            // The origin changes, and the purge completes before anyone relies on it.
+                            0 if thread == 0 => {
+                                let next = least + 1;
+                                // Fills from here on carry the new version.
+                                ORIGIN[number].store(next, Ordering::SeqCst);
+                                let target = match round % 3 {
+                                    0 => samples.tag("a"),
+                                    _ => samples.uri(&page(number, 0)),
+                                };
+                                drop(store.purge(&[target], PurgeMode::Hard));
+                                versions[number].store(next, Ordering::SeqCst);
+                            }
+                            1 => {
+                                let other = StoreKey::from_bytes((round as u128).to_le_bytes());
+                                drop(store.purge(&[PurgeTarget::Uri(other)], PurgeMode::Hard));
+                            }
+                            2 if round % 50 == 0 => store.shared.cache.slots.clear(),
+                            _ => {
+                                let version = ORIGIN[number].load(Ordering::SeqCst);
+                                let made = page(number, version);
+                                put(&store, &samples, &made, lookup.fence);
+                            }
+                        }
+                    }
+                })
+            })
+            .collect();
+        threads
+            .into_iter()
+            .for_each(|thread| thread.join().unwrap());
+        store.shared.cache.slots.clear();
+        assert_eq!(names(&store), 0, "every name was released");
+    }
+
+    static ORIGIN: [AtomicU64; 4] = [const { AtomicU64::new(0) }; 4];
 }

@@ -81,14 +81,25 @@ impl Purges {
         self.clock.load(Ordering::Acquire)
     }
 
-    /// Registers the names of an entry that is about to be stored.
+    /// Registers the names of an entry that is about to be stored. `None` if it was purged since the
+    /// lookup with its fence.
     ///
-    /// From here on each purge of them reaches the entry. What was purged before shows in its
-    /// [`standing`](Self::standing), which the caller must check before it stores the entry.
+    /// From here on each purge of the names reaches the entry.
     pub(in crate::store) fn register(
         self: &Arc<Self>,
-        names: impl Iterator<Item = Name>,
-    ) -> StoredNames {
+        names: impl Iterator<Item = Name> + Clone,
+        fence: u64,
+    ) -> Option<StoredNames> {
+        // Most refusals are found here, and take no cells.
+        if names.clone().any(|name| self.last(&name) >= fence) {
+            return None;
+        }
+        let stored = self.hold_all(names);
+        let is_purged = self.compare(&stored, fence) == Standing::Purged;
+        (!is_purged).then_some(stored)
+    }
+
+    fn hold_all(self: &Arc<Self>, names: impl Iterator<Item = Name>) -> StoredNames {
         let mut cells = names.map(|name| self.hold(name));
         let first = std::array::from_fn(|_| cells.next());
         let rest: Vec<_> = cells.collect();
@@ -96,6 +107,14 @@ impl Purges {
             first,
             rest: (!rest.is_empty()).then(|| rest.into()),
             held_in: Some(Arc::clone(self)),
+        }
+    }
+
+    /// Returns when a name was last purged hard, or later.
+    fn last(&self, name: &Name) -> u64 {
+        match self.shard(name).get(name) {
+            Some(place) => self.cells.get(place.cell).last(PurgeMode::Hard),
+            None => self.unstored_hard.last(name),
         }
     }
 
@@ -297,7 +316,7 @@ impl Hash for Name {
 pub(in crate::store) fn names_of(
     key: &CacheKey,
     entry: &StoredResponse,
-) -> impl Iterator<Item = Name> {
+) -> impl Iterator<Item = Name> + Clone {
     let own = [
         PurgeTarget::Uri(*key.uri()),
         PurgeTarget::Partition(*entry.partition()),

@@ -139,20 +139,19 @@ impl Near {
         else {
             return;
         };
-        // Each later purge finds the names, and so reaches the copy.
         let names = names_of(key, entry).chain([name_of_key(key)]);
+        let Some(names) = self.purges.register(names, since) else {
+            return;
+        };
         let kept = Kept {
             entry: Arc::clone(entry),
             fence: seen.lookup.fence,
             stamp: *stamp,
             until: self.clock.coarse() + seen.left.min(TRUSTED_FOR),
-            names: self.purges.register(names),
+            names,
             since,
         };
-        let now = self.purges.now();
-        if self.purges.standing(&kept.names, since, now) == Standing::Valid {
-            self.part(key).insert(Place::of(key, entry.variant()), kept);
-        }
+        self.part(key).insert(Place::of(key, entry.variant()), kept);
     }
 
     /// Forgets all variants under a key.
