@@ -51,6 +51,7 @@ mod cache_oracle;
 mod cache_parts;
 mod cache_policy;
 mod cache_posts;
+mod cache_purges;
 mod cache_refresh;
 mod cache_shared_store;
 mod cache_validation;

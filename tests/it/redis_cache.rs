@@ -1,10 +1,16 @@
 //! The cache on Redis: one command for a hit, and purges that nothing makes undone.
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use portcullis::{
-    ManualClock, StoreKey,
-    cache::{CacheLayer, CacheStore, Purge, PurgeMode, PurgeTarget},
+    ManualClock, StoreFuture, StoreKey,
+    cache::{
+        CacheKey, CacheLayer, CacheStore, Lookup, Purge, PurgeMode, PurgeTarget, Put, PutOutcome,
+        Selection, Touch,
+    },
     store::{RedisConfig, RedisStore},
 };
 use tokio::task::JoinSet;
@@ -91,28 +97,208 @@ async fn a_purge_that_the_server_loses_brings_nothing_back() {
     assert_eq!(instance.get("/a").await, anew);
 }
 
+/// Purges so many names that no entry has, in calls of 9 000.
+async fn purge_made_up_names(store: &RedisStore, calls: u64, mode: PurgeMode) {
+    for part in 0..calls {
+        let targets: Vec<_> = (0..9_000_u64)
+            .map(|number| (number, u128::from(part << 32 | number).to_le_bytes()))
+            .map(|(number, digest)| (number, StoreKey::from_bytes(digest)))
+            .map(|(number, name)| match number % 3 {
+                0 => PurgeTarget::Tag(name),
+                1 => PurgeTarget::Partition(name),
+                _ => PurgeTarget::Uri(name),
+            })
+            .collect();
+        store.purge(&targets, mode).await.unwrap();
+    }
+}
+
 #[tokio::test]
-async fn more_purges_than_are_remembered_lose_answers_and_bring_none_back() {
+async fn more_purges_than_are_recorded_remove_no_other_entry_and_bring_none_back() {
     let server = Server::start();
     let instance = instance(&server);
     let purged = warm(&instance, "/a", &server).await;
     let kept = warm(&instance, "/b", &server).await;
     let url = Purge::uri("http://acme.test/a".parse().unwrap());
     instance.purge(url, PurgeMode::Hard).await;
-    let store = store(&server);
-    for part in 0..8_u64 {
-        let targets: Vec<_> = (0..9_000_u64)
-            .map(|number| u128::from(part << 32 | number).to_le_bytes())
-            .map(|digest| PurgeTarget::Tag(StoreKey::from_bytes(digest)))
-            .collect();
-        store.purge(&targets, PurgeMode::Hard).await.unwrap();
+    let (store, keys) = (store(&server), server.keys().len());
+    for mode in [PurgeMode::Hard, PurgeMode::Soft] {
+        purge_made_up_names(&store, 8, mode).await;
+        let recorded = server.ask(&["ZCARD", PURGES]).as_int();
+        assert!(recorded <= (1 << 16) + 1, "{recorded}");
+        assert!(server.keys().len() <= keys, "a purge creates no key");
+        assert_eq!(instance.get("/b").await, kept);
     }
-    let remembered = server.ask(&["ZCARD", PURGES]).as_int();
-    assert!(remembered <= (1 << 16) + 1, "{remembered}");
     assert_ne!(instance.get("/a").await, purged);
-    assert_ne!(instance.get("/b").await, kept);
-    let anew = warm(&instance, "/b", &server).await;
-    assert_eq!(instance.get("/b").await, anew);
+    let anew = warm(&instance, "/a", &server).await;
+    assert_eq!(instance.get("/a").await, anew);
+}
+
+#[tokio::test]
+async fn purge_reaches_its_names_after_more_purges_than_are_recorded() {
+    let server = Server::start();
+    let (one, other) = (instance(&server), instance(&server));
+    let url = || Purge::uri("http://acme.test/a".parse().unwrap());
+    for purge in [url(), Purge::tag("some"), Purge::All] {
+        let shown = warm(&other, "/a", &server).await;
+        purge_made_up_names(&store(&server), 8, PurgeMode::Hard).await;
+        one.purge(purge, PurgeMode::Hard).await;
+        assert_ne!(other.get("/a").await, shown);
+    }
+}
+
+/// An entry whose only name that is purged here is a URL, and a fill of it that can be held up.
+struct Fill {
+    store: RedisStore,
+    probe: Arc<Probe>,
+    layer: CacheLayer,
+}
+
+/// Remembers the last entry that a cache put.
+struct Probe {
+    store: RedisStore,
+    put: Mutex<Option<Put>>,
+}
+
+impl CacheStore for Probe {
+    fn keys(&self) -> &portcullis::StoreKeys {
+        CacheStore::keys(&self.store)
+    }
+
+    fn get(&self, key: &CacheKey, selection: &Selection<'_>) -> StoreFuture<Lookup> {
+        self.store.get(key, selection)
+    }
+
+    fn put(&self, put: Put) -> StoreFuture<PutOutcome> {
+        *self.put.lock().unwrap() = Some(put);
+        StoreFuture::ready(PutOutcome::Stored)
+    }
+
+    fn touch(&self, touch: Touch) -> StoreFuture<bool> {
+        self.store.touch(touch)
+    }
+
+    fn purge(&self, targets: &[PurgeTarget], mode: PurgeMode) -> StoreFuture<()> {
+        CacheStore::purge(&self.store, targets, mode)
+    }
+}
+
+impl Fill {
+    fn new(server: &Server) -> Self {
+        let probe = Arc::new(Probe {
+            store: store(server),
+            put: Mutex::default(),
+        });
+        Self {
+            store: store(server),
+            layer: CacheLayer::new(Arc::clone(&probe)),
+            probe,
+        }
+    }
+
+    /// Looks up, and returns the fill that follows.
+    async fn begin(&self, path: &str) -> Put {
+        let instance = Instance::new(self.layer.clone(), FIELDS);
+        instance.get(path).await;
+        loop {
+            if let Some(put) = self.probe.put.lock().unwrap().take() {
+                return put;
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    async fn purge(&self, target: PurgeTarget, mode: PurgeMode) {
+        self.store.purge(&[target], mode).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn fill_in_flight_is_refused_after_a_purge_of_its_names_and_stored_after_one_of_others() {
+    let server = Server::start();
+    let fill = Fill::new(&server);
+    let put = fill.begin("/a").await;
+    let other = PurgeTarget::Uri(StoreKey::from_bytes([7; 16]));
+    fill.purge(other, PurgeMode::Hard).await;
+    assert_eq!(fill.store.put(put).await.unwrap(), PutOutcome::Stored);
+    let own = [
+        PurgeTarget::Uri(*fill.begin("/b").await.key.uri()),
+        PurgeTarget::All,
+    ];
+    for target in own {
+        let put = fill.begin("/b").await;
+        fill.purge(target, PurgeMode::Hard).await;
+        assert_eq!(fill.store.put(put).await.unwrap(), PutOutcome::Purged);
+    }
+}
+
+#[tokio::test]
+async fn fill_in_flight_is_refused_where_its_purge_may_have_been_forgotten() {
+    let server = Server::start();
+    let fill = Fill::new(&server);
+    // More purges than are recorded.
+    let put = fill.begin("/a").await;
+    let uri = PurgeTarget::Uri(*put.key.uri());
+    fill.purge(uri, PurgeMode::Hard).await;
+    purge_made_up_names(&fill.store, 8, PurgeMode::Hard).await;
+    assert_eq!(fill.store.put(put).await.unwrap(), PutOutcome::Purged);
+    // The record is lost.
+    let put = fill.begin("/a").await;
+    fill.purge(uri, PurgeMode::Hard).await;
+    server.ask(&["DEL", PURGES]);
+    assert_eq!(fill.store.put(put).await.unwrap(), PutOutcome::Purged);
+    let put = fill.begin("/a").await;
+    assert_eq!(fill.store.put(put).await.unwrap(), PutOutcome::Stored);
+}
+
+#[tokio::test]
+async fn lost_record_of_recent_purges_loses_no_entry() {
+    let server = Server::start();
+    let instance = instance(&server);
+    let shown = warm(&instance, "/a", &server).await;
+    server.ask(&["DEL", PURGES]);
+    assert_eq!(instance.get("/a").await, shown);
+}
+
+#[tokio::test]
+async fn lost_token_takes_its_entries_along_and_brings_none_back() {
+    let server = Server::start();
+    let instance = instance(&server);
+    let tokens = || {
+        let mut names = server.keys();
+        names.retain(|name| name.contains(":n:{"));
+        names
+    };
+    warm(&instance, "/a", &server).await;
+    // Everything, the URL, the shared partition, and two tags.
+    assert_eq!(tokens().len(), 5);
+    for token in tokens() {
+        let shown = warm(&instance, "/a", &server).await;
+        let other = warm(&instance, "/b", &server).await;
+        assert_eq!(server.ask(&["DEL", &token]), Reply::Int(1));
+        // Another entry gets new tokens, which are none of the lost entry.
+        warm(&instance, "/c", &server).await;
+        assert_ne!(instance.get("/a").await, shown);
+        let is_url = token.contains(":n:{AA}:u");
+        assert_eq!(instance.get("/b").await == other, is_url, "{token}");
+    }
+}
+
+#[tokio::test]
+async fn tokens_outlive_the_entries_that_list_them() {
+    let server = Server::start();
+    let instance = instance(&server);
+    warm(&instance, "/a", &server).await;
+    let mut client = server.client();
+    let mut left = |name: &String| {
+        let left = client.ask(&[b"PTTL", name.as_bytes()]).unwrap();
+        left.as_int()
+    };
+    let names = server.keys();
+    let longest = names.iter().filter(|name| is_answer(name)).map(&mut left);
+    let longest = longest.max().unwrap();
+    let tokens = names.iter().filter(|name| name.contains(":n:{"));
+    assert!(tokens.map(left).all(|left| left > longest));
 }
 
 #[tokio::test]

@@ -8,7 +8,8 @@ use std::{
 };
 
 use portcullis::{
-    cache::{CacheLayer, Purge, PurgeMode},
+    StoreKey,
+    cache::{CacheLayer, CacheStore, Purge, PurgeMode, PurgeTarget},
     store::{RedisConfig, RedisStore, TieredStore},
 };
 
@@ -106,5 +107,35 @@ async fn a_late_look_up_never_brings_back_what_was_purged() {
         // It was right when it was asked for; from now on it is not.
         assert_eq!(late.await, shown);
         assert_ne!(other.get(&path).await, shown);
+    }
+}
+
+#[tokio::test]
+async fn purges_of_other_names_leave_the_memory_filled() {
+    let server = Server::start();
+    let other = instance(&server);
+    let config = patient(RedisConfig::single(server.url()));
+    let store = RedisStore::new(config, keys()).unwrap();
+    let made_up: Vec<_> = (0..5_000_u128)
+        .map(|number| PurgeTarget::Uri(StoreKey::from_bytes(number.to_le_bytes())))
+        .collect();
+    let begun = Instant::now();
+    loop {
+        assert!(begun.elapsed() < Duration::from_secs(60), "never in time");
+        let marked = warm(&other, "/mark", &server).await;
+        let shown = warm(&other, "/a", &server).await;
+        let copied = Instant::now();
+        store.purge(&made_up, PurgeMode::Hard).await.unwrap();
+        let mark = Purge::uri("http://acme.test/mark".parse().unwrap());
+        other.purge(mark, PurgeMode::Hard).await;
+        until_not(&other, "/mark", &marked).await;
+        settle(&server).await;
+        let before = commands(&server);
+        assert_eq!(other.get("/a").await, shown);
+        // A copy is used for two seconds.
+        if copied.elapsed() < Duration::from_secs(1) {
+            assert_eq!(commands(&server), before);
+            break;
+        }
     }
 }
