@@ -12,37 +12,48 @@ use crate::{
     store_key::{StoreKey, StoreKeys},
 };
 
-/// Where the cache keeps answers.
+/// A store of cache entries.
 ///
-/// A store answers for three things: that what it returns was put under that very key, that what
-/// was purged is never returned again, also not if it was being made while the purge came, and
-/// that it stays within its bounds. Freshness is the cache's own affair.
+/// A store guarantees that a lookup returns only what was put under that very key, that nothing is
+/// returned after it was purged, also if it was being filled at the time, and that its memory is
+/// bounded. Freshness is the concern of the cache.
 ///
-/// A store may lose an answer at any time: that costs a call of the handler. One that returns an
-/// answer under another key shows one caller what is another's; one that returns what was purged
-/// shows what is no longer true.
+/// A store may evict an entry at any time: that costs a call of the handler. A store that returns an
+/// entry under another key discloses one caller's response to another, and a store that returns a
+/// purged entry serves outdated content.
 ///
 /// # Purges and fills
 ///
-/// An answer is made while the world goes on: a purge may come between the lookup that found
-/// nothing and the [`put`](CacheStore::put) of the answer. So each lookup hands out a [`Fence`]:
-/// the store's own time at that moment. It comes back with the answer, and an answer whose fence
-/// is not later than a purge of its URL, of its partition, of one of its tags or of all is dead:
-/// refused when it is put, and not found when it is looked up. Purging a URL for every caller is
-/// so one write, and needs no list of what is kept.
+/// A purge may arrive between the lookup that found nothing and the [`put`](CacheStore::put) of the
+/// response. So each lookup returns a [`Fence`], the time of the store at that moment, and the fill
+/// passes it back. An entry is dead if its fence is not later than a purge of its URL, of its
+/// partition, of one of its tags or of everything: its `put` is refused, and a lookup does not find
+/// it.
+///
+/// # Purges of other names
+///
+/// Each unsafe request purges its URL, so any client can purge any number of names that no entry
+/// has. **Purges of other names never remove or expire a stored entry**, however many there are, and
+/// the cost of a purge does not depend on what is stored. The memory that a store spends on purges
+/// must be bounded nevertheless. A store that cannot record all recent purges may refuse a fill that
+/// one of them might concern ([`PutOutcome::Purged`]); the next fill of that URL is stored.
+///
+/// Two structures satisfy this. `MemoryStore` holds the exact time of the last purge for each name
+/// that a stored entry has, and records all other purges in a table of fixed size, with which only
+/// fills are compared. `RedisStore` has a token for each name that a stored entry has; a purge
+/// deletes it, and so deletes every entry that lists it. `conformance::cache` checks both promises.
 ///
 /// # On a server
 ///
-/// Each method is one command. With Redis, as `RedisStore` has it: what is kept under
-/// [`CacheKey::full`] is one hash, with fields for each variant; what was purged is one sorted set, of
-/// the server's time by target, in the same slot. `get` is a script that holds what it finds in the
-/// one against the other; `put`, `touch` and `purge` are a script each, and `lease` sets a key of
-/// its own unless it is there. In a Cluster there are several such slots, chosen by
-/// [`CacheKey::uri`]; a purge by tag or partition goes to each.
+/// Each method is one command. In `RedisStore` the entries under [`CacheKey::full`] are one hash,
+/// with fields for each variant, and recent purges are a sorted set of names by the server's time,
+/// all in the slot of the tokens. `get` is a script that compares an entry with its tokens; `put`,
+/// `touch` and `purge` are a script each, and `lease` sets a key unless it exists. In a Cluster there
+/// are several such slots, chosen by [`CacheKey::uri`]; a purge by tag or partition goes to each.
 ///
-/// An answer lies there as [`StoredResponse::encode_head`] beside its body, what it varies by as
-/// [`VarySpec::to_bytes`]. What cannot be read back is [`Found::Nothing`], and no error: the answer
-/// is made again and takes its place.
+/// An entry is stored as [`StoredResponse::encode_head`] and its body, the fields that it varies by as
+/// [`VarySpec::to_bytes`]. A value that cannot be decoded is [`Found::Nothing`] rather than an error:
+/// the next fill replaces it.
 pub trait CacheStore: Send + Sync + 'static {
     /// Returns the secret under which keys are digested: the same in each process that shares
     /// this store.
@@ -62,8 +73,10 @@ pub trait CacheStore: Send + Sync + 'static {
     /// Returns whether it was.
     fn touch(&self, touch: Touch) -> StoreFuture<bool>;
 
-    /// Lets go of all that the targets name. Once this has answered, no lookup that begins later
-    /// returns any of it.
+    /// Purges every entry that one of the targets names, and no other.
+    ///
+    /// Once the future has completed, no lookup that begins later returns such an entry, nor does one
+    /// after a [`put`](CacheStore::put) whose lookup began before.
     fn purge(&self, targets: &[PurgeTarget], mode: PurgeMode) -> StoreFuture<()>;
 
     /// Tries to become the one that makes an answer, among all processes that share the store.

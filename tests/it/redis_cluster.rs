@@ -15,7 +15,7 @@ use http_body_util::{BodyExt, Full};
 use portcullis::{
     StoreKey,
     api_key::{ApiKeyStore, KeyManager, KeyRing, NewKey},
-    cache::CacheLayer,
+    cache::{CacheLayer, Purge, PurgeMode},
     rate_limit::{Charge, Policy, Quota, RateLimitStore},
     store::{RedisConfig, RedisStore},
 };
@@ -25,7 +25,8 @@ use crate::{
     api_key::pepper,
     support::{
         get,
-        redis::{Cluster, Watched, keys},
+        instance::Instance,
+        redis::{Cluster, Watched, keys, patient},
     },
 };
 
@@ -233,6 +234,59 @@ async fn a_slot_that_moves_is_followed_and_no_call_fails() {
     let policy = policy();
     let left = store.peek(&partition(1), &[Charge::new(&policy, 0)]).await;
     assert_eq!(left.unwrap().each()[0].remaining(), 1_000 - 6);
+}
+
+#[tokio::test]
+async fn purge_reaches_an_entry_whose_slot_is_moving() {
+    let cluster = Cluster::start();
+    let config = patient(RedisConfig::cluster(cluster.urls()));
+    let layer = CacheLayer::new(RedisStore::new(config, keys()).unwrap());
+    let instance = Instance::new(layer, &[("cache-control", "max-age=600")]);
+    let url = "http://acme.test/a";
+    let mut shown = instance.get("/a").await;
+    while instance.get("/a").await != shown {
+        shown = instance.get("/a").await;
+    }
+    let entry = |name: &String| name.contains(":c:{") && name.len() > 40;
+    let holds = |home: &usize| cluster.servers()[*home].keys().iter().any(entry);
+    let from = (0..3).find(holds).unwrap();
+    let to = (from + 1) % 3;
+    let (old, new) = (&cluster.servers()[from], &cluster.servers()[to]);
+    let names = old.keys();
+    let key = names.iter().find(|name| entry(name)).unwrap();
+    let slot = old.ask(&["CLUSTER", "KEYSLOT", key]).as_text();
+    let id = |number: usize| {
+        cluster.servers()[number]
+            .ask(&["CLUSTER", "MYID"])
+            .as_text()
+    };
+    new.ask(&["CLUSTER", "SETSLOT", &slot, "IMPORTING", &id(from)]);
+    old.ask(&["CLUSTER", "SETSLOT", &slot, "MIGRATING", &id(to)]);
+    let port = new.addr().port().to_string();
+    let moves = |name: &String| {
+        old.ask(&["MIGRATE", "127.0.0.1", &port, name, "0", "5000"]);
+    };
+    // The token of the URL has moved; the entry and the record of purges have not.
+    let tag = &key[key.find('{').unwrap()..=key.find('}').unwrap()];
+    let token = format!(":n:{tag}:u");
+    names
+        .iter()
+        .filter(|name| name.contains(&token))
+        .for_each(moves);
+    assert!(new.keys().iter().any(|name| name.contains(&token)));
+    let purge = Purge::uri(url.parse().unwrap());
+    instance.purge(purge, PurgeMode::Hard).await;
+    assert!(!new.keys().iter().any(|name| name.contains(&token)));
+    assert_ne!(instance.get("/a").await, shown);
+    names
+        .iter()
+        .filter(|name| name.contains(tag))
+        .for_each(moves);
+    for server in [new, old] {
+        server.ask(&["CLUSTER", "SETSLOT", &slot, "NODE", &id(to)]);
+    }
+    assert!(new.keys().contains(key), "the purged entry has moved");
+    assert_ne!(instance.get("/a").await, shown);
 }
 
 #[tokio::test]

@@ -12,16 +12,18 @@ pub enum Suite {
     Log,
     Stack,
     Redis,
+    Purges,
 }
 
 impl Suite {
-    const ALL: [(&'static str, Self); 6] = [
+    const ALL: [(&'static str, Self); 7] = [
         ("limits", Self::Limits),
         ("keys", Self::Keys),
         ("cache", Self::Cache),
         ("log", Self::Log),
         ("stack", Self::Stack),
         ("redis", Self::Redis),
+        ("purges", Self::Purges),
     ];
 
     pub fn named(name: &str) -> Option<Self> {
@@ -78,6 +80,7 @@ impl Suite {
                 ours::stack::cases(),
             ],
             Self::Redis => vec![ours::redis::cases()],
+            Self::Purges => vec![ours::purges::cases()],
         };
         grouped(parts.into_iter().flatten().collect())
     }

@@ -5,5 +5,6 @@ pub mod cache_store;
 pub mod keys;
 pub mod limits;
 pub mod log;
+pub mod purges;
 pub mod redis;
 pub mod stack;

@@ -296,7 +296,7 @@ async fn until_hit(app: &App, caller: Option<&HeaderValue>, origin: &CachedOrigi
 }
 
 /// What scripts call: it counts as a part of them.
-const IN_SCRIPTS: &str = "del expire get hdel hexists hget hgetall hmget hset incr pexpire \
+const IN_SCRIPTS: &str = "del expire get hdel hexists hget hgetall hmget hset incr mget pexpire \
      pexpireat pttl publish set time unlink zadd zcard zmscore zrange zrangebylex zrem \
      zremrangebyrank zremrangebyscore xadd xrevrange info lrange llen lindex lset ltrim lrem \
      rpush";
