@@ -32,10 +32,18 @@ pub(super) struct Cell {
 }
 
 impl Cell {
+    #[inline]
     pub(super) fn last(&self, mode: PurgeMode) -> u64 {
         self.time(mode).load(Ordering::Acquire)
     }
 
+    /// Returns the last hard purge and the last soft one.
+    #[inline]
+    pub(super) fn last_of_each(&self) -> (u64, u64) {
+        (self.last(PurgeMode::Hard), self.last(PurgeMode::Soft))
+    }
+
+    #[inline]
     pub(super) fn raise(&self, mode: PurgeMode, at: u64) {
         self.time(mode).fetch_max(at, Ordering::AcqRel);
     }
@@ -67,6 +75,7 @@ struct Unused {
 }
 
 impl Cells {
+    #[inline]
     pub(super) fn get(&self, id: CellId) -> &Cell {
         let (chunk, at) = place(id);
         let cells = self.chunks[chunk].get_or_init(|| new_chunk(chunk));

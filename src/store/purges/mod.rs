@@ -77,6 +77,7 @@ impl Purges {
     }
 
     /// Returns the present time, which is the fence of a lookup.
+    #[inline]
     pub(in crate::store) fn now(&self) -> u64 {
         self.clock.load(Ordering::Acquire)
     }
@@ -105,7 +106,7 @@ impl Purges {
         let rest: Vec<_> = cells.collect();
         StoredNames {
             first,
-            rest: (!rest.is_empty()).then(|| rest.into()),
+            rest: (!rest.is_empty()).then(|| Arc::new(rest)),
             held_in: Some(Arc::clone(self)),
         }
     }
@@ -129,13 +130,16 @@ impl Purges {
     }
 
     fn compare(&self, names: &StoredNames, fence: u64) -> Standing {
-        let is_reached = |mode| {
-            let mut cells = names.cells().map(|id| self.cells.get(id));
-            self.all.last(mode) >= fence || cells.any(|cell| cell.last(mode) >= fence)
+        let (mut hard, mut soft) = self.all.last_of_each();
+        let mut add = |id: &CellId| {
+            let last = self.cells.get(*id).last_of_each();
+            (hard, soft) = (hard.max(last.0), soft.max(last.1));
         };
-        if is_reached(PurgeMode::Hard) {
+        names.first.iter().flatten().for_each(&mut add);
+        names.rest.iter().flat_map(|rest| rest.iter()).for_each(add);
+        if hard >= fence {
             Standing::Purged
-        } else if is_reached(PurgeMode::Soft) {
+        } else if soft >= fence {
             Standing::Expired
         } else {
             Standing::Valid
@@ -189,6 +193,11 @@ impl Purges {
             self.cells.get(id).raise(mode, last);
         }
         id
+    }
+
+    #[cold]
+    fn release_all(&self, names: &StoredNames) {
+        names.cells().for_each(|id| self.release(id));
     }
 
     fn release(&self, id: CellId) {
@@ -248,9 +257,11 @@ impl fmt::Debug for Purges {
 ///
 /// The value that [`Purges::register`] returns holds the names until it is dropped, and stands with
 /// the entry in the store. A clone only reads them, so that lookups need not count references.
+///
+/// It is small, as each lookup in memory copies it: most entries have a URL and a caller alone.
 pub(in crate::store) struct StoredNames {
-    first: [Option<CellId>; 4],
-    rest: Option<Arc<[CellId]>>,
+    first: [Option<CellId>; 2],
+    rest: Option<Arc<Vec<CellId>>>,
     held_in: Option<Arc<Purges>>,
 }
 
@@ -262,6 +273,7 @@ impl StoredNames {
 }
 
 impl Clone for StoredNames {
+    #[inline]
     fn clone(&self) -> Self {
         Self {
             first: self.first,
@@ -272,9 +284,10 @@ impl Clone for StoredNames {
 }
 
 impl Drop for StoredNames {
+    #[inline]
     fn drop(&mut self) {
         if let Some(purges) = self.held_in.take() {
-            self.cells().for_each(|id| purges.release(id));
+            purges.release_all(self);
         }
     }
 }
