@@ -605,67 +605,91 @@ mod tests {
         }
     }
 
-    /// Threads store, purge and look up the same few entries. A counter per name says which version
-    /// of the entry was current when a purge had completed.
-    #[test]
-    fn concurrent_puts_and_purges_never_show_a_purged_entry() {
-        const ROUNDS: usize = 20_000;
-        let (store, samples) = store(64 << 20);
-        let samples = Arc::new(samples);
-        let versions: Arc<Vec<AtomicU64>> = Arc::new((0..4).map(|_| AtomicU64::new(0)).collect());
-        let page = |number: usize, version: u64| Sample {
-            path: format!("/{number}"),
-            tags: vec!["a"],
-            body: Bytes::from(version.to_string()),
-            ..Sample::default()
-        };
-        let threads: Vec<_> = (0..4)
-            .map(|thread| {
-                let (store, samples) = (store.clone(), Arc::clone(&samples));
-                let versions = Arc::clone(&versions);
-                std::thread::spawn(move || {
-                    for round in 0..ROUNDS {
-                        let number = (round * 7 + thread) % 4;
-                        let least = versions[number].load(Ordering::SeqCst);
-                        let lookup = look_up(&store, &samples, &page(number, 0));
-                        if let Found::Entry { entry, .. } = &lookup.found {
-                            let version = std::str::from_utf8(entry.body()).unwrap();
-                            assert!(version.parse::<u64>().unwrap() >= least, "a purged entry");
-                        }
-                        match (round + thread) % 5 {
-                            // The origin changes, and the purge completes before anyone relies on it.
-                            0 if thread == 0 => {
-                                let next = least + 1;
-                                // Fills from here on carry the new version.
-                                ORIGIN[number].store(next, Ordering::SeqCst);
-                                let target = match round % 3 {
-                                    0 => samples.tag("a"),
-                                    _ => samples.uri(&page(number, 0)),
-                                };
-                                drop(store.purge(&[target], PurgeMode::Hard));
-                                versions[number].store(next, Ordering::SeqCst);
-                            }
-                            1 => {
-                                let other = StoreKey::from_bytes((round as u128).to_le_bytes());
-                                drop(store.purge(&[PurgeTarget::Uri(other)], PurgeMode::Hard));
-                            }
-                            2 if round % 50 == 0 => store.shared.cache.slots.clear(),
-                            _ => {
-                                let version = ORIGIN[number].load(Ordering::SeqCst);
-                                let made = page(number, version);
-                                put(&store, &samples, &made, lookup.fence);
-                            }
-                        }
-                    }
-                })
-            })
-            .collect();
-        threads
-            .into_iter()
-            .for_each(|thread| thread.join().unwrap());
-        store.shared.cache.slots.clear();
-        assert_eq!(names(&store), 0, "every name was released");
+    /// Threads that store, purge and look up the same few entries.
+    struct Race {
+        store: MemoryStore,
+        samples: Samples,
+        /// The version of each page that the origin serves.
+        served: [AtomicU64; 4],
+        /// The oldest version that may be found: the purge of all before it has completed.
+        oldest: [AtomicU64; 4],
     }
 
-    static ORIGIN: [AtomicU64; 4] = [const { AtomicU64::new(0) }; 4];
+    impl Race {
+        fn page(number: usize, version: u64) -> Sample {
+            Sample {
+                path: format!("/{number}"),
+                tags: vec!["a"],
+                body: Bytes::from(version.to_string()),
+                ..Sample::default()
+            }
+        }
+
+        /// Looks up, and returns the fence.
+        fn check(&self, number: usize) -> Fence {
+            let oldest = self.oldest[number].load(Ordering::SeqCst);
+            let lookup = look_up(&self.store, &self.samples, &Self::page(number, 0));
+            if let Found::Entry { entry, .. } = &lookup.found {
+                let version: u64 = std::str::from_utf8(entry.body()).unwrap().parse().unwrap();
+                assert!(version >= oldest, "purged version {version} is found");
+            }
+            lookup.fence
+        }
+
+        fn fill(&self, number: usize, fence: Fence) {
+            let version = self.served[number].load(Ordering::SeqCst);
+            put(
+                &self.store,
+                &self.samples,
+                &Self::page(number, version),
+                fence,
+            );
+        }
+
+        /// Changes a page at the origin, and purges it.
+        fn change(&self, number: usize, target: PurgeTarget) {
+            let version = 1 + self.served[number].fetch_add(1, Ordering::SeqCst);
+            drop(self.store.purge(&[target], PurgeMode::Hard));
+            self.oldest[number].store(version, Ordering::SeqCst);
+        }
+
+        fn run(&self, thread: usize) {
+            for round in 0..20_000 {
+                let number = (round * 7 + thread) % 4;
+                let fence = self.check(number);
+                match (thread, round % 5) {
+                    (0, 0) if round % 3 == 0 => self.change(number, self.samples.tag("a")),
+                    (0, 0) => self.change(number, self.samples.uri(&Self::page(number, 0))),
+                    (1, 0) => {
+                        let other = StoreKey::from_bytes((round as u128).to_le_bytes());
+                        drop(
+                            self.store
+                                .purge(&[PurgeTarget::Uri(other)], PurgeMode::Hard),
+                        );
+                    }
+                    (2, 0) if round % 50 == 0 => self.store.shared.cache.slots.clear(),
+                    _ => self.fill(number, fence),
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn concurrent_puts_and_purges_never_show_a_purged_entry() {
+        let (store, samples) = store(64 << 20);
+        let race = Race {
+            store,
+            samples,
+            served: Default::default(),
+            oldest: Default::default(),
+        };
+        std::thread::scope(|scope| {
+            for thread in 0..4 {
+                let race = &race;
+                scope.spawn(move || race.run(thread));
+            }
+        });
+        race.store.shared.cache.slots.clear();
+        assert_eq!(names(&race.store), 0, "every name was released");
+    }
 }

@@ -32,17 +32,21 @@ use crate::{
     time::{Clock, SystemClock},
 };
 
-/// A store in this process's memory, for all four layers.
+/// A store in the memory of this process, for all four layers.
 ///
 /// One value serves every layer; a clone is the same store. Each part is bounded, and none needs a
-/// task beside the requests: what has expired is found and reused when its place is needed.
+/// background task: expired items are found and reused when their place is needed.
 ///
-/// | part | keeps at most | beyond that |
+/// | part | default limit | beyond the limit |
 /// |---|---|---|
-/// | API keys | 100 000 keys | creating one more fails: nothing is forgotten |
-/// | rate limits | 100 000 partitions | newcomers share a bucket that can only over-count |
-/// | cache | 64 MiB, headers and index included | the least useful answer goes |
-/// | access log | 1 000 records, 1 MiB | the oldest record goes |
+/// | API keys | 100 000 keys | creating another key fails |
+/// | rate limits | 100 000 partitions | new partitions share a bucket, which can only over-count |
+/// | cache | 64 MiB, headers and index included | the least useful entry is evicted |
+/// | access log | 1 000 records, 1 MiB | the oldest record is dropped |
+///
+/// Purges take 512 KiB in addition to the cache, however many there are, and each costs the same
+/// whatever is stored. A purge removes the entries that it names and no others. Among tens of
+/// thousands of purges during one fill, a few may refuse that fill, which is not stored then.
 ///
 /// ```
 /// use portcullis::store::MemoryStore;

@@ -410,8 +410,9 @@ mod tests {
 
     #[test]
     fn purge_invalidates_copies_without_visiting_them() {
+        type Target = fn(&Samples, &[Sample]) -> PurgeTarget;
         let samples = each_kind();
-        let cases: [(fn(&Samples, &[Sample]) -> PurgeTarget, &[usize]); 5] = [
+        let cases: [(Target, &[usize]); 5] = [
             (|names, samples| names.uri(&samples[0]), &[0]),
             (|names, samples| names.uri(&samples[3]), &[3, 4]),
             (|names, _| names.caller(1), &[1]),

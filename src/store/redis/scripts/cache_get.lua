@@ -11,7 +11,8 @@ if last < math.huge then
   fence = math.max(now, last + 1)
 end
 
-local kept = redis.call('HMGET', entry, 'v', 'm' .. variant)
+-- Head and body too: nearly every entry that is there is valid.
+local kept = redis.call('HMGET', entry, 'v', 'm' .. variant, 'h' .. variant, 'b' .. variant)
 if not kept[1] then
   return {ARGV[1], fence, 'nothing'}
 elseif kept[1] ~= spec then
@@ -35,12 +36,12 @@ local soft = 0
 for number = 1, #names do
   local from = (number - 1) * MARK_BYTES + TOKEN_NAME_BYTES + 1
   local token, listed = tokens[number], marks:sub(from, from + 15)
-  if not token or token:sub(1, 8) ~= listed:sub(1, 8) then
-    return {ARGV[1], fence, 'nothing'}
-  elseif token ~= listed then
+  if token ~= listed then
+    if not token or token:sub(1, 8) ~= listed:sub(1, 8) then
+      return {ARGV[1], fence, 'nothing'}
+    end
     soft = 1
   end
 end
-local parts = redis.call('HMGET', entry, 'h' .. variant, 'b' .. variant)
 local left = math.floor((ends - now) / 1000)
-return {ARGV[1], fence, 'entry', about:sub(1, 16), about:sub(49, 80), soft, left, parts[1], parts[2]}
+return {ARGV[1], fence, 'entry', about:sub(1, 16), about:sub(49, 80), soft, left, kept[3], kept[4]}
