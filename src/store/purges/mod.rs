@@ -359,3 +359,44 @@ impl Hasher for DigestHasher {
         self.0
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(number: u8) -> Name {
+        Name::new(b'u', &[number; 16])
+    }
+
+    #[test]
+    fn entry_is_reached_by_purges_of_its_names_alone() {
+        for mode in [PurgeMode::Hard, PurgeMode::Soft] {
+            let reached = match mode {
+                PurgeMode::Hard => Standing::Purged,
+                PurgeMode::Soft => Standing::Expired,
+            };
+            // Two names stand in the entry, and the others behind it.
+            for own in [Some(name(0)), Some(name(1)), Some(name(4)), None] {
+                let purges = Purges::new();
+                let fence = purges.now();
+                let names = purges.register((0..5).map(name), fence).unwrap();
+                let standing = || purges.standing(&names.clone(), fence, purges.now());
+                purges.purge([Some(name(7))], mode);
+                assert_eq!(standing(), Standing::Valid);
+                purges.purge([own], mode);
+                assert_eq!(standing(), reached);
+            }
+        }
+    }
+
+    #[test]
+    fn names_are_held_by_the_stored_value_and_not_by_its_clones() {
+        let purges = Purges::new();
+        let names = purges.register((0..5).map(name), 1).unwrap();
+        assert_eq!(purges.names(), 5);
+        drop(names.clone());
+        assert_eq!(purges.names(), 5);
+        drop(names);
+        assert_eq!(purges.names(), 0);
+    }
+}
