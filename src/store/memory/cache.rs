@@ -310,7 +310,8 @@ fn weight(entry: &StoredResponse) -> u64 {
     (SLOT_BYTES + names * NAME_BYTES + entry.weight_bytes()) as u64
 }
 
-#[cfg(all(test, feature = "test-util"))]
+#[cfg(test)]
+#[cfg(feature = "test-util")]
 mod tests {
     use std::time::Duration;
 
