@@ -9,7 +9,7 @@ use crate::allowance::Allowance;
 /// Who calls: the answer of authentication, which every other layer may read.
 ///
 /// It stands in the request's extensions. The limiter counts by its lineage or owner and chooses
-/// its limits by the tier, the cache keeps its answers apart by [`Identity::digest`], and the
+/// its limits by the tier, the cache partitions its responses by [`Identity::digest`], and the
 /// access log writes its key id. A clone is one reference count.
 ///
 /// The API-key layer makes it. Whoever authenticates by other means makes it by
@@ -44,9 +44,17 @@ struct Inner {
 }
 
 impl Identity {
-    /// Begins an identity that the caller of this function has verified by its own means.
+    /// Begins an identity that the application has verified by its own means.
     ///
-    /// `key_id` is public: it is written to logs. Every layer inside believes what is built here.
+    /// All inner layers trust it. `key_id` is public: it is written to logs. It must be unique among
+    /// all callers of the service, across owners, tenants and ways to authenticate: the rate limiter
+    /// counts by the [lineage](Self::lineage), which is the key id by default. If users are known by
+    /// a tenant and a name, use both, as in `acme/alice`.
+    ///
+    /// The cache shares responses between two requests only if their identities are equal in
+    /// everything that a handler can read. A handler must not take what a response depends on from
+    /// anywhere else, such as another request extension; put it into the
+    /// [metadata](IdentityBuilder::metadata).
     pub fn trusted(key_id: impl Into<String>) -> IdentityBuilder {
         let key_id = key_id.into();
         IdentityBuilder {
@@ -121,10 +129,12 @@ impl Identity {
         &self.inner.metadata
     }
 
-    /// Returns a digest of key id, scopes and tier: what keeps two callers' cached answers apart.
+    /// Returns a digest of everything that a handler can read from this identity: key id, lineage,
+    /// owner, tier, credits, limit, scopes and metadata.
     ///
-    /// A key whose scopes or tier change gets another digest, and so sees none of the answers that
-    /// it got with its former rights.
+    /// The cache partitions by it. A key that is changed in any of these gets another digest, and
+    /// receives none of the responses that were cached for it before the change. It is computed once,
+    /// when the identity is built.
     pub fn digest(&self) -> &[u8; 32] {
         &self.inner.digest
     }
@@ -214,20 +224,63 @@ impl fmt::Debug for IdentityBuilder {
     }
 }
 
+/// Digests all fields. Each text follows its length, each list its number of members, and each option
+/// a mark of its presence, so that two identities that differ have different inputs.
 fn digest(inner: &Inner) -> [u8; 32] {
-    let mut hasher = Sha256::new_with_prefix(b"portcullis-v1 identity");
-    let mut field = |bytes: &[u8]| {
-        hasher.update((bytes.len() as u64).to_le_bytes());
-        hasher.update(bytes);
-    };
-    field(inner.key_id.as_bytes());
-    // Absent and empty are two things: a tier of no name is a tier.
-    field(&[u8::from(inner.tier.is_some())]);
-    field(inner.tier.as_deref().unwrap_or_default().as_bytes());
-    for scope in &inner.scopes {
-        field(scope.as_bytes());
+    let Inner {
+        key_id,
+        lineage,
+        owner,
+        tier,
+        credits,
+        limit,
+        scopes,
+        metadata,
+        digest: _,
+    } = inner;
+    let mut fields = Fields(Sha256::new_with_prefix(b"portcullis-v2 identity"));
+    fields.text(key_id);
+    fields.text(lineage);
+    fields.option(owner.as_deref(), Fields::text);
+    fields.option(tier.as_deref(), Fields::text);
+    fields.option(*credits, Fields::allowance);
+    fields.option(*limit, Fields::allowance);
+    fields.number(scopes.len() as u64);
+    scopes.iter().for_each(|scope| fields.text(scope));
+    fields.number(metadata.len() as u64);
+    for (name, value) in metadata {
+        fields.text(name);
+        fields.text(value);
     }
-    hasher.finalize().into()
+    fields.0.finalize().into()
+}
+
+/// Writes fields into a hash.
+struct Fields(Sha256);
+
+impl Fields {
+    fn number(&mut self, number: u64) {
+        self.0.update(number.to_le_bytes());
+    }
+
+    fn text(&mut self, text: &str) {
+        self.number(text.len() as u64);
+        self.0.update(text);
+    }
+
+    fn option<T>(&mut self, option: Option<T>, write: impl FnOnce(&mut Self, T)) {
+        self.0.update([u8::from(option.is_some())]);
+        if let Some(value) = option {
+            write(self, value);
+        }
+    }
+
+    fn allowance(&mut self, allowance: Allowance) {
+        self.number(allowance.amount());
+        // Whole milliseconds; `None` is a month of the calendar.
+        let millis = allowance.period().map(|period| period.as_millis() as u64);
+        self.option(millis, Self::number);
+    }
 }
 
 #[cfg(test)]
@@ -243,15 +296,33 @@ mod tests {
     }
 
     #[test]
-    fn id_scopes_and_tier_each_change_the_digest() {
+    fn each_difference_changes_the_digest() {
+        let alice = || Identity::trusted("k");
+        let allowance = |text: &str| -> Allowance { text.parse().unwrap() };
         let digests = [
-            Identity::trusted("k").build(),
-            Identity::trusted("l").build(),
-            Identity::trusted("k").tier("").build(),
-            Identity::trusted("k").tier("pro").build(),
-            Identity::trusted("k").scopes(["pro"]).build(),
-            Identity::trusted("k").scopes(["p", "ro"]).build(),
+            alice(),
+            Identity::trusted("l"),
+            Identity::trusted("l").lineage("k"),
+            alice().lineage("l"),
+            alice().owner(""),
+            alice().owner("pro"),
+            alice().tier(""),
+            alice().tier("pro"),
+            alice().scopes([""]),
+            alice().scopes(["pro"]),
+            alice().scopes(["p", "ro"]),
+            alice().metadata("", ""),
+            alice().metadata("p", "ro"),
+            alice().metadata("pr", "o"),
+            alice().metadata("p", "").metadata("ro", ""),
+            alice().scopes(["p"]).metadata("r", "o"),
+            alice().credits(allowance("1/day")),
+            alice().credits(allowance("2/day")),
+            alice().credits(allowance("1/hour")),
+            alice().credits(allowance("1/month")),
+            alice().limit(allowance("1/day")),
         ]
+        .map(IdentityBuilder::build)
         .map(|identity| *identity.digest());
         for (at, digest) in digests.iter().enumerate() {
             assert!(
@@ -259,6 +330,56 @@ mod tests {
                 "digest {at} stands twice"
             );
         }
+    }
+
+    #[test]
+    fn order_in_which_an_identity_is_built_does_not_count() {
+        let one = Identity::trusted("k").metadata("a", "1").metadata("b", "2");
+        let two = Identity::trusted("k").metadata("b", "2").metadata("a", "1");
+        assert_eq!(one.build().digest(), two.build().digest());
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn digests_are_equal_only_for_equal_identities(
+            one in parts(),
+            two in parts(),
+        ) {
+            proptest::prop_assert_eq!(one == two, built(&one).digest() == built(&two).digest());
+        }
+    }
+
+    type Parts = (
+        String,
+        Option<String>,
+        Option<String>,
+        std::collections::BTreeSet<String>,
+        BTreeMap<String, String>,
+    );
+
+    fn parts() -> impl proptest::strategy::Strategy<Value = Parts> {
+        use proptest::{collection, option};
+        (
+            "[ab]{0,1}",
+            option::of("[ab]{0,1}"),
+            option::of("[ab]{0,1}"),
+            collection::btree_set("[ab]{0,1}", 0..2),
+            collection::btree_map("[ab]{0,1}", "[ab]{0,1}", 0..2),
+        )
+    }
+
+    fn built((lineage, owner, tier, scopes, metadata): &Parts) -> Identity {
+        let mut identity = Identity::trusted("k").lineage(lineage).scopes(scopes);
+        if let Some(owner) = owner {
+            identity = identity.owner(owner);
+        }
+        if let Some(tier) = tier {
+            identity = identity.tier(tier);
+        }
+        for (name, value) in metadata {
+            identity = identity.metadata(name, value);
+        }
+        identity.build()
     }
 
     #[test]
