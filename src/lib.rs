@@ -64,7 +64,7 @@
 //! | `admin` | no | `api_key::admin`: keys managed over HTTP, as a router for axum |
 //! | `redis` | no | `store::RedisStore`: a Redis server that many instances share |
 //! | `redis-tls` | no | the same over TLS, by rustls |
-//! | `axum` | no | `ConnectInfo` and `MatchedPath` are understood, [`Identity`] is an extractor |
+//! | `axum` | no | `ConnectInfo`, `MatchedPath` and `OriginalUri` are understood, [`Identity`] is an extractor |
 //! | `tracing` | no | records and notices as `tracing` events |
 //! | `metrics` | no | requests and decisions of all layers through the `metrics` facade |
 //! | `serde` | no | quotas in configuration files |
@@ -90,6 +90,7 @@ mod allowance;
 mod audit;
 mod body;
 mod client_addr;
+mod client_uri;
 mod deadline;
 mod error;
 mod forwarded;
@@ -140,6 +141,7 @@ pub use self::body::ResponseBody;
 pub use self::client_addr::{
     ClientAddr, ClientAddrResolver, ForwardedHeader, MissingClientAddr, PeerAddr, TrustedProxies,
 };
+pub use self::client_uri::ClientUri;
 pub use self::error::{BoxError, ConfigError, StoreError, StoreErrorKind};
 #[cfg(all(
     feature = "api-key",

@@ -9,7 +9,7 @@ use http::{
 use zeroize::Zeroizing;
 
 use super::encoding::{decode_base64, decode_percent};
-use crate::error::ConfigError;
+use crate::{client_uri::ClientUri, error::ConfigError};
 
 /// A place of a request where a key is looked for.
 ///
@@ -196,7 +196,8 @@ pub(super) fn extract<'a, B>(sources: &[KeySource], request: &'a Request<B>) -> 
     found
 }
 
-/// Takes the key out of each place.
+/// Removes the key from each place, including the URI that the client sent where a request's
+/// extensions bear it.
 pub(super) fn strip<B>(sources: &[KeySource], request: &mut Request<B>) {
     for source in sources {
         match &source.place {
@@ -204,7 +205,10 @@ pub(super) fn strip<B>(sources: &[KeySource], request: &mut Request<B>) {
             Place::Scheme(scheme) => strip_scheme(scheme, request.headers_mut()),
             Place::Basic => strip_scheme("Basic", request.headers_mut()),
             Place::Cookie(name) => strip_cookie(name, request.headers_mut()),
-            Place::Query(name) => strip_query(name, request.uri_mut()),
+            Place::Query(name) => {
+                strip_query(name, request.uri_mut());
+                ClientUri::change(request.extensions_mut(), |uri| strip_query(name, uri));
+            }
         }
     }
 }
@@ -518,8 +522,12 @@ mod tests {
             ("/p?", "/p?"),
         ] {
             let mut request = Request::builder().uri(before).body(()).unwrap();
+            let sent = ClientUri(request.uri().clone());
+            request.extensions_mut().insert(sent);
             strip(&everywhere(), &mut request);
             assert_eq!(request.uri().to_string(), after);
+            let sent = ClientUri::of(request.extensions()).unwrap();
+            assert_eq!(sent.to_string(), after);
         }
         let mut request = request(&[("cookie", "a=b; key=k; c=\"d\""), ("cookie", "key=k")]);
         strip(&everywhere(), &mut request);

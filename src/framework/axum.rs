@@ -1,16 +1,17 @@
-//! axum: `ConnectInfo` is the peer, `MatchedPath` the route, and a handler may ask who calls.
+//! axum: `ConnectInfo` is the peer, `MatchedPath` the route, `OriginalUri` the URI that the client
+//! sent, and `Identity` is an extractor.
 
 use std::{convert::Infallible, net::SocketAddr};
 
 use axum::{
     body::Body,
     extract::{
-        ConnectInfo, FromRequestParts, MatchedPath, OptionalFromRequestParts,
+        ConnectInfo, FromRequestParts, MatchedPath, OptionalFromRequestParts, OriginalUri,
         connect_info::MockConnectInfo,
     },
     response::{IntoResponse, Response},
 };
-use http::{Extensions, HeaderValue, StatusCode, header::WWW_AUTHENTICATE, request::Parts};
+use http::{Extensions, HeaderValue, StatusCode, Uri, header::WWW_AUTHENTICATE, request::Parts};
 
 use crate::{
     identity::Identity,
@@ -32,6 +33,18 @@ pub(crate) fn peer_addr(extensions: &Extensions) -> Option<&SocketAddr> {
 /// A layer that wraps the whole `Router` from outside runs before a route is matched, and finds none.
 pub(crate) fn matched_path(extensions: &Extensions) -> Option<&str> {
     extensions.get().map(MatchedPath::as_str)
+}
+
+/// Returns the URI as the outermost `Router` received it. Inside of `nest` the request's own URI lacks
+/// the prefix.
+#[inline]
+pub(crate) fn original_uri(extensions: &Extensions) -> Option<&Uri> {
+    extensions.get().map(|OriginalUri(uri)| uri)
+}
+
+/// Returns the URI as the outermost `Router` received it, to change it.
+pub(crate) fn original_uri_mut(extensions: &mut Extensions) -> Option<&mut Uri> {
+    extensions.get_mut().map(|OriginalUri(uri)| uri)
 }
 
 /// Extracts who calls. A request of nobody known is answered `401`, and the handler does not run.
@@ -137,6 +150,24 @@ mod tests {
     #[test]
     fn outside_of_the_router_no_route_is_known() {
         assert_eq!(matched_path(&Extensions::new()), None);
+    }
+
+    #[tokio::test]
+    async fn original_uri_keeps_the_prefix_of_a_nested_router() {
+        let inner = Router::new().route_service(
+            "/orders",
+            service_fn(async |mut request: Request<Body>| {
+                let seen = request.uri().to_string();
+                let original = original_uri_mut(request.extensions_mut()).unwrap();
+                let sent = std::mem::take(original);
+                assert_eq!(original_uri(request.extensions()), Some(&Uri::default()));
+                Ok(format!("{sent} as {seen}").into_response())
+            }),
+        );
+        let app = Router::new().nest("/{tenant}", inner);
+        let response = app.oneshot(request("/acme/orders?a")).await.unwrap();
+        assert_eq!(body(response).await, "/acme/orders?a as /orders?a");
+        assert_eq!(original_uri(&Extensions::new()), None);
     }
 
     #[tokio::test]

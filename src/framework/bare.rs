@@ -2,10 +2,20 @@
 
 use std::net::SocketAddr;
 
-use http::Extensions;
+use http::{Extensions, Uri};
 
 /// Returns nothing: no framework has said who is connected.
 pub(crate) fn peer_addr(_extensions: &Extensions) -> Option<&SocketAddr> {
+    None
+}
+
+/// Returns nothing: no framework has kept a URI.
+pub(crate) fn original_uri(_extensions: &Extensions) -> Option<&Uri> {
+    None
+}
+
+/// Returns nothing: no framework has kept a URI.
+pub(crate) fn original_uri_mut(_extensions: &mut Extensions) -> Option<&mut Uri> {
     None
 }
 
