@@ -1,9 +1,11 @@
-//! What a change makes untrue.
+//! Invalidation: the URLs whose responses an unsafe request may have changed.
 
 use http::{
     HeaderMap, StatusCode, Uri,
     header::{CONTENT_LOCATION, LOCATION},
 };
+
+use super::normal_form;
 
 /// Returns whether an answer to an unsafe request says that something may have changed.
 pub(super) fn may_have_changed(status: StatusCode) -> bool {
@@ -20,22 +22,25 @@ pub(super) fn named_targets(authority: &str, path: &str, answer: &HeaderMap) -> 
         .collect()
 }
 
-/// Resolves a reference against a request's path (RFC 3986 section 5.2). `None` if it leads to another
-/// origin, names the very request, or cannot be read.
+/// Resolves a reference against a request's path (RFC 3986 section 5.2), and returns its path and query
+/// in their normal form. `None` if it leads to another origin, has no target, or cannot be read.
 pub(super) fn resolve(authority: &str, path: &str, reference: &str) -> Option<Uri> {
     let reference = reference.split('#').next().unwrap_or_default();
     if reference.is_empty() {
         return None;
     }
     if let Some(network) = reference.strip_prefix("//") {
-        return of_origin(authority, format!("http://{network}").parse().ok()?);
+        return of_origin(authority, "", &format!("http://{network}").parse().ok()?);
     }
     if has_scheme(reference) {
-        return of_origin(authority, reference.parse().ok()?);
+        let url: Uri = reference.parse().ok()?;
+        let scheme = url.scheme_str();
+        let scheme = scheme.filter(|scheme| ["http", "https"].contains(scheme))?;
+        return of_origin(authority, scheme, &url);
     }
     let target = match reference.as_bytes()[0] {
         b'/' => without_dots(reference),
-        b'?' => format!("{path}{reference}"),
+        b'?' => normal_form::percent_encoding(&format!("{path}{reference}")).into_owned(),
         _ => {
             let folder = path.rfind('/').map_or("/", |at| &path[..=at]);
             without_dots(&format!("{folder}{reference}"))
@@ -51,28 +56,31 @@ fn has_scheme(reference: &str) -> bool {
     scheme.is_some_and(|scheme| !scheme.contains(['/', '?']))
 }
 
-/// Returns the target of a URL with an authority, if it is of this origin.
-fn of_origin(authority: &str, url: Uri) -> Option<Uri> {
-    let port = match url.scheme_str() {
-        Some("https") => ":443",
-        Some(_) | None => ":80",
-    };
-    // A default port may be written, or not.
-    let without_port = |authority: &'_ str| authority.strip_suffix(port).map(str::to_owned);
-    let name = |authority: &str| without_port(authority).unwrap_or_else(|| authority.to_owned());
+/// Returns the target of a URL with an authority, if it is of this origin by its scheme, or by any
+/// scheme if it has none.
+fn of_origin(own: &str, scheme: &str, url: &Uri) -> Option<Uri> {
     let other = url.authority()?.as_str();
-    if !name(other).eq_ignore_ascii_case(&name(authority)) {
+    let [own, other] = [own, other].map(|authority| {
+        let of_scheme = normal_form::without_default_port(scheme, authority.as_bytes());
+        match scheme {
+            "" => normal_form::authority(of_scheme),
+            _ => of_scheme.into(),
+        }
+    });
+    if !other.eq_ignore_ascii_case(&own) {
         return None;
     }
     let target = url.path_and_query().map_or("/", |target| target.as_str());
     without_dots(target).parse().ok()
 }
 
-/// Removes `.` and `..` from a path (RFC 3986 section 5.2.4).
+/// Removes `.` and `..` from the path of a target (RFC 3986 section 5.2.4), however they are encoded,
+/// and returns the target in its normal form.
 fn without_dots(target: &str) -> String {
+    let target = normal_form::percent_encoding(target);
     let (path, query) = match target.split_once('?') {
         Some((path, query)) => (path, Some(query)),
-        None => (target, None),
+        None => (&*target, None),
     };
     let mut kept: Vec<&str> = Vec::new();
     let mut ends_in_folder = false;
@@ -134,6 +142,11 @@ mod tests {
             ("?y=http://b/", "/p/q?y=http://b/"),
             ("x?y=http://b/", "/p/x?y=http://b/"),
             ("/x?y=http://b/../", "/x?y=http://b/../"),
+            // Encoded or not, an unreserved character is the same.
+            ("/%78%2fy?%7A", "/x%2Fy?z"),
+            ("%2e%2E/x", "/x"),
+            ("?%79", "/p/q?y"),
+            ("http://a:1/%78", "/x"),
         ] {
             assert_eq!(
                 named("/p/q", reference).as_deref(),
@@ -153,6 +166,15 @@ mod tests {
             ("a", "https://a:80/x", false),
             ("a:80", "https://a/x", false),
             ("a", "http://a:8080/x", false),
+            ("a:", "http://a/x", true),
+            ("a", "http://a:/x", true),
+            ("a", "https://a:443/x", true),
+            ("a:080", "http://a/x", true),
+            ("a:443", "//a/x", true),
+            ("a:80", "//a:443/x", true),
+            ("a", "//a:8080/x", false),
+            ("[::1]:80", "http://[::1]/x", true),
+            ("a", "ftp://a/x", false),
         ] {
             let resolved = resolve(own, "/p/q", reference);
             assert_eq!(resolved.is_some(), is_own, "{own} {reference}");

@@ -4,7 +4,7 @@ use std::fmt;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Uri};
 
-use super::vary::Variants;
+use super::{field_names::FieldNames, normal_form, rerouting, vary::Variants};
 use crate::store_key::{KeySpace, LongKeyWriter, LongStoreKey, StoreKey, StoreKeys};
 
 /// Under which key an answer is kept.
@@ -17,16 +17,18 @@ pub struct CacheKey {
 }
 
 impl CacheKey {
-    /// Returns the digest of authority, path and query: the same for every caller and scheme.
+    /// Returns the digest of the URL's normal form, by which its responses are purged.
     ///
-    /// What is purged by URL is purged by this; a clustered store takes it as the hash tag, so
-    /// that the purges of a URL and all answers under it are in one place.
+    /// It is the same for every caller, every scheme, and every equivalent spelling: a default port
+    /// may be written or not, and an unreserved character may be percent-encoded or not. A clustered
+    /// store uses it as the hash tag, so that the purges of a URL and all responses under it are on
+    /// one node.
     pub fn uri(&self) -> &StoreKey {
         &self.uri
     }
 
-    /// Returns the digest of all that tells answers apart: who may see it, scheme, authority,
-    /// path and query.
+    /// Returns the digest of everything that tells responses apart: partition, scheme, authority,
+    /// path and query as they were sent, and the request fields that may lead to another resource.
     pub fn full(&self) -> &LongStoreKey {
         &self.full
     }
@@ -47,38 +49,37 @@ pub(super) enum Partition<'a> {
     Own(&'a [u8; 32]),
 }
 
-/// What was asked: the parts of a request's target that tell answers apart.
+/// The parts of a request that tell responses apart.
 #[derive(Clone, Copy)]
 pub(super) struct Target<'a> {
     pub(super) scheme: &'a str,
+    /// Without the default port of the scheme.
     pub(super) authority: &'a [u8],
     pub(super) path: &'a str,
     pub(super) query: Option<&'a str>,
-    /// The request's fields, where one of them may change what it is routed to.
+    /// The URI that the inner service sees, if it differs from the client's.
+    pub(super) inner: Option<&'a Uri>,
+    /// The request's fields, if one of them may lead to another resource.
     pub(super) rerouting: Option<&'a HeaderMap>,
-    /// Fields by which the route keeps answers apart, and where their values are.
+    /// The fields by which the route's policy tells responses apart, and where their values are.
     pub(super) vary_by: Option<(&'a [HeaderName], &'a HeaderMap)>,
 }
 
-/// Fields by which a proxy or a framework may be led to another answer. They are part of the key
-/// wherever a request bears one.
-pub(super) const REROUTING: [&str; 9] = [
-    "forwarded",
-    "x-forwarded-host",
-    "x-forwarded-port",
-    "x-forwarded-prefix",
-    "x-forwarded-proto",
-    "x-forwarded-scheme",
-    "x-host",
-    "x-original-url",
-    "x-rewrite-url",
-];
+/// The two URIs of a request.
+#[derive(Clone, Copy)]
+pub(super) struct Uris<'a> {
+    /// The URI that the client sent.
+    pub(super) client: &'a Uri,
+    /// The URI that the inner service sees.
+    pub(super) inner: &'a Uri,
+}
 
-/// Returns whether this is the name of such a field.
-#[inline]
-pub(super) fn reroutes(name: &str) -> bool {
-    // All of them begin so, and few others do.
-    matches!(name.as_bytes(), [b'x', b'-', ..] | [b'f', b'o', ..]) && REROUTING.contains(&name)
+impl Uris<'_> {
+    /// Returns whether they are two. Mostly they are one and the same, which is seen at once.
+    #[inline]
+    fn differ(&self) -> bool {
+        !std::ptr::eq(self.client, self.inner) && self.client != self.inner
+    }
 }
 
 /// What a request's `Host` fields say.
@@ -101,22 +102,24 @@ impl<'a> Host<'a> {
 }
 
 impl<'a> Target<'a> {
-    /// Takes a target whose origin is known.
+    /// Returns the target of a URL of this authority.
     pub(super) fn plain(authority: &'a str, uri: &'a Uri) -> Self {
+        let scheme = uri.scheme_str().unwrap_or_default();
         Self {
-            scheme: uri.scheme_str().unwrap_or_default(),
-            authority: authority.as_bytes(),
+            scheme,
+            authority: normal_form::without_default_port(scheme, authority.as_bytes()),
             path: uri.path(),
             query: uri.query(),
+            inner: None,
             rerouting: None,
             vary_by: None,
         }
     }
 
-    /// Reads a request's target. `None` if its host is not to be relied on: two of them, or one
-    /// that contradicts the target.
+    /// Reads a request's target. `None` if its host is not reliable: several `Host` fields, or one
+    /// that contradicts the URI.
     pub(super) fn of(
-        uri: &'a Uri,
+        uris: Uris<'a>,
         host: Host<'a>,
         headers: &'a HeaderMap,
         rerouted: bool,
@@ -126,33 +129,60 @@ impl<'a> Target<'a> {
             Host::One(host) if host.as_bytes().is_ascii() => Some(host.as_bytes()),
             Host::One(_) | Host::Several => return None,
         };
-        let named = uri
+        let scheme = uris.client.scheme_str().unwrap_or_default();
+        let named = uris
+            .client
             .authority()
-            .map(|authority| authority.as_str().as_bytes());
+            .map(|named| named.as_str().as_bytes());
+        let [named, host] = [named, host].map(|authority| {
+            authority.map(|authority| normal_form::without_default_port(scheme, authority))
+        });
         let authority = match (named, host) {
             (Some(named), Some(host)) if !named.eq_ignore_ascii_case(host) => return None,
             (Some(named), _) => named,
             (None, host) => host.unwrap_or_default(),
         };
         Some(Self {
-            scheme: uri.scheme_str().unwrap_or_default(),
+            scheme,
             authority,
-            path: uri.path(),
-            query: uri.query(),
+            path: uris.client.path(),
+            query: uris.client.query(),
+            inner: uris.differ().then_some(uris.inner),
             rerouting: rerouted.then_some(headers),
             vary_by: None,
         })
     }
 
-    /// Writes the URL into a key: what is the same for every caller and scheme.
+    /// Returns whether the authority bears user information, which is a credential.
+    #[inline]
+    pub(super) fn has_user_info(&self) -> bool {
+        normal_form::has_byte(self.authority, b'@')
+    }
+
+    /// Returns whether nothing but scheme and URL tells the response apart.
+    fn is_plain(&self) -> bool {
+        self.inner.is_none() && self.rerouting.is_none() && self.vary_by.is_none()
+    }
+
+    /// Writes the URL into a key, without its scheme.
     fn write_name(&self, key: &mut LongKeyWriter<'_>) {
-        key.lower_case_field(self.authority);
-        key.field(self.path.as_bytes());
-        // No query and an empty one are two targets.
-        match self.query {
-            None => key.field(b"-"),
-            Some(query) => key.field(b"?").field(query.as_bytes()),
-        };
+        write_url(key, self.authority, self.path, self.query);
+    }
+
+    /// Returns whether the URL, which bears no user information, is in its normal form.
+    #[inline]
+    fn is_normal(&self) -> bool {
+        normal_form::is_authority(self.authority)
+            && normal_form::is_percent_encoding(self.path)
+            && self.query.is_none_or(normal_form::is_percent_encoding)
+    }
+
+    /// Writes the URL's normal form into a key, without its scheme.
+    fn write_normal_name(&self, key: &mut LongKeyWriter<'_>) {
+        let authority = normal_form::authority(self.authority);
+        let path = normal_form::percent_encoding(self.path);
+        let query = self.query.map(normal_form::percent_encoding);
+        write_url(key, &authority, &path, query.as_deref());
     }
 }
 
@@ -178,14 +208,20 @@ impl KeyMaker {
         }
     }
 
-    /// Returns the key of what was asked, for everybody.
+    /// Adds request fields that are lists.
+    pub(super) fn list_headers(mut self, names: FieldNames) -> Self {
+        self.variants = self.variants.list_headers(names);
+        self
+    }
+
+    /// Returns the key of a target for everybody.
     ///
-    /// It is the digest of the URL, whose first half is what that is purged by, and of what else
-    /// tells answers apart, where there is any.
+    /// It is the digest of the URL, and of whatever else tells responses apart. The URL is purged by
+    /// the first half of the digest of its normal form, which mostly is the URL itself.
     #[inline]
     pub(super) fn shared(&self, target: &Target<'_>) -> CacheKey {
         let name = self.name(target);
-        let is_plain = target.rerouting.is_none() && target.vary_by.is_none();
+        let is_plain = target.is_plain();
         let full = match target.scheme {
             "" if is_plain => name,
             "http" if is_plain => name.marked(1),
@@ -193,7 +229,7 @@ impl KeyMaker {
             _ => self.detailed(&name, target),
         };
         CacheKey {
-            uri: name.first_half(),
+            uri: self.purged_by(name, target),
             full,
         }
     }
@@ -237,17 +273,32 @@ impl KeyMaker {
         name.finish()
     }
 
+    /// Returns the key by which a target is purged. `name` is the digest of the URL as it was sent.
+    #[inline]
+    fn purged_by(&self, name: LongStoreKey, target: &Target<'_>) -> StoreKey {
+        match target.is_normal() {
+            true => name.first_half(),
+            false => self.normal_name(target).first_half(),
+        }
+    }
+
+    fn normal_name(&self, target: &Target<'_>) -> LongStoreKey {
+        let mut name = self.answers.long();
+        target.write_normal_name(&mut name);
+        name.finish()
+    }
+
     #[cold]
     fn detailed(&self, name: &LongStoreKey, target: &Target<'_>) -> LongStoreKey {
         let mut full = self.details.long();
         full.field(name.as_bytes());
         full.field(target.scheme.as_bytes());
+        if let Some(inner) = target.inner {
+            full.field(b"inner");
+            write_inner(&mut full, inner);
+        }
         if let Some(headers) = target.rerouting {
-            for name in REROUTING {
-                for value in headers.get_all(name) {
-                    full.field(name.as_bytes()).field(routing_part(name, value));
-                }
-            }
+            rerouting::write(&mut full, headers);
         }
         if let Some((names, headers)) = target.vary_by {
             full.field(b"vary-by");
@@ -256,9 +307,9 @@ impl KeyMaker {
         full.finish()
     }
 
-    /// Returns the key by which a URL is purged, for every caller.
+    /// Returns the key by which a URL is purged, for every caller and in every spelling.
     pub(super) fn uri(&self, target: &Target<'_>) -> StoreKey {
-        self.name(target).first_half()
+        self.normal_name(target).first_half()
     }
 
     /// Returns the key by which all that one caller got is purged.
@@ -283,6 +334,25 @@ impl KeyMaker {
     }
 }
 
+/// Writes a URL into a key, without its scheme.
+#[inline]
+fn write_url(key: &mut LongKeyWriter<'_>, authority: &[u8], path: &str, query: Option<&str>) {
+    key.lower_case_field(authority);
+    key.field(path.as_bytes());
+    // No query and an empty one are two targets.
+    match query {
+        None => key.field(b"-"),
+        Some(query) => key.field(b"?").field(query.as_bytes()),
+    };
+}
+
+/// Writes into a key the URI that the inner service sees.
+fn write_inner(key: &mut LongKeyWriter<'_>, inner: &Uri) {
+    let authority = inner.authority().map_or("", |authority| authority.as_str());
+    key.field(inner.scheme_str().unwrap_or_default().as_bytes());
+    write_url(key, authority.as_bytes(), inner.path(), inner.query());
+}
+
 /// Writes all lines of some fields into a key.
 fn write_lines(key: &mut LongKeyWriter<'_>, names: &[HeaderName], headers: &HeaderMap) {
     for name in names {
@@ -293,28 +363,6 @@ fn write_lines(key: &mut LongKeyWriter<'_>, names: &[HeaderName], headers: &Head
         for value in headers.get_all(name) {
             key.field(value.as_bytes());
         }
-    }
-}
-
-/// Returns the part of a field that may lead elsewhere.
-///
-/// `Forwarded` names the client too, by whom nothing is routed: of it, only what follows the
-/// first `host=` or `proto=` counts.
-fn routing_part<'a>(name: &str, value: &'a HeaderValue) -> &'a [u8] {
-    let bytes = value.as_bytes();
-    if name != "forwarded" {
-        return bytes;
-    }
-    let marks = |at: &usize| {
-        let rest = &bytes[*at..];
-        [&b"host="[..], b"proto="].iter().any(|mark| {
-            rest.get(..mark.len())
-                .is_some_and(|head| head.eq_ignore_ascii_case(mark))
-        })
-    };
-    match (0..bytes.len()).find(marks) {
-        Some(at) => &bytes[at..],
-        None => b"",
     }
 }
 
@@ -346,6 +394,7 @@ mod tests {
             authority: authority.as_bytes(),
             path,
             query,
+            inner: None,
             rerouting: None,
             vary_by: None,
         }
@@ -373,6 +422,20 @@ mod tests {
                 scheme: "other",
                 ..target("a", "/b", None)
             }),
+            shared(Target {
+                inner: Some(&Uri::from_static("/c")),
+                ..target("a", "/b", None)
+            }),
+            shared(Target {
+                inner: Some(&Uri::from_static("/c?")),
+                ..target("a", "/b", None)
+            }),
+            shared(Target {
+                inner: Some(&Uri::from_static("http://a/c")),
+                ..target("a", "/b", None)
+            }),
+            shared(target("a:80", "/b", None)),
+            shared(target("a", "/%62", None)),
             *maker
                 .key(&target("a", "/b", None), Partition::Own(&[0; 32]))
                 .full(),
@@ -405,6 +468,74 @@ mod tests {
     }
 
     #[test]
+    fn every_spelling_of_a_url_is_purged_by_one_key() {
+        let maker = maker();
+        let key = |authority, path, query| maker.shared(&target(authority, path, query));
+        let one = key("h", "/a%2Fb", Some("c"));
+        for (authority, path, query) in [
+            ("H:80", "/a%2Fb", "c"),
+            ("h:", "/a%2Fb", "c"),
+            ("h:443", "/a%2fb", "c"),
+            ("h", "/%61%2Fb", "c"),
+            ("h", "/a%2Fb", "%63"),
+        ] {
+            let other = key(authority, path, Some(query));
+            assert_eq!(one.uri(), other.uri(), "{authority} {path} {query}");
+            assert_ne!(one.full(), other.full(), "{authority} {path} {query}");
+            assert_eq!(*one.uri(), maker.uri(&target(authority, path, Some(query))));
+        }
+        for (authority, path, query) in [
+            ("h:8080", "/a%2Fb", "c"),
+            ("h", "/a/b", "c"),
+            ("h", "/A%2Fb", "c"),
+            ("h", "/a%2Fb", "d"),
+        ] {
+            let other = key(authority, path, Some(query));
+            assert_ne!(one.uri(), other.uri(), "{authority} {path} {query}");
+        }
+    }
+
+    #[test]
+    fn default_port_of_a_known_scheme_makes_no_other_key() {
+        let maker = maker();
+        let key = |uri: &'static str, host: Option<&'static str>| {
+            let (uri, headers) = (Uri::from_static(uri), HeaderMap::new());
+            let host = host.map(HeaderValue::from_static);
+            let host = host.as_ref().map_or(Host::None, Host::One);
+            let uris = Uris {
+                client: &uri,
+                inner: &uri,
+            };
+            Target::of(uris, host, &headers, false).map(|target| maker.shared(&target))
+        };
+        let one = key("http://h/e", None);
+        assert!(one.is_some());
+        for (uri, host) in [
+            ("http://h:80/e", None),
+            ("http://h:/e", None),
+            ("http://h/e", Some("h:80")),
+            ("http://h:80/e", Some("H")),
+            ("http://h:080/e", Some("h:")),
+        ] {
+            assert_eq!(one, key(uri, host), "{uri} {host:?}");
+        }
+        assert_eq!(
+            key("https://h/e", None),
+            key("https://h:443/e", Some("h:443"))
+        );
+        for (uri, host) in [
+            ("http://h/e", Some("h:443")),
+            ("https://h/e", Some("h:80")),
+            ("http://h:8080/e", Some("h")),
+        ] {
+            assert_eq!(key(uri, host), None, "{uri} {host:?}");
+        }
+        assert_ne!(key("http://h:443/e", None), one);
+        assert_ne!(key("https://h/e", None), one);
+        assert_ne!(key("/e", Some("h:80")), key("/e", Some("h")));
+    }
+
+    #[test]
     fn a_field_that_reroutes_is_part_of_the_key() {
         let maker = maker();
         let key = |name: &'static str, value: &'static str| {
@@ -428,6 +559,10 @@ mod tests {
             key("forwarded", "for=1;host=evil"),
             key("forwarded", "for=1;Host=good")
         );
+        assert_ne!(
+            key("forwarded", "for=1, host =evil"),
+            key("forwarded", "for=1")
+        );
         assert_eq!(
             key("forwarded", "for=1;proto=http"),
             key("forwarded", "for=2;proto=http")
@@ -445,7 +580,12 @@ mod tests {
         let headers = HeaderMap::new();
         let is_told = |uri: &'static str, hosts: &[&HeaderValue]| {
             let host = hosts.iter().fold(Host::None, |host, value| host.and(value));
-            Target::of(&Uri::from_static(uri), host, &headers, false).is_some()
+            let uri = Uri::from_static(uri);
+            let uris = Uris {
+                client: &uri,
+                inner: &uri,
+            };
+            Target::of(uris, host, &headers, false).is_some()
         };
         assert!(is_told("http://a/", &[]));
         assert!(is_told("http://a/", &[&upper]));
@@ -470,7 +610,7 @@ mod tests {
             let maker = maker();
             let key = |(authority, path, query): &(String, String, Option<String>)| {
                 let query = query.as_deref();
-                let target = Target { scheme: "", authority: authority.as_bytes(), path, query, rerouting: None, vary_by: None, };
+                let target = Target { scheme: "", authority: authority.as_bytes(), path, query, inner: None, rerouting: None, vary_by: None, };
                 maker.key(&target, Partition::Shared)
             };
             proptest::prop_assert_eq!(one == two, key(&one) == key(&two));

@@ -17,6 +17,7 @@ use super::{
     collapse::Flights,
     config::{Config, Purges},
     directives::Targeted,
+    field_names::FieldNames,
     jitter::{self, Jitter},
     key::KeyMaker,
     policy::CachePolicy,
@@ -118,6 +119,7 @@ pub struct CacheLayerBuilder {
     shows_key: bool,
     finish_bytes_max: u64,
     credential_headers: Vec<String>,
+    list_headers: Vec<String>,
     audit: Audit,
 }
 
@@ -143,6 +145,7 @@ impl CacheLayerBuilder {
             shows_key: false,
             finish_bytes_max: 256 << 10,
             credential_headers: Vec::new(),
+            list_headers: Vec::new(),
             audit: Audit::default(),
         }
     }
@@ -209,6 +212,16 @@ impl CacheLayerBuilder {
     /// `Proxy-Authorization` and `X-API-Key` are by default.
     pub fn credential_header(mut self, name: impl Into<String>) -> Self {
         self.credential_headers.push(name.into());
+        self
+    }
+
+    /// Adds a request field whose value is a comma-separated list (RFC 9110 section 5.6.1).
+    ///
+    /// Where a response varies by such a field, spaces around members and the number of lines do not
+    /// count. By default these are `Accept`, `Accept-Charset`, `Accept-Encoding`, `Accept-Language`
+    /// and `Cache-Control`; all other fields are compared by the exact bytes of each line.
+    pub fn list_header(mut self, name: impl Into<String>) -> Self {
+        self.list_headers.push(name.into());
         self
     }
 
@@ -368,12 +381,12 @@ impl CacheLayerBuilder {
             checked_name(name)?;
         }
         for name in &self.credential_headers {
-            let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| {
-                ConfigError::new("credential_header", name, "this is no field name")
-                    .fix("give a name of letters, digits and dashes")
-            })?;
+            let name = field_name("credential_header", name)?;
             self.rules.credential_headers.push(name);
         }
+        let list_headers = self.list_headers.iter();
+        let list_headers = list_headers.map(|name| field_name("list_header", name));
+        let list_headers = list_headers.collect::<Result<FieldNames, _>>()?;
         if self.jitter.percent > jitter::PERCENT_MAX {
             let problem = "answers would lose more than half of their time";
             return Err(
@@ -403,7 +416,8 @@ impl CacheLayerBuilder {
                     self.store.keys(),
                     &self.namespace,
                     self.rules.normalise_preferences,
-                ),
+                )
+                .list_headers(list_headers),
                 store: self.store,
                 rules: self.rules,
                 policy: self.policy,
@@ -438,6 +452,14 @@ impl fmt::Debug for CacheLayerBuilder {
             .field("name", &self.name)
             .finish_non_exhaustive()
     }
+}
+
+/// Reads the name of a field that an option gives.
+fn field_name(option: &'static str, name: &str) -> Result<HeaderName, ConfigError> {
+    HeaderName::from_bytes(name.as_bytes()).map_err(|_| {
+        ConfigError::new(option, name, "this is no field name")
+            .fix("give a name of letters, digits and dashes")
+    })
 }
 
 /// Checks that a name is a token by RFC 9110, and short enough for a field.

@@ -20,6 +20,19 @@
 //! but 200, 203, 300, 301, 308, 404 and 410. What a caller changes by an unsafe method is gone for
 //! all callers.
 //!
+//! # Keys
+//!
+//! A cache entry belongs to the URL that the client sent, also inside of a nested router: see
+//! [`ClientUri`](crate::ClientUri). Scheme, authority, path and query are part of the key as they were
+//! sent, except that a default port does not count where the scheme is known. So are all request
+//! fields by which a proxy or framework may choose another resource: `Forwarded` without its client
+//! addresses, `X-Forwarded-*` other than `-For` and `-By`, `X-Original-*`, `X-Rewrite-*`, `X-Host`,
+//! and their like.
+//!
+//! A request bypasses the cache if it asks for another method (`X-HTTP-Method-Override` and its
+//! like), if its `Connection` field lists anything but `close`, `keep-alive`, `te`, `upgrade` and
+//! `http2-settings`, or if its target bears user information.
+//!
 //! # Example
 //!
 //! ```
@@ -84,6 +97,7 @@ mod jitter;
 mod key;
 mod layer;
 mod lease;
+mod normal_form;
 mod packing;
 mod part;
 mod plan;
@@ -93,6 +107,7 @@ mod range;
 mod reason;
 mod reloads;
 mod request;
+mod rerouting;
 mod rules;
 #[cfg(feature = "test-util")]
 pub(crate) mod sample;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, uri::PathAndQuery};
 use http_body::Body;
 
 use super::{
@@ -12,8 +12,9 @@ use super::{
     config::Config,
     directives::RequestDirectives,
     entry::StoredResponse,
-    key::{CacheKey, Target},
+    key::{CacheKey, Target, Uris},
     lease::Leasing,
+    normal_form,
     policy::{CachePolicy, Wishes},
     reason::Reason,
     request::{self, Facts, MethodClass},
@@ -22,7 +23,8 @@ use super::{
     vary::VarySpec,
 };
 use crate::{
-    error::StoreErrorKind, identity::Identity, notice, store_key::StoreKey, time::Timestamp,
+    client_uri::ClientUri, error::StoreErrorKind, identity::Identity, notice, store_key::StoreKey,
+    time::Timestamp,
 };
 
 /// What the cache does with a request.
@@ -42,8 +44,10 @@ pub(super) enum Plan {
 /// What a request may change.
 pub(super) struct Change {
     pub(super) uri: StoreKey,
+    /// Of the URI that the client sent, as are the path and the query.
     pub(super) authority: String,
     pub(super) path: String,
+    /// In its normal form.
     pub(super) path_and_query: String,
     /// Present if the answer may be kept as one to a GET.
     pub(super) as_got: Option<Box<AsGot>>,
@@ -162,39 +166,47 @@ impl Plan {
         let wishes = wishes.filter(|_| !is_off);
         let credentials = wishes.and_then(|wishes| wishes.credentials.as_ref());
         let facts = request::read(request, &config.rules, credentials);
-        let narrowed = wishes.and_then(|wishes| wishes.narrowed(request.uri()));
-        let uri = narrowed.as_ref().unwrap_or(request.uri());
+        let narrow = |uri: &Uri| wishes.and_then(|wishes| wishes.narrowed(uri));
+        let narrowed = narrow(request.uri());
+        let client = ClientUri::of(request.extensions());
+        let client_narrowed = client.and_then(narrow);
+        let inner = narrowed.as_ref().unwrap_or(request.uri());
+        let uris = Uris {
+            client: client_narrowed.as_ref().or(client).unwrap_or(inner),
+            inner,
+        };
         match facts.method {
             MethodClass::Safe => return Self::Pass(Forward::Method, Reason::Method),
             MethodClass::Unsafe => {
                 let policy = policy.filter(|_| !is_off);
-                return Self::change(config, request, uri, &facts, policy);
+                return Self::change(config, request, uris, &facts, policy);
             }
             MethodClass::Get | MethodClass::Head if is_off => {
                 return Self::Pass(Forward::Bypass, Reason::Off);
             }
             MethodClass::Get | MethodClass::Head => {}
         }
-        match narrowed {
-            None => Self::get(config, request, uri, &facts, policy),
-            Some(narrowed) => {
-                let plan = Self::get(config, request, &narrowed, &facts, policy);
-                *request.uri_mut() = narrowed;
-                plan
-            }
+        if narrowed.is_none() {
+            // Returned at once: a plan is large, and is not moved where nothing follows.
+            return Self::get(config, request, uris, &facts, policy);
         }
+        let plan = Self::get(config, request, uris, &facts, policy);
+        if let Some(narrowed) = narrowed {
+            *request.uri_mut() = narrowed;
+        }
+        plan
     }
 
     fn get<B>(
         config: &Config,
         request: &Request<B>,
-        uri: &Uri,
+        uris: Uris<'_>,
         facts: &Facts<'_>,
         policy: Option<CachePolicy>,
     ) -> Self {
-        match facts.bypass {
+        match facts.bypass_of_get() {
             Some(reason) => Self::Pass(Forward::Bypass, reason),
-            None => Self::look(config, request, uri, facts, policy),
+            None => Self::look(config, request, uris, facts, policy),
         }
     }
 
@@ -202,11 +214,12 @@ impl Plan {
     fn look<B>(
         config: &Config,
         request: &Request<B>,
-        uri: &Uri,
+        uris: Uris<'_>,
         facts: &Facts<'_>,
         policy: Option<CachePolicy>,
     ) -> Self {
-        let Some(target) = facts.target(uri, request.headers()) else {
+        let target = facts.target(uris, request.headers());
+        let Some(target) = target.filter(|target| !target.has_user_info()) else {
             return Self::Pass(Forward::Bypass, Reason::Authority);
         };
         let wishes = policy.as_ref().map(CachePolicy::wishes);
@@ -227,20 +240,23 @@ impl Plan {
     fn change<B>(
         config: &Config,
         request: &Request<B>,
-        uri: &Uri,
+        uris: Uris<'_>,
         facts: &Facts<'_>,
         policy: Option<CachePolicy>,
     ) -> Self {
-        let Some(target) = facts.target(uri, request.headers()) else {
+        let Some(target) = facts.target(uris, request.headers()) else {
             return Self::Pass(Forward::Method, Reason::Authority);
         };
-        let path_and_query = uri.path_and_query();
+        let path_and_query = uris
+            .client
+            .path_and_query()
+            .map_or("", PathAndQuery::as_str);
         Self::Change(Box::new(Change {
             uri: config.keys.uri(&target),
             authority: String::from_utf8_lossy(target.authority).into_owned(),
             path: target.path.to_owned(),
-            path_and_query: path_and_query.map_or_else(String::new, ToString::to_string),
-            as_got: AsGot::of(config, request, uri, facts, policy).map(Box::new),
+            path_and_query: normal_form::percent_encoding(path_and_query).into_owned(),
+            as_got: AsGot::of(config, request, uris, facts, policy).map(Box::new),
         }))
     }
 }
@@ -249,17 +265,18 @@ impl AsGot {
     fn of<B>(
         config: &Config,
         request: &Request<B>,
-        uri: &Uri,
+        uris: Uris<'_>,
         facts: &Facts<'_>,
         policy: Option<CachePolicy>,
     ) -> Option<Self> {
-        if !config.rules.keep_posts || *request.method() != Method::POST {
+        let is_post = *request.method() == Method::POST;
+        if !config.rules.keep_posts || !is_post || facts.bypass.is_some() {
             return None;
         }
         // Before the request is looked at again: a purge between the two is seen.
-        let url = config.keys.uri(&facts.target(uri, request.headers())?);
+        let url = config.keys.uri(&facts.target(uris, request.headers())?);
         let purges_seen = config.purges.of(&url);
-        let Plan::Look(look) = Plan::look(config, request, uri, facts, policy) else {
+        let Plan::Look(look) = Plan::look(config, request, uris, facts, policy) else {
             return None;
         };
         let mut fields = Fields::default();

@@ -39,19 +39,25 @@ pub struct CachePurger {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Purge {
-    /// Every answer to this URL, for every caller. The authority is that of the requests: their
-    /// `Host`, or their target's.
+    /// All responses under this URL, for every caller.
+    ///
+    /// The URL is the one that the client sent: see [`ClientUri`](crate::ClientUri). Its authority is
+    /// that of the requests, from their target or their `Host` field. Equivalent spellings are purged
+    /// too: with or without a default port, and with unreserved characters percent-encoded or not.
     Uri(Uri),
     /// Every answer that bears this tag.
     Tag(String),
-    /// Every answer that this caller got for itself, with the rights that it has now.
+    /// All responses in this caller's own partition.
+    ///
+    /// The partition belongs to the [digest](Identity::digest) of the identity, so the identity must
+    /// equal that of the requests in every part, including scopes and metadata.
     Caller(Identity),
     /// Everything in the store, of every cache.
     All,
 }
 
 impl Purge {
-    /// Names every answer to a URL.
+    /// Names all responses under the URL that clients send.
     pub fn uri(uri: Uri) -> Self {
         Self::Uri(uri)
     }

@@ -23,6 +23,8 @@ pub enum Reason {
     EventStream,
     /// The request asks for another method than its own.
     MethodOverride,
+    /// The request's `Connection` field names a field that is removed before it is forwarded.
+    ConnectionOption,
     /// The request's host is missing, stands twice, or contradicts its target.
     Authority,
     /// The answer says that there is no such part as the request asks for.
@@ -85,6 +87,7 @@ impl Reason {
             Self::Grpc => "grpc",
             Self::EventStream => "event-stream",
             Self::MethodOverride => "method-override",
+            Self::ConnectionOption => "connection-option",
             Self::Authority => "authority",
             Self::Range => "range",
             Self::Condition => "condition",

@@ -1,12 +1,13 @@
 //! What a request is to the cache: read in one pass over its fields.
 
-use http::{HeaderMap, HeaderValue, Method, Request, Uri};
+use http::{HeaderMap, HeaderValue, Method, Request};
 use http_body::Body;
 
 use super::{
     field_names::FieldNames,
-    key::{Host, REROUTING, Target, reroutes},
+    key::{Host, Target, Uris},
     reason::Reason,
+    rerouting::{may_mislead, overrides_method, reroutes},
     rules::Rules,
 };
 
@@ -15,8 +16,10 @@ use super::{
 pub(super) struct Facts<'a> {
     /// What its method does.
     pub(super) method: MethodClass,
-    /// Why it is none for the cache, if it is not.
+    /// Why the request bypasses the cache, if it does, whatever its method.
     pub(super) bypass: Option<Reason>,
+    /// Whether it has a body, for which a GET bypasses the cache.
+    pub(super) has_body: bool,
     /// To which host it was sent.
     pub(super) host: Host<'a>,
     /// Whether it bears a credential.
@@ -69,9 +72,8 @@ pub(super) fn read<'a, B: Body>(
         method: request.method().into(),
         ..Facts::default()
     };
-    if !request.body().is_end_stream() && request.body().size_hint().exact() != Some(0) {
-        facts.bypass = Some(Reason::RequestBody);
-    }
+    facts.has_body =
+        !request.body().is_end_stream() && request.body().size_hint().exact() != Some(0);
     let credentials = credentials.unwrap_or(&rules.credential_headers);
     facts.read_fields(request.headers(), credentials);
     if !rules.credential_params.is_empty() {
@@ -108,18 +110,24 @@ fn is_written(name: &str, param: &str) -> bool {
 }
 
 impl<'a> Facts<'a> {
-    /// Returns the target, if it can be relied on.
+    /// Returns the target, if it is reliable.
     #[inline]
-    pub(super) fn target(&self, uri: &'a Uri, headers: &'a HeaderMap) -> Option<Target<'a>> {
-        Target::of(uri, self.host, headers, self.rerouted)
+    pub(super) fn target(&self, uris: Uris<'a>, headers: &'a HeaderMap) -> Option<Target<'a>> {
+        Target::of(uris, self.host, headers, self.rerouted)
+    }
+
+    /// Returns why a GET or HEAD bypasses the cache, if it does.
+    pub(super) fn bypass_of_get(&self) -> Option<Reason> {
+        let by_body = self.has_body.then_some(Reason::RequestBody);
+        by_body.or(self.bypass)
     }
 
     fn read_fields(&mut self, headers: &'a HeaderMap, credentials: &FieldNames) {
         for (name, value) in headers {
             let text = name.as_str();
             self.credential |= credentials.contains(name);
-            // Most fields say nothing to the cache, and their length tells.
-            if TELLING_LENGTHS & length_bit(text) == 0 {
+            // Most fields say nothing to the cache: their length or their first letters tell.
+            if TELLING_LENGTHS & length_bit(text) == 0 && !may_mislead(text) {
                 continue;
             }
             let bypass = match text {
@@ -136,13 +144,18 @@ impl<'a> Facts<'a> {
                     self.condition = true;
                     None
                 }
-                "content-length" if value != "0" => Some(Reason::RequestBody),
-                "transfer-encoding" => Some(Reason::RequestBody),
+                "content-length" => {
+                    self.has_body |= value != "0";
+                    None
+                }
+                "transfer-encoding" => {
+                    self.has_body = true;
+                    None
+                }
+                "connection" if nominates(value) => Some(Reason::ConnectionOption),
                 "upgrade" => Some(Reason::Upgrade),
                 "content-type" if begins(value, b"application/grpc") => Some(Reason::Grpc),
-                "x-http-method" | "x-http-method-override" | "x-method-override" => {
-                    Some(Reason::MethodOverride)
-                }
+                name if overrides_method(name) => Some(Reason::MethodOverride),
                 name => {
                     self.rerouted |= reroutes(name);
                     None
@@ -153,8 +166,8 @@ impl<'a> Facts<'a> {
     }
 }
 
-/// The fields that say something to the cache, beside those by which requests are rerouted.
-const TELLING: [&str; 14] = [
+/// The fields that say something to the cache, apart from those that may mislead.
+const TELLING: [&str; 12] = [
     "host",
     "accept",
     "range",
@@ -166,13 +179,11 @@ const TELLING: [&str; 14] = [
     "transfer-encoding",
     "upgrade",
     "content-type",
-    "x-http-method",
-    "x-http-method-override",
-    "x-method-override",
+    "connection",
 ];
 
 /// A bit for each length that one of them has.
-const TELLING_LENGTHS: u64 = lengths(&TELLING) | lengths(&REROUTING);
+const TELLING_LENGTHS: u64 = lengths(&TELLING);
 
 const fn lengths(names: &[&str]) -> u64 {
     let (mut bits, mut at) = (0, 0);
@@ -191,6 +202,29 @@ const fn length_bit(name: &str) -> u64 {
     }
 }
 
+/// The options of `Connection` that remove no field of the request's meaning.
+const HARMLESS_OPTIONS: [&[u8]; 5] = [
+    b"close",
+    b"keep-alive",
+    b"te",
+    b"upgrade",
+    b"http2-settings",
+];
+
+/// Returns whether a line of `Connection` nominates a field that an intermediary removes before it
+/// forwards the request (RFC 9110 section 7.6.1). What is forwarded then is another request than the
+/// one that the key is made of.
+fn nominates(line: &HeaderValue) -> bool {
+    let is_harmless = |option: &[u8]| {
+        option.is_empty()
+            || HARMLESS_OPTIONS
+                .iter()
+                .any(|harmless| option.eq_ignore_ascii_case(harmless))
+    };
+    let mut options = line.as_bytes().split(|byte| *byte == b',');
+    !options.all(|option| is_harmless(option.trim_ascii()))
+}
+
 fn begins(value: &HeaderValue, with: &[u8]) -> bool {
     let head = value.as_bytes().get(..with.len());
     head.is_some_and(|head| head.eq_ignore_ascii_case(with))
@@ -201,7 +235,10 @@ mod tests {
     use bytes::Bytes;
     use http_body_util::Full;
 
-    use super::*;
+    use super::{
+        super::rerouting::tests::{OVERRIDING, REROUTING},
+        *,
+    };
 
     fn with_facts<T>(
         fields: &[(&'static str, &'static str)],
@@ -284,21 +321,60 @@ mod tests {
     #[test]
     fn what_is_more_than_a_question_is_none_for_the_cache() {
         for (name, value, reason) in [
-            ("content-length", "3", Reason::RequestBody),
-            ("transfer-encoding", "chunked", Reason::RequestBody),
             ("upgrade", "websocket", Reason::Upgrade),
             ("content-type", "application/grpc", Reason::Grpc),
             ("accept", "text/event-stream", Reason::EventStream),
-            ("x-http-method-override", "DELETE", Reason::MethodOverride),
+            ("connection", "close, host", Reason::ConnectionOption),
         ] {
             assert_eq!(facts(&[(name, value)]).bypass, Some(reason), "{name}");
         }
-        assert_eq!(facts(&[("content-length", "0")]).bypass, None);
+        for name in OVERRIDING {
+            let bypass = facts(&[(name, "DELETE")]).bypass;
+            assert_eq!(bypass, Some(Reason::MethodOverride), "{name}");
+        }
+    }
+
+    #[test]
+    fn body_bypasses_for_get_and_hides_no_other_reason() {
+        for field in [("content-length", "3"), ("transfer-encoding", "chunked")] {
+            let facts = facts(&[field, ("upgrade", "websocket")]);
+            assert_eq!(facts.bypass, Some(Reason::Upgrade));
+            assert_eq!(facts.bypass_of_get(), Some(Reason::RequestBody));
+        }
+        assert_eq!(facts(&[("content-length", "0")]).bypass_of_get(), None);
         let fat = Request::get("/").body(Full::<Bytes>::from("x")).unwrap();
-        assert_eq!(
-            read(&fat, &Rules::secure(), None).bypass,
-            Some(Reason::RequestBody)
-        );
+        assert!(read(&fat, &Rules::secure(), None).has_body);
+    }
+
+    #[test]
+    fn connection_options_that_nominate_no_field_are_harmless() {
+        let bypass = |lines: &[&'static str]| {
+            let fields: Vec<_> = lines.iter().map(|line| ("connection", *line)).collect();
+            facts(&fields).bypass
+        };
+        for lines in [
+            &["close"][..],
+            &["Keep-Alive"],
+            &["TE, close"],
+            &["upgrade,http2-settings"],
+            &[",, close ,"],
+            &["close", "te"],
+            &[""],
+        ] {
+            assert_eq!(bypass(lines), None, "{lines:?}");
+        }
+        for lines in [
+            &["host"][..],
+            &["HOST"],
+            &["close, accept-language"],
+            &["close", "x-tenant"],
+            &["close;host"],
+            &["\"close\""],
+            &["close host"],
+            &["closed"],
+        ] {
+            assert_eq!(bypass(lines), Some(Reason::ConnectionOption), "{lines:?}");
+        }
     }
 
     #[test]
@@ -317,5 +393,15 @@ mod tests {
             assert!(facts(&[(name, "x")]).rerouted, "{name}");
         }
         assert!(!facts(&[("x-request-id", "x")]).rerouted);
+    }
+
+    #[test]
+    fn no_field_that_says_something_is_passed_over_by_its_length() {
+        for name in TELLING {
+            assert_ne!(TELLING_LENGTHS & length_bit(name), 0, "{name}");
+        }
+        for name in REROUTING.into_iter().chain(OVERRIDING) {
+            assert!(may_mislead(name), "{name}");
+        }
     }
 }

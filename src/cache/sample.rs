@@ -118,6 +118,7 @@ fn target(sample: &Sample) -> Target<'_> {
         authority: b"suite.example",
         path: &sample.path,
         query: sample.query.as_deref(),
+        inner: None,
         rerouting: None,
         vary_by: None,
     }

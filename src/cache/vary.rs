@@ -1,14 +1,16 @@
 //! Which of a URL's answers fits a request.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, iter, sync::Arc};
 
 use http::{
     HeaderMap, HeaderName, HeaderValue,
-    header::{ACCEPT_ENCODING, ACCEPT_LANGUAGE, VARY},
+    header::{
+        ACCEPT, ACCEPT_CHARSET, ACCEPT_ENCODING, ACCEPT_LANGUAGE, CACHE_CONTROL, GetAll, VARY,
+    },
 };
 
-use super::{directives::member_end, reason::Reason};
-use crate::store_key::{KeySpace, StoreKey};
+use super::{directives::member_end, field_names::FieldNames, reason::Reason};
+use crate::store_key::{KeySpace, ShortKeyWriter, StoreKey};
 
 /// The most fields that one answer may vary by.
 const FIELDS_MAX: usize = 8;
@@ -98,17 +100,61 @@ pub struct Selection<'a> {
     hint: Option<&'a VarySpec>,
 }
 
-/// How variants are told apart.
+/// The request fields whose values are lists, by default (RFC 9110 section 5.6.1).
+const LISTS: [HeaderName; 5] = [
+    ACCEPT,
+    ACCEPT_CHARSET,
+    ACCEPT_ENCODING,
+    ACCEPT_LANGUAGE,
+    CACHE_CONTROL,
+];
+
+/// Configures how variants are told apart.
 #[derive(Clone, Debug)]
 pub(super) struct Variants {
     keys: KeySpace,
-    /// Whether preferences count by what they say, and not by how that is written.
+    /// Whether preferences are compared by their meaning rather than their spelling.
     normalise: bool,
+    /// The fields that are compared member by member. All others are compared line by line.
+    lists: FieldNames,
 }
 
 impl Variants {
     pub(super) fn new(keys: KeySpace, normalise: bool) -> Self {
-        Self { keys, normalise }
+        Self {
+            keys,
+            normalise,
+            lists: LISTS.into_iter().collect(),
+        }
+    }
+
+    /// Adds request fields that are lists.
+    pub(super) fn list_headers(mut self, names: FieldNames) -> Self {
+        let names = names.as_slice().iter().cloned();
+        names.for_each(|name| self.lists.push(name));
+        self
+    }
+
+    /// Writes all lines of a field into an id, in such a way that the next field cannot be taken for
+    /// a part of this one.
+    fn write(&self, id: &mut ShortKeyWriter, name: &HeaderName, lines: &GetAll<'_, HeaderValue>) {
+        let count = lines.iter().count();
+        if !self.lists.contains(name) {
+            id.field(&(count as u64).to_le_bytes());
+            lines.iter().for_each(|line| write(id, line.as_bytes()));
+            return;
+        }
+        // Absent and empty are two values.
+        id.field(&[u8::from(count > 0)]);
+        if self.normalise && (name == ACCEPT_LANGUAGE || name == ACCEPT_ENCODING) {
+            let members = preferences(lines.iter());
+            members.iter().for_each(|member| write(id, member));
+        } else {
+            let members = lines.iter().flat_map(members);
+            members.for_each(|member| write(id, member));
+        }
+        // No member is a comma.
+        id.field(b",");
     }
 }
 
@@ -138,22 +184,8 @@ impl<'a> Selection<'a> {
         let mut id = self.variants.keys.short();
         for name in spec.names() {
             id.field(name.as_str().as_bytes());
-            let mut values = self.headers.get_all(name).iter().peekable();
-            // Absent and empty are two values.
-            id.field(&[u8::from(values.peek().is_some())]);
-            if self.variants.normalise && (name == ACCEPT_LANGUAGE || name == ACCEPT_ENCODING) {
-                for member in preferences(values) {
-                    id.field(&member);
-                }
-            } else {
-                for value in values {
-                    each_member(value, |member| {
-                        id.field(member);
-                    });
-                }
-            }
-            // Ends the list: `a: 1` beside `b: 2` is not `a: 1, b, 2`.
-            id.field(b",");
+            let lines = self.headers.get_all(name);
+            self.variants.write(&mut id, name, &lines);
         }
         VariantId(id.finish())
     }
@@ -167,33 +199,35 @@ impl fmt::Debug for Selection<'_> {
     }
 }
 
-/// Returns the members of lists of preferences in one case and order, without space: they say the
-/// same in any.
-fn preferences<'a>(values: impl Iterator<Item = &'a HeaderValue>) -> Vec<Vec<u8>> {
-    let mut members = Vec::new();
-    for value in values {
-        each_member(value, |member| {
-            let mut member = member.to_ascii_lowercase();
-            member.retain(|byte| !byte.is_ascii_whitespace());
-            members.push(member);
-        });
-    }
+fn write(id: &mut ShortKeyWriter, field: &[u8]) {
+    id.field(field);
+}
+
+/// Returns the members of lists of preferences in lower case, sorted and without spaces, so that lists
+/// of one meaning are equal.
+fn preferences<'a>(lines: impl Iterator<Item = &'a HeaderValue>) -> Vec<Vec<u8>> {
+    let members = lines.flat_map(members).map(|member| {
+        let mut member = member.to_ascii_lowercase();
+        member.retain(|byte| !byte.is_ascii_whitespace());
+        member
+    });
+    let mut members: Vec<_> = members.collect();
     members.sort_unstable();
     members
 }
 
-/// Gives each member of a list without the space around it, so that lists that mean the same are
-/// the same: on one line or on several, with spaces or without (RFC 9111 section 4.1).
-fn each_member(value: &HeaderValue, mut give: impl FnMut(&[u8])) {
-    let mut rest = value.as_bytes();
-    while !rest.is_empty() {
-        let end = member_end(rest);
-        let member = rest[..end].trim_ascii();
-        rest = rest.get(end + 1..).unwrap_or_default();
-        if !member.is_empty() {
-            give(member);
-        }
-    }
+/// Returns the members of a list without the space around them, so that lists on one line or several,
+/// with spaces or without, are equal (RFC 9111 section 4.1).
+///
+/// Empty members are members: a handler that compares the whole value tells `a,` from `a`.
+fn members(line: &HeaderValue) -> impl Iterator<Item = &[u8]> {
+    let mut rest = Some(line.as_bytes());
+    iter::from_fn(move || {
+        let line = rest?;
+        let end = member_end(line);
+        rest = line.get(end + 1..);
+        Some(line[..end].trim_ascii())
+    })
 }
 
 #[cfg(test)]
@@ -257,25 +291,96 @@ mod tests {
     }
 
     #[test]
-    fn lists_that_mean_the_same_are_the_same() {
-        let one = id("a", &[("a", "1, 2")]);
-        assert_eq!(one, id("a", &[("a", "1"), ("a", "2")]));
-        assert_eq!(one, id("a", &[("a", " 1 ,2,")]));
-        assert_ne!(one, id("a", &[("a", "2, 1")]));
-        assert_ne!(one, id("a", &[("a", "\"1, 2\"")]));
+    fn lists_are_equal_on_any_lines_and_with_any_space() {
+        let id = |lines: &[&'static str]| {
+            let fields: Vec<_> = lines.iter().map(|line| ("accept", *line)).collect();
+            id("accept", &fields)
+        };
+        let one = id(&["1, 2"]);
+        assert_eq!(one, id(&["1", "2"]));
+        assert_eq!(one, id(&[" 1 ,2"]));
+        for other in ["2, 1", "\"1, 2\"", "1, 2,", ",1, 2", "1,, 2"] {
+            assert_ne!(one, id(&[other]), "{other}");
+        }
+    }
+
+    #[test]
+    fn other_fields_are_compared_byte_by_byte_and_line_by_line() {
+        for (one, two) in [
+            (&["a"][..], &["a,"][..]),
+            (&["a"], &[",a"]),
+            (&["a, b"], &["a,b"]),
+            (&["a, b"], &["a", "b"]),
+            (&["a", "b"], &["b", "a"]),
+            (&["a"], &["a", ""]),
+            (&[], &[""]),
+            (&["a"], &["A"]),
+            (&[","], &["", ""]),
+        ] {
+            for name in ["origin", "user-agent", "x-tenant"] {
+                let [id_of_one, id_of_two] = [one, two].map(|lines| {
+                    let fields: Vec<_> = lines.iter().map(|line| (name, *line)).collect();
+                    id(name, &fields)
+                });
+                assert_ne!(id_of_one, id_of_two, "{name}: {one:?} {two:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn added_list_headers_are_lists() {
+        let id = |line, is_list: bool| {
+            let space = StoreKeys::from_secret(&[3; 32]).unwrap().space("v");
+            let names = [HeaderName::from_static("a")]
+                .into_iter()
+                .take(usize::from(is_list));
+            let variants = Variants::new(space, false).list_headers(names.collect());
+            let headers = headers(&[("a", line)]);
+            Selection::new(&headers, &variants).variant(&spec(&["a"]).unwrap())
+        };
+        assert_eq!(id("1,2", true), id("1, 2", true));
+        assert_ne!(id("1,2", false), id("1, 2", false));
     }
 
     #[test]
     fn absent_and_empty_are_two_values() {
-        assert_ne!(id("a", &[]), id("a", &[("a", "")]));
+        for name in ["a", "accept"] {
+            assert_ne!(id(name, &[]), id(name, &[(name, "")]));
+        }
     }
 
     #[test]
     fn one_fields_value_is_not_anothers() {
         assert_ne!(id("a, b", &[("a", "1")]), id("a, b", &[("b", "1")]));
-        assert_ne!(
-            id("a, b", &[("a", "1, b")]),
-            id("a, b", &[("a", "1"), ("b", "")])
-        );
+        for (vary, one, two) in [
+            ("a, b", "a", "b"),
+            ("a, accept", "a", "accept"),
+            ("accept, b", "accept", "b"),
+            ("accept, accept-charset", "accept", "accept-charset"),
+        ] {
+            assert_ne!(
+                id(vary, &[(one, "1"), (one, two)]),
+                id(vary, &[(one, "1"), (two, "")])
+            );
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn ids_are_equal_only_for_equal_lines(
+            one in proptest::collection::vec("[ab,]{0,3}", 0..3),
+            two in proptest::collection::vec("[ab,]{0,3}", 0..3),
+        ) {
+            let id = |lines: &[String]| {
+                let space = StoreKeys::from_secret(&[3; 32]).unwrap().space("v");
+                let mut headers = HeaderMap::new();
+                for line in lines {
+                    headers.append("origin", HeaderValue::try_from(line).unwrap());
+                }
+                let variants = Variants::new(space, true);
+                Selection::new(&headers, &variants).variant(&spec(&["origin"]).unwrap())
+            };
+            proptest::prop_assert_eq!(one == two, id(&one) == id(&two));
+        }
     }
 }
