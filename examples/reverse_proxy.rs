@@ -6,7 +6,8 @@
 //!
 //! `--listen` says where it listens (127.0.0.1:3000), `--profile` to what the cache holds itself:
 //! `secure`, which keeps callers apart, or `rfc`, which takes what RFC 9111 allows. Nothing is
-//! fresh that does not say so, and nothing is asked twice.
+//! fresh that does not say so, and nothing is asked twice. `--list-field NAME` names a request field
+//! that is a comma-separated list, for origins that vary by one that HTTP does not define.
 #![allow(clippy::disallowed_methods, reason = "a server spawns its connections")]
 
 use std::{convert::Infallible, env, error::Error, net::SocketAddr, process::ExitCode};
@@ -41,13 +42,14 @@ async fn main() -> ExitCode {
 async fn run() -> Result<(), Box<dyn Error>> {
     let options = Options::read(env::args().skip(1))?;
     let store = MemoryStore::new();
-    let cache = match options.secure {
-        true => CacheLayer::secure(store).build()?,
-        false => CacheLayer::rfc(store)
-            .surrogate_control()
-            .keep_posts(true)
-            .build()?,
+    let mut cache = match options.secure {
+        true => CacheLayer::secure(store),
+        false => CacheLayer::rfc(store).surrogate_control().keep_posts(true),
     };
+    for name in options.list_fields {
+        cache = cache.list_header(name);
+    }
+    let cache = cache.build()?;
     let origin = options.origin;
     let proxy = ServiceBuilder::new()
         .layer(cache)
@@ -80,13 +82,18 @@ async fn forward(
     let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream));
     let (mut sender, connection) = handshake.await?;
     tokio::spawn(connection);
-    let target = request.uri().path_and_query().cloned();
-    *request.uri_mut() = Uri::from(target.unwrap_or(PathAndQuery::from_static("/")));
     remove_hop_by_hop(request.headers_mut());
-    if !request.headers().contains_key(header::HOST) {
+    // The authority of the target goes before `Host` (RFC 9112 section 3.2.2), as it does in the key.
+    if let Some(named) = request.uri().authority() {
+        let host = named.as_str().rsplit('@').next().unwrap_or_default();
+        let host = HeaderValue::try_from(host)?;
+        request.headers_mut().insert(header::HOST, host);
+    } else if !request.headers().contains_key(header::HOST) {
         let host = HeaderValue::try_from(origin.as_str())?;
         request.headers_mut().insert(header::HOST, host);
     }
+    let target = request.uri().path_and_query().cloned();
+    *request.uri_mut() = Uri::from(target.unwrap_or(PathAndQuery::from_static("/")));
     let mut response = sender.send_request(request).await?;
     remove_hop_by_hop(response.headers_mut());
     Ok(response)
@@ -105,7 +112,8 @@ fn answered(
     }
 }
 
-/// Removes what is of one connection alone.
+/// Removes the fields of one connection, and those that its peer lists in `Connection`, except for
+/// `Host`: without it the origin would answer for another site.
 fn remove_hop_by_hop(headers: &mut HeaderMap) {
     let listed: Vec<HeaderName> = headers
         .get_all(header::CONNECTION)
@@ -113,6 +121,7 @@ fn remove_hop_by_hop(headers: &mut HeaderMap) {
         .filter_map(|line| line.to_str().ok())
         .flat_map(|line| line.split(','))
         .filter_map(|name| name.trim().parse().ok())
+        .filter(|name| *name != header::HOST)
         .collect();
     for name in listed {
         headers.remove(name);
@@ -134,6 +143,7 @@ struct Options {
     listen: SocketAddr,
     origin: Authority,
     secure: bool,
+    list_fields: Vec<String>,
 }
 
 impl Options {
@@ -141,11 +151,13 @@ impl Options {
         let mut listen = SocketAddr::from(([127, 0, 0, 1], 3000));
         let mut origin = None;
         let mut secure = true;
+        let mut list_fields = Vec::new();
         while let Some(name) = args.next() {
             let value = args.next().ok_or_else(|| format!("{name} wants a value"))?;
             match name.as_str() {
                 "--listen" => listen = value.parse()?,
                 "--origin" => origin = value.parse::<Uri>()?.into_parts().authority,
+                "--list-field" => list_fields.push(value),
                 "--profile" if value == "secure" => secure = true,
                 "--profile" if value == "rfc" => secure = false,
                 _ => return Err(format!("{name} {value} is no option").into()),
@@ -155,6 +167,7 @@ impl Options {
             listen,
             origin: origin.ok_or("--origin http://HOST:PORT says where to ask")?,
             secure,
+            list_fields,
         })
     }
 }

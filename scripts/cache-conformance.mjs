@@ -89,7 +89,9 @@ async function run (profile) {
   const cache = start(path.resolve('target/debug/examples/reverse_proxy'), [
     '--listen', `127.0.0.1:${proxy}`,
     '--origin', `http://127.0.0.1:${origin}`,
-    '--profile', profile
+    '--profile', profile,
+    // The suite takes the field `Foo` for a list, of which no cache can know by itself.
+    '--list-field', 'Foo'
   ], {})
   try {
     await Promise.all([listening(origin), listening(proxy)])

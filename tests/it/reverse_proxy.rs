@@ -205,6 +205,57 @@ fn a_request_without_a_host_or_with_a_whole_url_for_target_is_answered() {
     );
 }
 
+/// Answers with the host that it is asked for, as an origin of several sites does.
+fn sites() -> Origin {
+    Origin::start(|request| {
+        let host = request.split_once("\r\nhost: ")?.1;
+        let host = host.split("\r\n").next()?;
+        answers(
+            "200 OK",
+            &format!("cache-control: max-age=60\r\nx-site: {host}\r\n"),
+        )
+    })
+}
+
+#[test]
+fn host_that_connection_lists_is_forwarded_and_its_response_is_not_stored() {
+    let origin = sites();
+    let proxy = Proxy::before(&origin, "secure");
+    for listed in [
+        "close, host",
+        "close, HOST, x-a",
+        "host\r\nconnection: close",
+    ] {
+        let attack =
+            format!("GET /x HTTP/1.1\r\nhost: shop.example\r\nconnection: {listed}\r\n\r\n");
+        for _ in 0..2 {
+            let answer = proxy.sends(&attack);
+            assert!(answer.contains("x-site: shop.example\r\n"), "{answer}");
+            assert!(answer.contains("detail=connection-option"), "{answer}");
+        }
+    }
+}
+
+#[test]
+fn authority_of_the_target_goes_before_host() {
+    let origin = sites();
+    let proxy = Proxy::before(&origin, "secure");
+    let asks = |target: &str, host: &str| {
+        proxy.sends(&format!(
+            "GET {target} HTTP/1.1\r\n{host}connection: close\r\n\r\n"
+        ))
+    };
+    for (target, host) in [
+        ("http://shop.example/x", ""),
+        ("http://shop.example/x", "host: shop.example\r\n"),
+        ("http://shop.example/y", "host: evil.example\r\n"),
+        ("http://user@shop.example/z", ""),
+    ] {
+        let answer = asks(target, host);
+        assert!(answer.contains("x-site: shop.example\r\n"), "{answer}");
+    }
+}
+
 #[test]
 fn what_is_of_one_connection_goes_no_further() {
     let origin = Origin::start(|_| answers("200 OK", "x-hop: 1\r\nconnection: x-hop\r\n"));
