@@ -17,9 +17,9 @@ use http::{Method, Request, Response, StatusCode};
 use http_body::{Body, Frame};
 use http_body_util::{BodyExt, Full};
 use portcullis::{
-    StoreFuture, StoreKeys,
+    ManualClock, StoreFuture, StoreKeys,
     cache::{
-        CacheKey, CacheLayer, CachePolicy, CacheStore, Lookup, PurgeMode, PurgeTarget, Put,
+        CacheKey, CacheLayer, CachePolicy, CacheStore, Lookup, Purge, PurgeMode, PurgeTarget, Put,
         PutOutcome, Selection, Touch,
     },
     store::MemoryStore,
@@ -96,14 +96,30 @@ async fn paths_that_a_server_may_take_for_one_are_several() {
 async fn a_field_that_a_framework_may_route_by_poisons_nobody() {
     for name in [
         "x-forwarded-host",
+        "x-forwarded-path",
         "x-forwarded-port",
         "x-forwarded-prefix",
         "x-forwarded-proto",
+        "x-forwarded-protocol",
         "x-forwarded-scheme",
+        "x-forwarded-server",
+        "x-forwarded-ssl",
+        "x-forwarded-uri",
+        "x-forwarded-user",
         "x-host",
+        "x-http-host-override",
+        "x-original-host",
+        "x-original-uri",
         "x-original-url",
         "x-rewrite-url",
+        "x-scheme",
+        "x-script-name",
+        "x-url-scheme",
+        "front-end-https",
         "forwarded",
+        "x_forwarded_host",
+        "x-forwarded_host",
+        "front_end_https",
     ] {
         holds(|cached| async move {
             let client = cached(answering(move |request| {
@@ -117,12 +133,220 @@ async fn a_field_that_a_framework_may_route_by_poisons_nobody() {
     }
 }
 
+/// Reads a host from `Forwarded` as lenient parsers do: without regard to quotes, with any space.
+fn lenient_host(request: &Request<Full<Bytes>>) -> Option<String> {
+    let lines = request.headers().get_all("forwarded").iter();
+    let lines = lines.filter_map(|line| line.to_str().ok());
+    let mut pairs = lines.flat_map(|line| line.split([',', ';']));
+    pairs.find_map(|pair| {
+        let (name, value) = pair.split_once('=')?;
+        let is_host = name.trim().eq_ignore_ascii_case("host");
+        is_host.then(|| value.trim().trim_matches('"').to_owned())
+    })
+}
+
+#[tokio::test]
+async fn host_in_forwarded_poisons_nobody_however_it_is_written() {
+    for lines in [
+        &["host=evil"][..],
+        &["host =evil, for=203.0.113.66"],
+        &["for=203.0.113.66;host= evil"],
+        &["for=203.0.113.66, HOST\t=\t\"evil\""],
+        &["for=\"203.0.113.66;host=evil\""],
+        &["for=\"203.0.113.66, host=evil\""],
+        &["for=203.0.113.66\";host=evil"],
+        &["by=_a;host=evil;for=_b"],
+        &["for=203.0.113.66", "host=evil"],
+    ] {
+        holds(|cached| async move {
+            let client = cached(answering(|request| {
+                let host = lenient_host(request).unwrap_or("good".to_owned());
+                with_fields(FRESH, format!("<script src=//{host}>"))
+            }));
+            let fields: Vec<_> = lines.iter().map(|line| ("forwarded", *line)).collect();
+            let evil = body(&client, get_with("/a", &fields)).await;
+            assert_eq!(evil, "<script src=//evil>", "{lines:?}");
+            let plain = [
+                get("/a"),
+                get_with("/a", &[("forwarded", "for=198.51.100.7")]),
+            ];
+            let mut is_good = true;
+            for request in plain {
+                is_good &= body(&client, request).await == "<script src=//good>";
+            }
+            is_good
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn addresses_in_forwarded_fields_make_no_second_response() {
+    let app = App::new(Handler::with(FRESH));
+    for name in [
+        "x-forwarded-for",
+        "x-forwarded-by",
+        "x-original-forwarded-for",
+        "x-real-ip",
+    ] {
+        app.get("/a").await;
+        let seen = app.send(get_with("/a", &[(name, "203.0.113.66")])).await;
+        assert_eq!(seen.body, "call 1", "{name}");
+    }
+    for value in [
+        "for=1.2.3.4;proto=http",
+        "for=5.6.7.8; proto=http",
+        "by=_a;proto=http",
+    ] {
+        let seen = app.send(get_with("/a", &[("forwarded", value)])).await;
+        assert_eq!(seen.body, "call 2", "{value}");
+    }
+}
+
+#[tokio::test]
+async fn purge_by_url_reaches_responses_to_rerouted_requests() {
+    let app = App::new(Handler::with(FRESH));
+    let routed = || {
+        get_with(
+            "http://h/a",
+            &[("x-forwarded-host", "i"), ("forwarded", "host=i")],
+        )
+    };
+    app.send(routed()).await;
+    assert!(app.send(routed()).await.is_hit());
+    let url = Purge::uri("http://h/a".parse().unwrap());
+    app.purger.purge([url], PurgeMode::Hard).await.unwrap();
+    assert!(!app.send(routed()).await.is_hit());
+}
+
+/// Removes what `Connection` lists, as a proxy does before it forwards, then answers for the site,
+/// the language and the tenant that are left.
+fn forwarding() -> Client {
+    answering(|request| {
+        let listed = request.headers().get_all("connection").iter();
+        let listed = listed.filter_map(|line| line.to_str().ok());
+        let listed: Vec<_> = listed
+            .flat_map(|line| line.split(','))
+            .map(str::trim)
+            .collect();
+        let seen = ["host", "accept-language", "x-tenant"].map(|name| {
+            let is_listed = listed
+                .iter()
+                .any(|option| option.eq_ignore_ascii_case(name));
+            let value = request.headers().get(name).filter(|_| !is_listed);
+            value.map_or("default", |value| value.to_str().unwrap())
+        });
+        let mut response = with_fields(FRESH, seen.join(" "));
+        let vary = http::HeaderValue::from_static("accept-language");
+        response.headers_mut().insert("vary", vary);
+        response
+    })
+}
+
+const SHOP: [(&str, &str); 3] = [
+    ("host", "shop.example"),
+    ("accept-language", "de"),
+    ("x-tenant", "acme"),
+];
+
+#[tokio::test]
+async fn field_that_connection_lists_poisons_nobody() {
+    for lines in [
+        &["host"][..],
+        &["close, host"],
+        &["close", "HOST"],
+        &["Accept-Language"],
+        &["keep-alive,\tx-tenant ,"],
+        &["te", "upgrade", "x-tenant"],
+    ] {
+        for method in [Method::GET, Method::HEAD] {
+            holds(|cached| {
+                let method = method.clone();
+                async move {
+                    let client = cached(forwarding());
+                    let connection = lines.iter().map(|line| ("connection", *line));
+                    let fields: Vec<_> = SHOP.into_iter().chain(connection).collect();
+                    let mut evil = get_with("/a", &fields);
+                    *evil.method_mut() = method;
+                    evil.extensions_mut().insert(by_tenant());
+                    body(&client, evil).await;
+                    let mut victim = get_with("/a", &SHOP);
+                    victim.extensions_mut().insert(by_tenant());
+                    body(&client, victim).await == "shop.example de acme"
+                }
+            })
+            .await;
+        }
+    }
+}
+
+fn by_tenant() -> CachePolicy {
+    CachePolicy::new().vary_by([http::HeaderName::from_static("x-tenant")])
+}
+
+#[tokio::test]
+async fn request_with_a_connection_option_is_neither_answered_from_the_store_nor_stored() {
+    let app = App::new(Handler::with(FRESH));
+    app.get("/a").await;
+    let listed = || get_with("/a", &[("connection", "close, x-any")]);
+    for _ in 0..2 {
+        let seen = app.send(listed()).await;
+        let expected = "portcullis; fwd=bypass; detail=connection-option";
+        assert_eq!(seen.cache_status(), expected);
+    }
+    assert_eq!(app.get("/a").await.body, "call 1");
+    for harmless in ["close", "Keep-Alive, TE", "upgrade, http2-settings", ""] {
+        let seen = app.send(get_with("/a", &[("connection", harmless)])).await;
+        assert!(seen.is_hit(), "{harmless}");
+    }
+}
+
+#[tokio::test]
+async fn post_that_bypasses_the_cache_is_not_kept_for_a_get() {
+    for field in [
+        ("connection", "host"),
+        ("x-http-method-override", "PUT"),
+        ("x-http-method", "DELETE"),
+        ("x-method-override", "PATCH"),
+        ("x_http_method_override", "DELETE"),
+        ("upgrade", "websocket"),
+        ("content-type", "application/grpc"),
+        ("accept", "text/event-stream"),
+    ] {
+        let posted = [("cache-control", "max-age=60"), ("content-location", "/a")];
+        for is_fat in [false, true] {
+            let clock = ManualClock::default();
+            let builder = CacheLayer::rfc(MemoryStore::with_clock(clock.clone())).keep_posts(true);
+            let app = App::built(
+                Handler::new(move |_, _| answer(&posted, "")),
+                clock,
+                builder,
+            );
+            let post = |fields: &[(&'static str, &'static str)]| {
+                let mut post = get_with("/a", fields);
+                *post.method_mut() = Method::POST;
+                *post.body_mut() = Full::from(if is_fat { "x" } else { "" });
+                post
+            };
+            app.send(post(&[field])).await;
+            assert!(!app.get("/a").await.is_hit(), "{field:?}");
+            app.send(post(&[])).await;
+            assert!(app.get("/a").await.is_hit(), "{field:?}");
+            // What it changed is invalidated all the same.
+            app.send(post(&[field])).await;
+            assert!(!app.get("/a").await.is_hit(), "{field:?}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn another_method_in_a_field_is_not_answered_for_get() {
     for name in [
         "x-http-method",
         "x-http-method-override",
+        "x-method",
         "x-method-override",
+        "x_http_method_override",
     ] {
         holds(|cached| async move {
             let client = cached(answering(move |request| {
@@ -137,6 +361,68 @@ async fn another_method_in_a_field_is_not_answered_for_get() {
         })
         .await;
     }
+}
+
+#[tokio::test]
+async fn value_that_is_no_list_fills_no_other_values_variant() {
+    for (name, fills) in [
+        ("origin", &["https://app.example,"][..]),
+        ("origin", &[",https://app.example"]),
+        ("origin", &["https://app.example", ""]),
+        ("origin", &["", "https://app.example"]),
+        ("x-tenant", &["https://app.example ,"]),
+        ("user-agent", &["https://app.example,,"]),
+        ("accept", &["https://app.example,"]),
+    ] {
+        holds(|cached| async move {
+            // As a CORS layer does: the whole value of the one line, or nothing.
+            let client = cached(answering(move |request| {
+                let mut lines = request.headers().get_all(name).iter();
+                let only = lines.next().filter(|_| lines.next().is_none());
+                let is_known = only.is_some_and(|line| line == "https://app.example");
+                let mut response = with_fields(FRESH, format!("{name} {is_known}"));
+                response.headers_mut().insert("vary", name.parse().unwrap());
+                response
+            }));
+            let lines: Vec<_> = fills.iter().map(|line| (name, *line)).collect();
+            body(&client, get_with("/a", &lines)).await;
+            let site = get_with("/a", &[(name, "https://app.example")]);
+            body(&client, site).await == format!("{name} true")
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn lists_are_compared_by_their_members_and_other_fields_by_their_bytes() {
+    for (name, is_list) in [
+        ("accept", true),
+        ("accept-charset", true),
+        ("accept-encoding", true),
+        ("accept-language", true),
+        ("cache-control", true),
+        ("x-list", true),
+        ("user-agent", false),
+        ("x-tenant", false),
+    ] {
+        let app = App::configured(
+            Handler::new(move |_, call| {
+                let mut response = answer(FRESH, format!("call {call}"));
+                response.headers_mut().insert("vary", name.parse().unwrap());
+                response
+            }),
+            |builder| builder.list_header("x-list"),
+        );
+        app.send(get_with("/a", &[(name, "a, b")])).await;
+        for lines in [&["a,b"][..], &["a", "b"], &["a ,\tb"]] {
+            let fields: Vec<_> = lines.iter().map(|line| (name, *line)).collect();
+            let seen = app.send(get_with("/a", &fields)).await;
+            assert_eq!(seen.is_hit(), is_list, "{name} {lines:?}");
+        }
+    }
+    let builder = CacheLayer::secure(MemoryStore::new()).list_header("no name");
+    let error = builder.build().unwrap_err().to_string();
+    assert!(error.contains("list_header"), "{error}");
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@
 //! purpose, which must be caught.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     convert::Infallible,
     future::{Future, poll_fn},
     pin::Pin,
@@ -23,7 +23,12 @@ use http::{
 };
 use http_body::{Body, Frame};
 use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
-use portcullis::{Identity, cache::CacheLayer, store::MemoryStore};
+use portcullis::{
+    Allowance, Identity, IdentityBuilder,
+    api_key::{ApiKeyLayer, KeyManager, KeyRing, KeyUpdate, NewKey, Pepper},
+    cache::CacheLayer,
+    store::MemoryStore,
+};
 use tokio::{sync::mpsc, task::JoinSet};
 use tower::{ServiceBuilder, ServiceExt, service_fn, util::BoxCloneService};
 
@@ -199,6 +204,85 @@ async fn what_one_user_of_an_application_brought_is_not_for_another() {
         assert_ne!(alice, bob, "{name}");
         assert_eq!([ask("alice").await, ask("bob").await], [alice, bob]);
     }
+}
+
+#[tokio::test]
+async fn callers_that_differ_in_one_part_alone_share_nothing() {
+    let alice = || Identity::trusted("alice");
+    let allowance = |text: &str| text.parse::<Allowance>().unwrap();
+    let callers = [
+        alice(),
+        alice().owner("acme"),
+        alice().owner("globex"),
+        alice().lineage("first"),
+        alice().tier("acme"),
+        alice().scopes(["acme"]),
+        alice().metadata("blocked", "yes"),
+        alice().metadata("blocked", "no"),
+        alice().metadata("blocked", "yes").metadata("a", "b"),
+        alice().credits(allowance("1/day")),
+        alice().limit(allowance("1/day")),
+        alice().limit(allowance("1/month")),
+    ]
+    .map(IdentityBuilder::build);
+    holds(|cached| {
+        let callers = callers.clone();
+        async move {
+            let client = cached(answering(|request| {
+                let caller = request.extensions().get::<Identity>().unwrap();
+                let metadata = caller.metadata();
+                let allowed = (caller.credits(), caller.limit());
+                with_fields(FRESH, format!("{caller:?} {metadata:?} {allowed:?}"))
+            }));
+            let mut seen = BTreeSet::new();
+            for caller in &callers {
+                let mut request = get("/a");
+                request.extensions_mut().insert(caller.clone());
+                seen.insert(body(&client, request).await);
+            }
+            seen.len() == callers.len()
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn change_of_a_key_in_any_part_is_seen_by_the_next_request() {
+    let ring = KeyRing::builder("acmepay", MemoryStore::new())
+        .pepper(Pepper::random(1))
+        .build()
+        .unwrap();
+    let manager = KeyManager::new(&ring);
+    let key = manager.create(NewKey::of_owner("acme")).await.unwrap();
+    let cached = ours(answering(|request| {
+        let caller = request.extensions().get::<Identity>().unwrap();
+        let tier = caller.tier();
+        with_fields(
+            FRESH,
+            format!("{:?} {tier:?} {:?}", caller.metadata(), caller.credits()),
+        )
+    }));
+    let keys = ApiKeyLayer::builder(&ring).build().unwrap();
+    let app = ServiceBuilder::new()
+        .map_response(|answer: Response<_>| answer.map(BodyExt::boxed_unsync))
+        .layer(keys)
+        .service(cached);
+    let mut seen = BTreeSet::new();
+    for update in [
+        KeyUpdate::new(),
+        KeyUpdate::new().metadata("blocked", "yes"),
+        KeyUpdate::new().tier("pro"),
+        KeyUpdate::new().credits("5/day".parse::<Allowance>().unwrap()),
+    ] {
+        manager.update(key.id(), update).await.unwrap();
+        for _ in 0..2 {
+            let mut request = get("/a");
+            let secret = HeaderValue::from_str(key.expose_secret()).unwrap();
+            request.headers_mut().insert("x-api-key", secret);
+            seen.insert(text(app.clone().oneshot(request).await.unwrap()).await);
+        }
+    }
+    assert_eq!(seen.len(), 4, "{seen:?}");
 }
 
 #[tokio::test]

@@ -3,7 +3,8 @@
 //! Every body bears the name of the caller for whom it was made, its URL and its variant. A seed
 //! decides who asks for what and has what already, when the handler answers, who goes away, whose
 //! rights change, when the handler fails, and what is changed and purged: by URL, tag and caller,
-//! hard and soft. A failure prints its seed.
+//! hard and soft. Callers differ in their owner and metadata alone, and some URLs are nested: the
+//! cache and the handler see them without their prefix. A failure prints its seed.
 
 use std::{
     collections::HashMap,
@@ -24,7 +25,7 @@ use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body::{Body, Frame};
 use http_body_util::Full;
 use portcullis::{
-    Identity, ManualClock, Runtime, Task,
+    ClientUri, Identity, ManualClock, Runtime, Task,
     cache::{Cache, CacheBody, CacheLayer, CachePurger, Purge, PurgeMode},
     store::MemoryStore,
 };
@@ -36,16 +37,27 @@ use crate::support::request;
 const SEEDS: u64 = 10_000;
 /// How much each seed does.
 const STEPS: usize = 40;
-const PATHS: [&str; 4] = ["/own", "/public", "/stale", "/never"];
+/// The paths that clients send.
+const PATHS: [&str; 5] = ["/a/own", "/b/own", "/public", "/stale", "/never"];
+
+/// What is wrong with a cache, for the oracle to catch.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Flaw {
+    None,
+    /// All callers have one identity.
+    AllAreOne,
+    /// Nobody says which URI the client sent.
+    NestsAreOne,
+}
 
 #[test]
 fn no_callers_answer_ever_reaches_another() {
-    try_all(|seed| World::new(seed, false, false));
+    try_all(|seed| World::new(seed, false, Flaw::None));
 }
 
 #[test]
 fn no_callers_answer_ever_reaches_another_where_a_route_shares() {
-    try_all(|seed| World::new(seed, true, false));
+    try_all(|seed| World::new(seed, true, Flaw::None));
 }
 
 fn try_all(world: impl Fn(u64) -> World) {
@@ -56,14 +68,18 @@ fn try_all(world: impl Fn(u64) -> World) {
 
 #[test]
 fn the_oracle_sees_an_answer_that_reaches_another() {
-    let caught = (0..100).any(|seed| {
-        let world = std::panic::catch_unwind(|| World::new(seed, false, true).run());
-        world.is_err()
-    });
-    assert!(
-        caught,
-        "a cache for which all callers are one is not caught"
-    );
+    for flaw in [Flaw::AllAreOne, Flaw::NestsAreOne] {
+        let caught = (0..100).any(|seed| {
+            let world = std::panic::catch_unwind(|| World::new(seed, false, flaw).run());
+            world.is_err()
+        });
+        let what = match flaw {
+            Flaw::None => "nothing",
+            Flaw::AllAreOne => "a cache for which all callers are one",
+            Flaw::NestsAreOne => "a cache for which all nested routers are one",
+        };
+        assert!(caught, "{what} is not caught");
+    }
 }
 
 /// Small, and good enough to choose by.
@@ -142,7 +158,7 @@ impl Service<Request<Full<Bytes>>> for Origin {
 
 impl Origin {
     fn answer(&self, request: &Request<Full<Bytes>>, door: Door) -> Response<Pieces> {
-        let path = request.uri().path();
+        let path = request.extensions().get::<Sent>().unwrap().0;
         let mut versions = self.versions.lock().unwrap();
         let version = versions.entry(path.to_owned()).or_default();
         *version += u64::from(request.method() == Method::POST);
@@ -169,7 +185,7 @@ impl Origin {
         headers.insert("cache-control", HeaderValue::from_static(control));
         headers.insert("vary", HeaderValue::from_static("accept"));
         let tags = match path {
-            "/own" => "own some",
+            "/a/own" | "/b/own" => "own some",
             "/stale" => "stale some",
             _ => "public",
         };
@@ -189,6 +205,10 @@ impl Origin {
 
 #[derive(Clone)]
 struct Caller(String);
+
+/// The path that the client sent, for the handler.
+#[derive(Clone)]
+struct Sent(&'static str);
 
 struct Answering(Door, Option<Response<Pieces>>);
 
@@ -295,12 +315,12 @@ struct World {
     changed_for: HashMap<(String, &'static str), u64>,
     /// The tag that each caller got last.
     tags: HashMap<(String, &'static str), String>,
-    all_are_one: bool,
+    flaw: Flaw,
     hits: u64,
 }
 
 impl World {
-    fn new(seed: u64, shares: bool, all_are_one: bool) -> Self {
+    fn new(seed: u64, shares: bool, flaw: Flaw) -> Self {
         let (clock, tasks, origin) = (ManualClock::default(), Tasks::default(), Origin::default());
         let store = MemoryStore::builder()
             .clock(clock.clone())
@@ -334,7 +354,7 @@ impl World {
             changed: HashMap::new(),
             changed_for: HashMap::new(),
             tags: HashMap::new(),
-            all_are_one,
+            flaw,
             hits: 0,
         }
     }
@@ -378,7 +398,7 @@ impl World {
 
     fn ask(&mut self) {
         let who = self.dice.roll(3) as usize;
-        let path = PATHS[self.dice.roll(4) as usize];
+        let path = PATHS[self.dice.roll(PATHS.len() as u64) as usize];
         let variant = ["-", "-", "-", "x"][self.dice.roll(4) as usize];
         let method = match self.dice.roll(10) {
             // A seed without changes is cheaper to try, and as good at all else.
@@ -387,7 +407,7 @@ impl World {
             _ => Method::GET,
         };
         let caller = self.name(who);
-        let mut request = request(method.clone(), path);
+        let mut request = self.request(method.clone(), path);
         if let Some(identity) = self.identity(who) {
             request.extensions_mut().insert(identity);
         }
@@ -422,6 +442,18 @@ impl World {
         });
     }
 
+    /// Makes a request as a nested router passes it on: without the prefix of its path.
+    fn request(&self, method: Method, path: &'static str) -> Request<Full<Bytes>> {
+        let seen = path.rfind('/').map_or(path, |at| &path[at..]);
+        let mut request = request(method, seen);
+        if self.flaw != Flaw::NestsAreOne {
+            let sent = ClientUri(http::Uri::from_static(path));
+            request.extensions_mut().insert(sent);
+        }
+        request.extensions_mut().insert(Sent(path));
+        request
+    }
+
     fn name(&self, who: usize) -> String {
         match self.rights.get(who) {
             Some(rights) => format!("caller{who}.{rights}"),
@@ -431,9 +463,13 @@ impl World {
 
     fn identity(&self, who: usize) -> Option<Identity> {
         let rights = self.rights.get(who)?;
-        let identity = match self.all_are_one {
-            true => Identity::trusted("one"),
-            false => Identity::trusted(format!("caller{who}")).scopes([rights.to_string()]),
+        let one = Identity::trusted("one");
+        let identity = match self.flaw {
+            Flaw::AllAreOne => one,
+            Flaw::None | Flaw::NestsAreOne => {
+                let owned = one.owner(format!("owner{who}"));
+                owned.metadata("rights", rights.to_string())
+            }
         };
         Some(identity.build())
     }
@@ -442,10 +478,10 @@ impl World {
     fn purge(&mut self) {
         let who = self.dice.roll(2) as usize;
         let (what, mut paths) = match self.dice.roll(6) {
-            0 => (Purge::uri("/own".parse().unwrap()), vec!["/own"]),
+            0 => (Purge::uri("/a/own".parse().unwrap()), vec!["/a/own"]),
             1 => (Purge::uri("/public".parse().unwrap()), vec!["/public"]),
             2 => (Purge::tag("public"), vec!["/public"]),
-            3 => (Purge::tag("some"), vec!["/own", "/stale"]),
+            3 => (Purge::tag("some"), vec!["/a/own", "/b/own", "/stale"]),
             4 => (Purge::All, PATHS.to_vec()),
             _ => (Purge::Caller(self.identity(who).unwrap()), PATHS.to_vec()),
         };

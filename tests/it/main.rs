@@ -47,6 +47,8 @@ mod cache_encryption;
 mod cache_endings;
 mod cache_jitter;
 mod cache_leaks;
+#[cfg(feature = "axum")]
+mod cache_nest;
 mod cache_oracle;
 mod cache_parts;
 mod cache_policy;
@@ -54,6 +56,7 @@ mod cache_posts;
 mod cache_purges;
 mod cache_refresh;
 mod cache_shared_store;
+mod cache_target;
 mod cache_validation;
 mod contract;
 mod credits;

@@ -5,6 +5,7 @@ use std::{
     time::Duration,
 };
 
+use http::Method;
 use portcullis::{
     ManualClock, StoreFuture, StoreKey,
     cache::{
@@ -19,6 +20,7 @@ use crate::support::{
     get,
     instance::{Instance, commands, settle},
     redis::{Reply, Server, keys, patient},
+    request,
 };
 
 fn store(server: &Server) -> RedisStore {
@@ -67,6 +69,38 @@ async fn a_hit_is_one_command_and_what_one_instance_made_all_show() {
     }
     assert_eq!(commands(&server) - before, 10);
     assert_eq!(server.keys_without_expiry(), [""; 0]);
+}
+
+#[tokio::test]
+async fn purge_and_unsafe_request_reach_every_spelling_of_a_url_on_every_instance() {
+    let server = Server::start();
+    let (one, other) = (instance(&server), instance(&server));
+    for spelling in ["/a%2Fb", "/%61%2fb"] {
+        for reach in [
+            "http://acme.test:80/a%2Fb",
+            "https://acme.test:443/a%2fb",
+            "",
+        ] {
+            let shown = warm(&other, spelling, &server).await;
+            one.purge(
+                Purge::uri("http://acme.test/a/b".parse().unwrap()),
+                PurgeMode::Hard,
+            )
+            .await;
+            assert_eq!(other.get(spelling).await, shown);
+            match reach {
+                "" => drop(
+                    one.send(request(Method::POST, "http://acme.test:80/a%2fb"))
+                        .await,
+                ),
+                url => {
+                    one.purge(Purge::uri(url.parse().unwrap()), PurgeMode::Hard)
+                        .await
+                }
+            }
+            assert_ne!(other.get(spelling).await, shown, "{spelling} {reach}");
+        }
+    }
 }
 
 #[tokio::test]
