@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use http::{
-    HeaderMap, HeaderValue, Response, StatusCode,
+    HeaderMap, HeaderName, HeaderValue, Response, StatusCode,
     header::{
         CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, EXPIRES,
     },
@@ -10,6 +10,7 @@ use http::{
 
 use super::{
     condition::{self, Verdict},
+    directives::Targeted,
     entry::StoredResponse,
     packing,
     part::{self, Place},
@@ -20,12 +21,13 @@ use super::{
 /// or not at all where the client has it already.
 ///
 /// `plain` is the body of one that is kept compressed, for a client that does not take it so. `asked`
-/// is given where the request has a condition, or asks for a part.
+/// is given where the request has a condition, or asks for a part. `targeted` is the target list.
 pub(super) fn respond(
     entry: &StoredResponse,
     plain: Option<&Bytes>,
     asked: Option<&HeaderMap>,
     head_only: bool,
+    targeted: &[Targeted],
 ) -> Response<Bytes> {
     let kept = matches!(entry.status, StatusCode::OK | StatusCode::PARTIAL_CONTENT);
     let asked = asked.filter(|_| kept);
@@ -45,6 +47,9 @@ pub(super) fn respond(
     }
     if let Some(asked) = asked {
         select(entry, body, asked, head_only, &mut response);
+        if response.status().is_client_error() {
+            remove_freshness(targeted, response.headers_mut());
+        }
     }
     response
 }
@@ -62,7 +67,7 @@ fn select(
         Verdict::Answer if head_only => {}
         Verdict::Answer => give_part(entry, body, asked, response),
         Verdict::NotModified => without_content(StatusCode::NOT_MODIFIED, response),
-        Verdict::Failed => refuse(StatusCode::PRECONDITION_FAILED, response),
+        Verdict::Failed => without_content(StatusCode::PRECONDITION_FAILED, response),
     }
 }
 
@@ -100,7 +105,7 @@ fn give_part(
             give_bytes(place, body.slice(bytes), response);
         }
         Part::Unsatisfiable => {
-            refuse(StatusCode::RANGE_NOT_SATISFIABLE, response);
+            without_content(StatusCode::RANGE_NOT_SATISFIABLE, response);
             let range = HeaderValue::try_from(format!("bytes */{all}"));
             let headers = response.headers_mut();
             headers.insert(CONTENT_RANGE, range.expect("digits and signs"));
@@ -126,15 +131,20 @@ pub(super) fn age(secs: u32) -> HeaderValue {
     }
 }
 
-/// Makes it a refusal of what one request asks for: no cache on the way may keep that for as long as
-/// what is stored here.
-fn refuse(status: StatusCode, response: &mut Response<Bytes>) {
-    without_content(status, response);
-    let headers = response.headers_mut();
-    for name in [CACHE_CONTROL, EXPIRES] {
-        headers.remove(name);
-    }
-    for name in ["cdn-cache-control", "surrogate-control"] {
+/// Removes what would let another cache store the refusal of one request's condition or range.
+///
+/// Targeted fields for other caches are known by the suffix that is their convention (RFC 9213
+/// section 2.4).
+fn remove_freshness(targeted: &[Targeted], headers: &mut HeaderMap) {
+    let frees = |name: &HeaderName| {
+        *name == CACHE_CONTROL
+            || *name == EXPIRES
+            || *name == *Targeted::Surrogate.name()
+            || name.as_str().ends_with("-cache-control")
+            || targeted.iter().any(|field| *name == *field.name())
+    };
+    let names: Vec<HeaderName> = headers.keys().filter(|name| frees(name)).cloned().collect();
+    for name in names {
         headers.remove(name);
     }
 }

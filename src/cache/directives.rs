@@ -34,29 +34,37 @@ pub(super) struct ResponseDirectives {
 
 const SURROGATE_CONTROL: &str = "surrogate-control";
 
-/// A field that goes before `Cache-Control` for caches that it is meant for.
+/// A response field that replaces `Cache-Control` for the caches that list it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Targeted {
-    /// A structured field by RFC 9213, such as `CDN-Cache-Control`.
+    /// A structured field of RFC 9213, such as `CDN-Cache-Control`.
     Structured(HeaderName),
-    /// `Surrogate-Control`, by the Edge Architecture note of the W3C.
+    /// `Surrogate-Control`, as the Edge Architecture Specification of the W3C defines it.
     Surrogate,
 }
 
 impl Targeted {
-    /// Returns whether this is its name.
+    /// Returns the targeted field of this name, in the syntax that the name implies.
+    pub(super) fn of(name: HeaderName) -> Self {
+        match name == SURROGATE_CONTROL {
+            true => Self::Surrogate,
+            false => Self::Structured(name),
+        }
+    }
+
+    /// Returns the name of the field, in lower case.
     #[inline]
-    pub(super) fn is_named(&self, name: &HeaderName) -> bool {
+    pub(super) fn name(&self) -> &str {
         match self {
-            Self::Structured(own) => own == name,
-            Self::Surrogate => name == SURROGATE_CONTROL,
+            Self::Structured(name) => name.as_str(),
+            Self::Surrogate => SURROGATE_CONTROL,
         }
     }
 }
 
 impl ResponseDirectives {
-    /// Reads the first of the targeted fields that is there and says something, or else all lines
-    /// of `Cache-Control`.
+    /// Reads the first targeted field that is present, valid and not empty, or all lines of
+    /// `Cache-Control` if there is none (RFC 9213 section 2.2).
     pub(super) fn of(headers: &HeaderMap, targeted: &[Targeted]) -> Self {
         let targeted = targeted.iter().find_map(|field| match field {
             Targeted::Structured(name) => structured_field(headers, name),
@@ -75,18 +83,9 @@ impl ResponseDirectives {
         read
     }
 
-    /// Returns whether one of the directives says for how long the answer is fresh.
+    /// Returns whether a directive states a freshness lifetime.
     pub(super) fn says_lifetime(&self) -> bool {
         self.s_maxage_secs.is_some() || self.max_age_secs.is_some()
-    }
-
-    /// Sets for how long the answer is fresh. Where `s-maxage` says that it may be shared, it still
-    /// does.
-    pub(super) fn set_lifetime(&mut self, secs: u32) {
-        match &mut self.s_maxage_secs {
-            Some(shared) => *shared = secs,
-            None => self.max_age_secs = Some(secs),
-        }
     }
 
     /// Takes a directive that may have something behind its name that is no part of it, such as a
@@ -95,10 +94,11 @@ impl ResponseDirectives {
         match name.iter().position(|byte| b" \t;".contains(byte)) {
             None => self.take(name, value),
             Some(end) => self.take(&name[..end], Some(b"")),
-        }
+        };
     }
 
-    fn take(&mut self, name: &[u8], value: Option<&[u8]>) {
+    /// Takes one directive. Returns whether it is one that a cache understands.
+    fn take(&mut self, name: &[u8], value: Option<&[u8]>) -> bool {
         if is(name, "max-age") {
             smallest(&mut self.max_age_secs, value);
         } else if is(name, "s-maxage") {
@@ -121,12 +121,15 @@ impl ResponseDirectives {
             self.proxy_revalidate = true;
         } else if is(name, "must-understand") {
             self.must_understand = true;
+        } else {
+            return false;
         }
+        true
     }
 }
 
-/// Reads a targeted field. One that is empty, or that is no dictionary, is as good as absent (RFC
-/// 9213 section 2.1).
+/// Reads a structured targeted field. `None` if it is absent, empty or not a dictionary: a cache
+/// ignores such a field (RFC 9213 section 2.1).
 fn structured_field(headers: &HeaderMap, name: &HeaderName) -> Option<ResponseDirectives> {
     let mut joined = String::new();
     for line in headers.get_all(name) {
@@ -150,7 +153,9 @@ fn structured_field(headers: &HeaderMap, name: &HeaderName) -> Option<ResponseDi
             Item::Integer(secs) if counts_seconds => {
                 read.take(name.as_bytes(), Some(secs.to_string().as_bytes()));
             }
-            Item::Boolean(true) if !counts_seconds => read.take(name.as_bytes(), None),
+            Item::Boolean(true) if !counts_seconds => {
+                read.take(name.as_bytes(), None);
+            }
             Item::Text(fields) if !counts_seconds => {
                 read.take(name.as_bytes(), Some(fields.as_bytes()));
             }
@@ -161,8 +166,13 @@ fn structured_field(headers: &HeaderMap, name: &HeaderName) -> Option<ResponseDi
 }
 
 /// Reads `Surrogate-Control`, whose directives may each name another surrogate after a semicolon.
+/// `None` if it has no cache directive for this cache, as where it only announces content to process.
 fn surrogate_control(headers: &HeaderMap) -> Option<ResponseDirectives> {
-    let mut read = None;
+    let mut read = ResponseDirectives {
+        targeted: true,
+        ..ResponseDirectives::default()
+    };
+    let mut applies = false;
     for line in headers.get_all(SURROGATE_CONTROL) {
         for_each_directive(line.as_bytes(), |name, value| {
             let (name, in_name) = before_target(name);
@@ -172,13 +182,11 @@ fn surrogate_control(headers: &HeaderMap) -> Option<ResponseDirectives> {
             };
             let ours = |target: &[u8]| target.eq_ignore_ascii_case(b"portcullis");
             if in_name.or(in_value).is_none_or(ours) {
-                let read: &mut ResponseDirectives = read.get_or_insert_default();
-                read.targeted = true;
-                read.take(name, value);
+                applies |= read.take(name, value);
             }
         });
     }
-    read
+    applies.then_some(read)
 }
 
 fn before_target(text: &[u8]) -> (&[u8], Option<&[u8]>) {
@@ -506,6 +514,8 @@ mod tests {
         assert_eq!(surrogate("Max-Age=60"), Some(60));
         assert_eq!(surrogate("max-age=60;portcullis"), Some(60));
         assert_eq!(surrogate("max-age=60;other"), Some(1));
+        assert_eq!(surrogate("content=\"ESI/1.0\""), Some(1));
+        assert_eq!(surrogate("content=\"ESI/1.0\", max-age=60"), Some(60));
     }
 
     proptest::proptest! {

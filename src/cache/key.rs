@@ -4,7 +4,7 @@ use std::fmt;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Uri};
 
-use super::{field_names::FieldNames, normal_form, rerouting, vary::Variants};
+use super::{directives::Targeted, field_names::FieldNames, normal_form, rerouting, vary::Variants};
 use crate::store_key::{KeySpace, LongKeyWriter, LongStoreKey, StoreKey, StoreKeys};
 
 /// Under which key an answer is kept.
@@ -194,6 +194,8 @@ pub(super) struct KeyMaker {
     partitions: KeySpace,
     tags: KeySpace,
     variants: Variants,
+    /// Tells entries apart that were stored under different target lists.
+    target_list: Option<LongStoreKey>,
 }
 
 impl KeyMaker {
@@ -205,12 +207,26 @@ impl KeyMaker {
             partitions: space("partition"),
             tags: space("tag"),
             variants: Variants::new(space("variant"), normalise),
+            target_list: None,
         }
     }
 
     /// Adds request fields that are lists.
     pub(super) fn list_headers(mut self, names: FieldNames) -> Self {
         self.variants = self.variants.list_headers(names);
+        self
+    }
+
+    /// Keeps entries apart from those of caches with another target list on the same store: by
+    /// another list, a response might be private, or not storable at all. Purges reach all of them.
+    pub(super) fn target_list(mut self, targeted: &[Targeted]) -> Self {
+        let mut list = self.details.long();
+        list.field(b"target list");
+        for field in targeted {
+            list.field(field.name().as_bytes());
+        }
+        let digest = list.finish();
+        self.target_list = (!targeted.is_empty()).then_some(digest);
         self
     }
 
@@ -227,6 +243,10 @@ impl KeyMaker {
             "http" if is_plain => name.marked(1),
             "https" if is_plain => name.marked(2),
             _ => self.detailed(&name, target),
+        };
+        let full = match &self.target_list {
+            None => full,
+            Some(list) => self.details.long_of_two(&full, list.as_bytes()),
         };
         CacheKey {
             uri: self.purged_by(name, target),

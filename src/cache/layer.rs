@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use http::HeaderName;
+use http::{HeaderName, header::CACHE_CONTROL};
 use tower_layer::Layer;
 
 use super::{
@@ -120,6 +120,7 @@ pub struct CacheLayerBuilder {
     finish_bytes_max: u64,
     credential_headers: Vec<String>,
     list_headers: Vec<String>,
+    targeted_fields: Vec<String>,
     audit: Audit,
 }
 
@@ -146,6 +147,7 @@ impl CacheLayerBuilder {
             finish_bytes_max: 256 << 10,
             credential_headers: Vec::new(),
             list_headers: Vec::new(),
+            targeted_fields: Vec::new(),
             audit: Audit::default(),
         }
     }
@@ -231,9 +233,12 @@ impl CacheLayerBuilder {
         self
     }
 
-    /// Shares answers to requests with credentials where they say `public` or `s-maxage`, in
-    /// `CDN-Cache-Control` if that is there: for handlers that say so only of what is the same for
-    /// every caller. Off by default.
+    /// Shares responses among callers if they are `public` or have an `s-maxage`. Off by default;
+    /// [`CacheLayer::rfc`] turns it on.
+    ///
+    /// For handlers that send these directives only on responses that are the same for every caller.
+    /// They are read from `Cache-Control`, or from a [targeted field](Self::targeted_field) in its
+    /// place.
     pub fn share_where_public(mut self, share: bool) -> Self {
         self.rules.share_where_public = share;
         self
@@ -365,10 +370,43 @@ impl CacheLayerBuilder {
         self
     }
 
-    /// Heeds `Surrogate-Control` too, after `CDN-Cache-Control`. Off by default.
-    pub fn surrogate_control(mut self) -> Self {
-        self.rules.targeted.push(Targeted::Surrogate);
+    /// Adds a response field to the end of the target list (RFC 9213 section 2.2), such as
+    /// `CDN-Cache-Control`. The list is empty by default in both profiles.
+    ///
+    /// The first field of the list that is present and valid replaces `Cache-Control` and `Expires`
+    /// for this cache. A field that is empty, or is not a dictionary structured field, is ignored. A
+    /// targeted field that is not in the list has no effect and is passed through.
+    ///
+    /// List a field only if this cache is one of those that it addresses: `CDN-Cache-Control`
+    /// addresses caches of a content delivery network, and may allow them to store what
+    /// `Cache-Control: private` keeps from all others. Caches with different lists never serve each
+    /// other's entries, even on one store.
+    ///
+    /// [`build`](Self::build) rejects a name that is not a field name, and `Cache-Control` itself.
+    ///
+    /// ```
+    /// use portcullis::{cache::CacheLayer, store::MemoryStore};
+    ///
+    /// // `ExampleCDN-Cache-Control` has priority over `CDN-Cache-Control`.
+    /// let cache = CacheLayer::secure(MemoryStore::new())
+    ///     .targeted_field("ExampleCDN-Cache-Control")
+    ///     .targeted_field("CDN-Cache-Control")
+    ///     .build()?;
+    /// # let _ = cache;
+    /// # Ok::<(), portcullis::ConfigError>(())
+    /// ```
+    pub fn targeted_field(mut self, name: impl Into<String>) -> Self {
+        self.targeted_fields.push(name.into());
         self
+    }
+
+    /// Adds `Surrogate-Control` to the end of the target list, as
+    /// [`targeted_field("Surrogate-Control")`](Self::targeted_field) does. Off by default.
+    ///
+    /// The field has the syntax of the Edge Architecture Specification of the W3C. It is ignored if
+    /// none of its directives is a cache directive for this cache.
+    pub fn surrogate_control(self) -> Self {
+        self.targeted_field("Surrogate-Control")
     }
 
     /// Returns the layer.
@@ -387,6 +425,7 @@ impl CacheLayerBuilder {
         let list_headers = self.list_headers.iter();
         let list_headers = list_headers.map(|name| field_name("list_header", name));
         let list_headers = list_headers.collect::<Result<FieldNames, _>>()?;
+        self.rules.targeted = target_list(&self.targeted_fields)?;
         if self.jitter.percent > jitter::PERCENT_MAX {
             let problem = "answers would lose more than half of their time";
             return Err(
@@ -417,7 +456,8 @@ impl CacheLayerBuilder {
                     &self.namespace,
                     self.rules.normalise_preferences,
                 )
-                .list_headers(list_headers),
+                .list_headers(list_headers)
+                .target_list(&self.rules.targeted),
                 store: self.store,
                 rules: self.rules,
                 policy: self.policy,
@@ -460,6 +500,29 @@ fn field_name(option: &'static str, name: &str) -> Result<HeaderName, ConfigErro
         ConfigError::new(option, name, "this is no field name")
             .fix("give a name of letters, digits and dashes")
     })
+}
+
+/// Returns the target list of these field names.
+fn target_list(names: &[String]) -> Result<Vec<Targeted>, ConfigError> {
+    let mut list: Vec<Targeted> = Vec::with_capacity(names.len());
+    for name in names {
+        let refused = |problem: &str| {
+            ConfigError::new("targeted_field", name, problem)
+                .fix("give the name of a targeted field, such as `CDN-Cache-Control`")
+        };
+        let field = HeaderName::from_bytes(name.as_bytes())
+            .map_err(|_| refused("this is not a field name"))?;
+        if field == CACHE_CONTROL {
+            return Err(refused(
+                "the cache reads this field if no targeted field applies",
+            ));
+        }
+        let field = Targeted::of(field);
+        if !list.contains(&field) {
+            list.push(field);
+        }
+    }
+    Ok(list)
 }
 
 /// Checks that a name is a token by RFC 9110, and short enough for a field.

@@ -6,12 +6,14 @@ use http::{HeaderName, StatusCode, Uri, uri::PathAndQuery};
 
 use super::field_names::FieldNames;
 
-/// What one route, or one answer, wants of the cache.
+/// Caching options of one route or one response.
 ///
-/// In a request's extensions, where the layers around the cache put it, it speaks for the route; in
-/// [`CacheLayerBuilder::policy`](super::CacheLayerBuilder::policy), for all routes that say
-/// nothing. In a response's extensions, where the handler puts it, it speaks for that answer, and
-/// goes before the route's. What is not said stays as the cache has it.
+/// In a request's extensions, where a layer around the cache puts it, a policy applies to the route;
+/// in [`CacheLayerBuilder::policy`](super::CacheLayerBuilder::policy), to every request without one.
+/// In a response's extensions, where the handler puts it, it applies to that response and has
+/// priority over the route's. An option that is not set leaves the cache's default in place.
+///
+/// A policy on a response is not stored with it. A handler that sets one repeats it on a `304`.
 ///
 /// ```
 /// use std::time::Duration;
@@ -19,7 +21,7 @@ use super::field_names::FieldNames;
 /// use http::{Request, Response, StatusCode};
 /// use portcullis::cache::CachePolicy;
 ///
-/// // For a route: pages, and what is not found is asked for again after five seconds.
+/// // For a route: only two query parameters count, and a 404 is stored for five seconds.
 /// let mut request = Request::new(());
 /// request.extensions_mut().insert(
 ///     CachePolicy::new()
@@ -27,14 +29,23 @@ use super::field_names::FieldNames;
 ///         .keep_status(StatusCode::NOT_FOUND, Duration::from_secs(5)),
 /// );
 ///
-/// // For an answer.
+/// // For one response: fresh for 30 seconds unless its fields state another lifetime.
 /// let mut response = Response::new(());
-/// response.extensions_mut().insert(CachePolicy::new().fresh_for(Duration::from_secs(30)));
+/// response.extensions_mut().insert(CachePolicy::new().default_ttl(Duration::from_secs(30)));
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[must_use]
 pub struct CachePolicy {
     wishes: Arc<Wishes>,
+}
+
+/// A freshness lifetime that the application sets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ttl {
+    /// For responses that state none.
+    Default(Duration),
+    /// For all responses.
+    Override(Duration),
 }
 
 /// What a policy says.
@@ -43,7 +54,8 @@ pub(super) struct Wishes {
     pub(super) off: bool,
     pub(super) share_where_public: Option<bool>,
     pub(super) vary_by: Vec<HeaderName>,
-    pub(super) fresh_for: Option<Duration>,
+    default_ttl: Option<Duration>,
+    override_ttl: Option<Duration>,
     pub(super) private: bool,
     pub(super) credentials: Option<FieldNames>,
     query: Option<Vec<String>>,
@@ -72,10 +84,35 @@ impl CachePolicy {
         self.with(|wishes| wishes.vary_by = fields.into_iter().collect())
     }
 
-    /// Keeps answers fresh for so long, whatever their fields say of that. What their fields
-    /// forbid (`no-store`, `private`, a cookie) stays forbidden.
-    pub fn fresh_for(self, fresh_for: Duration) -> Self {
-        self.with(|wishes| wishes.fresh_for = Some(fresh_for))
+    /// Sets the freshness lifetime of responses that state none. Not set by default.
+    ///
+    /// It applies to `200`, `203` and `206`, and to statuses that [`keep_status`](Self::keep_status)
+    /// lists. A lifetime that a response states has priority, even one of zero: `max-age`,
+    /// `s-maxage`, `Expires` (also one that cannot be read), or a targeted field. The default TTL has
+    /// priority over heuristic freshness.
+    ///
+    /// It makes nothing storable that is forbidden. A response with `no-store` is not stored, one
+    /// with `private` only for its caller, and one with `no-cache` only if it has a validator; it is
+    /// then revalidated at each use. The TTL does not apply to a response that acts on one client, as
+    /// `Set-Cookie` does. `must-revalidate`, `stale-while-revalidate` and `stale-if-error` keep their
+    /// meaning, and count from the end of the TTL.
+    ///
+    /// Like `max-age`, it counts whole seconds from when the response was generated, so that its
+    /// `Age` is subtracted. A zero makes the response stale at once.
+    ///
+    /// If both the response's and the route's policy set a TTL, of either kind, the response's
+    /// applies.
+    pub fn default_ttl(self, ttl: Duration) -> Self {
+        self.with(|wishes| wishes.default_ttl = Some(ttl))
+    }
+
+    /// Sets the freshness lifetime of responses, whatever lifetime they state. Not set by default.
+    ///
+    /// It applies to the same responses as [`default_ttl`](Self::default_ttl), and replaces that in
+    /// the same policy. All that a response forbids stays forbidden. Its fields reach the client
+    /// unchanged.
+    pub fn override_ttl(self, ttl: Duration) -> Self {
+        self.with(|wishes| wishes.override_ttl = Some(ttl))
     }
 
     /// Keeps answers for their caller alone, as if they said `private`.
@@ -83,13 +120,16 @@ impl CachePolicy {
         self.with(|wishes| wishes.private = true)
     }
 
-    /// Keeps answers of this status too, for so long at most: for so long if they do not say for
-    /// how long they are fresh, and shorter if they say so.
+    /// Stores responses of this status too, and limits their freshness lifetime to `at_most`.
     ///
-    /// An error that is kept is shown to those who ask while it lasts. Give it seconds, and only
-    /// where no client can make it for others: an answer to a request that is too long, or that
-    /// has a wrong credential, is not one to keep. What answers a condition or a range of one request
-    /// (304, 412, 416, 417) is never kept.
+    /// A response that states no lifetime gets that of [`default_ttl`](Self::default_ttl), or
+    /// `at_most` if none is set. A longer lifetime is cut to `at_most`, also one of
+    /// [`override_ttl`](Self::override_ttl).
+    ///
+    /// A stored error is served to every caller that shares the entry. Give it seconds, and list only
+    /// statuses that no client can cause for others, as it could with a request that is too long or
+    /// has a wrong credential. Responses to the condition or range of one request (304, 412, 416,
+    /// 417) are never stored.
     pub fn keep_status(self, status: StatusCode, at_most: Duration) -> Self {
         self.with(|wishes| {
             wishes.statuses.retain(|(kept, _)| *kept != status);
@@ -129,8 +169,13 @@ impl CachePolicy {
 }
 
 impl Wishes {
-    /// Returns for how long an answer of this status is kept at most, if it is one that the policy
-    /// adds.
+    /// Returns the TTL of the policy, if it sets one.
+    pub(super) fn ttl(&self) -> Option<Ttl> {
+        let default_ttl = self.default_ttl.map(Ttl::Default);
+        self.override_ttl.map(Ttl::Override).or(default_ttl)
+    }
+
+    /// Returns the longest freshness lifetime of responses with this status, if the policy lists it.
     pub(super) fn at_most(&self, status: StatusCode) -> Option<Duration> {
         let kept = self.statuses.iter().find(|(kept, _)| *kept == status);
         kept.map(|(_, at_most)| *at_most)

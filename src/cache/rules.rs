@@ -32,7 +32,7 @@ pub(super) struct Rules {
     pub(super) normalise_preferences: bool,
     /// Whether a request's own `Cache-Control` is heeded.
     pub(super) heed_requests: bool,
-    /// Which fields go before `Cache-Control`, first one first.
+    /// The target list (RFC 9213 section 2.2): fields that replace `Cache-Control`, by priority.
     pub(super) targeted: Vec<Targeted>,
     /// Which fields of an answer name its tags. They are the cache's own, and not for clients.
     pub(super) tag_headers: FieldNames,
@@ -89,9 +89,7 @@ impl Rules {
             stale_on_error: false,
             normalise_preferences: false,
             heed_requests: false,
-            targeted: vec![Targeted::Structured(HeaderName::from_static(
-                "cdn-cache-control",
-            ))],
+            targeted: Vec::new(),
             tag_headers: FieldNames::from_iter([
                 HeaderName::from_static("surrogate-key"),
                 HeaderName::from_static("cache-tag"),

@@ -77,7 +77,8 @@ impl Told<'_> {
         report: Report,
     ) -> Response<Bytes> {
         let asked = look.selective.then_some(asked);
-        let mut response = answer::respond(entry, look.plain.as_ref(), asked, look.head_only);
+        let (plain, targeted) = (look.plain.as_ref(), &self.config.rules.targeted);
+        let mut response = answer::respond(entry, plain, asked, look.head_only, targeted);
         let age = answer::age(entry.freshness.age_secs(now));
         let status = self.status(report);
         fill_places(response.headers_mut(), age, status);

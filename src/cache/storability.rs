@@ -7,7 +7,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use super::{
     directives::{DELTA_SECS_MAX, ResponseDirectives, Targeted},
     freshness::{Freshness, Times, explicit_lifetime_secs, heuristic_lifetime_secs},
-    policy::{CachePolicy, Wishes},
+    policy::{CachePolicy, Ttl, Wishes},
     reason::Reason,
     rules::Rules,
     vary::VarySpec,
@@ -44,7 +44,7 @@ pub(super) struct Verdict {
     pub(super) without: Vec<HeaderName>,
 }
 
-/// What the application wants of an answer.
+/// What the application wants of a response.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Wanted<'a> {
     pub(super) by_answer: Option<&'a CachePolicy>,
@@ -52,11 +52,27 @@ pub(super) struct Wanted<'a> {
 }
 
 impl<'a> Wanted<'a> {
-    /// Returns what is said, by the answer first.
+    /// Returns the policies, that of the response first.
     fn said(&self) -> impl Iterator<Item = &'a Wishes> {
         let policies = [self.by_answer, self.by_route];
         policies.into_iter().flatten().map(CachePolicy::wishes)
     }
+
+    /// Returns the TTL of responses with this status. `at_most` is given if a policy lists it, and is
+    /// the default TTL where no other one is set.
+    fn ttl(&self, status: StatusCode, at_most: Option<Duration>) -> Option<Ttl> {
+        let applies = at_most.is_some() || has_ttl_unlisted(status);
+        let ttl = self.said().find_map(Wishes::ttl).filter(|_| applies);
+        ttl.or(at_most.map(Ttl::Default))
+    }
+}
+
+/// Returns whether a TTL applies to a status that no policy lists. A part is judged as a `200`.
+fn has_ttl_unlisted(status: StatusCode) -> bool {
+    matches!(
+        status,
+        StatusCode::OK | StatusCode::NON_AUTHORITATIVE_INFORMATION | StatusCode::PARTIAL_CONTENT
+    )
 }
 
 /// Decides whether an answer is kept (RFC 9111 section 3).
@@ -76,7 +92,61 @@ pub(super) fn judge(
     if wanted.said().any(|wishes| wishes.off) {
         return Err(Reason::Off);
     }
-    overrule(&mut directives, wanted);
+    directives.private |= wanted.said().any(|wishes| wishes.private);
+    let at_most = wanted.said().find_map(|wishes| wishes.at_most(status));
+    admit(rules, status, &directives, at_most.is_some())?;
+    let says_shared = says_shared(rules, &directives);
+    let shared = shared(caller, says_shared)?;
+    if shared && directives.private {
+        return Err(Reason::Private);
+    }
+    let mut without = directives.no_cache_fields.clone();
+    if shared {
+        without.extend_from_slice(&directives.private_fields);
+    }
+    let for_one_client = seen.for_one_client && acts_on_one_client(headers, &without);
+    if for_one_client && !rules.keep_set_cookie {
+        return Err(Reason::SetCookie);
+    }
+    if let Some(reason) = seen.content_type.and_then(stream) {
+        return Err(reason);
+    }
+    let vary = vary(rules, headers, wanted, &seen, shared)?;
+    let stated = seen.stated_lifetime_secs(&directives, headers, times);
+    let heuristic = || match rules.heuristic {
+        true => heuristic_lifetime_secs(status, &directives, headers, times),
+        false => None,
+    };
+    let ttl = match for_one_client {
+        true => None,
+        false => wanted.ttl(status, at_most),
+    };
+    let lifetime_secs = lifetime_secs(stated, heuristic, ttl, at_most);
+    let freshness = freshness(rules, &directives, lifetime_secs, headers, times, &seen)?;
+    Ok(Verdict {
+        shared,
+        says_shared,
+        freshness,
+        vary,
+        has_validator: seen.validator,
+        without,
+    })
+}
+
+/// Returns whether an answer itself says for how long it is fresh.
+pub(super) fn is_explicit(rules: &Rules, headers: &HeaderMap, times: &Times) -> bool {
+    let directives = ResponseDirectives::of(headers, &rules.targeted);
+    explicit_lifetime_secs(&directives, headers, times).is_some()
+}
+
+/// Rejects responses that may not be stored for their status or for `no-store`. `listed` is whether
+/// a policy lists the status.
+fn admit(
+    rules: &Rules,
+    status: StatusCode,
+    directives: &ResponseDirectives,
+    listed: bool,
+) -> Result<(), Reason> {
     if status == StatusCode::PARTIAL_CONTENT {
         return Err(Reason::Partial);
     }
@@ -91,68 +161,51 @@ pub(super) fn judge(
     if directives.no_store && !directives.must_understand {
         return Err(Reason::NoStore);
     }
-    let at_most = wanted.said().find_map(|wishes| wishes.at_most(status));
-    if at_most.is_none() && !rules.statuses.admit(status) {
-        return Err(Reason::Status);
+    match listed || rules.statuses.admit(status) {
+        true => Ok(()),
+        false => Err(Reason::Status),
     }
-    if let Some(at_most) = at_most {
-        let at_most = delta(at_most);
-        let said = explicit_lifetime_secs(&directives, headers, times);
-        directives.set_lifetime(said.map_or(at_most, |said| said.min(at_most)));
+}
+
+/// Returns the fields that a response varies by, if it may be stored with them.
+fn vary(
+    rules: &Rules,
+    headers: &HeaderMap,
+    wanted: &Wanted<'_>,
+    seen: &Seen<'_>,
+    shared: bool,
+) -> Result<VarySpec, Reason> {
+    if !seen.vary {
+        return Ok(VarySpec::default());
     }
-    let says_shared = says_shared(rules, &directives);
-    let shared = shared(caller, says_shared)?;
-    if shared && directives.private {
-        return Err(Reason::Private);
+    let vary = VarySpec::of(headers)?;
+    if !shared || rules.share_where_must_revalidate {
+        return Ok(vary);
     }
-    let mut without = directives.no_cache_fields.clone();
-    if shared {
-        without.extend_from_slice(&directives.private_fields);
+    let by_route = wanted.by_route.map(CachePolicy::wishes);
+    let by_route = by_route.and_then(|wishes| wishes.credentials.as_ref());
+    let credentials = by_route.unwrap_or(&rules.credential_headers);
+    match vary.names().iter().any(|name| credentials.contains(name)) {
+        true => Err(Reason::VaryCredential),
+        false => Ok(vary),
     }
-    if !rules.keep_set_cookie && seen.for_one_client && acts_on_one_client(headers, &without) {
-        return Err(Reason::SetCookie);
-    }
-    if let Some(reason) = seen.content_type.and_then(stream) {
-        return Err(reason);
-    }
-    let vary = match seen.vary {
-        true => VarySpec::of(headers)?,
-        false => VarySpec::default(),
+}
+
+/// Chooses the freshness lifetime: an override, the stated one, the default TTL or the heuristic one,
+/// in this order. `at_most` limits it.
+fn lifetime_secs(
+    stated: Option<u32>,
+    heuristic: impl FnOnce() -> Option<u32>,
+    ttl: Option<Ttl>,
+    at_most: Option<Duration>,
+) -> Option<u32> {
+    let lifetime = match ttl {
+        Some(Ttl::Override(ttl)) => Some(delta(ttl)),
+        Some(Ttl::Default(ttl)) => stated.or(Some(delta(ttl))),
+        None => stated.or_else(heuristic),
     };
-    if shared && !rules.share_where_must_revalidate {
-        let by_route = wanted
-            .by_route
-            .and_then(|policy| policy.wishes().credentials.as_ref());
-        let credentials = by_route.unwrap_or(&rules.credential_headers);
-        let credential = |name: &HeaderName| credentials.contains(name);
-        if vary.names().iter().any(credential) {
-            return Err(Reason::VaryCredential);
-        }
-    }
-    let has_validator = seen.validator;
-    let freshness = freshness(rules, &directives, status, headers, times, &seen)?;
-    Ok(Verdict {
-        shared,
-        says_shared,
-        freshness,
-        vary,
-        has_validator,
-        without,
-    })
-}
-
-/// Returns whether an answer itself says for how long it is fresh.
-pub(super) fn is_explicit(rules: &Rules, headers: &HeaderMap, times: &Times) -> bool {
-    let directives = ResponseDirectives::of(headers, &rules.targeted);
-    explicit_lifetime_secs(&directives, headers, times).is_some()
-}
-
-/// Puts what the application wants of the answer in the place of what its fields say.
-fn overrule(directives: &mut ResponseDirectives, wanted: &Wanted<'_>) {
-    directives.private |= wanted.said().any(|wishes| wishes.private);
-    if let Some(fresh_for) = wanted.said().find_map(|wishes| wishes.fresh_for) {
-        directives.set_lifetime(delta(fresh_for));
-    }
+    let limit = at_most.map_or(DELTA_SECS_MAX, delta);
+    lifetime.map(|secs| secs.min(limit))
 }
 
 fn delta(duration: Duration) -> u32 {
@@ -227,9 +280,22 @@ impl<'a> Seen<'a> {
                 text => seen.for_one_client |= is_for_one_client(text),
             }
             // One of these may bear any name.
-            seen.directives |= targeted.iter().any(|field| field.is_named(name));
+            seen.directives |= targeted.iter().any(|field| *name == *field.name());
         }
         seen
+    }
+
+    /// Returns the freshness lifetime that the fields state, if they state one.
+    fn stated_lifetime_secs(
+        &self,
+        directives: &ResponseDirectives,
+        headers: &HeaderMap,
+        times: &Times,
+    ) -> Option<u32> {
+        match self.expires || directives.says_lifetime() {
+            true => explicit_lifetime_secs(directives, headers, times),
+            false => None,
+        }
     }
 }
 
@@ -270,23 +336,15 @@ fn stream(content_type: &HeaderValue) -> Option<Reason> {
 fn freshness(
     rules: &Rules,
     directives: &ResponseDirectives,
-    status: StatusCode,
+    lifetime_secs: Option<u32>,
     headers: &HeaderMap,
     times: &Times,
     seen: &Seen<'_>,
 ) -> Result<Freshness, Reason> {
     let has_validator = seen.validator;
-    let said = match seen.expires || directives.says_lifetime() {
-        true => explicit_lifetime_secs(directives, headers, times),
-        false => None,
-    };
-    let guessed = || match rules.heuristic {
-        true => heuristic_lifetime_secs(status, directives, headers, times),
-        false => None,
-    };
-    let lifetime_secs = match said.or_else(guessed) {
+    let lifetime_secs = match lifetime_secs {
         Some(secs) => secs,
-        // It may be shown after the handler has been asked: that is of use if it can be asked.
+        // It may be served after revalidation, which needs a validator.
         None if directives.no_cache && has_validator => 0,
         None => return Err(Reason::NoFreshness),
     };

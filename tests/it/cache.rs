@@ -908,7 +908,7 @@ async fn a_routes_policy_keeps_it_out_or_apart() {
 
 #[tokio::test]
 async fn an_answers_policy_goes_before_its_fields_but_not_before_what_they_forbid() {
-    let policy = CachePolicy::new().fresh_for(Duration::from_secs(5));
+    let policy = CachePolicy::new().default_ttl(Duration::from_secs(5));
     let handler = Handler::new(move |request, _| {
         let mut response = match request.uri().path() {
             "/forbidden" => answer(&[("cache-control", "no-store")], "x"),

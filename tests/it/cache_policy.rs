@@ -242,11 +242,11 @@ async fn a_route_keeps_answers_for_a_time_of_its_own_and_a_handler_has_the_last_
         if request.uri() == "/short" {
             response
                 .extensions_mut()
-                .insert(CachePolicy::new().fresh_for(secs(1)));
+                .insert(CachePolicy::new().override_ttl(secs(1)));
         }
         response
     }));
-    let route = CachePolicy::new().fresh_for(secs(5));
+    let route = CachePolicy::new().override_ttl(secs(5));
     for (uri, ttl) in [("/long", 5), ("/short", 1)] {
         let seen = app.send(under(route.clone(), get(uri))).await;
         let stored = format!("portcullis; fwd=uri-miss; stored; ttl={ttl}");

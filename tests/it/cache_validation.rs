@@ -411,40 +411,6 @@ async fn a_condition_on_another_version_fails() {
 }
 
 #[tokio::test]
-async fn a_field_for_caches_of_this_kind_goes_before_cache_control() {
-    let app = App::new(Handler::with(&[
-        ("cache-control", "no-store"),
-        ("cdn-cache-control", "max-age=60"),
-    ]));
-    app.get("/a").await;
-    assert!(app.get("/a").await.is_hit());
-}
-
-#[tokio::test]
-async fn a_field_for_caches_of_this_kind_says_who_may_share_an_answer() {
-    for (control, targeted, is_shared) in [
-        ("no-store", "public, max-age=60", true),
-        ("private", "s-maxage=60", true),
-        ("public, max-age=60", "private, max-age=60", false),
-        // That it may be kept does not say that it is the same for every caller.
-        ("public, max-age=60", "max-age=60", false),
-        // What cannot be read is as good as absent.
-        ("public, max-age=60", "private, max-age=60,", true),
-    ] {
-        let app = App::configured(
-            Handler::new(move |_, call| {
-                let fields = &[("cache-control", control), ("cdn-cache-control", targeted)];
-                answer(fields, format!("call {call}"))
-            }),
-            |builder| builder.share_where_public(true),
-        );
-        app.send(get_as("/a", &caller("one"))).await;
-        let seen = app.send(get_as("/a", &caller("two"))).await;
-        assert_eq!(seen.is_hit(), is_shared, "{control} {targeted}");
-    }
-}
-
-#[tokio::test]
 async fn a_request_may_take_what_is_stale_where_requests_are_heeded() {
     let app = App::rfc(Handler::with(&[("cache-control", "max-age=10")]));
     app.get("/a").await;

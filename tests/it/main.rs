@@ -57,6 +57,8 @@ mod cache_purges;
 mod cache_refresh;
 mod cache_shared_store;
 mod cache_target;
+mod cache_targeted;
+mod cache_ttl;
 mod cache_validation;
 mod contract;
 mod credits;

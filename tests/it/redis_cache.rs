@@ -119,6 +119,26 @@ async fn a_purge_of_one_instance_is_seen_by_the_next_look_of_every_other() {
 }
 
 #[tokio::test]
+async fn entry_stored_under_another_target_list_is_not_served_but_purged() {
+    const PRIVATE: &[(&str, &str)] = &[
+        ("cache-control", "private"),
+        ("cdn-cache-control", "max-age=60"),
+        ("cache-tag", "some"),
+    ];
+    let server = Server::start();
+    let listing = CacheLayer::secure(store(&server)).targeted_field("CDN-Cache-Control");
+    let listing = Instance::new(listing.build().unwrap(), PRIVATE);
+    let other = Instance::new(CacheLayer::new(store(&server)), PRIVATE);
+    let stored = warm(&listing, "/a", &server).await;
+    for _ in 0..2 {
+        assert_ne!(other.get("/a").await, stored);
+    }
+    assert_eq!(other.calls(), 2);
+    other.purge(Purge::tag("some"), PurgeMode::Hard).await;
+    assert_ne!(listing.get("/a").await, stored);
+}
+
+#[tokio::test]
 async fn a_purge_that_the_server_loses_brings_nothing_back() {
     let server = Server::start();
     let instance = instance(&server);
