@@ -4,10 +4,12 @@
 //! cargo run --example reverse_proxy -- --origin http://127.0.0.1:8000
 //! ```
 //!
-//! `--listen` says where it listens (127.0.0.1:3000), `--profile` to what the cache holds itself:
-//! `secure`, which keeps callers apart, or `rfc`, which takes what RFC 9111 allows. Nothing is
-//! fresh that does not say so, and nothing is asked twice. `--list-field NAME` names a request field
-//! that is a comma-separated list, for origins that vary by one that HTTP does not define.
+//! `--listen` is the address to listen on (127.0.0.1:3000 by default). `--profile` is `secure` (the
+//! default), which separates callers, or `rfc`, which does all that RFC 9111 allows. `--targeted NAME`
+//! adds a field to the target list (RFC 9213), such as `CDN-Cache-Control`: repeat it for several, the
+//! most applicable first. `--list-field NAME`
+//! names a request field that is a comma-separated list, for origins that vary by one that HTTP does not
+//! define. A response is fresh only as long as it states.
 #![allow(clippy::disallowed_methods, reason = "a server spawns its connections")]
 
 use std::{convert::Infallible, env, error::Error, net::SocketAddr, process::ExitCode};
@@ -44,10 +46,13 @@ async fn run() -> Result<(), Box<dyn Error>> {
     let store = MemoryStore::new();
     let mut cache = match options.secure {
         true => CacheLayer::secure(store),
-        false => CacheLayer::rfc(store).surrogate_control().keep_posts(true),
+        false => CacheLayer::rfc(store).keep_posts(true),
     };
     for name in options.list_fields {
         cache = cache.list_header(name);
+    }
+    for name in options.targeted {
+        cache = cache.targeted_field(name);
     }
     let cache = cache.build()?;
     let origin = options.origin;
@@ -144,6 +149,7 @@ struct Options {
     origin: Authority,
     secure: bool,
     list_fields: Vec<String>,
+    targeted: Vec<String>,
 }
 
 impl Options {
@@ -152,6 +158,7 @@ impl Options {
         let mut origin = None;
         let mut secure = true;
         let mut list_fields = Vec::new();
+        let mut targeted = Vec::new();
         while let Some(name) = args.next() {
             let value = args.next().ok_or_else(|| format!("{name} wants a value"))?;
             match name.as_str() {
@@ -160,6 +167,7 @@ impl Options {
                 "--list-field" => list_fields.push(value),
                 "--profile" if value == "secure" => secure = true,
                 "--profile" if value == "rfc" => secure = false,
+                "--targeted" => targeted.push(value),
                 _ => return Err(format!("{name} {value} is no option").into()),
             }
         }
@@ -168,6 +176,7 @@ impl Options {
             origin: origin.ok_or("--origin http://HOST:PORT says where to ask")?,
             secure,
             list_fields,
+            targeted,
         })
     }
 }

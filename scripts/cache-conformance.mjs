@@ -47,6 +47,12 @@ const reasons = {
   }
 }
 
+// The target list (RFC 9213) of the proxy in each profile. It is empty unless it is given.
+const targeted = {
+  rfc: ['CDN-Cache-Control', 'Surrogate-Control'],
+  secure: ['CDN-Cache-Control']
+}
+
 const { default: suites } = await import(path.resolve(suite, 'tests/index.mjs'))
 // The suite for surrogates is appended to this list by the client; its tests are not counted.
 const tests = new Map(
@@ -91,7 +97,8 @@ async function run (profile) {
     '--origin', `http://127.0.0.1:${origin}`,
     '--profile', profile,
     // The suite takes the field `Foo` for a list, of which no cache can know by itself.
-    '--list-field', 'Foo'
+    '--list-field', 'Foo',
+    ...targeted[profile].flatMap((name) => ['--targeted', name])
   ], {})
   try {
     await Promise.all([listening(origin), listening(proxy)])

@@ -72,19 +72,16 @@ struct Proxy {
 
 impl Proxy {
     fn before(origin: &Origin, profile: &str) -> Self {
+        Self::listing(origin, profile, &[])
+    }
+
+    /// Starts a proxy with these names on its target list.
+    fn listing(origin: &Origin, profile: &str, targeted: &[&str]) -> Self {
         let origin = format!("http://{}", origin.addr);
-        let mut example = Example::start_as(
-            "reverse_proxy",
-            &[
-                "--listen",
-                "127.0.0.1:0",
-                "--origin",
-                &origin,
-                "--profile",
-                profile,
-            ],
-            &[],
-        );
+        let mut options = vec!["--listen", "127.0.0.1:0", "--origin", &origin];
+        options.extend(["--profile", profile]);
+        options.extend(targeted.iter().flat_map(|name| ["--targeted", name]));
+        let mut example = Example::start_as("reverse_proxy", &options, &[]);
         Self {
             addr: example.addr(),
             _example: example,
@@ -269,5 +266,25 @@ fn what_is_of_one_connection_goes_no_further() {
     let asked = origin.asked().pop().unwrap();
     for name in ["x-mine", "te:", "upgrade", "keep-alive"] {
         assert!(!asked.contains(name), "{asked}");
+    }
+}
+
+#[test]
+fn targeted_fields_apply_in_the_order_of_the_options() {
+    let fields = "cache-control: no-store\r\ncdn-cache-control: max-age=60\r\n\
+                  own-cache-control: private\r\nsurrogate-control: max-age=60\r\n";
+    for (targeted, hit) in [
+        (&[][..], false),
+        (&["CDN-Cache-Control"][..], true),
+        (&["Own-Cache-Control"][..], false),
+        (&["CDN-Cache-Control", "Own-Cache-Control"][..], true),
+        (&["Own-Cache-Control", "CDN-Cache-Control"][..], false),
+    ] {
+        for profile in ["secure", "rfc"] {
+            let origin = Origin::start(move |_| answers("200 OK", fields));
+            let proxy = Proxy::listing(&origin, profile, targeted);
+            proxy.gets("/a");
+            assert_eq!(is_hit(&proxy.gets("/a")), hit, "{profile} {targeted:?}");
+        }
     }
 }
