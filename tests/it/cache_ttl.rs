@@ -254,7 +254,7 @@ async fn set_cookie_takes_no_lifetime_from_a_listed_status() {
     assert_eq!(report(Rfc, &policy, 404, stated).await, "stored; ttl=5");
     let modified = &[
         ("set-cookie", "a=1"),
-        ("last-modified", "Wed, 01 Jan 1969 00:00:00 GMT"),
+        ("last-modified", "Thu, 01 Jan 1970 00:00:00 GMT"),
     ];
     assert_eq!(report(Rfc, &policy, 404, modified).await, "stored; ttl=5");
 }
@@ -448,9 +448,9 @@ async fn stale_windows_follow_the_ttl() {
     });
     let app = app(Secure, default_ttl(60), handler);
     app.get("/a").await;
-    app.advance_secs(90);
+    app.advance_secs(89);
     assert_eq!(app.get("/a").await.status, StatusCode::OK);
-    app.advance_secs(31);
+    app.advance_secs(2);
     assert_eq!(app.get("/a").await.status, StatusCode::SERVICE_UNAVAILABLE);
 }
 
