@@ -24,7 +24,7 @@ pub(super) struct ResponseDirectives {
     pub(super) must_revalidate: bool,
     pub(super) proxy_revalidate: bool,
     pub(super) must_understand: bool,
-    /// Whether a targeted field says all this: nothing else counts then, `Expires` neither.
+    /// Whether these are the directives of a targeted field, which replaces `Expires` too.
     pub(super) targeted: bool,
     /// Fields that may not be shown from the store without asking (`no-cache="f"`), and fields
     /// that a shared partition may not keep (`private="f"`).

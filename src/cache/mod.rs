@@ -1,24 +1,25 @@
-//! Middleware that answers from a store what has been answered before.
+//! HTTP caching (RFC 9111) that keeps callers apart.
 //!
-//! A request that finds a fresh answer is answered with it, with `Age` and `Cache-Status`, and
-//! never reaches the inner service. Every other one does, and its answer streams to the client
-//! while it is being stored, if it may be.
+//! A request with a fresh entry in the store is answered from it, with `Age` and `Cache-Status`, and
+//! does not reach the inner service. Any other response streams to the client while it is stored, if
+//! it may be. The guide [`caching`](crate::guide::caching) describes the whole.
 //!
-//! # One caller's answer is never another's
+//! # Callers
 //!
-//! The cache follows RFC 9111 as a shared cache, and is stricter where that does not know of
-//! callers. Where an [`Identity`](crate::Identity) stands in the request's extensions, the answer
-//! is kept for that caller alone; where another credential stands beside the caller's own (a cookie
-//! beside a key, which the layer of the keys takes off), for that caller with this one. A request that
-//! bears a credential for which nobody vouches (an
-//! `Authorization`, a `Cookie`, an `X-API-Key`) goes to the handler, and nothing is kept. So this
-//! layer stands inside of the one that authenticates.
+//! The cache follows RFC 9111 as a shared cache, and adds what the RFC does not know: callers. A
+//! response to a request with an [`Identity`](crate::Identity) in its extensions is stored for that
+//! caller alone. If the request has a further credential, such as a cookie beside an API key, the
+//! entry is for the caller with that credential. A request that has a credential (`Authorization`,
+//! `Cookie`, `X-API-Key`) and no `Identity` bypasses the cache. The layer therefore belongs inside the
+//! one that authenticates.
 //!
-//! Never kept are answers that do not say for how long they are fresh, that say `no-store`, that
-//! set a cookie, that vary by everything, that are parts (unless they
-//! [are to be](CacheLayerBuilder::keep_parts)), that did not end well, and of any status
-//! but 200, 203, 300, 301, 308, 404 and 410. What a caller changes by an unsafe method is gone for
-//! all callers.
+//! # What is stored
+//!
+//! By default, a response is stored if its status is 200, 203, 300, 301, 308, 404 or 410 and it states
+//! a freshness lifetime, unless it has `no-store`, a `Set-Cookie` or `Vary: *`, or does not end as it
+//! should. [`CachePolicy`] adds lifetimes and statuses for a route or a response;
+//! [`CacheLayer::rfc`] stores what RFC 9111 allows. A successful unsafe request invalidates its target
+//! URI for every caller; [`CacheTags`] and [`CachePurger`] remove everything else.
 //!
 //! # Keys
 //!

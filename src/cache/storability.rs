@@ -75,7 +75,7 @@ fn has_ttl_unlisted(status: StatusCode) -> bool {
     )
 }
 
-/// Decides whether an answer is kept (RFC 9111 section 3).
+/// Decides whether a response may be stored, for whom, and how long it is fresh (RFC 9111 section 3).
 pub(super) fn judge(
     rules: &Rules,
     caller: &Caller,

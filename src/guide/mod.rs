@@ -1,5 +1,9 @@
 //! The guide: what to know beyond the reference of each type.
 
+#[cfg(all(feature = "cache", feature = "memory"))]
+#[doc = include_str!("caching.md")]
+pub mod caching {}
+
 #[doc = include_str!("from_tower_governor.md")]
 pub mod from_tower_governor {}
 

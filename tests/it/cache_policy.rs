@@ -236,25 +236,6 @@ async fn what_varies_by_a_routes_credential_is_not_shared() {
 }
 
 #[tokio::test]
-async fn a_route_keeps_answers_for_a_time_of_its_own_and_a_handler_has_the_last_word() {
-    let app = App::new(Handler::new(|request, call| {
-        let mut response = answer(FRESH, format!("call {call}"));
-        if request.uri() == "/short" {
-            response
-                .extensions_mut()
-                .insert(CachePolicy::new().override_ttl(secs(1)));
-        }
-        response
-    }));
-    let route = CachePolicy::new().override_ttl(secs(5));
-    for (uri, ttl) in [("/long", 5), ("/short", 1)] {
-        let seen = app.send(under(route.clone(), get(uri))).await;
-        let stored = format!("portcullis; fwd=uri-miss; stored; ttl={ttl}");
-        assert_eq!(seen.cache_status(), stored);
-    }
-}
-
-#[tokio::test]
 async fn a_private_route_keeps_for_known_callers_alone() {
     let public = &[("cache-control", "public, max-age=60")];
     let app = App::configured(Handler::with(public), |builder| {
