@@ -129,6 +129,11 @@ pub enum AuditEvent {
         /// The store's name.
         store: Arc<str>,
     },
+    /// A refresh of a stale cached response in the background failed.
+    CacheRefreshFailed {
+        /// `error`, `status` (500, 502, 503 or 504) or `timeout`.
+        cause: Arc<str>,
+    },
     /// Something is configured in a way that cannot be meant.
     ConfigWarning {
         /// What, and what to do about it.
@@ -156,6 +161,7 @@ impl AuditEvent {
             Self::LimitExceededInShadow { .. } => "portcullis.audit.limit_exceeded_in_shadow",
             Self::StoreDown { .. } => "portcullis.audit.store_down",
             Self::StoreUp { .. } => "portcullis.audit.store_up",
+            Self::CacheRefreshFailed { .. } => "portcullis.audit.cache_refresh_failed",
             Self::ConfigWarning { .. } => "portcullis.audit.config_warning",
         }
     }

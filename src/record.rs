@@ -564,6 +564,8 @@ pub struct CacheOutcome {
     pub stored: bool,
     /// Whether the request waited for another one's answer.
     pub collapsed: bool,
+    /// The time that the request waited for the response to another one, whether or not it was used.
+    pub waited: Option<Duration>,
     /// A part of the digest under which the store was asked first: equal for requests that may have
     /// the same answer. Nothing can be read back from it.
     pub key_hash: Option<[u8; 8]>,
@@ -578,6 +580,7 @@ impl CacheOutcome {
             ttl_secs: None,
             stored: false,
             collapsed: false,
+            waited: None,
             key_hash: None,
         }
     }

@@ -102,6 +102,7 @@ fn audit_level(event: &AuditEvent) -> Level {
         AuditEvent::AuthDenied { .. }
         | AuditEvent::KeyLeaked { .. }
         | AuditEvent::BanRaised { .. }
+        | AuditEvent::CacheRefreshFailed { .. }
         | AuditEvent::ConfigWarning { .. } => Level::Warn,
         AuditEvent::KeyRecordForged { .. } | AuditEvent::StoreDown { .. } => Level::Error,
     }
@@ -231,6 +232,9 @@ impl Object<'_> {
                 self.text(Field::AuditMessage, &kind.to_string());
             }
             AuditEvent::StoreUp { store } => self.short_text(Field::AuditStore, Some(store)),
+            AuditEvent::CacheRefreshFailed { cause } => {
+                self.short_text(Field::AuditCause, Some(cause));
+            }
             AuditEvent::ConfigWarning { message } => {
                 self.text(Field::AuditMessage, &capped(message, TEXT_BYTES_MAX));
             }
@@ -350,6 +354,9 @@ impl Object<'_> {
             }
             self.bool(Field::CacheStored, cache.stored);
             self.bool(Field::CacheCollapsed, cache.collapsed);
+            if let Some(waited) = cache.waited {
+                self.secs(Field::CacheWaited, waited);
+            }
             if let Some(hash) = record.cache_key_hash() {
                 self.plain(Field::CacheKeyHash, &hash);
             }

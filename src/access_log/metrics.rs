@@ -7,6 +7,7 @@ use metrics::{Label, Unit, counter, gauge, histogram};
 
 use super::{encode, losses::Losses, observer::Observer, record::Record};
 use crate::{
+    audit::AuditEvent,
     error::StoreErrorKind,
     record::{RateLimitDecision, StoreCall},
 };
@@ -18,6 +19,8 @@ const RESPONSE_BYTES: &str = "http.server.response.body.size";
 const AUTH: &str = "portcullis.auth.decisions";
 const RATE_LIMIT: &str = "portcullis.rate_limit.decisions";
 const CACHE: &str = "portcullis.cache.requests";
+const CACHE_WAITED: &str = "portcullis.cache.waited";
+const REFRESH_FAILURES: &str = "portcullis.cache.refresh_failures";
 const STORE_ERRORS: &str = "portcullis.store.errors";
 const STORE_DURATION: &str = "portcullis.store.duration";
 const LOST: &str = "portcullis.log.lost";
@@ -37,6 +40,8 @@ const UNMATCHED: &str = "<unmatched>";
 /// | `portcullis.auth.decisions` | counter | `outcome`, `reason` |
 /// | `portcullis.rate_limit.decisions` | counter | `outcome`, `policy` |
 /// | `portcullis.cache.requests` | counter | `outcome`, `reason` |
+/// | `portcullis.cache.waited` | histogram, seconds, where a request waited for another one | `outcome` |
+/// | `portcullis.cache.refresh_failures` | counter, of a [`LogQueue`](super::LogQueue) that is the cache's auditor | `cause` |
 /// | `portcullis.store.duration` | histogram, seconds, where an answer was waited for | `layer` |
 /// | `portcullis.store.errors` | counter | `layer`, `kind` |
 /// | `portcullis.log.lost` | counter | `reason` |
@@ -89,6 +94,12 @@ impl Observer for Metrics {
         count_store_call(call);
     }
 
+    fn audited(&self, event: &AuditEvent) {
+        if let AuditEvent::CacheRefreshFailed { cause } = event {
+            counter!(REFRESH_FAILURES, "cause" => cause.to_string()).increment(1);
+        }
+    }
+
     fn lost(&self, records: &Losses, audit_events: u64) {
         for (reason, lost) in records.each() {
             counter!(LOST, "reason" => reason).absolute(lost);
@@ -121,6 +132,16 @@ fn describe() {
     describe_counter!(AUTH, Unit::Count, "What authentication decided");
     describe_counter!(RATE_LIMIT, Unit::Count, "What limiters decided");
     describe_counter!(CACHE, Unit::Count, "Where answers came from");
+    describe_histogram!(
+        CACHE_WAITED,
+        Unit::Seconds,
+        "Time that requests waited for the response to another request"
+    );
+    describe_counter!(
+        REFRESH_FAILURES,
+        Unit::Count,
+        "Failed refreshes of stale cached responses"
+    );
     describe_counter!(
         STORE_ERRORS,
         Unit::Count,
@@ -182,6 +203,9 @@ fn count_decisions(record: &Record<'_>) {
     if let Some(cache) = record.cache() {
         let reason = cache.detail.unwrap_or("none");
         counter!(CACHE, "outcome" => cache.source.as_str(), "reason" => reason).increment(1);
+        if let Some(waited) = cache.waited {
+            histogram!(CACHE_WAITED, "outcome" => cache.source.as_str()).record(waited);
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use std::fmt;
 use http::Method;
 
 use super::{losses::Losses, record::Record};
-use crate::record::StoreCall;
+use crate::{audit::AuditEvent, record::StoreCall};
 
 /// Sees every request that the access log keeps a record of, before any record is sampled, folded
 /// or left out for its level: for counting.
@@ -29,5 +29,10 @@ pub trait Observer: fmt::Debug + Send + Sync + 'static {
     /// call's layer is `access_log` for records, and `audit` for audit events.
     fn stored(&self, call: &StoreCall) {
         let _ = call;
+    }
+
+    /// A [`LogQueue`](super::LogQueue) that this observes has received an audit event.
+    fn audited(&self, event: &AuditEvent) {
+        let _ = event;
     }
 }

@@ -188,6 +188,8 @@ impl Sink for LogQueue {
 
 impl Auditor for LogQueue {
     fn audit(&self, event: &AuditEvent) {
+        self.shared
+            .each_observer(|observer| observer.audited(event));
         self.offer(Weight::Audit, self.shared.audited(event));
     }
 
@@ -384,9 +386,13 @@ impl Shared {
             Trail::Audit => "audit",
         };
         let call = StoreCall::new(layer, waited, answer.as_ref().err().map(StoreError::kind));
+        self.each_observer(|observer| observer.stored(&call));
+    }
+
+    /// Tells each observer. One that panics costs nothing else.
+    fn each_observer(&self, tell: impl Fn(&dyn Observer)) {
         for observer in &self.observers {
-            // One that panics costs no batch.
-            let _ = catch_unwind(AssertUnwindSafe(|| observer.stored(&call)));
+            let _ = catch_unwind(AssertUnwindSafe(|| tell(&**observer)));
         }
     }
 

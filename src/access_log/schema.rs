@@ -130,6 +130,7 @@ fields! {
     CacheTtl: "portcullis.cache.ttl", "portcullis.cache.ttl", "cache_ttl";
     CacheStored: "portcullis.cache.stored", "portcullis.cache.stored", "cache_stored";
     CacheCollapsed: "portcullis.cache.collapsed", "portcullis.cache.collapsed", "cache_collapsed";
+    CacheWaited: "portcullis.cache.waited", "portcullis.cache.waited", "cache_waited";
     CacheKeyHash: "portcullis.cache.key_hash", "portcullis.cache.key_hash", "cache_key";
     StoreDuration: "portcullis.store.duration", "portcullis.store.duration", "store_dur";
     StoreErrors: "portcullis.store.errors", "portcullis.store.errors", "store_errors";
@@ -138,6 +139,7 @@ fields! {
     AuditSuccessor: "portcullis.audit.successor", "portcullis.audit.successor", "successor";
     AuditStore: "portcullis.audit.store", "portcullis.audit.store", "store";
     AuditCount: "portcullis.audit.count", "portcullis.audit.count", "count";
+    AuditCause: "portcullis.audit.cause", "portcullis.audit.cause", "cause";
     AuditMessage: "portcullis.audit.message", "message", "message";
     Lost: "portcullis.log.lost", "portcullis.log.lost", "lost";
     FieldsLeftOut: "portcullis.fields_left_out", "portcullis.fields_left_out", "fields_left_out";
