@@ -19,7 +19,7 @@ use http::{
     HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Uri, header,
     uri::{Authority, PathAndQuery},
 };
-use http_body_util::{Either, Empty};
+use http_body_util::{BodyExt, Either, Empty, combinators::UnsyncBoxBody};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use portcullis::{
@@ -44,10 +44,12 @@ async fn main() -> ExitCode {
 async fn run() -> Result<(), Box<dyn Error>> {
     let options = Options::read(env::args().skip(1))?;
     let store = MemoryStore::new();
-    let mut cache = match options.secure {
+    let cache = match options.secure {
         true => CacheLayer::secure(store),
         false => CacheLayer::rfc(store).keep_posts(true),
     };
+    // Revalidation may send a GET a second time, which needs an empty body.
+    let mut cache = cache.request_body::<RequestBody>();
     for name in options.list_fields {
         cache = cache.list_header(name);
     }
@@ -65,8 +67,9 @@ async fn run() -> Result<(), Box<dyn Error>> {
     loop {
         let (stream, _) = listener.accept().await?;
         let proxy = proxy.clone();
-        let serve = hyper::service::service_fn(move |request| {
+        let serve = hyper::service::service_fn(move |request: Request<Incoming>| {
             let proxy = proxy.clone();
+            let request = request.map(BodyExt::boxed_unsync);
             async move { Ok::<_, Infallible>(answered(proxy.oneshot(request).await)) }
         });
         tokio::spawn(async move {
@@ -78,10 +81,13 @@ async fn run() -> Result<(), Box<dyn Error>> {
     }
 }
 
+/// The body of a request, or none.
+type RequestBody = UnsyncBoxBody<Bytes, hyper::Error>;
+
 /// Asks the origin, over a connection of this request's own: it is asked once, whatever comes.
 async fn forward(
     origin: Authority,
-    mut request: Request<Incoming>,
+    mut request: Request<RequestBody>,
 ) -> Result<Response<Incoming>, BoxError> {
     let stream = TcpStream::connect(origin.as_str()).await?;
     let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream));

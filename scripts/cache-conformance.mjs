@@ -29,6 +29,10 @@ const reasons = {
       'what is stored was chosen by the first.',
     'partial-store-partial-complete': 'RFC 9111 section 3.4: parts are combined by a strong ' +
       'validator, and the stored one has none. To ask for the rest is to ask twice.',
+    'conditional-etag-forward': 'A conditional request fills a cold cache: the handler is asked for ' +
+      'the whole response, without conditions.',
+    'head-200-': 'A response to a HEAD refreshes the stored one only by a matching validator. The ' +
+      'test sends none.',
     'interim-': 'hyper sends no interim response that a service hands it.'
   },
   rfc: {},

@@ -9,7 +9,7 @@ use http::{
 };
 
 use super::{
-    condition::{self, Verdict},
+    condition,
     directives::Targeted,
     entry::StoredResponse,
     packing,
@@ -63,11 +63,10 @@ fn select(
     head_only: bool,
     response: &mut Response<Bytes>,
 ) {
-    match condition::judge(asked, &entry.headers) {
-        Verdict::Answer if head_only => {}
-        Verdict::Answer => give_part(entry, body, asked, response),
-        Verdict::NotModified => without_content(StatusCode::NOT_MODIFIED, response),
-        Verdict::Failed => without_content(StatusCode::PRECONDITION_FAILED, response),
+    if condition::is_not_modified(asked, &entry.headers) {
+        without_content(StatusCode::NOT_MODIFIED, response);
+    } else if !head_only {
+        give_part(entry, body, asked, response);
     }
 }
 
@@ -149,7 +148,8 @@ fn remove_freshness(targeted: &[Targeted], headers: &mut HeaderMap) {
     }
 }
 
-fn without_content(status: StatusCode, response: &mut Response<Bytes>) {
+/// Makes it a response without content, and without the fields that describe content.
+pub(super) fn without_content<B>(status: StatusCode, response: &mut Response<B>) {
     *response.status_mut() = status;
     let headers = response.headers_mut();
     for name in [CONTENT_LENGTH, CONTENT_TYPE, CONTENT_ENCODING] {

@@ -1,7 +1,6 @@
-//! One call of the handler for many requests that want the same answer at once.
+//! Single flight: one call of the handler for many concurrent requests for the same response.
 //!
-//! Nobody is handed another's answer here: who waited looks into the store again, under a key of
-//! its own.
+//! A waiter never receives the leader's response directly: it looks its own cache key up again.
 
 use std::{
     collections::HashMap,
@@ -13,48 +12,44 @@ use std::{
         atomic::{AtomicU64, Ordering},
     },
     task::{Context, Poll, Waker},
-    time::Duration,
 };
 
-use crate::{store_key::LongStoreKey, time::Timestamp};
+use crate::store_key::LongStoreKey;
 
-/// The most answers that are waited for at one moment; whoever wants a further one makes it alone.
+/// The maximum number of concurrent flights. A request beyond it calls the handler on its own.
 const FLIGHTS_MAX: usize = 1_024;
-/// For how long nobody waits for an answer that turned out not to be one for the store.
-const ALONE_FOR: Duration = Duration::from_secs(5);
 
-/// For how many keys that is remembered, in 64 KiB.
-const PLACES: usize = 8_192;
-
-/// The answers that are being made.
+/// The flights under way, by cache key.
 #[derive(Debug)]
 pub(super) struct Flights {
     under_way: Mutex<HashMap<LongStoreKey, Arc<Flight>>>,
-    /// Counts the answers that were made.
+    /// The number of flights that have landed.
     landed: AtomicU64,
     waiters_max: usize,
-    alone: Alone,
 }
 
-/// How a request comes to its answer.
+/// The role of a request in a flight.
 #[derive(Debug)]
 pub(super) enum Boarding {
     /// It calls the handler, and others wait for it.
     Lead(Lead),
-    /// It waits for another one.
+    /// It waits for the leader.
     Wait(Wait),
-    /// It calls the handler, and nobody waits.
+    /// It calls the handler, and nobody waits for it.
     Alone,
 }
 
-/// What became of the answer that others waited for.
+/// The outcome of a flight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Landing {
-    /// It is in the store.
+    /// The response is stored.
     Stored,
-    /// It is none for the store.
+    /// The response is not stored under the flight's key.
     NotStored,
-    /// Nobody makes it any more: one of those who waited has to.
+    /// The origin failed: it returned an error, or a status that a stale response may stand in for.
+    Failed,
+    /// The leader was dropped before its response came, or the response was purged: one of the
+    /// waiters takes over.
     Abandoned,
 }
 
@@ -64,88 +59,153 @@ impl Flights {
             under_way: Mutex::default(),
             landed: AtomicU64::new(0),
             waiters_max,
-            alone: Alone::default(),
         }
     }
 
-    pub(super) fn board(self: &Arc<Self>, key: &LongStoreKey, now: Timestamp) -> Boarding {
-        if self.waiters_max == 0 || self.alone.holds(key, now) {
+    pub(super) fn board(self: &Arc<Self>, key: &LongStoreKey) -> Boarding {
+        if self.waiters_max == 0 {
             return Boarding::Alone;
         }
         let mut under_way = lock(&self.under_way);
         if let Some(flight) = under_way.get(key) {
-            return match flight.join(self.waiters_max) {
-                Some(id) => Boarding::Wait(Wait {
-                    flight: Arc::clone(flight),
-                    id,
-                }),
-                None => Boarding::Alone,
-            };
+            let flight = Arc::clone(flight);
+            drop(under_way);
+            return self.join(key, flight);
         }
         if under_way.len() >= FLIGHTS_MAX {
             return Boarding::Alone;
         }
-        let flight = Arc::new(Flight::default());
-        under_way.insert(*key, Arc::clone(&flight));
-        Boarding::Lead(Lead {
+        let lead = self.detached(key);
+        under_way.insert(*key, Arc::clone(&lead.flight));
+        Boarding::Lead(lead)
+    }
+
+    /// Returns the lead of a new flight, unless one is under way. Others need not be able to wait for it.
+    pub(super) fn lead(self: &Arc<Self>, key: &LongStoreKey) -> Option<Lead> {
+        let mut under_way = lock(&self.under_way);
+        if under_way.contains_key(key) || under_way.len() >= FLIGHTS_MAX {
+            return None;
+        }
+        let lead = self.detached(key);
+        under_way.insert(*key, Arc::clone(&lead.flight));
+        Some(lead)
+    }
+
+    fn join(self: &Arc<Self>, key: &LongStoreKey, flight: Arc<Flight>) -> Boarding {
+        let Some(id) = flight.join(self.waiters_max) else {
+            return Boarding::Alone;
+        };
+        // The leader's client may be slow: from here on, the body is read without it.
+        let can_wait = flight.pump().is_none_or(|start| start());
+        let wait = Wait {
             flights: Arc::clone(self),
             key: *key,
             flight,
-            landing: Landing::Abandoned,
-        })
+            id,
+        };
+        match can_wait {
+            true => Boarding::Wait(wait),
+            false => Boarding::Alone,
+        }
     }
 
-    /// Returns how many answers have been made. Who looked into the store before the last of them
-    /// looks again before it makes one more.
+    /// Returns the lead of a flight that no other request can join.
+    pub(super) fn detached(self: &Arc<Self>, key: &LongStoreKey) -> Lead {
+        Lead {
+            flights: Arc::clone(self),
+            key: *key,
+            flight: Arc::default(),
+            landing: Landing::Abandoned,
+        }
+    }
+
+    /// Returns the number of flights that have landed. A request that looked the store up before the
+    /// last of them looks again before it calls the handler.
     pub(super) fn landed(&self) -> u64 {
         self.landed.load(Ordering::Acquire)
     }
 
-    /// Returns how many answers are being made.
+    /// Counts a response that was stored outside of a flight.
+    pub(super) fn count_stored(&self) {
+        self.landed.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Removes a flight, unless another one has taken its place.
+    fn remove(&self, key: &LongStoreKey, flight: &Arc<Flight>) {
+        let mut under_way = lock(&self.under_way);
+        if under_way
+            .get(key)
+            .is_some_and(|own| Arc::ptr_eq(own, flight))
+        {
+            under_way.remove(key);
+        }
+    }
+
+    /// Returns the number of flights under way.
     #[cfg(test)]
     fn len(&self) -> usize {
         lock(&self.under_way).len()
     }
 }
 
-/// An answer that is being made.
-#[derive(Debug, Default)]
+/// Starts to read the leader's body in the background, unless that goes on already. Returns whether it
+/// is possible.
+pub(super) type Pump = Arc<dyn Fn() -> bool + Send + Sync>;
+
+/// A call of the handler that others wait for.
+#[derive(Default)]
 struct Flight {
     state: Mutex<FlightState>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct FlightState {
     landing: Option<Landing>,
     waiting: HashMap<u64, Waker>,
     joined: usize,
     next_id: u64,
+    /// Present while the body of a storable response is not complete.
+    pump: Option<Pump>,
+}
+
+impl FlightState {
+    fn join(&mut self) -> u64 {
+        self.joined += 1;
+        self.next_id += 1;
+        self.next_id
+    }
 }
 
 impl Flight {
     fn join(&self, waiters_max: usize) -> Option<u64> {
         let mut state = lock(&self.state);
-        if state.joined >= waiters_max {
-            return None;
-        }
-        state.joined += 1;
-        state.next_id += 1;
-        Some(state.next_id)
+        (state.joined < waiters_max).then(|| state.join())
+    }
+
+    fn pump(&self) -> Option<Pump> {
+        lock(&self.state).pump.clone()
     }
 
     fn land(&self, landing: Landing) {
         let mut state = lock(&self.state);
         state.landing = Some(landing);
         let waiting = std::mem::take(&mut state.waiting);
+        let pump = state.pump.take();
         drop(state);
+        drop(pump);
         for waker in waiting.into_values() {
             waker.wake();
         }
     }
 }
 
-/// Proves that its bearer makes an answer that others wait for. Dropped before it is
-/// [landed](Lead::land), it lets one of them take over.
+impl fmt::Debug for Flight {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Flight")
+    }
+}
+
+/// The leader's hold on a flight. Dropped before it [lands](Lead::land), it lets a waiter take over.
 pub(super) struct Lead {
     flights: Arc<Flights>,
     key: LongStoreKey,
@@ -158,11 +218,30 @@ impl Lead {
         self.key == *key
     }
 
-    /// Tells those who wait what became of the answer.
-    pub(super) fn land(mut self, landing: Landing, now: Timestamp) {
-        if landing == Landing::NotStored {
-            self.flights.alone.mark(&self.key, now + ALONE_FOR);
+    /// Returns whether another request waits for this one.
+    pub(super) fn has_waiters(&self) -> bool {
+        lock(&self.flight.state).joined > 0
+    }
+
+    /// Waits for the leader's own flight.
+    pub(super) fn wait(&self) -> Wait {
+        Wait {
+            flights: Arc::clone(&self.flights),
+            key: self.key,
+            id: lock(&self.flight.state).join(),
+            flight: Arc::clone(&self.flight),
         }
+    }
+
+    /// Returns where to offer a pump for the body of the leader's response.
+    pub(super) fn pump_offer(&self) -> PumpOffer {
+        PumpOffer {
+            flight: Arc::clone(&self.flight),
+        }
+    }
+
+    /// Ends the flight.
+    pub(super) fn land(mut self, landing: Landing) {
         self.landing = landing;
     }
 }
@@ -170,7 +249,7 @@ impl Lead {
 impl Drop for Lead {
     fn drop(&mut self) {
         self.flights.landed.fetch_add(1, Ordering::AcqRel);
-        lock(&self.flights.under_way).remove(&self.key);
+        self.flights.remove(&self.key, &self.flight);
         self.flight.land(self.landing);
     }
 }
@@ -181,11 +260,45 @@ impl fmt::Debug for Lead {
     }
 }
 
-/// Waits for an answer that another request makes.
-#[derive(Debug)]
+/// Takes the pump of a flight whose response is storable, and whose body is not complete.
+pub(super) struct PumpOffer {
+    flight: Arc<Flight>,
+}
+
+impl PumpOffer {
+    /// Starts the pump once a request waits, or at once if one does already. Until then, the leader's
+    /// client reads the body.
+    pub(super) fn offer(self, pump: Pump) {
+        let mut state = lock(&self.flight.state);
+        state.pump = Some(Arc::clone(&pump));
+        let has_waiters = state.joined > 0;
+        drop(state);
+        if has_waiters && !pump() {
+            // Nothing reads on behalf of the waiters.
+            self.flight.land(Landing::NotStored);
+        }
+    }
+}
+
+/// Waits for a flight to land.
 pub(super) struct Wait {
+    flights: Arc<Flights>,
+    key: LongStoreKey,
     flight: Arc<Flight>,
     id: u64,
+}
+
+impl Wait {
+    /// Takes the flight out of the table: it has taken too long, and no further request waits for it.
+    pub(super) fn retire(&self) {
+        self.flights.remove(&self.key, &self.flight);
+    }
+}
+
+impl fmt::Debug for Wait {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Wait")
+    }
 }
 
 impl Future for Wait {
@@ -211,69 +324,8 @@ impl Drop for Wait {
     }
 }
 
-/// Remembers for which keys nobody is to wait, in a fixed place: a key that is forgotten is waited
-/// for once more, and one that is taken for another is made alone.
-struct Alone {
-    shelves: Box<[Shelf]>,
-}
-
-/// As many marks as lie in one line of memory.
-type Shelf = [AtomicU64; 8];
-
-impl Default for Alone {
-    fn default() -> Self {
-        let shelves = PLACES / 8;
-        Self {
-            shelves: (0..shelves).map(|_| Shelf::default()).collect(),
-        }
-    }
-}
-
-impl Alone {
-    fn mark(&self, key: &LongStoreKey, until: Timestamp) {
-        let (shelf, mark) = self.place(key);
-        let found = |place: &AtomicU64| place.load(Ordering::Relaxed);
-        // In the place that it had before, or of the one that is forgotten soonest.
-        let own = shelf.iter().find(|place| found(place) & !SECONDS == mark);
-        let place = own.or_else(|| shelf.iter().min_by_key(|place| found(place) & SECONDS));
-        if let Some(place) = place {
-            place.store(mark | seconds(until), Ordering::Relaxed);
-        }
-    }
-
-    #[inline]
-    fn holds(&self, key: &LongStoreKey, now: Timestamp) -> bool {
-        let (shelf, mark) = self.place(key);
-        shelf.iter().any(|place| {
-            let found = place.load(Ordering::Relaxed);
-            found & !SECONDS == mark && found & SECONDS > seconds(now)
-        })
-    }
-
-    /// Returns a key's shelf, and the half of a mark that tells it from others.
-    #[inline]
-    fn place(&self, key: &LongStoreKey) -> (&Shelf, u64) {
-        let [low, high, _, _, own @ ..] = key.as_bytes().first_chunk::<8>().expect("it has 32");
-        let at = usize::from(u16::from_le_bytes([*low, *high]));
-        let own = u64::from(u32::from_be_bytes(*own));
-        (&self.shelves[at % self.shelves.len()], own << 32)
-    }
-}
-
-impl fmt::Debug for Alone {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Alone")
-    }
-}
-
-const SECONDS: u64 = u32::MAX as u64;
-
-fn seconds(at: Timestamp) -> u64 {
-    at.as_secs() & SECONDS
-}
-
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Each holder leaves a whole state behind, also by a panic.
+    // No user code runs under these locks: each holder leaves a consistent state behind.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -281,8 +333,6 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 mod tests {
     use super::*;
     use crate::store_key::StoreKeys;
-
-    const NOW: Timestamp = Timestamp::from_secs(1_000);
 
     fn key(name: u8) -> LongStoreKey {
         let space = StoreKeys::from_secret(&[5; 32]).unwrap().space("f");
@@ -292,14 +342,14 @@ mod tests {
     }
 
     fn lead(flights: &Arc<Flights>) -> Lead {
-        match flights.board(&key(1), NOW) {
+        match flights.board(&key(1)) {
             Boarding::Lead(lead) => lead,
             other => panic!("{other:?}"),
         }
     }
 
     fn wait(flights: &Arc<Flights>) -> Wait {
-        match flights.board(&key(1), NOW) {
+        match flights.board(&key(1)) {
             Boarding::Wait(wait) => wait,
             other => panic!("{other:?}"),
         }
@@ -310,19 +360,21 @@ mod tests {
     }
 
     #[test]
-    fn all_but_the_first_wait_and_hear_how_it_went() {
-        let flights = Arc::new(Flights::new(10));
-        let first = lead(&flights);
-        let (mut one, mut two) = (wait(&flights), wait(&flights));
-        assert!(poll(&mut one).is_pending());
-        first.land(Landing::Stored, NOW);
-        assert_eq!(poll(&mut one), Poll::Ready(Landing::Stored));
-        assert_eq!(poll(&mut two), Poll::Ready(Landing::Stored));
-        assert_eq!(flights.len(), 0);
+    fn waiters_receive_the_landing_of_the_leader() {
+        for landing in [Landing::Stored, Landing::NotStored, Landing::Failed] {
+            let flights = Arc::new(Flights::new(10));
+            let first = lead(&flights);
+            let (mut one, mut two) = (wait(&flights), wait(&flights));
+            assert!(poll(&mut one).is_pending());
+            first.land(landing);
+            assert_eq!(poll(&mut one), Poll::Ready(landing));
+            assert_eq!(poll(&mut two), Poll::Ready(landing));
+            assert_eq!(flights.len(), 0);
+        }
     }
 
     #[test]
-    fn who_waits_takes_over_from_a_leader_that_is_gone() {
+    fn a_waiter_takes_over_from_a_dropped_leader() {
         let flights = Arc::new(Flights::new(10));
         let first = lead(&flights);
         let mut one = wait(&flights);
@@ -332,52 +384,62 @@ mod tests {
     }
 
     #[test]
-    fn nobody_waits_for_what_is_none_for_the_store() {
+    fn a_retired_flight_is_replaced_and_does_not_end_its_successor() {
         let flights = Arc::new(Flights::new(10));
-        lead(&flights).land(Landing::NotStored, NOW);
-        let alone = |at| matches!(flights.board(&key(1), at), Boarding::Alone);
-        assert!(alone(NOW) && alone(NOW + Duration::from_secs(4)));
-        assert!(!alone(NOW + ALONE_FOR));
-        assert!(matches!(flights.board(&key(2), NOW), Boarding::Lead(_)));
+        let hung = lead(&flights);
+        let mut late = wait(&flights);
+        late.retire();
+        let next = lead(&flights);
+        let mut one = wait(&flights);
+        hung.land(Landing::NotStored);
+        assert_eq!(poll(&mut late), Poll::Ready(Landing::NotStored));
+        assert!(poll(&mut one).is_pending());
+        next.land(Landing::Stored);
+        assert_eq!(poll(&mut one), Poll::Ready(Landing::Stored));
     }
 
     #[test]
-    fn as_many_keys_as_lie_on_one_shelf_are_remembered() {
-        let alone = Alone {
-            shelves: [Shelf::default()].into(),
-        };
-        for number in 0..8 {
-            alone.mark(
-                &key(number),
-                NOW + Duration::from_secs(u64::from(number) + 1),
-            );
-        }
-        assert!((0..8).all(|number| alone.holds(&key(number), NOW)));
-        // One more takes the place of what would be forgotten first.
-        alone.mark(&key(8), NOW + ALONE_FOR);
-        assert!((1..9).all(|number| alone.holds(&key(number), NOW)));
-        assert!(!alone.holds(&key(0), NOW));
+    fn a_waiter_starts_the_pump() {
+        let flights = Arc::new(Flights::new(10));
+        let leader = lead(&flights);
+        let started = Arc::new(AtomicU64::new(0));
+        let count = Arc::clone(&started);
+        leader.pump_offer().offer(Arc::new(move || {
+            count.fetch_add(1, Ordering::SeqCst);
+            true
+        }));
+        assert_eq!(started.load(Ordering::SeqCst), 0);
+        let _waiter = wait(&flights);
+        assert_eq!(started.load(Ordering::SeqCst), 1);
     }
 
     #[test]
-    fn more_than_the_bound_do_not_wait() {
+    fn a_request_does_not_wait_where_nothing_can_read_the_body() {
+        let flights = Arc::new(Flights::new(10));
+        let leader = lead(&flights);
+        leader.pump_offer().offer(Arc::new(|| false));
+        assert!(matches!(flights.board(&key(1)), Boarding::Alone));
+    }
+
+    #[test]
+    fn requests_beyond_the_maximum_do_not_wait() {
         let flights = Arc::new(Flights::new(1));
         let _first = lead(&flights);
         let one = wait(&flights);
-        assert!(matches!(flights.board(&key(1), NOW), Boarding::Alone));
+        assert!(matches!(flights.board(&key(1)), Boarding::Alone));
         drop(one);
         wait(&flights);
     }
 
     #[test]
-    fn a_wait_that_is_dropped_leaves_no_waker() {
+    fn a_dropped_waiter_leaves_no_waker() {
         let flights = Arc::new(Flights::new(10));
         let first = lead(&flights);
         let mut one = wait(&flights);
         assert!(poll(&mut one).is_pending());
         drop(one);
         assert!(lock(&first.flight.state).waiting.is_empty());
-        assert_eq!(lock(&first.flight.state).joined, 0);
+        assert!(!first.has_waiters());
     }
 
     #[test]
@@ -388,7 +450,7 @@ mod tests {
         for name in 0..=FLIGHTS_MAX {
             let mut key = keys.long();
             key.field(&name.to_le_bytes());
-            space.push(flights.board(&key.finish(), NOW));
+            space.push(flights.board(&key.finish()));
         }
         assert!(matches!(space.pop(), Some(Boarding::Alone)));
         assert!(

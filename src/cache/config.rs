@@ -10,13 +10,17 @@ use std::{
 };
 
 use super::{
+    backoff::Backoffs,
     budget::Budget,
     collapse::Flights,
+    empty_body::EmptyBodies,
     jitter::Jitter,
     key::KeyMaker,
+    order::Order,
     policy::CachePolicy,
     reloads::Reloads,
     rules::Rules,
+    storable::StorableMemory,
     store::{CacheStore, PurgeMode, PurgeTarget},
 };
 use crate::{
@@ -55,6 +59,13 @@ pub(super) struct Config {
     /// Whether `Cache-Status` bears a digest of the key.
     pub(super) shows_key: bool,
     pub(super) flights: Arc<Flights>,
+    pub(super) storable: StorableMemory,
+    pub(super) backoffs: Backoffs,
+    pub(super) order: Order,
+    /// For a GET that the handler is sent again.
+    pub(super) empty_bodies: EmptyBodies,
+    /// The timeout of a refresh in the background.
+    pub(super) refresh_timeout: Duration,
     /// For how long a request waits for another one's answer.
     pub(super) wait_at_most: Duration,
     /// Whether it was said that credentials come without anybody who vouches for them.

@@ -1,16 +1,18 @@
-//! One request and its answer: what to ask the store, and what to make of what it says.
+//! One request past the store: what the handler is asked, and what its response does to the store.
 
-use std::sync::Arc;
+use std::{sync::Arc, task::Context};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
 use http_body::Body;
 
 use super::{
+    answer,
     assured::assured,
     body::CacheBody,
     cache_status::{CACHE_STATUS, Forward, Report},
-    collapse::Landing,
+    collapse::{Landing, Lead, Wait},
+    condition,
     config::Config,
     date,
     entry::{self, StoredResponse, compact, remove_hop_by_hop},
@@ -20,24 +22,63 @@ use super::{
     key::{Partition, Target},
     packing,
     part::Place,
-    plan::{AsGot, Asked, Change, Fields, Look, Plan, Stale},
+    plan::{AsGot, Asked, Change, Collapsing, Look, Plan, Question, RequestLine, Stale},
+    policy::CachePolicy,
     reason::Reason,
+    replaced::Replaced,
     search::Search,
     shown::Told,
     storability::{Caller, Verdict, Wanted, is_explicit, judge},
-    store::{Fence, Lookup, PurgeMode, PurgeTarget, Touch},
+    storable::Storable,
+    store::{Fence, Found, Lookup, PurgeMode, PurgeTarget, Touch},
     tags::{self, CacheTags},
-    validation,
+    validation::{self, Comparison},
     vary::Selection,
 };
 use crate::{
+    audit::AuditEvent,
     error::{StoreError, StoreErrorKind},
     record::{CacheSource, RecordHandle},
     store_future::StoreFuture,
     store_key::StoreKey,
 };
 
-/// One request past the store, and its answer.
+/// What follows from a response of the handler.
+pub(super) enum Conclusion<B: Body> {
+    /// It is the client's, once the store has taken note of it.
+    Send(Response<CacheBody<B>>, Option<Settling>),
+    /// Its body is read and stored first: the client is answered from the store, as all who wait are.
+    Read(Exchange, CacheBody<B>, Wait),
+    /// It answers nothing: the handler is asked again, otherwise.
+    AskAgain(Exchange),
+    /// The origin failed. A stale response stands in, if the store still has it.
+    StandIn(StandIn, Response<CacheBody<B>>),
+}
+
+/// A request for which a stale response may stand in.
+pub(super) struct StandIn {
+    exchange: Exchange,
+    asked: Box<Asked>,
+    /// The status of the origin's response, if it returned one.
+    status: Option<StatusCode>,
+}
+
+/// What a response says of the stored one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Effect {
+    /// The stored response is still valid.
+    Confirms,
+    /// It is a `304` for another version than the stored one.
+    Contradicts,
+    /// The origin failed, and the stored response may stand in.
+    MayStandIn,
+    /// Nothing.
+    Nothing,
+    /// The stored response is no longer the origin's last word.
+    Replaces,
+}
+
+/// One request past the store, and its response.
 pub(super) struct Exchange {
     pub(super) config: Arc<Config>,
     record: Option<RecordHandle>,
@@ -82,10 +123,7 @@ impl Exchange {
         let course = match plan {
             Plan::Pass(forward, reason) => Course::Pass(forward, reason),
             Plan::Change(change) => Course::Change(change),
-            Plan::Look(look) => {
-                let fields = Fields::default();
-                Course::Look(Box::new(Asked { look, fields }))
-            }
+            Plan::Look(look) => Course::Look(Box::new(Asked::new(look))),
         };
         Self {
             config: Arc::clone(config),
@@ -106,25 +144,46 @@ impl Exchange {
     }
 
     /// Prepares the call of the handler.
-    pub(super) fn prepare<B>(&mut self, request: &mut Request<B>) {
+    pub(super) fn prepare<B: 'static>(&mut self, request: &mut Request<B>) {
         let Course::Look(asked) = &mut self.course else {
             return;
         };
-        let look = &mut asked.look;
-        // What is made beside a request is none of its record's affairs.
-        if look.refreshes {
+        // A refresh in the background does not belong to the request's record.
+        if asked.look.refreshes {
             self.record = None;
         }
-        look.collapsed = false;
-        if look.failed.is_some() {
+        if asked.look.failed.is_some() {
+            asked.look.question = Question::AsIs;
             return;
         }
-        if !look.head_only || look.selective {
-            asked.fields.keep(request.headers());
+        asked.fields.keep(request.headers());
+        let can_repeat = self.config.empty_bodies.can_make::<B>();
+        let question = asked.look.next_question(&self.config, can_repeat);
+        asked.pose(question, can_repeat, request);
+    }
+
+    /// Returns the client's request once more.
+    pub(super) fn client_request<B: 'static>(&self) -> Option<Request<B>> {
+        match &self.course {
+            Course::Look(asked) => asked.request(&self.config),
+            Course::Pass(..) | Course::Change(_) => None,
         }
-        if let Some(stale) = look.stale.as_ref().filter(|_| !look.head_only) {
-            look.validates = validation::ask(request, &stale.entry.headers);
-        }
+    }
+
+    /// Prepares another call of the handler, and returns the request for it.
+    pub(super) fn ask_again<B: 'static>(&mut self) -> Option<Request<B>> {
+        let Course::Look(asked) = &mut self.course else {
+            return None;
+        };
+        let mut request = asked.request(&self.config)?;
+        let question = asked.look.question;
+        asked.pose(question, false, &mut request);
+        Some(request)
+    }
+
+    /// Returns whether the handler may have to be asked again.
+    pub(super) fn may_ask_again(&self) -> bool {
+        matches!(&self.course, Course::Look(asked) if asked.again.is_some())
     }
 
     fn take_course(&mut self) -> Course {
@@ -136,27 +195,32 @@ impl Exchange {
             config: &self.config,
             record: self.record.as_ref(),
             key: look.and_then(Look::first_key),
+            waited: look.and_then(|look| look.waited),
         }
     }
 
-    /// Takes the handler's answer, and returns it with what is still to be done before the client
-    /// may see it.
+    /// Takes the handler's response.
     pub(super) fn conclude<B>(
         mut self,
         mut response: Response<B>,
-    ) -> (Response<CacheBody<B>>, Option<Settling>)
+        cx: &mut Context<'_>,
+    ) -> Conclusion<B>
     where
         B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Send,
     {
         match self.take_course() {
             Course::Pass(forward, reason) => {
                 self.take_tags_off(response.headers_mut());
                 let report = Report::forwarded(CacheSource::Bypass, forward).reason(reason);
                 let response = response.map(CacheBody::inner);
-                (self.told(None).reported(report, response), None)
+                Conclusion::Send(self.told(None).reported(report, response), None)
             }
-            Course::Change(change) => self.conclude_change(*change, response),
-            Course::Look(mut asked) => self.conclude_look(&mut asked, response),
+            Course::Change(change) => {
+                let (response, settling) = self.conclude_change(*change, response);
+                Conclusion::Send(response, settling)
+            }
+            Course::Look(asked) => self.conclude_look(asked, response, cx),
         }
     }
 
@@ -202,71 +266,220 @@ impl Exchange {
     }
 
     fn conclude_look<B>(
-        &self,
-        asked: &mut Asked,
-        response: Response<B>,
-    ) -> (Response<CacheBody<B>>, Option<Settling>)
+        self,
+        mut asked: Box<Asked>,
+        mut response: Response<B>,
+        cx: &mut Context<'_>,
+    ) -> Conclusion<B>
     where
         B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Send,
     {
-        let look = &asked.look;
-        if let Some(stale) = look.stale.clone() {
-            if look.validates && response.status() == StatusCode::NOT_MODIFIED {
-                return self.revalidated(asked, &stale, &response);
+        let Some(stale) = asked.look.stale.clone() else {
+            self.note_failure(&mut asked.look, response.status());
+            let replaced = replaced_part(&asked.look, response.status());
+            return self.fill(asked, response, replaced, cx);
+        };
+        let unconfirmed = asked.unconfirmed.take();
+        let is_other = unconfirmed.is_some();
+        if let Some(fields) = unconfirmed
+            && response.status().as_u16() >= 600
+        {
+            // A status out of range answers nothing (RFC 9110 section 15): the `304` stands.
+            *response.headers_mut() = *fields;
+            *response.status_mut() = StatusCode::NOT_MODIFIED;
+            return self.revalidated(asked, &stale, &response);
+        }
+        let effect = match self.effect(&asked.look, &stale, &response) {
+            // The `304` before it has named another version, which the origin cannot send now.
+            Effect::MayStandIn | Effect::Nothing if is_other => Effect::Replaces,
+            effect => effect,
+        };
+        if !matches!(effect, Effect::MayStandIn | Effect::Nothing) {
+            self.config.backoffs.succeeded(stale.key.full());
+        }
+        match effect {
+            Effect::Confirms => self.revalidated(asked, &stale, &response),
+            Effect::Contradicts if asked.again.is_none() => self.unconfirmed(asked, &stale),
+            Effect::Contradicts => {
+                asked.unconfirmed = Some(Box::new(std::mem::take(response.headers_mut())));
+                self.with(asked).ask_otherwise(Question::Whole)
             }
-            if look.head_only && response.status() == StatusCode::OK {
-                if validation::describes(response.headers(), &stale.entry.headers) {
-                    return self.revalidated(asked, &stale, &response);
-                }
-                let settling = self.outdated(look, stale).map(Settling::from);
-                return (self.fill(asked, response), settling);
+            Effect::MayStandIn => {
+                let status = response.status();
+                self.fail(&mut asked.look, "status");
+                let response = self.passed(&asked, response, None);
+                let stand_in = StandIn {
+                    exchange: self,
+                    asked,
+                    status: Some(status),
+                };
+                Conclusion::StandIn(stand_in, response)
             }
-            if stands_in_for(response.status()) && self.may_stand_in(look, &stale) {
-                let status = Some(response.status());
-                self.land(&mut asked.look, Landing::NotStored);
-                let answer = self.stale(asked, &stale.entry, status);
-                return (answer.map(CacheBody::stored), None);
+            Effect::Nothing => {
+                self.note_failure(&mut asked.look, response.status());
+                self.fill(asked, response, None, cx)
+            }
+            Effect::Replaces => {
+                let replaced = asked.look.fence.map(|fence| Replaced::new(&stale, fence));
+                self.fill(asked, response, replaced, cx)
             }
         }
-        (self.fill(asked, response), None)
     }
 
-    /// Takes a failure of the handler. Returns a stale answer, if one may stand in.
-    pub(super) fn rescue(mut self) -> Option<Response<Bytes>> {
+    /// Returns what a response says of the stored one.
+    fn effect<B>(&self, look: &Look, stale: &Stale, response: &Response<B>) -> Effect {
+        let status = response.status();
+        if look.question == Question::Validate && status == StatusCode::NOT_MODIFIED {
+            return match validation::compare(response.headers(), &stale.entry.headers) {
+                Comparison::Same | Comparison::Unknown => Effect::Confirms,
+                Comparison::Other => Effect::Contradicts,
+            };
+        }
+        if stands_in_for(status) {
+            return match look.may_stand_in(&self.config, stale) {
+                true => Effect::MayStandIn,
+                false => Effect::Nothing,
+            };
+        }
+        match (look.question, status.as_u16()) {
+            (_, 100..=199) => Effect::Nothing,
+            // The response to the client's own condition, range or expectation.
+            (Question::AsIs, 412 | 416 | 417) => Effect::Nothing,
+            (Question::AsIs, 206 | 304) => {
+                match validation::compare(response.headers(), &stale.entry.headers) {
+                    Comparison::Same | Comparison::Unknown => Effect::Nothing,
+                    Comparison::Other => Effect::Replaces,
+                }
+            }
+            (Question::AsIs, 200) if look.head_only => {
+                match validation::compare_head(response.headers(), &stale.entry.headers) {
+                    // A purged response is confirmed by a GET alone.
+                    Comparison::Same if !stale.expired => Effect::Confirms,
+                    Comparison::Same | Comparison::Unknown => Effect::Nothing,
+                    Comparison::Other => Effect::Replaces,
+                }
+            }
+            (Question::AsIs | Question::Whole | Question::Validate, _) => Effect::Replaces,
+        }
+    }
+
+    /// Sends the stored response for the last time: the origin has another version, and cannot be asked
+    /// for it.
+    fn unconfirmed<B: Body>(self, mut asked: Box<Asked>, stale: &Stale) -> Conclusion<B> {
+        let replaced = asked.look.fence.map(|fence| Replaced::new(stale, fence));
+        let invalidated = replaced.map(|replaced| replaced.invalidate(&self.config));
+        let settling = invalidated.map(|write| self.settle(write));
+        let settling = land_after(settling, asked.look.lead.take(), Landing::NotStored);
+        let response = self.stale(&asked, &stale.entry, Some(StatusCode::NOT_MODIFIED));
+        Conclusion::Send(response.map(CacheBody::stored), settling)
+    }
+
+    fn with(mut self, asked: Box<Asked>) -> Self {
+        self.course = Course::Look(asked);
+        self
+    }
+
+    /// Asks the handler again, otherwise.
+    fn ask_otherwise<B: Body>(mut self, question: Question) -> Conclusion<B> {
+        if let Course::Look(asked) = &mut self.course {
+            asked.look.question = question;
+        }
+        Conclusion::AskAgain(self)
+    }
+
+    /// Takes an error of the handler. Returns the request, if a stale response may stand in.
+    pub(super) fn rescue(mut self) -> Option<StandIn> {
         let Course::Look(mut asked) = self.take_course() else {
             return None;
         };
-        // One of those who wait tries next: not all at once, before a handler that fails.
-        self.land(&mut asked.look, Landing::Abandoned);
-        let stale = asked.look.stale.take()?;
-        self.may_stand_in(&asked.look, &stale)
-            .then(|| self.stale(&asked, &stale.entry, None))
-    }
-
-    /// Answers with what is stale; `status` is what the handler answered, if it did.
-    fn stale(
-        &self,
-        asked: &Asked,
-        entry: &StoredResponse,
-        status: Option<StatusCode>,
-    ) -> Response<Bytes> {
-        let (look, now) = (&asked.look, self.config.clock.now());
-        let mut report = Report::hit(CacheSource::Stale, entry.freshness.ttl_secs(now));
-        if status.is_some() {
-            report.forward = Some(look.forward);
-            report.forward_status = status;
+        let lead = match asked.unconfirmed {
+            Some(_) => asked.look.lead.take(),
+            None => None,
+        };
+        self.fail(&mut asked.look, "error");
+        let stale = asked.look.stale.as_ref()?;
+        if asked.unconfirmed.is_some() {
+            // A `304` has named another version, which the origin cannot send now.
+            let replaced = Replaced::new(stale, asked.look.fence?);
+            replaced.invalidate_before(&self.config, || drop(lead));
+            return None;
         }
-        let told = self.told(Some(look));
-        told.stored(entry, look, &asked.fields.to_map(), now, report)
+        let may_stand_in = asked.look.may_stand_in(&self.config, stale);
+        may_stand_in.then_some(StandIn {
+            exchange: self,
+            asked,
+            status: None,
+        })
     }
 
-    /// Answers with what is stored, fresh again: by a `304`, or by an answer to a HEAD.
-    fn revalidated<B>(
-        &self,
-        asked: &mut Asked,
+    /// Notes that the origin failed: it is left alone for a while where a stale response may stand in.
+    /// Otherwise one of those who wait asks it once more, and all are released together if that fails
+    /// too.
+    fn fail(&self, look: &mut Look, cause: &'static str) {
+        let now = self.config.clock.coarse();
+        let is_last_try = cause != "error" || look.waited.is_some();
+        let landing = match &look.stale {
+            Some(stale) => {
+                self.config.backoffs.failed(stale.key.full(), now);
+                Landing::Failed
+            }
+            None if is_last_try => {
+                self.remember(look, Storable::No);
+                Landing::Failed
+            }
+            None => Landing::Abandoned,
+        };
+        if look.refreshes {
+            self.config.audit.tell(|| AuditEvent::CacheRefreshFailed {
+                cause: cause.into(),
+            });
+        }
+        if let Some(lead) = look.lead.take() {
+            lead.land(landing);
+        }
+    }
+
+    fn note_failure(&self, look: &mut Look, status: StatusCode) {
+        if stands_in_for(status) {
+            self.fail(look, "status");
+        }
+    }
+
+    /// Notes that a refresh in the background took too long.
+    pub(super) fn refresh_timed_out(config: &Config, stale: &Stale) {
+        let now = config.clock.coarse();
+        config.backoffs.failed(stale.key.full(), now);
+        config.audit.tell(|| AuditEvent::CacheRefreshFailed {
+            cause: "timeout".into(),
+        });
+    }
+
+    /// Returns the stale response that a refresh in the background is for.
+    pub(super) fn refreshed(&self) -> Option<Stale> {
+        match &self.course {
+            Course::Look(asked) => asked.look.stale.clone(),
+            Course::Pass(..) | Course::Change(_) => None,
+        }
+    }
+
+    /// Remembers for all callers whether the responses of a URL and its route can be stored.
+    fn remember(&self, look: &Look, storable: Storable) {
+        let (Some(key), now) = (look.first_key(), self.config.clock.coarse()) else {
+            return;
+        };
+        let memory = &self.config.storable;
+        memory.set(key.uri(), look.route.as_ref(), storable, now);
+    }
+
+    /// Sends the stored response, which the origin has confirmed by a `304`, or by the response to a
+    /// HEAD.
+    fn revalidated<B: Body>(
+        self,
+        mut asked: Box<Asked>,
         stale: &Stale,
         answer: &Response<B>,
-    ) -> (Response<CacheBody<B>>, Option<Settling>) {
+    ) -> Conclusion<B> {
         let look = &mut asked.look;
         let fresh = answer.headers();
         let mut headers = validation::merged(&stale.entry.headers, fresh);
@@ -306,13 +519,29 @@ impl Exchange {
                 retain: self.retain(verdict),
             };
             settling = Some(self.touch(touch));
+        } else if let Some(fence) = look.fence {
+            // Confirmed for this client, and no longer for others.
+            let replaced = Replaced::new(stale, fence);
+            let write = match verdict {
+                Err(Reason::NoStore) => replaced.invalidate(&self.config),
+                Ok(_) | Err(_) => replaced.demote(&self.config),
+            };
+            settling = Some(self.settle(write));
         }
-        self.land(look, Landing::Stored);
+        let landing = match verdict.is_ok() {
+            true => Landing::Stored,
+            false => Landing::NotStored,
+        };
+        let stored = verdict.is_ok() && settling.is_some();
+        if verdict.is_err() {
+            self.remember(look, Storable::No);
+        }
+        let lead = look.lead.take();
         let now = self.config.clock.now();
         let report = Report {
             forward: Some(look.forward),
             forward_status: Some(answer.status()),
-            stored: settling.is_some(),
+            stored,
             ..Report::hit(CacheSource::Revalidated, entry.freshness.ttl_secs(now))
         };
         let report = report.reason(verdict.err());
@@ -320,81 +549,189 @@ impl Exchange {
         let response = self
             .told(Some(look))
             .stored(&entry, look, &fields, now, report);
-        (
-            response.map(CacheBody::stored),
-            settling.map(Settling::from),
-        )
-    }
-
-    /// Holds what is stored for stale: an answer to a HEAD has shown that it is another one (RFC 9111
-    /// section 4.3.5).
-    fn outdated(&self, look: &Look, stale: Stale) -> Option<StoreFuture<()>> {
-        let mut entry = (*stale.entry).clone();
-        entry.freshness.lifetime_secs = 0;
-        entry.freshness.while_revalidate_secs = 0;
-        let retain = entry.freshness.retain(self.config.validated_for);
-        Some(self.touch(Touch {
-            key: stale.key,
-            entry: Arc::new(entry),
-            stamp: stale.stamp,
-            fence: look.fence?,
-            retain,
-        }))
+        let settling = land_after(settling, lead, landing);
+        Conclusion::Send(response.map(CacheBody::stored), settling)
     }
 
     fn touch(&self, touch: Touch) -> StoreFuture<()> {
-        let touched = self.config.store.touch(touch);
-        let touched = self.config.deadline.bound(touched);
-        let touched = self.config.watch.over(touched, || self.record.clone());
-        match touched.into_ready() {
+        match self.config.store.touch(touch).into_ready() {
             // One that was replaced meanwhile stays as it is.
-            Ok(touched) => touched.map(drop).into(),
-            Err(pending) => StoreFuture::pending(async { pending.await.map(drop) }),
+            Ok(touched) => self.settle(touched.map(drop).into()),
+            Err(pending) => self.settle(StoreFuture::pending(async { pending.await.map(drop) })),
         }
     }
 
-    /// Lets an answer through, and stores what passes if it may be kept.
-    fn fill<B>(&self, asked: &mut Asked, mut response: Response<B>) -> Response<CacheBody<B>>
+    /// Bounds and watches a write that the client waits for.
+    fn settle(&self, write: StoreFuture<()>) -> StoreFuture<()> {
+        let write = self.config.deadline.bound(write);
+        self.config.watch.over(write, || self.record.clone())
+    }
+
+    /// Passes a response to the client, and stores it if it may be stored.
+    fn fill<B>(
+        self,
+        mut asked: Box<Asked>,
+        mut response: Response<B>,
+        replaced: Option<Replaced>,
+        cx: &mut Context<'_>,
+    ) -> Conclusion<B>
+    where
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Send,
+    {
+        let filling = self.filling(&asked, &response);
+        self.take_tags_off(response.headers_mut());
+        let mut fill = match filling {
+            Ok(fill) => fill,
+            Err(reason) => return self.not_stored(asked, response, reason, replaced),
+        };
+        let look = &mut asked.look;
+        self.config.backoffs.succeeded(fill.head.key.full());
+        self.remember(
+            look,
+            match fill.head.is_shared {
+                true => Storable::Shared,
+                false => Storable::Own,
+            },
+        );
+        fill.route = look.route;
+        match look.lead.take() {
+            Some(lead) if look.leads == Some(fill.head.key) => {
+                fill.lead = Some(lead);
+                fill.lease = look.leasing.hand_over();
+            }
+            // Those who wait look for their own response from now on.
+            Some(lead) => {
+                fill.lead = self.config.flights.lead(fill.head.key.full());
+                lead.land(other_partition(look));
+            }
+            None => {}
+        }
+        let mut settling = None;
+        let mut replaced = replaced.map(Box::new);
+        if let Some(other) =
+            replaced.take_if(|replaced| !replaced.is_at(&fill.head.key, &fill.head.variant))
+        {
+            settling = Some(self.settle(other.invalidate(&self.config)));
+        }
+        fill.replaced.clone_from(&replaced);
+        if look.is_selective() && look.question != Question::AsIs {
+            let is_first = matches!(look.collapsing, Collapsing::Open | Collapsing::Collapsed);
+            if is_first && asked.again.is_some() {
+                return self.read(asked, response, fill, cx);
+            }
+            if !wants_body(&asked, &response) {
+                drop(fill);
+                let response = self.passed(&asked, response, Some(Reason::Incomplete));
+                return Conclusion::Send(response, settling.map(Settling::from));
+            }
+        }
+        let look = &asked.look;
+        let freshness = &fill.head.freshness;
+        let mut report = Report::forwarded(CacheSource::Miss, look.forward);
+        report.stored = true;
+        report.ttl_secs = Some(freshness.ttl_secs(freshness.received_at));
+        report.forward_status = look.forward_status(response.status());
+        fill.record.clone_from(&self.record);
+        Self::negotiates(&fill, response.headers_mut());
+        let response = self.told(Some(look)).reported(report, response);
+        let response = response.map(|body| CacheBody::filling(body, fill, cx));
+        // The client is sent a newer head: no later request is sent what is older than that.
+        if let Some(replaced) = replaced
+            && response.body().is_filling()
+            && !look.refreshes
+        {
+            settling = Some(self.settle(replaced.demote(&self.config)));
+        }
+        Conclusion::Send(response, settling.map(Settling::from))
+    }
+
+    /// Reads a body into the store, for a client that wants a part of it, a comparison, or its head.
+    fn read<B>(
+        self,
+        mut asked: Box<Asked>,
+        response: Response<B>,
+        mut fill: Fill,
+        cx: &mut Context<'_>,
+    ) -> Conclusion<B>
+    where
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Send,
+    {
+        let (flights, key) = (&self.config.flights, fill.head.key);
+        let lead = fill
+            .lead
+            .get_or_insert_with(|| flights.detached(key.full()));
+        let wait = lead.wait();
+        asked.look.collapsing = Collapsing::Filled(asked.look.forward);
+        let body = CacheBody::filling(response.into_body(), fill, cx);
+        Conclusion::Read(self.with(asked), body, wait)
+    }
+
+    /// Passes a response that is not stored.
+    fn not_stored<B>(
+        self,
+        mut asked: Box<Asked>,
+        response: Response<B>,
+        reason: Option<Reason>,
+        replaced: Option<Replaced>,
+    ) -> Conclusion<B>
     where
         B: Body<Data = Bytes> + Send + 'static,
     {
-        let filling = self.filling(asked, &response);
         let look = &mut asked.look;
+        let invalidated = replaced.map(|replaced| replaced.invalidate(&self.config));
+        let settling = invalidated.map(|write| self.settle(write));
+        // A part, a comparison or a head does not tell whether a whole response could be stored; nor
+        // does a client that wants nothing stored, or a store that fails.
+        let is_whole = look.question != Question::AsIs || !look.is_selective();
+        let tells = is_whole && !look.asks.no_store && look.failed.is_none();
+        let landing = match tells {
+            true => Landing::NotStored,
+            false => Landing::Abandoned,
+        };
+        if tells {
+            self.remember(look, Storable::No);
+        }
+        if tells && !stands_in_for(response.status()) {
+            let order = &self.config.order;
+            for key in [look.shared, look.own].iter().flatten() {
+                order.refuse(order.begin(key.full(), None));
+            }
+        }
+        let settling = land_after(settling, look.lead.take(), landing);
+        let wants_part = look.wants_part && look.question != Question::AsIs;
+        if wants_part && response.status() == StatusCode::OK && asked.again.is_some() {
+            let look = &mut asked.look;
+            look.collapsing = Collapsing::Alone;
+            look.stale = None;
+            return self.with(asked).ask_otherwise(Question::AsIs);
+        }
+        Conclusion::Send(self.passed(&asked, response, reason), settling)
+    }
+
+    /// Makes the client's response of one that is not stored.
+    fn passed<B>(
+        &self,
+        asked: &Asked,
+        response: Response<B>,
+        reason: Option<Reason>,
+    ) -> Response<CacheBody<B>>
+    where
+        B: Body<Data = Bytes> + Send + 'static,
+    {
+        let look = &asked.look;
         let source = match look.failed {
             Some(kind) => CacheSource::StoreFailed(kind),
             None => CacheSource::Miss,
         };
-        let mut report = Report::forwarded(source, look.forward);
-        if look.validates {
-            report.forward_status = Some(response.status());
-        }
-        self.take_tags_off(response.headers_mut());
-        match filling {
-            Err(reason) => {
-                self.land(look, Landing::NotStored);
-                let report = report.reason(reason);
-                let response = response.map(CacheBody::inner);
-                self.told(Some(look)).reported(report, response)
-            }
-            Ok(mut fill) => {
-                // Those who wait for a shared answer do not wait for one of the caller's own.
-                match look.lead.take() {
-                    Some(lead) if lead.is_for(fill.head.key.full()) => {
-                        fill.lead = Some(lead);
-                        fill.lease = look.leasing.hand_over();
-                    }
-                    Some(lead) => lead.land(Landing::NotStored, self.config.clock.now()),
-                    None => {}
-                }
-                let freshness = &fill.head.freshness;
-                report.stored = true;
-                report.ttl_secs = Some(freshness.ttl_secs(freshness.received_at));
-                fill.record.clone_from(&self.record);
-                Self::negotiates(&fill, response.headers_mut());
-                let response = self.told(Some(look)).reported(report, response);
-                response.map(|body| CacheBody::filling(body, fill))
-            }
-        }
+        let mut report = Report::forwarded(source, look.forward).reason(reason);
+        report.forward_status = look.forward_status(response.status());
+        let response = match look.is_selective() && look.question != Question::AsIs {
+            true => selected(asked, response),
+            false => response.map(CacheBody::inner),
+        };
+        self.told(Some(look)).reported(report, response)
     }
 
     /// Begins to store an answer, or says why it is not kept.
@@ -406,7 +743,8 @@ impl Exchange {
         if look.failed.is_some() {
             return Err(Some(Reason::Store));
         }
-        let Some(fence) = look.fence.filter(|_| !look.head_only) else {
+        let is_head = look.head_only && look.question == Question::AsIs;
+        let Some(fence) = look.fence.filter(|_| !is_head) else {
             return Err(None);
         };
         if look.asks.no_store {
@@ -439,7 +777,8 @@ impl Exchange {
                 && expected_bytes.is_none_or(|bytes| bytes >= packer.bytes_min)
                 && packing::may_be_packed(response.headers())
         });
-        fill.part = look.part.clone().filter(|_| place.is_some());
+        let part = look.part.as_ref().filter(|_| place.is_some());
+        fill.part = part.map(|part| Arc::clone(&part.entry));
         Ok(fill)
     }
 
@@ -566,28 +905,115 @@ impl Exchange {
             self.config.validated_for,
         )
     }
+}
 
-    /// Tells those who wait what became of the answer.
-    fn land(&self, look: &mut Look, landing: Landing) {
-        if let Some(lead) = look.lead.take() {
-            lead.land(landing, self.config.clock.now());
+impl StandIn {
+    /// Looks up whether the stale response is still stored.
+    pub(super) fn look_up(&self) -> StoreFuture<Lookup> {
+        let config = &self.exchange.config;
+        let Some(stale) = &self.asked.look.stale else {
+            return StoreFuture::failed(StoreErrorKind::NotFound);
+        };
+        let fields = self.asked.fields.to_map();
+        let selection = Selection::new(&fields, config.keys.variants());
+        let selection = selection.with_hint(&stale.entry.vary);
+        let found = config.store.get(&stale.key, &selection);
+        config.deadline.bound(found)
+    }
+
+    /// Sends the stale response, unless it was replaced or purged while the origin was asked. A store
+    /// that fails has the last word that it had.
+    pub(super) fn conclude(mut self, found: Result<Lookup, StoreError>) -> Option<Response<Bytes>> {
+        let mut stale = self.asked.look.stale.take()?;
+        match found.map(|lookup| lookup.found) {
+            Ok(Found::Entry { stamp, expired, .. }) if stamp == stale.stamp => {
+                stale.expired = expired;
+            }
+            Ok(Found::Entry { .. } | Found::Nothing | Found::NoVariant | Found::Varies(_)) => {
+                return None;
+            }
+            Err(_) => {}
+        }
+        let (exchange, asked) = (&self.exchange, &self.asked);
+        let may_stand_in = asked.look.may_stand_in(&exchange.config, &stale);
+        may_stand_in.then(|| exchange.stale(asked, &stale.entry, self.status))
+    }
+}
+
+impl Exchange {
+    /// Sends a stale response; `status` is that of the origin's response, if it returned one.
+    fn stale(
+        &self,
+        asked: &Asked,
+        entry: &StoredResponse,
+        status: Option<StatusCode>,
+    ) -> Response<Bytes> {
+        let (look, now) = (&asked.look, self.config.clock.now());
+        let mut report = Report::hit(CacheSource::Stale, entry.freshness.ttl_secs(now));
+        if status.is_some() {
+            report.forward = Some(look.forward);
+            report.forward_status = status;
+        }
+        let told = self.told(Some(look));
+        told.stored(entry, look, &asked.fields.to_map(), now, report)
+    }
+}
+
+impl Look {
+    /// Decides what the handler is asked.
+    ///
+    /// A lone HEAD or range is asked for as it is: the whole response would cost the origin more than
+    /// the client asked for. Once others wait, it is asked for on behalf of all of them.
+    fn next_question(&self, config: &Config, can_repeat: bool) -> Question {
+        let leads_waiters = || self.lead.as_ref().is_some_and(Lead::has_waiters);
+        let is_alone = matches!(self.collapsing, Collapsing::Alone | Collapsing::Filled(_));
+        let is_stored_part = self.wants_part && config.rules.keep_parts;
+        let is_lone_part = self.wants_part && !leads_waiters();
+        if self.precondition || (self.head_only && !leads_waiters()) {
+            Question::AsIs
+        } else if self.can_validate() {
+            Question::Validate
+        } else if !self.is_selective() {
+            Question::Whole
+        } else if is_alone || is_stored_part || is_lone_part || self.asks.no_store || !can_repeat {
+            Question::AsIs
+        } else {
+            Question::Whole
         }
     }
 
-    /// Returns whether a stale answer may stand in for a failing handler.
-    fn may_stand_in(&self, look: &Look, stale: &Stale) -> bool {
-        let freshness = &stale.entry.freshness;
-        if freshness.never_stale || freshness.always_validate {
-            return false;
+    /// Returns the origin's status where the client may be sent another one.
+    fn forward_status(&self, status: StatusCode) -> Option<StatusCode> {
+        (self.question == Question::Validate).then_some(status)
+    }
+}
+
+impl Asked {
+    /// Makes the request that the handler is sent, and keeps what is needed for another one.
+    fn pose<B>(&mut self, question: Question, can_repeat: bool, request: &mut Request<B>) {
+        self.look.question = question;
+        let may_ask_again = match question {
+            Question::AsIs => false,
+            Question::Whole => self.look.is_selective(),
+            Question::Validate => true,
+        };
+        if may_ask_again && can_repeat {
+            self.again = Some(Box::new(RequestLine {
+                method: request.method().clone(),
+                uri: request.uri().clone(),
+                version: request.version(),
+                extensions: request.extensions().clone(),
+            }));
         }
-        let stale_secs = -freshness.ttl_secs(self.config.clock.now());
-        if self.config.rules.stale_on_error || (stale_secs < 0 && !stale.expired) {
-            return true;
+        match (question, &self.look.stale) {
+            (Question::AsIs, _) => return,
+            (Question::Validate, Some(stale)) => {
+                validation::ask(request, &stale.entry.headers);
+            }
+            (Question::Whole, _) if !self.look.is_selective() => return,
+            (Question::Validate | Question::Whole, _) => validation::want_all(request),
         }
-        let allowed = freshness
-            .if_error_secs
-            .max(look.asks.stale_if_error_secs.unwrap_or(0));
-        allowed > 0 && stale_secs <= i64::from(allowed)
+        *request.method_mut() = Method::GET;
     }
 }
 
@@ -611,9 +1037,11 @@ impl Keep {
         self,
         answer: Result<Lookup, StoreError>,
         mut response: Response<CacheBody<B>>,
+        cx: &mut Context<'_>,
     ) -> Response<CacheBody<B>>
     where
         B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Send,
     {
         let (exchange, mut asked) = (self.exchange, self.as_got.asked);
         let fill = match answer {
@@ -639,7 +1067,7 @@ impl Keep {
                 fill.record.clone_from(&exchange.record);
                 Exchange::negotiates(&fill, response.headers_mut());
                 let response = exchange.told(None).reported(report, response);
-                response.map(|body| body.filled(fill))
+                response.map(|body| body.filled(fill, cx))
             }
         }
     }
@@ -675,6 +1103,25 @@ impl Change {
     }
 }
 
+/// Returns how a flight lands whose response is stored in another partition. Where a policy switches
+/// collapsing on, those who wait would wait for the same partition again.
+fn other_partition(look: &Look) -> Landing {
+    let wishes = look.policy.as_ref().map(CachePolicy::wishes);
+    match wishes.and_then(|wishes| wishes.collapse) {
+        Some(true) => Landing::NotStored,
+        Some(false) | None => Landing::Abandoned,
+    }
+}
+
+/// Returns the stored part that a response replaces: another part, or the response to the client's own
+/// condition or range, leaves it.
+fn replaced_part(look: &Look, status: StatusCode) -> Option<Replaced> {
+    let is_final = !matches!(status.as_u16(), 100..=199 | 206 | 304 | 412 | 416 | 417);
+    let part = look.part.as_ref().filter(|_| is_final && !look.head_only)?;
+    let fence = look.fence.filter(|_| !stands_in_for(status))?;
+    Some(Replaced::new(part, fence))
+}
+
 /// Returns what is to be made of an answer that was validated, if it belongs where it stands: for no
 /// fewer callers, and chosen by no other fields than before.
 fn stays(look: &Look, stale: &Stale, verdict: Verdict) -> Result<Verdict, Reason> {
@@ -695,8 +1142,61 @@ fn wanted<'a, B>(look: &'a Look, response: &'a Response<B>) -> Wanted<'a> {
     }
 }
 
-/// Returns whether a status says that the handler, or what is behind it, fails (RFC 5861 section
-/// 4).
+/// Lands a flight once a write to the store is done: those who wait must see it.
+fn land_after(
+    write: Option<StoreFuture<()>>,
+    lead: Option<Lead>,
+    landing: Landing,
+) -> Option<Settling> {
+    let land = move || {
+        if let Some(lead) = lead {
+            lead.land(landing);
+        }
+    };
+    match write.map(StoreFuture::into_ready) {
+        None | Some(Ok(_)) => {
+            land();
+            None
+        }
+        Some(Err(pending)) => Some(Settling::from(StoreFuture::pending(async move {
+            let written = pending.await;
+            land();
+            written
+        }))),
+    }
+}
+
+/// Returns whether the client of a condition, a range or a HEAD is sent the body of a response to a GET
+/// for the whole.
+fn wants_body<B>(asked: &Asked, response: &Response<B>) -> bool {
+    !asked.look.head_only && !is_not_modified(asked, response)
+}
+
+fn is_not_modified<B>(asked: &Asked, response: &Response<B>) -> bool {
+    response.status() == StatusCode::OK
+        && condition::is_not_modified(&asked.fields.to_map(), response.headers())
+}
+
+/// Makes the response to a condition, or to a HEAD, of the response to a GET for the whole.
+fn selected<B: Body>(asked: &Asked, response: Response<B>) -> Response<CacheBody<B>> {
+    if is_not_modified(asked, &response) {
+        let mut response = response.map(|_| CacheBody::stored(Bytes::new()));
+        answer::without_content(StatusCode::NOT_MODIFIED, &mut response);
+        return response;
+    }
+    if !asked.look.head_only {
+        return response.map(CacheBody::inner);
+    }
+    let bytes = response.body().size_hint().exact();
+    let mut response = response.map(|_| CacheBody::stored(Bytes::new()));
+    if let Some(bytes) = bytes {
+        let length = response.headers_mut().entry(header::CONTENT_LENGTH);
+        length.or_insert_with(|| HeaderValue::from(bytes));
+    }
+    response
+}
+
+/// Returns whether a status says that the origin fails (RFC 5861 section 4).
 fn stands_in_for(status: StatusCode) -> bool {
     matches!(status.as_u16(), 500 | 502 | 503 | 504)
 }

@@ -16,9 +16,12 @@ use super::{
     freshness::Freshness,
     key::CacheKey,
     lease::HeldLease,
+    order::Turn,
     packing::Packer,
     part::join,
     reason::Reason,
+    replaced::Replaced,
+    storable::Storable,
     store::{Fence, Put, PutOutcome},
     vary::{VariantId, VarySpec},
 };
@@ -43,6 +46,12 @@ pub(super) struct Fill {
     pub(super) packer: Option<Packer>,
     /// The request's record, which says that the answer is being stored.
     pub(super) record: Option<RecordHandle>,
+    /// The stored response that is invalid once this one cannot be stored.
+    pub(super) replaced: Option<Box<Replaced>>,
+    /// The URL's route, if it has one.
+    pub(super) route: Option<StoreKey>,
+    /// Its place among the responses of its key and variant.
+    turn: Turn,
     chunks: Vec<Bytes>,
     /// Where they lie while more are waited for.
     open: Option<Arc<Open>>,
@@ -69,7 +78,10 @@ pub(super) struct Head {
 
 impl Fill {
     pub(super) fn new(config: Arc<Config>, head: Head, expected_bytes: Option<u64>) -> Self {
+        let variant = (!head.vary.is_empty()).then_some(&head.variant);
+        let turn = config.order.begin(head.key.full(), variant);
         Self {
+            turn,
             config,
             head,
             expected_bytes,
@@ -78,6 +90,8 @@ impl Fill {
             lease: None,
             packer: None,
             record: None,
+            replaced: None,
+            route: None,
             chunks: Vec::new(),
             open: None,
             bytes: 0,
@@ -133,14 +147,20 @@ impl Fill {
         self.expected_bytes == Some(self.bytes)
     }
 
-    /// Begins to finish the answer without its client, if little enough is left of it, and few enough
-    /// others are being finished.
-    pub(super) fn begin_to_finish(&self) -> Option<Finishing> {
+    /// Returns whether so little is left of the body that it is read without its client.
+    pub(super) fn is_short(&self) -> bool {
         let all = self
             .expected_bytes
             .unwrap_or(self.config.rules.body_bytes_max);
-        let is_soon = all.saturating_sub(self.bytes) <= self.config.finish_bytes_max;
-        if !is_soon || self.config.finish_bytes_max == 0 {
+        let bytes_max = self.config.finish_bytes_max;
+        bytes_max > 0 && all.saturating_sub(self.bytes) <= bytes_max
+    }
+
+    /// Begins to finish the response without its client, if others wait for it or little enough is left
+    /// of it, and few enough others are being finished.
+    pub(super) fn begin_to_finish(&self) -> Option<Finishing> {
+        let is_awaited = self.lead.as_ref().is_some_and(Lead::has_waiters);
+        if !is_awaited && !self.is_short() {
             return None;
         }
         let finishing = Finishing {
@@ -168,6 +188,8 @@ impl Fill {
             lead: self.lead.take(),
             lease: self.lease.take(),
             record: self.record.take(),
+            replaced: self.replaced.take(),
+            turn: self.turn,
             put: self.put(packer.is_some()),
             config: Arc::clone(&config),
         };
@@ -187,12 +209,28 @@ impl Fill {
         }
     }
 
-    /// Gives up: the answer turned out not to be one for the store.
+    /// Gives up: the response turned out not to be storable.
     pub(super) fn abandon(mut self, reason: Reason) {
         amend(self.record.take(), reason);
-        if let Some(lead) = self.lead.take() {
-            lead.land(Landing::NotStored, self.config.clock.now());
+        self.config.order.refuse(self.turn);
+        // A response that found no room may find some next time.
+        if reason != Reason::Busy {
+            let (url, now) = (self.head.key.uri(), self.config.clock.coarse());
+            let storable = &self.config.storable;
+            storable.set(url, self.route.as_ref(), Storable::No, now);
         }
+        self.end(Landing::NotStored);
+    }
+
+    /// Ends the flight without a stored response, once what this one replaces is invalid.
+    fn end(&mut self, landing: Landing) {
+        let landed = Landed {
+            replaced: self.replaced.take(),
+            lead: self.lead.take(),
+            lease: self.lease.take(),
+            record: None,
+        };
+        landed.end(&self.config, landing);
     }
 
     /// Returns fields and body, joined to the part that the store has already, if this is one too.
@@ -266,6 +304,8 @@ struct Done {
     lead: Option<Lead>,
     lease: Option<Box<HeldLease>>,
     record: Option<RecordHandle>,
+    replaced: Option<Box<Replaced>>,
+    turn: Turn,
     put: Put,
 }
 
@@ -289,44 +329,82 @@ impl Done {
             lead,
             lease,
             record,
+            replaced,
+            turn,
             put,
         } = self;
+        let landing = Landed {
+            replaced,
+            lead,
+            lease,
+            record,
+        };
+        if !config.order.complete(turn) {
+            landing.give_way(&config);
+            return None;
+        }
         let stored = config.keeping.bound(config.store.put(put));
         match config.watch.over(stored, || None).into_ready() {
             Ok(outcome) => {
-                drop(lease);
-                landed(&config, lead, record, &outcome);
+                landing.land(&config, &outcome);
                 None
             }
             Err(pending) => Some(Box::pin(async move {
                 let outcome = pending.await;
-                drop(lease);
-                landed(&config, lead, record, &outcome);
+                landing.land(&config, &outcome);
             })),
         }
     }
 }
 
-/// Tells those who wait, and the record if it is still open, whether the answer is there now. A store
-/// that failed has lost it: it is made again when it is asked for.
-fn landed(
-    config: &Config,
+/// The holders that are released once a response is stored, or is known not to be.
+struct Landed {
+    replaced: Option<Box<Replaced>>,
     lead: Option<Lead>,
+    lease: Option<Box<HeldLease>>,
     record: Option<RecordHandle>,
-    outcome: &Result<PutOutcome, StoreError>,
-) {
-    let (landing, reason) = match outcome {
-        Ok(PutOutcome::Stored) => (Landing::Stored, None),
-        // Whoever waits has to make it anew: what was made is no longer true.
-        Ok(PutOutcome::Purged) => (Landing::Abandoned, Some(Reason::Purged)),
-        Ok(PutOutcome::TooLarge) => (Landing::NotStored, Some(Reason::TooLarge)),
-        Err(_) => (Landing::NotStored, Some(Reason::Store)),
-    };
-    if let Some(reason) = reason {
-        amend(record, reason);
+}
+
+impl Landed {
+    /// Ends the flight, and amends the record if it is still open.
+    fn land(self, config: &Arc<Config>, outcome: &Result<PutOutcome, StoreError>) {
+        let (landing, reason) = match outcome {
+            Ok(PutOutcome::Stored) => (Landing::Stored, None),
+            // The response was purged while it was made: a waiter asks for another one.
+            Ok(PutOutcome::Purged) => (Landing::Abandoned, Some(Reason::Purged)),
+            Ok(PutOutcome::TooLarge) => (Landing::NotStored, Some(Reason::TooLarge)),
+            Err(_) => (Landing::NotStored, Some(Reason::Store)),
+        };
+        if self.lead.is_none() {
+            config.flights.count_stored();
+        }
+        match reason {
+            None => self.finish(landing),
+            Some(reason) => {
+                amend(self.record.clone(), reason);
+                self.end(config, landing);
+            }
+        }
     }
-    if let Some(lead) = lead {
-        lead.land(landing, config.clock.now());
+
+    /// Ends the flight without a stored response: a newer one has come.
+    fn give_way(self, config: &Arc<Config>) {
+        amend(self.record.clone(), Reason::Superseded);
+        self.end(config, Landing::Abandoned);
+    }
+
+    fn end(mut self, config: &Arc<Config>, landing: Landing) {
+        match self.replaced.take() {
+            None => self.finish(landing),
+            Some(replaced) => replaced.invalidate_before(config, move || self.finish(landing)),
+        }
+    }
+
+    fn finish(self, landing: Landing) {
+        drop(self.lease);
+        if let Some(lead) = self.lead {
+            lead.land(landing);
+        }
     }
 }
 
@@ -370,6 +448,7 @@ impl Drop for Fill {
     fn drop(&mut self) {
         // Neither committed nor given up: its body broke off, or nobody read it to its end.
         amend(self.record.take(), Reason::Incomplete);
+        self.end(Landing::Abandoned);
         self.take_up();
         self.config.filling.give_back(self.bytes);
     }

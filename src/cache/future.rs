@@ -1,10 +1,10 @@
-//! The future of an answer: from the store, or from the handler.
+//! The future of a response: from the store, or from the handler.
 
 use std::{
     fmt,
-    future::{Future, poll_fn},
-    pin::{Pin, pin},
-    sync::Arc,
+    future::Future,
+    ops::ControlFlow::{self, Break, Continue},
+    pin::Pin,
     task::{Context, Poll, ready},
 };
 
@@ -16,46 +16,66 @@ use tower::Service;
 
 use super::{
     body::CacheBody,
-    collapse::{Landing, Wait},
-    exchange::{Exchange, Keep, Settling},
-    lease::PAUSE_MAX,
-    search::{Answer, Search, Shown, Step},
+    collapse::Wait,
+    config::Config,
+    exchange::{Conclusion, Exchange, Keep, Settling, StandIn},
+    lookup::{Come, Next, Waiting, go_on},
+    refresh::refresh,
+    search::Shown,
     shown::Whole,
-    store::{Lease, Lookup},
+    store::Lookup,
 };
-use crate::{
-    error::StoreError,
-    runtime::Task,
-    store_future::{Pending, StoreFuture},
-};
+use crate::{runtime::Task, store_future::StoreFuture};
 
 pin_project! {
-    /// The answer to one request. Dropped at any moment, it leaves nothing half done.
+    /// The response to one request. Dropped at any moment, it leaves nothing half done.
     pub struct ResponseFuture<S, ReqBody, ResBody>
     where
         S: Service<Request<ReqBody>>,
+        ResBody: Body,
     {
         #[pin]
-        state: State<S, S::Future, ReqBody, ResBody>,
+        state: State<S, S::Future, S::Error, ReqBody, ResBody>,
         exchange: Option<Exchange>,
+        // Present once the handler is called, if it may have to be called again.
+        service: Option<Box<S>>,
     }
 }
 
 pin_project! {
-    // Waiting => Waiting | Calling | Answered | Whole
-    // Calling => Settling | Answered | done
+    // Waiting  => Waiting | Calling | Answered | Whole
+    // Calling  => Settling | Reading | Readying | StandingIn | Answered | done
+    // Readying => Calling | done
+    // Reading  => Waiting
+    // StandingIn => done
     // Settling => Keeping | done
-    // Keeping => done
-    // Answered => done
-    // Whole => done
+    // Keeping  => done
+    // Answered, Whole => done
     #[project = StateProj]
-    enum State<S, SFut, ReqBody, ResBody> {
-        // The request and the ready service wait beside what is waited for.
+    enum State<S, SFut, E, ReqBody, ResBody>
+    where
+        ResBody: Body,
+    {
+        // The request and the ready service are kept until the handler is called.
         Waiting { waiting: Waiting, ready: Option<S>, request: Option<Request<ReqBody>> },
         Calling { #[pin] response: SFut },
-        // The answer waits until what it made untrue is gone.
+        // The handler is called again.
+        Readying { request: Option<Request<ReqBody>> },
+        // The body is read into the store, from where the client is answered.
+        Reading {
+            body: Pin<Box<CacheBody<ResBody>>>,
+            wait: Option<Wait>,
+            deadline: Option<Task>,
+        },
+        // The origin failed: a stale response stands in, if the store still has it.
+        StandingIn {
+            stand_in: Option<Box<StandIn>>,
+            found: StoreFuture<Lookup>,
+            failure: Option<Result<Response<CacheBody<ResBody>>, E>>,
+        },
+        // The response waits until what it invalidates is gone.
         Settling { settling: Settling, response: Option<Response<CacheBody<ResBody>>> },
-        // The answer waits until it may be kept.
+        // The response waits until it may be stored.
         Keeping {
             fence: StoreFuture<Lookup>,
             keep: Option<Box<Keep>>,
@@ -66,168 +86,40 @@ pin_project! {
     }
 }
 
-/// What a request waits for before the handler is called.
-pub(super) enum Waiting {
-    /// What the store says.
-    Store(Pending<Lookup>),
-    /// Another request's answer, for so long.
-    Flight(Wait, Option<Task>),
-    /// The lease of the answer.
-    Lease(Pending<Lease>),
-    /// Another process's answer.
-    Pause(Task),
-}
-
-/// What has come that was waited for.
-pub(super) enum Come {
-    Lookup(Result<Lookup, StoreError>),
-    /// Nothing, if the wait was too long.
-    Landing(Option<Landing>),
-    Lease(Result<Lease, StoreError>),
-    Paused,
-}
-
-/// What comes after all that could be had at once.
-pub(super) enum Next {
-    Call,
-    Answer(Answer),
-    /// The handler is called for the next answer: at once, or if the store gives the lease of it.
-    AnswerAndRefresh(Answer, Option<StoreFuture<Lease>>),
-    Wait(Waiting),
-}
-
-/// Goes on with what has come, or with the first question where nothing has yet.
-#[inline]
-pub(super) fn go_on<ReqBody>(
-    search: &mut Search<'_>,
-    mut come: Option<Come>,
-    request: &mut Request<ReqBody>,
-) -> Next {
-    loop {
-        let step = match come.take() {
-            None => Step::Ask,
-            Some(Come::Lookup(answer)) => search.learn(answer, request),
-            Some(Come::Landing(landing)) => search.landed(landing),
-            Some(Come::Lease(answer)) => search.leased(answer),
-            Some(Come::Paused) => search.look_again(),
-        };
-        match step {
-            Step::Ask => match search.ask(request).map(StoreFuture::into_ready) {
-                None => return Next::Call,
-                Some(Ok(answer)) => come = Some(Come::Lookup(answer)),
-                Some(Err(pending)) => return Next::Wait(Waiting::Store(pending)),
-            },
-            Step::Lease(answer) => match answer.into_ready() {
-                Ok(answer) => come = Some(Come::Lease(answer)),
-                Err(pending) => return Next::Wait(Waiting::Lease(pending)),
-            },
-            Step::Pause(pause) => return Next::Wait(Waiting::Pause(pause)),
-            Step::Call => return Next::Call,
-            Step::Answer(answer) => return Next::Answer(answer),
-            Step::AnswerAndRefresh(answer, leased) => {
-                return Next::AnswerAndRefresh(answer, leased);
-            }
-            Step::Wait(wait, at_most) => {
-                let deadline = search.config.sleep(at_most);
-                return Next::Wait(Waiting::Flight(wait, deadline));
-            }
-        }
-    }
-}
-
-impl Waiting {
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Come> {
-        match self {
-            Self::Store(lookup) => lookup.as_mut().poll(cx).map(Come::Lookup),
-            Self::Lease(lease) => lease.as_mut().poll(cx).map(Come::Lease),
-            Self::Pause(pause) => pause.as_mut().poll(cx).map(|()| Come::Paused),
-            Self::Flight(wait, deadline) => {
-                if let Poll::Ready(landing) = Pin::new(wait).poll(cx) {
-                    return Poll::Ready(Come::Landing(Some(landing)));
-                }
-                match deadline {
-                    Some(deadline) => deadline.as_mut().poll(cx).map(|()| Come::Landing(None)),
-                    None => Poll::Pending,
-                }
-            }
-        }
-    }
-}
-
-/// Calls the handler beside the request, for the next answer.
-pub(super) fn refresh<SFut, ResBody, E>(exchange: Exchange, response: SFut)
-where
-    SFut: Future<Output = Result<Response<ResBody>, E>> + Send + 'static,
-    ResBody: Body<Data = Bytes> + Send + 'static,
-{
-    let config = Arc::clone(&exchange.config);
-    let response = async { response.await.ok() };
-    config.spawn(Box::pin(refreshed(exchange, response)));
-}
-
-/// The same, if the store gives the lease of the answer, and has none that is fresh by then.
-pub(super) fn refresh_by_lease<S, ReqBody, ResBody>(
-    mut exchange: Exchange,
-    leased: StoreFuture<Lease>,
-    mut ready: S,
-    mut request: Request<ReqBody>,
-) where
-    S: Service<Request<ReqBody>, Response = Response<ResBody>> + Send + 'static,
-    S::Future: Send + 'static,
-    ReqBody: Send + 'static,
-    ResBody: Body<Data = Bytes> + Send + 'static,
-{
-    let config = Arc::clone(&exchange.config);
-    config.spawn(Box::pin(async move {
-        let leased = leased.await;
-        if let Ok(Lease::Busy(_)) = leased {
-            // Another process makes it. For a while nobody here asks again.
-            if let Some(pause) = exchange.config.sleep(PAUSE_MAX) {
-                pause.await;
-            }
-            return;
-        }
-        let mut come = Come::Lease(leased);
-        while let Some(mut search) = exchange.search() {
-            match go_on(&mut search, Some(come), &mut request) {
-                Next::Call => break,
-                Next::Wait(mut waiting) => come = poll_fn(|cx| waiting.poll(cx)).await,
-                Next::Answer(_) | Next::AnswerAndRefresh(..) => return,
-            }
-        }
-        exchange.prepare(&mut request);
-        let response = ready.call(request);
-        refreshed(exchange, async { response.await.ok() }).await;
-    }));
-}
-
-async fn refreshed<ResBody>(
-    exchange: Exchange,
-    response: impl Future<Output = Option<Response<ResBody>>>,
-) where
-    ResBody: Body<Data = Bytes> + Send + 'static,
-{
-    let Some(response) = response.await else {
-        // It stays stale, and is tried again by whoever comes next.
-        return;
-    };
-    let (response, settling) = exchange.conclude(response);
-    // What is being stored is stored as it is read.
-    let mut body = pin!(response.into_body());
-    while let Some(Ok(_)) = poll_fn(|cx| body.as_mut().poll_frame(cx)).await {}
-    if let Some(settling) = settling {
-        let _ = settling.settled.await;
-    }
-}
-
-impl<S, SFut, ReqBody, ResBody> State<S, SFut, ReqBody, ResBody> {
+impl<S, SFut, E, ReqBody, ResBody: Body> State<S, SFut, E, ReqBody, ResBody> {
     #[inline(always)]
     fn answered(shown: Shown) -> Self {
         match shown {
             Shown::Whole(whole) => Self::Whole { whole: Some(whole) },
-            Shown::Made(response) => Self::Answered {
-                response: Some(response),
-            },
+            Shown::Made(response) => Self::made(response),
+        }
+    }
+
+    fn made(response: Response<Bytes>) -> Self {
+        Self::Answered {
+            response: Some(response),
+        }
+    }
+
+    fn readying(request: Request<ReqBody>) -> Self {
+        Self::Readying {
+            request: Some(request),
+        }
+    }
+
+    fn reading(config: &Config, body: CacheBody<ResBody>, wait: Wait) -> Self {
+        Self::Reading {
+            body: Box::pin(body),
+            wait: Some(wait),
+            deadline: config.sleep(config.wait_at_most),
+        }
+    }
+
+    fn standing_in(stand_in: StandIn, failure: Result<Response<CacheBody<ResBody>>, E>) -> Self {
+        Self::StandingIn {
+            found: stand_in.look_up(),
+            stand_in: Some(Box::new(stand_in)),
+            failure: Some(failure),
         }
     }
 }
@@ -235,6 +127,7 @@ impl<S, SFut, ReqBody, ResBody> State<S, SFut, ReqBody, ResBody> {
 impl<S, ReqBody, ResBody> ResponseFuture<S, ReqBody, ResBody>
 where
     S: Service<Request<ReqBody>>,
+    ResBody: Body,
 {
     pub(super) fn waiting(
         exchange: Exchange,
@@ -249,13 +142,19 @@ where
                 request: Some(request),
             },
             exchange: Some(exchange),
+            service: None,
         }
     }
 
-    pub(super) fn calling(exchange: Exchange, response: S::Future) -> Self {
+    pub(super) fn calling(
+        exchange: Exchange,
+        response: S::Future,
+        service: Option<Box<S>>,
+    ) -> Self {
         Self {
             state: State::Calling { response },
             exchange: Some(exchange),
+            service,
         }
     }
 
@@ -264,6 +163,7 @@ where
         Self {
             state: State::answered(shown),
             exchange: None,
+            service: None,
         }
     }
 }
@@ -272,85 +172,71 @@ impl<S, ReqBody, ResBody> Future for ResponseFuture<S, ReqBody, ResBody>
 where
     S: Service<Request<ReqBody>, Response = Response<ResBody>> + Send + 'static,
     S::Future: Send + 'static,
+    S::Error: Send,
     ReqBody: Send + 'static,
     ResBody: Body<Data = Bytes> + Send + 'static,
+    ResBody::Error: Send,
 {
     type Output = Result<Response<CacheBody<ResBody>>, S::Error>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
         loop {
-            let next = match this.state.as_mut().project() {
+            let turned = match this.state.as_mut().project() {
                 StateProj::Waiting {
                     waiting,
                     ready,
                     request,
                 } => {
                     let come = ready!(waiting.poll(cx));
-                    let exchange = this.exchange.as_mut().expect(ONE_END);
-                    let asked = request.as_mut().expect(ONE_END);
-                    let mut search = exchange.search().expect("only who asks the store waits");
-                    match go_on(&mut search, Some(come), asked) {
-                        Next::Wait(further) => {
+                    match resumed(come, this.exchange, this.service, ready, request) {
+                        Resumed::Wait(further) => {
                             *waiting = further;
                             continue;
                         }
-                        Next::Call => {
-                            exchange.prepare(asked);
-                            let ready = ready.as_mut().expect(ONE_END);
-                            let response = ready.call(request.take().expect(ONE_END));
-                            State::Calling { response }
-                        }
-                        Next::Answer(answer) => State::answered(search.show(answer, asked)),
-                        Next::AnswerAndRefresh(answer, leased) => {
-                            let shown = search.show(answer, asked);
-                            let mut exchange = this.exchange.take().expect(ONE_END);
-                            let mut ready = ready.take().expect(ONE_END);
-                            let mut request = request.take().expect(ONE_END);
-                            match leased {
-                                None => {
-                                    exchange.prepare(&mut request);
-                                    refresh(exchange, ready.call(request));
-                                }
-                                Some(leased) => {
-                                    refresh_by_lease(exchange, leased, ready, request);
-                                }
-                            }
-                            State::answered(shown)
-                        }
+                        Resumed::Call(response) => Continue(State::Calling { response }),
+                        Resumed::CallAgain(request) => Continue(State::readying(request)),
+                        Resumed::Answer(shown) => Continue(State::answered(shown)),
                     }
                 }
                 StateProj::Calling { response } => {
                     let response = ready!(response.poll(cx));
-                    let exchange = this.exchange.take().expect(ONE_END);
-                    match response {
-                        Ok(response) => match exchange.conclude(response) {
-                            (response, None) => return Poll::Ready(Ok(response)),
-                            (response, Some(settling)) => State::Settling {
-                                settling,
-                                response: Some(response),
-                            },
-                        },
-                        Err(error) => match exchange.rescue() {
-                            None => return Poll::Ready(Err(error)),
-                            Some(response) => State::Answered {
-                                response: Some(response),
-                            },
-                        },
+                    called(response, this.exchange, cx)
+                }
+                StateProj::Readying { request } => {
+                    let service = this.service.as_mut().expect(ONE_END);
+                    match ready!(service.poll_ready(cx)) {
+                        Err(error) => failed(error, this.exchange),
+                        Ok(()) => {
+                            let response = service.call(request.take().expect(ONE_END));
+                            Continue(State::Calling { response })
+                        }
+                    }
+                }
+                StateProj::Reading {
+                    body,
+                    wait,
+                    deadline,
+                } => {
+                    ready!(read(body.as_mut(), deadline, cx));
+                    Continue(has_read(this.exchange, wait.take()))
+                }
+                StateProj::StandingIn {
+                    stand_in,
+                    found,
+                    failure,
+                } => {
+                    let found = ready!(Pin::new(found).poll(cx));
+                    let stand_in = stand_in.take().expect(ONE_END);
+                    match stand_in.conclude(found) {
+                        None => Break(failure.take().expect(ONE_END)),
+                        Some(response) => Continue(State::made(response)),
                     }
                 }
                 StateProj::Settling { settling, response } => {
                     // A store that failed keeps what it has until that is stale.
                     let _ = ready!(Pin::new(&mut settling.settled).poll(cx));
-                    let response = response.take();
-                    match settling.keep.take() {
-                        None => return Poll::Ready(Ok(response.expect(ONE_END))),
-                        Some(keep) => State::Keeping {
-                            fence: keep.ask(),
-                            keep: Some(keep),
-                            response,
-                        },
-                    }
+                    settled(settling.keep.take(), response.take())
                 }
                 StateProj::Keeping {
                     fence,
@@ -359,20 +245,188 @@ where
                 } => {
                     let fence = ready!(Pin::new(fence).poll(cx));
                     let (keep, response) = (keep.take().expect(ONE_END), response.take());
-                    return Poll::Ready(Ok(keep.conclude(fence, response.expect(ONE_END))));
+                    Break(Ok(keep.conclude(fence, response.expect(ONE_END), cx)))
                 }
                 StateProj::Whole { whole } => {
                     let whole = whole.take().expect(ONE_END);
-                    return Poll::Ready(Ok(whole.into_response(CacheBody::stored)));
+                    Break(Ok(whole.into_response(CacheBody::stored)))
                 }
                 StateProj::Answered { response } => {
                     let response = response.take().expect(ONE_END);
-                    return Poll::Ready(Ok(response.map(CacheBody::stored)));
+                    Break(Ok(response.map(CacheBody::stored)))
                 }
             };
-            this.state.set(next);
+            match turned {
+                Continue(next) => this.state.set(next),
+                Break(end) => return Poll::Ready(end),
+            }
         }
     }
+}
+
+/// The next state of a request, or its end.
+type Turned<S, SFut, E, ReqBody, ResBody> =
+    ControlFlow<Result<Response<CacheBody<ResBody>>, E>, State<S, SFut, E, ReqBody, ResBody>>;
+
+/// Takes the end of a call of the handler.
+fn called<S, SFut, E, ReqBody, ResBody>(
+    response: Result<Response<ResBody>, E>,
+    exchange: &mut Option<Exchange>,
+    cx: &mut Context<'_>,
+) -> Turned<S, SFut, E, ReqBody, ResBody>
+where
+    ReqBody: 'static,
+    ResBody: Body<Data = Bytes> + Send + 'static,
+    ResBody::Error: Send,
+{
+    match response {
+        Ok(response) => {
+            let own = exchange.take().expect(ONE_END);
+            concluded(own.conclude(response, cx), exchange)
+        }
+        Err(error) => failed(error, exchange),
+    }
+}
+
+/// Takes an error of the handler: a stale response may stand in.
+fn failed<S, SFut, E, ReqBody, ResBody: Body>(
+    error: E,
+    exchange: &mut Option<Exchange>,
+) -> Turned<S, SFut, E, ReqBody, ResBody> {
+    match exchange.take().expect(ONE_END).rescue() {
+        None => Break(Err(error)),
+        Some(stand_in) => Continue(State::standing_in(stand_in, Err(error))),
+    }
+}
+
+/// Goes on once a body is read into the store: the client is answered from there.
+fn has_read<S, SFut, E, ReqBody: 'static, ResBody: Body>(
+    exchange: &mut Option<Exchange>,
+    wait: Option<Wait>,
+) -> State<S, SFut, E, ReqBody, ResBody> {
+    let exchange = exchange.as_mut().expect(ONE_END);
+    let config = &exchange.config;
+    let deadline = config.sleep(config.wait_at_most);
+    State::Waiting {
+        waiting: Waiting::Flight(wait.expect(ONE_END), deadline),
+        ready: None,
+        request: exchange.client_request(),
+    }
+}
+
+/// Goes on once the store has taken note of a response.
+fn settled<S, SFut, E, ReqBody, ResBody: Body>(
+    keep: Option<Box<Keep>>,
+    response: Option<Response<CacheBody<ResBody>>>,
+) -> Turned<S, SFut, E, ReqBody, ResBody> {
+    match keep {
+        None => Break(Ok(response.expect(ONE_END))),
+        Some(keep) => Continue(State::Keeping {
+            fence: keep.ask(),
+            keep: Some(keep),
+            response,
+        }),
+    }
+}
+
+/// The next step of a request after a wait.
+enum Resumed<F, ReqBody> {
+    Wait(Waiting),
+    Call(F),
+    /// The service is polled ready once more.
+    CallAgain(Request<ReqBody>),
+    Answer(Shown),
+}
+
+fn resumed<S, ReqBody, ResBody>(
+    come: Come,
+    exchange: &mut Option<Exchange>,
+    service: &mut Option<Box<S>>,
+    ready: &mut Option<S>,
+    request: &mut Option<Request<ReqBody>>,
+) -> Resumed<S::Future, ReqBody>
+where
+    S: Service<Request<ReqBody>, Response = Response<ResBody>> + Send + 'static,
+    S::Future: Send + 'static,
+    ReqBody: Send + 'static,
+    ResBody: Body<Data = Bytes> + Send + 'static,
+    ResBody::Error: Send,
+{
+    let asked = request.as_mut().expect(ONE_END);
+    let waiter = exchange.as_mut().expect(ONE_END);
+    let mut search = waiter
+        .search()
+        .expect("only a request that is looked up waits");
+    match go_on(&mut search, Some(come), asked) {
+        Next::Wait(further) => Resumed::Wait(further),
+        Next::Answer(answer) => Resumed::Answer(search.show(answer, asked)),
+        Next::Call => {
+            waiter.prepare(asked);
+            let request = request.take().expect(ONE_END);
+            match ready.take() {
+                Some(ready) => Resumed::Call(service.insert(Box::new(ready)).call(request)),
+                None => Resumed::CallAgain(request),
+            }
+        }
+        Next::AnswerAndRefresh(answer, leased) => {
+            let shown = search.show(answer, asked);
+            let exchange = exchange.take().expect(ONE_END);
+            let ready = ready
+                .take()
+                .or_else(|| service.take().map(|service| *service));
+            let (service, request) = (ready.expect(ONE_END), request.take().expect(ONE_END));
+            refresh(exchange, leased, service, request);
+            Resumed::Answer(shown)
+        }
+    }
+}
+
+/// Returns what follows from a conclusion.
+fn concluded<S, SFut, E, ReqBody: 'static, ResBody: Body>(
+    conclusion: Conclusion<ResBody>,
+    exchange: &mut Option<Exchange>,
+) -> Turned<S, SFut, E, ReqBody, ResBody> {
+    match conclusion {
+        Conclusion::Send(response, None) => Break(Ok(response)),
+        Conclusion::Send(response, Some(settling)) => Continue(State::Settling {
+            settling,
+            response: Some(response),
+        }),
+        Conclusion::Read(own, body, wait) => {
+            let next = State::reading(&own.config, body, wait);
+            *exchange = Some(own);
+            Continue(next)
+        }
+        Conclusion::AskAgain(mut own) => {
+            let request = own.ask_again();
+            *exchange = Some(own);
+            Continue(State::Readying { request })
+        }
+        Conclusion::StandIn(stand_in, response) => {
+            Continue(State::standing_in(stand_in, Ok(response)))
+        }
+    }
+}
+
+/// Reads a body while it is being stored, or for as long as others would wait for it.
+fn read<B: Body<Data = Bytes>>(
+    mut body: Pin<&mut CacheBody<B>>,
+    deadline: &mut Option<Task>,
+    cx: &mut Context<'_>,
+) -> Poll<()> {
+    while body.is_filling() {
+        match body.as_mut().poll_frame(cx) {
+            Poll::Ready(Some(Ok(_))) => {}
+            Poll::Ready(Some(Err(_)) | None) => return Poll::Ready(()),
+            Poll::Pending => {
+                return match deadline {
+                    Some(deadline) => deadline.as_mut().poll(cx),
+                    None => Poll::Pending,
+                };
+            }
+        }
+    }
+    Poll::Ready(())
 }
 
 const ONE_END: &str = "a future is polled until it is ready, and no further";
@@ -380,6 +434,7 @@ const ONE_END: &str = "a future is polled until it is ready, and no further";
 impl<S, ReqBody, ResBody> fmt::Debug for ResponseFuture<S, ReqBody, ResBody>
 where
     S: Service<Request<ReqBody>>,
+    ResBody: Body,
 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("ResponseFuture")

@@ -4,7 +4,12 @@ use std::fmt;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Uri};
 
-use super::{directives::Targeted, field_names::FieldNames, normal_form, rerouting, vary::Variants};
+use super::{
+    directives::Targeted,
+    field_names::FieldNames,
+    normal_form, rerouting,
+    vary::{VariantId, Variants},
+};
 use crate::store_key::{KeySpace, LongKeyWriter, LongStoreKey, StoreKey, StoreKeys};
 
 /// Under which key an answer is kept.
@@ -193,6 +198,7 @@ pub(super) struct KeyMaker {
     details: KeySpace,
     partitions: KeySpace,
     tags: KeySpace,
+    routes: KeySpace,
     variants: Variants,
     /// Tells entries apart that were stored under different target lists.
     target_list: Option<LongStoreKey>,
@@ -206,6 +212,7 @@ impl KeyMaker {
             details: space("detail"),
             partitions: space("partition"),
             tags: space("tag"),
+            routes: space("route"),
             variants: Variants::new(space("variant"), normalise),
             target_list: None,
         }
@@ -346,6 +353,27 @@ impl KeyMaker {
         let mut key = self.tags.short();
         key.field(tag);
         key.finish()
+    }
+
+    /// Returns the digest of a route template.
+    pub(super) fn route(&self, template: &str) -> StoreKey {
+        self.routes.short_of(template.as_bytes())
+    }
+
+    /// Returns the key of a flight for one range of what a key names.
+    pub(super) fn part(&self, key: &CacheKey, ranges: &HeaderMap) -> LongStoreKey {
+        let mut part = self.details.long();
+        part.field(b"part").field(key.full().as_bytes());
+        write_lines(&mut part, &[http::header::RANGE], ranges);
+        part.finish()
+    }
+
+    /// Returns the key of a flight for one variant of what a key names.
+    pub(super) fn variant(&self, key: &CacheKey, variant: &VariantId) -> LongStoreKey {
+        let mut flight = self.details.long();
+        flight.field(b"variant").field(key.full().as_bytes());
+        flight.field(variant.as_bytes());
+        flight.finish()
     }
 
     /// Returns how variants are told apart.

@@ -13,10 +13,12 @@ use http::{HeaderName, header::CACHE_CONTROL};
 use tower_layer::Layer;
 
 use super::{
+    backoff::Backoffs,
     budget::Budget,
     collapse::Flights,
     config::{Config, Purges},
     directives::Targeted,
+    empty_body::EmptyBodies,
     field_names::FieldNames,
     jitter::{self, Jitter},
     key::KeyMaker,
@@ -25,6 +27,7 @@ use super::{
     reloads::Reloads,
     rules::Rules,
     service::Cache,
+    storable::StorableMemory,
     store::CacheStore,
 };
 use crate::{
@@ -115,6 +118,9 @@ pub struct CacheLayerBuilder {
     jitter: Jitter,
     waiters_max: usize,
     wait_at_most: Duration,
+    failure_backoff: (Duration, Duration),
+    refresh_timeout: Duration,
+    empty_bodies: EmptyBodies,
     reloads: (u32, Duration),
     shows_key: bool,
     finish_bytes_max: u64,
@@ -142,6 +148,9 @@ impl CacheLayerBuilder {
             jitter: Jitter::default(),
             waiters_max: 1_024,
             wait_at_most: Duration::from_secs(5),
+            failure_backoff: (Duration::from_secs(1), Duration::from_secs(30)),
+            refresh_timeout: Duration::from_secs(30),
+            empty_bodies: EmptyBodies::default(),
             reloads: (10, Duration::from_secs(10)),
             shows_key: false,
             finish_bytes_max: 256 << 10,
@@ -311,21 +320,59 @@ impl CacheLayerBuilder {
         self
     }
 
-    /// Sets how many requests may wait for the answer that one of them makes; those beyond make
-    /// their own. 1024 by default; with zero, nobody waits.
+    /// Sets the maximum number of requests that wait for the response to one of them. Requests beyond
+    /// it call the handler at once. Defaults to 1024; zero switches collapsing off.
+    ///
+    /// Concurrent requests for the same response are one call of the handler, whatever conditions or
+    /// ranges they have. A URL or route whose last response could not be stored is excluded for three
+    /// minutes: see [Collapsing](crate::guide) in the guide. [`CachePolicy::collapse`] decides for a
+    /// route.
     pub fn waiters_max(mut self, waiters: usize) -> Self {
         self.waiters_max = waiters;
         self
     }
 
-    /// Sets for how long a request waits for the answer that another one makes before it makes its
-    /// own. 5 seconds by default.
+    /// Sets the maximum time that a request waits for the response to another one. It calls the handler
+    /// then, or is answered by a stale response that may stand in. Defaults to 5 seconds.
     ///
-    /// The time is told by [`runtime`](Self::runtime). Where there is none, or a Tokio runtime
-    /// without a time driver, another request of this process is waited for as long as it takes, and
-    /// another process is not waited for.
+    /// The time is measured by [`runtime`](Self::runtime). Without a runtime, or with a Tokio runtime
+    /// that has no time driver, a request waits for others of this process without a bound, and does
+    /// not wait for other processes.
     pub fn wait_at_most(mut self, wait_at_most: Duration) -> Self {
         self.wait_at_most = wait_at_most;
+        self
+    }
+
+    /// Sets the pause after a failure of the origin, and its maximum. Each further failure doubles the
+    /// pause. Defaults to 1 second and 30 seconds, each varied by up to 10 %; zero switches it off.
+    ///
+    /// During the pause a stale response that may stand in (`stale-if-error`, or
+    /// `stale-while-revalidate`) is sent without a call of the handler. Requests without one are not
+    /// affected. A failure is an error of the handler, a status 500, 502, 503 or 504, or a time-out.
+    pub fn failure_backoff(mut self, initial: Duration, max: Duration) -> Self {
+        self.failure_backoff = (initial, max);
+        self
+    }
+
+    /// Sets the timeout of a refresh in the background (`stale-while-revalidate`), from the call of the
+    /// handler to the end of the body. Defaults to 30 seconds. A refresh that takes longer is dropped,
+    /// and counts as a failure of the origin.
+    pub fn refresh_timeout(mut self, timeout: Duration) -> Self {
+        self.refresh_timeout = timeout;
+        self
+    }
+
+    /// Registers a type of request bodies whose default is empty, so that the cache can send a GET to
+    /// the handler a second time.
+    ///
+    /// It does that where a `304` names another version than the stored one, and where a whole response
+    /// that was asked for on behalf of a range cannot be stored. axum's `Body`, `Full<Bytes>`,
+    /// `Empty<Bytes>` and `String` are registered. For hyper's `Incoming`, which has no empty value, map
+    /// the body to a boxed one, and register that: `request.map(BodyExt::boxed)`. With a type that is
+    /// not registered, conditional requests, HEAD and ranges reach the handler as they are while nothing
+    /// is stored, and a `304` for another version removes the stored one.
+    pub fn request_body<B: Default + 'static>(mut self) -> Self {
+        self.empty_bodies.register::<B>();
         self
     }
 
@@ -438,6 +485,7 @@ impl CacheLayerBuilder {
             ("filling_bytes_max", self.filling_bytes_max == 0),
             ("filling_time_max", self.filling_time_max.is_zero()),
             ("variants_max", self.variants_max == 0),
+            ("refresh_timeout", self.refresh_timeout.is_zero()),
             ("store_deadline", self.deadline.is_zero()),
         ];
         if let Some((option, _)) = zero.into_iter().find(|(_, zero)| *zero) {
@@ -470,10 +518,15 @@ impl CacheLayerBuilder {
                 filling: Budget::new(self.filling_bytes_max, self.filling_time_max),
                 purges: Purges::default(),
                 flights: Arc::new(Flights::new(self.waiters_max)),
+                storable: StorableMemory::default(),
+                backoffs: Backoffs::new(self.failure_backoff.0, self.failure_backoff.1),
+                refresh_timeout: self.refresh_timeout,
+                empty_bodies: self.empty_bodies,
                 wait_at_most: self.wait_at_most,
                 reloads: Reloads::new(self.reloads.0, self.reloads.1),
                 shows_key: self.shows_key,
                 finish_bytes_max: self.finish_bytes_max,
+                order: Default::default(),
                 finishing: AtomicUsize::new(0),
                 unvouched_said: AtomicBool::new(false),
                 watch: StoreWatch::new("cache", self.audit.clone()),

@@ -1,9 +1,13 @@
 //! What the cache does with a request.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, uri::PathAndQuery};
+use http::{
+    Extensions, HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version,
+    header::{IF_MATCH, IF_UNMODIFIED_SINCE},
+    uri::PathAndQuery,
+};
 use http_body::Body;
 
 use super::{
@@ -63,53 +67,131 @@ pub(super) struct AsGot {
 
 /// A request that may be answered from the store.
 pub(super) struct Look {
-    /// What the route wants.
+    /// The policy of the route.
     pub(super) policy: Option<CachePolicy>,
     pub(super) caller: Caller,
-    /// Where the answer may be: tried in this order.
+    /// The keys of the response, looked up in this order.
     pub(super) shared: Option<CacheKey>,
     pub(super) own: Option<CacheKey>,
     pub(super) in_own: bool,
     pub(super) hint: Option<VarySpec>,
     pub(super) head_only: bool,
-    /// Whether it has a condition, or asks for a part.
+    /// Whether it has `If-None-Match`, `If-Modified-Since` or `Range`.
     pub(super) selective: bool,
-    /// Whether it asks for a part, and by a method that may.
+    /// Whether it is a GET with `Range`.
     pub(super) wants_part: bool,
-    /// What the request asks of the cache, where that is heeded.
+    /// Whether it has `If-Match` or `If-Unmodified-Since`, which the origin evaluates (RFC 9111
+    /// section 4.3.2).
+    pub(super) precondition: bool,
+    /// The cache directives of the request, where they are honored.
     pub(super) asks: RequestDirectives,
     pub(super) asked_at: Timestamp,
-    /// The earliest lookup's.
+    /// The fence of the earliest look-up.
     pub(super) fence: Option<Fence>,
     pub(super) forward: Forward,
     pub(super) failed: Option<StoreErrorKind>,
-    /// What the store has, and what may not be shown as it is.
+    /// The stored response, which may not be sent as it is.
     pub(super) stale: Option<Stale>,
-    /// The body of what was found, where that is kept compressed and this client does not take it so.
+    /// The decompressed body of what was found, for a client that does not accept it compressed.
     pub(super) plain: Option<Bytes>,
-    /// A part that the store has, and that does not hold what is asked for.
-    pub(super) part: Option<Arc<StoredResponse>>,
-    /// Whether the answer is made beside the request, which has been shown a stale one.
+    /// A stored part that does not hold the requested range.
+    pub(super) part: Option<Stale>,
+    /// Whether the response refreshes the store in the background of a request that has been sent a
+    /// stale one.
     pub(super) refreshes: bool,
-    /// Whether the handler is asked if what is stale still holds.
-    pub(super) validates: bool,
-    /// How many answers others had made when the store was asked.
+    /// The form in which the handler is sent the request.
+    pub(super) question: Question,
+    /// The digest of the route template, once the request boards a flight.
+    pub(super) route: Option<StoreKey>,
+    pub(super) collapsing: Collapsing,
+    /// The number of flights that had landed when the store was asked.
     pub(super) landed: u64,
-    /// Others wait for this request's answer.
+    /// The flight that this request leads, and the key that it fills.
     pub(super) lead: Option<Lead>,
-    /// Other processes do.
+    pub(super) leads: Option<CacheKey>,
+    /// The lease among the processes that share the store.
     pub(super) leasing: Leasing,
-    /// Since when this request waits for others' answers, if it does.
+    /// When this request began to wait for others, and for how long it has waited.
     pub(super) waits_since: Option<Timestamp>,
-    /// This request waited for another one's answer.
-    pub(super) collapsed: bool,
+    pub(super) waited: Option<Duration>,
+}
+
+/// The form in which the handler is sent a request that the store does not answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Question {
+    /// The request as the client sent it.
+    #[default]
+    AsIs,
+    /// A GET for the whole response, without conditions.
+    Whole,
+    /// A GET that asks whether the stored response is still valid.
+    Validate,
+}
+
+/// Whether a request waits for others.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Collapsing {
+    /// It may.
+    #[default]
+    Open,
+    /// It has waited for the response that another request stored.
+    Collapsed,
+    /// It has stored the response itself, and is answered from the store.
+    Filled(Forward),
+    /// It does not: the response of its URL or route is not storable, or it has waited in vain.
+    Alone,
+}
+
+impl Collapsing {
+    /// Returns how a request goes on whose own response was not stored, if it has filled one.
+    pub(super) fn without_own(self) -> Self {
+        match self {
+            Self::Filled(_) => Self::Alone,
+            Self::Open | Self::Collapsed | Self::Alone => self,
+        }
+    }
 }
 
 /// A request that may be answered from the store, once the handler is to be called for it.
 pub(super) struct Asked {
     pub(super) look: Look,
-    /// The request's fields, for what the answer will say that it varies by.
+    /// The request's fields, for `Vary` and for its conditions.
     pub(super) fields: Fields,
+    /// The rest of the request, if the handler may have to be asked again.
+    pub(super) again: Option<Box<RequestLine>>,
+    /// The fields of a `304` that named another version than the stored one.
+    pub(super) unconfirmed: Option<Box<HeaderMap>>,
+}
+
+/// A request without its fields and body.
+pub(super) struct RequestLine {
+    pub(super) method: Method,
+    pub(super) uri: Uri,
+    pub(super) version: Version,
+    pub(super) extensions: Extensions,
+}
+
+impl Asked {
+    pub(super) fn new(look: Look) -> Self {
+        Self {
+            look,
+            fields: Fields::default(),
+            again: None,
+            unconfirmed: None,
+        }
+    }
+
+    /// Returns the client's request once more.
+    pub(super) fn request<B: 'static>(&self, config: &Config) -> Option<Request<B>> {
+        let line = self.again.as_ref()?;
+        let mut request = Request::new(config.empty_bodies.make()?);
+        *request.method_mut() = line.method.clone();
+        *request.uri_mut() = line.uri.clone();
+        *request.version_mut() = line.version;
+        *request.headers_mut() = self.fields.to_map();
+        *request.extensions_mut() = line.extensions.clone();
+        Some(request)
+    }
 }
 
 /// How many fields need no memory of their own.
@@ -145,8 +227,8 @@ impl Fields {
     }
 }
 
-/// What the store has, and what may not be shown as it is.
-#[derive(Clone)]
+/// A stored response that may not be sent as it is.
+#[derive(Clone, Debug)]
 pub(super) struct Stale {
     pub(super) key: CacheKey,
     pub(super) entry: Arc<StoredResponse>,
@@ -279,10 +361,10 @@ impl AsGot {
         let Plan::Look(look) = Plan::look(config, request, uris, facts, policy) else {
             return None;
         };
-        let mut fields = Fields::default();
-        fields.keep(request.headers());
+        let mut asked = Asked::new(look);
+        asked.fields.keep(request.headers());
         Some(Self {
-            asked: Asked { look, fields },
+            asked,
             uri: url,
             purges_seen,
         })
@@ -361,6 +443,8 @@ impl Look {
             head_only: facts.method == MethodClass::Head,
             selective: facts.condition || facts.range,
             wants_part: facts.range && facts.method == MethodClass::Get,
+            precondition: facts.condition
+                && (headers.contains_key(IF_MATCH) || headers.contains_key(IF_UNMODIFIED_SINCE)),
             asks: match config.rules.heed_requests {
                 true => RequestDirectives::of(headers),
                 false => RequestDirectives::default(),
@@ -373,12 +457,15 @@ impl Look {
             plain: None,
             part: None,
             refreshes: false,
-            validates: false,
+            question: Question::AsIs,
+            route: None,
+            collapsing: Collapsing::Open,
             landed: config.flights.landed(),
             lead: None,
+            leads: None,
             leasing: Leasing::default(),
             waits_since: None,
-            collapsed: false,
+            waited: None,
         }
     }
 
@@ -403,7 +490,7 @@ impl Look {
         more
     }
 
-    /// Begins again at the first place.
+    /// Looks up the first key again.
     pub(super) fn start_over(&mut self, config: &Config) {
         self.in_own = self.shared.is_none();
         self.hint = None;
@@ -414,5 +501,16 @@ impl Look {
         self.forward = Forward::UriMiss;
         self.asked_at = config.clock.coarse();
         self.landed = config.flights.landed();
+    }
+
+    /// Notes the end of a wait for another request.
+    pub(super) fn resume(&mut self, config: &Config) {
+        let now = config.clock.coarse();
+        self.waited = self.waits_since.map(|since| now - since);
+    }
+
+    /// Returns whether a response to this request is for it alone: a part, a comparison, or a head.
+    pub(super) fn is_selective(&self) -> bool {
+        self.selective || self.head_only
     }
 }

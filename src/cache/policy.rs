@@ -57,6 +57,7 @@ pub(super) struct Wishes {
     default_ttl: Option<Duration>,
     override_ttl: Option<Duration>,
     pub(super) private: bool,
+    pub(super) collapse: Option<bool>,
     pub(super) credentials: Option<FieldNames>,
     query: Option<Vec<String>>,
     statuses: Vec<(StatusCode, Duration)>,
@@ -118,6 +119,16 @@ impl CachePolicy {
     /// Keeps answers for their caller alone, as if they said `private`.
     pub fn private(self) -> Self {
         self.with(|wishes| wishes.private = true)
+    }
+
+    /// Switches collapsing on or off for a route: whether concurrent requests for the same response
+    /// wait for one call of the handler.
+    ///
+    /// By default, requests wait unless the last response of their URL, or of their route, could not
+    /// be stored. `true` lets them wait also then; `false` never lets them wait. Read from a
+    /// request's extensions, or from the layer's default policy.
+    pub fn collapse(self, collapse: bool) -> Self {
+        self.with(|wishes| wishes.collapse = Some(collapse))
     }
 
     /// Stores responses of this status too, and limits their freshness lifetime to `at_most`.

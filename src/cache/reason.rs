@@ -69,10 +69,14 @@ pub enum Reason {
     Purged,
     /// The answer was not complete.
     Incomplete,
+    /// A newer response came while the body of this one was read.
+    Superseded,
     /// The answer ended in trailers.
     Trailers,
     /// The store failed.
     Store,
+    /// The origin failed a moment ago. It is asked again after a pause.
+    Backoff,
 }
 
 impl Reason {
@@ -110,8 +114,10 @@ impl Reason {
             Self::Busy => "busy",
             Self::Purged => "purged",
             Self::Incomplete => "incomplete",
+            Self::Superseded => "superseded",
             Self::Trailers => "trailers",
             Self::Store => "store",
+            Self::Backoff => "backoff",
         }
     }
 }

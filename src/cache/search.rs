@@ -1,4 +1,4 @@
-//! What to ask the store for a request, and what to make of what it says.
+//! Looking a request up in the store, and what follows from what is found.
 
 use std::{sync::Arc, time::Duration};
 
@@ -10,57 +10,64 @@ use super::{
     collapse::{Boarding, Landing, Wait},
     config::Config,
     entry::{StoredResponse, fits},
+    key::CacheKey,
     lease::{self, Move},
     packing, part,
-    plan::{Look, Stale},
+    plan::{Collapsing, Look, Stale},
+    policy::CachePolicy,
     reason::Reason,
     shown::{Told, Whole},
     storability::Caller,
+    storable::Storable,
     store::{Found, Lease, Lookup},
     validation,
     vary::Selection,
 };
 use crate::{
     error::StoreError,
+    framework,
     record::{CacheSource, RecordHandle},
     runtime::Task,
     store_future::StoreFuture,
+    store_key::LongStoreKey,
 };
 
-/// A request on its way to an answer: from the store, or past it.
+/// A request on its way to a response: from the store, or past it.
 pub(super) struct Search<'a> {
     pub(super) config: &'a Arc<Config>,
     pub(super) look: &'a mut Look,
 }
 
-/// What follows from what the store said.
+/// The next step of a request.
 pub(super) enum Step {
-    /// Another question to the store.
+    /// Another look-up.
     Ask,
     /// A call of the handler.
     Call,
-    /// This answer.
+    /// A response from the store.
     Answer(Answer),
-    /// This answer, and a call of the handler beside it, for the next one: at once, or if the store
-    /// gives the lease of it.
+    /// A response from the store, and a call of the handler in the background to refresh it: at once,
+    /// or if the store gives the lease.
     AnswerAndRefresh(Answer, Option<StoreFuture<Lease>>),
-    /// A wait for another request's answer, for so long at most.
+    /// A wait for another request of this process, for this long at most.
     Wait(Wait, Duration),
-    /// A question to the store, for the lease of the answer.
+    /// A turn of the executor, in which other requests may come to wait for this one.
+    Turn,
+    /// A request for the lease.
     Lease(StoreFuture<Lease>),
-    /// A wait for another process's answer.
+    /// A wait for another process.
     Pause(Task),
 }
 
-/// An answer for which the handler is not called.
+/// A response for which the handler is not called.
 pub(super) enum Answer {
-    /// What the store has, and why it is shown although the client wanted another one, if it did.
+    /// A stored response, and why it is sent although the client asked for another one, if it did.
     Fresh(Arc<StoredResponse>, Option<Reason>),
-    /// Whatever is seldom.
+    /// Any other one.
     Made(Box<Response<Bytes>>),
 }
 
-/// An answer as the client is shown it.
+/// A response as the client is sent it.
 pub(super) enum Shown {
     Whole(Whole),
     Made(Response<Bytes>),
@@ -104,9 +111,17 @@ impl Search<'_> {
         let now = self.look.asked_at;
         let report = Report::hit(CacheSource::Hit, entry.freshness.ttl_secs(now));
         let mut report = report.reason(reason);
-        if self.look.collapsed {
-            report.forward = Some(Forward::UriMiss);
-            report.collapsed = true;
+        match self.look.collapsing {
+            Collapsing::Open | Collapsing::Alone => {}
+            Collapsing::Collapsed => {
+                report.forward = Some(Forward::UriMiss);
+                report.collapsed = true;
+            }
+            Collapsing::Filled(forward) => {
+                report.source = CacheSource::Miss;
+                report.forward = Some(forward);
+                report.stored = true;
+            }
         }
         let told = self.told(request);
         match told.whole(entry, self.look, now, report) {
@@ -123,12 +138,13 @@ impl Search<'_> {
             config: self.config,
             record: self.record(request),
             key: self.look.first_key(),
+            waited: self.look.waited,
         }
     }
 
     /// Takes what the store said.
     #[inline]
-    pub(super) fn learn<B>(
+    pub(super) fn learn<B: 'static>(
         &mut self,
         answer: Result<Lookup, StoreError>,
         request: &mut Request<B>,
@@ -155,7 +171,8 @@ impl Search<'_> {
                 expired,
             } => {
                 let selection = Selection::new(request.headers(), config.keys.variants());
-                let is_fresh = !expired && look.is_fresh(&entry);
+                let is_own = matches!(look.collapsing, Collapsing::Filled(_));
+                let is_fresh = !expired && (is_own || look.is_fresh(&entry));
                 if !fits(&selection, &entry) {
                     look.forward = Forward::VaryMiss;
                 } else if !look.is_meant_for_caller(&entry) {
@@ -167,26 +184,31 @@ impl Search<'_> {
                 {
                     // It is of use to what it is a part of, when more of that has come.
                     look.forward = Forward::Partial;
-                    look.part = Some(entry);
-                } else if is_fresh && look.is_fresh_enough(&entry) {
+                    look.part = look.key().copied().map(|key| Stale {
+                        key,
+                        entry,
+                        stamp,
+                        expired,
+                    });
+                } else if is_fresh && !look.precondition && look.is_fresh_enough(&entry) {
                     return Step::Answer(Answer::Fresh(entry, None));
-                } else if is_fresh && !look.may_reload(config) {
+                } else if is_fresh && !look.precondition && !look.may_reload(config) {
                     return Step::Answer(Answer::Fresh(entry, Some(Reason::Reloaded)));
                 } else if let Some(key) = look.key().copied() {
                     look.forward = match is_fresh {
                         true => Forward::Request,
                         false => Forward::Stale,
                     };
-                    if entry.status == StatusCode::PARTIAL_CONTENT {
-                        look.part = Some(entry);
-                        return self.go_past(request);
-                    }
-                    look.stale = Some(Stale {
+                    let found = Stale {
                         key,
                         entry,
                         stamp,
                         expired,
-                    });
+                    };
+                    match found.entry.status == StatusCode::PARTIAL_CONTENT {
+                        true => look.part = Some(found),
+                        false => look.stale = Some(found),
+                    }
                     return self.go_past(request);
                 }
             }
@@ -197,30 +219,64 @@ impl Search<'_> {
         self.go_past(request)
     }
 
-    /// Takes what became of the answer that was waited for; nothing, if the wait was too long.
+    /// Goes on after a flight has landed, or after a wait that was too long.
     pub(super) fn landed(&mut self, landing: Option<Landing>) -> Step {
+        self.look.resume(self.config);
         match landing {
-            Some(landing @ (Landing::Stored | Landing::Abandoned)) => {
-                self.look.collapsed = landing == Landing::Stored;
-                self.look.start_over(self.config);
-                Step::Ask
-            }
-            Some(Landing::NotStored) | None => Step::Call,
+            Some(Landing::Abandoned) => self.look.collapsing = self.look.collapsing.without_own(),
+            Some(Landing::Stored) => match self.look.collapsing {
+                Collapsing::Filled(_) => {}
+                Collapsing::Open | Collapsing::Collapsed | Collapsing::Alone => {
+                    self.look.collapsing = Collapsing::Collapsed;
+                }
+            },
+            Some(Landing::NotStored | Landing::Failed) => self.look.collapsing = Collapsing::Alone,
+            None => self.give_up(),
+        }
+        self.look_again()
+    }
+
+    /// Gives up waiting for a flight that takes too long.
+    fn give_up(&mut self) {
+        let (config, look) = (self.config, &mut *self.look);
+        look.collapsing = Collapsing::Alone;
+        let now = config.clock.coarse();
+        if let Some(key) = look.first_key() {
+            let url = key.uri();
+            config
+                .storable
+                .set(url, look.route.as_ref(), Storable::No, now);
+        }
+        // A stale response stands in for an origin that hangs, too.
+        if let Some(stale) = &look.stale {
+            config.backoffs.failed(stale.key.full(), now);
         }
     }
 
-    /// Decides how a request comes to its answer for which the store has none that may be shown as
-    /// it is.
-    fn go_past<B>(&mut self, request: &mut Request<B>) -> Step {
-        let look = &*self.look;
+    /// Decides how a request without a usable stored response is answered.
+    fn go_past<B: 'static>(&mut self, request: &mut Request<B>) -> Step {
+        let (config, look) = (self.config, &*self.look);
+        if look.asks.only_if_cached && look.precondition {
+            return Step::Answer(self.not_cached(request));
+        }
+        if look.precondition {
+            return Step::Call;
+        }
         if let Some(stale) = &look.stale {
             if look.accepts_stale(stale) {
-                return Step::Answer(self.stale(&stale.entry, request));
+                return Step::Answer(self.stale(&stale.entry, request, None));
             }
             if look.asks.only_if_cached {
                 return Step::Answer(self.not_cached(request));
             }
-            if look.shows_while_validating(stale) && !look.refreshes && self.config.can_spawn() {
+            let shows = look.shows_while_validating(stale) && !look.refreshes && config.can_spawn();
+            if !look.refreshes
+                && config.backoffs.holds(stale.key.full(), look.asked_at)
+                && (shows || look.may_stand_in(config, stale))
+            {
+                return Step::Answer(self.stale(&stale.entry, request, Some(Reason::Backoff)));
+            }
+            if shows {
                 let stale = stale.clone();
                 return self.answer_and_refresh(&stale, request);
             }
@@ -230,37 +286,104 @@ impl Search<'_> {
         self.board(request)
     }
 
-    /// Becomes the one that makes the answer, or waits for it.
-    fn board<B>(&mut self, request: &Request<B>) -> Step {
+    /// Becomes the leader of a flight, or waits for it.
+    fn board<B: 'static>(&mut self, request: &Request<B>) -> Step {
+        if self.look.lead.is_some() {
+            return self.lease(request);
+        }
+        let Some((key, flight)) = self.flight_key(request) else {
+            return Step::Call;
+        };
         let (config, look) = (self.config, &mut *self.look);
-        if look.lead.is_none() && !look.collapsed && look.may_be_waited_for() {
-            let Some(key) = look.first_key() else {
-                return Step::Call;
-            };
-            match config.flights.board(key.full(), look.asked_at) {
-                Boarding::Wait(wait) => match look.may_wait_for(config.wait_at_most) {
-                    Some(left) => return Step::Wait(wait, left),
-                    None => return Step::Call,
-                },
-                Boarding::Lead(lead) => {
-                    look.lead = Some(lead);
-                    if look.landed != config.flights.landed() {
-                        look.start_over(config);
-                        return Step::Ask;
-                    }
+        let can_repeat = config.empty_bodies.can_make::<B>();
+        match config.flights.board(&flight) {
+            // Nobody could use the response to a request that is for this client alone.
+            Boarding::Lead(_) if look.is_selective() && !can_repeat && !look.can_validate() => {
+                look.collapsing = Collapsing::Alone;
+                Step::Call
+            }
+            Boarding::Alone => Step::Call,
+            Boarding::Wait(wait) => match look.may_wait_for(config.wait_at_most) {
+                Some(left) => Step::Wait(wait, left),
+                None => Step::Call,
+            },
+            Boarding::Lead(lead) => {
+                look.lead = Some(lead);
+                look.leads = Some(key);
+                if look.landed != config.flights.landed() {
+                    return self.look_again();
                 }
-                Boarding::Alone => {}
+                let is_part = look.wants_part && !look.can_validate() && !config.rules.keep_parts;
+                match look.head_only || is_part {
+                    true => Step::Turn,
+                    false => self.lease(request),
+                }
             }
         }
-        self.lease(request)
     }
 
-    /// Becomes the one process that makes the answer that others wait for.
+    /// Returns the cache key that the response would fill, and the key of its flight; nothing, if the
+    /// request does not wait for others.
+    fn flight_key<B: 'static>(&mut self, request: &Request<B>) -> Option<(CacheKey, LongStoreKey)> {
+        let (config, look) = (self.config, &mut *self.look);
+        let may_wait = match look.collapsing {
+            Collapsing::Open => true,
+            // The response that it has waited for is that of another variant or caller.
+            Collapsing::Collapsed => {
+                look.forward == Forward::VaryMiss || look.has_waited_for_other()
+            }
+            Collapsing::Filled(_) | Collapsing::Alone => false,
+        };
+        if !may_wait || look.asks.no_store || look.failed.is_some() {
+            return None;
+        }
+        let route = framework::matched_path(request.extensions());
+        look.route = route.map(|route| config.keys.route(route));
+        let wishes = look.policy.as_ref().map(CachePolicy::wishes);
+        let first = *look.first_key()?;
+        let known = || {
+            let now = look.asked_at;
+            config.storable.get(first.uri(), look.route.as_ref(), now)
+        };
+        let known = match wishes.and_then(|wishes| wishes.collapse) {
+            Some(true) => None,
+            Some(false) => Some(Storable::No),
+            None if look.has_waited_for_other() => Some(Storable::Own),
+            None => known(),
+        };
+        let key = match known {
+            Some(Storable::No) => {
+                look.collapsing = Collapsing::Alone;
+                return None;
+            }
+            Some(Storable::Own) => look.own.unwrap_or(first),
+            Some(Storable::Shared) | None => first,
+        };
+        // A part fills nothing that a request for another range could use.
+        let flight = match look.wants_part && config.rules.keep_parts {
+            true => config.keys.part(&key, request.headers()),
+            false => match &look.stale {
+                Some(stale) if stale.key == key => flight_of(config, stale),
+                Some(_) | None => *key.full(),
+            },
+        };
+        Some((key, flight))
+    }
+
+    /// Goes on after the turn in which others may have come to wait.
+    pub(super) fn turned<B>(&mut self, request: &Request<B>) -> Step {
+        match self.look.landed == self.config.flights.landed() {
+            true => self.lease(request),
+            false => self.look_again(),
+        }
+    }
+
+    /// Becomes the one process that calls the handler.
     fn lease<B>(&mut self, request: &Request<B>) -> Step {
         let look = &*self.look;
-        match look.first_key() {
+        match look.leads {
             Some(key) if look.lead.is_some() && look.leasing.is_open() => {
-                let leased = lease::ask(self.config, *key);
+                let leased = lease::ask(self.config, key);
                 Step::Lease(
                     self.config
                         .watch
@@ -271,55 +394,65 @@ impl Search<'_> {
         }
     }
 
-    /// Takes what the store said of the lease.
+    /// Takes the store's reply to a request for the lease.
     pub(super) fn leased(&mut self, answer: Result<Lease, StoreError>) -> Step {
-        let Some(key) = self.look.first_key().copied() else {
+        let Some(key) = self.look.leads else {
             return Step::Call;
         };
         match self.look.leasing.take(answer, self.config, key) {
             Move::Make => Step::Call,
             Move::Look => self.look_again(),
             Move::Pause(pause) => {
-                self.look.collapsed = true;
+                self.look.collapsing = Collapsing::Collapsed;
+                let since = self.look.asked_at;
+                self.look.waits_since.get_or_insert(since);
                 Step::Pause(pause)
             }
         }
     }
 
-    /// Looks into the store once more.
-    pub(super) fn look_again(&mut self) -> Step {
+    /// Goes on after a wait for another process.
+    pub(super) fn paused(&mut self) -> Step {
+        self.look.resume(self.config);
+        self.look_again()
+    }
+
+    /// Looks the request up once more.
+    fn look_again(&mut self) -> Step {
         self.look.start_over(self.config);
         Step::Ask
     }
 
-    /// Shows what is stale, and makes the next answer beside that, unless somebody does already.
+    /// Sends a stale response, and refreshes it in the background unless another request does already.
     fn answer_and_refresh<B>(&mut self, stale: &Stale, request: &mut Request<B>) -> Step {
-        let answer = self.stale(&stale.entry, request);
+        let answer = self.stale(&stale.entry, request, None);
         let (config, look) = (self.config, &mut *self.look);
-        let leads = look
-            .lead
-            .take()
-            .filter(|lead| lead.is_for(stale.key.full()));
-        let lead = match leads {
-            Some(lead) => lead,
-            None => match config.flights.board(stale.key.full(), look.asked_at) {
-                Boarding::Lead(lead) => lead,
-                Boarding::Wait(_) | Boarding::Alone => return Step::Answer(answer),
-            },
+        let flight = flight_of(config, stale);
+        let leads = look.lead.take().filter(|lead| lead.is_for(&flight));
+        let Some(lead) = leads.or_else(|| config.flights.lead(&flight)) else {
+            return Step::Answer(answer);
         };
         look.lead = Some(lead);
+        look.leads = Some(stale.key);
         look.refreshes = true;
         look.head_only = false;
+        look.selective = false;
+        look.wants_part = false;
         *request.method_mut() = http::Method::GET;
         validation::want_all(request);
         let leased = look.leasing.ask(config, stale.key);
         Step::AnswerAndRefresh(answer, leased)
     }
 
-    /// Answers with what is stale.
-    fn stale<B>(&self, entry: &StoredResponse, request: &Request<B>) -> Answer {
+    /// Sends a stale response.
+    fn stale<B>(
+        &self,
+        entry: &StoredResponse,
+        request: &Request<B>,
+        reason: Option<Reason>,
+    ) -> Answer {
         let now = self.config.clock.now();
-        let report = Report::hit(CacheSource::Stale, entry.freshness.ttl_secs(now));
+        let report = Report::hit(CacheSource::Stale, entry.freshness.ttl_secs(now)).reason(reason);
         let told = self.told(request);
         let response = told.stored(entry, self.look, request.headers(), now, report);
         Answer::Made(Box::new(response))
@@ -338,7 +471,25 @@ impl Search<'_> {
     }
 }
 
+/// Returns the key of the flight that validates a stale response: of its variant alone, as other
+/// variants are not waited for.
+fn flight_of(config: &Config, stale: &Stale) -> LongStoreKey {
+    let entry = &stale.entry;
+    match entry.vary.is_empty() {
+        true => *stale.key.full(),
+        false => config.keys.variant(&stale.key, &entry.variant),
+    }
+}
+
 impl Look {
+    /// Returns whether the shared response that a known caller has waited for is not for it.
+    fn has_waited_for_other(&self) -> bool {
+        self.collapsing == Collapsing::Collapsed
+            && self.shared.is_some()
+            && self.own.is_some()
+            && self.stale.is_none()
+    }
+
     fn is_meant_for_caller(&self, entry: &StoredResponse) -> bool {
         self.in_own || entry.says_shared || self.caller == Caller::Anonymous
     }
@@ -385,6 +536,9 @@ impl Look {
         let age_secs = entry.freshness.age_secs(self.asked_at);
         let ttl_secs = entry.freshness.ttl_secs(self.asked_at);
         let asks = &self.asks;
+        if let Collapsing::Filled(_) = self.collapsing {
+            return true;
+        }
         !asks.no_cache
             && asks.max_age_secs.is_none_or(|most| age_secs <= most)
             && asks
@@ -418,16 +572,33 @@ impl Look {
             && stale_secs <= i64::from(freshness.while_revalidate_secs)
     }
 
-    /// Returns for how long the request may wait for another one, all that it has waited for before
-    /// counted.
+    /// Returns how much longer the request may wait for others.
     fn may_wait_for(&mut self, at_most: Duration) -> Option<Duration> {
         let since = *self.waits_since.get_or_insert(self.asked_at);
         let left = at_most.saturating_sub(self.asked_at - since);
         (!left.is_zero()).then_some(left)
     }
 
-    /// Returns whether the answer to this request may serve others too.
-    fn may_be_waited_for(&self) -> bool {
-        !self.head_only && !self.selective && !self.asks.no_store && self.failed.is_none()
+    /// Returns whether the stored response has a validator by which the handler can be asked.
+    pub(super) fn can_validate(&self) -> bool {
+        let stale = self.stale.as_ref();
+        stale.is_some_and(|stale| validation::has_validator(&stale.entry.headers))
+    }
+
+    /// Returns whether a stale response may stand in for an origin that fails (RFC 5861 section 4).
+    pub(super) fn may_stand_in(&self, config: &Config, stale: &Stale) -> bool {
+        let freshness = &stale.entry.freshness;
+        // A precondition is evaluated by the origin alone.
+        if self.precondition || freshness.never_stale || freshness.always_validate {
+            return false;
+        }
+        let stale_secs = -freshness.ttl_secs(config.clock.now());
+        if config.rules.stale_on_error || (stale_secs < 0 && !stale.expired) {
+            return true;
+        }
+        let allowed = freshness
+            .if_error_secs
+            .max(self.asks.stale_if_error_secs.unwrap_or(0));
+        allowed > 0 && stale_secs <= i64::from(allowed)
     }
 }

@@ -15,12 +15,12 @@ use super::{
     body::CacheBody,
     config::Config,
     exchange::Exchange,
-    future::{Next, ResponseFuture, go_on, refresh, refresh_by_lease},
+    future::ResponseFuture,
+    lookup::{Next, go_on},
     plan::Plan,
+    refresh::refresh,
     search::Search,
-    store::Lease,
 };
-use crate::store_future::StoreFuture;
 
 /// Middleware that answers from a store what has been answered before. Made by
 /// [`CacheLayer`](super::CacheLayer).
@@ -34,8 +34,10 @@ impl<S, ReqBody, ResBody> Service<Request<ReqBody>> for Cache<S>
 where
     S: Service<Request<ReqBody>, Response = Response<ResBody>> + Clone + Send + 'static,
     S::Future: Send + 'static,
+    S::Error: Send,
     ReqBody: Body + Send + 'static,
     ResBody: Body<Data = Bytes> + Send + 'static,
+    ResBody::Error: Send,
 {
     type Response = Response<CacheBody<ResBody>>;
     type Error = S::Error;
@@ -59,7 +61,7 @@ where
                     Next::AnswerAndRefresh(answer, leased) => {
                         let shown = search.show(answer, &request);
                         let exchange = Exchange::past(&self.config, plan, &request);
-                        self.refresh(exchange, leased, request);
+                        refresh(exchange, leased, self.take_ready(), request);
                         return ResponseFuture::answered(shown);
                     }
                     next @ (Next::Call | Next::Wait(_)) => next,
@@ -72,30 +74,10 @@ where
         }
         // A store in memory answers at once: the readied service is called where it stands.
         exchange.prepare(&mut request);
-        ResponseFuture::calling(exchange, self.inner.call(request))
-    }
-}
-
-impl<S> Cache<S> {
-    /// Calls the handler beside the request: at once, or if the store gives the lease of the answer.
-    fn refresh<ReqBody, ResBody>(
-        &mut self,
-        mut exchange: Exchange,
-        leased: Option<StoreFuture<Lease>>,
-        mut request: Request<ReqBody>,
-    ) where
-        S: Service<Request<ReqBody>, Response = Response<ResBody>> + Clone + Send + 'static,
-        S::Future: Send + 'static,
-        ReqBody: Send + 'static,
-        ResBody: Body<Data = Bytes> + Send + 'static,
-    {
-        match leased {
-            None => {
-                exchange.prepare(&mut request);
-                refresh(exchange, self.inner.call(request));
-            }
-            Some(leased) => refresh_by_lease(exchange, leased, self.take_ready(), request),
-        }
+        let service = exchange
+            .may_ask_again()
+            .then(|| Box::new(self.inner.clone()));
+        ResponseFuture::calling(exchange, self.inner.call(request), service)
     }
 }
 

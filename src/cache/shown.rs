@@ -1,6 +1,6 @@
 //! What the client is shown of an answer, and what it and the record are told of the cache.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, header::AGE};
@@ -22,6 +22,8 @@ pub(super) struct Told<'a> {
     pub(super) record: Option<&'a RecordHandle>,
     /// The key under which the store was asked first, if it was asked.
     pub(super) key: Option<&'a CacheKey>,
+    /// The time that the request waited for others, if it did.
+    pub(super) waited: Option<Duration>,
 }
 
 /// What is shown of a stored answer to whoever wants all of it. It is made a response of when it is
@@ -107,6 +109,7 @@ impl Told<'_> {
         if let Some(record) = self.record {
             let mut outcome = report.to_outcome();
             outcome.key_hash = self.key.map(hash);
+            outcome.waited = self.waited;
             record.set_cache(outcome.clone());
             response.extensions_mut().insert(outcome);
         }

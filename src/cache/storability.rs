@@ -44,7 +44,7 @@ pub(super) struct Verdict {
     pub(super) without: Vec<HeaderName>,
 }
 
-/// What the application wants of a response.
+/// The policies of a response and of its route.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Wanted<'a> {
     pub(super) by_answer: Option<&'a CachePolicy>,

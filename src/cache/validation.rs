@@ -1,14 +1,14 @@
 //! Asking the handler whether a stored answer still holds.
 
 use http::{
-    HeaderMap, HeaderName, Request,
+    HeaderMap, HeaderName, HeaderValue, Request,
     header::{
         CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, ETAG, IF_MATCH, IF_MODIFIED_SINCE,
         IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE, LAST_MODIFIED, RANGE,
     },
 };
 
-use super::entry::remove_hop_by_hop;
+use super::{date, entry::remove_hop_by_hop};
 
 /// Turns a request into the question whether what is stored still holds. Returns false, and leaves
 /// the request as it is, if there is nothing to ask by.
@@ -16,10 +16,10 @@ use super::entry::remove_hop_by_hop;
 /// The client's own conditions and its wish for a part are taken out: the whole answer is wanted,
 /// and what the client gets of it is decided when it is there.
 pub(super) fn ask<B>(request: &mut Request<B>, stored: &HeaderMap) -> bool {
-    let (etag, modified) = (stored.get(ETAG), stored.get(LAST_MODIFIED));
-    if etag.is_none() && modified.is_none() {
+    if !has_validator(stored) {
         return false;
     }
+    let (etag, modified) = (stored.get(ETAG), stored.get(LAST_MODIFIED));
     want_all(request);
     let headers = request.headers_mut();
     if let Some(etag) = etag {
@@ -31,7 +31,12 @@ pub(super) fn ask<B>(request: &mut Request<B>, stored: &HeaderMap) -> bool {
     true
 }
 
-/// Takes out of a request what asks for less than the whole answer.
+/// Returns whether a stored response can be revalidated.
+pub(super) fn has_validator(stored: &HeaderMap) -> bool {
+    stored.contains_key(ETAG) || stored.contains_key(LAST_MODIFIED)
+}
+
+/// Removes conditions and ranges from a request: it asks for the whole response.
 pub(super) fn want_all<B>(request: &mut Request<B>) {
     for name in [
         IF_MATCH,
@@ -45,13 +50,69 @@ pub(super) fn want_all<B>(request: &mut Request<B>) {
     }
 }
 
-/// Returns whether the fields of an answer to a HEAD are those of what is stored: if all that it
-/// says of version and length is the same (RFC 9111 section 4.3.5).
-pub(super) fn describes(head: &HeaderMap, stored: &HeaderMap) -> bool {
-    [ETAG, LAST_MODIFIED, CONTENT_LENGTH].iter().all(|name| {
-        head.get(name)
-            .is_none_or(|said| stored.get(name) == Some(said))
-    })
+/// The result of comparing the validators of a response with those of the stored one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Comparison {
+    /// It names the same version.
+    Same,
+    /// It names another version.
+    Other,
+    /// It names no version.
+    Unknown,
+}
+
+/// Compares the validators of a `304` with those of the stored response (RFC 9111 section 4.3.4).
+///
+/// An entity tag decides, by weak comparison; without one, `Last-Modified` does. A strong tag that the
+/// stored response does not have names another version.
+pub(super) fn compare(fresh: &HeaderMap, stored: &HeaderMap) -> Comparison {
+    let dates = || match (fresh.get(LAST_MODIFIED), stored.get(LAST_MODIFIED)) {
+        (Some(fresh), Some(stored)) => Comparison::of(same_date(fresh, stored)),
+        (Some(_) | None, _) => Comparison::Unknown,
+    };
+    match (fresh.get(ETAG), stored.get(ETAG)) {
+        (Some(fresh), Some(stored)) => Comparison::of(opaque(fresh) == opaque(stored)),
+        (Some(fresh), None) if !is_weak(fresh) => Comparison::Other,
+        (Some(_) | None, _) => dates(),
+    }
+}
+
+/// Compares the response to a HEAD with the stored one (RFC 9111 section 4.3.5): all that it says of
+/// version and length.
+pub(super) fn compare_head(head: &HeaderMap, stored: &HeaderMap) -> Comparison {
+    let differs = [ETAG, LAST_MODIFIED, CONTENT_LENGTH].iter().any(|name| {
+        let (said, stored) = (head.get(name), stored.get(name));
+        said.is_some() && said != stored
+    });
+    match differs {
+        true => Comparison::Other,
+        false => compare(head, stored),
+    }
+}
+
+impl Comparison {
+    fn of(is_same: bool) -> Self {
+        match is_same {
+            true => Self::Same,
+            false => Self::Other,
+        }
+    }
+}
+
+fn opaque(tag: &HeaderValue) -> &[u8] {
+    let tag = tag.as_bytes();
+    tag.strip_prefix(b"W/").unwrap_or(tag)
+}
+
+fn is_weak(tag: &HeaderValue) -> bool {
+    tag.as_bytes().starts_with(b"W/")
+}
+
+fn same_date(one: &HeaderValue, two: &HeaderValue) -> bool {
+    match (date::parse(one), date::parse(two)) {
+        (Some(one), Some(two)) => one == two,
+        (_, _) => one == two,
+    }
 }
 
 /// Returns the stored fields with those of a `304` in their place (RFC 9111 section 3.2).
@@ -110,18 +171,71 @@ mod tests {
         assert_eq!(request.headers()["accept"], "*/*");
     }
 
+    const EARLY: &str = "Sun, 06 Nov 1994 08:49:37 GMT";
+    const LATE: &str = "Sun, 06 Nov 1994 08:49:38 GMT";
+
     #[test]
-    fn a_head_describes_what_is_stored_unless_it_says_otherwise() {
+    fn a_304_names_the_stored_version_another_one_or_none() {
+        use Comparison::{Other, Same, Unknown};
+        for (fresh, stored, expected) in [
+            (vec![], vec![("etag", "\"a\"")], Unknown),
+            (vec![("etag", "\"a\"")], vec![("etag", "\"a\"")], Same),
+            (vec![("etag", "W/\"a\"")], vec![("etag", "\"a\"")], Same),
+            (vec![("etag", "\"a\"")], vec![("etag", "W/\"a\"")], Same),
+            (vec![("etag", "\"b\"")], vec![("etag", "\"a\"")], Other),
+            (vec![("etag", "\"b\"")], vec![("etag", "W/\"a\"")], Other),
+            (
+                vec![("etag", "\"b\"")],
+                vec![("last-modified", EARLY)],
+                Other,
+            ),
+            (
+                vec![("etag", "\"b\""), ("last-modified", EARLY)],
+                vec![("last-modified", EARLY)],
+                Other,
+            ),
+            (
+                vec![("etag", "W/\"b\""), ("last-modified", EARLY)],
+                vec![("last-modified", EARLY)],
+                Same,
+            ),
+            (
+                vec![("last-modified", LATE)],
+                vec![("last-modified", EARLY)],
+                Other,
+            ),
+            (
+                vec![("last-modified", "Sunday, 06-Nov-94 08:49:37 GMT")],
+                vec![("last-modified", EARLY)],
+                Same,
+            ),
+            (
+                vec![("last-modified", LATE)],
+                vec![("etag", "\"a\"")],
+                Unknown,
+            ),
+        ] {
+            assert_eq!(
+                compare(&headers(&fresh), &headers(&stored)),
+                expected,
+                "{fresh:?} {stored:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_head_without_a_validator_confirms_nothing() {
         let stored = headers(&[("etag", "\"a\""), ("content-length", "9")]);
-        let describes = |fields| describes(&headers(fields), &stored);
-        assert!(describes(&[("x-a", "1")]));
-        assert!(describes(&[("etag", "\"a\""), ("content-length", "9")]));
-        assert!(!describes(&[("etag", "\"b\"")]));
-        assert!(!describes(&[("content-length", "8")]));
-        assert!(!describes(&[(
-            "last-modified",
-            "Sun, 06 Nov 1994 08:49:37 GMT"
-        )]));
+        let compare = |fields| compare_head(&headers(fields), &stored);
+        assert_eq!(compare(&[("x-a", "1")]), Comparison::Unknown);
+        assert_eq!(compare(&[("content-length", "9")]), Comparison::Unknown);
+        assert_eq!(
+            compare(&[("etag", "\"a\""), ("content-length", "9")]),
+            Comparison::Same
+        );
+        assert_eq!(compare(&[("etag", "\"b\"")]), Comparison::Other);
+        assert_eq!(compare(&[("content-length", "8")]), Comparison::Other);
+        assert_eq!(compare(&[("last-modified", EARLY)]), Comparison::Other);
     }
 
     #[test]

@@ -1,7 +1,11 @@
 //! axum: `ConnectInfo` is the peer, `MatchedPath` the route, `OriginalUri` the URI that the client
 //! sent, and `Identity` is an extractor.
 
-use std::{convert::Infallible, net::SocketAddr};
+use std::{
+    any::{Any, TypeId},
+    convert::Infallible,
+    net::SocketAddr,
+};
 
 use axum::{
     body::Body,
@@ -45,6 +49,16 @@ pub(crate) fn original_uri(extensions: &Extensions) -> Option<&Uri> {
 /// Returns the URI as the outermost `Router` received it, to change it.
 pub(crate) fn original_uri_mut(extensions: &mut Extensions) -> Option<&mut Uri> {
     extensions.get_mut().map(|OriginalUri(uri)| uri)
+}
+
+/// Returns the type of axum's request body.
+pub(crate) fn body_type() -> Option<TypeId> {
+    Some(TypeId::of::<Body>())
+}
+
+/// Returns an empty body of axum's.
+pub(crate) fn empty_body() -> Option<Box<dyn Any>> {
+    Some(Box::new(Body::empty()))
 }
 
 /// Extracts who calls. A request of nobody known is answered `401`, and the handler does not run.

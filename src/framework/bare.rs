@@ -1,6 +1,9 @@
 //! No framework: the extensions hold only what the user puts there.
 
-use std::net::SocketAddr;
+use std::{
+    any::{Any, TypeId},
+    net::SocketAddr,
+};
 
 use http::{Extensions, Uri};
 
@@ -21,5 +24,15 @@ pub(crate) fn original_uri_mut(_extensions: &mut Extensions) -> Option<&mut Uri>
 
 /// Returns nothing: no framework has matched a route.
 pub(crate) fn matched_path(_extensions: &Extensions) -> Option<&str> {
+    None
+}
+
+/// Returns nothing: no framework has a body of its own.
+pub(crate) fn body_type() -> Option<TypeId> {
+    None
+}
+
+/// Returns nothing: no framework has a body of its own.
+pub(crate) fn empty_body() -> Option<Box<dyn Any>> {
     None
 }

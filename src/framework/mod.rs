@@ -6,6 +6,10 @@ mod axum;
 mod bare;
 
 #[cfg(feature = "axum")]
-pub(crate) use self::axum::{matched_path, original_uri, original_uri_mut, peer_addr};
+pub(crate) use self::axum::{
+    body_type, empty_body, matched_path, original_uri, original_uri_mut, peer_addr,
+};
 #[cfg(not(feature = "axum"))]
-pub(crate) use self::bare::{matched_path, original_uri, original_uri_mut, peer_addr};
+pub(crate) use self::bare::{
+    body_type, empty_body, matched_path, original_uri, original_uri_mut, peer_addr,
+};

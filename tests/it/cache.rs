@@ -765,15 +765,16 @@ async fn an_answer_dropped_at_any_poll_leaves_nothing_half_done() {
     let store = Later::new(&clock);
     let app = App::built(Handler::with(FRESH), clock, CacheLayer::secure(store));
     for polls in 0..4 {
-        let mut answer = Box::pin(app.service.clone().oneshot(get("/a")));
+        let uri = format!("/{polls}");
+        let mut response = Box::pin(app.service.clone().oneshot(get(&uri)));
         let mut cx = Context::from_waker(Waker::noop());
-        for _ in 0..polls {
-            if answer.as_mut().poll(&mut cx).is_ready() {
-                break;
-            }
+        if (0..polls).any(|_| response.as_mut().poll(&mut cx).is_ready()) {
+            // A short response is stored before its head is sent.
+            continue;
         }
+        drop(response);
+        assert!(!app.get(&uri).await.is_hit(), "after {polls} polls");
     }
-    assert!(!app.get("/a").await.is_hit());
 }
 
 async fn purge(app: &App, what: Purge, mode: PurgeMode) {

@@ -230,16 +230,17 @@ async fn a_leader_that_fails_hands_over_to_one() {
 }
 
 #[tokio::test]
-async fn a_leader_whose_client_stops_reading_hands_over() {
-    let slow = Slow::new();
-    slow.open();
-    let service = slow.cached(FRESH, |builder| builder.finish_bytes_max(0));
-    let unread = service.clone().oneshot(get("/a")).await.unwrap();
-    let follower = tokio::spawn(body(service, get("/a")));
-    tokio::task::yield_now().await;
-    assert!(!follower.is_finished());
-    drop(unread);
-    assert_eq!(follower.await.unwrap(), "call 2");
+async fn a_leader_whose_client_does_not_read_delays_nobody() {
+    for finish_bytes_max in [0, 256 << 10] {
+        let slow = Slow::new();
+        slow.open();
+        let service = slow.cached(FRESH, |builder| builder.finish_bytes_max(finish_bytes_max));
+        let unread = service.clone().oneshot(get("/a")).await.unwrap();
+        let follower = tokio::spawn(body(service, get("/a")));
+        assert_eq!(follower.await.unwrap(), "call 1");
+        assert_eq!(text(unread).await, "call 1");
+        assert_eq!(slow.calls(), 1);
+    }
 }
 
 #[tokio::test]

@@ -40,13 +40,13 @@ const STEPS: usize = 40;
 /// The paths that clients send.
 const PATHS: [&str; 5] = ["/a/own", "/b/own", "/public", "/stale", "/never"];
 
-/// What is wrong with a cache, for the oracle to catch.
+/// A defect of a cache, for the oracle to catch.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Flaw {
     None,
     /// All callers have one identity.
     AllAreOne,
-    /// Nobody says which URI the client sent.
+    /// The client's URI is not known to the cache.
     NestsAreOne,
 }
 

@@ -1,4 +1,4 @@
-//! Which URL a request is for: the one that the client sent, in every spelling that names it.
+//! The URL of a request: the one that the client sent, in every spelling that names it.
 
 use bytes::Bytes;
 use http::{Method, Request, StatusCode, Uri};

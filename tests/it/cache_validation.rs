@@ -400,14 +400,45 @@ async fn a_part_that_the_handler_gave_is_not_kept() {
 }
 
 #[tokio::test]
-async fn a_condition_on_another_version_fails() {
-    let app = App::new(Handler::with(TAGGED));
-    app.get("/a").await;
-    let seen = app.send(get_with("/a", &[("if-match", "\"v0\"")])).await;
-    assert_eq!(
-        (seen.status, seen.body.as_str()),
-        (StatusCode::PRECONDITION_FAILED, "")
-    );
+async fn preconditions_are_evaluated_by_the_origin() {
+    let date = "Sun, 06 Nov 1994 08:49:37 GMT";
+    for age_secs in [0, 9, 10, 20] {
+        for condition in [
+            ("if-match", "\"v0\""),
+            ("if-match", "\"v1\""),
+            ("if-match", "W/\"v1\""),
+            ("if-match", "*"),
+            ("if-unmodified-since", date),
+        ] {
+            let app = App::new(Handler::new(move |request, call| {
+                let (name, value) = condition;
+                if request.headers().get(name).is_some_and(|own| own == value) {
+                    let mut response = answer(&[], "judged");
+                    *response.status_mut() = StatusCode::PRECONDITION_FAILED;
+                    return response;
+                }
+                answer(TAGGED, format!("call {call}"))
+            }));
+            app.get("/a").await;
+            app.advance_secs(age_secs);
+            for extra in [
+                None,
+                Some(("range", "bytes=0-1")),
+                Some(("if-none-match", "\"v1\"")),
+            ] {
+                for method in [Method::GET, Method::HEAD] {
+                    let fields: Vec<_> = extra.into_iter().chain([condition]).collect();
+                    let mut asked = get_with("/a", &fields);
+                    *asked.method_mut() = method;
+                    let seen = app.send(asked).await;
+                    assert_eq!(seen.status, StatusCode::PRECONDITION_FAILED, "{fields:?}");
+                    assert!(!seen.is_hit(), "{fields:?}");
+                }
+            }
+            // The stored response is untouched.
+            assert_eq!(app.get("/a").await.is_hit(), age_secs < 10);
+        }
+    }
 }
 
 #[tokio::test]
@@ -430,8 +461,12 @@ fn with_head(fields: &'static [(&'static str, &'static str)]) -> Handler {
 }
 
 #[tokio::test]
-async fn an_answer_to_a_head_makes_what_is_stored_fresh_again() {
-    let fields = &[("cache-control", "max-age=30"), ("x-new", "yes")];
+async fn head_with_a_matching_validator_refreshes_the_stored_response() {
+    let fields = &[
+        ("cache-control", "max-age=30"),
+        ("etag", "\"v1\""),
+        ("x-new", "yes"),
+    ];
     let app = App::new(with_head(fields));
     app.get("/a").await;
     app.advance_secs(10);
@@ -448,7 +483,7 @@ async fn an_answer_to_a_head_makes_what_is_stored_fresh_again() {
 }
 
 #[tokio::test]
-async fn an_answer_to_a_head_that_describes_another_version_makes_what_is_stored_stale() {
+async fn head_of_another_version_invalidates_the_stored_response() {
     for other in [
         &[("cache-control", "max-age=30"), ("etag", "\"v2\"")],
         &[("cache-control", "max-age=30"), ("content-length", "7")],
@@ -467,8 +502,9 @@ async fn an_answer_to_a_head_that_describes_another_version_makes_what_is_stored
 }
 
 #[tokio::test]
-async fn a_head_with_a_condition_is_answered_by_what_it_has_made_fresh() {
-    let app = App::new(with_head(&[("cache-control", "max-age=30")]));
+async fn a_conditional_head_is_answered_by_the_response_that_it_refreshed() {
+    let fields = &[("cache-control", "max-age=30"), ("etag", "\"v1\"")];
+    let app = App::new(with_head(fields));
     app.get("/a").await;
     app.advance_secs(10);
     for (tag, status) in [
@@ -483,22 +519,30 @@ async fn a_head_with_a_condition_is_answered_by_what_it_has_made_fresh() {
 }
 
 #[tokio::test]
-async fn a_head_of_a_stale_answer_that_fails_changes_nothing() {
-    let app = App::new(Handler::new(|request, call| {
-        let mut response = answer(TAGGED, format!("call {call}"));
-        if *request.method() == Method::HEAD {
-            *response.status_mut() = StatusCode::GONE;
-        }
-        response
-    }));
-    app.get("/a").await;
-    app.advance_secs(10);
-    let head = app.send(request(Method::HEAD, "/a")).await;
-    assert_eq!(head.status, StatusCode::GONE);
-    assert_eq!(
-        app.get("/a").await.cache_status().split("; ").nth(1),
-        Some("fwd=stale")
-    );
+async fn head_invalidates_the_stored_response_unless_the_origin_fails() {
+    for (status, next) in [
+        (410, "fwd=uri-miss"),
+        (404, "fwd=uri-miss"),
+        (503, "fwd=stale"),
+    ] {
+        let app = App::new(Handler::new(move |request, call| {
+            let mut response = answer(TAGGED, format!("call {call}"));
+            if *request.method() == Method::HEAD {
+                *response.status_mut() = StatusCode::from_u16(status).unwrap();
+            }
+            response
+        }));
+        app.get("/a").await;
+        app.advance_secs(10);
+        let head = app.send(request(Method::HEAD, "/a")).await;
+        assert_eq!(head.status, status);
+        let seen = app.get("/a").await;
+        assert_eq!(
+            seen.cache_status().split("; ").nth(1),
+            Some(next),
+            "{status}"
+        );
+    }
 }
 
 fn reloading(configure: impl FnOnce(CacheLayerBuilder) -> CacheLayerBuilder) -> App {

@@ -45,20 +45,27 @@ mod cache_differential;
 #[cfg(feature = "encryption")]
 mod cache_encryption;
 mod cache_endings;
+mod cache_failing_origins;
+mod cache_final_responses;
+mod cache_flow;
 mod cache_jitter;
 mod cache_leaks;
 #[cfg(feature = "axum")]
 mod cache_nest;
 mod cache_oracle;
+mod cache_oracle_origin;
 mod cache_parts;
 mod cache_policy;
 mod cache_posts;
 mod cache_purges;
 mod cache_refresh;
+mod cache_revalidation;
 mod cache_shared_store;
 mod cache_target;
 mod cache_targeted;
 mod cache_ttl;
+#[cfg(feature = "axum")]
+mod cache_unstorable;
 mod cache_validation;
 mod contract;
 mod credits;
@@ -102,6 +109,8 @@ mod redis_gate;
 mod redis_keys;
 #[cfg(all(feature = "redis", feature = "test-util"))]
 mod redis_logs;
+#[cfg(all(feature = "encryption", feature = "redis", feature = "test-util"))]
+mod redis_origins;
 #[cfg(all(feature = "redis", feature = "test-util"))]
 mod redis_rate_limit;
 #[cfg(all(feature = "redis", feature = "test-util"))]

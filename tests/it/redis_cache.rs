@@ -151,7 +151,7 @@ async fn a_purge_that_the_server_loses_brings_nothing_back() {
     assert_eq!(instance.get("/a").await, anew);
 }
 
-/// Purges so many names that no entry has, in calls of 9 000.
+/// Purges this number of names that no entry has, in calls of 9 000.
 async fn purge_made_up_names(store: &RedisStore, calls: u64, mode: PurgeMode) {
     for part in 0..calls {
         let targets: Vec<_> = (0..9_000_u64)

@@ -407,11 +407,11 @@ mod tests {
         store.shared.cache.purges.names()
     }
 
-    /// What is done to a store: to which sample or target, and by which lookup.
+    /// An operation on a store: its sample or target, and its lookup.
     #[derive(Clone, Copy, Debug)]
     enum Step {
         Look(u32),
-        /// With the fence of the lookup so many steps ago.
+        /// With the fence of the lookup this number of steps ago.
         Put(u32, usize),
         Touch(u32, usize),
         Purge(u32, PurgeMode),

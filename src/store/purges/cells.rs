@@ -12,9 +12,9 @@ use std::{
 use super::Name;
 use crate::cache::PurgeMode;
 
-/// How many cells the first chunk has. Each further chunk has twice as many as the one before.
+/// The number of cells in the first chunk. Each further chunk has twice as many as the one before.
 const FIRST_CHUNK: u32 = 64;
-/// So many chunks number all cells that a `u32` can.
+/// The number of chunks that number all cells that a `u32` can.
 const CHUNKS: usize = 27;
 
 /// The number of a cell, from 1 on.

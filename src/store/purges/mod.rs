@@ -23,10 +23,10 @@ use self::{
 };
 use crate::cache::{CacheKey, PurgeMode, PurgeTarget, StoredResponse};
 
-/// How many locks the names are spread over.
+/// The number of locks that the names are spread over.
 const SHARDS: usize = 64;
 
-/// What each name takes in memory: its cell, and its place in the map that finds the cell.
+/// The memory of each name: its cell, and its slot in the map that finds the cell.
 pub(in crate::store) const NAME_BYTES: usize = 128;
 
 /// The purges of a cache.
@@ -53,7 +53,7 @@ struct Place {
     entries: u32,
 }
 
-/// How an entry stands against the purges.
+/// The state of an entry after the purges.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::store) enum Standing {
     /// No purge reaches it.

@@ -7,7 +7,7 @@ use std::sync::{
 
 use super::Name;
 
-/// How many cells a row has.
+/// The number of cells in a row.
 const CELLS: usize = 1 << 14;
 
 /// An upper bound of the last purge of each name, in two rows of cells.

@@ -53,10 +53,10 @@ static LEASE: LazyLock<Script> =
 static RELEASE: LazyLock<Script> =
     LazyLock::new(|| Script::new(&[include_str!("scripts/cache_release.lua")]));
 
-/// How long an entry is kept at most.
+/// The maximum time for which an entry is stored.
 const RETAIN_MAX: Duration = Duration::from_secs(7 * 86_400);
 
-/// How many recent purges are recorded in each set, about 10 MB. A fill during which there are more is
+/// The maximum number of recent purges that each set records, about 10 MB. A fill during which there are more is
 /// not stored.
 const PURGES_MAX: usize = 1 << 16;
 

@@ -27,20 +27,20 @@ use crate::{
     time::{Clock, SystemClock, Timestamp},
 };
 
-/// How long an entry is used without asking the server: at most as long as it takes to find out that
+/// The time for which an entry is used without asking the server: at most as long as it takes to find out that
 /// purges no longer arrive.
 const TRUSTED_FOR: Duration = Duration::from_secs(2);
 
 /// Entries are spread over this many parts, each under its own lock.
 const PARTS: usize = 8;
 
-/// What an entry takes in addition to its own bytes and its names.
+/// The overhead of an entry in addition to its own bytes and its names.
 const PLACE_BYTES: usize = 256;
 
 /// Cache entries in the memory of this process.
 pub(super) struct Near {
     parts: [Mutex<Cache<Place, Kept, Weigh>>; PARTS],
-    /// What has been purged, and which keys have been written to, since entries were looked up.
+    /// The purges, and the keys that have been written to, since entries were looked up.
     purges: Arc<Purges>,
     /// Whether purges of other instances arrive.
     is_heard: AtomicBool,

@@ -6,6 +6,7 @@ pub(crate) mod bell;
 pub(crate) mod hands;
 #[cfg(all(feature = "redis", feature = "test-util"))]
 pub(crate) mod instance;
+pub(crate) mod origin;
 pub(crate) mod process;
 pub(crate) mod processes;
 #[cfg(all(feature = "redis", feature = "test-util"))]
