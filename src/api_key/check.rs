@@ -201,7 +201,7 @@ fn prove<B>(
     let Some(hash) = record.slow_hash() else {
         return Err(Denied::internal());
     };
-    if !ring.trusts(&record) {
+    if !ring.honors(&record, key) || !ring.trusts(&record) {
         return Ok(config
             .settle(request, key, counted, Ok(Some(record)), None)
             .into());
@@ -214,7 +214,7 @@ fn prove<B>(
         Some(counted) => Some(counted),
         None => config.count_failure(request)?,
     };
-    Ok(match ring.prove_slowly(hash, key).into_ready() {
+    Ok(match ring.prove_slowly(hash, &record, key).into_ready() {
         Err(pending) => Step::Wait(Question::Proof(pending, record, counted)),
         Ok(Ok(proved)) => {
             let settled = config.settle(request, key, counted, Ok(Some(record)), Some(proved));

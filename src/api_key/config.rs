@@ -146,6 +146,11 @@ impl Config {
         let now = || self.ring.shared.clock.wall();
         let record = answer.map_err(|error| Denied::store_failed(&error, now()))?;
         let ring = &self.ring.shared;
+        if let Some(record) = &record
+            && !ring.honors(record, presented)
+        {
+            return Err(Denied::internal());
+        }
         let key = verify(&ring.peppers, presented, record, proved, now)?;
         if !ring.trusts(&key) {
             let corrupt = StoreError::new(StoreErrorKind::Corrupt);
@@ -153,7 +158,7 @@ impl Config {
         }
         if key.brief().algorithm != ring.peppers.current_algorithm() {
             let digest = || ring.peppers.digest_new(presented.bytes);
-            ring.redigests.add(key.id(), digest);
+            ring.redigests.add(key.brief(), digest);
         }
         let address = || self.client_ip(request);
         let may_use_it = key.brief().is_unconstrained

@@ -12,6 +12,7 @@ use crate::error::ConfigError;
 /// Separates these digests from any other use of the same pepper.
 const PURPOSE: &[u8] = b"apikey-v1\0";
 const FOREIGN_PURPOSE: &[u8] = b"apikey-v1 foreign\0";
+const SLOW_HASH_PURPOSE: &[u8] = b"apikey-v1 slow hash\0";
 const SEAL_PURPOSE: &[u8] = b"apikey-v1 record\0";
 const FINGERPRINT_PURPOSE: &[u8] = b"apikey-v1 fingerprint\0";
 
@@ -232,6 +233,36 @@ impl Peppers {
     /// Digests the hash of a former system: what is kept is of no use to who reads the store.
     pub(super) fn digest_foreign(&self, hash: &[u8]) -> KeyDigest {
         self.digest_for(FOREIGN_PURPOSE, hash)
+    }
+
+    /// Binds a slow hash to the pepper. A record with a slow hash holds this digest, so a writer of
+    /// the store that does not know the pepper cannot put its own hash into a record.
+    pub(super) fn bind_slow_hash(&self, text: &str) -> KeyDigest {
+        self.digest_for(SLOW_HASH_PURPOSE, text.as_bytes())
+    }
+
+    /// Returns whether a record's slow hash was put there by a holder of the pepper.
+    pub(super) fn binds_slow_hash(
+        &self,
+        algorithm: DigestAlgorithm,
+        text: &str,
+        digest: &KeyDigest,
+    ) -> bool {
+        match algorithm {
+            DigestAlgorithm::Foreign {
+                hash: ForeignAlgorithm::Argon2,
+                pepper_id,
+            } => {
+                let bound = self.digest_under(pepper_id, SLOW_HASH_PURPOSE, text.as_bytes());
+                bound.is_some_and(|bound| bound.matches(digest))
+            }
+            DigestAlgorithm::Foreign {
+                hash: ForeignAlgorithm::Sha256 | ForeignAlgorithm::Sha512,
+                ..
+            }
+            | DigestAlgorithm::HmacSha256 { .. }
+            | DigestAlgorithm::Sha256 => false,
+        }
     }
 
     /// Returns how a former system's hash is digested.

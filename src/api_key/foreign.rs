@@ -109,6 +109,11 @@ impl ForeignKeys {
         })
     }
 
+    /// Returns whether a presented key is one of the former system's, found under its own id.
+    pub(super) fn finds(&self, key: &ParsedKey<'_>) -> bool {
+        self.parse(key.bytes).is_ok_and(|own| own.id == key.id)
+    }
+
     /// Returns the id by which a key will be found.
     pub(super) fn id(&self, key: &ForeignKey) -> Result<KeyId, Invalid> {
         let refused = |problem| Err(Invalid::new("foreign key", problem));

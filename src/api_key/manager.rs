@@ -100,15 +100,22 @@ impl KeyManager {
         let none = || Invalid::new("foreign key", "would never be found: the ring accepts none");
         let id = ring.foreign.as_ref().ok_or_else(none)?.id(&key)?;
         let mut record = self.record_of(id, self.environment(&new)?, &new);
-        let (hash, bytes): (_, &[u8]) = match key.hash() {
-            HashKind::Sha256(hash) => (ForeignAlgorithm::Sha256, hash),
-            HashKind::Sha512(hash) => (ForeignAlgorithm::Sha512, hash),
+        let (hash, digest) = match key.hash() {
+            HashKind::Sha256(hash) => (
+                ForeignAlgorithm::Sha256,
+                ring.peppers.digest_foreign(&hash[..]),
+            ),
+            HashKind::Sha512(hash) => (
+                ForeignAlgorithm::Sha512,
+                ring.peppers.digest_foreign(&hash[..]),
+            ),
             HashKind::Argon2(text) => {
                 record.slow_hash = Some(text.clone());
-                (ForeignAlgorithm::Argon2, text.as_bytes())
+                let digest = ring.peppers.bind_slow_hash(text);
+                (ForeignAlgorithm::Argon2, digest)
             }
         };
-        record.digest = ring.peppers.digest_foreign(bytes);
+        record.digest = digest;
         record.algorithm = ring.peppers.foreign_algorithm(hash);
         new_key::check_record(&mut record)?;
         let record = ring.seal(record);
@@ -127,7 +134,7 @@ impl KeyManager {
     pub async fn get(&self, id: KeyId) -> Result<StoredKey, KeyError> {
         let ring = &self.ring.shared;
         let found = ring.store.find(id).await?.ok_or(KeyError::NotFound)?;
-        if ring.trusts(&found) {
+        if found.id() == id && ring.trusts(&found) {
             Ok(found)
         } else {
             Err(KeyError::Store(StoreErrorKind::Corrupt.into()))
@@ -286,8 +293,11 @@ impl KeyManager {
         let Some(record) = ring.store.find(key.id).await? else {
             return Ok(None);
         };
+        if !ring.honors(&record, &key) || !ring.trusts(&record) {
+            return Err(KeyError::Store(StoreErrorKind::Corrupt.into()));
+        }
         let is_whole = match record.slow_hash() {
-            Some(hash) => ring.prove_slowly(hash, &key).await?,
+            Some(hash) => ring.prove_slowly(hash, &record, &key).await?,
             None => {
                 let digest = ring.peppers.digest_as(record.algorithm, key.bytes);
                 digest.is_some_and(|digest| digest.matches(&record.digest))

@@ -3,10 +3,10 @@
 use std::{
     collections::HashMap,
     fmt, mem,
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use super::{digest::KeyDigest, key::KeyId};
+use super::{digest::KeyDigest, key::KeyId, record::Brief};
 
 /// How many wait at most; further ones are renewed when they are next used.
 const WAITING_MAX: usize = 1_024;
@@ -14,28 +14,47 @@ const WAITING_MAX: usize = 1_024;
 /// New digests, until they are written.
 #[derive(Default)]
 pub(super) struct Redigests {
-    waiting: Mutex<HashMap<KeyId, KeyDigest>>,
+    waiting: Mutex<HashMap<KeyId, Redigest>>,
+}
+
+/// A new digest and the one that it replaces: a record that holds another digest by now is another
+/// key's, and stays as it is.
+pub(super) struct Redigest {
+    pub(super) replaced: KeyDigest,
+    pub(super) digest: KeyDigest,
 }
 
 impl Redigests {
-    /// Adds a digest, unless it waits already or there is no room.
-    pub(super) fn add(&self, id: KeyId, digest: impl FnOnce() -> KeyDigest) {
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        if waiting.len() < WAITING_MAX && !waiting.contains_key(&id) {
-            waiting.insert(id, digest());
+    /// Adds a digest for a record, unless one waits already or there is no room.
+    pub(super) fn add(&self, record: &Brief, digest: impl FnOnce() -> KeyDigest) {
+        let mut waiting = lock(&self.waiting);
+        if waiting.len() >= WAITING_MAX || waiting.contains_key(&record.id) {
+            return;
         }
+        let redigest = Redigest {
+            replaced: record.digest.clone(),
+            digest: digest(),
+        };
+        waiting.insert(record.id, redigest);
     }
 
-    /// Returns the digest of a key that waits.
-    pub(super) fn of(&self, id: KeyId) -> Option<KeyDigest> {
-        let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        waiting.get(&id).cloned()
+    /// Returns the digest that waits for a record as it is.
+    pub(super) fn of(&self, record: &Brief) -> Option<KeyDigest> {
+        let waiting = lock(&self.waiting);
+        let own = waiting.get(&record.id)?;
+        own.replaced
+            .matches(&record.digest)
+            .then(|| own.digest.clone())
     }
 
-    pub(super) fn take(&self) -> HashMap<KeyId, KeyDigest> {
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        mem::take(&mut *waiting)
+    pub(super) fn take(&self) -> HashMap<KeyId, Redigest> {
+        mem::take(&mut *lock(&self.waiting))
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // No foreign code runs under this lock.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl fmt::Debug for Redigests {

@@ -163,12 +163,20 @@ impl KeyRingBuilder {
     }
 
     /// Sets the pepper that new keys are digested under.
+    ///
+    /// A writer of the store that does not know the pepper cannot make a key: every digest, and
+    /// every hash of an imported key, is bound to a pepper of the ring. It can still edit the owner,
+    /// the scopes, the tier or the expiry of a key that exists, unless records are
+    /// [sealed](Self::seal_records).
     pub fn pepper(mut self, pepper: Pepper) -> Self {
         self.pepper = Some(pepper);
         self
     }
 
-    /// Adds a pepper that was in use before: its keys are still accepted.
+    /// Adds a previous pepper, whose keys are still accepted.
+    ///
+    /// It is trusted as much as the current one: a holder of it and a writer of the store can
+    /// together make keys. Remove a pepper that has leaked.
     pub fn former_pepper(mut self, pepper: Pepper) -> Self {
         self.former.push(pepper);
         self
@@ -271,11 +279,17 @@ impl KeyRingBuilder {
         self
     }
 
-    /// Seals each record under the pepper, and believes no record that is not sealed: who can write
-    /// to the store can then neither make a key nor add a scope to one. What they can do is to put
-    /// an old record back in the place of a newer one.
+    /// Seals every record with a MAC under the pepper, and rejects records without a valid seal. Off
+    /// by default.
     ///
-    /// Seal from the first key on: those that were made without are answered `500`.
+    /// The MAC covers the whole record: id, version, digest, owner, lineage, tier, scopes, state,
+    /// times, metadata, constraints, credits and limits. A writer of the store can then neither make
+    /// a key nor change what a key may do. It can still delete a record, or replace a record by an
+    /// older version of the same key.
+    ///
+    /// A request with a key whose record has no valid seal receives `500`, and the auditor is sent
+    /// [`KeyRecordForged`](crate::AuditEvent::KeyRecordForged). Enable it before the first key is
+    /// made: keys without a seal are rejected.
     pub fn seal_records(mut self) -> Self {
         self.seals = true;
         self
@@ -292,9 +306,12 @@ impl KeyRingBuilder {
     /// Accepts keys that were made elsewhere and [imported](super::KeyManager::import) here, and
     /// says how they are found.
     ///
-    /// A credential that has not the form of the ring's keys, and that no verifier of a layer
-    /// takes for its own, is looked for among them. The first time that such a key is used, it is
-    /// digested as the ring's own keys are; the next [`KeyRing::flush`] writes that down.
+    /// A credential that does not have the form of the ring's keys, and that no verifier of the layer
+    /// recognizes, is looked up among them. On the first use of such a key its digest is renewed
+    /// under the current pepper; the next [`KeyRing::flush`] writes it.
+    ///
+    /// Without this option, a record that holds the digest or the hash of a foreign key is rejected
+    /// with `500`.
     pub fn foreign_keys(mut self, foreign: ForeignKeys) -> Self {
         self.foreign = Some(foreign);
         self

@@ -8,7 +8,7 @@ use super::{
     argon2,
     audit::Audit,
     changes::Listener,
-    digest::{KeyDigest, Peppers},
+    digest::{DigestAlgorithm, KeyDigest, Peppers},
     foreign::ForeignKeys,
     hashing::Hashing,
     key::{KeyFormat, ParsedKey},
@@ -54,10 +54,46 @@ impl Shared {
         }
     }
 
+    /// Returns whether a record's means of proof were put there by a holder of the pepper: a foreign
+    /// digest or a slow hash counts only where foreign keys are configured and find this key.
+    ///
+    /// A record that fails this was forged, and the auditor hears of it.
+    pub(super) fn honors(&self, record: &StoredKey, key: &ParsedKey<'_>) -> bool {
+        let brief = record.brief();
+        let honored = match brief.algorithm {
+            DigestAlgorithm::HmacSha256 { .. } | DigestAlgorithm::Sha256 => !brief.is_slow,
+            DigestAlgorithm::Foreign { .. } => self.honors_foreign(record, key),
+        };
+        if !honored {
+            self.tell_forged(record);
+        }
+        honored
+    }
+
+    fn honors_foreign(&self, record: &StoredKey, key: &ParsedKey<'_>) -> bool {
+        let is_found = self.foreign.as_ref().is_some_and(|own| own.finds(key));
+        let is_bound = record.slow_hash().is_none_or(|text| {
+            self.peppers
+                .binds_slow_hash(record.algorithm, text, &record.digest)
+        });
+        is_found && is_bound
+    }
+
+    fn tell_forged(&self, record: &StoredKey) {
+        self.audit.tell(|| AuditEvent::KeyRecordForged {
+            key_id: record.id().as_str().into(),
+        });
+    }
+
     /// Asks whether a key is the one that a slow hash was made of. Where that has been computed
-    /// since the last flush, the answer is there at once.
-    pub(super) fn prove_slowly(&self, hash: &str, key: &ParsedKey<'_>) -> StoreFuture<bool> {
-        if let Some(proved) = self.redigests.of(key.id) {
+    /// since the last flush, the result is returned at once.
+    pub(super) fn prove_slowly(
+        &self,
+        hash: &str,
+        record: &StoredKey,
+        key: &ParsedKey<'_>,
+    ) -> StoreFuture<bool> {
+        if let Some(proved) = self.redigests.of(record.brief()) {
             let digest: KeyDigest = self.peppers.digest_new(key.bytes);
             return StoreFuture::ready(proved.matches(&digest));
         }
@@ -85,9 +121,7 @@ impl Shared {
             None => false,
         });
         if !trusted {
-            self.audit.tell(|| AuditEvent::KeyRecordForged {
-                key_id: record.id().as_str().into(),
-            });
+            self.tell_forged(record);
         }
         trusted
     }
@@ -130,16 +164,17 @@ impl Shared {
 
     /// What is not written here is found again when the key is next used.
     async fn flush_redigests(&self) -> Result<(), StoreError> {
-        for (id, digest) in self.redigests.take() {
+        for (id, redigest) in self.redigests.take() {
             let Some(before) = self.store.find(id).await? else {
                 continue;
             };
-            if before.algorithm == self.peppers.current_algorithm() || !self.trusts(&before) {
+            let is_same_key = before.digest.matches(&redigest.replaced);
+            if !is_same_key || !self.trusts(&before) {
                 continue;
             }
             let record = KeyRecord {
                 version: before.version + 1,
-                digest,
+                digest: redigest.digest,
                 algorithm: self.peppers.current_algorithm(),
                 slow_hash: None,
                 ..KeyRecord::clone(&before)

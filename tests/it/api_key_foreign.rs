@@ -241,7 +241,7 @@ async fn a_public_part_that_panics_is_answered_for_by_500() {
 }
 
 #[cfg(feature = "argon2")]
-mod argon2 {
+pub(crate) mod argon2 {
     use std::net::SocketAddr;
 
     use portcullis::PeerAddr;
@@ -271,6 +271,10 @@ mod argon2 {
     }
 
     fn hash_of(key: &str) -> ForeignHash {
+        ForeignHash::argon2(&hash_text(key)).unwrap()
+    }
+
+    pub(crate) fn hash_text(key: &str) -> String {
         use ::argon2::{Algorithm, Argon2, Params, Version};
         let params = Params::new(64, 1, 1, Some(32)).unwrap();
         let mut output = [0; 32];
@@ -278,7 +282,7 @@ mod argon2 {
             .hash_password_into(key.as_bytes(), b"some salt", &mut output)
             .unwrap();
         let (salt, output) = (base64(b"some salt"), base64(&output));
-        ForeignHash::argon2(&format!("$argon2id$v=19$m=64,t=1,p=1${salt}${output}")).unwrap()
+        format!("$argon2id$v=19$m=64,t=1,p=1${salt}${output}")
     }
 
     fn by_part() -> ForeignKeys {

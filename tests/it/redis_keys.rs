@@ -408,3 +408,40 @@ async fn whoever_revokes_may_wait_until_all_have_heard() {
             .all(|key| !key.contains("heard"))
     );
 }
+
+#[cfg(feature = "argon2")]
+mod argon2 {
+    use super::*;
+    use crate::{
+        api_key::forged, api_key_foreign::argon2::hash_text, api_key_forgery::made_elsewhere,
+        support::redis::Reply,
+    };
+
+    /// Threat A14: a writer of the server makes no key by a hash of its own.
+    #[tokio::test]
+    async fn a_slow_hash_forged_on_the_server_makes_no_key() {
+        let server = Server::start();
+        let instance = Instance::at(&server.url());
+        let (id, own) = new_key(&instance, "acme").await;
+        let names = server.keys();
+        let records = names.iter().find(|name| name.ends_with(":records"));
+        let (records, id) = (records.unwrap().as_bytes(), id.as_str().as_bytes());
+        let mut client = server.client();
+        let Some(Reply::Bulk(mut bytes)) = client.ask(&[b"HGET", records, id]) else {
+            panic!("no record");
+        };
+        // Another secret behind the same id.
+        let key = forged(&own, made_elsewhere().await.expose_secret());
+        let hash = hash_text(&key);
+        let end = bytes.len() - 5;
+        assert_eq!(bytes[end..], [0; 5]);
+        bytes.truncate(end);
+        bytes.extend([0, 0, 1]);
+        bytes.extend(u32::try_from(hash.len()).unwrap().to_le_bytes());
+        bytes.extend(hash.as_bytes());
+        bytes.extend([0, 0]);
+        client.ask(&[b"HSET", records, id, &bytes]);
+        let status = instance.status(&key).await;
+        assert_eq!(status, StatusCode::INTERNAL_SERVER_ERROR);
+    }
+}
