@@ -44,6 +44,11 @@ impl IpNetwork {
         self.0.contains(&ip.to_canonical())
     }
 
+    /// Returns whether every address of the other network is in this one.
+    pub(crate) fn contains_network(&self, other: &Self) -> bool {
+        self.0.contains(&other.0)
+    }
+
     /// Returns the network around an address that shares this many bits with it.
     pub(crate) fn around(ip: IpAddr, prefix_len: u8) -> Self {
         Self(IpNet::new_assert(ip, prefix_len).trunc())

@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, str};
 
 use super::{
+    authority::SetByOwner,
     constraints::Constraints,
     digest::{DigestAlgorithm, ForeignAlgorithm, KeyDigest, Seal},
     key::KeyId,
@@ -16,6 +17,9 @@ use crate::{
 
 /// The first byte. Bytes of another layout are never misread: they are corrupt.
 const SCHEMA: u8 = 1;
+/// The same, followed by the fields that an administrator of the owner set. It is written only where
+/// there are any, so that records of before stay as they are.
+const SCHEMA_SET_BY_OWNER: u8 = 2;
 
 impl KeyRecord {
     /// The most bytes that a record has. The bounds of a `NewKey` keep far below it.
@@ -36,7 +40,11 @@ impl KeyRecord {
     /// Returns all that a seal is for: everything but itself.
     pub(super) fn body_bytes(&self) -> Vec<u8> {
         let mut out = Writer(Vec::with_capacity(256));
-        out.byte(SCHEMA);
+        let set_by_owner = self.set_by_owner.bits();
+        out.byte(match set_by_owner {
+            0 => SCHEMA,
+            _ => SCHEMA_SET_BY_OWNER,
+        });
         out.text(self.id.as_str());
         out.text(&self.prefix);
         out.text(&self.environment);
@@ -66,6 +74,9 @@ impl KeyRecord {
         }
         out.optional(self.slow_hash.as_deref(), Writer::text);
         out.optional(self.rotated_at, Writer::time);
+        if set_by_owner != 0 {
+            out.byte(set_by_owner);
+        }
         out.0
     }
 
@@ -182,9 +193,11 @@ struct Reader<'a>(&'a [u8]);
 
 impl Reader<'_> {
     fn record(&mut self) -> Option<KeyRecord> {
-        if self.byte()? != SCHEMA {
-            return None;
-        }
+        let has_set_by_owner = match self.byte()? {
+            SCHEMA => false,
+            SCHEMA_SET_BY_OWNER => true,
+            _ => return None,
+        };
         Some(KeyRecord {
             id: self.id()?,
             prefix: self.text()?,
@@ -210,8 +223,17 @@ impl Reader<'_> {
             limit: self.optional(Self::allowance)?,
             slow_hash: self.optional(Self::text)?,
             rotated_at: self.optional(Self::time)?,
+            set_by_owner: match has_set_by_owner {
+                true => self.set_by_owner()?,
+                false => SetByOwner::default(),
+            },
             seal: self.optional(Self::seal)?,
         })
+    }
+
+    /// Reads a set that is not empty: each record has one spelling.
+    fn set_by_owner(&mut self) -> Option<SetByOwner> {
+        SetByOwner::from_bits(self.byte()?).filter(|set| set.bits() != 0)
     }
 
     fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
@@ -370,6 +392,7 @@ mod tests {
             pepper_id: Some(7),
         };
         record.metadata.insert("a".to_owned(), "b".to_owned());
+        record.set_by_owner = SetByOwner::from_bits(9).unwrap();
         record.constraints = Constraints::new()
             .networks(["10.0.0.0/8".parse().unwrap(), "::1".parse().unwrap()])
             .methods([http::Method::GET])
@@ -413,7 +436,7 @@ mod tests {
         }
         assert!(KeyRecord::from_bytes(&[&bytes[..], b"x"].concat()).is_err());
         let mut other_schema = bytes;
-        other_schema[0] = 2;
+        other_schema[0] = 3;
         let error = KeyRecord::from_bytes(&other_schema).unwrap_err();
         assert_eq!(error.kind(), StoreErrorKind::Corrupt);
     }

@@ -77,6 +77,16 @@ impl Constraints {
         method_fits && origin_fits && network_fits()
     }
 
+    /// Returns whether these admit no request that the others do not admit.
+    pub(super) fn are_within(&self, others: &Self) -> bool {
+        let networks = is_within(&self.networks, &others.networks, |own, other| {
+            other.contains_network(own)
+        });
+        let methods = is_within(&self.methods, &others.methods, Method::eq);
+        let origins = is_within(&self.origins, &others.origins, String::eq);
+        networks && methods && origins
+    }
+
     fn admits_origin(&self, headers: &HeaderMap) -> bool {
         let mut lines = headers.get_all(ORIGIN).iter();
         match (lines.next(), lines.next()) {
@@ -112,6 +122,12 @@ impl Constraints {
         }
         Ok(())
     }
+}
+
+/// Returns whether each entry lies within one of the others. An empty list restricts nothing.
+fn is_within<T>(own: &[T], others: &[T], lies_in: impl Fn(&T, &T) -> bool) -> bool {
+    let lies_in_one = |one: &T| others.iter().any(|other| lies_in(one, other));
+    others.is_empty() || (!own.is_empty() && own.iter().all(lies_in_one))
 }
 
 #[cfg(test)]
@@ -169,6 +185,29 @@ mod tests {
         let anywhere = Constraints::new();
         let asked = || panic!("nobody needs it");
         assert!(anywhere.admit(&Method::GET, &HeaderMap::new(), asked));
+    }
+
+    #[test]
+    fn constraints_are_within_others_if_they_admit_nothing_more() {
+        let wide = Constraints::new()
+            .networks(["10.0.0.0/8".parse().unwrap(), "fd00::/8".parse().unwrap()])
+            .methods([Method::GET, Method::HEAD]);
+        let network = |text: &str| wide.clone().networks([text.parse().unwrap()]);
+        assert!(wide.are_within(&wide));
+        assert!(wide.are_within(&Constraints::new()));
+        assert!(!Constraints::new().are_within(&wide));
+        assert!(network("10.1.0.0/16").are_within(&wide));
+        for wider in ["11.0.0.0/8", "0.0.0.0/0", "::/0", "10.0.0.0/7"] {
+            assert!(!network(wider).are_within(&wide), "{wider}");
+        }
+        assert!(wide.clone().methods([Method::GET]).are_within(&wide));
+        assert!(!wide.clone().methods([Method::PUT]).are_within(&wide));
+        assert!(!wide.clone().methods([]).are_within(&wide));
+        assert!(
+            wide.clone()
+                .origins(["https://a.example"])
+                .are_within(&wide)
+        );
     }
 
     #[test]

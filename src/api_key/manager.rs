@@ -4,16 +4,18 @@ use std::{fmt, time::Duration};
 
 use super::{
     audit::KeyAction,
+    authority::{Authority, Field, SetByOwner},
     changes::Listener,
     digest::{ForeignAlgorithm, KeyDigest},
     foreign::{ForeignKey, HashKind},
     invalid::Invalid,
     key::{KeyId, NoRandomness},
     new_key::{self, NewKey},
+    owner_rules,
     record::{KeyRecord, KeyState, KeyStatus, StateChange, StoredKey},
     ring::KeyRing,
     secret::SecretKey,
-    store::{ApiKeyStore, KeyPage, KeyQuery},
+    store::{ApiKeyStore, KeyCount, KeyCreation, KeyPage, KeyQuery},
     update::KeyUpdate,
 };
 use crate::{
@@ -50,6 +52,9 @@ const REASON_LEN_MAX: usize = 256;
 pub struct KeyManager {
     ring: KeyRing,
     actor: Option<String>,
+    authority: Authority,
+    version: Option<u64>,
+    pub(super) max_keys: Option<usize>,
 }
 
 impl KeyManager {
@@ -58,6 +63,9 @@ impl KeyManager {
         Self {
             ring: ring.clone(),
             actor: None,
+            authority: Authority::Service,
+            version: None,
+            max_keys: None,
         }
     }
 
@@ -70,15 +78,66 @@ impl KeyManager {
         }
     }
 
+    /// Returns a manager of the same keys that acts for the owner of the keys, not for the service.
+    /// Its changes are signed with this name.
+    ///
+    /// It may tighten what the service set, and may not extend, lift or remove it: it reduces scopes,
+    /// moves an expiry forward, moves a begin back, narrows constraints, and disables or revokes keys.
+    /// It undoes only what it did itself. A key that it rotates ends no later than before, and tier,
+    /// credits, limit and metadata stay as they are. Everything else fails with
+    /// [`KeyError::Forbidden`].
+    ///
+    /// Which keys it may see, and which scopes and tiers it may give to new ones, is for the
+    /// application to check.
+    #[must_use]
+    pub fn acting_for_owner(&self, actor: impl Into<String>) -> Self {
+        Self {
+            authority: Authority::Owner,
+            ..self.acting_as(actor)
+        }
+    }
+
+    /// Returns a manager of the same keys that changes a key only if the key has this version, and
+    /// fails with [`KeyError::Conflict`] otherwise.
+    ///
+    /// Check a record, then change it by its version: a change that was made in between is then not
+    /// overlooked.
+    #[must_use]
+    pub fn if_version(&self, version: u64) -> Self {
+        Self {
+            version: Some(version),
+            ..self.clone()
+        }
+    }
+
+    /// Sets the maximum number of keys of an owner. Unlimited by default; the
+    /// [`admin`](super::admin) router sets 100 where the manager sets nothing.
+    ///
+    /// [`create`](Self::create) and [`import`](Self::import) beyond it fail with
+    /// [`KeyError::TooManyKeys`]. Keys that are revoked or expired do not count, but an owner has at
+    /// most ten times as many records, until those of ended keys are [purged](Self::purge). A rotation
+    /// is never refused for it. `MemoryStore` and `RedisStore` count and create in one step; see
+    /// [`ApiKeyStore::create_within`] for other stores.
+    #[must_use]
+    pub fn max_keys_per_owner(&self, keys: usize) -> Self {
+        Self {
+            max_keys: Some(keys),
+            ..self.clone()
+        }
+    }
+
     /// Makes a key. Its secret is in what is returned and nowhere else: it is shown to the owner
     /// once, and cannot be had again.
     ///
     /// # Errors
     ///
-    /// If what was asked for is out of bounds, or the store cannot keep it.
+    /// If what was asked for is out of bounds, or the store cannot keep it; with
+    /// [`KeyError::TooManyKeys`] if the owner has as many keys as
+    /// [it may have](Self::max_keys_per_owner).
     pub async fn create(&self, new: NewKey) -> Result<GeneratedKey, KeyError> {
         let environment = self.environment(&new)?;
-        let key = self.keep(|| self.generate(environment, &new)).await?;
+        let generate = || self.generate(environment, &new);
+        let key = self.keep(generate, self.max_keys).await?;
         self.tell_of(KeyAction::Created, key.id());
         Ok(key)
     }
@@ -119,7 +178,7 @@ impl KeyManager {
         record.algorithm = ring.peppers.foreign_algorithm(hash);
         new_key::check_record(&mut record)?;
         let record = ring.seal(record);
-        ring.store.create(record.clone()).await?;
+        self.store_new(&record, self.max_keys).await?;
         // Whoever asked before has been told that there is no such key.
         ring.lookup.forget(id);
         self.tell_of(KeyAction::Imported, id);
@@ -214,15 +273,19 @@ impl KeyManager {
     ///
     /// # Errors
     ///
-    /// With [`KeyError::Conflict`] if the update is for a version that the key no longer has; if
-    /// the key is not known or revoked, or would be out of bounds, or the store cannot keep the
-    /// change.
+    /// With [`KeyError::Conflict`] if the update is for a version that the key no longer has, with
+    /// [`KeyError::Forbidden`] if the manager acts for the owner and the update lifts what the service
+    /// set; if the key is not known or revoked, or would be out of bounds, or the store cannot keep
+    /// the change.
     pub async fn update(&self, id: KeyId, update: KeyUpdate) -> Result<StoredKey, KeyError> {
         let updated = self.apply(id, update).await;
         self.told(KeyAction::Updated, updated)
     }
 
-    /// Switches a key off for the time being. Doing so again changes nothing.
+    /// Disables a key until it is [enabled](Self::enable).
+    ///
+    /// Disabling it again changes nothing, with one exception: the service takes over what
+    /// [the owner](Self::acting_for_owner) disabled, so that the owner cannot enable it.
     ///
     /// # Errors
     ///
@@ -230,33 +293,41 @@ impl KeyManager {
     pub async fn disable(&self, id: KeyId, reason: &str) -> Result<StoredKey, KeyError> {
         let disabled = self.change(id, |record| {
             not_revoked(record)?;
-            if let KeyState::Disabled(_) = record.state {
+            let is_off = matches!(record.state, KeyState::Disabled(_));
+            if is_off && !owner_rules::takes_over(record, self.authority) {
                 return Ok(Change::None);
             }
-            record.state = KeyState::Disabled(self.state_change(reason)?);
+            self.switch(record, KeyState::Disabled(self.state_change(reason)?));
             Ok(Change::Made)
         });
         self.told(KeyAction::Disabled, disabled.await)
     }
 
-    /// Switches a key on again. Doing so again changes nothing.
+    /// Enables a disabled key. Enabling it again changes nothing.
     ///
     /// # Errors
     ///
-    /// If the key is not known or revoked, or the store cannot keep the change.
+    /// If the key is not known or revoked, or the store cannot keep the change; with
+    /// [`KeyError::Forbidden`] if the manager acts for the owner and somebody else disabled the key.
     pub async fn enable(&self, id: KeyId) -> Result<StoredKey, KeyError> {
         let enabled = self.change(id, |record| {
             not_revoked(record)?;
             if let KeyState::Active = record.state {
                 return Ok(Change::None);
             }
-            record.state = KeyState::Active;
+            if !owner_rules::may_enable(record, self.authority, self.actor.as_deref()) {
+                return Err(KeyError::Forbidden);
+            }
+            self.switch(record, KeyState::Active);
             Ok(Change::Made)
         });
         self.told(KeyAction::Enabled, enabled.await)
     }
 
-    /// Switches a key off for good. Doing so again changes nothing.
+    /// Revokes a key. This cannot be undone.
+    ///
+    /// Revoking it again changes nothing, except that the service takes over what
+    /// [the owner](Self::acting_for_owner) revoked.
     ///
     /// # Errors
     ///
@@ -266,15 +337,19 @@ impl KeyManager {
         self.told(KeyAction::Revoked, revoked)
     }
 
-    /// Lets a key end now.
+    /// Expires a key immediately, and ends the overlap of its rotation. A key that expired before keeps
+    /// its end.
     ///
     /// # Errors
     ///
     /// If the key is not known or revoked, or the store cannot keep the change.
     pub async fn expire(&self, id: KeyId) -> Result<StoredKey, KeyError> {
-        let now = self.now();
-        let expired = self.apply(id, KeyUpdate::new().expires_at(now)).await;
-        self.told(KeyAction::Expired, expired)
+        let expired = self.change(id, |record| {
+            not_revoked(record)?;
+            owner_rules::end(record, self.now(), self.authority);
+            Ok(Change::Made)
+        });
+        self.told(KeyAction::Expired, expired.await)
     }
 
     /// Switches off for good a key that was found where it should not be, as a scanner reports it,
@@ -310,26 +385,46 @@ impl KeyManager {
         self.told(KeyAction::Leaked, revoked).map(Some)
     }
 
-    /// Makes a key that takes a key's place: of the same line, owner, name, tier, scopes and
-    /// metadata, and with as much time to live as the old one had when it was made.
+    /// Replaces a key by a new one of the same lineage, owner, name, tier, scopes, metadata and
+    /// constraints. The new key lives as long as the old one was meant to live when it was made; it
+    /// ends with the old one if the manager [acts for the owner](Self::acting_for_owner) and the
+    /// service set the end.
     ///
-    /// The old one is accepted for `overlap` more, but not beyond its own end; after a leak, give
-    /// no overlap. Both count against the same limits: they are of one line. A line has two keys
-    /// at most that are accepted.
+    /// The old key is accepted for `overlap` more, but not beyond its own end; after a leak, give
+    /// no overlap. Both count against the same limits. A lineage has at most two keys that are
+    /// accepted.
+    ///
+    /// The new key is made from the version of the old one that is replaced: a change of the old one
+    /// that comes in between is never lost.
     ///
     /// # Errors
     ///
     /// With [`KeyError::Ended`] if the key is not accepted now or is being replaced already, with
-    /// [`KeyError::Overlap`] if the key that it replaces is still accepted; if the key is not
-    /// known, or the store cannot keep the change.
+    /// [`KeyError::Overlap`] if an overlap is asked for while another key of the lineage is accepted
+    /// or may be accepted again, with [`KeyError::Conflict`] if the key has another version than the
+    /// manager [demands](Self::if_version); if the key is not known, or the store cannot keep the
+    /// change.
     pub async fn rotate(&self, id: KeyId, overlap: Duration) -> Result<GeneratedKey, KeyError> {
+        let mut attempt = 1;
+        loop {
+            let rotated = self.rotate_once(id, overlap).await;
+            let is_bound = self.version.is_some();
+            match rotated {
+                Err(KeyError::Conflict) if !is_bound && attempt < ATTEMPTS => attempt += 1,
+                rotated => return rotated,
+            }
+        }
+    }
+
+    async fn rotate_once(&self, id: KeyId, overlap: Duration) -> Result<GeneratedKey, KeyError> {
         let old = self.get(id).await?;
+        self.demand_version(&old)?;
         self.check_rotation(&old, overlap).await?;
-        let new = self.keep(|| self.replacement(&old)).await?;
-        let rotated = match self.replace(id, new.id(), overlap).await {
+        let new = self.keep(|| self.replacement(&old), None).await?;
+        let rotated = match self.replace(&old, new.id(), overlap).await {
             // It may have been done all the same; done twice, it is done once.
             Err(KeyError::Store(error)) if error.is_transient() => {
-                self.replace(id, new.id(), overlap).await
+                self.replace(&old, new.id(), overlap).await
             }
             rotated => rotated,
         };
@@ -342,20 +437,28 @@ impl KeyManager {
             Err(error) => {
                 // Nobody has seen the new key's secret: it is of no use, and of no harm if this
                 // fails too.
-                let _ = self.end(new.id(), "its rotation failed").await;
+                let any_version = self.of_any_version();
+                let _ = any_version.end(new.id(), "its rotation failed").await;
                 Err(error)
             }
         }
     }
 
-    /// Lets a key be replaced by another one, unless it is replaced by that one already.
-    async fn replace(&self, id: KeyId, new: KeyId, overlap: Duration) -> Result<(), KeyError> {
-        let replaced = self.change(id, |record| {
+    /// Replaces this version of a key by another key, unless that was done already.
+    async fn replace(
+        &self,
+        old: &KeyRecord,
+        new: KeyId,
+        overlap: Duration,
+    ) -> Result<(), KeyError> {
+        let any_version = self.of_any_version();
+        let replaced = any_version.change(old.id, |record| {
             let now = self.now();
             match record.rotated_to {
                 Some(other) if other == new => return Ok(Change::None),
                 Some(_) => return Err(KeyError::Ended),
                 None if record.status_at(now) != KeyStatus::Active => return Err(KeyError::Ended),
+                None if record.version != old.version => return Err(KeyError::Conflict),
                 None => {}
             }
             record.rotated_to = Some(new);
@@ -397,23 +500,63 @@ impl KeyManager {
         self.ring.shared.clock.wall()
     }
 
-    /// Keeps a new key; should its id exist already, another one.
+    /// Stores a new key; should its id exist already, another one.
     async fn keep(
         &self,
         generate: impl Fn() -> Result<GeneratedKey, KeyError>,
+        max_keys: Option<usize>,
     ) -> Result<GeneratedKey, KeyError> {
         let mut attempt = 1;
         loop {
             let key = generate()?;
-            match self.ring.shared.store.create(key.record.clone()).await {
+            match self.store_new(&key.record, max_keys).await {
                 Ok(()) => return Ok(key),
                 // An id of 89 random bits that exists already: once in many lives of the universe.
-                Err(error) if error.kind() == StoreErrorKind::Conflict && attempt < 3 => {
-                    attempt += 1;
-                }
-                Err(error) => return Err(error.into()),
+                Err(KeyError::Conflict) if attempt < 3 => attempt += 1,
+                Err(error) => return Err(error),
             }
         }
+    }
+
+    async fn store_new(&self, record: &StoredKey, max_keys: Option<usize>) -> Result<(), KeyError> {
+        let store = &self.ring.shared.store;
+        let Some(max_keys) = max_keys else {
+            return Ok(store.create(record.clone()).await?);
+        };
+        let created = match store.create_within(record.clone(), max_keys) {
+            Some(created) => created.await?,
+            None => self.create_after_count(record, max_keys).await?,
+        };
+        match created {
+            KeyCreation::Created => Ok(()),
+            KeyCreation::OwnerFull => Err(KeyError::TooManyKeys),
+        }
+    }
+
+    /// Counts, then creates: for stores that do not do both in one step.
+    async fn create_after_count(
+        &self,
+        record: &StoredKey,
+        max_keys: usize,
+    ) -> Result<KeyCreation, KeyError> {
+        let store = &self.ring.shared.store;
+        let mut count = KeyCount::new(record.created_at(), max_keys);
+        let mut query = KeyQuery::of_owner(record.owner()).page_max(KeyQuery::PAGE_MAX);
+        loop {
+            let page = store.list(query.clone()).await?;
+            if page.keys.iter().any(|own| count.is_full_with(&own.record)) {
+                return Ok(KeyCreation::OwnerFull);
+            }
+            match page.next {
+                Some(next) => query = query.after(next),
+                None => break,
+            }
+        }
+        if count.is_full() {
+            return Ok(KeyCreation::OwnerFull);
+        }
+        store.create(record.clone()).await?;
+        Ok(KeyCreation::Created)
     }
 
     fn generate(&self, environment: &str, new: &NewKey) -> Result<GeneratedKey, KeyError> {
@@ -466,6 +609,7 @@ impl KeyManager {
             metadata: new.metadata.clone(),
             constraints: new.constraints.clone(),
             slow_hash: None,
+            set_by_owner: SetByOwner::created_by(self.authority),
             seal: None,
         }
     }
@@ -481,7 +625,7 @@ impl KeyManager {
             algorithm: ring.peppers.current_algorithm(),
             created_at: now,
             not_before: None,
-            expires_at: old.expires_at.map(|end| now + (end - old.created_at)),
+            expires_at: owner_rules::end_of_successor(old, now, self.authority),
             grace_until: None,
             rotated_at: None,
             rotated_from: Some(old.id),
@@ -504,11 +648,48 @@ impl KeyManager {
         {
             return Err(KeyError::Ended);
         }
-        let Some(before) = old.rotated_from.filter(|_| !overlap.is_zero()) else {
+        if overlap.is_zero() || old.rotated_from.is_none() || !self.overlaps(old, now).await? {
             return Ok(());
+        }
+        Err(KeyError::Overlap)
+    }
+
+    /// Returns whether another key of a lineage is accepted, or may be accepted again before its
+    /// overlap ends.
+    async fn overlaps(&self, key: &KeyRecord, now: Timestamp) -> Result<bool, KeyError> {
+        let is_other = |other: &KeyRecord| other.lineage == key.lineage && other.id != key.id;
+        let counts = |other: &KeyRecord| match other.status_at(now) {
+            KeyStatus::Active => true,
+            KeyStatus::Revoked => false,
+            KeyStatus::Disabled | KeyStatus::Expired | KeyStatus::NotYetValid => {
+                other.grace_until.is_some_and(|until| until > now)
+            }
         };
-        match self.ring.shared.store.find(before).await? {
-            Some(before) if before.status_at(now) == KeyStatus::Active => Err(KeyError::Overlap),
+        let mut query = KeyQuery::of_owner(&key.owner).page_max(KeyQuery::PAGE_MAX);
+        loop {
+            let page = self.ring.shared.store.list(query.clone()).await?;
+            let mut records = page.keys.iter().map(|own| &own.record);
+            if records.any(|other| is_other(other) && counts(other)) {
+                return Ok(true);
+            }
+            match page.next {
+                Some(next) => query = query.after(next),
+                None => return Ok(false),
+            }
+        }
+    }
+
+    /// Returns this manager without a demand on the version.
+    fn of_any_version(&self) -> Self {
+        Self {
+            version: None,
+            ..self.clone()
+        }
+    }
+
+    fn demand_version(&self, record: &KeyRecord) -> Result<(), KeyError> {
+        match self.version {
+            Some(version) if version != record.version => Err(KeyError::Conflict),
             Some(_) | None => Ok(()),
         }
     }
@@ -519,6 +700,9 @@ impl KeyManager {
             if !update.is_for(record) {
                 return Err(KeyError::Conflict);
             }
+            if !owner_rules::admit_update(record, &update, self.authority) {
+                return Err(KeyError::Forbidden);
+            }
             update.apply(record)?;
             Ok(Change::Made)
         })
@@ -527,13 +711,20 @@ impl KeyManager {
 
     async fn end(&self, id: KeyId, reason: &str) -> Result<(StoredKey, Change), KeyError> {
         self.change(id, |record| {
-            if let KeyState::Revoked(_) = record.state {
+            let is_off = matches!(record.state, KeyState::Revoked(_));
+            if is_off && !owner_rules::takes_over(record, self.authority) {
                 return Ok(Change::None);
             }
-            record.state = KeyState::Revoked(self.state_change(reason)?);
+            self.switch(record, KeyState::Revoked(self.state_change(reason)?));
             Ok(Change::Made)
         })
         .await
+    }
+
+    /// Sets a key's state, and notes who did.
+    fn switch(&self, record: &mut KeyRecord, state: KeyState) {
+        record.state = state;
+        record.set_by_owner.set(Field::State, self.authority);
     }
 
     fn state_change(&self, reason: &str) -> Result<StateChange, KeyError> {
@@ -560,6 +751,7 @@ impl KeyManager {
         let mut attempt = 1;
         loop {
             let before = self.get(id).await?;
+            self.demand_version(&before)?;
             let mut record = KeyRecord::clone(&before);
             if let Change::None = change(&mut record)? {
                 return Ok((before, Change::None));
@@ -618,7 +810,8 @@ impl fmt::Debug for KeyManager {
         f.debug_struct("KeyManager")
             .field("ring", &self.ring)
             .field("actor", &self.actor)
-            .finish()
+            .field("authority", &self.authority)
+            .finish_non_exhaustive()
     }
 }
 
@@ -667,6 +860,12 @@ pub enum KeyError {
     /// The key that this one replaces is still accepted.
     #[error("the key that this one replaces is still accepted")]
     Overlap,
+    /// The manager acts for the owner, and the service decided otherwise.
+    #[error("the service decided otherwise, and an owner's administrator cannot undo it")]
+    Forbidden,
+    /// The owner has as many keys as it may have.
+    #[error("the owner has the maximum number of keys; revoke one, or purge ended ones")]
+    TooManyKeys,
     /// What was asked for is out of bounds.
     #[error("the key cannot be so")]
     Invalid(#[source] Invalid),

@@ -63,6 +63,7 @@ mod argon2;
 #[path = "no_argon2.rs"]
 mod argon2;
 mod audit;
+mod authority;
 mod changes;
 mod check;
 mod codec;
@@ -86,6 +87,7 @@ mod layer;
 mod lookup;
 mod manager;
 mod new_key;
+mod owner_rules;
 mod patient;
 mod record;
 mod redigest;
@@ -119,7 +121,9 @@ pub use self::require_scopes::{RequireScopes, RequireScopesFuture, RequireScopes
 pub use self::ring::{KeyRing, KeyRingBuilder};
 pub use self::secret::SecretKey;
 pub use self::service::ApiKey;
-pub use self::store::{ApiKeyStore, KeyCursor, KeyPage, KeyQuery, KeyUse, ListedKey};
+pub use self::store::{
+    ApiKeyStore, KeyCount, KeyCreation, KeyCursor, KeyPage, KeyQuery, KeyUse, ListedKey,
+};
 pub use self::tag::KeyedTag;
 pub use self::update::KeyUpdate;
 pub use self::verifier::{Credential, StaticKeys, Verified, Verifier};

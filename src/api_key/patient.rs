@@ -5,7 +5,7 @@ use std::{fmt, sync::Arc};
 use super::{
     key::KeyId,
     record::StoredKey,
-    store::{ApiKeyStore, KeyPage, KeyQuery, KeyUse},
+    store::{ApiKeyStore, KeyCreation, KeyPage, KeyQuery, KeyUse},
 };
 use crate::{
     deadline::Deadline, store_future::StoreFuture, store_watch::StoreWatch, time::Timestamp,
@@ -39,6 +39,15 @@ impl ApiKeyStore for PatientStore {
 
     fn create(&self, record: StoredKey) -> StoreFuture<()> {
         self.over(self.store.create(record))
+    }
+
+    fn create_within(
+        &self,
+        record: StoredKey,
+        max_keys: usize,
+    ) -> Option<StoreFuture<KeyCreation>> {
+        let created = self.store.create_within(record, max_keys)?;
+        Some(self.over(created))
     }
 
     fn update(&self, record: StoredKey, expected: u64) -> StoreFuture<()> {

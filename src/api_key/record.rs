@@ -12,6 +12,7 @@ use std::{
 };
 
 use super::{
+    authority::SetByOwner,
     constraints::Constraints,
     digest::{DigestAlgorithm, KeyDigest, Seal},
     key::KeyId,
@@ -48,6 +49,7 @@ pub struct KeyRecord {
     pub(super) constraints: Constraints,
     /// The hash of a key that was made elsewhere, if it has a salt.
     pub(super) slow_hash: Option<String>,
+    pub(super) set_by_owner: SetByOwner,
     pub(super) seal: Option<Seal>,
 }
 
@@ -431,6 +433,7 @@ pub(super) mod tests {
             metadata: BTreeMap::new(),
             constraints: Constraints::new(),
             slow_hash: None,
+            set_by_owner: SetByOwner::default(),
             seal: None,
         }
     }

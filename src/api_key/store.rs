@@ -30,6 +30,23 @@ pub trait ApiKeyStore: Send + Sync + 'static {
     /// [`Full`](crate::StoreErrorKind::Full) where nothing can be kept without forgetting.
     fn create(&self, record: StoredKey) -> StoreFuture<()>;
 
+    /// Creates a record unless its owner has too many, in one step: concurrent calls never exceed the
+    /// maximum.
+    ///
+    /// [`KeyCount`] decides: feed it the owner's records. Fails as [`create`](Self::create) does.
+    ///
+    /// The default returns `None`: the store cannot do this in one step. A manager then lists the
+    /// owner's records before it creates one, and concurrent calls can exceed the maximum by as many
+    /// keys as there are calls.
+    fn create_within(
+        &self,
+        record: StoredKey,
+        max_keys: usize,
+    ) -> Option<StoreFuture<KeyCreation>> {
+        let _ = (record, max_keys);
+        None
+    }
+
     /// Puts a record in the place of the one of the same id, if that has the version `expected`.
     ///
     /// Fails with [`NotFound`](crate::StoreErrorKind::NotFound) if there is none, and with
@@ -71,6 +88,14 @@ impl<S: ApiKeyStore + ?Sized> ApiKeyStore for Arc<S> {
         (**self).create(record)
     }
 
+    fn create_within(
+        &self,
+        record: StoredKey,
+        max_keys: usize,
+    ) -> Option<StoreFuture<KeyCreation>> {
+        (**self).create_within(record, max_keys)
+    }
+
     fn update(&self, record: StoredKey, expected: u64) -> StoreFuture<()> {
         (**self).update(record, expected)
     }
@@ -93,6 +118,57 @@ impl<S: ApiKeyStore + ?Sized> ApiKeyStore for Arc<S> {
 
     fn has_deadline(&self) -> bool {
         (**self).has_deadline()
+    }
+}
+
+/// The result of [`ApiKeyStore::create_within`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum KeyCreation {
+    /// The record was created.
+    Created,
+    /// The owner has as many keys as it may have. Nothing was created.
+    OwnerFull,
+}
+
+/// Counts the keys of an owner against a maximum.
+///
+/// Keys that have ended do not count, but an owner has at most
+/// [ten](Self::RECORDS_PER_KEY) times as many records.
+#[derive(Clone, Debug)]
+pub struct KeyCount {
+    now: Timestamp,
+    max_keys: usize,
+    keys: usize,
+    records: usize,
+}
+
+impl KeyCount {
+    /// The number of records, those of ended keys included, that an owner may have for each key.
+    pub const RECORDS_PER_KEY: usize = 10;
+
+    /// Begins a count at the moment at which the new key is created.
+    pub fn new(now: Timestamp, max_keys: usize) -> Self {
+        Self {
+            now,
+            max_keys,
+            keys: 0,
+            records: 0,
+        }
+    }
+
+    /// Counts a record of the owner, and returns whether there is no room for another.
+    pub fn is_full_with(&mut self, record: &KeyRecord) -> bool {
+        self.records += 1;
+        let has_ended = record.ended_at().is_some_and(|end| end <= self.now);
+        self.keys += usize::from(!has_ended);
+        self.is_full()
+    }
+
+    /// Returns whether there is no room for another key.
+    pub fn is_full(&self) -> bool {
+        let max_records = self.max_keys.saturating_mul(Self::RECORDS_PER_KEY);
+        self.keys >= self.max_keys || self.records >= max_records
     }
 }
 

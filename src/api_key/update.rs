@@ -20,14 +20,14 @@ use crate::{allowance::Allowance, time::Timestamp};
 #[must_use]
 pub struct KeyUpdate {
     name: Option<Option<String>>,
-    tier: Option<Option<String>>,
+    pub(super) tier: Option<Option<String>>,
     credits: Option<Option<Allowance>>,
     limit: Option<Option<Allowance>>,
-    scopes: Option<Vec<String>>,
-    not_before: Option<Option<Timestamp>>,
-    expires_at: Option<Option<Timestamp>>,
+    pub(super) scopes: Option<Vec<String>>,
+    pub(super) not_before: Option<Option<Timestamp>>,
+    pub(super) expires_at: Option<Option<Timestamp>>,
     metadata: BTreeMap<String, Option<String>>,
-    constraints: Option<Constraints>,
+    pub(super) constraints: Option<Constraints>,
     version: Option<u64>,
 }
 
@@ -107,6 +107,11 @@ impl KeyUpdate {
     pub fn if_version(mut self, version: u64) -> Self {
         self.version = Some(version);
         self
+    }
+
+    /// Returns whether the update sets credits, a limit or metadata, which are the service's alone.
+    pub(super) fn sets_allowances(&self) -> bool {
+        self.credits.is_some() || self.limit.is_some() || !self.metadata.is_empty()
     }
 
     /// Returns whether the update is meant for this version of the record.

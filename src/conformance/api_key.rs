@@ -10,7 +10,7 @@ use std::{
 
 use crate::{
     api_key::{
-        ApiKeyStore, KeyCursor, KeyId, KeyManager, KeyPage, KeyQuery, KeyRecord, KeyRing,
+        ApiKeyStore, KeyCreation, KeyCursor, KeyId, KeyManager, KeyPage, KeyQuery, KeyRecord, KeyRing,
         KeyUpdate, KeyUse, NewKey, StoredKey,
     },
     error::{StoreError, StoreErrorKind},
@@ -46,6 +46,8 @@ pub async fn api_key(store: impl ApiKeyStore) {
     pages_hold_each_record_once(&store).await;
     uses_are_added_up(&store).await;
     what_has_ended_is_purged_and_nothing_else(&store).await;
+    concurrent_creations_never_exceed_the_maximum(&store).await;
+    ended_records_leave_room_for_keys(&store).await;
 }
 
 async fn a_record_is_found_as_it_was_created(store: &impl ApiKeyStore) {
@@ -271,6 +273,58 @@ async fn what_has_ended_is_purged_and_nothing_else(store: &impl ApiKeyStore) {
     }
     let page = ok(store.list(KeyQuery::of_owner(&keys.owner)).await, "list");
     assert_eq!(page.keys.len(), 2, "purged records are still listed");
+}
+
+/// Only of a store that counts and creates in one step.
+async fn concurrent_creations_never_exceed_the_maximum(store: &impl ApiKeyStore) {
+    let keys = Drafts::new("maximum");
+    let mut creating = Vec::new();
+    for _ in 0..40 {
+        let draft = keys.create(|new| new).await;
+        let Some(created) = store.create_within(draft, 10) else {
+            return;
+        };
+        creating.push(created);
+    }
+    let created = join_all(&mut creating).await;
+    let created = created.into_iter().map(|made| ok(made, "create_within"));
+    let made = created.filter(|made| *made == KeyCreation::Created);
+    assert_eq!(made.count(), 10, "keys of one owner, created at once");
+    let page = ok(store.list(KeyQuery::of_owner(&keys.owner)).await, "list");
+    assert_eq!(page.keys.len(), 10, "a refused key was created");
+    let other = Drafts::new("maximum of another").create(|new| new).await;
+    let again = [store.create_within(other.clone(), 1), store.create_within(other, 9)];
+    let [Some(first), Some(again)] = again else {
+        panic!("`create_within` is there and not there");
+    };
+    assert_eq!(ok(first.await, "create_within"), KeyCreation::Created);
+    let what = "creating a record again";
+    assert_kind(again.await.map(|_| ()), StoreErrorKind::Conflict, what);
+}
+
+/// Also an owner with more records than a server reads at once.
+async fn ended_records_leave_room_for_keys(store: &impl ApiKeyStore) {
+    let keys = Drafts::new("room");
+    let second = Duration::from_secs(1);
+    for number in 0..700_u64 {
+        let draft = match number % 100 {
+            99 => keys.create(|new| new).await,
+            _ => keys.create(|new| new.expires_in(second)).await,
+        };
+        ok(store.create(draft).await, "create");
+    }
+    keys.clock.advance(second);
+    let mut outcomes = Vec::new();
+    for max_keys in [7, 71, 8, 71] {
+        let draft = keys.create(|new| new).await;
+        let Some(created) = store.create_within(draft, max_keys) else {
+            return;
+        };
+        outcomes.push(ok(created.await, "create_within"));
+    }
+    let (full, created) = (KeyCreation::OwnerFull, KeyCreation::Created);
+    let what = "7 keys and 693 ended ones: full at 7 keys, and at 700 records";
+    assert_eq!(outcomes, [full, created, full, created], "{what}");
 }
 
 /// Makes records as a manager would, without the store that is being checked.

@@ -27,21 +27,24 @@ use crate::{
 
 const HOUR: u64 = 3_600;
 
-struct Reply {
-    status: StatusCode,
-    body: Value,
+pub(crate) struct Reply {
+    pub(crate) status: StatusCode,
+    pub(crate) body: Value,
 }
 
 /// A router over the keys of a ring, and whoever is let in.
-struct Office {
-    keys: Keys,
-    router: Router,
+pub(crate) struct Office {
+    pub(crate) keys: Keys,
+    pub(crate) router: Router,
 }
 
 impl Office {
     /// Whoever says so in a header manages everything, or what is acme's.
-    fn new() -> Self {
-        let keys = Keys::new();
+    pub(crate) fn new() -> Self {
+        Self::over(Keys::new())
+    }
+
+    pub(crate) fn over(keys: Keys) -> Self {
         Self::open(keys, |head: &Parts| {
             let says = head.headers.get("x-i-am").map(|value| value.as_bytes());
             StoreFuture::ready(match says {
@@ -56,12 +59,12 @@ impl Office {
         })
     }
 
-    fn open(keys: Keys, authorizer: impl Authorizer) -> Self {
+    pub(crate) fn open(keys: Keys, authorizer: impl Authorizer) -> Self {
         let router = admin::router(keys.manager.clone(), authorizer);
         Self { keys, router }
     }
 
-    async fn ask(&self, who: &str, method: Method, path: &str, body: Value) -> Reply {
+    pub(crate) async fn ask(&self, who: &str, method: Method, path: &str, body: Value) -> Reply {
         let body = match body {
             Value::Null => Body::empty(),
             body => Body::from(body.to_string()),
@@ -94,21 +97,21 @@ impl Office {
         Reply { status, body }
     }
 
-    async fn get(&self, who: &str, path: &str) -> Reply {
+    pub(crate) async fn get(&self, who: &str, path: &str) -> Reply {
         self.ask(who, Method::GET, path, Value::Null).await
     }
 
-    async fn post(&self, who: &str, path: &str, body: Value) -> Reply {
+    pub(crate) async fn post(&self, who: &str, path: &str, body: Value) -> Reply {
         self.ask(who, Method::POST, path, body).await
     }
 
-    async fn patch(&self, who: &str, id: &str, body: Value) -> Reply {
+    pub(crate) async fn patch(&self, who: &str, id: &str, body: Value) -> Reply {
         let path = format!("/keys/{id}");
         self.ask(who, Method::PATCH, &path, body).await
     }
 
     /// Makes a key as root, and returns its id and its secret.
-    async fn create(&self, body: Value) -> (String, String) {
+    pub(crate) async fn create(&self, body: Value) -> (String, String) {
         let made = self.post("root", "/keys", body).await;
         assert_eq!(made.status, StatusCode::CREATED, "{}", made.body);
         let text = |value: &Value| value.as_str().unwrap().to_owned();
@@ -116,7 +119,7 @@ impl Office {
     }
 }
 
-fn problem(reply: &Reply) -> &str {
+pub(crate) fn problem(reply: &Reply) -> &str {
     let kind = reply.body["type"].as_str().unwrap();
     kind.strip_prefix("urn:problem-type:portcullis:").unwrap()
 }

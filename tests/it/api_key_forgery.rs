@@ -89,8 +89,6 @@ async fn an_unsealed_record_protects_the_secret_and_not_the_rights() {
     assert_eq!(refused, StatusCode::INTERNAL_SERVER_ERROR);
 }
 
-const FORMER: &str = "sk_prod_9bX2Lh4TqYw7Rz1N";
-
 fn sha256(key: &str) -> ForeignHash {
     let hex: String = Sha256::digest(key)
         .iter()

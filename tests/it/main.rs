@@ -22,6 +22,10 @@ mod access_log_writer;
 mod api_key;
 #[cfg(feature = "admin")]
 mod api_key_admin;
+#[cfg(feature = "admin")]
+mod api_key_admin_owner;
+#[cfg(feature = "admin")]
+mod api_key_admin_races;
 mod api_key_answers;
 mod api_key_audit;
 #[cfg(all(feature = "admin", feature = "metrics", feature = "tracing"))]

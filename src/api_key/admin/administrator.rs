@@ -3,7 +3,7 @@
 use http::request::Parts;
 
 use crate::{
-    api_key::record::{KeyRecord, KeyState},
+    api_key::{manager::KeyManager, record::KeyRecord},
     store_future::StoreFuture,
 };
 
@@ -51,6 +51,7 @@ struct Bounds {
     owner: String,
     scopes: Vec<String>,
     tiers: Vec<String>,
+    max_keys: Option<usize>,
 }
 
 impl Administrator {
@@ -64,12 +65,18 @@ impl Administrator {
         }
     }
 
-    /// Names somebody who may manage the keys of this owner: a customer.
+    /// Creates an administrator of the keys of one owner: a customer.
     ///
-    /// To them there are no other keys. They hand out no scope and no tier but those that they
-    /// [may grant](Self::may_grant_scopes), and neither credits, limits nor metadata. A key with
-    /// more rights than they may grant they can switch off, and nothing else; one that somebody
-    /// else switched off they cannot switch on.
+    /// It sees no other keys. It grants no scope and no tier but those that it
+    /// [may grant](Self::may_grant_scopes), and neither credits, limits nor metadata. A key with a
+    /// scope that it may not grant it can disable, expire and revoke, and nothing else.
+    ///
+    /// Decisions of the service stand. The administrator can tighten what the service set, and cannot
+    /// extend, lift or remove it: the expiry, the begin, the constraints, the scopes, the tier, and
+    /// that a key is disabled. A key that it rotates ends no later than the service said. What an
+    /// administrator of an owner set itself it can change within its grants, until the service updates
+    /// the key. A key that the service disables or revokes after the owner did is the service's to
+    /// enable.
     pub fn of_owner(name: impl Into<String>, owner: impl Into<String>) -> Self {
         Self {
             name: name.into(),
@@ -77,6 +84,7 @@ impl Administrator {
                 owner: owner.into(),
                 scopes: Vec::new(),
                 tiers: Vec::new(),
+                max_keys: None,
             }),
         }
     }
@@ -103,6 +111,29 @@ impl Administrator {
             bounds.tiers.extend(tiers.into_iter().map(Into::into));
         }
         self
+    }
+
+    /// Sets the maximum number of keys that the owner of an owner's administrator may have. Defaults to
+    /// that of the router's manager, see
+    /// [`KeyManager::max_keys_per_owner`](crate::api_key::KeyManager::max_keys_per_owner). Requests for
+    /// more keys receive `409`, `too-many-keys`.
+    pub fn max_keys(mut self, keys: usize) -> Self {
+        if let Some(bounds) = &mut self.bounds {
+            bounds.max_keys = Some(keys);
+        }
+        self
+    }
+
+    /// Returns a manager that makes this administrator's changes.
+    pub(super) fn manager(&self, manager: &KeyManager) -> KeyManager {
+        let Some(bounds) = &self.bounds else {
+            return manager.acting_as(self.name());
+        };
+        let manager = manager.acting_for_owner(self.name());
+        match bounds.max_keys {
+            Some(keys) => manager.max_keys_per_owner(keys),
+            None => manager,
+        }
     }
 
     pub(super) fn name(&self) -> &str {
@@ -132,19 +163,9 @@ impl Administrator {
         self.only_owner().is_none_or(|owner| owner == key.owner())
     }
 
-    /// Returns whether they could have made this key themselves, but for its tier and its
-    /// allowances: those are its owner's already.
+    /// Returns whether the administrator could have made this key, but for its tier and its
+    /// allowances: those are its owner's already, and the manager keeps them as they are.
     pub(super) fn may_handle(&self, key: &KeyRecord) -> bool {
         self.sees(key) && key.scopes().all(|scope| self.may_grant_scope(scope))
-    }
-
-    /// Returns whether a key that is switched off is theirs to switch on.
-    pub(super) fn may_enable(&self, key: &KeyRecord) -> bool {
-        match key.state() {
-            KeyState::Disabled(change) => {
-                self.manages_all() || change.by.as_deref() == Some(self.name())
-            }
-            KeyState::Active | KeyState::Revoked(_) => true,
-        }
     }
 }

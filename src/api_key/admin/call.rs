@@ -3,6 +3,7 @@
 use std::{
     future::poll_fn,
     panic::{AssertUnwindSafe, catch_unwind},
+    pin::Pin,
     sync::Arc,
     task::ready,
 };
@@ -55,7 +56,7 @@ impl FromRequest<Arc<Desk>> for Call {
             read_body(&head, body).await?
         };
         Ok(Self {
-            manager: desk.manager.acting_as(admin.name()),
+            manager: admin.manager(&desk.manager),
             query: read_query(head.uri.query().unwrap_or_default())?,
             admin,
             body,
@@ -83,7 +84,44 @@ impl Call {
             Err(problem::forbidden())
         }
     }
+
+    /// Checks a key, then changes it in the version that was checked. If it was changed in between,
+    /// it is checked again.
+    pub(super) async fn change<T>(
+        &self,
+        need: Need,
+        id: KeyId,
+        change: impl Fn(KeyManager, KeyId) -> Changing<T>,
+    ) -> Result<T, Problem> {
+        let mut attempt = 1;
+        loop {
+            let key = match need {
+                Need::Sight => self.visible(id).await?,
+                Need::Grant => self.handled(id).await?,
+            };
+            let changed = change(self.manager.if_version(key.version()), id).await;
+            match changed {
+                Err(KeyError::Conflict) if attempt < ATTEMPTS => attempt += 1,
+                changed => return changed.map_err(failed),
+            }
+        }
+    }
 }
+
+/// A change that a manager makes.
+pub(super) type Changing<T> = Pin<Box<dyn Future<Output = Result<T, KeyError>> + Send>>;
+
+/// What an administrator needs for a change.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Need {
+    /// To see the key: the change takes rights away.
+    Sight,
+    /// To have been able to grant the key's scopes.
+    Grant,
+}
+
+/// How often a key is checked that others change at the same time.
+const ATTEMPTS: u32 = 8;
 
 pub(super) fn failed(error: KeyError) -> Problem {
     problem::of_key(&error)

@@ -79,6 +79,11 @@
 //! A request that changes something must be of `Content-Type: application/json`, with or without a
 //! body: no form of another site's page can send one. A member that is not known is refused, so
 //! that nobody sets what they were not asked for. Errors are `application/problem+json`.
+//!
+//! Each change is made in the version of the key that was checked; `409`, `key-changed` means that others
+//! kept changing it. An owner that has its [maximum](super::KeyManager::max_keys_per_owner) of keys
+//! receives `409`, `too-many-keys`. A change that an owner's administrator [may not
+//! make](Administrator::of_owner) receives `403`, `forbidden`.
 
 mod administrator;
 mod call;

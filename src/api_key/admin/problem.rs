@@ -64,6 +64,16 @@ pub(super) fn no_such_key() -> Problem {
     Rejection::new(StatusCode::NOT_FOUND, "no-such-key", "There is no such key").into()
 }
 
+fn too_many_keys() -> Problem {
+    Rejection::new(
+        StatusCode::CONFLICT,
+        "too-many-keys",
+        "The owner has the maximum number of keys",
+    )
+    .detail("Revoke a key, or have ended keys purged, before creating another one")
+    .into()
+}
+
 pub(super) fn internal() -> Problem {
     Rejection::new(
         StatusCode::INTERNAL_SERVER_ERROR,
@@ -100,6 +110,8 @@ pub(super) fn of_key(error: &KeyError) -> Problem {
             "key-overlap",
             "The key that this one replaces is still accepted",
         ),
+        KeyError::Forbidden => forbidden(),
+        KeyError::TooManyKeys => too_many_keys(),
         KeyError::Invalid(invalid) => Rejection::new(
             StatusCode::UNPROCESSABLE_ENTITY,
             "invalid-key",

@@ -17,29 +17,35 @@ use serde_json::{Value, json};
 
 use super::{
     administrator::Authorizer,
-    call::{Call, Desk, failed},
+    call::{Call, Changing, Desk, Need, failed},
     key_json::{self, read_cursor, read_new, read_update},
     problem::{self, Problem},
 };
 use crate::{
     api_key::{
         key::KeyId,
-        manager::{GeneratedKey, KeyError, KeyManager},
+        manager::{GeneratedKey, KeyManager},
         record::StoredKey,
         store::{KeyPage, KeyQuery},
     },
     time::Timestamp,
 };
 
+/// The most keys of an owner, unless the manager says otherwise.
+const MAX_KEYS_PER_OWNER: usize = 100;
+
 type Answered = Result<Response, Problem>;
 
 /// Returns the routes by which keys are managed, for those whom the authorizer lets in: see the
 /// [module](super).
 ///
-/// Changes are signed with the name that the authorizer gives, not with the manager's own.
+/// Changes are signed with the name that the authorizer gives, not with the manager's own. An owner has
+/// at most 100 keys, or as many as the [manager](KeyManager::max_keys_per_owner) or the
+/// [administrator](super::Administrator::max_keys) says.
 pub fn router(manager: KeyManager, authorizer: impl Authorizer) -> Router {
+    let max_keys = manager.max_keys.unwrap_or(MAX_KEYS_PER_OWNER);
     let desk = Desk {
-        manager,
+        manager: manager.max_keys_per_owner(max_keys),
         authorizer: Box::new(authorizer),
     };
     Router::new()
@@ -116,45 +122,56 @@ async fn show(Path(id): Path<String>, call: Call) -> Answered {
 }
 
 async fn update(Path(id): Path<String>, mut call: Call) -> Answered {
-    let id = parse(&id)?;
-    call.handled(id).await?;
+    let key = call.handled(parse(&id)?).await?;
     let update = read_update(std::mem::take(&mut call.body), &call.admin)?;
-    changed(&call.manager, call.manager.update(id, update)).await
+    // The version that was checked is the one that is changed.
+    let manager = call.manager.if_version(key.version());
+    let key = manager.update(key.id(), update).await.map_err(failed)?;
+    Ok(of_key(&call.manager, &key))
 }
 
 async fn disable(Path(id): Path<String>, mut call: Call) -> Answered {
     let reason = reason(&mut call)?;
-    let id = call.visible(parse(&id)?).await?.id();
-    changed(&call.manager, call.manager.disable(id, &reason)).await
+    let disable = |manager: KeyManager, id| -> Changing<StoredKey> {
+        let reason = reason.clone();
+        Box::pin(async move { manager.disable(id, &reason).await })
+    };
+    changed(&call, Need::Sight, &id, disable).await
 }
 
 async fn enable(Path(id): Path<String>, mut call: Call) -> Answered {
     nothing_said(&mut call)?;
-    let key = call.handled(parse(&id)?).await?;
-    if !call.admin.may_enable(&key) {
-        return Err(problem::forbidden());
-    }
-    changed(&call.manager, call.manager.enable(key.id())).await
+    let enable = |manager: KeyManager, id| -> Changing<StoredKey> {
+        Box::pin(async move { manager.enable(id).await })
+    };
+    changed(&call, Need::Grant, &id, enable).await
 }
 
 async fn revoke(Path(id): Path<String>, mut call: Call) -> Answered {
     let reason = reason(&mut call)?;
-    let id = call.visible(parse(&id)?).await?.id();
-    changed(&call.manager, call.manager.revoke(id, &reason)).await
+    let revoke = |manager: KeyManager, id| -> Changing<StoredKey> {
+        let reason = reason.clone();
+        Box::pin(async move { manager.revoke(id, &reason).await })
+    };
+    changed(&call, Need::Sight, &id, revoke).await
 }
 
 async fn expire(Path(id): Path<String>, mut call: Call) -> Answered {
     nothing_said(&mut call)?;
-    let id = call.visible(parse(&id)?).await?.id();
-    changed(&call.manager, call.manager.expire(id)).await
+    let expire = |manager: KeyManager, id| -> Changing<StoredKey> {
+        Box::pin(async move { manager.expire(id).await })
+    };
+    changed(&call, Need::Sight, &id, expire).await
 }
 
 async fn rotate(Path(id): Path<String>, mut call: Call) -> Answered {
     let overlap = call.body.take_number("overlap_secs")?.unwrap_or(0);
     nothing_said(&mut call)?;
-    let id = call.handled(parse(&id)?).await?.id();
     let overlap = Duration::from_secs(overlap);
-    let key = call.manager.rotate(id, overlap).await.map_err(failed)?;
+    let rotate = |manager: KeyManager, id| -> Changing<GeneratedKey> {
+        Box::pin(async move { manager.rotate(id, overlap).await })
+    };
+    let key = call.change(Need::Grant, parse(&id)?, rotate).await?;
     Ok(with_secret(&call.manager, &key))
 }
 
@@ -199,13 +216,15 @@ fn nothing_said(call: &mut Call) -> Result<(), Problem> {
     std::mem::take(&mut call.body).all_known()
 }
 
-/// Answers with a key as a change has left it.
+/// Changes a key, and responds with it as it is then.
 async fn changed(
-    manager: &KeyManager,
-    change: impl Future<Output = Result<StoredKey, KeyError>>,
+    call: &Call,
+    need: Need,
+    id: &str,
+    change: impl Fn(KeyManager, KeyId) -> Changing<StoredKey>,
 ) -> Answered {
-    let key = change.await.map_err(failed)?;
-    Ok(of_key(manager, &key))
+    let key = call.change(need, parse(id)?, change).await?;
+    Ok(of_key(&call.manager, &key))
 }
 
 fn of_key(manager: &KeyManager, key: &StoredKey) -> Response {

@@ -12,7 +12,8 @@ use dashmap::DashMap;
 use super::{MemoryStore, Shelf};
 use crate::{
     api_key::{
-        ApiKeyStore, ChangeFeed, KeyCursor, KeyId, KeyPage, KeyQuery, KeyUse, ListedKey, StoredKey,
+        ApiKeyStore, ChangeFeed, KeyCount, KeyCreation, KeyCursor, KeyId, KeyPage, KeyQuery,
+        KeyUse, ListedKey, StoredKey,
     },
     error::StoreErrorKind,
     sip::Sip,
@@ -112,7 +113,33 @@ impl Part {
     }
 
     fn create(&self, record: StoredKey) -> Result<(), StoreErrorKind> {
+        self.insert(&mut self.orders(), record)
+    }
+
+    fn create_within(
+        &self,
+        record: StoredKey,
+        max_keys: usize,
+    ) -> Result<KeyCreation, StoreErrorKind> {
         let mut orders = self.orders();
+        if self.is_full(&orders, &record, max_keys) {
+            return Ok(KeyCreation::OwnerFull);
+        }
+        self.insert(&mut orders, record)?;
+        Ok(KeyCreation::Created)
+    }
+
+    fn is_full(&self, orders: &Orders, new: &StoredKey, max_keys: usize) -> bool {
+        let mut count = KeyCount::new(new.created_at(), max_keys);
+        let query = KeyQuery::of_owner(new.owner());
+        let full = orders.places(&query).any(|place| {
+            let own = self.kept.get(&place.id);
+            own.is_some_and(|own| count.is_full_with(&own.record))
+        });
+        full || count.is_full()
+    }
+
+    fn insert(&self, orders: &mut Orders, record: StoredKey) -> Result<(), StoreErrorKind> {
         if self.kept.contains_key(&record.id()) {
             return Err(StoreErrorKind::Conflict);
         }
@@ -241,6 +268,15 @@ impl ApiKeyStore for MemoryStore {
     fn create(&self, record: StoredKey) -> StoreFuture<()> {
         let kept = self.shared.api_key.create(record);
         kept.map_err(Into::into).into()
+    }
+
+    fn create_within(
+        &self,
+        record: StoredKey,
+        max_keys: usize,
+    ) -> Option<StoreFuture<KeyCreation>> {
+        let kept = self.shared.api_key.create_within(record, max_keys);
+        Some(kept.map_err(Into::into).into())
     }
 
     fn update(&self, record: StoredKey, expected: u64) -> StoreFuture<()> {

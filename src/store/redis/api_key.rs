@@ -21,8 +21,8 @@ use super::{
 };
 use crate::{
     api_key::{
-        ApiKeyStore, ChangeFeed, KeyChanges, KeyCursor, KeyId, KeyPage, KeyQuery, KeyRecord,
-        KeyUse, ListedKey, StoredKey,
+        ApiKeyStore, ChangeFeed, KeyChanges, KeyCount, KeyCreation, KeyCursor, KeyId, KeyPage,
+        KeyQuery, KeyRecord, KeyUse, ListedKey, StoredKey,
     },
     error::{StoreError, StoreErrorKind},
     store_future::StoreFuture,
@@ -227,8 +227,14 @@ impl RedisStore {
         }
     }
 
-    /// Keeps a record, if the version that is there is the one that is expected.
-    fn put_key(&self, record: &StoredKey, expected: &[u8]) -> StoreFuture<()> {
+    /// Stores a record, if the version that is there is the expected one, and its owner has fewer keys
+    /// than the maximum.
+    fn put_key(
+        &self,
+        record: &StoredKey,
+        expected: &[u8],
+        max_keys: Option<usize>,
+    ) -> StoreFuture<KeyCreation> {
         let Part { names, .. } = &self.shared.api_key;
         let order = self.shared.api_key.order_of(record.owner());
         let mut call = PUT.call(&[&names.records, &names.all, &names.ends, &order]);
@@ -239,9 +245,20 @@ impl RedisStore {
             .arg(&names.owners)
             .arg(&names.channel)
             .arg(format!("{} {}", record.id(), record.version()));
+        match max_keys {
+            Some(max_keys) => {
+                call.arg(max_keys)
+                    .arg(max_keys.saturating_mul(KeyCount::RECORDS_PER_KEY))
+                    .arg(&record.created_at().as_micros().to_be_bytes());
+            }
+            None => {
+                call.arg("").arg("").arg("");
+            }
+        }
         self.manage(call, |answer| match answer.first() {
             Some(Value::BulkString(said)) => match &said[..] {
-                b"kept" => Ok(()),
+                b"kept" => Ok(KeyCreation::Created),
+                b"full" => Ok(KeyCreation::OwnerFull),
                 b"missing" => Err(StoreErrorKind::NotFound.into()),
                 b"conflict" => Err(StoreErrorKind::Conflict.into()),
                 _ => Err(corrupt("the record cannot be read")),
@@ -271,11 +288,21 @@ impl ApiKeyStore for RedisStore {
     }
 
     fn create(&self, record: StoredKey) -> StoreFuture<()> {
-        self.put_key(&record, b"")
+        let created = self.put_key(&record, b"", None);
+        StoreFuture::pending(async move { created.await.map(|_| ()) })
+    }
+
+    fn create_within(
+        &self,
+        record: StoredKey,
+        max_keys: usize,
+    ) -> Option<StoreFuture<KeyCreation>> {
+        Some(self.put_key(&record, b"", Some(max_keys)))
     }
 
     fn update(&self, record: StoredKey, expected: u64) -> StoreFuture<()> {
-        self.put_key(&record, &expected.to_be_bytes())
+        let updated = self.put_key(&record, &expected.to_be_bytes(), None);
+        StoreFuture::pending(async move { updated.await.map(|_| ()) })
     }
 
     fn list(&self, query: KeyQuery) -> StoreFuture<KeyPage> {

@@ -2,7 +2,7 @@
 
 use super::TieredStore;
 use crate::{
-    api_key::{ApiKeyStore, ChangeFeed, KeyId, KeyPage, KeyQuery, KeyUse, StoredKey},
+    api_key::{ApiKeyStore, ChangeFeed, KeyCreation, KeyId, KeyPage, KeyQuery, KeyUse, StoredKey},
     store_future::StoreFuture,
     time::Timestamp,
 };
@@ -18,6 +18,14 @@ impl ApiKeyStore for TieredStore {
 
     fn create(&self, record: StoredKey) -> StoreFuture<()> {
         self.far.create(record)
+    }
+
+    fn create_within(
+        &self,
+        record: StoredKey,
+        max_keys: usize,
+    ) -> Option<StoreFuture<KeyCreation>> {
+        self.far.create_within(record, max_keys)
     }
 
     fn update(&self, record: StoredKey, expected: u64) -> StoreFuture<()> {

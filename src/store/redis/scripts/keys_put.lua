@@ -1,8 +1,8 @@
--- Keeps a new record, or puts one in the place of a version: src/store/redis/api_key.rs.
+-- Stores a new record, or replaces a version by another one: src/store/redis/api_key.rs.
 -- KEYS: the records, the order of all, that of ends, that of the record's owner.
 -- ARGV: number, id, record, version that is expected or '', what the orders of owners begin with,
--- channel, message.
--- Returns number, 'kept' | 'missing' | 'conflict' | 'corrupt', how many heard of it.
+-- channel, message; and '' '' '', or the most keys of the owner, the most records, the moment.
+-- Returns number, 'kept' | 'missing' | 'conflict' | 'corrupt' | 'full', how many heard of it.
 local records, all, ends, of_owner = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local number, id, new, expected, owners = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local never = string.rep('\255', 8)
@@ -17,6 +17,42 @@ elseif expected ~= '' then
     return {number, 'corrupt'}
   elseif old:sub(2, 9) ~= expected then
     return {number, 'conflict'}
+  end
+end
+
+-- Counts the owner's keys that have not ended. Few owners have so many that they must be read.
+if ARGV[8] ~= '' then
+  local most, most_records, now = tonumber(ARGV[8]), tonumber(ARGV[9]), ARGV[10]
+  -- By bytes: strings are compared by the rules of the server's locale.
+  local function has_ended(own)
+    for at = 1, 8 do
+      local end_byte, now_byte = own:byte(17 + at), now:byte(at)
+      if end_byte ~= now_byte then
+        return end_byte < now_byte
+      end
+    end
+    return true
+  end
+  local total = redis.call('ZCARD', of_owner)
+  if total >= most_records then
+    return {number, 'full'}
+  end
+  local live, after = total, '-'
+  while live >= most do
+    local places = redis.call('ZRANGEBYLEX', of_owner, after, '+', 'LIMIT', 0, 500)
+    if #places == 0 then
+      return {number, 'full'}
+    end
+    after = '(' .. places[#places]
+    local ids = {}
+    for at, place in ipairs(places) do
+      ids[at] = place:sub(9)
+    end
+    for _, own in ipairs(redis.call('HMGET', records, unpack(ids))) do
+      if not own or #own < 57 or has_ended(own) then
+        live = live - 1
+      end
+    end
   end
 end
 
