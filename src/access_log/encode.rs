@@ -15,7 +15,7 @@ use http::{HeaderName, Method, Version, header::USER_AGENT};
 use super::{
     level::Level,
     record::Record,
-    redact::{SHORT_BYTES_MAX, TEXT_BYTES_MAX, capped},
+    redact::{SHORT_BYTES_MAX, TEXT_BYTES_MAX, capped, hide_keys},
     schema::{EVENT_NAME, Field, LOSS_EVENT_NAME, Names, SCHEMA_VERSION},
 };
 use crate::{
@@ -399,7 +399,9 @@ impl Object<'_> {
 
     fn value(&mut self, value: &FieldValue) {
         match value {
-            FieldValue::Text(text) => json::push_string(self.out, &capped(text, TEXT_BYTES_MAX)),
+            FieldValue::Text(text) => {
+                json::push_string(self.out, &capped(&hide_keys(text), TEXT_BYTES_MAX));
+            }
             FieldValue::Int(int) => push_int(self.out, *int),
             FieldValue::Float(float) if float.is_finite() => push_float(self.out, *float),
             FieldValue::Float(_) => self.out.extend_from_slice(b"null"),
@@ -476,7 +478,8 @@ impl Object<'_> {
     }
 
     fn short_text(&mut self, field: Field, text: Option<&str>) {
-        let text = text.map(|text| capped(text, SHORT_BYTES_MAX));
+        let text = text.map(hide_keys);
+        let text = text.as_deref().map(|text| capped(text, SHORT_BYTES_MAX));
         self.some_text(field, text.as_deref());
     }
 

@@ -260,8 +260,11 @@ impl AccessLogBuilder {
         self
     }
 
-    /// Says that a path bears secrets: of `/reset/{token}` and all below it, the segment in braces
-    /// is written as `REDACTED`.
+    /// Hides segments of a path: of `/reset/{token}` and every path below it, the segment in braces is
+    /// written as `REDACTED`. If several patterns match a path, all of them apply.
+    ///
+    /// The secrets of API keys are hidden without it, wherever they stand in a path, a query, a header or
+    /// a field, percent-encoded or not.
     pub fn secret_path(mut self, pattern: impl Into<String>) -> Self {
         self.secret_paths.push(pattern.into());
         self

@@ -79,6 +79,7 @@ mod future;
 mod guard;
 mod inside;
 mod json_lines;
+mod key_text;
 mod layer;
 mod level;
 mod lines;

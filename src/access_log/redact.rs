@@ -10,10 +10,8 @@ use http::{
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 
+pub(super) use super::key_text::{REDACTED, hide_keys};
 use crate::error::ConfigError;
-
-/// What stands in the place of what is not written down.
-pub(super) const REDACTED: &str = "REDACTED";
 
 /// What stands at the end of a text that was longer.
 const CUT: &str = "…";
@@ -161,14 +159,36 @@ impl Redaction {
 
     /// Returns a path without its secret segments, of bounded length.
     pub(super) fn path<'a>(&self, path: &'a str) -> Cow<'a, str> {
-        match self
-            .secret_paths
-            .iter()
-            .find_map(|secret| secret.hide(path))
-        {
-            Some(hidden) => Cow::Owned(capped(&hidden, TEXT_BYTES_MAX).into_owned()),
-            None => capped(path, TEXT_BYTES_MAX),
+        let hidden = match self.hide_segments(path) {
+            Some(hidden) => Cow::Owned(hide_keys(&hidden).into_owned()),
+            None => hide_keys(path),
+        };
+        match hidden {
+            Cow::Borrowed(path) => capped(path, TEXT_BYTES_MAX),
+            Cow::Owned(path) => Cow::Owned(capped(&path, TEXT_BYTES_MAX).into_owned()),
         }
+    }
+
+    /// Returns a path without the segments that any of the secret paths hides.
+    fn hide_segments(&self, path: &str) -> Option<String> {
+        let mut secret: Vec<usize> = Vec::new();
+        for pattern in self.secret_paths.iter().filter(|own| own.fits(path)) {
+            secret.extend(pattern.secret_segments());
+        }
+        if secret.is_empty() {
+            return None;
+        }
+        let mut out = String::with_capacity(path.len());
+        let mut number = 0;
+        for (at, part) in path.split('/').enumerate() {
+            if at > 0 {
+                out.push('/');
+            }
+            let is_secret = !part.is_empty() && secret.contains(&number);
+            number += usize::from(!part.is_empty());
+            out.push_str(if is_secret { REDACTED } else { part });
+        }
+        Some(out)
     }
 
     /// Shows a query without its values, but for those of the parameters that are allowed, piece by
@@ -201,10 +221,10 @@ impl Redaction {
         let (name, value) = split_at_byte(parameter, b'=');
         let value = value.unwrap_or_default();
         if self.query.iter().any(|allowed| allowed == name) {
-            return show(&capped(parameter, SHORT_BYTES_MAX));
+            return show(&capped(&hide_keys(parameter), SHORT_BYTES_MAX));
         }
         if value.bytes().any(|byte| byte != b'=') && name.len() <= PARAMETER_BYTES_MAX {
-            show(name);
+            show(&hide_keys(name));
             show("=");
         }
         show(REDACTED)
@@ -251,25 +271,27 @@ impl SecretPath {
         Ok(Self { segments })
     }
 
-    /// Returns a path that begins like this one, its secret segments hidden.
+    /// Returns whether a path begins like this one. A path that ends earlier has nothing to hide
+    /// behind its end.
     ///
     /// Neither doubled slashes nor escaped letters let a path slip through.
-    fn hide(&self, path: &str) -> Option<String> {
-        let mut own = self.segments.iter();
-        let mut out = String::with_capacity(path.len());
-        for (at, part) in path.split('/').enumerate() {
-            if at > 0 {
-                out.push('/');
-            }
-            let segment = if part.is_empty() { None } else { own.next() };
-            match segment {
-                Some(Segment::Secret) => out.push_str(REDACTED),
-                Some(Segment::Plain(text)) if !unescaped_eq(part, text) => return None,
-                Some(Segment::Plain(_)) | None => out.push_str(part),
-            }
-        }
-        // A path that ends before its first secret segment has none to hide.
-        Some(out)
+    fn fits(&self, path: &str) -> bool {
+        self.segments
+            .iter()
+            .zip(segments(path))
+            .all(|(own, part)| match own {
+                Segment::Secret => true,
+                Segment::Plain(text) => unescaped_eq(part, text),
+            })
+    }
+
+    /// Returns the numbers of the secret segments.
+    fn secret_segments(&self) -> impl Iterator<Item = usize> {
+        let numbered = self.segments.iter().enumerate();
+        numbered.filter_map(|(number, own)| match own {
+            Segment::Secret => Some(number),
+            Segment::Plain(_) => None,
+        })
     }
 }
 
@@ -292,6 +314,14 @@ pub(super) fn header_text(value: &HeaderValue) -> Cow<'_, str> {
     let bytes = value.as_bytes();
     let bounded = &bytes[..bytes.len().min(SHORT_BYTES_MAX + 1)];
     match String::from_utf8_lossy(bounded) {
+        Cow::Borrowed(text) => shown_short(text),
+        Cow::Owned(text) => Cow::Owned(shown_short(&text).into_owned()),
+    }
+}
+
+/// Returns a short text as it is written down, without the secrets of API keys.
+fn shown_short(text: &str) -> Cow<'_, str> {
+    match hide_keys(text) {
         Cow::Borrowed(text) => capped(text, SHORT_BYTES_MAX),
         Cow::Owned(text) => Cow::Owned(capped(&text, SHORT_BYTES_MAX).into_owned()),
     }

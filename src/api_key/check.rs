@@ -13,9 +13,8 @@ use http::{
 };
 
 use super::{
-    config::{Caller, Config},
+    config::{Attempt, Caller, Config},
     extract::{self, Presented},
-    failures::Counted,
     key::ParsedKey,
     lookup::{Asked, Wait},
     record::StoredKey,
@@ -59,41 +58,41 @@ impl<C: Into<Caller>> From<Result<C, Denied>> for Step {
 
 /// A question that is answered later.
 pub(super) enum Question {
-    /// The store is asked for a record; a failure may have been counted for it.
-    Record(Wait, Option<Counted>),
+    /// The store is asked for a record.
+    Record(Wait, Option<Attempt>),
     /// The verifier of this number is asked.
-    Verifier(Pending<Verified>, usize),
+    Verifier(Pending<Verified>, usize, Attempt),
     /// A slow hash is computed for a record.
-    Proof(Pending<bool>, StoredKey, Option<Counted>),
+    Proof(Pending<bool>, StoredKey, Option<Attempt>),
 }
 
 /// The answer to a question.
 #[derive(Debug)]
 pub(super) enum Reply {
-    Record(Result<Option<StoredKey>, StoreError>, Option<Counted>),
-    Verifier(Result<Verified, StoreError>, usize),
-    Proof(Result<bool, StoreError>, StoredKey, Option<Counted>),
+    Record(Result<Option<StoredKey>, StoreError>, Option<Attempt>),
+    Verifier(Result<Verified, StoreError>, usize, Attempt),
+    Proof(Result<bool, StoreError>, StoredKey, Option<Attempt>),
     /// A verifier panicked.
-    Panicked,
+    Panicked(Attempt),
 }
 
 impl Question {
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Reply> {
         Poll::Ready(match self {
-            Self::Record(wait, counted) => {
+            Self::Record(wait, attempt) => {
                 let answer = ready!(Pin::new(wait).poll(cx));
-                Reply::Record(answer, counted.take())
+                Reply::Record(answer, *attempt)
             }
-            Self::Verifier(pending, number) => {
+            Self::Verifier(pending, number, attempt) => {
                 let polled = catch_unwind(AssertUnwindSafe(|| pending.as_mut().poll(cx)));
                 match polled {
-                    Ok(polled) => Reply::Verifier(ready!(polled), *number),
-                    Err(_) => Reply::Panicked,
+                    Ok(polled) => Reply::Verifier(ready!(polled), *number, *attempt),
+                    Err(_) => Reply::Panicked(*attempt),
                 }
             }
-            Self::Proof(pending, record, counted) => {
+            Self::Proof(pending, record, attempt) => {
                 let proved = ready!(pending.as_mut().poll(cx));
-                Reply::Proof(proved, record.clone(), counted.take())
+                Reply::Proof(proved, record.clone(), *attempt)
             }
         })
     }
@@ -103,7 +102,7 @@ impl fmt::Debug for Question {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Record(wait, _) => f.debug_tuple("Record").field(wait).finish(),
-            Self::Verifier(_, number) => f.debug_tuple("Verifier").field(number).finish(),
+            Self::Verifier(_, number, _) => f.debug_tuple("Verifier").field(number).finish(),
             Self::Proof(_, record, _) => f.debug_tuple("Proof").field(record).finish(),
         }
     }
@@ -129,8 +128,22 @@ pub(super) fn begin<B>(config: &Config, request: &Request<B>) -> Step {
         Presented::Key(presented) => presented,
     };
     match config.ring.shared.format.parse(&presented) {
-        Ok(key) => ask_record(config, request, &key),
-        Err(_) => ask_verifiers(config, request, &presented, 0),
+        Ok(key) => ask_record(config, request, &key, None),
+        Err(_) => guess(config, request, &presented),
+    }
+}
+
+/// Checks a credential that does not have the form of the ring's keys. Whoever tries many of them is
+/// turned away before a verifier or the store is asked.
+fn guess<B>(config: &Config, request: &Request<B>, presented: &[u8]) -> Step {
+    if config.verifiers.is_empty()
+        && let Err(denied) = config.ring.shared.read(presented)
+    {
+        return refuse(denied);
+    }
+    match config.begin_guess(request, presented) {
+        Ok(attempt) => ask_verifiers(config, request, presented, 0, attempt),
+        Err(denied) => refuse(denied),
     }
 }
 
@@ -142,32 +155,37 @@ pub(super) fn go_on<B>(config: &Config, request: &Request<B>, reply: Reply) -> S
     };
     let read = || config.ring.shared.read(&presented);
     match reply {
-        Reply::Record(answer, counted) => match read() {
-            Ok(key) => answered(config, request, &key, counted, answer),
+        Reply::Record(answer, attempt) => match read() {
+            Ok(key) => answered(config, request, &key, attempt, answer),
             Err(denied) => refuse(denied),
         },
-        Reply::Proof(proved, record, counted) => match read() {
+        Reply::Proof(proved, record, attempt) => match read() {
             Ok(key) => {
                 let (answer, proved) = match proved {
                     Ok(proved) => (Ok(Some(record)), Some(proved)),
                     Err(error) => (Err(error), None),
                 };
-                let settled = config.settle(request, &key, counted, answer, proved);
+                let settled = config.settle(request, &key, attempt, answer, proved);
                 settled.into()
             }
             Err(denied) => refuse(denied),
         },
-        Reply::Verifier(answer, number) => verified(config, request, &presented, answer)
-            .unwrap_or_else(|| ask_verifiers(config, request, &presented, number + 1)),
-        Reply::Panicked => refuse(Denied::internal()),
+        Reply::Verifier(answer, number, attempt) => verified(config, request, attempt, answer)
+            .unwrap_or_else(|| ask_verifiers(config, request, &presented, number + 1, attempt)),
+        Reply::Panicked(attempt) => panicked(config, attempt),
     }
 }
 
 /// Finds a record, and decides by it if it is at hand.
-fn ask_record<B>(config: &Config, request: &Request<B>, key: &ParsedKey<'_>) -> Step {
-    match find(config, request, key) {
-        Ok((Asked::Now(answer), counted)) => answered(config, request, key, counted, answer),
-        Ok((Asked::Later(wait), counted)) => Step::Wait(Question::Record(wait, counted)),
+fn ask_record<B>(
+    config: &Config,
+    request: &Request<B>,
+    key: &ParsedKey<'_>,
+    attempt: Option<Attempt>,
+) -> Step {
+    match find(config, request, key, attempt) {
+        Ok((Asked::Now(answer), attempt)) => answered(config, request, key, attempt, answer),
+        Ok((Asked::Later(wait), attempt)) => Step::Wait(Question::Record(wait, attempt)),
         Err(denied) => refuse(denied),
     }
 }
@@ -177,14 +195,14 @@ fn answered<B>(
     config: &Config,
     request: &Request<B>,
     key: &ParsedKey<'_>,
-    counted: Option<Counted>,
+    attempt: Option<Attempt>,
     answer: Result<Option<StoredKey>, StoreError>,
 ) -> Step {
     match answer {
         Ok(Some(record)) if record.brief().is_slow => {
-            prove(config, request, key, counted, record).unwrap_or_else(refuse)
+            prove(config, request, key, attempt, record).unwrap_or_else(refuse)
         }
-        answer => config.settle(request, key, counted, answer, None).into(),
+        answer => config.settle(request, key, attempt, answer, None).into(),
     }
 }
 
@@ -194,7 +212,7 @@ fn prove<B>(
     config: &Config,
     request: &Request<B>,
     key: &ParsedKey<'_>,
-    counted: Option<Counted>,
+    attempt: Option<Attempt>,
     record: StoredKey,
 ) -> Result<Step, Denied> {
     let ring = &config.ring.shared;
@@ -203,99 +221,124 @@ fn prove<B>(
     };
     if !ring.honors(&record, key) || !ring.trusts(&record) {
         return Ok(config
-            .settle(request, key, counted, Ok(Some(record)), None)
+            .settle(request, key, attempt, Ok(Some(record)), None)
             .into());
     }
-    let fingerprint = ring.peppers.fingerprint(key.bytes);
-    if ring.lookup.has_failed(&fingerprint) {
-        return Err(Denied::new(AuthDenial::Unknown, None));
-    }
-    let counted = match counted {
-        Some(counted) => Some(counted),
-        None => config.count_failure(request)?,
+    let attempt = match attempt {
+        Some(attempt) => attempt,
+        None => config.begin_attempt(request, ring.peppers.fingerprint(key.bytes))?,
     };
     Ok(match ring.prove_slowly(hash, &record, key).into_ready() {
-        Err(pending) => Step::Wait(Question::Proof(pending, record, counted)),
+        Err(pending) => Step::Wait(Question::Proof(pending, record, Some(attempt))),
         Ok(Ok(proved)) => {
-            let settled = config.settle(request, key, counted, Ok(Some(record)), Some(proved));
+            let answer = Ok(Some(record));
+            let settled = config.settle(request, key, Some(attempt), answer, Some(proved));
             settled.into()
         }
         Ok(Err(error)) => config
-            .settle(request, key, counted, Err(error), None)
+            .settle(request, key, Some(attempt), Err(error), None)
             .into(),
     })
 }
 
 /// Finds a record. A server is asked only for a key that was not wrong a moment ago, by a client
-/// that has not presented too many wrong ones.
+/// that has not presented too many wrong ones; a key that was good within the last hour is always
+/// asked for.
 fn find<B>(
     config: &Config,
     request: &Request<B>,
     key: &ParsedKey<'_>,
-) -> Result<(Asked, Option<Counted>), Denied> {
+    attempt: Option<Attempt>,
+) -> Result<(Asked, Option<Attempt>), Denied> {
     let ring = &config.ring.shared;
     let record = || RecordHandle::of(request.extensions()).cloned();
     if let Some(at_hand) = ring.lookup.at_hand(key.id, record) {
-        return Ok((at_hand, None));
+        return Ok((at_hand, attempt));
+    }
+    if let Some(attempt) = attempt {
+        let joined = ring.lookup.join(key.id).map(Asked::Later);
+        let asked = joined.unwrap_or_else(|| ring.lookup.ask(key.id, record));
+        return Ok((asked, Some(attempt)));
     }
     let fingerprint = ring.peppers.fingerprint(key.bytes);
-    if ring.lookup.has_failed(&fingerprint) {
-        return Err(Denied::new(AuthDenial::Unknown, None));
+    if let Some(reason) = ring.guesses.wrong(&fingerprint, ring.clock.now()) {
+        return Err(Denied::new(reason, None));
     }
     if let Some(wait) = ring.lookup.join(key.id) {
-        return Ok((Asked::Later(wait), None));
+        let attempt = Attempt::uncounted(fingerprint);
+        return Ok((Asked::Later(wait), Some(attempt)));
     }
-    let counted = config.count_failure(request)?;
-    Ok((ring.lookup.ask(key.id, record), counted))
+    let attempt = config.begin_attempt(request, fingerprint)?;
+    Ok((ring.lookup.ask(key.id, record), Some(attempt)))
 }
 
 /// Asks the verifiers from this number on, until one decides or answers later.
-fn ask_verifiers<B>(config: &Config, request: &Request<B>, presented: &[u8], from: usize) -> Step {
+fn ask_verifiers<B>(
+    config: &Config,
+    request: &Request<B>,
+    presented: &[u8],
+    from: usize,
+    attempt: Attempt,
+) -> Step {
     for (number, verifier) in config.verifiers.iter().enumerate().skip(from) {
         let credential = Credential::new(presented);
         let asked = catch_unwind(AssertUnwindSafe(|| verifier.verify(&credential)));
         let Ok(asked) = asked else {
-            return refuse(Denied::internal());
+            return panicked(config, attempt);
         };
         match asked.into_ready() {
             Ok(answer) => {
-                if let Some(step) = verified(config, request, presented, answer) {
+                if let Some(step) = verified(config, request, attempt, answer) {
                     return step;
                 }
             }
-            Err(pending) => return Step::Wait(Question::Verifier(pending, number)),
+            Err(pending) => return Step::Wait(Question::Verifier(pending, number, attempt)),
         }
     }
     // Nobody's so far: of the ring's, if it was made elsewhere.
     match config.ring.shared.read(presented) {
-        Ok(key) => ask_record(config, request, &key),
-        Err(denied) => refuse(denied),
+        Ok(key) => ask_record(config, request, &key, Some(attempt)),
+        Err(denied) => refuse(unread(config, request, attempt, denied)),
     }
+}
+
+/// Settles an attempt with a credential that nobody can read: a wrong one, unless the fault is ours.
+fn unread<B>(config: &Config, request: &Request<B>, attempt: Attempt, denied: Denied) -> Denied {
+    if denied.is_malformed() {
+        return config.settle_wrong(request, attempt, AuthDenial::Malformed);
+    }
+    config.release(attempt);
+    denied
 }
 
 /// Decides by what a verifier said, unless the credential was none of its own.
 fn verified<B>(
     config: &Config,
     request: &Request<B>,
-    presented: &[u8],
+    attempt: Attempt,
     answer: Result<Verified, StoreError>,
 ) -> Option<Step> {
     Some(match answer {
-        Ok(Verified::Caller(identity)) => config.admit_scopes(identity).into(),
+        Ok(Verified::Caller(identity)) => {
+            config.settle_good(attempt);
+            config.admit_scopes(identity).into()
+        }
         Ok(Verified::Rejected) => {
-            let denied = config.count_wrong(request, presented);
-            refuse(
-                denied
-                    .err()
-                    .unwrap_or(Denied::new(AuthDenial::Unknown, None)),
-            )
+            refuse(config.settle_wrong(request, attempt, AuthDenial::Unknown))
         }
         Ok(Verified::NotMine) => return None,
         Err(error) => {
+            config.release(attempt);
             let now = config.ring.shared.clock.wall();
             refuse(Denied::store_failed(&error, now))
         }
     })
+}
+
+/// Refuses a request whose verifier panicked. That is nobody's failure.
+fn panicked(config: &Config, attempt: Attempt) -> Step {
+    config.release(attempt);
+    refuse(Denied::internal())
 }
 
 /// Returns whether a browser asks what it may ask (the CORS protocol of the Fetch standard).

@@ -9,11 +9,12 @@ use http::{
 
 use super::{
     audit::Audit,
-    extract::{self, KeySource},
+    extract::{self, KeySource, Presented},
     failures::{Counted, Failures},
+    guesses::{Fingerprint, Good, scoped},
     key::ParsedKey,
     record::{Overlap, StoredKey},
-    refusal::{Challenges, Denied},
+    refusal::{Challenges, Denied, Named},
     ring::KeyRing,
     scopes::Requirement,
     verifier::Verifier,
@@ -40,9 +41,32 @@ pub(super) struct Config {
     pub(super) responder: Responder,
     pub(super) vary: Option<HeaderValue>,
     pub(super) failures: Option<Failures>,
+    /// The number of this layer in the process.
+    pub(super) number: u64,
     pub(super) client_addr: ClientAddrResolver,
     pub(super) verifiers: Vec<Arc<dyn Verifier>>,
     pub(super) audit: Audit,
+}
+
+/// An attempt with a credential that somebody is asked about.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Attempt {
+    fingerprint: Fingerprint,
+    /// The failure that was counted in advance.
+    counted: Option<Counted>,
+    /// Whether it is to be remembered if the credential is good.
+    renews: bool,
+}
+
+impl Attempt {
+    /// Begins an attempt that is counted only once it has failed.
+    pub(super) fn uncounted(fingerprint: Fingerprint) -> Self {
+        Self {
+            fingerprint,
+            counted: None,
+            renews: true,
+        }
+    }
 }
 
 /// Who calls, and whether they should take another key.
@@ -70,55 +94,124 @@ pub(super) struct Admission {
 }
 
 impl Config {
-    /// Decides on a key by what the store said of it, and counts it if it is wrong.
+    /// Decides on a key by its record, and settles the attempt.
     ///
-    /// `counted` is the failure that was counted before a server was asked: it is taken back where
-    /// there was none. `proved` is what a slow hash has proved.
+    /// There is no attempt where the record was at hand. `proved` is the result of a slow hash.
     pub(super) fn settle<B>(
         &self,
         request: &Request<B>,
         presented: &ParsedKey<'_>,
-        counted: Option<Counted>,
+        attempt: Option<Attempt>,
         answer: Result<Option<StoredKey>, StoreError>,
         proved: Option<bool>,
     ) -> Result<Caller, Denied> {
         let verdict = self.judge(request, presented, answer, proved);
-        let is_wrong = matches!(&verdict, Err(denied) if denied.is_unknown());
-        match (&self.failures, counted) {
-            (Some(failures), Some(counted)) if !is_wrong => failures.take_back(counted),
-            (_, None) if is_wrong => self.count_wrong(request, presented.bytes)?,
-            (_, Some(_)) if is_wrong => self.remember_wrong(presented.bytes),
-            (Some(_) | None, Some(_) | None) => {}
+        match (&verdict, attempt) {
+            (Err(denied), attempt) if denied.is_unknown() => {
+                let fingerprint = || self.ring.shared.peppers.fingerprint(presented.bytes);
+                let attempt = attempt.unwrap_or_else(|| Attempt::uncounted(fingerprint()));
+                Err(self.settle_wrong(request, attempt, AuthDenial::Unknown))
+            }
+            (Ok(_) | Err(_), None) => verdict,
+            (Ok(_), Some(attempt)) => {
+                self.settle_good(attempt);
+                verdict
+            }
+            (Err(denied), Some(attempt)) => {
+                match denied.is_of_good_key() {
+                    true => self.settle_good(attempt),
+                    false => self.release(attempt),
+                }
+                verdict
+            }
         }
-        verdict
     }
 
-    /// Counts a wrong credential, or turns the client away because of those before. One that was
-    /// found wrong a moment ago is not counted again: a client that repeats one dead key has one
-    /// failure.
-    pub(super) fn count_wrong<B>(
+    /// Begins an attempt with a credential that somebody must be asked about: counts it as a failure
+    /// until it turns out to be none.
+    ///
+    /// A credential that was wrong a moment ago is rejected; one that was good within the last hour is
+    /// not counted.
+    pub(super) fn begin_attempt<B>(
+        &self,
+        request: &Request<B>,
+        fingerprint: Fingerprint,
+    ) -> Result<Attempt, Denied> {
+        let ring = &self.ring.shared;
+        let now = ring.clock.now();
+        if let Some(reason) = ring.guesses.wrong(&fingerprint, now) {
+            return Err(Denied::new(reason, None));
+        }
+        let good = match &self.failures {
+            Some(_) => ring.guesses.good(&fingerprint, now),
+            None => Good::Recently,
+        };
+        let counted = match good {
+            Good::Recently | Good::RenewIfGood => None,
+            Good::Unknown => self.count_failure(request)?,
+        };
+        Ok(Attempt {
+            fingerprint,
+            counted,
+            renews: good != Good::Recently,
+        })
+    }
+
+    /// Begins an attempt with a credential that is none of the ring's own form: this layer alone can
+    /// judge it.
+    pub(super) fn begin_guess<B>(
         &self,
         request: &Request<B>,
         presented: &[u8],
-    ) -> Result<(), Denied> {
-        let ring = &self.ring.shared;
-        let fingerprint = ring.peppers.fingerprint(presented);
-        if !ring.lookup.has_failed(&fingerprint) {
-            self.count_failure(request)?;
-            ring.lookup.remember_failure(fingerprint);
-        }
-        Ok(())
+    ) -> Result<Attempt, Denied> {
+        let fingerprint = self.ring.shared.peppers.fingerprint(presented);
+        self.begin_attempt(request, scoped(fingerprint, self.number))
     }
 
-    fn remember_wrong(&self, presented: &[u8]) {
+    /// Takes a failure back that was none.
+    pub(super) fn release(&self, attempt: Attempt) {
+        if let (Some(failures), Some(counted)) = (&self.failures, attempt.counted) {
+            failures.take_back(counted);
+        }
+    }
+
+    pub(super) fn settle_good(&self, attempt: Attempt) {
+        self.release(attempt);
+        if attempt.renews && self.failures.is_some() {
+            let ring = &self.ring.shared;
+            let now = ring.clock.now();
+            ring.guesses.remember_good(attempt.fingerprint, now);
+        }
+    }
+
+    /// Counts a wrong credential unless it was counted before, and remembers it: a client that repeats
+    /// one dead key has one failure.
+    pub(super) fn settle_wrong<B>(
+        &self,
+        request: &Request<B>,
+        attempt: Attempt,
+        reason: AuthDenial,
+    ) -> Denied {
         let ring = &self.ring.shared;
-        let fingerprint = ring.peppers.fingerprint(presented);
-        ring.lookup.remember_failure(fingerprint);
+        let now = ring.clock.now();
+        ring.guesses.forget_good(&attempt.fingerprint);
+        let is_known = ring.guesses.wrong(&attempt.fingerprint, now).is_some();
+        if attempt.counted.is_none()
+            && !is_known
+            && let Err(denied) = self.count_failure(request)
+        {
+            return denied;
+        }
+        if !is_known {
+            ring.guesses
+                .remember_wrong(attempt.fingerprint, reason, now);
+        }
+        Denied::new(reason, None)
     }
 
     /// Counts a failure of the client's address, or turns it away because of those before. A client
     /// without an address is not counted.
-    pub(super) fn count_failure<B>(&self, request: &Request<B>) -> Result<Option<Counted>, Denied> {
+    fn count_failure<B>(&self, request: &Request<B>) -> Result<Option<Counted>, Denied> {
         let Some(failures) = &self.failures else {
             return Ok(None);
         };
@@ -238,23 +331,29 @@ impl Config {
         let record = RecordHandle::of(request.extensions());
         self.audit
             .tell_denied(&denied, record, || self.client_ip(request));
-        Refused::new(denied, request)
+        Refused::new(denied, self.named(request), request)
+    }
+
+    /// Returns what the credential of a request is called. A layer without verifiers takes API keys
+    /// alone.
+    fn named<B>(&self, request: &Request<B>) -> Named {
+        if self.verifiers.is_empty() {
+            return Named::ApiKey;
+        }
+        match extract::extract(&self.sources, request) {
+            Presented::Key(presented) if self.ring.shared.format.looks_like_key(&presented) => {
+                Named::ApiKey
+            }
+            Presented::Key(_) => extract::source(&self.sources, request)
+                .map_or(Named::Credential, KeySource::names_credential),
+            Presented::Nothing | Presented::Ambiguous => Named::Credential,
+        }
     }
 
     fn client_ip<B>(&self, request: &Request<B>) -> Option<IpAddr> {
         let (extensions, headers) = (request.extensions(), request.headers());
         let address = self.client_addr.resolve(extensions, headers).ok()?;
         Some(address.ip())
-    }
-
-    /// Turns a caller away.
-    pub(super) fn refuse<B>(
-        &self,
-        denied: Denied,
-        dialect: Dialect,
-        record: Option<&RecordHandle>,
-    ) -> Response<ResponseBody<B>> {
-        refuse(&self.challenges, &self.responder, denied, dialect, record)
     }
 }
 
@@ -272,51 +371,43 @@ impl Admission {
     }
 }
 
-/// Turns a caller away, and tells the record why.
-pub(super) fn refuse<B>(
-    challenges: &Challenges,
-    responder: &Responder,
-    denied: Denied,
-    dialect: Dialect,
-    record: Option<&RecordHandle>,
-) -> Response<ResponseBody<B>> {
-    if let Some(record) = record {
-        record.set_auth(denied.outcome.clone());
-    }
-    let rejection = challenges.rejection(denied.refusal);
-    let mut response = rejection.into_response(dialect, responder);
-    response.extensions_mut().insert(denied.outcome);
-    response
-}
-
 /// A refusal on its way: what is needed to answer, without the request.
 #[derive(Debug)]
 pub(super) struct Refused {
     denied: Denied,
+    named: Named,
     dialect: Dialect,
     record: Option<RecordHandle>,
 }
 
 impl Refused {
-    pub(super) fn new<B>(denied: Denied, request: &Request<B>) -> Self {
+    pub(super) fn new<B>(denied: Denied, named: Named, request: &Request<B>) -> Self {
         Self {
             denied,
+            named,
             dialect: Dialect::of(request),
             record: RecordHandle::of(request.extensions()).cloned(),
         }
     }
 
     pub(super) fn respond<B>(self, config: &Config) -> Response<ResponseBody<B>> {
-        config.refuse(self.denied, self.dialect, self.record.as_ref())
+        self.respond_with(&config.challenges, &config.responder)
     }
 
+    /// Responds, and tells the record why.
     pub(super) fn respond_with<B>(
         self,
         challenges: &Challenges,
         responder: &Responder,
     ) -> Response<ResponseBody<B>> {
-        let record = self.record.as_ref();
-        refuse(challenges, responder, self.denied, self.dialect, record)
+        let Denied { refusal, outcome } = self.denied;
+        if let Some(record) = &self.record {
+            record.set_auth(outcome.clone());
+        }
+        let rejection = challenges.rejection(refusal, self.named);
+        let mut response = rejection.into_response(self.dialect, responder);
+        response.extensions_mut().insert(outcome);
+        response
     }
 }
 

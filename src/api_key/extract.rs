@@ -8,8 +8,13 @@ use http::{
 };
 use zeroize::Zeroizing;
 
-use super::encoding::{decode_base64, decode_percent};
+use super::{
+    encoding::{decode_base64, decode_percent},
+    refusal::Named,
+};
 use crate::{client_uri::ClientUri, error::ConfigError};
+
+const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
 /// A place of a request where a key is looked for.
 ///
@@ -63,7 +68,7 @@ impl KeySource {
     /// Looks at `x-api-key`.
     pub fn x_api_key() -> Self {
         Self {
-            place: Place::Header(HeaderName::from_static("x-api-key")),
+            place: Place::Header(X_API_KEY),
         }
     }
 
@@ -118,6 +123,20 @@ impl KeySource {
             Place::Header(_) | Place::Cookie(_) | Place::Query(_) => "ApiKey",
             Place::Scheme(scheme) => scheme,
             Place::Basic => "Basic",
+        }
+    }
+
+    /// Returns what a credential in this place is called, where not all of them are API keys.
+    pub(super) fn names_credential(&self) -> Named {
+        match &self.place {
+            Place::Scheme("Bearer") => Named::BearerToken,
+            Place::Scheme("ApiKey") => Named::ApiKey,
+            Place::Header(name) if *name == X_API_KEY => Named::ApiKey,
+            Place::Header(_)
+            | Place::Scheme(_)
+            | Place::Basic
+            | Place::Cookie(_)
+            | Place::Query(_) => Named::Credential,
         }
     }
 
@@ -194,6 +213,17 @@ pub(super) fn extract<'a, B>(sources: &[KeySource], request: &'a Request<B>) -> 
         };
     }
     found
+}
+
+/// Returns the place where a request bears its credential.
+pub(super) fn source<'a, B>(
+    sources: &'a [KeySource],
+    request: &Request<B>,
+) -> Option<&'a KeySource> {
+    sources.iter().find(|source| {
+        let here = source.look(request.headers(), request.uri());
+        !matches!(here, Presented::Nothing)
+    })
 }
 
 /// Removes the key from each place, including the URI that the client sent where a request's

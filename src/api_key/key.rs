@@ -162,6 +162,12 @@ impl KeyFormat {
         &self.prefix
     }
 
+    /// Returns whether somebody took this for a key of the ring, be it one or not.
+    pub(super) fn looks_like_key(&self, presented: &[u8]) -> bool {
+        let rest = presented.strip_prefix(self.prefix.as_bytes());
+        rest.is_some_and(|rest| rest.starts_with(b"_"))
+    }
+
     /// Returns the environment of keys that name none.
     pub(super) fn default_environment(&self) -> &str {
         &self.environments[0]

@@ -10,7 +10,7 @@ use super::{
     extract::KeySource,
     failures::Failures,
     refusal::Challenges,
-    ring::KeyRing,
+    ring::{KeyRing, next_number},
     scopes::Requirement,
     service::ApiKey,
     verifier::Verifier,
@@ -177,13 +177,18 @@ impl ApiKeyLayerBuilder {
         self
     }
 
-    /// Sets how many different wrong keys one address may present at once, and again in the course
-    /// of each window. 60 per minute by default.
+    /// Sets how many different wrong credentials one address may present at once, and again in the
+    /// course of each window. Defaults to 60 per minute.
     ///
-    /// Who presents more is answered `429` before the store is asked. A key that is remembered as a
-    /// good one is let through all the same, so nobody can lock its owner out, and repeating one
-    /// wrong key counts once. The count is kept in this process, by the address that
-    /// [`client_addr`](Self::client_addr) finds.
+    /// Beyond the limit, requests receive `429` before the store or a verifier is asked: a correct guess
+    /// is not let in either. Repeating one wrong credential counts once within 5 seconds.
+    ///
+    /// A credential that was good within the last hour is exempt, so a neighbor at the same address
+    /// cannot lock its owner out. Each ring remembers the fingerprints of up to 16 384 good credentials
+    /// in at most 2 MiB. A credential that a process sees for the first time is not exempt.
+    ///
+    /// The count is kept in this process, by the address that [`client_addr`](Self::client_addr) finds.
+    /// Clients without an address are not counted.
     pub fn failure_limit(mut self, failures: u32, window: Duration) -> Self {
         self.failure_limit = Some((failures, window));
         self
@@ -260,6 +265,7 @@ impl ApiKeyLayerBuilder {
                 Some((failures, window)) => Some(Failures::new(failures, window)?),
                 None => None,
             },
+            number: next_number(),
             client_addr: self.client_addr,
             verifiers: self.verifiers,
             audit: self.audit,

@@ -13,7 +13,7 @@ use std::{
 use super::{
     changes::{ChangeFeed, Listener},
     expiring::Expiring,
-    flight::{Answer, Flight},
+    flight::{Answer, Flight, Seat},
     key::KeyId,
     record::StoredKey,
     store::ApiKeyStore,
@@ -33,10 +33,6 @@ pub(super) struct Memory {
     pub(super) records_max: usize,
     /// For how long, if the store announces changes or the ring is told to.
     pub(super) records_for: Option<Duration>,
-    /// How many keys that were no good at most.
-    pub(super) failures_max: usize,
-    /// For how long.
-    pub(super) failures_for: Duration,
 }
 
 /// How long records are remembered at most, and by default where changes are announced.
@@ -52,11 +48,7 @@ pub(super) struct Lookup {
     /// For how long records are remembered; zero if not at all.
     records_for: Duration,
     tables: [Mutex<Table>; TABLES],
-    failures: Mutex<Expiring<Fingerprint, ()>>,
 }
-
-/// Tells a whole key, secret included, from any other, and tells nothing of it.
-pub(super) type Fingerprint = [u8; 16];
 
 struct Table {
     records: Expiring<KeyId, StoredKey>,
@@ -98,7 +90,6 @@ impl Lookup {
                     flights: HashMap::new(),
                 })
             }),
-            failures: Mutex::new(Expiring::new(memory.failures_max, memory.failures_for)),
         });
         if let ChangeFeed::Announced(changes) = &lookup.feed {
             let listener: Arc<dyn Listener> = lookup.clone();
@@ -154,22 +145,11 @@ impl Lookup {
         }
     }
 
-    /// Returns whether this key was found to be no good a moment ago.
-    pub(super) fn has_failed(&self, key: &Fingerprint) -> bool {
-        let now = self.clock.now();
-        lock(&self.failures).get(key, now).is_some()
-    }
-
-    /// Remembers that a key is no good.
-    pub(super) fn remember_failure(&self, key: Fingerprint) {
-        let now = self.clock.now();
-        lock(&self.failures).insert(key, (), now);
-    }
-
     fn board(self: &Arc<Self>, id: KeyId, flight: &Arc<Flight>) -> Wait {
         flight.passengers.fetch_add(1, Ordering::Relaxed);
         Wait {
             lookup: Arc::clone(self),
+            seat: flight.take_seat(),
             flight: Arc::clone(flight),
             id,
         }
@@ -191,7 +171,7 @@ impl Lookup {
 
     /// Lets a passenger off. A question that nobody waits for is dropped: left alone, it would
     /// answer somebody much later with what is true now.
-    fn leave(&self, id: KeyId, flight: &Arc<Flight>) {
+    fn leave(&self, id: KeyId, flight: &Arc<Flight>, seat: Seat) {
         let mut table = self.table(id);
         let was_last = flight.passengers.fetch_sub(1, Ordering::Relaxed) == 1;
         let abandoned = if was_last && table.has(id, flight) {
@@ -202,7 +182,7 @@ impl Lookup {
         drop(table);
         // The store's future is dropped here, without a lock: it is foreign code.
         drop(abandoned);
-        flight.wake_all();
+        flight.leave(seat);
     }
 
     fn remembers(&self) -> bool {
@@ -264,6 +244,7 @@ impl fmt::Debug for Lookup {
 pub(super) struct Wait {
     lookup: Arc<Lookup>,
     flight: Arc<Flight>,
+    seat: Seat,
     id: KeyId,
 }
 
@@ -271,7 +252,7 @@ impl Future for Wait {
     type Output = Result<Option<StoredKey>, StoreError>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        self.flight.poll(cx).map(|answer| {
+        self.flight.poll(self.seat, cx).map(|answer| {
             self.lookup.land(self.id, &self.flight, &answer);
             answer.map_err(Into::into)
         })
@@ -280,7 +261,7 @@ impl Future for Wait {
 
 impl Drop for Wait {
     fn drop(&mut self) {
-        self.lookup.leave(self.id, &self.flight);
+        self.lookup.leave(self.id, &self.flight, self.seat);
     }
 }
 

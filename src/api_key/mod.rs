@@ -14,6 +14,9 @@
 //! | one more wrong key of too many from one address | `429`, `too-many-auth-failures`, `Retry-After` |
 //! | a key, while the store is away | `503`, `auth-unavailable`, `Retry-After` |
 //!
+//! In a layer with a [`Verifier`], the title of a problem names the credential that was presented: an API
+//! key, a bearer token, or a credential. A bearer token is challenged by `Bearer` alone.
+//!
 //! The bodies are `application/problem+json`, and no cache stores them.
 //!
 //! ```
@@ -80,6 +83,7 @@ mod future;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzz;
+mod guesses;
 mod hashing;
 mod invalid;
 mod key;

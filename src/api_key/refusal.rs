@@ -37,6 +37,81 @@ pub(super) enum Refusal {
     Internal,
 }
 
+/// What the credential of a request is called in a response.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Named {
+    /// It has the form or the place of an API key, or the layer takes nothing else.
+    ApiKey,
+    /// It is a token in `Authorization: Bearer`, for a verifier.
+    BearerToken,
+    /// It is something else, or there is none.
+    Credential,
+}
+
+impl Named {
+    fn titles(self) -> &'static Titles {
+        match self {
+            Self::ApiKey => &API_KEY,
+            Self::BearerToken => &BEARER_TOKEN,
+            Self::Credential => &CREDENTIAL,
+        }
+    }
+
+    /// Returns whether a challenge is for a credential of this kind: another scheme's would tell the
+    /// client of an error that it did not make.
+    fn is_challenged_by(self, challenge: &HeaderValue) -> bool {
+        match self {
+            Self::BearerToken => challenge.as_bytes().starts_with(b"Bearer "),
+            Self::ApiKey | Self::Credential => true,
+        }
+    }
+}
+
+/// The titles of problems, with the credential's name in them.
+struct Titles {
+    missing: &'static str,
+    invalid: &'static str,
+    ambiguous: &'static str,
+    restricted: &'static str,
+    insufficient: &'static str,
+    too_many: &'static str,
+    unavailable: &'static str,
+    internal: &'static str,
+}
+
+const API_KEY: Titles = Titles {
+    missing: "An API key is required",
+    invalid: "The API key is not valid",
+    ambiguous: "The request bears more than one API key",
+    restricted: "The API key may not be used so",
+    insufficient: "The API key lacks a scope",
+    too_many: "Too many API keys from this client were not valid",
+    unavailable: "API keys cannot be checked at the moment",
+    internal: "The API key could not be checked",
+};
+
+const BEARER_TOKEN: Titles = Titles {
+    missing: "A bearer token is required",
+    invalid: "The bearer token is not valid",
+    ambiguous: "The request bears more than one credential",
+    restricted: "The bearer token may not be used so",
+    insufficient: "The bearer token lacks a scope",
+    too_many: "Too many bearer tokens from this client were not valid",
+    unavailable: "Bearer tokens cannot be checked at the moment",
+    internal: "The bearer token could not be checked",
+};
+
+const CREDENTIAL: Titles = Titles {
+    missing: "A credential is required",
+    invalid: "The credential is not valid",
+    ambiguous: "The request bears more than one credential",
+    restricted: "The credential may not be used so",
+    insufficient: "The credential lacks a scope",
+    too_many: "Too many credentials from this client were not valid",
+    unavailable: "Credentials cannot be checked at the moment",
+    internal: "The credential could not be checked",
+};
+
 /// Why a key that is right is not accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Reason {
@@ -118,6 +193,25 @@ impl Denied {
             self.outcome,
             AuthOutcome::Denied {
                 reason: AuthDenial::Unknown,
+                ..
+            }
+        )
+    }
+
+    /// Returns whether the key was right and accepted, but not for this request.
+    pub(super) fn is_of_good_key(&self) -> bool {
+        matches!(
+            self.refusal,
+            Refusal::InsufficientScope | Refusal::Restricted
+        )
+    }
+
+    /// Returns whether nobody can read the credential.
+    pub(super) fn is_malformed(&self) -> bool {
+        matches!(
+            self.outcome,
+            AuthOutcome::Denied {
+                reason: AuthDenial::Malformed,
                 ..
             }
         )
@@ -226,24 +320,25 @@ impl Challenges {
     }
 
     /// Returns what the caller is told.
-    pub(super) fn rejection(&self, refusal: Refusal) -> Rejection {
+    pub(super) fn rejection(&self, refusal: Refusal, named: Named) -> Rejection {
+        let titles = named.titles();
         let (status, problem, title, challenges): (_, _, _, &[_]) = match refusal {
             Refusal::Missing => (
                 StatusCode::UNAUTHORIZED,
                 "missing-credentials",
-                "An API key is required",
+                titles.missing,
                 &self.missing,
             ),
             Refusal::Invalid | Refusal::NotAccepted(_) => (
                 StatusCode::UNAUTHORIZED,
                 "invalid-credentials",
-                "The API key is not valid",
+                titles.invalid,
                 self.invalid_for(refusal),
             ),
             Refusal::Ambiguous => (
                 StatusCode::BAD_REQUEST,
                 "ambiguous-credentials",
-                "The request bears more than one API key",
+                titles.ambiguous,
                 &self.ambiguous,
             ),
             Refusal::InsufficientScope | Refusal::Restricted if self.hides_forbidden => (
@@ -255,35 +350,38 @@ impl Challenges {
             Refusal::Restricted => (
                 StatusCode::FORBIDDEN,
                 "key-restricted",
-                "The API key may not be used so",
+                titles.restricted,
                 &[],
             ),
             Refusal::InsufficientScope => (
                 StatusCode::FORBIDDEN,
                 "insufficient-scope",
-                "The API key lacks a scope",
+                titles.insufficient,
                 &self.insufficient,
             ),
             Refusal::TooManyFailures { .. } => (
                 StatusCode::TOO_MANY_REQUESTS,
                 "too-many-auth-failures",
-                "Too many API keys from this client were not valid",
+                titles.too_many,
                 &[],
             ),
             Refusal::Unavailable { .. } => (
                 StatusCode::SERVICE_UNAVAILABLE,
                 "auth-unavailable",
-                "API keys cannot be checked at the moment",
+                titles.unavailable,
                 &[],
             ),
             Refusal::Internal => (
                 StatusCode::INTERNAL_SERVER_ERROR,
                 "internal",
-                "The API key could not be checked",
+                titles.internal,
                 &[],
             ),
         };
-        let rejection = challenges.iter().fold(
+        let challenges = challenges
+            .iter()
+            .filter(|line| named.is_challenged_by(line));
+        let rejection = challenges.fold(
             Rejection::new(status, problem, title),
             |rejection, challenge| rejection.header(WWW_AUTHENTICATE, challenge.clone()),
         );
@@ -324,7 +422,7 @@ mod tests {
     fn each_scheme_has_its_line_and_a_missing_key_no_error() {
         let challenges = Challenges::new(&["Bearer", "ApiKey"], "a \"b\\", "x y").unwrap();
         let lines = |refusal| -> Vec<String> {
-            let rejection = challenges.rejection(refusal);
+            let rejection = challenges.rejection(refusal, Named::ApiKey);
             let lines = rejection.headers().get_all(WWW_AUTHENTICATE).iter();
             lines
                 .map(|line| line.to_str().unwrap().to_owned())

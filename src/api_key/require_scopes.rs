@@ -16,7 +16,7 @@ use tower_layer::Layer;
 use super::{
     audit::Audit,
     config::Refused,
-    refusal::{Challenges, Denied},
+    refusal::{Challenges, Denied, Named},
     scopes::Requirement,
 };
 use crate::{
@@ -191,7 +191,7 @@ where
                 let layer = &self.layer;
                 let record = RecordHandle::of(request.extensions());
                 layer.audit.tell_denied(&denied, record, || None);
-                let refused = Refused::new(denied, &request);
+                let refused = Refused::new(denied, Named::Credential, &request);
                 State::Refused {
                     response: Some(refused.respond_with(&layer.challenges, &layer.responder)),
                 }

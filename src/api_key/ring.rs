@@ -13,6 +13,7 @@ use super::{
     audit::Audit,
     digest::{Pepper, Peppers},
     foreign::ForeignKeys,
+    guesses::Guesses,
     hashing::Hashing,
     key::KeyFormat,
     lookup::{Lookup, Memory, RECORDS_FOR_MAX},
@@ -80,13 +81,14 @@ impl KeyRing {
             memory: Memory {
                 records_max: 10_000,
                 records_for: None,
-                failures_max: 10_000,
-                failures_for: Duration::from_secs(5),
             },
         }
     }
 }
 
+/// How many wrong credentials are remembered, and for how long.
+const WRONG_MAX: usize = 10_000;
+const WRONG_FOR: Duration = Duration::from_secs(5);
 /// How long a request waits for the store, unless the ring is told otherwise.
 const DEADLINE: Duration = Duration::from_millis(50);
 /// How long who manages keys waits for it.
@@ -435,6 +437,7 @@ impl KeyRingBuilder {
                 redigests: Redigests::default(),
                 foreign: self.foreign,
                 hashing: Hashing::default(),
+                guesses: Guesses::new(WRONG_MAX, WRONG_FOR),
                 usage: self.counts_uses.then(Usage::new),
                 format: KeyFormat::new(&self.prefix, &self.environments, tags)?,
                 peppers: Peppers::new(self.pepper, self.former, self.plain_too)?,
@@ -459,8 +462,8 @@ impl KeyRingBuilder {
     }
 }
 
-/// Returns a number that no other ring of this process has; never zero.
-fn next_number() -> u64 {
+/// Returns a number that no other ring or layer of this process has; never zero.
+pub(super) fn next_number() -> u64 {
     static NEXT: AtomicU64 = AtomicU64::new(1);
     NEXT.fetch_add(1, Ordering::Relaxed)
 }

@@ -13,11 +13,15 @@ const STATIC_KEYS_MAX: usize = 1_000;
 
 /// Knows callers by a credential that is not a key of the ring, a JWT for example.
 ///
-/// A layer asks its verifiers in their order, and only about what has not the form of one of the
-/// ring's keys. The first that does not say [`Verified::NotMine`] decides. One that fails decides
-/// too: the caller is answered `503`, and no weaker verifier is asked in its place.
+/// A layer asks its verifiers in order, and only about credentials that do not have the form of one of
+/// the ring's keys. The first that does not return [`Verified::NotMine`] decides. An error decides
+/// too: the caller receives `503`, and no weaker verifier is asked.
 ///
-/// A verifier that panics is answered for by `500`.
+/// No verifier is asked about a credential that was wrong within the last 5 seconds, nor for an address
+/// that has reached the [failure limit](super::ApiKeyLayerBuilder::failure_limit). A credential that
+/// every verifier rejects or does not know counts as a failure of its address.
+///
+/// If a verifier panics, the caller receives `500`.
 ///
 /// ```
 /// use portcullis::{Identity, StoreFuture, api_key::{Credential, Verified, Verifier}};

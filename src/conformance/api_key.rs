@@ -10,8 +10,8 @@ use std::{
 
 use crate::{
     api_key::{
-        ApiKeyStore, KeyCreation, KeyCursor, KeyId, KeyManager, KeyPage, KeyQuery, KeyRecord, KeyRing,
-        KeyUpdate, KeyUse, NewKey, StoredKey,
+        ApiKeyStore, KeyCreation, KeyCursor, KeyId, KeyManager, KeyPage, KeyQuery, KeyRecord,
+        KeyRing, KeyUpdate, KeyUse, NewKey, StoredKey,
     },
     error::{StoreError, StoreErrorKind},
     store_future::StoreFuture,
@@ -293,7 +293,10 @@ async fn concurrent_creations_never_exceed_the_maximum(store: &impl ApiKeyStore)
     let page = ok(store.list(KeyQuery::of_owner(&keys.owner)).await, "list");
     assert_eq!(page.keys.len(), 10, "a refused key was created");
     let other = Drafts::new("maximum of another").create(|new| new).await;
-    let again = [store.create_within(other.clone(), 1), store.create_within(other, 9)];
+    let again = [
+        store.create_within(other.clone(), 1),
+        store.create_within(other, 9),
+    ];
     let [Some(first), Some(again)] = again else {
         panic!("`create_within` is there and not there");
     };

@@ -378,3 +378,97 @@ async fn a_writer_gets_whole_lines_from_many_threads_at_once() {
     assert_eq!(log.lines().count(), 800);
     log.lines().for_each(assert_one_plain_line);
 }
+
+/// Writes a request to this path, and returns the line.
+async fn line_of(patterns: &[&str], path: &str) -> String {
+    let recent = RecentRecords::default();
+    let layer = patterns.iter().fold(
+        AccessLogLayer::builder().sink(recent.clone()),
+        |layer, pattern| layer.secret_path(*pattern),
+    );
+    let app = layer.build().unwrap().layer(service_fn(async |_| {
+        Ok::<_, Infallible>(Response::new(Full::<Bytes>::default()))
+    }));
+    app.oneshot(get(path)).await.unwrap();
+    recent.last().unwrap()
+}
+
+fn path_in(line: &str) -> String {
+    let line: Value = serde_json::from_str(line).unwrap();
+    line["url.path"].as_str().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn every_secret_path_that_matches_hides_its_segments() {
+    const ID_AND_TOKEN: [&str; 2] = ["/users/{id}", "/users/me/{token}"];
+    let reversed = [ID_AND_TOKEN[1], ID_AND_TOKEN[0]];
+    for (patterns, path, shown) in [
+        (
+            &ID_AND_TOKEN[..],
+            "/users/me/s3cr3t",
+            "/users/REDACTED/REDACTED",
+        ),
+        (
+            &reversed[..],
+            "/users/me/s3cr3t",
+            "/users/REDACTED/REDACTED",
+        ),
+        (
+            &ID_AND_TOKEN[..],
+            "//users//me//s3cr3t/x",
+            "//users//REDACTED//REDACTED/x",
+        ),
+        (&ID_AND_TOKEN[..], "/users/other/s", "/users/REDACTED/s"),
+        (&["/{a}", "/x/y/{b}"], "/x/y/z", "/REDACTED/y/REDACTED"),
+        (&["/a/{b}/c", "/a/b/{c}"], "/a/b/c", "/a/REDACTED/REDACTED"),
+        (&["/a/{b}/c", "/a/b/{c}"], "/a/b/d", "/a/b/REDACTED"),
+        (&["/a/b/{c}/{d}"], "/a/b", "/a/b"),
+        (&["/a/{c}"], "/b/s", "/b/s"),
+    ] {
+        let line = line_of(patterns, path).await;
+        assert_eq!(path_in(&line), shown, "{patterns:?} {path}");
+    }
+}
+
+const KEY: &str = "acme_live_1AAAAAAAAAAAAAAA_00000000000000000000000000000000000000000000w2Xzo";
+
+#[tokio::test]
+async fn an_api_key_is_hidden_wherever_it_stands_in_a_path() {
+    let secret = &KEY[27..];
+    for path in [
+        format!("/admin/keys/{KEY}"),
+        format!("/admin/keys/{KEY}/rotate"),
+        format!("/x{KEY}"),
+        format!("/{}", KEY.replace('_', "%5F")),
+        format!("/{}", KEY.replace('_', "%255f")),
+        // Where the path is cut, no part of the secret is left.
+        format!("/{}{KEY}", "a".repeat(980)),
+    ] {
+        for patterns in [&[][..], &["/admin/{what}"]] {
+            let line = line_of(patterns, &path).await;
+            assert!(!line.contains(&secret[..16]), "{line}");
+        }
+    }
+    let line = line_of(&[], &format!("/keys/{KEY}")).await;
+    assert_eq!(path_in(&line), "/keys/acme_live_1AAAAAAAAAAAAAAA_REDACTED");
+}
+
+/// Also in the fields that are written on demand.
+#[tokio::test]
+async fn an_api_key_is_hidden_in_queries_headers_and_fields() {
+    let secret = &KEY[27..43];
+    let mut request = get(&format!("/?q={KEY}&{}=1", &KEY[..60]));
+    for name in ["user-agent", "x-note", "x-request-id"] {
+        let value = HeaderValue::from_static(KEY);
+        request.headers_mut().insert(name, value);
+    }
+    let line = record_of(request, |record| {
+        record.set_field("note".to_owned(), format!("called with {KEY}"));
+    })
+    .await;
+    assert!(!line.contains(secret), "{line}");
+    assert!(
+        line.contains("acme_live_1AAAAAAAAAAAAAAA_REDACTED"),
+        "{line}"
+    );
+}

@@ -34,6 +34,7 @@ mod api_key_canary;
 mod api_key_conformance;
 mod api_key_foreign;
 mod api_key_forgery;
+mod api_key_guesses;
 mod api_key_manager;
 mod api_key_pipeline;
 mod api_key_threats;

@@ -1,0 +1,134 @@
+//! Credentials that were wrong a moment ago, and those that were good within the last hour.
+
+use std::{
+    fmt,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use super::expiring::Expiring;
+use crate::{record::AuthDenial, time::Timestamp};
+
+/// How many good credentials are remembered: 2 MiB at most, whatever comes.
+const GOOD_MAX: usize = 16_384;
+/// How long a good credential is remembered at least.
+const GOOD_FOR: Duration = Duration::from_secs(3_600);
+/// A use renews a memory that is older than this: a busy credential does not crowd out the others.
+const GOOD_RENEWED_AFTER: Duration = Duration::from_secs(600);
+
+/// Identifies a whole credential, secret included, and tells nothing of it.
+pub(super) type Fingerprint = [u8; 16];
+
+/// Returns the fingerprint of a credential that one layer alone can judge: a verifier of another layer
+/// may know better.
+pub(super) fn scoped(mut fingerprint: Fingerprint, layer: u64) -> Fingerprint {
+    for (byte, own) in fingerprint.iter_mut().zip(layer.to_le_bytes()) {
+        *byte ^= own;
+    }
+    fingerprint
+}
+
+/// What a ring remembers of credentials.
+pub(super) struct Guesses {
+    wrong: Mutex<Expiring<Fingerprint, AuthDenial>>,
+    good: Mutex<Expiring<Fingerprint, Timestamp>>,
+}
+
+/// What is known of a good credential.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Good {
+    /// It was good within the last hour.
+    Recently,
+    /// The same, and the memory is to be renewed.
+    RenewIfGood,
+    /// Nothing is known.
+    Unknown,
+}
+
+impl Guesses {
+    /// Remembers this many wrong credentials at most, for this long.
+    pub(super) fn new(wrong_max: usize, wrong_for: Duration) -> Self {
+        let good_for = GOOD_FOR + GOOD_RENEWED_AFTER;
+        Self {
+            wrong: Mutex::new(Expiring::new(wrong_max, wrong_for)),
+            good: Mutex::new(Expiring::new(GOOD_MAX, good_for)),
+        }
+    }
+
+    /// Returns why a credential was rejected a moment ago.
+    pub(super) fn wrong(&self, key: &Fingerprint, now: Timestamp) -> Option<AuthDenial> {
+        lock(&self.wrong).get(key, now).copied()
+    }
+
+    pub(super) fn remember_wrong(&self, key: Fingerprint, reason: AuthDenial, now: Timestamp) {
+        lock(&self.wrong).insert(key, reason, now);
+    }
+
+    pub(super) fn good(&self, key: &Fingerprint, now: Timestamp) -> Good {
+        match lock(&self.good).get(key, now) {
+            Some(since) if now < *since + GOOD_RENEWED_AFTER => Good::Recently,
+            Some(_) => Good::RenewIfGood,
+            None => Good::Unknown,
+        }
+    }
+
+    pub(super) fn remember_good(&self, key: Fingerprint, now: Timestamp) {
+        lock(&self.good).insert(key, now, now);
+    }
+
+    pub(super) fn forget_good(&self, key: &Fingerprint) {
+        lock(&self.good).remove(key);
+    }
+}
+
+impl fmt::Debug for Guesses {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Guesses")
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // No foreign code runs under these locks.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOON: Timestamp = Timestamp::from_secs(1_000_000);
+
+    fn guesses() -> Guesses {
+        Guesses::new(10, Duration::from_secs(5))
+    }
+
+    #[test]
+    fn a_good_credential_is_known_for_an_hour_after_its_last_use() {
+        let guesses = guesses();
+        guesses.remember_good([1; 16], NOON);
+        let just_before = NOON + GOOD_RENEWED_AFTER - Duration::from_micros(1);
+        assert_eq!(guesses.good(&[1; 16], just_before), Good::Recently);
+        let an_hour_later = just_before + GOOD_FOR;
+        assert_eq!(guesses.good(&[1; 16], an_hour_later), Good::RenewIfGood);
+        let end = NOON + GOOD_FOR + GOOD_RENEWED_AFTER;
+        assert_eq!(guesses.good(&[1; 16], end), Good::Unknown);
+    }
+
+    #[test]
+    fn a_flood_of_good_credentials_is_bounded() {
+        let guesses = guesses();
+        for number in 0..100_000_u128 {
+            guesses.remember_good(number.to_le_bytes(), NOON);
+        }
+        let known = (0..100_000_u128)
+            .filter(|number| guesses.good(&number.to_le_bytes(), NOON) != Good::Unknown);
+        assert!(known.count() <= GOOD_MAX);
+    }
+
+    #[test]
+    fn layers_do_not_share_what_only_one_of_them_can_judge() {
+        let fingerprint = [7; 16];
+        assert_ne!(scoped(fingerprint, 1), scoped(fingerprint, 2));
+        assert_ne!(scoped(fingerprint, 1), fingerprint);
+    }
+}
