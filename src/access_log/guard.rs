@@ -14,7 +14,7 @@ use super::{
     emit::{Emitter, Ended},
     level::Level,
     record::{Arrival, Client, Departure, GrpcStatus, Outcome},
-    redact::Headers,
+    redact::{self, Headers},
     request_id,
     scope::Scope,
     stats::Active,
@@ -250,12 +250,13 @@ fn arrival(config: &Config, call: &Call<'_>) -> Arrival {
     }
 }
 
-/// Returns the name that the caller sent, if it is to be believed.
+/// Returns the request id that the caller sent, if it is trusted and holds no API key.
 fn inbound(config: &Config, call: &Call<'_>) -> Option<RequestId> {
     if !call.is_from(&config.trust_request_id) {
         return None;
     }
-    RequestId::accept(call.headers.get(X_REQUEST_ID)?)
+    let sent = RequestId::accept(call.headers.get(X_REQUEST_ID)?)?;
+    (!redact::holds_key(sent.as_str())).then_some(sent)
 }
 
 fn host(call: &Call<'_>) -> Option<HeaderValue> {

@@ -43,6 +43,11 @@ pub(super) fn hide_keys(text: &str) -> Cow<'_, str> {
     Cow::Owned(hidden)
 }
 
+/// Returns whether the secret of an API key stands in a text.
+pub(super) fn holds_key(text: &str) -> bool {
+    matches!(hide_keys(text), Cow::Owned(_))
+}
+
 /// Returns where the next secret of a key begins and ends.
 fn next_secret(text: &[u8], from: usize) -> Option<(usize, usize)> {
     let mut at = from;

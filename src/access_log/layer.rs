@@ -303,9 +303,10 @@ impl AccessLogBuilder {
         self
     }
 
-    /// Sets whose `x-request-id` is taken over as the request's name. Nobody's by default.
+    /// Sets whose `x-request-id` is used as the id of the request. Nobody's by default.
     ///
-    /// A name is 1 to 128 of `A-Z a-z 0-9 . _ -`; instead of anything else a new one is made up.
+    /// An id is 1 to 128 of `A-Z a-z 0-9 . _ -` and holds no API key; anything else is replaced by a
+    /// generated id.
     pub fn trust_request_id(mut self, trust: Trust) -> Self {
         self.config.trust_request_id = trust;
         self

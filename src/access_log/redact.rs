@@ -10,7 +10,7 @@ use http::{
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 
-pub(super) use super::key_text::{REDACTED, hide_keys};
+pub(super) use super::key_text::{REDACTED, hide_keys, holds_key};
 use crate::error::ConfigError;
 
 /// What stands at the end of a text that was longer.

@@ -147,7 +147,7 @@ impl Config {
             None => Good::Recently,
         };
         let counted = match good {
-            Good::Recently | Good::RenewIfGood => None,
+            Good::Recently | Good::LongAgo => None,
             Good::Unknown => self.count_failure(request)?,
         };
         Ok(Attempt {

@@ -39,8 +39,8 @@ pub(super) struct Guesses {
 pub(super) enum Good {
     /// It was good within the last hour.
     Recently,
-    /// The same, and the memory is to be renewed.
-    RenewIfGood,
+    /// The same, but its last renewal was a while ago: it is due if the credential is good again.
+    LongAgo,
     /// Nothing is known.
     Unknown,
 }
@@ -67,7 +67,7 @@ impl Guesses {
     pub(super) fn good(&self, key: &Fingerprint, now: Timestamp) -> Good {
         match lock(&self.good).get(key, now) {
             Some(since) if now < *since + GOOD_RENEWED_AFTER => Good::Recently,
-            Some(_) => Good::RenewIfGood,
+            Some(_) => Good::LongAgo,
             None => Good::Unknown,
         }
     }
@@ -109,7 +109,7 @@ mod tests {
         let just_before = NOON + GOOD_RENEWED_AFTER - Duration::from_micros(1);
         assert_eq!(guesses.good(&[1; 16], just_before), Good::Recently);
         let an_hour_later = just_before + GOOD_FOR;
-        assert_eq!(guesses.good(&[1; 16], an_hour_later), Good::RenewIfGood);
+        assert_eq!(guesses.good(&[1; 16], an_hour_later), Good::LongAgo);
         let end = NOON + GOOD_FOR + GOOD_RENEWED_AFTER;
         assert_eq!(guesses.good(&[1; 16], end), Good::Unknown);
     }

@@ -688,3 +688,36 @@ async fn a_question_that_panics_leaves_the_layer_whole() {
     assert_eq!(told.status(), StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(ask().await.unwrap().unwrap().status(), StatusCode::OK);
 }
+
+/// Those who wait for one record are not compared with one another.
+#[tokio::test]
+async fn waiters_of_one_record_cost_the_same_each_however_many_they_are() {
+    let stranger = unknown_key().await;
+    let cost = async |waiters: usize| {
+        let (store, _changes) = Remote::announced();
+        let keys = Keys::kept_in(store.clone());
+        store.close();
+        let service = keys.layer().build().unwrap().layer(service_fn(handler));
+        let waiting = (0..waiters).map(|_| {
+            let request = with_key(&stranger);
+            tokio::spawn(service.clone().oneshot(request))
+        });
+        let waiting: Vec<_> = waiting.collect();
+        let begun = std::time::Instant::now();
+        tokio::task::yield_now().await;
+        store.open();
+        for waiter in waiting {
+            let status = waiter.await.unwrap().unwrap().status();
+            assert_eq!(status, StatusCode::UNAUTHORIZED);
+        }
+        assert_eq!(store.finds(), 1);
+        begun.elapsed()
+    };
+    let mut best = [Duration::MAX; 2];
+    for _ in 0..3 {
+        best[0] = best[0].min(cost(1_000).await);
+        best[1] = best[1].min(cost(16_000).await);
+    }
+    // Sixteen times as many cost 256 times as much where each is compared with all others.
+    assert!(best[1] < best[0] * 40, "{best:?}");
+}
