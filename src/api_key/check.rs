@@ -81,18 +81,18 @@ impl Question {
         Poll::Ready(match self {
             Self::Record(wait, attempt) => {
                 let answer = ready!(Pin::new(wait).poll(cx));
-                Reply::Record(answer, *attempt)
+                Reply::Record(answer, attempt.take())
             }
             Self::Verifier(pending, number, attempt) => {
                 let polled = catch_unwind(AssertUnwindSafe(|| pending.as_mut().poll(cx)));
                 match polled {
-                    Ok(polled) => Reply::Verifier(ready!(polled), *number, *attempt),
-                    Err(_) => Reply::Panicked(*attempt),
+                    Ok(polled) => Reply::Verifier(ready!(polled), *number, attempt.clone()),
+                    Err(_) => Reply::Panicked(attempt.clone()),
                 }
             }
             Self::Proof(pending, record, attempt) => {
                 let proved = ready!(pending.as_mut().poll(cx));
-                Reply::Proof(proved, record.clone(), *attempt)
+                Reply::Proof(proved, record.clone(), attempt.take())
             }
         })
     }
@@ -170,9 +170,9 @@ pub(super) fn go_on<B>(config: &Config, request: &Request<B>, reply: Reply) -> S
             }
             Err(denied) => refuse(denied),
         },
-        Reply::Verifier(answer, number, attempt) => verified(config, request, attempt, answer)
+        Reply::Verifier(answer, number, attempt) => verified(config, request, &attempt, answer)
             .unwrap_or_else(|| ask_verifiers(config, request, &presented, number + 1, attempt)),
-        Reply::Panicked(attempt) => panicked(config, attempt),
+        Reply::Panicked(attempt) => panicked(config, &attempt),
     }
 }
 
@@ -284,11 +284,11 @@ fn ask_verifiers<B>(
         let credential = Credential::new(presented);
         let asked = catch_unwind(AssertUnwindSafe(|| verifier.verify(&credential)));
         let Ok(asked) = asked else {
-            return panicked(config, attempt);
+            return panicked(config, &attempt);
         };
         match asked.into_ready() {
             Ok(answer) => {
-                if let Some(step) = verified(config, request, attempt, answer) {
+                if let Some(step) = verified(config, request, &attempt, answer) {
                     return step;
                 }
             }
@@ -298,12 +298,12 @@ fn ask_verifiers<B>(
     // Nobody's so far: of the ring's, if it was made elsewhere.
     match config.ring.shared.read(presented) {
         Ok(key) => ask_record(config, request, &key, Some(attempt)),
-        Err(denied) => refuse(unread(config, request, attempt, denied)),
+        Err(denied) => refuse(unread(config, request, &attempt, denied)),
     }
 }
 
 /// Settles an attempt with a credential that nobody can read: a wrong one, unless the fault is ours.
-fn unread<B>(config: &Config, request: &Request<B>, attempt: Attempt, denied: Denied) -> Denied {
+fn unread<B>(config: &Config, request: &Request<B>, attempt: &Attempt, denied: Denied) -> Denied {
     if denied.is_malformed() {
         return config.settle_wrong(request, attempt, AuthDenial::Malformed);
     }
@@ -315,7 +315,7 @@ fn unread<B>(config: &Config, request: &Request<B>, attempt: Attempt, denied: De
 fn verified<B>(
     config: &Config,
     request: &Request<B>,
-    attempt: Attempt,
+    attempt: &Attempt,
     answer: Result<Verified, StoreError>,
 ) -> Option<Step> {
     Some(match answer {
@@ -336,7 +336,7 @@ fn verified<B>(
 }
 
 /// Refuses a request whose verifier panicked. That is nobody's failure.
-fn panicked(config: &Config, attempt: Attempt) -> Step {
+fn panicked(config: &Config, attempt: &Attempt) -> Step {
     config.release(attempt);
     refuse(Denied::internal())
 }

@@ -11,7 +11,7 @@ use super::{
     audit::Audit,
     extract::{self, KeySource, Presented},
     failures::{Counted, Failures},
-    guesses::{Fingerprint, Good, scoped},
+    guesses::{Asking, Fingerprint, Good, scoped},
     key::ParsedKey,
     record::{Overlap, StoredKey},
     refusal::{Challenges, Denied, Named},
@@ -49,9 +49,13 @@ pub(super) struct Config {
 }
 
 /// An attempt with a credential that somebody is asked about.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Attempt {
     fingerprint: Fingerprint,
+    /// Held while somebody is asked about a credential that is not known to be good.
+    _asking: Option<Arc<Asking>>,
+    /// Whether another request with the same credential was counted for this one too.
+    is_joined: bool,
     /// The failure that was counted in advance.
     counted: Option<Counted>,
     /// Whether it is to be remembered if the credential is good.
@@ -63,6 +67,8 @@ impl Attempt {
     pub(super) fn uncounted(fingerprint: Fingerprint) -> Self {
         Self {
             fingerprint,
+            _asking: None,
+            is_joined: false,
             counted: None,
             renews: true,
         }
@@ -106,11 +112,11 @@ impl Config {
         proved: Option<bool>,
     ) -> Result<Caller, Denied> {
         let verdict = self.judge(request, presented, answer, proved);
-        match (&verdict, attempt) {
-            (Err(denied), attempt) if denied.is_unknown() => {
+        match (&verdict, &attempt) {
+            (Err(denied), _) if denied.is_unknown() => {
                 let fingerprint = || self.ring.shared.peppers.fingerprint(presented.bytes);
                 let attempt = attempt.unwrap_or_else(|| Attempt::uncounted(fingerprint()));
-                Err(self.settle_wrong(request, attempt, AuthDenial::Unknown))
+                Err(self.settle_wrong(request, &attempt, AuthDenial::Unknown))
             }
             (Ok(_) | Err(_), None) => verdict,
             (Ok(_), Some(attempt)) => {
@@ -146,14 +152,22 @@ impl Config {
             Some(_) => ring.guesses.good(&fingerprint, now),
             None => Good::Recently,
         };
-        let counted = match good {
-            Good::Recently | Good::LongAgo => None,
-            Good::Unknown => self.count_failure(request)?,
+        if good != Good::Unknown {
+            return Ok(Attempt {
+                renews: good == Good::LongAgo,
+                ..Attempt::uncounted(fingerprint)
+            });
+        }
+        let (asking, is_joined) = ring.guesses.ask(fingerprint);
+        let counted = match is_joined {
+            true => None,
+            false => self.count_failure(request)?,
         };
         Ok(Attempt {
-            fingerprint,
+            _asking: Some(Arc::new(asking)),
+            is_joined,
             counted,
-            renews: good != Good::Recently,
+            ..Attempt::uncounted(fingerprint)
         })
     }
 
@@ -169,13 +183,13 @@ impl Config {
     }
 
     /// Takes a failure back that was none.
-    pub(super) fn release(&self, attempt: Attempt) {
+    pub(super) fn release(&self, attempt: &Attempt) {
         if let (Some(failures), Some(counted)) = (&self.failures, attempt.counted) {
             failures.take_back(counted);
         }
     }
 
-    pub(super) fn settle_good(&self, attempt: Attempt) {
+    pub(super) fn settle_good(&self, attempt: &Attempt) {
         self.release(attempt);
         if attempt.renews && self.failures.is_some() {
             let ring = &self.ring.shared;
@@ -189,14 +203,15 @@ impl Config {
     pub(super) fn settle_wrong<B>(
         &self,
         request: &Request<B>,
-        attempt: Attempt,
+        attempt: &Attempt,
         reason: AuthDenial,
     ) -> Denied {
         let ring = &self.ring.shared;
         let now = ring.clock.now();
         ring.guesses.forget_good(&attempt.fingerprint);
         let is_known = ring.guesses.wrong(&attempt.fingerprint, now).is_some();
-        if attempt.counted.is_none()
+        let is_counted = attempt.counted.is_some() || attempt.is_joined;
+        if !is_counted
             && !is_known
             && let Err(denied) = self.count_failure(request)
         {

@@ -1,8 +1,9 @@
 //! Credentials that were wrong a moment ago, and those that were good within the last hour.
 
 use std::{
+    collections::{HashMap, hash_map::Entry},
     fmt,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -32,6 +33,28 @@ pub(super) fn scoped(mut fingerprint: Fingerprint, layer: u64) -> Fingerprint {
 pub(super) struct Guesses {
     wrong: Mutex<Expiring<Fingerprint, AuthDenial>>,
     good: Mutex<Expiring<Fingerprint, Timestamp>>,
+    /// How many requests ask about each credential at the moment.
+    asking: Mutex<HashMap<Fingerprint, usize>>,
+}
+
+/// A request that asks about a credential. While it does, others with the same credential are not
+/// counted: together they are one guess.
+#[derive(Debug)]
+pub(super) struct Asking {
+    guesses: Arc<Guesses>,
+    fingerprint: Fingerprint,
+}
+
+impl Drop for Asking {
+    fn drop(&mut self) {
+        let mut asking = lock(&self.guesses.asking);
+        if let Entry::Occupied(mut own) = asking.entry(self.fingerprint) {
+            *own.get_mut() -= 1;
+            if *own.get() == 0 {
+                own.remove();
+            }
+        }
+    }
 }
 
 /// What is known of a good credential.
@@ -52,7 +75,23 @@ impl Guesses {
         Self {
             wrong: Mutex::new(Expiring::new(wrong_max, wrong_for)),
             good: Mutex::new(Expiring::new(GOOD_MAX, good_for)),
+            asking: Mutex::default(),
         }
+    }
+
+    /// Begins to ask about a credential. Returns whether others ask about it already.
+    pub(super) fn ask(self: &Arc<Self>, fingerprint: Fingerprint) -> (Asking, bool) {
+        let mut asking = lock(&self.asking);
+        let count = asking.entry(fingerprint).or_default();
+        *count += 1;
+        let is_joined = *count > 1;
+        drop(asking);
+        let guesses = Arc::clone(self);
+        let asking = Asking {
+            guesses,
+            fingerprint,
+        };
+        (asking, is_joined)
     }
 
     /// Returns why a credential was rejected a moment ago.
@@ -112,6 +151,20 @@ mod tests {
         assert_eq!(guesses.good(&[1; 16], an_hour_later), Good::LongAgo);
         let end = NOON + GOOD_FOR + GOOD_RENEWED_AFTER;
         assert_eq!(guesses.good(&[1; 16], end), Good::Unknown);
+    }
+
+    #[test]
+    fn requests_with_one_credential_are_one_guess_while_one_of_them_asks() {
+        let guesses = Arc::new(guesses());
+        let (first, joined) = guesses.ask([1; 16]);
+        assert!(!joined);
+        let (second, joined) = guesses.ask([1; 16]);
+        assert!(joined && !guesses.ask([2; 16]).1);
+        drop(first);
+        assert!(guesses.ask([1; 16]).1);
+        drop(second);
+        assert!(!guesses.ask([1; 16]).1);
+        assert!(lock(&guesses.asking).is_empty());
     }
 
     #[test]

@@ -533,14 +533,16 @@ impl KeyManager {
         }
     }
 
-    /// Counts, then creates: for stores that do not do both in one step.
+    /// Counts, then creates: for stores that do not do both in one step. Those of this process that
+    /// are under way count as well.
     async fn create_after_count(
         &self,
         record: &StoredKey,
         max_keys: usize,
     ) -> Result<KeyCreation, KeyError> {
         let store = &self.ring.shared.store;
-        let mut count = KeyCount::new(record.created_at(), max_keys);
+        let begun = self.ring.shared.creating.begin(record.owner());
+        let mut count = KeyCount::new(record.created_at(), max_keys).ahead(begun.ahead);
         let mut query = KeyQuery::of_owner(record.owner()).page_max(KeyQuery::PAGE_MAX);
         loop {
             let page = store.list(query.clone()).await?;

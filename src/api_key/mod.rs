@@ -72,6 +72,7 @@ mod check;
 mod codec;
 mod config;
 mod constraints;
+mod creating;
 mod digest;
 mod encoding;
 mod expiring;

@@ -11,6 +11,7 @@ use std::{
 
 use super::{
     audit::Audit,
+    creating::Creating,
     digest::{Pepper, Peppers},
     foreign::ForeignKeys,
     guesses::Guesses,
@@ -437,7 +438,8 @@ impl KeyRingBuilder {
                 redigests: Redigests::default(),
                 foreign: self.foreign,
                 hashing: Hashing::default(),
-                guesses: Guesses::new(WRONG_MAX, WRONG_FOR),
+                guesses: Arc::new(Guesses::new(WRONG_MAX, WRONG_FOR)),
+                creating: Creating::default(),
                 usage: self.counts_uses.then(Usage::new),
                 format: KeyFormat::new(&self.prefix, &self.environments, tags)?,
                 peppers: Peppers::new(self.pepper, self.former, self.plain_too)?,

@@ -35,8 +35,9 @@ pub trait ApiKeyStore: Send + Sync + 'static {
     ///
     /// [`KeyCount`] decides: feed it the owner's records. Fails as [`create`](Self::create) does.
     ///
-    /// The default returns `None`: the store cannot do this in one step. A manager then lists the
-    /// owner's records before it creates one, and concurrent calls can exceed the maximum by as many
+    /// The default returns `None`: the store cannot do this in one step. The managers of a ring then list
+    /// the owner's records before they create one. Together they never exceed the maximum, but concurrent
+    /// calls may be refused a few keys below it, and calls of several processes can exceed it by as many
     /// keys as there are calls.
     fn create_within(
         &self,
@@ -155,6 +156,13 @@ impl KeyCount {
             keys: 0,
             records: 0,
         }
+    }
+
+    /// Counts keys that are being created.
+    pub(super) fn ahead(mut self, keys: usize) -> Self {
+        self.keys += keys;
+        self.records += keys;
+        self
     }
 
     /// Counts a record of the owner, and returns whether there is no room for another.

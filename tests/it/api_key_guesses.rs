@@ -208,6 +208,54 @@ async fn a_good_token_is_verified_behind_an_address_that_has_reached_the_limit()
     }
 }
 
+/// A client that opens many connections at once with one token makes one guess.
+#[tokio::test]
+async fn requests_with_one_token_that_come_at_once_are_one_guess() {
+    for (token, status) in [("0042", StatusCode::OK), ("0041", StatusCode::UNAUTHORIZED)] {
+        let (keys, verifier) = (Keys::new(), Tokens::new(true, rejected));
+        let layer = limited(&keys, &verifier).build().unwrap();
+        let requests = (0..50).map(|_| tokio::spawn(send(layer.clone(), at(bearer(token), NAT))));
+        let requests: Vec<_> = requests.collect();
+        for request in requests {
+            assert_eq!(request.await.unwrap().status(), status);
+        }
+        // Four more wrong ones are counted, and no fifth.
+        let mut statuses = Vec::new();
+        for pin in 0..6 {
+            let guess = at(bearer(&format!("9{pin:03}")), NAT);
+            statuses.push(send(layer.clone(), guess).await.status().as_u16());
+        }
+        let counted = if status == StatusCode::OK { 5 } else { 4 };
+        assert!(
+            statuses[..counted].iter().all(|status| *status == 401),
+            "{statuses:?}"
+        );
+        assert!(
+            statuses[counted..].iter().all(|status| *status == 429),
+            "{statuses:?}"
+        );
+    }
+}
+
+/// A request that is dropped while the verifier is asked leaves nothing behind but its failure.
+#[tokio::test]
+async fn a_dropped_guess_stays_counted() {
+    let (keys, verifier) = (Keys::new(), Tokens::new(true, rejected));
+    let layer = limited(&keys, &verifier).build().unwrap();
+    for pin in 0..5 {
+        let guess = send(layer.clone(), at(bearer(&format!("{pin:04}")), NAT));
+        let mut guess = std::pin::pin!(guess);
+        let waker = std::task::Waker::noop();
+        let polled = guess
+            .as_mut()
+            .poll(&mut std::task::Context::from_waker(waker));
+        assert!(polled.is_pending());
+    }
+    let limited = send(layer, at(bearer("0042"), NAT)).await;
+    assert_eq!(denial(&limited), AuthDenial::TooManyFailures);
+    assert_eq!(verifier.asked(), 5);
+}
+
 const FOREIGN: &str = "sk_prod_9bX2Lh4TqYw7Rz1N";
 
 /// A key that was made elsewhere may be short: its guesses are limited on every store.
