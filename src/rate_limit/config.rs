@@ -392,7 +392,8 @@ impl Config {
 
     pub(super) fn reset(&self, partition: &StoreKey, set: &PolicySet) -> StoreFuture<()> {
         let bans = self.bans.iter().flat_map(|bans| bans.policies());
-        let policies: SmallVec<[&Policy; 4]> = set.policies().iter().chain(bans).collect();
+        let policies = set.policies().iter().flat_map(Policy::with_previous);
+        let policies: SmallVec<[&Policy; 4]> = policies.chain(bans).collect();
         self.beside.reset(partition, &policies)
     }
 

@@ -36,12 +36,14 @@ impl Limits {
         Self { config }
     }
 
-    /// Puts other policies and tiers in the place of those that count, for all requests from now
-    /// on and all services that the layer has made.
+    /// Replaces the active policies and tiers, for all requests from now on and all services that
+    /// the layer has made.
     ///
-    /// What has been used stays used where a policy keeps its name and its algorithm: a window
-    /// keeps its count and its end, and a bucket the time that it takes to fill, so that one which
-    /// was half empty still is. Nobody's quota is refilled by a change.
+    /// The change refills no quota where a policy keeps its name, its [scope](Policy::scope) and its
+    /// algorithm. A window keeps its count: 10 used of 10 become 10 used of 1000. A bucket keeps the
+    /// share that is left: a spent one stays spent, and a half-full one stays half full. If the window
+    /// changes, other layers and instances that use the previous policy are not affected; see
+    /// [`Policy::replacing`].
     ///
     /// # Errors
     ///
@@ -51,7 +53,7 @@ impl Limits {
         policies: impl IntoIterator<Item = Policy>,
         tiers: Option<Tiers>,
     ) -> Result<(), ConfigError> {
-        let policies: Vec<Policy> = policies.into_iter().collect();
+        let (policies, tiers) = self.config.sets.successors(policies, tiers);
         let (config, own) = (&self.config, self.config.own.as_ref());
         let sets = Wanted {
             policies: &policies,

@@ -105,6 +105,7 @@ mod partition;
 mod penalty;
 mod policy;
 mod policy_set;
+mod previous;
 mod quota;
 #[cfg(feature = "governor")]
 mod quota_governor;
@@ -135,6 +136,7 @@ pub use self::partition::Partition;
 pub use self::penalty::Penalty;
 pub use self::policy::Policy;
 pub use self::policy_set::{PolicyList, Tiers};
+pub use self::previous::Carry;
 pub use self::quota::Quota;
 pub use self::quota_text::Quotas;
 pub use self::request_head::RequestHead;

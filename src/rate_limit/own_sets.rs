@@ -120,7 +120,9 @@ fn window(name: &str, own: Allowance) -> Policy {
         Some(period) => Policy::fixed_window(name, Quota::new(own.amount(), period)),
         None => Policy::calendar_month(name, own.amount()),
     };
-    policy.expect("an allowance can be counted in a window")
+    policy
+        .expect("an allowance can be counted in a window")
+        .of_any_window()
 }
 
 /// Counts by a bucket that holds the amount; what is too much for a bucket to count exactly is
@@ -130,7 +132,7 @@ fn bucket(name: &str, own: Allowance) -> Policy {
         .period()
         .map(|period| Policy::token_bucket(name, Quota::new(own.amount(), period)));
     match bucket {
-        Some(Ok(policy)) => policy,
+        Some(Ok(policy)) => policy.of_any_window(),
         Some(Err(_)) | None => window(name, own),
     }
 }

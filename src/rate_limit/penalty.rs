@@ -1,4 +1,4 @@
-//! Bans: for who is denied again and again, or fails to say who it is.
+//! Bans of partitions that are denied too often, or fail to authenticate.
 
 use std::{borrow::Cow, sync::Arc, time::Duration};
 
@@ -80,8 +80,12 @@ impl Penalty {
         self
     }
 
-    /// Sets the name that auditors, records and answers know the ban by: `penalty` by default.
-    /// Limiters on one store that use the same name for the same partition share their bans.
+    /// Sets the name under which the ban appears in audit events, records and responses. Defaults to
+    /// `penalty`.
+    ///
+    /// Limiters on one store whose penalties have the same name and the same [`ban_for`](Self::ban_for)
+    /// share the bans of a partition. Penalties whose bans last for different times never affect one
+    /// another.
     pub fn named(mut self, name: impl Into<String>) -> Self {
         self.name = name.into();
         self
@@ -98,9 +102,11 @@ impl Penalty {
         }
         let denials = Quota::new(self.denials, self.within);
         let ban = Quota::new(1, self.ban_for);
+        let denials = Policy::fixed_window(&format!("{} denials", self.name), denials)?;
         Ok(Bans {
-            denials: Policy::fixed_window(&format!("{} denials", self.name), denials)?,
-            ban: Policy::fixed_window(&self.name, ban)?,
+            // A ban resets them: they belong to it.
+            denials: denials.scope(&format!("ban of {:?}", self.ban_for)),
+            ban: Policy::fixed_window(&self.name, ban)?.scope("ban"),
             failed_auth: self.failed_auth,
             forbids: self.forbids,
         })

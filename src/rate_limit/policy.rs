@@ -6,6 +6,7 @@ use super::{
     algorithm::{Algorithm, Alignment, Log, State},
     decision::{Decision, Receipt},
     mode::Mode,
+    previous::{Carry, Previous},
     quota::Quota,
     terms::Terms,
     when_store_fails::WhenStoreFails,
@@ -14,9 +15,33 @@ use crate::{error::ConfigError, time::Timestamp};
 
 /// A named quota, and how it is counted.
 ///
-/// The name is shown to callers in the `RateLimit` fields and in the body of a `429`, and it is
-/// part of what the store counts by: two layers on one store that use a policy of the same name
-/// for the same partition share its count.
+/// The name is shown to callers in the `RateLimit` fields and in the body of a `429`.
+///
+/// # Sharing a count
+///
+/// A store keeps one count for each partition and each combination of name, algorithm and window.
+/// Two layers or routes on one store that agree in all four share a count, even if their limits
+/// differ. Policies of one name whose windows differ never affect one another. To give a route its
+/// own count, call [`scope`](Self::scope):
+///
+/// ```
+/// use portcullis::rate_limit::{Policy, Quota};
+///
+/// let calls = Policy::token_bucket("calls", Quota::per_second(10))?;
+/// let search = calls.clone().scope("search");
+/// assert_ne!(calls.id(), search.id());
+/// # Ok::<(), portcullis::ConfigError>(())
+/// ```
+///
+/// # Changing a quota
+///
+/// A change of the quota refills nothing. A window keeps its count: 10 used of 10 become 10 used of
+/// 1000. A bucket keeps the share that is left: a spent one stays spent, and a half-full one stays
+/// half full, to within a microsecond of the time it takes to fill. This applies to
+/// [`Limits::replace`](super::Limits::replace), to any two policies that share a count, and, where a
+/// deployment changes the window, to a policy that [replaces](Self::replacing) another.
+///
+/// # Choosing an algorithm
 ///
 /// | | admits at most | choose it when |
 /// |---|---|---|
@@ -24,7 +49,7 @@ use crate::{error::ConfigError, time::Timestamp};
 /// | [`fixed_window`](Self::fixed_window) | the limit in each window from a client's first request | "100 in a minute" should mean just that to the client |
 /// | [`aligned_window`](Self::aligned_window) | the limit in each window of the clock | quotas are by the hour or the day |
 /// | [`calendar_month`](Self::calendar_month) | the limit in each month | quotas are billed |
-/// | [`sliding_window`](Self::sliding_window) | the limit in each window of the clock, and less than twice that in any other | windows should have no edge to wait for |
+/// | [`sliding_window`](Self::sliding_window) | the limit in each window of the clock, and at most twice that in any other | windows should have no edge to wait for |
 /// | [`sliding_log`](Self::sliding_log) | the limit in any window at all | limits are small and strict |
 /// | [`leaky_bucket`](Self::leaky_bucket) | what a token bucket does | that is the name you know it by |
 /// | [`leaky_queue`](Self::leaky_queue) | one each interval; the others wait for their turn | callers would rather wait than be denied |
@@ -47,10 +72,12 @@ pub struct Policy {
     quota: Quota,
     algorithm: Algorithm,
     id: u64,
+    scope: u64,
     shadow: bool,
     mode: Mode,
     when_store_fails: Option<WhenStoreFails>,
     bears_coarse_time: bool,
+    previous: Option<Arc<Previous>>,
 }
 
 impl Policy {
@@ -137,17 +164,118 @@ impl Policy {
             .fix("name it by what it is for, such as `burst` or `daily`"));
         }
         Ok(Self {
-            id: id(name, algorithm.letter()),
+            id: Id::of(name, algorithm.letter()).number(quota.window_id()).0,
             name: name.into(),
             quota,
             algorithm,
+            scope: 0,
             shadow: false,
             mode: Mode::Exact,
             when_store_fails: None,
             bears_coarse_time: algorithm.horizon_micros() >= 100_000
                 && algorithm.log().is_none()
                 && algorithm.queue().is_none(),
+            previous: None,
         })
+    }
+
+    /// Counts apart from policies of the same name, algorithm and window that have another scope, or
+    /// none. No scope by default; the scope is not shown to callers.
+    #[must_use]
+    pub fn scope(mut self, scope: &str) -> Self {
+        self.id = Id(self.id).text(scope).0;
+        self.scope = Id(self.scope).text(scope).0;
+        self
+    }
+
+    /// Counts under the name and the algorithm alone, for policies of which a partition has one at a
+    /// time: a change of the window is then a change of the quota.
+    pub(super) fn of_any_window(mut self) -> Self {
+        self.id = Id::of(&self.name, self.algorithm.letter()).0;
+        self
+    }
+
+    /// Declares that this policy replaces another whose window differs, so that callers do not start
+    /// with a full quota when it is deployed.
+    ///
+    /// The previous policy has the same algorithm, and the name and [scope](Self::scope) under which
+    /// it counted. What a partition had used of it when this policy was first used carries over, for
+    /// at most the time in which the whole quota comes back; see [the type](Self#changing-a-quota).
+    /// Instances that still use the previous policy are not affected. Once all instances use the new
+    /// policy, remove the call.
+    ///
+    /// Not needed where only the limit or the burst changes, nor for
+    /// [`Limits::replace`](super::Limits::replace).
+    ///
+    /// ```
+    /// use portcullis::rate_limit::{Policy, Quota};
+    ///
+    /// let previous = Policy::token_bucket("calls", Quota::per_second(10))?;
+    /// let calls = Policy::token_bucket("calls", Quota::per_hour(1_000))?.replacing(&previous)?;
+    /// # let _ = calls;
+    /// # Ok::<(), portcullis::ConfigError>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// If the algorithms differ.
+    pub fn replacing(mut self, previous: &Self) -> Result<Self, ConfigError> {
+        if self.algorithm.letter() != previous.algorithm.letter() {
+            return Err(ConfigError::new(
+                "replacing",
+                &previous.name,
+                "the previous policy counts by another algorithm",
+            )
+            .fix("use the same algorithm, or drop the call to start with a full quota"));
+        }
+        self.previous = Previous::of(previous, self.id);
+        Ok(self)
+    }
+
+    /// Returns this policy as the successor of another, if that has the same name and algorithm.
+    pub(super) fn succeeding(&self, previous: Option<&Self>) -> Self {
+        let same = |previous: &&Self| {
+            previous.name == self.name
+                && previous.scope == self.scope
+                && previous.algorithm.letter() == self.algorithm.letter()
+        };
+        match previous.filter(same) {
+            Some(previous) if self.previous.is_none() => Self {
+                previous: Previous::of(previous, self.id),
+                ..self.clone()
+            },
+            Some(_) | None => self.clone(),
+        }
+    }
+
+    /// Returns the same policy, replacing no other.
+    pub(crate) fn without_previous(&self) -> Self {
+        Self {
+            previous: None,
+            ..self.clone()
+        }
+    }
+
+    pub(super) fn previous(&self) -> Option<&Arc<Previous>> {
+        self.previous.as_ref()
+    }
+
+    /// Returns this policy and those that it replaces, one after the other.
+    pub(super) fn with_previous(&self) -> impl Iterator<Item = &Self> {
+        std::iter::successors(Some(self), |policy| Some(policy.previous()?.policy()))
+    }
+
+    /// Returns what a store has to carry over for this policy before it decides, if anything: see
+    /// [`Carry`].
+    #[inline]
+    pub fn carry(&self, now: Timestamp) -> Option<Carry<'_>> {
+        self.previous.as_ref()?.carry(self, now)
+    }
+
+    /// Returns whether the policy [replaces](Self::replacing) another.
+    #[inline]
+    pub(crate) fn has_previous(&self) -> bool {
+        self.previous.is_some()
     }
 
     /// Only watches: what the policy would deny is admitted all the same.
@@ -214,6 +342,8 @@ impl Policy {
         let (quota, algorithm) = self.algorithm.divided(&self.quota, share)?;
         let part = Self::new(&self.name, quota, algorithm)?;
         Ok(Self {
+            id: self.id,
+            scope: self.scope,
             shadow: self.shadow,
             ..part
         })
@@ -241,8 +371,8 @@ impl Policy {
         self.algorithm.capacity()
     }
 
-    /// Returns a number that stands for the name and the algorithm, the same in each process: what
-    /// a store keeps the policy's states under, beside the partition.
+    /// Returns a number that identifies the name, the algorithm, the window and the scope, the same in
+    /// each process. A store keeps the policy's states under it and the partition.
     #[inline]
     pub fn id(&self) -> u64 {
         self.id
@@ -340,13 +470,28 @@ impl Policy {
     }
 }
 
-/// FNV-1a of the name and the algorithm's letter. The names come from the configuration: nobody
-/// chooses them so that they collide.
-fn id(name: &str, letter: char) -> u64 {
-    let bytes = name.bytes().chain([0, letter as u8]);
-    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    })
+/// FNV-1a of what a policy counts by. It comes from the configuration, so no client can choose it to
+/// collide.
+struct Id(u64);
+
+impl Id {
+    fn of(name: &str, letter: char) -> Self {
+        // All letters are ASCII.
+        Self(0xcbf2_9ce4_8422_2325).text(name).bytes([letter as u8])
+    }
+
+    fn text(self, text: &str) -> Self {
+        self.bytes(text.bytes()).bytes([0])
+    }
+
+    fn number(self, number: u64) -> Self {
+        self.bytes(number.to_le_bytes())
+    }
+
+    fn bytes(self, bytes: impl IntoIterator<Item = u8>) -> Self {
+        let mix = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+        Self(bytes.into_iter().fold(self.0, mix))
+    }
 }
 
 #[cfg(test)]
@@ -396,11 +541,26 @@ mod tests {
         for (at, id) in ids.iter().enumerate() {
             assert!(!ids[at + 1..].contains(id));
         }
-        assert_eq!(
-            Policy::token_bucket("a", Quota::per_day(9)).unwrap().id(),
-            ids[0]
-        );
     }
+
+    #[test]
+    fn id_depends_on_window_and_scope_and_not_on_limit() {
+        let id = |quota| Policy::token_bucket("a", quota).unwrap().id();
+        assert_eq!(id(Quota::per_day(9)), id(Quota::per_day(2).burst(7)));
+        assert_ne!(id(Quota::per_day(9)), id(Quota::per_hour(9)));
+        let scoped = |scope| Policy::token_bucket("a", Quota::per_day(9)).unwrap().scope(scope).id();
+        assert_ne!(id(Quota::per_day(9)), scoped("search"));
+        assert_ne!(scoped("find"), scoped("search"));
+        assert_eq!(scoped("search"), scoped("search"));
+    }
+
+    #[test]
+    fn policy_cannot_replace_one_of_another_algorithm() {
+        let bucket = Policy::token_bucket("a", Quota::per_day(9)).unwrap();
+        let window = Policy::fixed_window("a", Quota::per_day(9)).unwrap();
+        assert_eq!(window.replacing(&bucket).unwrap_err().option(), "replacing");
+    }
+
     #[test]
     fn a_lease_of_a_bucket_admits_at_most_half_a_burst_more_and_that_of_a_window_nothing() {
         let (quota, four) = (Quota::per_second(1_000), NonZeroU32::new(4).unwrap());

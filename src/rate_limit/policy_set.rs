@@ -34,8 +34,8 @@ use crate::error::ConfigError;
 /// # Ok::<(), portcullis::ConfigError>(())
 /// ```
 ///
-/// A caller whose tier changes begins a new count where the tiers' policies have different names,
-/// and keeps its count where they have the same.
+/// A caller whose tier changes keeps its count where the tiers' policies
+/// [share one](Policy#sharing-a-count), and starts a new one where they do not.
 #[derive(Clone, Debug)]
 pub struct Tiers {
     fallback: String,
@@ -135,6 +135,12 @@ impl PolicySet {
 
     pub(super) fn policies(&self) -> &[Policy] {
         &self.policies
+    }
+
+    /// Returns the policy as the successor of the one of its name in this set.
+    fn succeed(&self, policy: &Policy) -> Policy {
+        let mut policies = self.policies.iter();
+        policy.succeeding(policies.find(|other| other.name() == policy.name()))
     }
 
     /// Returns the policies that are not the tier's.
@@ -386,6 +392,31 @@ impl LiveSets {
     pub(super) fn replace(&self, sets: PolicySets) {
         *self.latest.write().unwrap_or_else(PoisonError::into_inner) = Some(sets);
         self.is_replaced.store(true, Ordering::Release);
+    }
+
+    /// Returns policies and tiers that succeed the active ones.
+    pub(super) fn successors(
+        &self,
+        policies: impl IntoIterator<Item = Policy>,
+        tiers: Option<Tiers>,
+    ) -> (Vec<Policy>, Option<Tiers>) {
+        let latest = self.latest.read().unwrap_or_else(PoisonError::into_inner);
+        let active = latest.as_ref().unwrap_or(&self.first);
+        let policies = policies.into_iter();
+        let policies = policies.map(|policy| active.fallback.succeed(&policy));
+        let tiers = tiers.map(|tiers| Tiers {
+            fallback: tiers.fallback,
+            tiers: tiers
+                .tiers
+                .into_iter()
+                .map(|(name, own)| {
+                    let set = active.of_tier(Some(&name));
+                    let own = own.iter().map(|policy| set.succeed(policy)).collect();
+                    (name, own)
+                })
+                .collect(),
+        });
+        (policies.collect(), tiers)
     }
 
     /// Chooses a set; the tier is asked for only if there are some.

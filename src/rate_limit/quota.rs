@@ -93,6 +93,12 @@ impl Quota {
         }
     }
 
+    /// Returns a number that stands for the window: its microseconds.
+    pub(super) const fn window_id(&self) -> u64 {
+        // No policy has a longer window than 71 years.
+        self.window.as_micros() as u64
+    }
+
     /// Returns the burst, if it was given.
     pub(super) const fn own_burst(&self) -> Option<u64> {
         self.burst

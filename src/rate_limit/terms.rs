@@ -4,7 +4,7 @@
 ///
 /// | letter | algorithm | numbers |
 /// |---|---|---|
-/// | `w` `a` `m` | fixed window: of the clock, from the first request, of the month | limit, window |
+/// | `w` `a` `m` `y` | fixed window: of the clock, from the first request, of the month, of the year | limit, window |
 /// | `s` | sliding window | limit, window |
 /// | `g` | sliding log | limit, window |
 /// | `b` `l` `q` | token bucket, leaky bucket, leaky queue | burst, parts, interval, its parts, refill, its parts |

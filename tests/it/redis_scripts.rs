@@ -22,6 +22,7 @@ const ALGORITHMS: &str = concat!(
     include_str!("../../src/store/redis/scripts/decide.lua"),
     include_str!("../../src/store/redis/scripts/give_back.lua"),
     include_str!("../../src/store/redis/scripts/charge.lua"),
+    include_str!("../../src/store/redis/scripts/carry.lua"),
 );
 
 /// All that a decision is made by, at a time that is given last.
@@ -41,6 +42,7 @@ end }
     include_str!("../../src/store/redis/scripts/sliding_log.lua"),
     include_str!("../../src/store/redis/scripts/token_bucket.lua"),
     include_str!("../../src/store/redis/scripts/decide.lua"),
+    include_str!("../../src/store/redis/scripts/states.lua"),
     include_str!("../../src/store/redis/scripts/take.lua"),
 );
 
@@ -111,6 +113,24 @@ end
 return answer
 "
 );
+
+/// Carries over from states to states, each given as its words; and the moments of the change and of
+/// now.
+const REPLAY_CARRY: &str = "
+local letter, n1, n2, n3, n4, n5, n6, w1, w2, w3, w4, w5, w6 =
+  struct.unpack('<c1dddddddddddd', ARGV[1])
+local answer = {}
+for at = 1, #ARGV[2], 64 do
+  local till, one, two, was_till, was_one, was_two, changed, now =
+    struct.unpack('<dddddddd', ARGV[2], at)
+  till, one, two = carry(
+    letter, n1, n2, n3, n4, n5, n6, till, one, two,
+    w1, w2, w3, w4, w5, w6, was_till, was_one, was_two, changed, now
+  )
+  answer[#answer + 1], answer[#answer + 2], answer[#answer + 3] = till, one, two
+end
+return answer
+";
 
 #[derive(Clone, Copy, Debug)]
 enum Step {
@@ -201,7 +221,11 @@ fn steps(random: &mut Random, policy: &Policy, count: usize) -> Vec<Step> {
                 0 => Step::Set([
                     now + random.any_up_to(4 * window.min(1 << 49)),
                     random.any_up_to(capacity),
-                    random.any_up_to(capacity),
+                    // A count of the previous window, or the mark of a bucket of any quota.
+                    match random.below(2) {
+                        0 => random.any_up_to(capacity),
+                        _ => random.any_up_to(2 * window.min(1 << 51) + 1),
+                    },
                 ]),
                 1..4 => {
                     let which = random.below(receipts.len() as u64) as usize;
@@ -424,6 +448,98 @@ fn a_leaky_queue_is_the_same_in_lua() {
             quota,
             quota.window().min(Duration::from_secs(1 << 30)),
         )
+    });
+}
+
+/// Compares what carries over from policies to policies of the same algorithm.
+fn compare_carries(name: &str, make: Make) {
+    const STEPS: usize = 100_000;
+    const BATCH: usize = 200;
+    let server = Server::start();
+    let mut client = server.client();
+    let source = format!("{ALGORITHMS}{REPLAY_CARRY}");
+    let load: [&[u8]; 3] = [b"SCRIPT", b"LOAD", source.as_bytes()];
+    let digest = client.ask(&load).unwrap().as_text();
+    assert_eq!(digest.len(), 40, "{digest}");
+    let mut random = Random(0x1234_5678_9abc_def1 ^ u64::from(name.as_bytes()[0]));
+    let (mut done, mut carried) = (0, 0);
+    while done < STEPS {
+        let (Some(to), Some(from)) = (policy(&mut random, make), policy(&mut random, make)) else {
+            continue;
+        };
+        let steps: Vec<[u64; 8]> = (0..BATCH)
+            .map(|_| any_carry(&mut random, &to, &from))
+            .collect();
+        let (to_terms, from_terms) = (to.terms(), from.terms());
+        let mut packed = vec![to_terms.letter() as u8];
+        packed.extend(doubles(
+            to_terms.numbers().into_iter().chain(from_terms.numbers()),
+        ));
+        let packed_steps = doubles(steps.iter().flatten().copied());
+        let command: [&[u8]; 5] = [b"EVALSHA", digest.as_bytes(), b"0", &packed, &packed_steps];
+        let Some(Reply::Array(said)) = client.ask(&command) else {
+            panic!("no answer for {to:?} after {from:?}");
+        };
+        let said: Vec<u64> = said.iter().map(|word| word.as_int() as u64).collect();
+        for (said, step) in said.as_chunks::<3>().0.iter().zip(&steps) {
+            let expected = carry(&to, &from, *step);
+            assert_eq!(*said, expected, "{step:?} of {to:?} after {from:?}");
+            carried += usize::from(expected != [step[0], step[1], step[2]]);
+        }
+        done += BATCH;
+    }
+    assert!(carried > STEPS / 10, "{carried}");
+}
+
+/// Makes the words of two states, the moment of a change, and a moment after it.
+fn any_carry(random: &mut Random, to: &Policy, from: &Policy) -> [u64; 8] {
+    let changed = TODAY + random.below(1 << 45);
+    let now = changed + random.any_up_to(1 << 40);
+    let used = |random: &mut Random, policy: &Policy, now: u64, at: u64| {
+        let cost = random.any_up_to(policy.capacity() + 1);
+        let state = match random.below(4) {
+            0 => State::NONE,
+            _ => policy.decide(State::NONE, Timestamp::from_micros(at), cost).1,
+        };
+        policy
+            .decide(state, Timestamp::from_micros(now), random.below(3))
+            .1
+            .to_words()
+    };
+    let before = changed - random.any_up_to(from.terms().numbers()[1]).min(changed);
+    let later = changed + random.below(1 << 20);
+    let was_now = if random.below(4) == 0 { later } else { changed };
+    let was = used(random, from, was_now, before);
+    let own = used(random, to, now, changed);
+    [own[0], own[1], own[2], was[0], was[1], was[2], changed, now]
+}
+
+fn carry(to: &Policy, from: &Policy, step: [u64; 8]) -> [u64; 3] {
+    let [own @ .., a, b, c, changed, now] = step;
+    let replacing = to.clone().scope("new").replacing(from).unwrap();
+    let carry = replacing.carry(Timestamp::from_micros(changed)).unwrap();
+    let (own, was) = (State::from_words(own), State::from_words([a, b, c]));
+    carry
+        .state(own, was, Timestamp::from_micros(now))
+        .to_words()
+}
+
+#[test]
+fn carrying_over_fixed_windows_is_the_same_in_lua() {
+    compare_carries("a", Policy::fixed_window);
+    compare_carries("w", Policy::aligned_window);
+}
+
+#[test]
+fn carrying_over_sliding_windows_is_the_same_in_lua() {
+    compare_carries("s", Policy::sliding_window);
+}
+
+#[test]
+fn carrying_over_buckets_is_the_same_in_lua() {
+    compare_carries("b", Policy::token_bucket);
+    compare_carries("q", |name, quota| {
+        Policy::leaky_queue(name, quota, quota.window().min(Duration::from_secs(1 << 30)))
     });
 }
 

@@ -1,6 +1,6 @@
 //! The fixed window: a count that starts anew when the window ends.
 
-use super::{SLACK_MICROS, State, owed};
+use super::{SLACK_MICROS, State, mul_div_up, owed};
 use crate::{
     error::ConfigError,
     rate_limit::{
@@ -19,6 +19,8 @@ pub(in crate::rate_limit) enum Alignment {
     FirstRequest,
     /// With each month of the calendar, at midnight UTC.
     Month,
+    /// With each year of the calendar, at midnight UTC.
+    Year,
 }
 
 /// Counts in windows that follow one another.
@@ -93,6 +95,39 @@ impl FixedWindow {
         self.state(end, owed(used, amount, self.limit))
     }
 
+    /// Returns the state that corresponds to a state of another window at the moment of a change.
+    ///
+    /// The count is kept. A window that began with a request has the same share of its time left; a
+    /// window of the clock is the one that contains the change.
+    pub(super) fn converted(&self, previous: &Self, state: State, changed_at: u64) -> State {
+        if !state.is_alive(Timestamp::from_micros(changed_at)) {
+            return State::NONE;
+        }
+        let end = match self.alignment {
+            Alignment::FirstRequest => {
+                let left = state.forget_at.as_micros() - changed_at;
+                let left = left.min(previous.window_micros);
+                changed_at + mul_div_up(left, self.window_micros, previous.window_micros)
+            }
+            Alignment::Clock | Alignment::Month | Alignment::Year => {
+                self.end_of_window_at(changed_at)
+            }
+        };
+        self.state(end, state.words[0])
+    }
+
+    /// Returns the state of the two that has used more; the end of its own window stays.
+    pub(super) fn worse(&self, own: State, carried: State, now: Timestamp) -> State {
+        if !carried.is_alive(now) {
+            return own;
+        }
+        if !own.is_alive(now) {
+            return carried;
+        }
+        let used = own.words[0].max(carried.words[0]);
+        self.state(own.forget_at.as_micros(), used)
+    }
+
     /// Returns the end of the window that is open, and what has been used in it.
     #[inline]
     fn open(&self, state: State, now: Timestamp) -> (u64, u64) {
@@ -120,6 +155,7 @@ impl FixedWindow {
             Alignment::Clock => now - now % self.window_micros + self.window_micros,
             Alignment::FirstRequest => now + self.window_micros,
             Alignment::Month => next_month(now / MICROS_PER_DAY) * MICROS_PER_DAY,
+            Alignment::Year => next_year(now / MICROS_PER_DAY) * MICROS_PER_DAY,
         }
     }
 
@@ -135,6 +171,30 @@ impl FixedWindow {
 }
 
 const MICROS_PER_DAY: u64 = 24 * 60 * 60 * 1_000_000;
+
+/// Returns the first day of the year after the one of this day; both are counted since the epoch.
+fn next_year(day: u64) -> u64 {
+    // The epoch is so many days after the first of January 1600, which began a cycle of 400 years.
+    const EPOCH: u64 = 135_140;
+    const DAYS_PER_CYCLE: u64 = 146_097;
+    let since_1600 = day + EPOCH;
+    // Off by one at most.
+    let guess = since_1600 * 400 / DAYS_PER_CYCLE + 1;
+    let next = match first_day(guess) > since_1600 {
+        true => guess,
+        false => guess + 1,
+    };
+    let next = match first_day(next - 1) > since_1600 {
+        true => next - 1,
+        false => next,
+    };
+    first_day(next) - EPOCH
+}
+
+/// Returns the first day of a year; both are counted since 1600.
+fn first_day(year: u64) -> u64 {
+    365 * year + year.div_ceil(4) - year.div_ceil(100) + year.div_ceil(400)
+}
 
 /// Returns the first day of the month after the one of this day; both are counted since the epoch.
 ///
@@ -210,6 +270,34 @@ mod tests {
         {
             let (_, state) = month.decide(State::NONE, Timestamp::from_secs(now), 1);
             assert_eq!(state.forget_at(), Timestamp::from_secs(end), "{now}");
+        }
+    }
+
+    #[test]
+    fn year_ends_at_the_first_of_january() {
+        let year = window(2, Alignment::Year);
+        for (now, end) in [
+            // date -u -d .. +%s
+            (0, 31_536_000),
+            (946_684_799, 946_684_800),
+            (946_684_800, 978_307_200),
+            (978_307_199, 978_307_200),
+            (1_795_305_600, 1_798_761_600),
+            (4_102_444_800, 4_133_980_800),
+        ] {
+            let (_, state) = year.decide(State::NONE, Timestamp::from_secs(now), 1);
+            assert_eq!(state.forget_at(), Timestamp::from_secs(end), "{now}");
+        }
+    }
+
+    #[test]
+    fn year_is_exact_on_every_day_of_400_years() {
+        let mut january = 0;
+        for year in 1970..2_370_u64 {
+            let leap = year.is_multiple_of(4) && !year.is_multiple_of(100) || year.is_multiple_of(400);
+            let next = january + 365 + u64::from(leap);
+            assert!((january..next).all(|day| next_year(day) == next), "{year}");
+            january = next;
         }
     }
 

@@ -89,6 +89,12 @@ fn owed(used: u64, amount: u64, limit: u64) -> u64 {
     used.saturating_add(amount).min(most)
 }
 
+/// Returns `a * b / c`, rounded up; `c` is not zero.
+fn mul_div_up(a: u64, b: u64, c: u64) -> u64 {
+    let quotient = (u128::from(a) * u128::from(b)).div_ceil(u128::from(c));
+    u64::try_from(quotient).unwrap_or(u64::MAX)
+}
+
 /// How a quota is counted: one of the algorithms, and the numbers that it needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Algorithm {
@@ -202,6 +208,65 @@ impl Algorithm {
         }
     }
 
+    /// Returns the state to use from now on, if the quota was another until the moment of a change:
+    /// what was used by then under the previous quota is used of this one.
+    ///
+    /// Nothing is carried from another kind of algorithm.
+    pub(super) fn carry(
+        &self,
+        own: State,
+        previous: &Self,
+        state: State,
+        changed_at: Timestamp,
+        now: Timestamp,
+    ) -> State {
+        let (now, changed_at) = (now.min(LATEST), changed_at.min(LATEST));
+        let micros = changed_at.as_micros();
+        match (self, previous) {
+            (Self::FixedWindow(window), Self::FixedWindow(previous)) => {
+                window.worse(own, window.converted(previous, state, micros), now)
+            }
+            (
+                Self::SlidingWindow(window) | Self::SlidingLog(_, window),
+                Self::SlidingWindow(previous) | Self::SlidingLog(_, previous),
+            ) => window.worse(own, window.converted(previous, state, micros), now),
+            (Self::TokenBucket(_) | Self::LeakyBucket(_) | Self::LeakyQueue(_), _) => {
+                match (self.bucket(), previous.bucket()) {
+                    (Some(bucket), Some(previous)) => {
+                        bucket.worse(own, bucket.converted(previous, state, changed_at), now)
+                    }
+                    (_, None) | (None, _) => own,
+                }
+            }
+            (Self::FixedWindow(_) | Self::SlidingWindow(_) | Self::SlidingLog(..), _) => own,
+        }
+    }
+
+    /// Carries over as [`carry`](Self::carry) does, from a log to a log.
+    pub(super) fn carry_log(
+        &self,
+        own: &mut Log,
+        previous: &Self,
+        log: &mut Log,
+        changed_at: Timestamp,
+        now: Timestamp,
+    ) {
+        let (now, changed_at) = (now.min(LATEST), changed_at.min(LATEST));
+        if let (Some(exact), Some(previous)) = (self.log(), previous.log()) {
+            let used = previous.used_at(log, changed_at.as_micros());
+            exact.carry(own, used, changed_at.as_micros(), now);
+        }
+    }
+
+    fn bucket(&self) -> Option<&TokenBucket> {
+        match self {
+            Self::TokenBucket(bucket) => Some(bucket),
+            Self::LeakyBucket(bucket) => Some(bucket.mirror()),
+            Self::LeakyQueue(queue) => Some(queue.mirror()),
+            Self::FixedWindow(_) | Self::SlidingWindow(_) | Self::SlidingLog(..) => None,
+        }
+    }
+
     /// Returns the most that can be left.
     pub(super) fn capacity(&self) -> u64 {
         match self {
@@ -231,6 +296,7 @@ impl Algorithm {
                 Alignment::Clock => 'w',
                 Alignment::FirstRequest => 'a',
                 Alignment::Month => 'm',
+                Alignment::Year => 'y',
             },
             Self::SlidingWindow(_) => 's',
             Self::SlidingLog(..) => 'g',
@@ -347,6 +413,38 @@ mod tests {
         Timestamp::from_micros(micros)
     }
 
+    fn any_quota() -> impl Strategy<Value = Quota> {
+        let limit = prop_oneof![1_u64..20, 1_u64..5_000];
+        (limit, 1_u64..100_000).prop_map(|(limit, window)| {
+            Quota::new(limit, Duration::from_micros(window * 1_000))
+        })
+    }
+
+    fn algorithm_of(which: u8, quota: Quota) -> Algorithm {
+        match which {
+            0 => Algorithm::fixed_window(&quota, Alignment::FirstRequest),
+            1 => Algorithm::fixed_window(&quota, Alignment::Clock),
+            2 => Algorithm::sliding_window(&quota),
+            3 => Algorithm::token_bucket(&quota),
+            4 => Algorithm::sliding_log(&quota),
+            _ => Algorithm::leaky_bucket(&quota.burst(1 + quota.limit() / 2)),
+        }
+        .unwrap()
+    }
+
+    /// Carries over to another algorithm, and returns what is left by it.
+    fn carried(memory: &mut Memory, new: Algorithm, now: u64) -> u64 {
+        let old = memory.algorithm;
+        if new.log().is_some() {
+            let mut log = Log::default();
+            new.carry_log(&mut log, &old, &mut memory.log, at(now), at(now));
+            memory.log = log;
+        }
+        memory.state = new.carry(State::NONE, &old, memory.state, at(now), at(now));
+        memory.algorithm = new;
+        memory.clone().take(now, 0).remaining()
+    }
+
     /// A state or a log, whichever the algorithm counts exactly in.
     #[derive(Clone, Debug)]
     struct Memory {
@@ -453,6 +551,57 @@ mod tests {
                 // A sliding window that a clock left behind begins with the next one at the latest.
                 let longest = 3 * algorithm.horizon_micros() + SLACK_MICROS + 1;
                 prop_assert!(reset <= longest, "{} of {}", reset, longest);
+            }
+        }
+
+        #[test]
+        fn change_of_quota_keeps_counts_of_windows_and_shares_of_buckets(
+            which in 0_u8..6,
+            [from, to] in [any_quota(), any_quota()],
+            share in 0_u64..=10,
+            start in 10_000_000_u64..20_000_000,
+        ) {
+            let (old, new) = (algorithm_of(which, from), algorithm_of(which, to));
+            let mut memory = Memory::new(old);
+            let (capacity, then) = (old.capacity(), new.capacity());
+            memory.take(start, capacity * share / 10);
+            let left = memory.clone().take(start, 0).remaining();
+            let changed = carried(&mut memory, new, start);
+            if old.is_bucket() {
+                // To within one, and what a queue gains while its turns are rounded.
+                let (exact, slack) = (u128::from(left) * u128::from(then), u128::from(capacity));
+                let said = u128::from(changed) * u128::from(capacity);
+                prop_assert!(said <= exact + slack + u128::from(then), "{} of {}", changed, then);
+                prop_assert!(said + 2 * slack + u128::from(then) >= exact, "{} of {}", changed, then);
+            } else {
+                prop_assert_eq!(changed, then.saturating_sub(capacity - left));
+            }
+            if share == 10 {
+                let spent = if old.is_bucket() { 0 } else { then.saturating_sub(capacity) };
+                prop_assert_eq!(changed, spent);
+            }
+        }
+
+        #[test]
+        fn carrying_over_again_or_later_changes_no_state_that_was_carried(
+            which in 0_u8..6,
+            [from, to] in [any_quota(), any_quota()],
+            cost in 0_u64..20,
+            pauses in vec((0_u64..2_000_000, 0_u64..4), 1..20),
+        ) {
+            let (old, new) = (algorithm_of(which, from), algorithm_of(which, to));
+            let mut memory = Memory::new(old);
+            memory.take(10_000_000, cost);
+            let before = memory.clone();
+            carried(&mut memory, new, 10_000_000);
+            let mut now = 10_000_000;
+            for (pause, cost) in pauses {
+                now += pause;
+                let state = memory.state;
+                let again = new.carry(state, &old, before.state, at(10_000_000), at(now));
+                let look = |state| new.decide(state, at(now), 0).0;
+                prop_assert_eq!(look(again), look(state));
+                memory.take(now, cost);
             }
         }
 

@@ -135,6 +135,22 @@ impl SlidingLog {
         }
     }
 
+    /// Returns how much counts at this moment.
+    pub(super) fn used_at(&self, log: &mut Log, now: u64) -> u64 {
+        self.forget(log, now);
+        log.used
+    }
+
+    /// Charges what is missing to the amount that was used under a previous window when it changed,
+    /// as long as that amount is within a window from the change.
+    pub(super) fn carry(&self, log: &mut Log, used: u64, changed_at: u64, now: Timestamp) {
+        if now.as_micros() >= changed_at + self.window_micros {
+            return;
+        }
+        self.forget(log, now.as_micros());
+        self.record(log, now, used.saturating_sub(log.used));
+    }
+
     /// Forgets what has left the window. What a clock wrote that has since gone back is taken to
     /// have come now.
     fn forget(&self, log: &mut Log, now: u64) {
@@ -156,10 +172,9 @@ impl SlidingLog {
     /// Returns when the last of those was admitted that must leave the window for this cost to
     /// fit; nothing if it never fits.
     fn freed_at(&self, log: &Log, cost: u64) -> Option<u64> {
-        let mut surplus = (log.used + cost).checked_sub(self.limit)?;
-        if cost > self.limit {
-            return None;
-        }
+        // The limit holds the cost, so the sum of what is used and the cost does not overflow.
+        let free = self.limit.checked_sub(cost)?;
+        let mut surplus = log.used.checked_sub(free)?;
         for (at, used) in &log.entries {
             surplus = surplus.saturating_sub(*used);
             if surplus == 0 {

@@ -1,4 +1,4 @@
-//! The sliding window: this window's count, and the share of the last one that is still in sight.
+//! The sliding window: the count of the current window, and a share of the previous one.
 
 use super::{State, owed};
 use crate::{
@@ -10,16 +10,20 @@ use crate::{
     time::Timestamp,
 };
 
-/// Counts in windows of the clock, and reckons that the last window's requests came evenly.
+/// Counts in windows of the clock, and assumes that the requests of the previous window were evenly
+/// spaced, the first of them at its start.
 ///
-/// A window that reaches back from now covers all of this window of the clock and a share of the
-/// last one; the request is admitted if the count of the one and that share of the other leave
-/// room for it. So at no moment more than the limit is admitted at once, a window of the clock
-/// admits at most the limit, and any other stretch of that length less than twice as much, and
-/// that only if the last window's requests all came at its end.
+/// A window that ends now covers the current window of the clock and the last part of the previous
+/// one. A request is admitted if the count of the current window, and the requests of the previous
+/// one that were in that part by the assumption, leave room for it. A caller whose requests are
+/// evenly spaced at the limit's rate is never denied, and one that retries as soon as it may is
+/// admitted exactly the limit in each window of the clock.
 ///
-/// The state is the end of the next window, this window's count and the last one's. Shares are
-/// compared as products: nothing is rounded.
+/// A window of the clock admits at most the limit. Any other stretch of that length admits at most
+/// twice the limit, and that only if the previous window's requests all came at its end.
+///
+/// The state is the end of the next window, the current window's count and the previous one's.
+/// Shares are compared as products: nothing is rounded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::rate_limit) struct SlidingWindow {
     limit: u64,
@@ -101,6 +105,33 @@ impl SlidingWindow {
         self.state(counts)
     }
 
+    /// Returns the state that corresponds to a state of another window at the moment of a change: all
+    /// that counts then is counted to the window that contains the change.
+    pub(super) fn converted(&self, previous: &Self, state: State, changed_at: u64) -> State {
+        let used = previous.used(previous.counts(state, changed_at));
+        self.state(Counts {
+            start: changed_at - changed_at % self.window_micros,
+            left: 0,
+            stands: 0,
+            this: used,
+            last: 0,
+        })
+    }
+
+    /// Returns a state that has used as much of each window as either of the two.
+    pub(super) fn worse(&self, own: State, carried: State, now: Timestamp) -> State {
+        if !own.is_alive(now) {
+            return carried;
+        }
+        let mut counts = self.counts(own, now.as_micros());
+        let other = self.counts(carried, now.as_micros());
+        if counts.start == other.start {
+            counts.this = counts.this.max(other.this);
+            counts.last = counts.last.max(other.last);
+        }
+        self.state(counts)
+    }
+
     fn counts(&self, state: State, now: u64) -> Counts {
         let window = self.window_micros;
         let [this, last] = state.words;
@@ -128,40 +159,50 @@ impl SlidingWindow {
     }
 
     fn fits(&self, counts: Counts, cost: u64) -> bool {
-        match self.limit.checked_sub(counts.this.saturating_add(cost)) {
-            Some(room) => share(counts.last, counts.left) <= share(room, self.window_micros),
-            None => false,
-        }
+        let used = counts.this.saturating_add(cost);
+        used.saturating_add(self.in_sight(counts)) <= self.limit
     }
 
     fn remaining(&self, counts: Counts) -> u64 {
-        let in_sight = share(counts.last, counts.left).div_ceil(u128::from(self.window_micros));
-        let in_sight = u64::try_from(in_sight).unwrap_or(u64::MAX);
-        self.limit
-            .saturating_sub(counts.this.saturating_add(in_sight))
+        self.limit.saturating_sub(self.used(counts))
+    }
+
+    fn used(&self, counts: Counts) -> u64 {
+        counts.this.saturating_add(self.in_sight(counts))
+    }
+
+    /// Returns how many requests of the previous window came less than a window ago.
+    fn in_sight(&self, counts: Counts) -> u64 {
+        // Evenly spaced, the first at the start: at the end of each interval one more is over.
+        let intervals = share(counts.last, counts.left).div_ceil(u128::from(self.window_micros));
+        u64::try_from(intervals)
+            .unwrap_or(u64::MAX)
+            .saturating_sub(1)
+    }
+
+    /// Returns for how much of a window so many requests of the previous one may be in sight, if no
+    /// more than this may count.
+    fn may_be_left(&self, last: u64, in_sight: u64) -> u64 {
+        let part = share(in_sight.saturating_add(1), self.window_micros) / u128::from(last.max(1));
+        u64::try_from(part).map_or(self.window_micros, |part| part.min(self.window_micros))
     }
 
     /// Returns how long a cost that the limit could hold, but that does not fit now, must wait.
     fn retry_after(&self, counts: Counts, cost: u64) -> u64 {
         let (window, free) = (self.window_micros, self.limit - cost);
         let to_the_end = counts.stands + counts.left;
-        // The part of a window that may be in sight of so many, for them to leave this much room.
-        let in_sight = |count: u64, room: u64| {
-            let part = share(room, window) / u128::from(count.max(1));
-            u64::try_from(part).map_or(window, |part| part.min(window))
-        };
         match free.checked_sub(counts.this) {
-            Some(room) => to_the_end - in_sight(counts.last, room).min(counts.left),
-            None => to_the_end + window - in_sight(counts.this, free),
+            Some(room) => to_the_end - self.may_be_left(counts.last, room).min(counts.left),
+            None => to_the_end + window - self.may_be_left(counts.this, free),
         }
     }
 
     fn reset_after(&self, counts: Counts) -> u64 {
         let to_the_end = counts.stands + counts.left;
-        match (counts.this, counts.last) {
-            (0, 0) => 0,
-            (0, _) => to_the_end,
-            (_, _) => to_the_end + self.window_micros,
+        match counts.this {
+            0 if self.in_sight(counts) == 0 => 0,
+            0 => to_the_end - self.may_be_left(counts.last, 0).min(counts.left),
+            this => to_the_end + self.window_micros - self.may_be_left(this, 0),
         }
     }
 
@@ -203,25 +244,38 @@ mod tests {
     }
 
     #[test]
-    fn the_last_window_counts_by_the_share_that_is_in_sight() {
+    fn previous_window_counts_as_if_its_requests_were_evenly_spaced() {
         let window = window(10);
         let (_, state) = window.decide(State::NONE, at(999_999), 10);
-        assert!(!window.decide(state, at(WINDOW), 1).0.is_admitted());
         let left = |now| window.decide(state, at(now), 0).0.remaining();
-        assert_eq!((left(1_099_999), left(1_100_000)), (0, 1));
-        assert_eq!((left(1_500_000), left(2_000_000)), (5, 10));
+        assert_eq!((left(999_999), left(1_000_000)), (0, 1));
+        assert_eq!((left(1_099_999), left(1_100_000)), (1, 2));
+        assert_eq!((left(1_500_000), left(1_900_000)), (6, 10));
     }
 
     #[test]
-    fn a_limit_of_one_admits_one() {
+    fn a_limit_of_one_admits_one_in_each_window() {
         let window = window(1);
         let (first, state) = window.decide(State::NONE, at(0), 1);
         assert!(first.is_admitted());
         let (denied, _) = window.decide(state, at(0), 1);
-        assert_eq!(
-            denied.retry_after(),
-            Some(Duration::from_micros(2 * WINDOW))
-        );
+        assert_eq!(denied.retry_after(), Some(Duration::from_micros(WINDOW)));
+        assert!(window.decide(state, at(WINDOW), 1).0.is_admitted());
+    }
+
+    #[test]
+    fn worst_window_admits_twice_the_limit() {
+        for limit in [1, 2, 7, 100] {
+            let window = window(limit);
+            let (_, mut state) = window.decide(State::NONE, at(WINDOW - 1), limit);
+            let mut admitted = limit;
+            for now in WINDOW..2 * WINDOW - 1 {
+                let (decision, next) = window.decide(state, at(now), 1);
+                admitted += u64::from(decision.is_admitted());
+                state = next;
+            }
+            assert_eq!(admitted, 2 * limit);
+        }
     }
 
     #[test]
@@ -247,7 +301,7 @@ mod tests {
         let (paid, state) = window.decide(State::NONE, at(0), 10);
         let paid = paid.receipt();
         assert_eq!(left(window.refund(state, at(1), paid, 4), 1), 4);
-        assert_eq!(left(window.refund(state, at(WINDOW), paid, 4), WINDOW), 4);
+        assert_eq!(left(window.refund(state, at(WINDOW), paid, 4), WINDOW), 5);
         let (_, later) = window.decide(state, at(2 * WINDOW), 10);
         let refunded = window.refund(later, at(2 * WINDOW), paid, 4);
         assert_eq!(left(refunded, 2 * WINDOW), 0);
@@ -275,7 +329,7 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(10_000))]
 
         #[test]
-        fn it_decides_as_two_counts_and_a_share_do(limit in 1_u64..12, steps in steps()) {
+        fn it_decides_as_evenly_spaced_requests_do(limit in 1_u64..12, steps in steps()) {
             let window = window(limit);
             let (mut now, mut state) = (0, State::NONE);
             let mut counts = BTreeMap::<u64, u64>::new();
@@ -286,13 +340,14 @@ mod tests {
                     number.and_then(|number| counts.get(&number)).copied().unwrap_or(0)
                 };
                 let (this, last) = (of(Some(number)), of(number.checked_sub(1)));
-                // All in millionths of a request: a window has a million microseconds.
-                let used = this * WINDOW + last * (WINDOW - now % WINDOW);
-                let fits = used + cost * WINDOW <= limit * WINDOW;
+                // The nth of the previous window came n/last of a window after its start.
+                let came = |nth: &u64| nth * WINDOW > (now % WINDOW) * last;
+                let used = this + (0..last).filter(came).count() as u64;
+                let fits = cost == 0 || used + cost <= limit;
                 let (decision, next) = window.decide(state, at(now), cost);
                 prop_assert_eq!(decision.is_admitted(), fits);
-                let used = used + if fits { cost * WINDOW } else { 0 };
-                prop_assert_eq!(decision.remaining(), (limit * WINDOW).saturating_sub(used) / WINDOW);
+                let used = used + if fits { cost } else { 0 };
+                prop_assert_eq!(decision.remaining(), limit.saturating_sub(used));
                 if fits {
                     *counts.entry(number).or_default() += cost;
                 }
@@ -302,7 +357,7 @@ mod tests {
         }
 
         #[test]
-        fn any_stretch_of_a_window_admits_less_than_twice_the_limit(
+        fn any_stretch_of_a_window_admits_at_most_twice_the_limit(
             limit in 1_u64..12,
             steps in steps(),
         ) {
@@ -319,7 +374,7 @@ mod tests {
             for (from, (began, _)) in log.iter().enumerate() {
                 let within = log[from..].iter().take_while(|(then, _)| then - began < WINDOW);
                 let sum: u64 = within.map(|(_, cost)| cost).sum();
-                prop_assert!(sum < 2 * limit);
+                prop_assert!(sum <= 2 * limit);
             }
         }
 
@@ -356,7 +411,39 @@ mod tests {
             let reset = window.decide(state, at(now), 0).0.reset_after().as_micros() as u64;
             prop_assert_eq!(left(now + reset), limit);
             prop_assert!(reset == 0 || left(now + reset - 1) < limit);
-            prop_assert!(!state.is_alive(at(now + reset)));
+        }
+
+        #[test]
+        fn evenly_spaced_caller_below_the_limit_is_never_denied(
+            limit in 1_u64..40,
+            start in 0_u64..3 * WINDOW,
+            extra in 0_u64..100_000,
+        ) {
+            let (window, mut state) = (window(limit), State::NONE);
+            let interval = WINDOW.div_ceil(limit) + extra;
+            for nth in 0..200 {
+                let (decision, next) = window.decide(state, at(start + nth * interval), 1);
+                prop_assert!(decision.is_admitted(), "request {}", nth);
+                state = next;
+            }
+        }
+
+        #[test]
+        fn caller_that_retries_in_time_is_admitted_exactly_the_limit_in_each_window(
+            limit in 1_u64..40,
+            start in 0_u64..3 * WINDOW,
+        ) {
+            let (window, mut state, mut now) = (window(limit), State::NONE, start);
+            let mut counts = BTreeMap::<u64, u64>::new();
+            while now / WINDOW < start / WINDOW + 6 {
+                let (decision, next) = window.decide(state, at(now), 1);
+                state = next;
+                match decision.retry_after() {
+                    Some(wait) => now += wait.as_micros() as u64,
+                    None => *counts.entry(now / WINDOW).or_default() += 1,
+                }
+            }
+            prop_assert!(counts.values().all(|count| *count == limit), "{:?}", counts);
         }
 
         #[test]

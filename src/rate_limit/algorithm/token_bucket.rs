@@ -1,11 +1,11 @@
 //! The token bucket: it refills steadily, and a request takes out what it costs.
 
-use super::{SLACK_MICROS, State};
+use super::{SLACK_MICROS, State, mul_div_up};
 use crate::{
     error::ConfigError,
     rate_limit::{
         decision::{Decision, Receipt},
-        quota::{Pace, Quota, Span},
+        quota::{MICROS_MAX, Pace, Quota, Span},
     },
     time::Timestamp,
 };
@@ -18,8 +18,9 @@ use crate::{
 /// time in which the bucket gains what the request costs, and is denied if the bucket would then
 /// take longer to fill than an empty one. (This is the generic cell rate algorithm.) The moment
 /// is kept exactly: the first word is rounded up to whole microseconds, the second has the parts
-/// of the microsecond that it falls into. A bucket that owes more than it holds has in the third
-/// how many microseconds it took to fill when it was last looked at.
+/// of the microsecond that it falls into. The third is the mark: twice the microseconds in which an
+/// empty bucket of this quota fills, and one more if the bucket owes more than it holds. A state
+/// with the mark of another quota keeps the share of the bucket that is left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::rate_limit) struct TokenBucket {
     pace: Pace,
@@ -79,8 +80,8 @@ impl TokenBucket {
     fn decide_whole(&self, state: State, now: Timestamp, cost: u64) -> (Decision, State) {
         let (interval, refill) = (self.pace.interval.micros, self.refill.micros);
         let missing = state.forget_at.as_micros().saturating_sub(now.as_micros());
-        if missing > refill {
-            // It owes more than it holds, or the clock has gone back.
+        if missing > refill || (missing > 0 && state.words[1] != self.mark()) {
+            // It owes more than it holds, the clock has gone back, or the quota has changed.
             return self.decide_parts(state, now, cost);
         }
         // At most as much as an empty bucket misses, which was checked.
@@ -89,11 +90,11 @@ impl TokenBucket {
         if then_missing <= refill {
             let (left, full_at) = ((refill - then_missing) / interval, full_at(then_missing));
             let decision = Decision::admitted_micros(left, then_missing, full_at);
-            (decision, State::new(full_at, [0, 0]))
+            (decision, State::new(full_at, [0, self.mark()]))
         } else {
             let left = (refill - missing) / interval;
             let decision = Decision::denied_micros(left, missing, then_missing - refill);
-            (decision, State::new(full_at(missing), [0, 0]))
+            (decision, State::new(full_at(missing), [0, self.mark()]))
         }
     }
 
@@ -110,7 +111,7 @@ impl TokenBucket {
         };
         let then_missing = self.pace.add(missing, price);
         if then_missing <= self.refill {
-            let charged = state_of(then_missing, now);
+            let charged = self.state_of(then_missing, now);
             let decision = Decision::admitted_micros(
                 self.remaining(then_missing),
                 then_missing.rounded_up(),
@@ -160,14 +161,69 @@ impl TokenBucket {
         self.state_of(missing, now)
     }
 
+    /// Returns the state of the two that takes longer to fill.
+    pub(super) fn worse(&self, own: State, carried: State, now: Timestamp) -> State {
+        match self.missing(own, now) >= self.missing(carried, now) {
+            true => own,
+            false => carried,
+        }
+    }
+
+    /// Returns the state with as large a share left as the state of another bucket had at the moment
+    /// of a change.
+    pub(super) fn converted(&self, previous: &Self, state: State, changed_at: Timestamp) -> State {
+        let missing = previous.missing(state, changed_at);
+        // What was charged after the change makes a bucket no emptier than empty.
+        let missing = match state.words[1] & 1 {
+            0 => missing.min(previous.refill),
+            _ => missing,
+        };
+        let state = previous.state_of(missing, changed_at);
+        let missing = self.scaled(state, changed_at, previous.refill.micros);
+        self.state_of(missing, changed_at)
+    }
+
+    /// Returns the mark of a state of this quota that owes nothing.
+    #[inline]
+    fn mark(&self) -> u64 {
+        2 * self.refill.micros
+    }
+
+    /// Returns how long this bucket takes to fill to have the same share left as a bucket in this
+    /// state has that fills in `refill` microseconds.
+    ///
+    /// It is exact but for the fraction of a microsecond. A spent bucket stays spent.
+    #[cold]
+    fn scaled(&self, state: State, now: Timestamp, refill: u64) -> Span {
+        let whole = |micros| Span { micros, parts: 0 };
+        let missing = state.forget_at.as_micros() - now.as_micros();
+        let missing = missing - u64::from(state.words[0] > 0 && missing > 0);
+        let refill = refill.max(1);
+        let owes = state.words[1] & 1 == 1;
+        let most = if owes { 2 * refill } else { refill };
+        if !owes && missing >= refill {
+            return self.refill;
+        }
+        let micros = mul_div_up(missing.min(most), self.refill.micros, refill);
+        match owes {
+            true => whole(micros),
+            false => whole(micros).min(self.refill),
+        }
+    }
+
     /// Returns how long the bucket takes to fill from now.
     ///
-    /// If that is longer than an empty one takes, and more than was ever owed, the state was written by a clock that has since
-    /// gone back: by far, and it is cut to that, or by little, and nobody gains by it.
+    /// A state that takes longer to fill than an empty bucket, and owes nothing, was written by a
+    /// clock that has since gone back. If it went back by more than a second, the state is cut to an
+    /// empty bucket.
     #[inline]
     fn missing(&self, state: State, now: Timestamp) -> Span {
         if !state.is_alive(now) {
             return Span::default();
+        }
+        let refill = state.words[1] / 2;
+        if refill > 0 && refill != self.refill.micros {
+            return self.scaled(state, now, refill.min(MICROS_MAX));
         }
         let parts = state.words[0];
         let micros = state.forget_at.as_micros() - now.as_micros();
@@ -185,27 +241,25 @@ impl TokenBucket {
         }
     }
 
-    /// Returns how long a bucket takes to fill that would take longer than an empty one: as long
-    /// as what it owed when it was last looked at lets it.
+    /// Returns how long a bucket takes to fill that would take longer than an empty one: an empty
+    /// one if it owes nothing, and twice as long as that at most if it does.
     #[cold]
     fn cut(&self, state: State, missing: Span) -> Span {
-        let owed = state.words[1];
-        if owed <= self.refill.micros {
+        if state.words[1] & 1 == 0 {
             return self.refill;
         }
-        if missing.micros > owed + SLACK_MICROS {
-            let micros = owed;
-            return Span { micros, parts: 0 };
+        let most = self.pace.add(self.refill, self.refill);
+        match missing.micros > most.micros + SLACK_MICROS {
+            true => most,
+            false => missing,
         }
-        missing
     }
 
+    #[inline]
     fn state_of(&self, missing: Span, now: Timestamp) -> State {
-        let mut state = state_of(missing, now);
-        if missing.micros > self.refill.micros {
-            state.words[1] = missing.micros;
-        }
-        state
+        let full_at = Timestamp::from_micros(now.as_micros() + missing.rounded_up());
+        let owes = u64::from(missing > self.refill);
+        State::new(full_at, [missing.parts, self.mark() + owes])
     }
 
     #[inline]
@@ -216,12 +270,6 @@ impl TokenBucket {
             0
         }
     }
-}
-
-#[inline]
-fn state_of(missing: Span, now: Timestamp) -> State {
-    let full_at = Timestamp::from_micros(now.as_micros() + missing.rounded_up());
-    State::new(full_at, [missing.parts, 0])
 }
 
 #[cfg(test)]

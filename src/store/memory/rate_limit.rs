@@ -60,7 +60,7 @@ impl Part {
         partition: &StoreKey,
         charge: &Charge<'_>,
     ) -> Option<(Timestamp, Decision)> {
-        if !charge.policy.bears_coarse_time() {
+        if !charge.policy.bears_coarse_time() || charge.policy.has_previous() {
             return None;
         }
         let now = self.clock.coarse();
@@ -82,6 +82,7 @@ impl Part {
         partition: &StoreKey,
         charges: &[Charge<'_>],
     ) -> StoreFuture<Decisions> {
+        self.carry_all(partition, charges.iter().map(|charge| charge.policy));
         if charges
             .iter()
             .all(|charge| charge.policy.bears_coarse_time())
@@ -135,6 +136,7 @@ impl Part {
     }
 
     fn peek(&self, partition: &StoreKey, charges: &[Charge<'_>]) -> Decisions {
+        self.carry_all(partition, charges.iter().map(|charge| charge.policy));
         let now = self.time_for(charges.iter().map(|charge| charge.policy));
         let (mut states, mut logs) = (SmallVec::<[State; 4]>::new(), Vec::new());
         for charge in charges {
@@ -150,6 +152,7 @@ impl Part {
     /// Charges one policy, and returns whether there was room to remember it.
     fn charge(&self, partition: &StoreKey, charge: &Charge<'_>) -> bool {
         let Charge { policy, cost } = *charge;
+        self.carry_all(partition, [policy]);
         let now = self.time_for([policy]);
         if policy.keeps_a_log() {
             let charge = |logs: &mut [Log]| policy.charge_log(&mut logs[0], now, cost);
@@ -170,6 +173,44 @@ impl Part {
         let now = self.time_for([policy]);
         if let Some(mut held) = self.table().hold(key(partition, policy)) {
             held.state = change(held.state, now);
+        }
+    }
+
+    /// Carries over what was used of the policies that these replace.
+    fn carry_all<'a>(
+        &self,
+        partition: &StoreKey,
+        policies: impl IntoIterator<Item = &'a Policy>,
+    ) {
+        for policy in policies {
+            if policy.has_previous() {
+                self.carry(partition, policy);
+            }
+        }
+    }
+
+    #[cold]
+    fn carry(&self, partition: &StoreKey, policy: &Policy) {
+        let now = self.clock.now();
+        let Some(carry) = policy.carry(now) else {
+            return;
+        };
+        self.carry_all(partition, [carry.previous()]);
+        let (own, previous) = (policy.id(), carry.previous().id());
+        if policy.keeps_a_log() {
+            let previous = self.logs.read(partition, previous);
+            if previous.is_empty() {
+                return;
+            }
+            let change = |logs: &mut [Log]| carry.log(&mut logs[0], previous, now);
+            // Where there is no room, no request is admitted either.
+            let _ = self.logs.change(partition, &[own], now, change);
+            return;
+        }
+        let previous = self.table().read(Key::new(partition, previous));
+        if previous.is_alive(carry.changed_at()) {
+            let change = |states: &mut [State]| states[0] = carry.state(states[0], previous, now);
+            let _ = self.table().change_all(&[Key::new(partition, own)], now, change);
         }
     }
 

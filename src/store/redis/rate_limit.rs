@@ -1,6 +1,7 @@
 //! The rate_limit part of the store on Redis.
 
 mod batches;
+mod carried;
 mod debts;
 mod denied;
 mod leases;
@@ -20,6 +21,7 @@ use smallvec::SmallVec;
 
 use self::{
     batches::Batches,
+    carried::Carried,
     debts::{Debts, Fate, Report, may_owe},
     denied::{Asked, Denied},
     leases::{Lease, Leases, divisor},
@@ -49,6 +51,7 @@ pub(super) struct Part {
     leases: Leases,
     debts: Debts,
     batches: Arc<Batches>,
+    carried: Carried,
     /// Whether a task looks for what lies idle, and what is late to be told.
     is_tended: AtomicBool,
 }
@@ -60,6 +63,7 @@ impl Part {
             leases: Leases::default(),
             debts: Debts::default(),
             batches: Batches::new(link, link.batch_max()),
+            carried: Carried::default(),
             is_tended: AtomicBool::new(false),
         }
     }
@@ -101,6 +105,9 @@ impl RateLimitStore for RedisStore {
     }
 
     fn take(&self, partition: &StoreKey, charges: &[Charge<'_>]) -> StoreFuture<Decisions> {
+        if let Some(carried) = self.after_carrying(partition, charges, Self::take) {
+            return carried;
+        }
         let (link, limits) = (&self.shared.link, &self.shared.rate_limit);
         let now = link.now();
         let ahead = divisor(charges);
@@ -183,6 +190,9 @@ impl RateLimitStore for RedisStore {
     }
 
     fn peek(&self, partition: &StoreKey, charges: &[Charge<'_>]) -> StoreFuture<Decisions> {
+        if let Some(carried) = self.after_carrying(partition, charges, Self::peek) {
+            return carried;
+        }
         match self.begin_decision(partition, charges, Wish::Peek, 0) {
             Ok(answer) => StoreFuture::pending(async move { Ok(answer.await?.decisions) }),
             Err(error) => StoreFuture::failed(error),
@@ -190,6 +200,9 @@ impl RateLimitStore for RedisStore {
     }
 
     fn charge(&self, partition: &StoreKey, charges: &[Charge<'_>]) -> StoreFuture<()> {
+        if let Some(carried) = self.after_carrying(partition, charges, Self::charge) {
+            return carried;
+        }
         match self.begin_decision(partition, charges, Wish::Charge, 0) {
             Ok(answer) => StoreFuture::pending(async move { answer.await.map(drop) }),
             Err(error) => StoreFuture::failed(error),

@@ -122,7 +122,7 @@ impl Debt {
     /// Forgets what was admitted of a window that has ended: no other is charged for it.
     fn forgive(&mut self, now: Timestamp) {
         let is_over = self.view.is_some_and(|view| !view.is_alive(now));
-        if is_over && matches!(self.policy.terms().letter(), 'w' | 'a' | 'm') {
+        if is_over && matches!(self.policy.terms().letter(), 'w' | 'a' | 'm' | 'y') {
             self.unreported = 0;
         }
     }

@@ -108,8 +108,12 @@ pub(super) fn log_keys<'a>(
     policies: impl IntoIterator<Item = &'a Policy>,
 ) -> Vec<Vec<u8>> {
     let logs = policies.into_iter().filter(|policy| policy.keeps_a_log());
-    let name = |policy: &Policy| [key, format!(":{:016x}", policy.id()).as_bytes()].concat();
-    logs.map(name).collect()
+    logs.map(|policy| log_key(key, policy)).collect()
+}
+
+/// Returns the key of the log of a policy.
+pub(super) fn log_key(key: &[u8], policy: &Policy) -> Vec<u8> {
+    [key, format!(":{:016x}", policy.id()).as_bytes()].concat()
 }
 
 fn pack(charges: &[Charge<'_>], wish: Wish, ahead: u64) -> Vec<u8> {

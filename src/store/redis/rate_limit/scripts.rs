@@ -13,18 +13,26 @@ pub(super) enum Task {
     Charge,
     /// Gives back what was charged too much.
     GiveBack,
+    /// Carries over what was used of previous policies.
+    Carry,
 }
 
 impl Task {
     /// Returns what the script ends with, behind the algorithms.
-    fn parts(self) -> [&'static str; 2] {
+    fn parts(self) -> &'static [&'static str] {
         const TAKE: &str = include_str!("../scripts/take.lua");
+        const STATES: &str = include_str!("../scripts/states.lua");
         match self {
-            Self::Decide => [include_str!("../scripts/decide.lua"), TAKE],
-            Self::Charge => [include_str!("../scripts/charge.lua"), TAKE],
-            Self::GiveBack => [
+            Self::Decide => &[include_str!("../scripts/decide.lua"), STATES, TAKE],
+            Self::Charge => &[include_str!("../scripts/charge.lua"), STATES, TAKE],
+            Self::GiveBack => &[
                 include_str!("../scripts/give_back.lua"),
                 include_str!("../scripts/refund.lua"),
+            ],
+            Self::Carry => &[
+                include_str!("../scripts/carry.lua"),
+                STATES,
+                include_str!("../scripts/carry_over.lua"),
             ],
         }
     }
@@ -34,8 +42,8 @@ const NUMBERS: &str = include_str!("../scripts/numbers.lua");
 
 /// The algorithms, each behind the letters of the policies that it counts.
 const ALGORITHMS: [(&str, &str); 5] = [
-    ("m", include_str!("../scripts/month.lua")),
-    ("wam", include_str!("../scripts/fixed_window.lua")),
+    ("my", include_str!("../scripts/month.lua")),
+    ("wamy", include_str!("../scripts/fixed_window.lua")),
     ("s", include_str!("../scripts/sliding_window.lua")),
     ("g", include_str!("../scripts/sliding_log.lua")),
     ("blq", include_str!("../scripts/token_bucket.lua")),
@@ -45,8 +53,8 @@ const ALGORITHMS: [(&str, &str); 5] = [
 const CHOICES: usize = 1 << ALGORITHMS.len();
 
 /// Each script that was needed so far.
-static SCRIPTS: [[OnceLock<Script>; CHOICES]; 3] =
-    [const { [const { OnceLock::new() }; CHOICES] }; 3];
+static SCRIPTS: [[OnceLock<Script>; CHOICES]; 4] =
+    [const { [const { OnceLock::new() }; CHOICES] }; 4];
 
 /// Forgets what was used by some policies.
 pub(super) static RESET: LazyLock<Script> =

@@ -9,7 +9,7 @@ local function charge(letter, n1, n2, n3, n4, n5, n6, till, one, two, now, amoun
   if letter == 's' then
     local start, _, _, this, last = sliding_counts(n2, till, one, two, now)
     return sliding_state(n2, start, owed(n1, this, amount), last)
-  elseif letter == 'w' or letter == 'a' or letter == 'm' then
+  elseif letter ~= 'b' and letter ~= 'l' and letter ~= 'q' then
     local ends, used = fixed_open(letter, n2, till, one, now)
     return fixed_state(ends, owed(n1, used, amount))
   end
@@ -24,5 +24,5 @@ local function charge(letter, n1, n2, n3, n4, n5, n6, till, one, two, now, amoun
   if is_less(most_micros, most_parts, micros, parts) then
     micros, parts = most_micros, most_parts
   end
-  return bucket_state(micros, parts, n5, now)
+  return bucket_state(micros, parts, n5, n6, now)
 end

@@ -1,5 +1,5 @@
 -- Fixed windows: a translation of src/rate_limit/algorithm/fixed_window.rs, behind numbers.lua, and
--- behind month.lua where a window is a month.
+-- behind month.lua where a window is a month or a year.
 
 -- fixed_window.rs: end_of_window_at
 local function end_of_window_at(letter, window, now)
@@ -8,7 +8,8 @@ local function end_of_window_at(letter, window, now)
   elseif letter == 'w' then
     return now - math.fmod(now, window) + window
   end
-  return next_month(div(now, 86400000000)) * 86400000000
+  local day = div(now, 86400000000)
+  return (letter == 'm' and next_month(day) or next_year(day)) * 86400000000
 end
 
 -- fixed_window.rs: state

@@ -8,7 +8,7 @@ local function refund(letter, n1, n2, n3, n4, n5, n6, till, one, two, now, recei
       last = math.max(last - amount, 0)
     end
     return sliding_state(n2, start, this, last)
-  elseif letter == 'w' or letter == 'a' or letter == 'm' then
+  elseif letter ~= 'b' and letter ~= 'l' and letter ~= 'q' then
     if till <= now or till ~= receipt then
       return till, one, two
     end
@@ -26,5 +26,5 @@ local function refund(letter, n1, n2, n3, n4, n5, n6, till, one, two, now, recei
     back_micros, back_parts = micros, parts
   end
   micros, parts = sub(n2, micros, parts, back_micros, back_parts)
-  return bucket_state(micros, parts, n5, now)
+  return bucket_state(micros, parts, n5, n6, now)
 end

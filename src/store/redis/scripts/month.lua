@@ -1,4 +1,4 @@
--- When a month ends: src/rate_limit/algorithm/fixed_window.rs.
+-- When a month or a year ends: src/rate_limit/algorithm/fixed_window.rs.
 
 local function div(a, b)
   return (a - math.fmod(a, b)) / b
@@ -14,4 +14,22 @@ local function next_month(day)
   year, month = year + div(month, 12), math.fmod(month, 12)
   local first = div(153 * month + 2, 5)
   return era * 146097 + 365 * year + div(year, 4) - div(year, 100) + div(year, 400) + first - 719468
+end
+
+-- fixed_window.rs: first_day
+local function first_day(year)
+  return 365 * year + div(year + 3, 4) - div(year + 99, 100) + div(year + 399, 400)
+end
+
+-- fixed_window.rs: next_year
+local function next_year(day)
+  local since = day + 135140
+  local year = div(since * 400, 146097) + 1
+  if first_day(year) <= since then
+    year = year + 1
+  end
+  if first_day(year - 1) > since then
+    year = year - 1
+  end
+  return first_day(year) - 135140
 end

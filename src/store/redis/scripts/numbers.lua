@@ -8,7 +8,8 @@
 --
 -- A state is three numbers: the moment from which it equals none, and two of the algorithm's own.
 -- A policy is a letter and six numbers, as `Policy::terms` gives them:
---   w a m   fixed window, of the clock, from the first request, of the month: limit, window
+--   w a m y fixed window, of the clock, from the first request, of the month, of the year: limit,
+--           window
 --   s       sliding window: limit, window
 --   g       sliding log: limit, window; what is remembered is no state: see sliding_log.lua
 --   b l q   bucket, queue: burst, parts of a microsecond, interval (micros, parts), refill (same)
@@ -48,4 +49,13 @@ local function muldiv(a, b, c)
     bit = bit / 2
   end
   return quotient, rest
+end
+
+-- algorithm/mod.rs: mul_div_up
+local function muldiv_up(a, b, c)
+  local quotient, rest = muldiv(a, b, c)
+  if rest > 0 then
+    return quotient + 1
+  end
+  return quotient
 end

@@ -27,47 +27,48 @@ local function sliding_state(window, start, this, last)
   return 0, 0, 0
 end
 
--- sliding_window.rs: retry_after, its in_sight
-local function part_in_sight(window, count, room)
-  if room >= count then
+-- sliding_window.rs: in_sight
+local function sliding_in_sight(window, left, last)
+  return math.max(muldiv_up(last, left, window) - 1, 0)
+end
+
+-- sliding_window.rs: may_be_left
+local function may_be_left(window, last, in_sight)
+  if in_sight + 1 >= last then
     return window
   end
-  return (muldiv(room, window, count))
+  return (muldiv(in_sight + 1, window, last))
 end
 
 -- sliding_window.rs: reset_after
-local function sliding_reset(window, to_the_end, this, last)
+local function sliding_reset(window, left, to_the_end, this, last)
   if this > 0 then
-    return to_the_end + window
-  elseif last > 0 then
-    return to_the_end
+    return to_the_end + window - may_be_left(window, this, 0)
+  elseif sliding_in_sight(window, left, last) == 0 then
+    return 0
   end
-  return 0
+  return to_the_end - math.min(may_be_left(window, last, 0), left)
 end
 
 -- sliding_window.rs: decide
 local function sliding_decide(limit, window, till, one, two, now, cost)
   local start, left, stands, this, last = sliding_counts(window, till, one, two, now)
   local to_the_end = stands + left
-  local in_sight, rest = muldiv(last, left, window)
-  if rest > 0 then
-    in_sight = in_sight + 1
-  end
-  local room = limit - this - in_sight
+  local room = limit - this - sliding_in_sight(window, left, last)
   if cost > limit then
-    local reset = sliding_reset(window, to_the_end, this, last)
+    local reset = sliding_reset(window, left, to_the_end, this, last)
     return 2, math.max(room, 0), reset, 0, sliding_state(window, start, this, last)
   elseif cost <= room or cost == 0 then
-    local reset = sliding_reset(window, to_the_end, this + cost, last)
+    local reset = sliding_reset(window, left, to_the_end, this + cost, last)
     room = math.max(room - cost, 0)
     return 0, room, reset, start + 2 * window, sliding_state(window, start, this + cost, last)
   end
   local free, wait = limit - cost, nil
   if free >= this then
-    wait = to_the_end - math.min(part_in_sight(window, math.max(last, 1), free - this), left)
+    wait = to_the_end - math.min(may_be_left(window, last, free - this), left)
   else
-    wait = to_the_end + window - part_in_sight(window, math.max(this, 1), free)
+    wait = to_the_end + window - may_be_left(window, this, free)
   end
-  local reset = sliding_reset(window, to_the_end, this, last)
+  local reset = sliding_reset(window, left, to_the_end, this, last)
   return 1, math.max(room, 0), reset, wait, sliding_state(window, start, this, last)
 end

@@ -30,10 +30,30 @@ local function add(parts_of_one, micros, parts, more_micros, more_parts)
   return micros, parts
 end
 
+-- token_bucket.rs: scaled
+local function bucket_scaled(refill_micros, refill_parts, till, one, two, now, refill)
+  local missing, owes = till - now, math.fmod(two, 2) == 1
+  if one > 0 and missing > 0 then
+    missing = missing - 1
+  end
+  refill = math.max(refill, 1)
+  if owes then
+    return muldiv_up(math.min(missing, 2 * refill), refill_micros, refill), 0
+  elseif missing >= refill then
+    return refill_micros, refill_parts
+  end
+  return muldiv_up(missing, refill_micros, refill), 0
+end
+
 -- token_bucket.rs: missing, and cut
 local function bucket_missing(parts_of_one, refill_micros, refill_parts, till, one, two, now)
   if till <= now then
     return 0, 0
+  end
+  local refill = (two - math.fmod(two, 2)) / 2
+  if refill > 0 and refill ~= refill_micros then
+    refill = math.min(refill, 2251799813685248)
+    return bucket_scaled(refill_micros, refill_parts, till, one, two, now, refill)
   end
   local micros, parts = till - now, one
   if parts == 0 or parts >= parts_of_one then
@@ -42,10 +62,13 @@ local function bucket_missing(parts_of_one, refill_micros, refill_parts, till, o
     micros = micros - 1
   end
   if micros > refill_micros + SLACK then
-    if two <= refill_micros then
+    if math.fmod(two, 2) == 0 then
       return refill_micros, refill_parts
-    elseif micros > two + SLACK then
-      return two, 0
+    end
+    local most_micros, most_parts =
+      add(parts_of_one, refill_micros, refill_parts, refill_micros, refill_parts)
+    if micros > most_micros + SLACK then
+      return most_micros, most_parts
     end
   end
   return micros, parts
@@ -78,12 +101,12 @@ local function rounded_up(micros, parts)
 end
 
 -- token_bucket.rs: TokenBucket::state_of
-local function bucket_state(micros, parts, refill_micros, now)
-  local owed = 0
-  if micros > refill_micros then
-    owed = micros
+local function bucket_state(micros, parts, refill_micros, refill_parts, now)
+  local mark = 2 * refill_micros
+  if is_less(refill_micros, refill_parts, micros, parts) then
+    mark = mark + 1
   end
-  return now + rounded_up(micros, parts), parts, owed
+  return now + rounded_up(micros, parts), parts, mark
 end
 
 -- token_bucket.rs: decide
@@ -99,18 +122,18 @@ local function bucket_decide(
         p, i_micros, i_parts, r_micros, r_parts, then_micros, then_parts
       )
       local reset = rounded_up(then_micros, then_parts)
-      return 0, left, reset, now + reset, now + reset, then_parts, 0
+      return 0, left, reset, now + reset, now + reset, then_parts, 2 * r_micros
     end
     if cost == 0 then
       local reset = rounded_up(micros, parts)
-      return 0, 0, reset, now + reset, bucket_state(micros, parts, r_micros, now)
+      return 0, 0, reset, now + reset, bucket_state(micros, parts, r_micros, r_parts, now)
     end
     local left = bucket_remaining(p, i_micros, i_parts, r_micros, r_parts, micros, parts)
     local reset = rounded_up(micros, parts)
     local wait = rounded_up(sub(p, then_micros, then_parts, r_micros, r_parts))
-    return 1, left, reset, wait, bucket_state(micros, parts, r_micros, now)
+    return 1, left, reset, wait, bucket_state(micros, parts, r_micros, r_parts, now)
   end
   local left = bucket_remaining(p, i_micros, i_parts, r_micros, r_parts, micros, parts)
   local reset = rounded_up(micros, parts)
-  return 2, left, reset, 0, bucket_state(micros, parts, r_micros, now)
+  return 2, left, reset, 0, bucket_state(micros, parts, r_micros, r_parts, now)
 end
