@@ -10,7 +10,7 @@ use std::{
 
 use bytes::Bytes;
 use http::{
-    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode,
+    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version,
     header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER},
 };
 
@@ -22,8 +22,8 @@ use crate::{body::ResponseBody, json};
 /// demands, and a body of `application/problem+json` (RFC 9457). A [`Responder`] may write another
 /// body; status and headers stay.
 ///
-/// A caller that speaks gRPC is answered as gRPC demands: `200` with `grpc-status` in the head and
-/// no body.
+/// A gRPC request over HTTP/2 receives what gRPC demands: `200` with `grpc-status` in the head and no
+/// body.
 #[derive(Clone, Debug)]
 pub struct Rejection {
     status: StatusCode,
@@ -169,12 +169,33 @@ impl Rejection {
             );
             *response.status_mut() = StatusCode::OK;
         }
+        response.extensions_mut().insert(Meant(self.status));
         response
     }
 }
 
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
+
+/// The status that a rejection means, in the extensions of its response: that of the response differs
+/// if the request is gRPC.
+#[derive(Clone, Copy, Debug)]
+struct Meant(StatusCode);
+
+/// Returns the status that a response means, to a request of this version of HTTP: that of the rejection
+/// that it is, that of its gRPC status, or its own.
+#[cfg_attr(not(feature = "rate-limit"), allow(dead_code))]
+pub(crate) fn meant_status<B>(response: &Response<B>, version: Version) -> StatusCode {
+    if let Some(Meant(status)) = response.extensions().get() {
+        return *status;
+    }
+    let grpc = response.headers().get(&GRPC_STATUS);
+    match grpc.filter(|_| version == Version::HTTP_2).map(HeaderValue::as_bytes) {
+        Some(b"16") => StatusCode::UNAUTHORIZED,
+        Some(b"7") => StatusCode::FORBIDDEN,
+        Some(_) | None => response.status(),
+    }
+}
 
 /// How the caller wants to be turned away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -189,10 +210,11 @@ pub enum Dialect {
 }
 
 impl Dialect {
-    /// Returns the dialect of a request.
+    /// Returns the dialect of a request. gRPC needs HTTP/2: over another version, a request whose
+    /// content type is that of gRPC is an ordinary one.
     pub fn of<B>(request: &Request<B>) -> Self {
-        let grpc = |value: &HeaderValue| value.as_bytes().starts_with(b"application/grpc");
-        if request.headers().get(CONTENT_TYPE).is_some_and(grpc) {
+        let is_grpc = request.headers().get(CONTENT_TYPE).is_some_and(is_grpc);
+        if is_grpc && request.version() == Version::HTTP_2 {
             Self::Grpc
         } else if request.method() == Method::HEAD {
             Self::HttpHead
@@ -267,6 +289,15 @@ fn unwritten() -> Rejection {
         "internal",
         "The answer could not be written",
     )
+}
+
+/// Returns whether a content type is `application/grpc`, perhaps with a suffix or parameters.
+fn is_grpc(content_type: &HeaderValue) -> bool {
+    const GRPC: &[u8] = b"application/grpc";
+    let split = content_type.as_bytes().split_at_checked(GRPC.len());
+    split.is_some_and(|(name, rest)| {
+        name.eq_ignore_ascii_case(GRPC) && matches!(rest.first(), None | Some(b'+' | b';' | b' '))
+    })
 }
 
 /// Returns a duration in whole seconds, rounded up, at least 1.

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use http::{Extensions, Request, Response, StatusCode};
+use http::{Extensions, Request, Response, Version};
 use pin_project_lite::pin_project;
 use tower::Service;
 
@@ -28,7 +28,7 @@ use crate::{
     body::ResponseBody,
     error::{StoreError, StoreErrorKind},
     record::{RateLimitDecision, RateLimitOutcome, RecordHandle},
-    rejection::{Dialect, Rejection, Responder},
+    rejection::{Dialect, Rejection, Responder, meant_status},
     store_future::StoreFuture,
     store_key::StoreKey,
 };
@@ -115,11 +115,12 @@ struct After {
     suspect: Option<Suspect>,
 }
 
-/// Who is counted if the answer is that of a failed authentication.
+/// The partition to count a denial of if the response is that of a failed authentication.
 struct Suspect {
     config: Arc<Config>,
     partition: StoreKey,
     subject: Arc<str>,
+    version: Version,
 }
 
 /// A request that is turned away.
@@ -187,7 +188,7 @@ impl Note {
     /// Tells the response, and does what is left to do.
     #[inline]
     fn finish<B>(&mut self, mut response: Response<B>) -> Response<ResponseBody<B>> {
-        mem::take(&mut self.lines).append_to(response.headers_mut());
+        mem::take(&mut self.lines).write_to(&mut response);
         match self.after.take() {
             None => response.map(ResponseBody::inner),
             Some(after) => after.finish(response),
@@ -203,7 +204,7 @@ impl After {
             response.extensions_mut().get_or_insert_with(|| outcome);
         }
         if let Some(suspect) = self.suspect {
-            suspect.judge(response.status());
+            suspect.judge(&response);
         }
         match self.bill {
             None => response.map(ResponseBody::inner),
@@ -213,13 +214,10 @@ impl After {
 }
 
 impl Suspect {
-    fn judge(self, status: StatusCode) {
-        if self
-            .config
-            .bans
-            .as_ref()
-            .is_some_and(|bans| bans.count(status))
-        {
+    fn judge<B>(self, response: &Response<B>) {
+        let status = meant_status(response, self.version);
+        let bans = self.config.bans.as_ref();
+        if bans.is_some_and(|bans| bans.count(status)) {
             self.config.count_denial(self.partition, self.subject);
         }
     }
@@ -498,6 +496,7 @@ where
             subject: config.partition.subject(&partition, &head),
             config: Arc::clone(&config),
             partition,
+            version: request.version(),
         });
         let turn = config.turn(answer, partition, &set, &costs);
         let delayed = turn.as_ref().map_or(Duration::ZERO, |(_, _, delay)| *delay);
@@ -586,7 +585,7 @@ where
 impl Rejected {
     fn into_response<B>(self) -> Response<ResponseBody<B>> {
         let mut response = self.rejection.into_response(self.dialect, &self.responder);
-        self.note.lines.append_to(response.headers_mut());
+        self.note.lines.write_to(&mut response);
         if let Some(outcome) = self.note.after.and_then(|after| after.outcome) {
             response.extensions_mut().get_or_insert_with(|| outcome);
         }

@@ -1,6 +1,8 @@
 //! What a response says of the limits.
 
-use http::{HeaderMap, HeaderName, HeaderValue};
+use std::{cmp::Ordering, time::Duration};
+
+use http::{HeaderMap, HeaderName, HeaderValue, Response};
 use smallvec::SmallVec;
 
 use super::{decision::Decision, policy::Policy};
@@ -17,8 +19,8 @@ const INTEGER_MAX: u64 = 999_999_999_999_999;
 
 /// Which header fields tell a caller of its limits.
 ///
-/// A `429` always has `Retry-After`; these come beside it, on each response. They are appended to
-/// what is there: several limiters on one request each speak for themselves.
+/// A `429` always has `Retry-After`; these come beside it, on each response. If several limiters handle
+/// one request, the fields of the draft are appended, so that the response has those of each limiter.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum RateLimitFields {
@@ -28,7 +30,9 @@ pub enum RateLimitFields {
     /// `RateLimit-Policy: "burst";q=20;w=2` and `RateLimit: "burst";r=7;t=2`, for each policy: the
     /// syntax of draft-ietf-httpapi-ratelimit-headers-11.
     Draft11,
-    /// `X-RateLimit-Limit`, `-Remaining` and `-Reset`, of the policy that is nearest to its end.
+    /// `X-RateLimit-Limit`, `-Remaining` and `-Reset`, each with one value: that of the policy nearest
+    /// to its limit, of all limiters on the request that send these fields. Lines of the same names
+    /// that the inner service has set are replaced.
     XRateLimit(ResetForm),
 }
 
@@ -89,7 +93,60 @@ pub(super) enum Lines {
         limit: HeaderValue,
     },
     // In a box, so that the others are no larger.
-    XRateLimit(Box<[HeaderValue; 3]>),
+    XRateLimit(Box<Legacy>),
+}
+
+/// The lines of one policy, and how near it is to its limit.
+#[derive(Debug)]
+pub(super) struct Legacy {
+    values: [HeaderValue; 3],
+    nearness: Nearness,
+}
+
+/// How near a policy is to its limit. Stands in the extensions of a response that has its lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Nearness {
+    is_admitted: bool,
+    retry_after: Option<Duration>,
+    remaining: u64,
+    capacity: u64,
+}
+
+impl Nearness {
+    fn of(policy: &Policy, decision: &Decision) -> Self {
+        Self {
+            is_admitted: decision.is_admitted(),
+            retry_after: decision.retry_after(),
+            remaining: decision.remaining(),
+            capacity: policy.capacity(),
+        }
+    }
+
+    /// Compares with another; the nearer one is less.
+    fn order(&self, other: &Self) -> Ordering {
+        // self.remaining / self.capacity < other.remaining / other.capacity, without a division.
+        let share = u128::from(self.remaining) * u128::from(other.capacity);
+        let other_share = u128::from(other.remaining) * u128::from(self.capacity);
+        (self.is_admitted.cmp(&other.is_admitted))
+            .then(other.retry_after.cmp(&self.retry_after))
+            .then(share.cmp(&other_share))
+    }
+}
+
+impl Legacy {
+    /// Replaces the lines of the response, unless those of a nearer policy are there.
+    fn write_to<B>(self, response: &mut Response<B>) {
+        let written: Option<&Nearness> = response.extensions().get();
+        if written.is_some_and(|written| written.order(&self.nearness).is_le()) {
+            return;
+        }
+        let [limit, remaining, reset] = self.values;
+        let headers = response.headers_mut();
+        headers.insert(&X_RATELIMIT_LIMIT, limit);
+        headers.insert(&X_RATELIMIT_REMAINING, remaining);
+        headers.insert(&X_RATELIMIT_RESET, reset);
+        response.extensions_mut().insert(self.nearness);
+    }
 }
 
 impl Lines {
@@ -119,21 +176,18 @@ impl Lines {
 
     // Not in the frame of what nearly all requests do.
     #[inline(never)]
-    pub(super) fn append_to(self, headers: &mut HeaderMap) {
+    pub(super) fn write_to<B>(self, response: &mut Response<B>) {
         match self {
             Self::None => {}
-            Self::Draft11 { policy, limit } => {
-                headers.append(&RATELIMIT_POLICY, policy);
-                headers.append(&RATELIMIT, limit);
-            }
-            Self::XRateLimit(values) => {
-                let [limit, remaining, reset] = *values;
-                headers.append(&X_RATELIMIT_LIMIT, limit);
-                headers.append(&X_RATELIMIT_REMAINING, remaining);
-                headers.append(&X_RATELIMIT_RESET, reset);
-            }
+            Self::Draft11 { policy, limit } => append_draft(response.headers_mut(), policy, limit),
+            Self::XRateLimit(legacy) => legacy.write_to(response),
         }
     }
+}
+
+fn append_draft(headers: &mut HeaderMap, policy: HeaderValue, limit: HeaderValue) {
+    headers.append(&RATELIMIT_POLICY, policy);
+    headers.append(&RATELIMIT, limit);
 }
 
 /// Room for the values of a few policies without an allocation but the value's own.
@@ -177,17 +231,11 @@ fn x_ratelimit(
     policies: &[Policy],
     at: Timestamp,
     decided: &[Decision],
-) -> [HeaderValue; 3] {
-    let nearest = enforced(policies, decided).min_by(|(one, this), (other, that)| {
-        // this / one < that / other, without a division.
-        let share = u128::from(this.remaining()) * u128::from(other.capacity());
-        let other_share = u128::from(that.remaining()) * u128::from(one.capacity());
-        let longer = that.retry_after().cmp(&this.retry_after());
-        (this.is_admitted().cmp(&that.is_admitted()))
-            .then(longer)
-            .then(share.cmp(&other_share))
-    });
-    let (policy, decision) = nearest.expect("one policy at least is enforced");
+) -> Legacy {
+    let nearest = enforced(policies, decided)
+        .map(|(policy, decision)| (Nearness::of(policy, decision), decision))
+        .min_by(|(one, _), (other, _)| one.order(other));
+    let (nearness, decision) = nearest.expect("one policy at least is enforced");
     let reset = match form {
         ResetForm::Delta => decision.effective_secs(),
         ResetForm::Epoch => {
@@ -197,7 +245,10 @@ fn x_ratelimit(
             (at + wait).as_micros().div_ceil(1_000_000)
         }
     };
-    [policy.capacity(), decision.remaining(), reset].map(HeaderValue::from)
+    Legacy {
+        values: [nearness.capacity, nearness.remaining, reset].map(HeaderValue::from),
+        nearness,
+    }
 }
 
 /// Appends the name as a string of RFC 9651.
@@ -257,8 +308,6 @@ fn value(text: &[u8]) -> HeaderValue {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::rate_limit::{decision::Receipt, quota::Quota};
 
@@ -279,10 +328,14 @@ mod tests {
 
     fn lines(fields: RateLimitFields) -> HeaderMap {
         let policies = policies();
-        let mut headers = HeaderMap::new();
         let (texts, at) = (Texts::new(&policies), Timestamp::from_secs(100));
-        Lines::new(fields, &policies, &texts, at, &decided()).append_to(&mut headers);
-        headers
+        written(Lines::new(fields, &policies, &texts, at, &decided()))
+    }
+
+    fn written(lines: Lines) -> HeaderMap {
+        let mut response = Response::new(());
+        lines.write_to(&mut response);
+        response.into_parts().0.headers
     }
 
     #[test]
@@ -346,10 +399,8 @@ mod tests {
             let mut decided = decided().to_vec();
             decided.insert(usize::from(!first), said);
             let texts = Texts::new(&policies);
-            let mut headers = HeaderMap::new();
-            Lines::new(RateLimitFields::Draft11, &policies, &texts, at, &decided)
-                .append_to(&mut headers);
-            headers
+            let fields = RateLimitFields::Draft11;
+            written(Lines::new(fields, &policies, &texts, at, &decided))
         });
         assert_eq!(spoken, lines(RateLimitFields::Draft11));
         assert_eq!(silent, spoken);

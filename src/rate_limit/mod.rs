@@ -51,11 +51,12 @@
 //!
 //! # How it decides
 //!
-//! A [`Partition`] says who shares a quota, a [`Policy`] how much that is and how it is counted,
-//! and a [`RateLimitStore`] keeps the counts. All policies of a request are decided together:
-//! denied by one, it is charged to none. All of it is exact, in whole numbers: a quota of `n`
-//! admits `n`, never one more or less by rounding, and who comes back after `Retry-After` is
-//! admitted if nobody else of its partition came before.
+//! A [`Partition`] defines which requests share a quota, a [`Policy`] the quota and the algorithm, and
+//! a [`RateLimitStore`] holds the counts. All policies of a request are decided together: a request
+//! that one policy denies is charged to none. Counts are whole numbers, so nothing is lost or gained by
+//! rounding: a caller that retries in time is admitted exactly the limit in the long run, and
+//! [`Policy::max_per_window`] returns the most that an algorithm admits in any one window. A request
+//! that is sent after `Retry-After` is admitted, unless another of its partition came first.
 //!
 //! # Waiting for a turn
 //!
@@ -87,6 +88,7 @@
 mod algorithm;
 mod arrears;
 mod callers;
+mod canonical;
 mod charge;
 mod config;
 mod decision;

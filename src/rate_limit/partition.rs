@@ -5,7 +5,10 @@ use std::{fmt, sync::Arc};
 use http::HeaderName;
 use smallvec::SmallVec;
 
-use super::request_head::RequestHead;
+use super::{
+    canonical::{HeaderField, known_method},
+    request_head::RequestHead,
+};
 use crate::{
     client_addr::{ClientAddrResolver, MissingClientAddr},
     framework,
@@ -84,16 +87,23 @@ impl Partition {
         Self::one(Part::Owner)
     }
 
-    /// Counts by the bytes of a header's first line.
+    /// Counts by the first line of a header.
     ///
-    /// Requests without the header are one partition, so that none gets around the limit by
-    /// leaving it out. A client may still send another value each time: this is for headers that a
-    /// proxy sets.
+    /// Requests without the header, or with an empty one, are one partition, so that no client evades
+    /// the limit by leaving it out. A client may still send another value each time: this is for headers
+    /// that a proxy sets.
+    ///
+    /// Several spellings of one address are one partition: with and without a port, brackets or quotes,
+    /// and an IPv4 address in its IPv6 form. IPv6 addresses are grouped by /56, as
+    /// [`client_addr`](Self::client_addr) groups them by default. In `Host` and `X-Forwarded-Host`, case,
+    /// the port and a trailing dot do not matter; for `Host` the authority of the target comes first,
+    /// which is where HTTP/2 has it.
     pub fn header(name: HeaderName) -> Self {
         Self::one(Part::Header(name))
     }
 
-    /// Counts each method apart.
+    /// Counts each method apart: those of RFC 9110, and `PATCH`. All others are one partition, since a
+    /// client can invent new ones without end.
     pub fn method() -> Self {
         Self::one(Part::Method)
     }
@@ -298,11 +308,16 @@ impl Part {
                 Some(owner) => space.short_of(owner.as_bytes()),
                 None => instead(who.lineage().as_bytes()),
             }),
-            Self::Header(name) => Some(match head.headers.get(name) {
-                Some(value) => space.short_of(value.as_bytes()),
+            Self::Header(name) => Some(match HeaderField::of(name, head) {
+                HeaderField::Text(value) => space.short_of(value),
+                HeaderField::Host(name) => space.short_of(&name),
+                HeaderField::Addr(addr) => instead(&addr),
+                HeaderField::Missing => instead(b""),
+            }),
+            Self::Method => Some(match known_method(head.method) {
+                Some(method) => space.short_of(method.as_bytes()),
                 None => instead(b""),
             }),
-            Self::Method => Some(space.short_of(head.method.as_str().as_bytes())),
             Self::Route => Some(match framework::matched_path(head.extensions) {
                 Some(route) => space.short_of(route.as_bytes()),
                 None => instead(b""),
@@ -337,14 +352,19 @@ impl Part {
                 true
             }),
             Self::Header(name) => {
-                match head.headers.get(name) {
-                    Some(value) => key.field(b"header").field(value.as_bytes()),
-                    None => key.field(b"no header").field(b""),
+                match HeaderField::of(name, head) {
+                    HeaderField::Text(value) => key.field(b"header").field(value),
+                    HeaderField::Host(name) => key.field(b"header").field(&name),
+                    HeaderField::Addr(addr) => key.field(b"address").field(&addr),
+                    HeaderField::Missing => key.field(b"no header").field(b""),
                 };
                 true
             }
             Self::Method => {
-                key.field(head.method.as_str().as_bytes());
+                match known_method(head.method) {
+                    Some(method) => key.field(b"method").field(method.as_bytes()),
+                    None => key.field(b"another method").field(b""),
+                };
                 true
             }
             Self::Route => {

@@ -67,8 +67,12 @@ impl Penalty {
         self
     }
 
-    /// Counts answers of `401` and `403` as denials too: of a limiter outside of what
-    /// authenticates.
+    /// Counts responses of `401` and `403` as denials too. The limiter has to stand outside of the layer
+    /// that authenticates. Off by default.
+    ///
+    /// A rejection by a layer of this crate is judged by its status, also where the client is told a
+    /// gRPC status instead. Over HTTP/2 the gRPC statuses `UNAUTHENTICATED` and `PERMISSION_DENIED` in
+    /// the head of a response count as well.
     pub fn failed_auth(mut self) -> Self {
         self.failed_auth = true;
         self

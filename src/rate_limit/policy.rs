@@ -7,7 +7,7 @@ use super::{
     decision::{Decision, Receipt},
     mode::Mode,
     previous::{Carry, Previous},
-    quota::Quota,
+    quota::{Period, Quota},
     terms::Terms,
     when_store_fails::WhenStoreFails,
 };
@@ -92,21 +92,28 @@ impl Policy {
     }
 
     /// Counts in windows that begin at whole multiples of their length since the Unix epoch: on
-    /// the minute, on the hour, at midnight UTC.
+    /// the minute, on the hour, at midnight UTC. A quota [per month](Quota::per_month) or
+    /// [per year](Quota::per_year) is counted in months or years of the calendar.
     pub fn aligned_window(name: &str, quota: Quota) -> Result<Self, ConfigError> {
-        let algorithm = Algorithm::fixed_window(&quota, Alignment::Clock)?;
-        Self::new(name, quota, algorithm)
+        let alignment = match quota.period() {
+            Period::Fixed(_) => Alignment::Clock,
+            Period::Month => Alignment::Month,
+            Period::Year => Alignment::Year,
+        };
+        Self::new(name, quota, Algorithm::fixed_window(&quota, alignment)?)
     }
 
     /// Counts in months of the calendar, which begin at midnight UTC.
     pub fn calendar_month(name: &str, limit: u64) -> Result<Self, ConfigError> {
-        let quota = Quota::new(limit, Duration::from_secs(31 * 24 * 60 * 60));
-        let algorithm = Algorithm::fixed_window(&quota, Alignment::Month)?;
-        Self::new(name, quota, algorithm)
+        Self::aligned_window(name, Quota::per_month(limit))
     }
 
-    /// Counts this window of the clock, and of the last one the share that a window reaching back
-    /// from now still covers.
+    /// Counts the current window of the clock, and a share of the previous one as if its requests had
+    /// been evenly spaced.
+    ///
+    /// A caller whose requests are evenly spaced at the limit's rate is never denied. A stretch of time
+    /// as long as the window admits at most twice the limit, and only if the previous requests all came
+    /// at the end of their window; see [`max_per_window`](Self::max_per_window).
     pub fn sliding_window(name: &str, quota: Quota) -> Result<Self, ConfigError> {
         Self::new(name, quota, Algorithm::sliding_window(&quota)?)
     }
@@ -317,6 +324,22 @@ impl Policy {
             Mode::Lease { .. } => 0,
             Mode::Debt { most } => u64::from(most.get()) * u64::from(instances),
         }
+    }
+
+    /// Returns the most requests of cost 1 that one exact store admits in any stretch of time as long as
+    /// the window of the quota, wherever the stretch begins.
+    ///
+    /// ```
+    /// use portcullis::rate_limit::{Policy, Quota};
+    ///
+    /// let quota = Quota::per_second(10);
+    /// assert_eq!(Policy::sliding_log("strict", quota)?.max_per_window(), 10);
+    /// assert_eq!(Policy::sliding_window("sliding", quota)?.max_per_window(), 20);
+    /// assert_eq!(Policy::token_bucket("bucket", quota.burst(3))?.max_per_window(), 12);
+    /// # Ok::<(), portcullis::ConfigError>(())
+    /// ```
+    pub fn max_per_window(&self) -> u64 {
+        self.algorithm.max_per_window(&self.quota)
     }
 
     /// Sets what becomes of a request by this policy while the limiter's store fails. What

@@ -12,10 +12,13 @@ pub(super) const MICROS_MAX: u64 = 1 << 51;
 /// The largest product of a burst and a fraction of a microsecond that a store counts exactly.
 pub(super) const EXACT_MAX: u64 = 1 << 53;
 
-/// How much a policy admits: so many, in so much time.
+/// The number of requests that a policy admits in a window of time.
 ///
 /// The number always comes before the time, and it is always the number that is admitted:
 /// `per_second(10)` admits ten in each second.
+///
+/// A quota [reads from text](Self#impl-FromStr-for-Quota) and writes as text that reads back as the
+/// same quota, if any policy can count it.
 ///
 /// ```
 /// use std::time::Duration;
@@ -30,8 +33,31 @@ pub(super) const EXACT_MAX: u64 = 1 << 53;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Quota {
     limit: u64,
-    window: Duration,
+    period: Period,
     burst: Option<u64>,
+}
+
+/// The window of a quota.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Period {
+    Fixed(Duration),
+    /// A month of the calendar.
+    Month,
+    /// A year of the calendar.
+    Year,
+}
+
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+impl Period {
+    /// Returns the length of the longest one.
+    const fn longest(self) -> Duration {
+        match self {
+            Self::Fixed(window) => window,
+            Self::Month => Duration::from_secs(31 * DAY.as_secs()),
+            Self::Year => Duration::from_secs(366 * DAY.as_secs()),
+        }
+    }
 }
 
 impl Quota {
@@ -41,7 +67,31 @@ impl Quota {
     pub const fn new(limit: u64, window: Duration) -> Self {
         Self {
             limit,
-            window,
+            period: Period::Fixed(window),
+            burst: None,
+        }
+    }
+
+    /// Admits this many in each month of the calendar.
+    ///
+    /// [`Policy::aligned_window`](super::Policy::aligned_window) counts months that begin at midnight
+    /// UTC. The other algorithms count a month as 31 days.
+    pub const fn per_month(limit: u64) -> Self {
+        Self::of(limit, Period::Month)
+    }
+
+    /// Admits this many in each year of the calendar.
+    ///
+    /// [`Policy::aligned_window`](super::Policy::aligned_window) counts years that begin at midnight
+    /// UTC. The other algorithms count a year as 366 days.
+    pub const fn per_year(limit: u64) -> Self {
+        Self::of(limit, Period::Year)
+    }
+
+    pub(super) const fn of(limit: u64, period: Period) -> Self {
+        Self {
+            limit,
+            period,
             burst: None,
         }
     }
@@ -63,7 +113,7 @@ impl Quota {
 
     /// Admits this many in each day.
     pub const fn per_day(limit: u64) -> Self {
-        Self::new(limit, Duration::from_secs(24 * 60 * 60))
+        Self::new(limit, DAY)
     }
 
     /// Sets how many may come at once after a pause. As many as the limit, unless this is called.
@@ -80,9 +130,13 @@ impl Quota {
         self.limit
     }
 
-    /// Returns the window.
+    /// Returns the window; of a month or a year of the calendar, the length of the longest one.
     pub const fn window(&self) -> Duration {
-        self.window
+        self.period.longest()
+    }
+
+    pub(super) const fn period(&self) -> Period {
+        self.period
     }
 
     /// Returns how many may come at once after a pause.
@@ -96,7 +150,7 @@ impl Quota {
     /// Returns a number that stands for the window: its microseconds.
     pub(super) const fn window_id(&self) -> u64 {
         // No policy has a longer window than 71 years.
-        self.window.as_micros() as u64
+        self.window().as_micros() as u64
     }
 
     /// Returns the burst, if it was given.
@@ -120,10 +174,10 @@ impl Quota {
         let stretch = u64::from(share.get()) / divisor;
         let window = u32::try_from(stretch)
             .ok()
-            .and_then(|stretch| self.window.checked_mul(stretch));
+            .and_then(|stretch| self.window().checked_mul(stretch));
         Self {
             limit: self.limit / divisor,
-            window: window.unwrap_or(Duration::MAX),
+            period: Period::Fixed(window.unwrap_or(Duration::MAX)),
             burst: Some(self.burst_size().div_ceil(share.get().into())),
         }
     }
@@ -139,17 +193,17 @@ impl Quota {
                 .error("a limit of zero admits nobody")
                 .fix("give a limit of at least 1, or deny the route in the router"));
         }
-        if self.window.is_zero() {
+        if self.window().is_zero() {
             return Err(self
                 .error("a window of no time never ends")
                 .fix("give a window of at least a microsecond"));
         }
-        if !self.window.subsec_nanos().is_multiple_of(1_000) {
+        if !self.window().subsec_nanos().is_multiple_of(1_000) {
             return Err(self
                 .error("time is counted in whole microseconds")
                 .fix("give a window of whole microseconds"));
         }
-        u64::try_from(self.window.as_micros())
+        u64::try_from(self.window().as_micros())
             .ok()
             .filter(|micros| *micros <= MICROS_MAX)
             .ok_or_else(|| {
@@ -173,6 +227,21 @@ impl Quota {
             return Err(self.error("the limit is more than 2^53").fix("give less"));
         }
         self.window_micros()
+    }
+
+    /// Checks that some policy can count the quota.
+    ///
+    /// # Errors
+    ///
+    /// The reason why none can.
+    pub(super) fn check(&self) -> Result<(), ConfigError> {
+        match (self.burstless_window_micros(), self.pace()) {
+            (Ok(_), _) | (_, Ok(_)) => Ok(()),
+            (Err(window), Err(pace)) => Err(match self.burst {
+                Some(_) => pace,
+                None => window,
+            }),
+        }
     }
 
     /// Returns what a bucket counts in: see [`Pace`].

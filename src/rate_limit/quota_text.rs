@@ -1,11 +1,11 @@
-//! Quotas as text: `100/minute`, `10/s burst 20`, `5/10s; 1000/day`.
+//! Quotas as text: `100/minute`, `10/s burst 20`, `1000/month`, `5/10s; 1000/day`.
 
 use std::{fmt, str::FromStr, time::Duration};
 
-use super::quota::Quota;
+use super::quota::{Period, Quota};
 use crate::error::ConfigError;
 
-/// The names of the units; the last of each line is what it is written as.
+/// The names of the units; the first of each is its abbreviation, and the second to last its singular.
 const UNITS: [(&[&str], Duration); 7] = [
     (
         &["us", "microsecond", "microseconds"],
@@ -25,7 +25,15 @@ const UNITS: [(&[&str], Duration); 7] = [
     ),
 ];
 
+/// The names of the periods of the calendar.
+const CALENDAR: [(&[&str], Period); 2] = [
+    (&["mo", "month", "months"], Period::Month),
+    (&["y", "yr", "year", "years"], Period::Year),
+];
+
 /// Several quotas as one text, such as `5/10s; 1000/day`.
+///
+/// They are separated by `;`, `,` or `|`.
 ///
 /// ```
 /// use portcullis::rate_limit::{Quota, Quotas};
@@ -67,7 +75,7 @@ impl FromStr for Quotas {
     type Err = ConfigError;
 
     fn from_str(text: &str) -> Result<Self, ConfigError> {
-        text.split(';')
+        text.split([';', ',', '|'])
             .map(str::parse)
             .collect::<Result<_, _>>()
             .map(Self)
@@ -87,7 +95,12 @@ impl fmt::Display for Quotas {
 
 /// Reads `100/minute`, `100 per minute`, `10 per 1s burst 20`.
 ///
-/// The units are `us`, `ms`, `s`, `m` or `min`, `h`, `d` and `w`, and their English names.
+/// The units are `us`, `ms`, `s`, `m` or `min`, `h`, `d` and `w`, and their English names; and `month`
+/// and `year`, which are those of the calendar. Upper and lower case are the same: `M` is a minute.
+///
+/// # Errors
+///
+/// If the text is not of this form, or if no policy could count the quota.
 impl FromStr for Quota {
     type Err = ConfigError;
 
@@ -96,24 +109,24 @@ impl FromStr for Quota {
             ConfigError::new("quota", text, problem)
                 .fix("write it as `100/minute`, `5/10s` or `10 per second burst 20`")
         };
-        let (rate, burst) = match text.split_once("burst") {
+        let lower = text.to_ascii_lowercase();
+        let (rate, burst) = match lower.split_once("burst") {
             Some((rate, burst)) => (rate, Some(burst)),
-            None => (text, None),
+            None => (&*lower, None),
         };
         let (limit, window) = rate
             .split_once('/')
             .or_else(|| rate.split_once(" per "))
             .ok_or_else(|| error("there is neither `/` nor `per` in it"))?;
         let limit = number(limit).ok_or_else(|| error("it does not begin with a number"))?;
-        let window = window_of(window).ok_or_else(|| error("its time is none"))?;
-        let quota = Self::new(limit, window);
+        let period = period_of(window).ok_or_else(|| error("its time is none"))?;
+        let quota = Self::of(limit, period);
         let quota = match burst.map(number) {
             None => quota,
             Some(Some(burst)) => quota.burst(burst),
             Some(None) => return Err(error("its burst is no number")),
         };
-        // What no policy could count is no quota.
-        quota.window_micros()?;
+        quota.check()?;
         Ok(quota)
     }
 }
@@ -122,20 +135,29 @@ impl fmt::Display for Quota {
     /// Writes `100/minute`, `5/10s` or `10/second burst 20`; the burst only if it was given.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/", self.limit())?;
-        let micros = |duration: Duration| duration.as_micros();
-        let fits = |unit: &Duration| micros(self.window()).is_multiple_of(micros(*unit));
-        match UNITS.iter().rev().find(|(_, unit)| fits(unit)) {
-            _ if self.window().is_zero() => f.write_str("0s")?,
-            Some((names, unit)) => match micros(self.window()) / micros(*unit) {
-                1 => f.write_str(singular(names))?,
-                count => write!(f, "{count}{}", names[0])?,
-            },
-            None => write!(f, "{:?}", self.window())?,
+        match self.period() {
+            Period::Fixed(window) => write_window(f, window)?,
+            Period::Month => f.write_str("month")?,
+            Period::Year => f.write_str("year")?,
         }
         match self.own_burst() {
             Some(burst) => write!(f, " burst {burst}"),
             None => Ok(()),
         }
+    }
+}
+
+/// Writes `minute` or `10s`. A window that no policy counts is written so that it does not read back.
+fn write_window(f: &mut fmt::Formatter<'_>, window: Duration) -> fmt::Result {
+    let nanos = |duration: Duration| duration.as_nanos();
+    let fits = |unit: &Duration| nanos(window).is_multiple_of(nanos(*unit));
+    match UNITS.iter().rev().find(|(_, unit)| fits(unit)) {
+        _ if window.is_zero() => f.write_str("0s"),
+        Some((names, unit)) => match nanos(window) / nanos(*unit) {
+            1 => f.write_str(singular(names)),
+            count => write!(f, "{count}{}", names[0]),
+        },
+        None => write!(f, "{:?}", window),
     }
 }
 
@@ -153,15 +175,19 @@ fn number(text: &str) -> Option<u64> {
     plain.then(|| text.replace('_', "").parse().ok()).flatten()
 }
 
-/// Reads `minute`, `10s` or `1 hour`.
-fn window_of(text: &str) -> Option<Duration> {
+/// Reads `minute`, `10s`, `1 hour` or `month`.
+fn period_of(text: &str) -> Option<Period> {
     let text = text.trim();
     let digits = text.find(|char: char| !char.is_ascii_digit())?;
     let (count, unit) = text.split_at(digits);
     let count = if count.is_empty() { 1 } else { number(count)? };
     let is_named = |names: &[&str]| names.contains(&unit.trim());
+    if let Some((_, period)) = CALENDAR.iter().find(|(names, _)| is_named(names)) {
+        return (count == 1).then_some(*period);
+    }
     let (_, unit) = UNITS.iter().find(|(names, _)| is_named(names))?;
-    unit.checked_mul(u32::try_from(count).ok()?)
+    let micros = count.checked_mul(u64::try_from(unit.as_micros()).ok()?)?;
+    Some(Period::Fixed(Duration::from_micros(micros)))
 }
 
 #[cfg(test)]
@@ -169,6 +195,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::rate_limit::policy::Policy;
 
     fn quota(text: &str) -> Quota {
         text.parse().unwrap()
@@ -220,12 +247,19 @@ mod tests {
             "1/s burst",
             "0/s",
             "1/0s",
-            "1/1month",
+            "1/2months",
+            "1/month burst 0",
+            "1/s burst 0",
+            "18446744073709551615/s",
+            "18446744073709551615/s burst 2",
+            "1/1.5µs",
             "1/s burst -2",
             "1/99999999999999999999d",
             "1/4000000000d",
+            "1/18446744073709551615w",
             "x/s",
             "1/s; 2/m",
+            "1/s, 2/m",
         ] {
             let error = text.parse::<Quota>().unwrap_err();
             assert_eq!(error.option(), "quota", "{text}");
@@ -243,22 +277,70 @@ mod tests {
         assert_eq!(short, Quota::new(5, Duration::from_secs(10)));
         assert_eq!(daily, Quota::per_day(1_000));
         assert!("5/10s;".parse::<Quotas>().is_err());
+        for text in ["5/10s,1000/day", "5/10s | 1000/DAY", "5 PER 10S, 1000 Per Day"] {
+            assert_eq!(text.parse::<Quotas>().unwrap(), quotas);
+        }
+    }
+
+    #[test]
+    fn case_of_units_does_not_matter_and_calendar_periods_are_known() {
+        assert_eq!(quota("100/MINUTE"), Quota::per_minute(100));
+        assert_eq!(quota("100/M BURST 7"), Quota::per_minute(100).burst(7));
+        assert_eq!(quota("5/Month"), Quota::per_month(5));
+        assert_eq!(quota("5 per 1 year"), Quota::per_year(5));
+        assert_eq!(Quota::per_month(5).to_string(), "5/month");
+        assert_eq!(Quota::per_year(5).burst(2).to_string(), "5/year burst 2");
+        assert_ne!(quota("5/month"), quota("5/31d"));
+    }
+
+    #[test]
+    fn window_of_more_than_u32_microseconds_reads_back() {
+        let quota = Quota::new(5, Duration::from_micros(4_294_967_296));
+        assert_eq!(quota.to_string(), "5/4294967296us");
+        assert_eq!(quota.to_string().parse(), Ok(quota));
+    }
+
+    fn any_quota() -> impl Strategy<Value = Quota> {
+        let number = || {
+            prop_oneof![
+                any::<u64>(),
+                0_u64..100,
+                Just(u64::MAX),
+                (0_u32..64).prop_map(|shift| 1 << shift)
+            ]
+        };
+        let window = prop_oneof![
+            (any::<u64>(), 0_u32..1_000_000_000).prop_map(|(secs, nanos)| Duration::new(secs, nanos)),
+            number().prop_map(Duration::from_micros),
+            number().prop_map(Duration::from_nanos),
+            number().prop_map(Duration::from_secs),
+        ];
+        let period = prop_oneof![
+            4 => window.prop_map(Period::Fixed),
+            1 => Just(Period::Month),
+            1 => Just(Period::Year),
+        ];
+        (number(), period, proptest::option::of(number())).prop_map(|(limit, period, burst)| {
+            let quota = Quota::of(limit, period);
+            burst.map_or(quota, |burst| quota.burst(burst))
+        })
+    }
+
+    fn some_policy_counts(quota: Quota) -> bool {
+        let makes = [Policy::fixed_window, Policy::sliding_window, Policy::token_bucket];
+        makes.iter().any(|make| make("p", quota).is_ok())
     }
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(10_000))]
 
         #[test]
-        fn what_is_written_is_read_back_the_same(
-            limit in 1_u64..,
-            micros in 1_u64..1 << 31,
-            scale in 0_u32..3,
-            burst in proptest::option::of(0_u64..),
-        ) {
-            let window = Duration::from_micros(micros) * 1_000_u32.pow(scale);
-            let quota = Quota::new(limit, window);
-            let quota = burst.map_or(quota, |burst| quota.burst(burst));
-            prop_assert_eq!(quota.to_string().parse::<Quota>().unwrap(), quota);
+        fn quota_reads_back_if_some_policy_counts_it_and_is_refused_otherwise(quota in any_quota()) {
+            let read = quota.to_string().parse::<Quota>();
+            match some_policy_counts(quota) {
+                true => prop_assert_eq!(read, Ok(quota)),
+                false => prop_assert!(read.is_err(), "{} is read", quota),
+            }
         }
 
         #[test]

@@ -278,6 +278,30 @@ impl Algorithm {
         }
     }
 
+    /// Returns the most of cost 1 that is admitted in any stretch as long as the window of the quota.
+    pub(super) fn max_per_window(&self, quota: &Quota) -> u64 {
+        // In the window but for its last microsecond, and in so many more.
+        let gained = |more: u128| {
+            let window = quota.window().as_micros();
+            let gained = (window - 1 + more) * u128::from(quota.limit()) / window;
+            u64::try_from(gained).unwrap_or(u64::MAX)
+        };
+        match self {
+            Self::FixedWindow(window) => match window.alignment() {
+                Alignment::Clock | Alignment::FirstRequest => window.limit().saturating_mul(2),
+                // As long as the longest, it may contain a shorter one whole.
+                Alignment::Month | Alignment::Year => window.limit().saturating_mul(3),
+            },
+            Self::SlidingWindow(window) => window.limit().saturating_mul(2),
+            Self::SlidingLog(log, _) => log.limit(),
+            Self::TokenBucket(_) | Self::LeakyBucket(_) => {
+                quota.burst_size().saturating_add(gained(0))
+            }
+            // Turns are rounded to whole microseconds.
+            Self::LeakyQueue(_) => quota.own_burst().unwrap_or(1).saturating_add(gained(2)),
+        }
+    }
+
     /// Returns the time in which the whole capacity comes back, in microseconds, rounded up.
     pub(super) fn horizon_micros(&self) -> u64 {
         match self {

@@ -69,6 +69,10 @@ impl SlidingLog {
         })
     }
 
+    pub(super) fn limit(&self) -> u64 {
+        self.limit
+    }
+
     /// Decides one request, and charges nothing yet: that is [`record`](Self::record)'s.
     pub(in crate::rate_limit) fn decide(
         &self,
