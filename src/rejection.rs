@@ -190,7 +190,10 @@ pub(crate) fn meant_status<B>(response: &Response<B>, version: Version) -> Statu
         return *status;
     }
     let grpc = response.headers().get(&GRPC_STATUS);
-    match grpc.filter(|_| version == Version::HTTP_2).map(HeaderValue::as_bytes) {
+    match grpc
+        .filter(|_| version == Version::HTTP_2)
+        .map(HeaderValue::as_bytes)
+    {
         Some(b"16") => StatusCode::UNAUTHORIZED,
         Some(b"7") => StatusCode::FORBIDDEN,
         Some(_) | None => response.status(),

@@ -4,6 +4,7 @@ use std::{collections::HashMap, time::Duration};
 
 use super::kit::{Random, join};
 use crate::{
+    error::ConfigError,
     rate_limit::{Charge, Decisions, Policy, Quota, RateLimitStore, Refund, State, decide_all},
     store_key::StoreKey,
 };
@@ -43,6 +44,8 @@ where
     suite.what_was_used_beyond_what_is_left_is_owed().await;
     suite.a_reset_forgets_one_policy_and_no_other().await;
     suite.a_cost_that_never_fits_changes_nothing().await;
+    suite.policies_of_different_windows_count_apart().await;
+    suite.a_changed_quota_refills_nothing().await;
 }
 
 struct Suite<'s, S: ?Sized, P> {
@@ -206,6 +209,85 @@ where
         }
     }
 
+    async fn policies_of_different_windows_count_apart(&self) {
+        let makes = all_of("calls");
+        for (number, make) in makes.iter().enumerate() {
+            let partition = self.partition(800 + number as u64);
+            let long = make(Quota::per_day(5));
+            let short = make(Quota::new(2, Duration::from_millis(100)));
+            assert_ne!(long.id(), short.id(), "windows belong to the id");
+            self.take(&partition, &[Charge::new(&long, 5)]).await;
+            for _ in 0..3 {
+                for _ in 0..4 {
+                    self.take(&partition, &[Charge::new(&short, 2)]).await;
+                }
+                let look = self.take(&partition, &[Charge::new(&long, 0)]).await;
+                let left = look.each()[0].remaining();
+                assert_eq!(left, 0, "{long:?} was refilled by {short:?}");
+                (self.pause)(Duration::from_millis(150)).await;
+            }
+        }
+    }
+
+    async fn a_changed_quota_refills_nothing(&self) {
+        let quotas = [
+            Quota::per_hour(10),
+            Quota::per_hour(1_000),
+            Quota::per_day(1_000),
+            Quota::per_day(4),
+        ];
+        let pairs = quotas.iter().flat_map(|from| quotas.map(|to| (*from, to)));
+        let pairs: Vec<(Quota, Quota)> = pairs.filter(|(from, to)| from != to).collect();
+        let mut number = 900;
+        for make in all_of("change") {
+            for (from, to) in &pairs {
+                for half in [false, true] {
+                    number += 1;
+                    let partition = self.partition(number);
+                    self.change(&partition, &make(*from), &make(*to), half)
+                        .await;
+                }
+            }
+        }
+    }
+
+    /// Spends a policy, or half of it, and checks what is left once its quota has changed.
+    async fn change(&self, partition: &StoreKey, from: &Policy, to: &Policy, half: bool) {
+        let held = from.capacity();
+        let used = if half { held / 2 } else { held };
+        let taken = self.take(partition, &[Charge::new(from, used)]).await;
+        assert!(taken.is_admitted(), "nothing was used of {from:?}");
+        let to = to
+            .clone()
+            .replacing(from)
+            .expect("the algorithm is the same");
+        let peek = self.store.peek(partition, &[Charge::new(&to, 0)]).await;
+        let left = peek.expect("the store answers").each()[0].remaining();
+        let is_bucket = matches!(from.terms().letter(), 'b' | 'l' | 'q');
+        let exact = match is_bucket {
+            true => (held - used) * to.capacity() / held,
+            false => to.capacity().saturating_sub(used),
+        };
+        // A bucket gains while it is looked at.
+        let bounds = if is_bucket {
+            exact..=exact + 2
+        } else {
+            exact..=exact
+        };
+        assert!(
+            bounds.contains(&left),
+            "{left} left of {to:?} after {used} of {from:?}"
+        );
+        let all = self.take(partition, &[Charge::new(&to, left)]).await;
+        assert!(all.is_admitted(), "what was left of {to:?} is denied");
+        if from.id() != to.id() {
+            let look = self.take(partition, &[Charge::new(from, 0)]).await;
+            let still = look.each()[0].remaining();
+            let untouched = held - used..=held - used + 2;
+            assert!(untouched.contains(&still), "a successor changed {from:?}");
+        }
+    }
+
     async fn take(&self, partition: &StoreKey, charges: &[Charge<'_>]) -> Decisions {
         let answer = self.store.take(partition, charges).await;
         answer.expect("the store answers")
@@ -237,6 +319,25 @@ where
 fn window(name: &str, limit: u64) -> Policy {
     let quota = Quota::per_hour(limit);
     Policy::fixed_window(name, quota).expect("the quota is within bounds")
+}
+
+/// Returns what makes a policy of each algorithm, under one name.
+fn all_of(name: &'static str) -> [impl Fn(Quota) -> Policy; 7] {
+    type Make = fn(&str, Quota) -> Result<Policy, ConfigError>;
+    let queue: Make = |name, quota| {
+        let all_at_once = quota.burst(quota.limit());
+        Policy::leaky_queue(name, all_at_once, Duration::from_micros(1))
+    };
+    let makes: [Make; 7] = [
+        Policy::fixed_window,
+        Policy::aligned_window,
+        Policy::sliding_window,
+        Policy::sliding_log,
+        Policy::token_bucket,
+        Policy::leaky_bucket,
+        queue,
+    ];
+    makes.map(|make| move |quota| make(name, quota).expect("the quota is within bounds"))
 }
 
 /// Returns a policy of each algorithm that three words are enough for.

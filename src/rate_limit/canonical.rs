@@ -1,6 +1,6 @@
 //! Canonical forms of what a client may spell in several ways.
 
-use http::{HeaderName, HeaderValue, Method, header::HOST};
+use http::{HeaderName, Method, header::HOST};
 use smallvec::SmallVec;
 
 use super::request_head::RequestHead;
@@ -8,7 +8,7 @@ use crate::{client_addr::ClientAddr, forwarded::parse_node};
 
 /// What stands in a header.
 pub(super) enum HeaderField<'a> {
-    /// No such header, or an empty one.
+    /// No such header.
     Missing,
     /// An address, in the bytes of its network.
     Addr([u8; 17]),
@@ -21,35 +21,39 @@ impl<'a> HeaderField<'a> {
     /// Reads the first line of a header. A port, brackets and the IPv6 form of an IPv4 address make no
     /// other address, and case, a port and a trailing dot no other host.
     pub(super) fn of(name: &HeaderName, head: &RequestHead<'a>) -> Self {
-        if is_host(name) {
-            return Self::host(host_of(name, head));
-        }
-        let value = head.headers.get(name).map(HeaderValue::as_bytes);
-        match value.unwrap_or_default().trim_ascii() {
-            b"" => Self::Missing,
-            text => addr(text).unwrap_or(Self::Text(text)),
+        let is_host = is_host(name);
+        let target = (*name == HOST).then(|| head.uri.host()).flatten();
+        // The authority of the target comes before the header (RFC 9112 section 3.2.2).
+        let text = match target {
+            Some(host) => host.as_bytes(),
+            None => match head.headers.get(name) {
+                Some(value) => value.as_bytes().trim_ascii(),
+                None => return Self::Missing,
+            },
+        };
+        match addr(text) {
+            Some(addr) => addr,
+            None if is_host => Self::host(text),
+            None => Self::Text(text),
         }
     }
 
     fn host(text: &[u8]) -> Self {
-        if let Some(addr) = addr(text) {
-            return addr;
-        }
         let name = match text.iter().rposition(|byte| *byte == b':') {
             Some(colon) => &text[..colon],
             None => text,
         };
         let dots = name.iter().rev().take_while(|byte| **byte == b'.').count();
-        match &name[..name.len() - dots] {
-            b"" => Self::Missing,
-            name => Self::Host(name.iter().map(u8::to_ascii_lowercase).collect()),
-        }
+        let name = &name[..name.len() - dots];
+        Self::Host(name.iter().map(u8::to_ascii_lowercase).collect())
     }
 }
 
 fn addr<'a>(text: &[u8]) -> Option<HeaderField<'a>> {
     // Nearly no text that is none of an address begins so.
-    let may_be = text.first().is_some_and(|byte| byte.is_ascii_hexdigit() || b"[\":".contains(byte));
+    let may_be = text
+        .first()
+        .is_some_and(|byte| byte.is_ascii_hexdigit() || b"[\":".contains(byte));
     let text = match text {
         [b'"', inner @ .., b'"'] => inner,
         text => text,
@@ -60,18 +64,6 @@ fn addr<'a>(text: &[u8]) -> Option<HeaderField<'a>> {
 
 fn is_host(name: &HeaderName) -> bool {
     name == HOST || name == "x-forwarded-host"
-}
-
-/// Returns the host; that of the target comes before the one in the header (RFC 9112 section 3.2.2).
-fn host_of<'a>(name: &HeaderName, head: &RequestHead<'a>) -> &'a [u8] {
-    let target = (name == HOST).then(|| head.uri.host()).flatten();
-    match target {
-        Some(host) => host.as_bytes(),
-        None => {
-            let value = head.headers.get(name).map(HeaderValue::as_bytes);
-            value.unwrap_or_default().trim_ascii()
-        }
-    }
 }
 
 /// Returns the method if it is one of RFC 9110 or PATCH: a client can invent others without end.

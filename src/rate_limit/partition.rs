@@ -89,8 +89,8 @@ impl Partition {
 
     /// Counts by the first line of a header.
     ///
-    /// Requests without the header, or with an empty one, are one partition, so that no client evades
-    /// the limit by leaving it out. A client may still send another value each time: this is for headers
+    /// Requests without the header are one partition, so that no client evades the limit by leaving it
+    /// out. A client may still send another value each time: this is for headers
     /// that a proxy sets.
     ///
     /// Several spellings of one address are one partition: with and without a port, brackets or quotes,

@@ -571,7 +571,12 @@ mod tests {
         let id = |quota| Policy::token_bucket("a", quota).unwrap().id();
         assert_eq!(id(Quota::per_day(9)), id(Quota::per_day(2).burst(7)));
         assert_ne!(id(Quota::per_day(9)), id(Quota::per_hour(9)));
-        let scoped = |scope| Policy::token_bucket("a", Quota::per_day(9)).unwrap().scope(scope).id();
+        let scoped = |scope| {
+            Policy::token_bucket("a", Quota::per_day(9))
+                .unwrap()
+                .scope(scope)
+                .id()
+        };
         assert_ne!(id(Quota::per_day(9)), scoped("search"));
         assert_ne!(scoped("find"), scoped("search"));
         assert_eq!(scoped("search"), scoped("search"));

@@ -277,7 +277,11 @@ mod tests {
         assert_eq!(short, Quota::new(5, Duration::from_secs(10)));
         assert_eq!(daily, Quota::per_day(1_000));
         assert!("5/10s;".parse::<Quotas>().is_err());
-        for text in ["5/10s,1000/day", "5/10s | 1000/DAY", "5 PER 10S, 1000 Per Day"] {
+        for text in [
+            "5/10s,1000/day",
+            "5/10s | 1000/DAY",
+            "5 PER 10S, 1000 Per Day",
+        ] {
             assert_eq!(text.parse::<Quotas>().unwrap(), quotas);
         }
     }
@@ -310,7 +314,8 @@ mod tests {
             ]
         };
         let window = prop_oneof![
-            (any::<u64>(), 0_u32..1_000_000_000).prop_map(|(secs, nanos)| Duration::new(secs, nanos)),
+            (any::<u64>(), 0_u32..1_000_000_000)
+                .prop_map(|(secs, nanos)| Duration::new(secs, nanos)),
             number().prop_map(Duration::from_micros),
             number().prop_map(Duration::from_nanos),
             number().prop_map(Duration::from_secs),
@@ -327,7 +332,11 @@ mod tests {
     }
 
     fn some_policy_counts(quota: Quota) -> bool {
-        let makes = [Policy::fixed_window, Policy::sliding_window, Policy::token_bucket];
+        let makes = [
+            Policy::fixed_window,
+            Policy::sliding_window,
+            Policy::token_bucket,
+        ];
         makes.iter().any(|make| make("p", quota).is_ok())
     }
 

@@ -84,9 +84,11 @@ mod keys_example;
 mod rate_limit;
 #[cfg(feature = "axum")]
 mod rate_limit_axum;
+mod rate_limit_change;
 mod rate_limit_chosen;
 #[cfg(feature = "test-util")]
 mod rate_limit_conformance;
+mod rate_limit_extremes;
 mod rate_limit_failure;
 mod rate_limit_fields;
 mod rate_limit_penalty;

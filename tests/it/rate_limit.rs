@@ -726,3 +726,107 @@ async fn a_refund_and_a_reset_reach_what_was_taken() {
     let peek = store.peek(&key, &[Charge::new(&policy, 0)]).await.unwrap();
     assert_eq!(peek.each()[0].remaining(), 10);
 }
+
+/// Returns how many requests of one client are admitted, of a limit of five.
+async fn admitted_of<I>(partition: Partition, requests: I) -> usize
+where
+    I: IntoIterator<Item = Request<Full<Bytes>>>,
+{
+    let (builder, _clock) = memory(partition);
+    let layer = builder.policy(window("five", 5)).build().unwrap();
+    let (app, calls) = app(&layer);
+    for request in requests {
+        send(&app, request).await;
+    }
+    calls.load(Ordering::SeqCst) as usize
+}
+
+#[tokio::test]
+async fn invented_methods_share_one_quota() {
+    let request = |method: &str| {
+        let mut request = from("203.0.113.9");
+        *request.method_mut() = http::Method::from_bytes(method.as_bytes()).unwrap();
+        request
+    };
+    let invented = || (0..200).map(|number| request(&format!("GET{number}")));
+    for partition in [by_addr().and(Partition::method()), Partition::method()] {
+        assert_eq!(admitted_of(partition.clone(), invented()).await, 5);
+        let spellings = ["get", "Get", "GET", "PATCH"].map(request);
+        let all = invented().chain(spellings);
+        assert_eq!(admitted_of(partition, all).await, 5 + 2);
+    }
+}
+
+#[tokio::test]
+async fn spellings_of_an_address_in_a_header_share_one_quota() {
+    const NAME: &str = "x-real-ip";
+    let request = |value: &str| {
+        let mut request = get("/");
+        let value = http::HeaderValue::from_str(value).unwrap();
+        request.headers_mut().insert(NAME, value);
+        request
+    };
+    let ipv4 = [
+        "192.0.2.1",
+        "192.0.2.1:80",
+        "\"192.0.2.1\"",
+        "::ffff:192.0.2.1",
+        "::FFFF:c000:201",
+        "0:0:0:0:0:ffff:192.0.2.1",
+        "[::ffff:192.0.2.1]",
+        "[::ffff:192.0.2.1]:443",
+        "192.0.2.1 ",
+    ];
+    let ipv6 = [
+        "2001:db8::1",
+        "2001:DB8::1",
+        "[2001:db8:0::1]:80",
+        "2001:db8:0:0:ffff::2",
+        "2001:db8::9",
+    ];
+    for partition in [
+        Partition::header(http::HeaderName::from_static(NAME)),
+        Partition::method().and(Partition::header(http::HeaderName::from_static(NAME))),
+    ] {
+        let ipv4 = || ipv4.into_iter().map(request);
+        assert_eq!(admitted_of(partition.clone(), ipv4()).await, 5);
+        let ipv6 = ipv6.into_iter().cycle().take(20).map(request);
+        assert_eq!(admitted_of(partition.clone(), ipv4().chain(ipv6)).await, 10);
+        // What is no address is not changed.
+        let others = ["a", "A", "192.0.2", "192.0.2.1.5"].map(request);
+        assert_eq!(admitted_of(partition, ipv4().chain(others)).await, 9);
+    }
+}
+
+#[tokio::test]
+async fn spellings_of_a_host_share_one_quota() {
+    let in_header = |host: &str| {
+        let mut request = get("/");
+        let host = http::HeaderValue::from_str(host).unwrap();
+        request.headers_mut().insert(http::header::HOST, host);
+        request
+    };
+    let spellings = [
+        "example.com",
+        "EXAMPLE.com",
+        "example.com.",
+        "example.com:80",
+        "example.com:8080",
+        "Example.Com.:443",
+    ];
+    let in_target = [
+        "http://example.com/",
+        "https://EXAMPLE.COM:444/",
+        "http://me@example.com./",
+    ];
+    let partition = Partition::header(http::header::HOST);
+    let requests = || {
+        spellings
+            .into_iter()
+            .map(in_header)
+            .chain(in_target.map(get))
+    };
+    assert_eq!(admitted_of(partition.clone(), requests()).await, 5);
+    let other = [in_header("example.org"), get("http://example.net/")];
+    assert_eq!(admitted_of(partition, requests().chain(other)).await, 7);
+}

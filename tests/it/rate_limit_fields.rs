@@ -7,7 +7,7 @@ use http::{Request, Response, header::HeaderName};
 use http_body_util::Full;
 use portcullis::{
     ManualClock,
-    rate_limit::{Partition, Policy, Quota, RateLimitFields, RateLimitLayer},
+    rate_limit::{Partition, Policy, Quota, RateLimitFields, RateLimitLayer, ResetForm},
     store::MemoryStore,
 };
 use proptest::prelude::*;
@@ -181,4 +181,94 @@ fn no_more_than_the_quota_is_ever_said_to_remain() {
             assert!(limit[0].1 <= policy[0].1);
         }
     }
+}
+
+/// Returns a limiter that sends the older fields, of one policy of this limit in a minute.
+fn legacy(store: &MemoryStore, name: &str, limit: u64) -> RateLimitLayer {
+    RateLimitLayer::builder(store.clone(), Partition::method())
+        .policy(Policy::fixed_window(name, Quota::per_minute(limit)).unwrap())
+        .fields(RateLimitFields::XRateLimit(ResetForm::Delta))
+        .build()
+        .unwrap()
+}
+
+/// Returns all values of the older fields, where the inner service has set lines of its own.
+async fn legacy_lines<const N: usize>(layers: [&RateLimitLayer; N]) -> [Vec<String>; 3] {
+    let inner = service_fn(async |_: Request<Full<Bytes>>| {
+        let mut response = Response::new(Full::<Bytes>::default());
+        let lines = [
+            "x-ratelimit-limit",
+            "x-ratelimit-remaining",
+            "x-ratelimit-reset",
+        ];
+        for name in lines.into_iter().chain(lines) {
+            let name = HeaderName::from_static(name);
+            response.headers_mut().append(name, 7_777.into());
+        }
+        Ok::<_, Infallible>(response)
+    });
+    let request = Request::new(Full::default());
+    let response = match layers[..] {
+        [one] => one.layer(inner).oneshot(request).await.unwrap().map(drop),
+        [outer, inside] => {
+            let stack = outer.layer(inside.layer(inner));
+            stack.oneshot(request).await.unwrap().map(drop)
+        }
+        _ => panic!("one or two layers"),
+    };
+    ["limit", "remaining", "reset"].map(|field| {
+        let values = response.headers().get_all(format!("x-ratelimit-{field}"));
+        values
+            .iter()
+            .map(|value| value.to_str().unwrap().to_owned())
+            .collect()
+    })
+}
+
+#[tokio::test]
+async fn legacy_lines_have_one_value_of_the_nearest_limit() {
+    let clock = ManualClock::default();
+    let store = MemoryStore::with_clock(clock.clone());
+    let (small, large) = (legacy(&store, "small", 10), legacy(&store, "large", 1_000));
+    let values = |values: [&str; 3]| values.map(|value| vec![value.to_owned()]);
+    assert_eq!(legacy_lines([&small]).await, values(["10", "9", "60"]));
+    assert_eq!(
+        legacy_lines([&small, &large]).await,
+        values(["10", "8", "60"])
+    );
+    assert_eq!(
+        legacy_lines([&large, &small]).await,
+        values(["10", "7", "60"])
+    );
+    for _ in 0..7 {
+        legacy_lines([&small]).await;
+    }
+    // Denied by the inner one, and by the outer one.
+    assert_eq!(
+        legacy_lines([&large, &small]).await,
+        values(["10", "0", "60"])
+    );
+    assert_eq!(
+        legacy_lines([&small, &large]).await,
+        values(["10", "0", "60"])
+    );
+}
+
+#[tokio::test]
+async fn draft_fields_of_several_limiters_are_appended() {
+    let store = MemoryStore::with_clock(ManualClock::default());
+    let limiter = |name, limit| {
+        RateLimitLayer::builder(store.clone(), Partition::method())
+            .policy(Policy::fixed_window(name, Quota::per_minute(limit)).unwrap())
+            .fields(RateLimitFields::Draft11)
+            .build()
+            .unwrap()
+    };
+    let inner = service_fn(async |_: Request<Full<Bytes>>| {
+        Ok::<_, Infallible>(Response::new(Full::<Bytes>::default()))
+    });
+    let stack = limiter("outer", 10).layer(limiter("inner", 5).layer(inner));
+    let response = stack.oneshot(Request::new(Full::default())).await.unwrap();
+    let lines: Vec<_> = response.headers().get_all("ratelimit").iter().collect();
+    assert_eq!(lines, ["\"inner\";r=4;t=60", "\"outer\";r=9;t=60"]);
 }

@@ -7,11 +7,12 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Request, Response, StatusCode};
+use http::{HeaderValue, Request, Response, StatusCode, Version, header::CONTENT_TYPE};
 use http_body_util::Full;
 use portcullis::{
     AuditEvent, Auditor, ClientAddrResolver, Identity, ManualClock, PeerAddr, RateLimitDecision,
     RateLimitOutcome, ResponseBody,
+    api_key::{ApiKeyLayer, KeyRing, Pepper},
     rate_limit::{
         Partition, Penalty, Policy, Quota, RateLimitLayer, RateLimitLayerBuilder, RequestHead,
     },
@@ -237,5 +238,90 @@ fn a_penalty_that_makes_no_sense_is_refused() {
     ] {
         let builder = limiter(MemoryStore::new(), &Trail::default());
         assert!(builder.penalty(penalty).build().is_err());
+    }
+}
+
+/// Sends wrong keys until the penalty bans, and returns whether it does.
+async fn is_banned_for_wrong_keys(version: Version, content_type: &'static str) -> bool {
+    let store = MemoryStore::with_clock(ManualClock::default());
+    let ring = KeyRing::builder("acmepay", store.clone())
+        .pepper(Pepper::random(1))
+        .build()
+        .unwrap();
+    let keys = ApiKeyLayer::builder(&ring)
+        .without_failure_limit()
+        .build()
+        .unwrap();
+    let inner = service_fn(async |_: Request<Full<Bytes>>| {
+        Ok::<_, Infallible>(Response::new(Full::<Bytes>::default()))
+    });
+    let by_addr = Partition::client_addr(ClientAddrResolver::default());
+    let app = RateLimitLayer::builder(store, by_addr)
+        .policy(Policy::token_bucket("address", Quota::per_second(1_000)).unwrap())
+        .penalty(penalty().failed_auth())
+        .build()
+        .unwrap()
+        .layer(keys.layer(inner));
+    let wrong = || {
+        let mut request = request(9);
+        *request.version_mut() = version;
+        let fields = request.headers_mut();
+        fields.insert("x-api-key", HeaderValue::from_static("wrong"));
+        fields.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+        request
+    };
+    for _ in 0..3 {
+        app.clone().oneshot(wrong()).await.unwrap();
+        let_all_run().await;
+    }
+    let last = app.clone().oneshot(wrong()).await.unwrap();
+    let outcome: Option<&RateLimitOutcome> = last.extensions().get();
+    outcome.is_some_and(|outcome| outcome.decision == RateLimitDecision::Denied)
+}
+
+#[tokio::test]
+async fn wrong_keys_are_counted_whatever_the_content_type() {
+    for version in [Version::HTTP_10, Version::HTTP_11, Version::HTTP_2] {
+        for content_type in [
+            "text/plain",
+            "application/grpc",
+            "application/grpc+proto",
+            "Application/GRPC; x=y",
+            "application/grpc-web",
+        ] {
+            let banned = is_banned_for_wrong_keys(version, content_type).await;
+            assert!(banned, "{version:?} {content_type}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn grpc_status_of_a_handler_is_counted_over_http_2_alone() {
+    for (version, status, is_counted) in [
+        (Version::HTTP_2, "16", true),
+        (Version::HTTP_2, "7", true),
+        (Version::HTTP_2, "5", false),
+        (Version::HTTP_11, "16", false),
+    ] {
+        let store = MemoryStore::with_clock(ManualClock::default());
+        let layer = RateLimitLayer::builder(store, Partition::client_addr(Default::default()))
+            .policy(Policy::token_bucket("address", Quota::per_second(1_000)).unwrap())
+            .penalty(penalty().failed_auth())
+            .build()
+            .unwrap();
+        let inner = service_fn(move |_: Request<Full<Bytes>>| async move {
+            let response = Response::builder().header("grpc-status", status);
+            Ok::<_, Infallible>(response.body(Full::<Bytes>::default()).unwrap())
+        });
+        let app = layer.layer(inner);
+        let mut last = StatusCode::OK;
+        for _ in 0..4 {
+            let mut request = request(9);
+            *request.version_mut() = version;
+            last = app.clone().oneshot(request).await.unwrap().status();
+            let_all_run().await;
+        }
+        let is_banned = last == StatusCode::TOO_MANY_REQUESTS;
+        assert_eq!(is_banned, is_counted, "{status} over {version:?}");
     }
 }

@@ -418,6 +418,13 @@ fn a_month_is_the_same_in_lua() {
 }
 
 #[test]
+fn a_year_is_the_same_in_lua() {
+    compare("y", |name, quota| {
+        Policy::aligned_window(name, Quota::per_year(quota.limit()))
+    });
+}
+
+#[test]
 fn a_sliding_window_is_the_same_in_lua() {
     compare("s", Policy::sliding_window);
 }
@@ -499,7 +506,11 @@ fn any_carry(random: &mut Random, to: &Policy, from: &Policy) -> [u64; 8] {
         let cost = random.any_up_to(policy.capacity() + 1);
         let state = match random.below(4) {
             0 => State::NONE,
-            _ => policy.decide(State::NONE, Timestamp::from_micros(at), cost).1,
+            _ => {
+                policy
+                    .decide(State::NONE, Timestamp::from_micros(at), cost)
+                    .1
+            }
         };
         policy
             .decide(state, Timestamp::from_micros(now), random.below(3))
@@ -539,7 +550,11 @@ fn carrying_over_sliding_windows_is_the_same_in_lua() {
 fn carrying_over_buckets_is_the_same_in_lua() {
     compare_carries("b", Policy::token_bucket);
     compare_carries("q", |name, quota| {
-        Policy::leaky_queue(name, quota, quota.window().min(Duration::from_secs(1 << 30)))
+        Policy::leaky_queue(
+            name,
+            quota,
+            quota.window().min(Duration::from_secs(1 << 30)),
+        )
     });
 }
 

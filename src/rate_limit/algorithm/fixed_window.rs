@@ -294,7 +294,8 @@ mod tests {
     fn year_is_exact_on_every_day_of_400_years() {
         let mut january = 0;
         for year in 1970..2_370_u64 {
-            let leap = year.is_multiple_of(4) && !year.is_multiple_of(100) || year.is_multiple_of(400);
+            let leap =
+                year.is_multiple_of(4) && !year.is_multiple_of(100) || year.is_multiple_of(400);
             let next = january + 365 + u64::from(leap);
             assert!((january..next).all(|day| next_year(day) == next), "{year}");
             january = next;

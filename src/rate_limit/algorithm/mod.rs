@@ -439,9 +439,8 @@ mod tests {
 
     fn any_quota() -> impl Strategy<Value = Quota> {
         let limit = prop_oneof![1_u64..20, 1_u64..5_000];
-        (limit, 1_u64..100_000).prop_map(|(limit, window)| {
-            Quota::new(limit, Duration::from_micros(window * 1_000))
-        })
+        (limit, 1_u64..100_000)
+            .prop_map(|(limit, window)| Quota::new(limit, Duration::from_micros(window * 1_000)))
     }
 
     fn algorithm_of(which: u8, quota: Quota) -> Algorithm {
@@ -575,6 +574,39 @@ mod tests {
                 // A sliding window that a clock left behind begins with the next one at the latest.
                 let longest = 3 * algorithm.horizon_micros() + SLACK_MICROS + 1;
                 prop_assert!(reset <= longest, "{} of {}", reset, longest);
+            }
+        }
+
+        #[test]
+        fn no_stretch_of_a_window_admits_more_than_is_said(
+            which in 0_u8..7,
+            quota in (1_u64..12, 200_u64..3_000, prop::option::of(1_u64..20)),
+            steps in vec((0_u64..600, any::<bool>()), 1..300),
+        ) {
+            let (limit, window, burst) = quota;
+            let plain = Quota::new(limit, Duration::from_micros(window));
+            let quota = burst.map_or(plain, |burst| plain.burst(burst));
+            let (algorithm, quota) = match which {
+                3 => (Algorithm::token_bucket(&quota), quota),
+                5 => (Algorithm::leaky_bucket(&quota), quota),
+                6 => (Algorithm::leaky_queue(&quota, Duration::from_micros(2 * window)), quota),
+                which => (Ok(algorithm_of(which, plain)), plain),
+            };
+            let algorithm = algorithm.unwrap();
+            let (mut memory, mut now, mut admitted) = (Memory::new(algorithm), 10_000_000, Vec::new());
+            for (pause, waits) in steps {
+                now += if waits { pause } else { 0 };
+                let decision = memory.take(now, 1);
+                if decision.is_admitted() {
+                    let delay = algorithm.queue().map(|queue| queue.delay(&decision));
+                    admitted.push(now + delay.unwrap_or_default().as_micros() as u64);
+                }
+            }
+            admitted.sort_unstable();
+            let most = algorithm.max_per_window(&quota);
+            for (from, began) in admitted.iter().enumerate() {
+                let within = admitted[from..].iter().take_while(|at| *at - began < window);
+                prop_assert!(within.count() as u64 <= most);
             }
         }
 

@@ -177,11 +177,7 @@ impl Part {
     }
 
     /// Carries over what was used of the policies that these replace.
-    fn carry_all<'a>(
-        &self,
-        partition: &StoreKey,
-        policies: impl IntoIterator<Item = &'a Policy>,
-    ) {
+    fn carry_all<'a>(&self, partition: &StoreKey, policies: impl IntoIterator<Item = &'a Policy>) {
         for policy in policies {
             if policy.has_previous() {
                 self.carry(partition, policy);
@@ -210,7 +206,9 @@ impl Part {
         let previous = self.table().read(Key::new(partition, previous));
         if previous.is_alive(carry.changed_at()) {
             let change = |states: &mut [State]| states[0] = carry.state(states[0], previous, now);
-            let _ = self.table().change_all(&[Key::new(partition, own)], now, change);
+            let _ = self
+                .table()
+                .change_all(&[Key::new(partition, own)], now, change);
         }
     }
 

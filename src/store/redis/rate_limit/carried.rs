@@ -77,10 +77,16 @@ impl RedisStore {
         let owned: SmallVec<[(Policy, u64); 1]> = charges.iter().map(owned).collect();
         Some(StoreFuture::pending(async move {
             carrying.await?;
-            let charges = owned.iter().map(|(policy, cost)| Charge::new(policy, *cost));
+            let charges = owned
+                .iter()
+                .map(|(policy, cost)| Charge::new(policy, *cost));
             let charges: SmallVec<[Charge<'_>; 4]> = charges.collect();
             for charge in &charges {
-                store.shared.rate_limit.carried.insert(partition, charge.policy);
+                store
+                    .shared
+                    .rate_limit
+                    .carried
+                    .insert(partition, charge.policy);
             }
             let answer = then(&store, &partition, &charges);
             drop(charges);
