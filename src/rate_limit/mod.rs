@@ -107,7 +107,6 @@ mod partition;
 mod penalty;
 mod policy;
 mod policy_set;
-mod previous;
 mod quota;
 #[cfg(feature = "governor")]
 mod quota_governor;
@@ -136,9 +135,8 @@ pub use self::mode::Mode;
 pub use self::on_store_error::OnStoreError;
 pub use self::partition::Partition;
 pub use self::penalty::Penalty;
-pub use self::policy::Policy;
+pub use self::policy::{Carry, Policy};
 pub use self::policy_set::{PolicyList, Tiers};
-pub use self::previous::Carry;
 pub use self::quota::Quota;
 pub use self::quota_text::Quotas;
 pub use self::request_head::RequestHead;

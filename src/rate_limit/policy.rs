@@ -1,12 +1,15 @@
 //! A policy: a named quota, and how it is counted.
 
-use std::{num::NonZeroU32, sync::Arc, time::Duration};
+use std::{
+    num::NonZeroU32,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use super::{
     algorithm::{Algorithm, Alignment, Log, State},
     decision::{Decision, Receipt},
     mode::Mode,
-    previous::{Carry, Previous},
     quota::{Period, Quota},
     terms::Terms,
     when_store_fails::WhenStoreFails,
@@ -246,12 +249,25 @@ impl Policy {
                 && previous.scope == self.scope
                 && previous.algorithm.letter() == self.algorithm.letter()
         };
-        match previous.filter(same) {
-            Some(previous) if self.previous.is_none() => Self {
-                previous: Previous::of(previous, self.id),
-                ..self.clone()
-            },
-            Some(_) | None => self.clone(),
+        let previous = match previous.filter(same).map(Self::last_used) {
+            Some(_) if self.previous.is_some() => self.previous.clone(),
+            // The policy itself is active again.
+            Some(previous) if previous.id == self.id => previous.previous.clone(),
+            Some(previous) => Previous::of(previous, self.id),
+            None => self.previous.clone(),
+        };
+        Self {
+            previous,
+            ..self.clone()
+        }
+    }
+
+    /// Returns the last policy of those that this one replaces, and of itself, by which a request was
+    /// decided.
+    fn last_used(&self) -> &Self {
+        match &self.previous {
+            Some(previous) if previous.changed_at.get().is_none() => previous.policy.last_used(),
+            Some(_) | None => self,
         }
     }
 
@@ -263,13 +279,23 @@ impl Policy {
         }
     }
 
-    pub(super) fn previous(&self) -> Option<&Arc<Previous>> {
-        self.previous.as_ref()
+    /// Returns the policy with at most so many that it replaces, one after the other.
+    fn trimmed(&self, changes: usize) -> Self {
+        let trim = |previous: &Arc<Previous>| {
+            Arc::new(Previous {
+                policy: previous.policy.trimmed(changes - 1),
+                changed_at: previous.changed_at.clone(),
+            })
+        };
+        Self {
+            previous: self.previous.as_ref().filter(|_| changes > 0).map(trim),
+            ..self.clone()
+        }
     }
 
     /// Returns this policy and those that it replaces, one after the other.
     pub(super) fn with_previous(&self) -> impl Iterator<Item = &Self> {
-        std::iter::successors(Some(self), |policy| Some(policy.previous()?.policy()))
+        std::iter::successors(Some(self), |policy| Some(&policy.previous.as_ref()?.policy))
     }
 
     /// Returns what a store has to carry over for this policy before it decides, if anything: see
@@ -474,9 +500,7 @@ impl Policy {
 
     /// Charges a log what has been used already, as [`charge`](Self::charge) does a state.
     pub fn charge_log(&self, log: &mut Log, now: Timestamp, amount: u64) {
-        if let Some(exact) = self.algorithm.log() {
-            exact.charge(log, now, amount);
-        }
+        self.algorithm.charge_log(log, now, amount);
     }
 
     pub(super) fn algorithm(&self) -> &Algorithm {
@@ -490,6 +514,76 @@ impl Policy {
     /// Returns the time in which the whole capacity comes back, in whole seconds, rounded up.
     pub(super) fn window_secs(&self) -> u64 {
         self.algorithm.horizon_micros().div_ceil(1_000_000)
+    }
+}
+
+/// The most changes of a window that are carried over one after the other.
+const CHANGES_MAX: usize = 4;
+
+/// A policy that was replaced.
+#[derive(Debug)]
+struct Previous {
+    policy: Policy,
+    /// When the new policy was first used, by the store's clock.
+    changed_at: OnceLock<Timestamp>,
+}
+
+impl Previous {
+    /// Returns the policy to carry over from; none if it counts under the same id.
+    fn of(policy: &Policy, id: u64) -> Option<Arc<Self>> {
+        (policy.id != id).then(|| {
+            Arc::new(Self {
+                policy: policy.trimmed(CHANGES_MAX - 1),
+                changed_at: OnceLock::new(),
+            })
+        })
+    }
+
+    fn carry<'a>(&'a self, policy: &'a Policy, now: Timestamp) -> Option<Carry<'a>> {
+        let changed_at = *self.changed_at.get_or_init(|| now);
+        let elapsed = (now - changed_at).as_micros();
+        // A bucket may owe as much as it holds.
+        (elapsed < 2 * u128::from(policy.algorithm.horizon_micros())).then_some(Carry {
+            policy,
+            previous: &self.policy,
+            changed_at,
+        })
+    }
+}
+
+/// What a store carries over to a policy that [replaces](Policy::replacing) another.
+///
+/// Before a store decides by a policy, it asks [`Policy::carry`]. If there is something to carry over,
+/// it first does the same for the [previous](Self::previous) policy, and then replaces the state of
+/// the policy by what [`state`](Self::state) returns. Carrying over twice does no harm.
+#[derive(Clone, Copy, Debug)]
+pub struct Carry<'a> {
+    policy: &'a Policy,
+    previous: &'a Policy,
+    changed_at: Timestamp,
+}
+
+impl<'a> Carry<'a> {
+    /// Returns the policy that was replaced.
+    pub fn previous(&self) -> &'a Policy {
+        self.previous
+    }
+
+    /// Returns the moment at which it was replaced.
+    pub fn changed_at(&self) -> Timestamp {
+        self.changed_at
+    }
+
+    /// Returns the state to use for the policy, of its own state and that of the previous policy.
+    pub fn state(&self, own: State, previous: State, now: Timestamp) -> State {
+        let (to, from) = (&self.policy.algorithm, &self.previous.algorithm);
+        to.carry(own, from, previous, self.changed_at, now)
+    }
+
+    /// Charges the policy's own log what was used by the log of the previous policy.
+    pub fn log(&self, own: &mut Log, mut previous: Log, now: Timestamp) {
+        let (to, from) = (&self.policy.algorithm, &self.previous.algorithm);
+        to.carry_log(own, from, &mut previous, self.changed_at, now);
     }
 }
 

@@ -103,6 +103,7 @@ async fn keys_that_are_no_good_cannot_be_told_apart() {
         let mut asked = with_key(key);
         let grpc = "application/grpc".parse().unwrap();
         asked.headers_mut().insert("content-type", grpc);
+        *asked.version_mut() = http::Version::HTTP_2;
         asked
     };
     let ways: [&Ask; 3] = [&with_key, &head, &grpc];

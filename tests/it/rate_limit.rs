@@ -134,6 +134,7 @@ async fn a_grpc_caller_is_answered_resource_exhausted_in_the_head() {
         let mut request = from("203.0.113.9");
         let grpc = "application/grpc+proto".parse().unwrap();
         request.headers_mut().insert("content-type", grpc);
+        *request.version_mut() = http::Version::HTTP_2;
         request
     };
     send(&app, request()).await;

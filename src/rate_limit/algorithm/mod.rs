@@ -385,6 +385,13 @@ impl Algorithm {
             .map(|exact| exact.decide(log, now.min(LATEST), cost))
     }
 
+    /// Charges a log as [`charge`](Self::charge) does a state.
+    pub(super) fn charge_log(&self, log: &mut Log, now: Timestamp, amount: u64) {
+        if let Some(exact) = self.log() {
+            exact.charge(log, now.min(LATEST), amount);
+        }
+    }
+
     /// Charges a log what was admitted just now.
     pub(super) fn record(&self, log: &mut Log, now: Timestamp, cost: u64) {
         if let Some(exact) = self.log() {

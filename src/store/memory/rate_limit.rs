@@ -187,7 +187,7 @@ impl Part {
 
     #[cold]
     fn carry(&self, partition: &StoreKey, policy: &Policy) {
-        let now = self.clock.now();
+        let now = self.time_for([policy]);
         let Some(carry) = policy.carry(now) else {
             return;
         };
