@@ -271,8 +271,10 @@ impl Policy {
         }
     }
 
-    /// Returns the same policy, replacing no other.
-    pub(crate) fn without_previous(&self) -> Self {
+    /// Returns the same policy, [replacing](Self::replacing) no other: for a store that has carried over
+    /// what there is.
+    #[must_use]
+    pub fn without_previous(&self) -> Self {
         Self {
             previous: None,
             ..self.clone()

@@ -24,6 +24,9 @@ use crate::{
 /// many requests as it has racing callers: it is no limiter. One that cannot say what it did (a
 /// timeout) is never asked again for the same request.
 ///
+/// A store that does not [carry over](super::Carry) what was used of a policy that another one
+/// [replaces](Policy::replacing) starts that one with a full quota.
+///
 /// # One command
 ///
 /// Each question is about one partition, and so about one key of a server: on Redis a hash named
