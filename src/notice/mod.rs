@@ -1,6 +1,5 @@
-//! What is misconfigured, said once: as a `tracing` event, or else as a line on stderr.
+//! Notices of misconfiguration, each emitted once: as a `tracing` event, or as a line on stderr.
 
-#[cfg(not(feature = "tracing"))]
 mod stderr;
 #[cfg(feature = "tracing")]
 mod tracing;
@@ -15,10 +14,10 @@ use self::stderr::say;
 #[cfg(feature = "tracing")]
 use self::tracing::say;
 
-/// Says a message, unless the flag tells that it was said before.
+/// Emits a notice, unless the flag is set; sets the flag.
 ///
-/// A misconfiguration is met by every request; the operator hears of it once. The message is only
-/// written when it is said: a caller on the path of each request pays for one load.
+/// Every request may meet the same misconfiguration; the operator is notified once. The message is
+/// formatted only if it is emitted: afterwards each call costs one load.
 pub(crate) fn once(said: &AtomicBool, message: impl FnOnce() -> String) {
     // A plain load first: requests on all cores would fight over the line that a swap takes.
     if !said.load(Ordering::Relaxed) && !said.swap(true, Ordering::Relaxed) {

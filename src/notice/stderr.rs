@@ -1,9 +1,9 @@
-//! Notices on stderr, for who has no `tracing`.
+//! Notices as lines on stderr.
 
 use std::io::{self, Write};
 
 /// Writes the notice as one line.
 pub(super) fn say(message: &str) {
-    // `eprintln!` panics where stderr is closed, and a request must not die of a notice.
+    // `eprintln!` panics if stderr is closed, and a notice must not fail a request.
     let _ = writeln!(io::stderr().lock(), "portcullis: {message}");
 }

@@ -81,6 +81,9 @@ mod gateway;
 mod house;
 mod hyper_example;
 mod keys_example;
+mod notices;
+#[cfg(feature = "tracing")]
+mod notices_tracing;
 mod rate_limit;
 #[cfg(feature = "axum")]
 mod rate_limit_axum;
