@@ -13,19 +13,29 @@ use pin_project_lite::pin_project;
 use super::{guard::Guard, record::Outcome};
 
 pin_project! {
-    /// A response's body whose end completes the record of its request.
+    /// A response body whose end completes the record of its request.
     ///
-    /// Frames, trailers, size hints and errors pass through untouched.
+    /// Frames, trailers, size hints and errors pass through unchanged. The default is an empty body
+    /// that belongs to no record.
     pub struct AccessLogBody<B> {
-        // The inner body goes first: what its drop still writes stands in the record.
+        // The inner body is dropped first: its drop may still write to the record.
+        // `None` is an empty body, so that `Default` requires nothing of `B`.
         #[pin]
-        body: B,
+        body: Option<B>,
         guard: Option<Guard>,
     }
 }
 
 impl<B> AccessLogBody<B> {
     pub(super) fn new(body: B, guard: Option<Guard>) -> Self {
+        let body = Some(body);
+        Self { body, guard }
+    }
+}
+
+impl<B> Default for AccessLogBody<B> {
+    fn default() -> Self {
+        let (body, guard) = (None, None);
         Self { body, guard }
     }
 }
@@ -38,9 +48,12 @@ impl<B: Body> Body for AccessLogBody<B> {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
-        let mut this = self.project();
+        let this = self.project();
+        let Some(mut body) = this.body.as_pin_mut() else {
+            return Poll::Ready(None);
+        };
         this.guard.iter_mut().for_each(Guard::enter);
-        let polled = this.body.as_mut().poll_frame(cx);
+        let polled = body.as_mut().poll_frame(cx);
         this.guard.iter_mut().for_each(Guard::leave);
         let frame = ready!(polled);
         if let Some(Ok(frame)) = &frame {
@@ -59,7 +72,7 @@ impl<B: Body> Body for AccessLogBody<B> {
             // Nothing comes after trailers.
             Some(Ok(_)) if trailers.is_some() => Some(Outcome::Completed),
             // A server that sees the end does not ask again.
-            Some(Ok(_)) => this.body.is_end_stream().then_some(Outcome::Completed),
+            Some(Ok(_)) => body.is_end_stream().then_some(Outcome::Completed),
             None => Some(Outcome::Completed),
         };
         if let Some(outcome) = end {
@@ -72,11 +85,12 @@ impl<B: Body> Body for AccessLogBody<B> {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.body.as_ref().is_none_or(B::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        let empty = || SizeHint::with_exact(0);
+        self.body.as_ref().map_or_else(empty, B::size_hint)
     }
 }
 

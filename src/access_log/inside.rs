@@ -105,9 +105,11 @@ where
 }
 
 pin_project! {
-    /// A request's body that tells the record how much of it was read.
+    /// A request body whose bytes are counted in the record as they are read.
     ///
-    /// Frames, trailers, size hints and errors pass through untouched.
+    /// Frames, trailers, size hints and errors pass through unchanged. The default belongs to no
+    /// record.
+    #[derive(Default)]
     pub struct CountedBody<B> {
         #[pin]
         body: B,

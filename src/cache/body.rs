@@ -27,6 +27,7 @@ pin_project! {
     /// A body from the handler streams through frame by frame, trailers included. If it is stored, a
     /// copy is taken as it passes. While other requests wait for the stored response, the body is read
     /// at the handler's pace, up to the size that the cache stores, however slowly its client reads.
+    /// The default is an empty body.
     pub struct CacheBody<B>
     where
         B: Body,
@@ -124,6 +125,12 @@ impl<B: Body> CacheBody<B> {
             Kind::Filling { filling } => filling.tee.lock().is_filling(),
             Kind::Passing { .. } | Kind::Stored { .. } | Kind::Read { .. } => false,
         }
+    }
+}
+
+impl<B: Body> Default for CacheBody<B> {
+    fn default() -> Self {
+        Self::stored(Bytes::new())
     }
 }
 

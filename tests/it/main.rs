@@ -132,3 +132,4 @@ mod redis_tiered;
 mod redis_tls;
 mod reverse_proxy;
 mod support;
+mod tower_http;
