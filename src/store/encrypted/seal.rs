@@ -44,7 +44,7 @@ impl EncryptionKey {
     pub fn new(id: u16, secret: impl AsRef<[u8]>) -> Result<Self, ConfigError> {
         let secret = secret.as_ref();
         let refused = |problem: &str| {
-            let value = format_args!("{} bytes long", secret.len());
+            let value = format!("{} bytes long", secret.len());
             ConfigError::new("encryption key", value, problem)
                 .fix("generate one with `openssl rand -hex 32`, and keep it apart from the store")
         };
