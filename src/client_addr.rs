@@ -35,13 +35,14 @@ const PRIVATE_NETWORKS: [&str; 6] = [
 
 static X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
-/// The address at the other end of the connection, as a request extension.
+/// The peer address of the connection, as a request extension.
 ///
-/// A server on bare hyper inserts it into each request. It goes before what a framework left there;
-/// axum's `ConnectInfo<SocketAddr>` needs no `PeerAddr` beside it.
+/// A server on bare hyper inserts it into each request. It has priority over the address that a
+/// framework left there; axum's `ConnectInfo<SocketAddr>` needs no `PeerAddr`. For tonic and other
+/// servers, [`PeerAddrLayer`](crate::PeerAddrLayer) inserts it.
 ///
-/// A Unix socket has no peer address. If the proxy is connected by one, insert a loopback address:
-/// `PeerAddr(([127, 0, 0, 1], 0).into())` stands for the proxy, the first hop to be trusted.
+/// A Unix socket has no peer address. If the proxy connects through one, insert a loopback address:
+/// `PeerAddr(([127, 0, 0, 1], 0).into())` is the address of the proxy, the first hop to be trusted.
 ///
 /// ```
 /// use portcullis::PeerAddr;
@@ -416,7 +417,8 @@ impl fmt::Display for ClientAddr {
 #[error(
     "the client's address is not known: serve with \
      `into_make_service_with_connect_info::<SocketAddr>()` (axum, with portcullis's feature `axum`), \
-     or insert `portcullis::PeerAddr(addr)` into each request's extensions (hyper)"
+     or insert `portcullis::PeerAddr(addr)` into each request's extensions (hyper; for tonic's \
+     `TcpConnectInfo` by `portcullis::PeerAddrLayer`)"
 )]
 #[non_exhaustive]
 pub struct MissingClientAddr;

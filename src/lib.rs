@@ -100,6 +100,7 @@ mod ip_network;
 mod json;
 mod mac;
 mod notice;
+mod peer_addr;
 mod record;
 mod rejection;
 mod request_id;
@@ -152,6 +153,7 @@ pub use self::error::{BoxError, ConfigError, StoreError, StoreErrorKind};
 pub use self::gate::{Gate, GateLayer};
 pub use self::identity::{Identity, IdentityBuilder};
 pub use self::ip_network::IpNetwork;
+pub use self::peer_addr::{PeerAddrLayer, PeerAddrService};
 pub use self::record::{
     AuthDenial, AuthOutcome, CacheOutcome, CacheSource, FieldValue, PolicyOutcome,
     RateLimitDecision, RateLimitOutcome, RecordHandle, RecordSlots, StoreCall,

@@ -84,6 +84,7 @@ mod keys_example;
 mod notices;
 #[cfg(feature = "tracing")]
 mod notices_tracing;
+mod peer_addr;
 mod rate_limit;
 #[cfg(feature = "axum")]
 mod rate_limit_axum;
