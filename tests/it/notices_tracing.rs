@@ -12,6 +12,8 @@ use tracing::{
     span,
 };
 
+use crate::support::alone;
+
 /// Stores the messages of the crate's events.
 #[derive(Clone, Default)]
 struct Messages(Arc<Mutex<Vec<String>>>);
@@ -44,21 +46,13 @@ impl Visit for Messages {
     }
 }
 
-/// Set in the process that emits the notice: other tests emit the same one, once per process.
-const EMITS: &str = "PORTCULLIS_TEST_EMITS_NOTICE";
-
 #[test]
 fn notice_is_an_event_and_not_on_stderr_with_a_subscriber() {
     let name = "notices_tracing::notice_is_an_event_and_not_on_stderr_with_a_subscriber";
-    if std::env::var_os(EMITS).is_none() {
-        let alone = std::process::Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", name, "--nocapture"])
-            .env(EMITS, "1")
-            .output()
-            .unwrap();
-        assert!(alone.status.success(), "{alone:?}");
-        assert!(!String::from_utf8_lossy(&alone.stderr).contains("trusted_proxies"));
-        return;
+    // Other tests emit the same notice, once for the whole process.
+    if !alone::is_child() {
+        let output = alone::run(name);
+        return assert!(alone::notices(&output).is_empty(), "{output:?}");
     }
     let messages = Messages::default();
     let _guard = tracing::subscriber::set_default(messages.clone());

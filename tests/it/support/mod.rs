@@ -1,6 +1,7 @@
 //! What the tests share: requests, bodies, and services with a will of their own.
 #![allow(dead_code, reason = "not every theme is built with every feature")]
 
+pub(crate) mod alone;
 pub(crate) mod app;
 pub(crate) mod bell;
 pub(crate) mod hands;
