@@ -5,7 +5,7 @@ use std::{net::SocketAddr, sync::Arc};
 use http::{
     Extensions, HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri,
     Version,
-    header::{CONTENT_LENGTH, HOST},
+    header::{CONTENT_LENGTH, CONTENT_TYPE, HOST},
 };
 use http_body::Body;
 
@@ -24,6 +24,8 @@ use super::{
 use crate::{client_addr, framework, record::KeptRecord, request_id::RequestId, time::Timestamp};
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// The media type of server-sent events.
+const EVENT_STREAM: &[u8] = b"text/event-stream";
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 /// The record in the making.
@@ -49,6 +51,7 @@ struct Head {
     status: StatusCode,
     headers: Headers,
     at: Timestamp,
+    is_stream: bool,
     /// How long the body is, where that is known before it comes.
     bytes_expected: Option<u64>,
 }
@@ -115,6 +118,7 @@ impl Guard {
             status: response.status(),
             headers: self.emitter.config.redaction.response_headers(headers),
             at,
+            is_stream: is_stream(&arrival.method, response),
             bytes_expected: bytes_expected(&arrival.method, response),
         });
         if self.emitter.config.echo_request_id {
@@ -169,6 +173,7 @@ impl Guard {
             outcome: end.outcome,
             status: head.as_ref().map(|head| head.status),
             grpc_status: self.grpc_status,
+            is_stream: head.as_ref().is_some_and(|head| head.is_stream),
             time_to_head: head.as_ref().map(|head| head.at - self.started),
             headers: head.map(|head| head.headers).unwrap_or_default(),
             duration: end.at - self.started,
@@ -202,6 +207,18 @@ impl Drop for Guard {
         self.emitter.emit(ended, at);
         scope.leave();
     }
+}
+
+/// Returns whether the head of a response begins a stream.
+fn is_stream<B>(method: &Method, response: &Response<B>) -> bool {
+    let status = response.status();
+    let is_tunnel = method == Method::CONNECT && status.is_success();
+    let event_stream = |value: &HeaderValue| {
+        let media_type = value.as_bytes().split(|&byte| byte == b';').next();
+        media_type.is_some_and(|name| name.trim_ascii().eq_ignore_ascii_case(EVENT_STREAM))
+    };
+    let content_type = response.headers().get(CONTENT_TYPE);
+    status == StatusCode::SWITCHING_PROTOCOLS || is_tunnel || content_type.is_some_and(event_stream)
 }
 
 /// The head of a request, whatever its body.

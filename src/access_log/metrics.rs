@@ -1,6 +1,6 @@
 //! Requests and decisions as metrics, through the `metrics` facade.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use http::Method;
 use metrics::{Label, Unit, counter, gauge, histogram};
@@ -13,6 +13,8 @@ use crate::{
 };
 
 const DURATION: &str = "http.server.request.duration";
+const TIME_TO_HEAD: &str = "portcullis.response.time_to_head";
+const STREAM_DURATION: &str = "portcullis.stream.duration";
 const ACTIVE: &str = "http.server.active_requests";
 const REQUEST_BYTES: &str = "http.server.request.body.size";
 const RESPONSE_BYTES: &str = "http.server.response.body.size";
@@ -34,6 +36,8 @@ const UNMATCHED: &str = "<unmatched>";
 /// | metric | kind | labels |
 /// |---|---|---|
 /// | `http.server.request.duration` | histogram, seconds | method, route, status, `error.type` |
+/// | `portcullis.response.time_to_head` | histogram, seconds, where there was a response | method, route, status |
+/// | `portcullis.stream.duration` | histogram, seconds, of [separate streams](Self::separate_streams) | method, route, status, `error.type` |
 /// | `http.server.active_requests` | gauge | method |
 /// | `http.server.request.body.size` | histogram, bytes, where counted | method, route |
 /// | `http.server.response.body.size` | histogram, bytes | method, route |
@@ -47,7 +51,7 @@ const UNMATCHED: &str = "<unmatched>";
 /// | `portcullis.log.lost` | counter | `reason` |
 /// | `portcullis.audit.lost` | counter | |
 ///
-/// The labels of the first four are OpenTelemetry's: `http.request.method`, `http.route`,
+/// The labels of the first six are OpenTelemetry's: `http.request.method`, `http.route`,
 /// `http.response.status_code`. All are bounded, whatever clients send: an unknown method is
 /// `_OTHER`, and a path that matched no route is `<unmatched>`. No key, address or path is a label.
 /// A request that was dropped has no status, and says `dropped` in `error.type`.
@@ -67,7 +71,7 @@ const UNMATCHED: &str = "<unmatched>";
 /// ```
 #[derive(Clone, Default)]
 pub struct Metrics {
-    _private: (),
+    streams_after: Option<Duration>,
 }
 
 impl Metrics {
@@ -75,6 +79,29 @@ impl Metrics {
     pub fn new() -> Self {
         describe();
         Self::default()
+    }
+
+    /// Records the duration of streams in `portcullis.stream.duration` instead of
+    /// `http.server.request.duration`, so that they do not distort the latency of requests.
+    ///
+    /// A response is a stream if [`Record::is_stream`] is true, or if its body ends this long after its
+    /// head or later. Off by default: every duration is in `http.server.request.duration`.
+    #[must_use]
+    pub fn separate_streams(mut self, after: Duration) -> Self {
+        self.streams_after = Some(after);
+        self
+    }
+
+    /// Returns the name of the histogram that the duration of this request belongs to.
+    fn duration_name(&self, record: &Record<'_>) -> &'static str {
+        let body_time = record
+            .time_to_head()
+            .map(|head| record.duration().saturating_sub(head));
+        let is_apart = |after| record.is_stream() || body_time.is_some_and(|time| time >= after);
+        match self.streams_after.is_some_and(is_apart) {
+            true => STREAM_DURATION,
+            false => DURATION,
+        }
     }
 }
 
@@ -85,7 +112,7 @@ impl Observer for Metrics {
 
     fn ended(&self, record: &Record<'_>) {
         gauge!(ACTIVE, vec![method_label(record.method())]).decrement(1.0);
-        count_request(record);
+        count_request(record, self.duration_name(record));
         count_decisions(record);
         count_store_calls(record);
     }
@@ -122,6 +149,16 @@ fn describe() {
         Unit::Seconds,
         "Time to the end of the response's body"
     );
+    describe_histogram!(
+        TIME_TO_HEAD,
+        Unit::Seconds,
+        "Time from a request's arrival to the head of its response"
+    );
+    describe_histogram!(
+        STREAM_DURATION,
+        Unit::Seconds,
+        "Time to the end of a stream, where streams are separate"
+    );
     describe_gauge!(ACTIVE, Unit::Count, "Requests under way");
     describe_histogram!(REQUEST_BYTES, Unit::Bytes, "Bytes read of request bodies");
     describe_histogram!(
@@ -156,7 +193,7 @@ fn describe() {
     describe_counter!(AUDIT_LOST, Unit::Count, "Audit events that were lost");
 }
 
-fn count_request(record: &Record<'_>) {
+fn count_request(record: &Record<'_>, duration_name: &'static str) {
     let route = record.route().unwrap_or(UNMATCHED).to_owned();
     let labels = vec![
         method_label(record.method()),
@@ -167,10 +204,13 @@ fn count_request(record: &Record<'_>) {
         let status = status.as_str().to_owned();
         outcome.push(Label::new("http.response.status_code", status));
     }
+    if let Some(time) = record.time_to_head() {
+        histogram!(TIME_TO_HEAD, outcome.clone()).record(time);
+    }
     if let Some(error) = record.error_type() {
         outcome.push(Label::new("error.type", error.to_owned()));
     }
-    histogram!(DURATION, outcome).record(record.duration());
+    histogram!(duration_name, outcome).record(record.duration());
     if let Some(bytes) = record.request_bytes() {
         histogram!(REQUEST_BYTES, labels.clone()).record(bytes as f64);
     }

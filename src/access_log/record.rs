@@ -86,6 +86,7 @@ pub(super) struct Departure {
     pub(super) grpc_status: Option<GrpcStatus>,
     pub(super) headers: Headers,
     pub(super) time_to_head: Option<Duration>,
+    pub(super) is_stream: bool,
     pub(super) duration: Duration,
     pub(super) response_bytes: u64,
 }
@@ -253,6 +254,12 @@ impl Record<'_> {
     /// Returns the time from the request's arrival to the response's head, if there was one.
     pub fn time_to_head(&self) -> Option<Duration> {
         self.departure.time_to_head
+    }
+
+    /// Returns whether the head of the response begins a stream: an upgrade (`101`), a tunnel (`2xx` to
+    /// `CONNECT`), or server-sent events (`text/event-stream`).
+    pub fn is_stream(&self) -> bool {
+        self.departure.is_stream
     }
 
     /// Returns whether the request took as long as what counts as slow.

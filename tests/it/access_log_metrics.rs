@@ -1,6 +1,13 @@
 //! What is counted of requests, and that a dashboard asks for nothing else.
 
-use std::{collections::BTreeSet, convert::Infallible, fs, path::Path, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    convert::Infallible,
+    fs,
+    path::Path,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
@@ -8,8 +15,8 @@ use http_body_util::{BodyExt, Full};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusRecorder};
 use portcullis::{
     AuditEvent, Auditor, AuthDenial, AuthOutcome, CacheOutcome, CacheSource, ClientAddrResolver,
-    PeerAddr, PolicyOutcome, RateLimitDecision, RateLimitOutcome, RecordHandle, StoreCall,
-    StoreErrorKind, StoreFuture, TokioRuntime,
+    ManualClock, PeerAddr, PolicyOutcome, RateLimitDecision, RateLimitOutcome, RecordHandle,
+    StoreCall, StoreErrorKind, StoreFuture, TokioRuntime,
     access_log::{
         AccessLogLayer, CountRequestBodyLayer, Level, LogEntry, LogQuery, LogQueue, LogStore,
         Losses, Metrics, RecentRecords, Record, Sink, Trail,
@@ -122,6 +129,79 @@ fn requests_that_are_given_up_or_panic_are_counted_and_none_stays_active() {
             .iter()
             .all(|line| line.contains("http_route=\"<unmatched>\""))
     );
+}
+
+/// A response whose body ends only after ten minutes.
+async fn stream(clock: ManualClock, metrics: Metrics, response: http::response::Builder) {
+    let layer = AccessLogLayer::builder()
+        .sink(RecentRecords::default())
+        .observer(metrics)
+        .clock(clock.clone());
+    let response = Mutex::new(Some(response));
+    let app = layer
+        .build()
+        .unwrap()
+        .layer(service_fn(|_: Request<Full<Bytes>>| {
+            clock.advance(Duration::from_millis(50));
+            let response = response.lock().unwrap().take().unwrap();
+            async { Ok::<_, Infallible>(response.body(Full::<Bytes>::from("hello")).unwrap()) }
+        }));
+    let response = app.oneshot(get("/")).await.unwrap();
+    clock.advance(Duration::from_secs(600));
+    response.into_body().collect().await.unwrap();
+}
+
+#[test]
+fn time_to_head_is_recorded_apart_from_the_time_to_the_end_of_the_body() {
+    let scrape = scraped(async |metrics| {
+        stream(ManualClock::default(), metrics, Response::builder()).await;
+    });
+    let sum = |name| series(&scrape, name)[0].rsplit_once(' ').unwrap().1;
+    assert_eq!(sum("portcullis_response_time_to_head_sum"), "0.05");
+    assert_eq!(sum("http_server_request_duration_sum"), "600.05");
+    assert!(series(&scrape, "portcullis_stream_duration").is_empty());
+}
+
+#[test]
+fn separate_streams_do_not_count_as_request_durations() {
+    let day = Duration::from_secs(86_400);
+    let events = || Response::builder().header("content-type", "Text/Event-Stream; charset=utf-8");
+    let upgrade = || Response::builder().status(StatusCode::SWITCHING_PROTOCOLS);
+    let plain = || Response::builder().header("content-type", "text/plain");
+    for (response, after, is_stream) in [
+        (events(), day, true),
+        (upgrade(), day, true),
+        (plain(), day, false),
+        (plain(), Duration::from_secs(600), true),
+        (plain(), Duration::from_secs(601), false),
+    ] {
+        let scrape = scraped(async |metrics| {
+            stream(
+                ManualClock::default(),
+                metrics.separate_streams(after),
+                response,
+            )
+            .await;
+        });
+        let (apart, together) = (
+            "portcullis_stream_duration_count",
+            "http_server_request_duration_count",
+        );
+        assert_eq!(
+            series(&scrape, apart).len(),
+            usize::from(is_stream),
+            "{scrape}"
+        );
+        assert_eq!(
+            series(&scrape, together).len(),
+            usize::from(!is_stream),
+            "{scrape}"
+        );
+        assert_eq!(
+            series(&scrape, "portcullis_response_time_to_head_count").len(),
+            1
+        );
+    }
 }
 
 #[test]
