@@ -129,6 +129,17 @@ pub enum AuditEvent {
         /// The store's name.
         store: Arc<str>,
     },
+    /// A store answers, but refuses commands: it is full, or a permission is missing.
+    ///
+    /// One event for each cause, and another once the cause was absent for a minute.
+    StoreRejected {
+        /// The store's name.
+        store: Arc<str>,
+        /// The kind of the refusal.
+        kind: StoreErrorKind,
+        /// The words of the server, of at most 200 characters; empty if the store gave none.
+        cause: Arc<str>,
+    },
     /// A refresh of a stale cached response in the background failed.
     CacheRefreshFailed {
         /// `error`, `status` (500, 502, 503 or 504) or `timeout`.
@@ -161,6 +172,7 @@ impl AuditEvent {
             Self::LimitExceededInShadow { .. } => "portcullis.audit.limit_exceeded_in_shadow",
             Self::StoreDown { .. } => "portcullis.audit.store_down",
             Self::StoreUp { .. } => "portcullis.audit.store_up",
+            Self::StoreRejected { .. } => "portcullis.audit.store_rejected",
             Self::CacheRefreshFailed { .. } => "portcullis.audit.cache_refresh_failed",
             Self::ConfigWarning { .. } => "portcullis.audit.config_warning",
         }

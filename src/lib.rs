@@ -100,6 +100,7 @@ mod ip_network;
 mod json;
 mod mac;
 mod notice;
+mod onset;
 mod peer_addr;
 mod record;
 mod rejection;

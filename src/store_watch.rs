@@ -1,6 +1,7 @@
-//! Whether a layer's store answers, and how long that takes.
+//! Watches whether a layer's store is available, and how long its replies take.
 
 use std::{
+    error::Error,
     fmt,
     future::Future,
     pin::Pin,
@@ -14,15 +15,18 @@ use std::{
 use crate::{
     audit::{Audit, AuditEvent},
     error::{StoreError, StoreErrorKind},
+    notice,
+    onset::Onset,
     record::{RecordHandle, StoreCall},
     store_future::{Pending, StoreFuture},
     time::{Clock, SystemClock, Timestamp},
 };
 
-/// Watches over what a layer asks its store: the auditor is told when it stops answering and when it
-/// answers again, and a request's record of what it waited for.
+/// Watches the calls of a layer to its store: the auditor receives an event when the store becomes
+/// unavailable, when it is available again, and when it is full; the request's record receives each
+/// call.
 ///
-/// A clone watches over the same store.
+/// Clones watch the same store.
 #[derive(Clone)]
 pub(crate) struct StoreWatch {
     shared: Arc<Shared>,
@@ -33,6 +37,7 @@ struct Shared {
     audit: Audit,
     clock: SystemClock,
     is_down: AtomicBool,
+    full: Onset,
 }
 
 impl StoreWatch {
@@ -44,6 +49,7 @@ impl StoreWatch {
                 audit,
                 clock: SystemClock::new(),
                 is_down: AtomicBool::new(false),
+                full: Onset::default(),
             }),
         }
     }
@@ -68,8 +74,7 @@ impl StoreWatch {
                 answer
             }
             StoreFuture::Ready(Some(Err(error))) => {
-                self.shared
-                    .note(&Err(error.kind()), record().as_ref(), None);
+                self.shared.note(Err(error), record().as_ref(), None);
                 answer
             }
             StoreFuture::Pending(_) => self.over_pending(answer, record()),
@@ -105,7 +110,7 @@ impl fmt::Debug for StoreWatch {
 impl Shared {
     fn note(
         &self,
-        answer: &Result<(), StoreErrorKind>,
+        answer: Result<(), &StoreError>,
         record: Option<&RecordHandle>,
         asked_at: Option<Timestamp>,
     ) {
@@ -113,19 +118,20 @@ impl Shared {
             record.push_store_call(StoreCall {
                 layer: self.layer,
                 duration: asked_at.map(|asked_at| self.clock.now() - asked_at),
-                error: answer.err(),
+                error: answer.err().map(StoreError::kind),
             });
         }
         match answer {
             Ok(()) => self.answered(),
-            Err(kind) => match *kind {
-                StoreErrorKind::Unavailable
+            Err(error) => match error.kind() {
+                kind @ (StoreErrorKind::Unavailable
                 | StoreErrorKind::Timeout
-                | StoreErrorKind::Misconfigured => self.failed(*kind),
-                // It has answered.
+                | StoreErrorKind::Misconfigured) => self.failed(kind),
+                // The store is available.
                 StoreErrorKind::Conflict | StoreErrorKind::NotFound => self.answered(),
-                // One entry is bad, or there is no room for one: the next may be well.
-                StoreErrorKind::Corrupt | StoreErrorKind::Full => {}
+                // Only this entry is bad.
+                StoreErrorKind::Corrupt => {}
+                StoreErrorKind::Full => self.refused(error),
             },
         }
     }
@@ -140,6 +146,24 @@ impl Shared {
         }
     }
 
+    /// Reports a store that is full. It may still serve reads, so it is neither down nor up.
+    fn refused(&self, error: &StoreError) {
+        if !self.full.begins(self.clock.now()) {
+            return;
+        }
+        let cause = error.source().map(ToString::to_string).unwrap_or_default();
+        let (layer, kind) = (self.layer, error.kind());
+        notice::once(&AtomicBool::new(false), || {
+            let colon = if cause.is_empty() { "" } else { ": " };
+            format!("the store of layer `{layer}` refuses writes: {kind}{colon}{cause}")
+        });
+        self.audit.tell(|| AuditEvent::StoreRejected {
+            store: layer.into(),
+            kind,
+            cause: cause.into(),
+        });
+    }
+
     fn failed(&self, kind: StoreErrorKind) {
         if !self.is_down.load(Ordering::Relaxed) && !self.is_down.swap(true, Ordering::Relaxed) {
             self.audit.tell(|| AuditEvent::StoreDown {
@@ -150,7 +174,7 @@ impl Shared {
     }
 }
 
-/// An answer that is on its way. Dropped before it is there, it says nothing of the store.
+/// A pending reply. If it is dropped before it completes, nothing is noted.
 struct Watched<T> {
     pending: Pending<T>,
     shared: Arc<Shared>,
@@ -163,9 +187,9 @@ impl<T> Future for Watched<T> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let answer = ready!(self.pending.as_mut().poll(cx));
-        let noted = answer.as_ref().map(|_| ()).map_err(StoreError::kind);
+        let noted = answer.as_ref().map(|_| ());
         self.shared
-            .note(&noted, self.record.as_ref(), Some(self.asked_at));
+            .note(noted, self.record.as_ref(), Some(self.asked_at));
         Poll::Ready(answer)
     }
 }
@@ -225,6 +249,20 @@ mod tests {
         }
         let heard = ears.0.lock().unwrap();
         assert_eq!(*heard, [DOWN, UP, DOWN, UP, DOWN, UP, DOWN, UP]);
+    }
+
+    #[test]
+    fn full_store_is_reported_once_although_reads_succeed() {
+        let ears = Ears::default();
+        let watch = StoreWatch::new("cache", Audit::to(ears.clone()));
+        for at_once in [true, false] {
+            for _ in 0..3 {
+                ask(&watch, Err(StoreErrorKind::Full), at_once);
+                ask(&watch, Ok(7), at_once);
+            }
+        }
+        let heard = ears.0.lock().unwrap();
+        assert_eq!(*heard, ["portcullis.audit.store_rejected"]);
     }
 
     #[test]

@@ -104,7 +104,9 @@ fn audit_level(event: &AuditEvent) -> Level {
         | AuditEvent::BanRaised { .. }
         | AuditEvent::CacheRefreshFailed { .. }
         | AuditEvent::ConfigWarning { .. } => Level::Warn,
-        AuditEvent::KeyRecordForged { .. } | AuditEvent::StoreDown { .. } => Level::Error,
+        AuditEvent::KeyRecordForged { .. }
+        | AuditEvent::StoreDown { .. }
+        | AuditEvent::StoreRejected { .. } => Level::Error,
     }
 }
 
@@ -232,6 +234,11 @@ impl Object<'_> {
                 self.text(Field::AuditMessage, &kind.to_string());
             }
             AuditEvent::StoreUp { store } => self.short_text(Field::AuditStore, Some(store)),
+            AuditEvent::StoreRejected { store, kind, cause } => {
+                self.short_text(Field::AuditStore, Some(store));
+                self.text(Field::AuditCause, &capped(cause, TEXT_BYTES_MAX));
+                self.text(Field::AuditMessage, &kind.to_string());
+            }
             AuditEvent::CacheRefreshFailed { cause } => {
                 self.short_text(Field::AuditCause, Some(cause));
             }

@@ -126,6 +126,8 @@ mod redis_origins;
 #[cfg(all(feature = "redis", feature = "test-util"))]
 mod redis_rate_limit;
 #[cfg(all(feature = "redis", feature = "test-util"))]
+mod redis_refusals;
+#[cfg(all(feature = "redis", feature = "test-util"))]
 mod redis_scripts;
 #[cfg(all(feature = "redis", feature = "test-util"))]
 mod redis_tiered;

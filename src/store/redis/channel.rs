@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 
 use super::{
     address::OnPush,
-    endpoint::drive,
+    endpoint::{Endpoint, drive},
     fault::Fault,
     ground::{Ground, within},
     router::Router,
@@ -87,7 +87,7 @@ impl Listener {
             let limit = self.ground.runtime.sleep(PULSE_EVERY);
             let begin = endpoint.connect_with(&self.ground, Some(self.on_push()));
             if let Some(Ok((connection, mut driver))) = within(limit, begin).await {
-                drive(&mut driver, self.hear(connection)).await;
+                drive(&mut driver, self.hear(&endpoint, connection)).await;
                 (self.on_news)(News::Down);
             }
             self.ground.runtime.sleep(PULSE_EVERY).await;
@@ -95,11 +95,12 @@ impl Listener {
     }
 
     /// Hears the channel on a connection, as long as that gives a sign of life.
-    async fn hear(&self, mut connection: MultiplexedConnection) {
+    async fn hear(&self, endpoint: &Endpoint, mut connection: MultiplexedConnection) {
         let limit = self.ground.runtime.sleep(PULSE_EVERY);
         match within(limit, connection.subscribe(&self.channel)).await {
             Some(Ok(())) => (self.on_news)(News::Up),
-            Some(Err(_)) | None => return,
+            Some(Err(error)) => return self.note_refusal(endpoint, &error.into()),
+            None => return,
         }
         loop {
             self.ground.runtime.sleep(PULSE_EVERY).await;
@@ -109,6 +110,15 @@ impl Listener {
             if !matches!(sign.map(|sign| sign.map_err(Fault::from)), Some(Ok(_))) {
                 return;
             }
+        }
+    }
+
+    /// Reports a server that refuses the subscription.
+    fn note_refusal(&self, endpoint: &Endpoint, fault: &Fault) {
+        if let Some((refusal, error)) = fault.refused() {
+            let now = self.ground.clock.now();
+            let watch = &self.ground.watch;
+            watch.rejected(endpoint, refusal, error, now);
         }
     }
 

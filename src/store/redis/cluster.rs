@@ -16,6 +16,7 @@ use super::{
     fault::Fault,
     ground::{Ground, within},
     node::{Entry, Node, Pass},
+    watch::{Outage, THE_CLUSTER},
 };
 use crate::{
     error::{StoreError, StoreErrorKind},
@@ -181,23 +182,34 @@ impl Cluster {
             let nodes = state.nodes.iter().map(|node| node.endpoint());
             nodes.filter_map(Endpoint::address).cloned().collect()
         };
+        let mut last = None;
         for address in known.iter().chain(&self.seeds) {
             let limit = self.ground.runtime.sleep(self.ground.connect_deadline);
-            if let Some(Ok(told)) = within(limit, ask(address)).await
-                && !told.is_empty()
-            {
-                self.learn(told);
-                return true;
+            match within(limit, ask(address)).await {
+                Some(Ok(told)) if !told.is_empty() => {
+                    self.learn(told);
+                    return true;
+                }
+                Some(Ok(_)) | None => {}
+                Some(Err(fault)) => last = Some(Outage::of(address, &fault.error)),
             }
         }
+        self.note_lost(last);
+        false
+    }
+
+    /// Reports that no node knew who has which slots, and why the last one did not.
+    fn note_lost(&self, last: Option<Outage>) {
         let mut state = self.lock();
-        if state.ranges.is_empty() && !std::mem::replace(&mut state.is_told_down, true) {
-            let kind = StoreErrorKind::Unavailable;
-            self.ground.watch.down("the cluster", kind, "");
+        if state.ranges.is_empty() {
+            let outage = last.unwrap_or_else(Outage::of_cluster).in_cluster();
+            match std::mem::replace(&mut state.is_told_down, true) {
+                true => self.ground.watch.still_down(outage),
+                false => self.ground.watch.down(outage),
+            }
         }
         drop(state);
         self.changed.notify_waiters();
-        false
     }
 
     fn learn(self: &Arc<Self>, told: Told) {
@@ -222,7 +234,7 @@ impl Cluster {
         let old = std::mem::replace(&mut state.ranges, ranges);
         state.lost_since = None;
         if std::mem::take(&mut state.is_told_down) {
-            self.ground.watch.up("the cluster");
+            self.ground.watch.up(THE_CLUSTER);
         }
         drop(state);
         drop((old, left));

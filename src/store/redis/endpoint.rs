@@ -129,6 +129,7 @@ async fn ask_sentinel(sentinel: &Address, sentinels: &Sentinels) -> Result<Addre
                 "the Sentinels know no main server of this name",
             ),
             verdict: Verdict::Lost,
+            refusal: None,
         }),
         Err(_) => Err(Fault::corrupt("the Sentinel's answer is no address")),
     }

@@ -1,4 +1,4 @@
-//! What can come of a call instead of an answer, and what it means for the connection.
+//! Failed calls, and what a failure means for the connection.
 
 use std::fmt;
 
@@ -11,6 +11,49 @@ use crate::error::{StoreError, StoreErrorKind};
 pub(super) struct Fault {
     pub(super) error: StoreError,
     pub(super) verdict: Verdict,
+    /// Set if the server itself refused the command.
+    pub(super) refusal: Option<Refusal>,
+}
+
+/// The cause for which a server that is available refuses a command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Refusal {
+    /// `OOM`: `maxmemory` is reached, and nothing may be evicted.
+    OutOfMemory,
+    /// `NOPERM`: the user lacks a permission.
+    NoPermission,
+    /// `NOREPLICAS`: too few replicas are connected.
+    NoReplicas,
+    /// `MISCONF`: the server cannot persist, and so takes no writes.
+    CannotPersist,
+    /// Any other error reply.
+    Other,
+}
+
+impl Refusal {
+    pub(super) const COUNT: usize = 5;
+
+    /// Returns the cause of an error reply.
+    fn of(error: &RedisError) -> Option<Self> {
+        let code = match error.kind() {
+            ErrorKind::Server(_) | ErrorKind::Extension => error.code()?,
+            _ => return None,
+        };
+        Some(match code {
+            "OOM" => Self::OutOfMemory,
+            "NOPERM" => Self::NoPermission,
+            "NOREPLICAS" => Self::NoReplicas,
+            "MISCONF" => Self::CannotPersist,
+            _ if is_acl_failure(error) => Self::NoPermission,
+            _ => Self::Other,
+        })
+    }
+}
+
+/// Returns whether a script may not do something: the code is then `ERR`.
+fn is_acl_failure(error: &RedisError) -> bool {
+    let words = error.detail().unwrap_or_default();
+    words.starts_with("ACL failure in script")
 }
 
 /// What a failed call says of its connection.
@@ -30,6 +73,7 @@ impl Fault {
         Self {
             error: StoreErrorKind::Timeout.into(),
             verdict: Verdict::Silent,
+            refusal: None,
         }
     }
 
@@ -39,11 +83,17 @@ impl Fault {
         Self {
             error: StoreError::with_source(StoreErrorKind::Timeout, what),
             verdict: Verdict::Lost,
+            refusal: None,
         }
     }
 }
 
 impl Fault {
+    /// Returns the cause and the words of a server that refused the command.
+    pub(super) fn refused(&self) -> Option<(Refusal, &StoreError)> {
+        self.refusal.map(|refusal| (refusal, &self.error))
+    }
+
     /// Returns the same of another call that it befell too.
     pub(super) fn of_another(&self) -> Self {
         let kind = self.error.kind();
@@ -54,6 +104,7 @@ impl Fault {
         Self {
             error,
             verdict: self.verdict,
+            refusal: self.refusal,
         }
     }
 }
@@ -64,6 +115,7 @@ impl From<RedisError> for Fault {
         Self {
             error: StoreError::with_source(kind, Cause::of(&error)),
             verdict,
+            refusal: Refusal::of(&error).filter(|_| verdict == Verdict::Answered),
         }
     }
 }
@@ -99,8 +151,8 @@ fn judge(error: &RedisError) -> (StoreErrorKind, Verdict) {
     }
 }
 
-/// The client's error in words, short enough for a log, and without anything that a client's
-/// password could stand in.
+/// The words of the server or of the operating system: at most 200 characters, without control
+/// characters. No command is part of it, and so no password.
 #[derive(Debug)]
 struct Cause(String);
 
@@ -108,7 +160,12 @@ impl Cause {
     fn of(error: &RedisError) -> Self {
         const MAX: usize = 200;
         let plain = |char: &char| !char.is_control();
-        Self(error.to_string().chars().filter(plain).take(MAX).collect())
+        let words = match (error.code(), error.detail()) {
+            // As the server writes it: `OOM command not allowed`.
+            (Some(code), Some(detail)) => format!("{code} {detail}"),
+            (Some(_) | None, _) => error.to_string(),
+        };
+        Self(words.chars().filter(plain).take(MAX).collect())
     }
 }
 
@@ -153,6 +210,36 @@ mod tests {
             ("-ERR what\r\n", (Misconfigured, Verdict::Answered)),
         ] {
             assert_eq!(said(line), meant, "{line}");
+        }
+    }
+
+    #[test]
+    fn refusal_has_the_code_and_the_words_of_the_server() {
+        use Refusal::{CannotPersist, NoPermission, NoReplicas, Other, OutOfMemory};
+        for (line, refusal) in [
+            ("OOM command not allowed", Some(OutOfMemory)),
+            ("NOPERM this user has no permissions", Some(NoPermission)),
+            ("NOREPLICAS Not enough good replicas", Some(NoReplicas)),
+            ("MISCONF Redis is configured to save", Some(CannotPersist)),
+            ("ERR unknown command", Some(Other)),
+            (
+                "ERR ACL failure in script: No permissions",
+                Some(NoPermission),
+            ),
+            ("BUSY Redis is busy", Some(Other)),
+            // Reported as an outage, as the connection is given up.
+            ("READONLY a replica", None),
+        ] {
+            let Ok(Value::ServerError(error)) =
+                parse_redis_value(format!("-{line}\r\n").as_bytes())
+            else {
+                panic!("no error: {line}");
+            };
+            let fault = Fault::from(RedisError::from(error));
+            assert_eq!(fault.refusal, refusal, "{line}");
+            assert_eq!(fault.of_another().refusal, refusal, "{line}");
+            let source = std::error::Error::source(&fault.error).unwrap();
+            assert_eq!(source.to_string(), line);
         }
     }
 

@@ -1,6 +1,6 @@
 //! What the parts of the store ask their server through.
 
-use std::{sync::Arc, time::Duration};
+use std::{error::Error, sync::Arc, time::Duration};
 
 use redis::{Cmd, ErrorKind, RedisError, RedisResult, ServerErrorKind, Value};
 
@@ -159,6 +159,26 @@ impl Link {
         &self.ground.runtime
     }
 
+    /// Sends `PING`, to be answered within this time.
+    ///
+    /// # Errors
+    ///
+    /// With the cause for which the server is not asked, where that is known.
+    pub(super) async fn ping(&self, deadline: Duration) -> Result<(), StoreError> {
+        let asked = match self.begin(b"", deadline) {
+            Ok(turn) => turn.command(&redis::cmd("PING")).await,
+            Err(error) => Err(error),
+        };
+        asked.map(drop).map_err(|error| self.explained(error))
+    }
+
+    /// Adds the cause of the outage to an error without one.
+    fn explained(&self, error: StoreError) -> StoreError {
+        let is_bare = error.kind() == StoreErrorKind::Unavailable && error.source().is_none();
+        let outage = is_bare.then(|| self.ground.watch.outage()).flatten();
+        outage.map_or(error, StoreError::from)
+    }
+
     pub(super) fn stats(&self) -> RedisStats {
         self.ground.watch.stats()
     }
@@ -308,6 +328,7 @@ fn refused(error: StoreError) -> Fault {
     Fault {
         error,
         verdict: Verdict::Answered,
+        refusal: None,
     }
 }
 

@@ -138,15 +138,21 @@ impl RedisStore {
         })
     }
 
-    /// Asks the server for a sign of life, as a readiness check does.
+    /// Returns whether the server replies, as a readiness check does.
+    ///
+    /// Call it at startup, too: it fails with the reason for which the server cannot be used.
     ///
     /// # Errors
     ///
-    /// If it gives none within the time that authentication waits for a key.
+    /// If no reply arrives within [`api_key_deadline`](RedisConfig::api_key_deadline), or if the server
+    /// cannot be used. The error's [`source`](std::error::Error::source) then names the server and the
+    /// reason, such as `cannot use 127.0.0.1:6379: WRONGPASS ...`; a password is never part of it. The
+    /// kind is [`Misconfigured`](crate::StoreErrorKind::Misconfigured) if the server refuses the
+    /// credentials or the configuration, and [`Unavailable`](crate::StoreErrorKind::Unavailable) or
+    /// [`Timeout`](crate::StoreErrorKind::Timeout) otherwise.
     pub async fn ping(&self) -> Result<(), StoreError> {
         let link = &self.shared.link;
-        let turn = link.begin(b"", link.deadlines().api_key)?;
-        turn.command(&redis::cmd("PING")).await.map(drop)
+        link.ping(link.deadlines().api_key).await
     }
 
     /// Returns what the store has done so far.

@@ -16,6 +16,7 @@ use super::{
     fault::{Fault, Verdict},
     ground::{Ground, within},
     pulse::Pulse,
+    watch::Outage,
 };
 use crate::{
     error::{StoreError, StoreErrorKind},
@@ -203,6 +204,7 @@ impl Node {
                         return Err(Fault {
                             error: StoreErrorKind::Unavailable.into(),
                             verdict: Verdict::Answered,
+                            refusal: None,
                         });
                     }
                     Phase::Idle => {
@@ -237,11 +239,10 @@ impl Node {
     fn give_up(self: &Arc<Self>, state: &mut State, error: &StoreError) {
         state.phase = Phase::Down;
         state.pulse.renew();
-        if !std::mem::replace(&mut state.is_told_down, true) {
-            let cause = std::error::Error::source(error);
-            let cause = cause.map_or_else(String::new, |cause| format!(": {cause}"));
-            let server = self.endpoint.to_string();
-            self.ground.watch.down(&server, error.kind(), &cause);
+        let outage = Outage::of(&self.endpoint, error);
+        match std::mem::replace(&mut state.is_told_down, true) {
+            true => self.ground.watch.still_down(outage),
+            false => self.ground.watch.down(outage),
         }
         self.connect(state);
         self.changed.notify_waiters();
@@ -434,6 +435,7 @@ impl Pass {
             Ok(_) => Verdict::Answered,
             Err(fault) => fault.verdict,
         };
+        let refused = outcome.as_ref().err().and_then(|fault| fault.refused());
         match verdict {
             Verdict::Answered => state.pulse.answered(now),
             Verdict::Lost => {
@@ -455,6 +457,10 @@ impl Pass {
         drop(state);
         if verdict == Verdict::Lost {
             self.lose();
+        }
+        if let Some((refusal, error)) = refused {
+            let server = &self.node.endpoint;
+            ground.watch.rejected(server, refusal, error, now);
         }
         outcome.map_err(|fault| fault.error)
     }

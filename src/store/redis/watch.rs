@@ -1,15 +1,104 @@
-//! What is told of a store: its counts, and once for each change whether it answers.
+//! Counters of a store, and one notice and one audit event for each change of its state.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, AtomicU64, Ordering},
+use std::{
+    error::Error,
+    fmt,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
 };
 
+use super::fault::Refusal;
 use crate::{
     audit::{AuditEvent, Auditor},
-    error::StoreErrorKind,
+    error::{StoreError, StoreErrorKind},
     notice,
+    onset::Onset,
+    time::Timestamp,
 };
+
+/// The name of all nodes of a Cluster together.
+pub(super) const THE_CLUSTER: &str = "the cluster";
+
+/// A server that cannot be used, and why.
+#[derive(Clone, Debug)]
+pub(super) struct Outage {
+    server: Arc<str>,
+    kind: StoreErrorKind,
+    /// The words of the server or of the operating system.
+    cause: Option<Arc<str>>,
+    is_cluster: bool,
+}
+
+impl Outage {
+    /// The outage of a server that failed with this error.
+    pub(super) fn of(server: &impl fmt::Display, error: &StoreError) -> Self {
+        Self {
+            server: server.to_string().into(),
+            kind: error.kind(),
+            cause: error.source().map(|cause| cause.to_string().into()),
+            is_cluster: false,
+        }
+    }
+
+    /// The outage of a Cluster whose nodes gave no reason.
+    pub(super) fn of_cluster() -> Self {
+        Self::of(&THE_CLUSTER, &StoreErrorKind::Unavailable.into())
+    }
+
+    /// The outage of a whole Cluster, of which this node was asked last.
+    pub(super) fn in_cluster(self) -> Self {
+        let kind = match self.kind {
+            StoreErrorKind::Misconfigured => self.kind,
+            StoreErrorKind::Unavailable
+            | StoreErrorKind::Timeout
+            | StoreErrorKind::Conflict
+            | StoreErrorKind::NotFound
+            | StoreErrorKind::Corrupt
+            | StoreErrorKind::Full => StoreErrorKind::Unavailable,
+        };
+        let is_cluster = true;
+        Self {
+            kind,
+            is_cluster,
+            ..self
+        }
+    }
+
+    fn is_of(&self, server: &str) -> bool {
+        match self.is_cluster {
+            true => server == THE_CLUSTER,
+            false => server == &*self.server,
+        }
+    }
+}
+
+impl fmt::Display for Outage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { server, kind, .. } = self;
+        match &self.cause {
+            Some(cause) => write!(f, "cannot use {server}: {cause}"),
+            None => write!(f, "cannot use {server}: {kind}"),
+        }
+    }
+}
+
+/// A call that was not made because of an outage: it was not sent, so its effect is known.
+impl From<Outage> for StoreError {
+    fn from(outage: Outage) -> Self {
+        let kind = match outage.kind {
+            StoreErrorKind::Timeout => StoreErrorKind::Unavailable,
+            kind @ (StoreErrorKind::Unavailable
+            | StoreErrorKind::Conflict
+            | StoreErrorKind::NotFound
+            | StoreErrorKind::Corrupt
+            | StoreErrorKind::Full
+            | StoreErrorKind::Misconfigured) => kind,
+        };
+        Self::with_source(kind, outage.to_string())
+    }
+}
 
 /// What a [`RedisStore`](super::RedisStore) has done since it was made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -31,6 +120,16 @@ pub struct RedisStats {
     pub downs: u64,
     /// How many servers do not answer now.
     pub down: u64,
+    /// The number of commands that a server refused with `OOM`: `maxmemory` is reached.
+    pub rejected_oom: u64,
+    /// The number of commands that a server refused with `NOPERM`: the user lacks a permission.
+    pub rejected_noperm: u64,
+    /// The number of commands that a server refused with `NOREPLICAS`: too few replicas are connected.
+    pub rejected_noreplicas: u64,
+    /// The number of commands that a server refused with `MISCONF`: it cannot persist.
+    pub rejected_misconf: u64,
+    /// The number of commands that a server refused with any other error.
+    pub rejected_other: u64,
 }
 
 /// Counts, and tells of changes.
@@ -46,6 +145,16 @@ pub(super) struct Watch {
     pub(super) local_denials: Counter,
     downs: Counter,
     ups: Counter,
+    /// The last outage, until its server is up again.
+    outage: Mutex<Option<Outage>>,
+    rejections: [Rejections; Refusal::COUNT],
+}
+
+/// The commands that servers refused for one cause.
+#[derive(Debug, Default)]
+struct Rejections {
+    count: Counter,
+    onset: Onset,
 }
 
 /// Counts what happens.
@@ -75,6 +184,8 @@ impl Watch {
             local_denials: Counter::default(),
             downs: Counter::default(),
             ups: Counter::default(),
+            outage: Mutex::default(),
+            rejections: Default::default(),
         }
     }
 
@@ -82,6 +193,7 @@ impl Watch {
         // The ups first: no more servers seem to have come back than were gone.
         let ups = self.ups.get();
         let downs = self.downs.get();
+        let rejected = |refusal| self.rejections_of(refusal).count.get();
         RedisStats {
             calls: self.calls.get(),
             timeouts: self.timeouts.get(),
@@ -91,21 +203,73 @@ impl Watch {
             local_denials: self.local_denials.get(),
             downs,
             down: downs.saturating_sub(ups),
+            rejected_oom: rejected(Refusal::OutOfMemory),
+            rejected_noperm: rejected(Refusal::NoPermission),
+            rejected_noreplicas: rejected(Refusal::NoReplicas),
+            rejected_misconf: rejected(Refusal::CannotPersist),
+            rejected_other: rejected(Refusal::Other),
         }
     }
 
-    /// Tells that a server has stopped answering.
-    pub(super) fn down(&self, server: &str, kind: StoreErrorKind, cause: &str) {
+    /// Reports that a server cannot be used any more.
+    pub(super) fn down(&self, outage: Outage) {
         self.downs.add_one();
-        let store = &self.name;
-        let message = || format!("store `{store}`: {server} does not answer: {kind}{cause}");
-        notice::once(&AtomicBool::new(false), message);
+        let (store, kind) = (&self.name, outage.kind);
+        notice::once(&AtomicBool::new(false), || {
+            format!("store `{store}`: {outage}")
+        });
+        self.still_down(outage);
         self.audit(|store| AuditEvent::StoreDown { store, kind });
     }
 
-    /// Tells that a server answers again.
+    /// Notes why a server that was reported cannot be used now.
+    pub(super) fn still_down(&self, outage: Outage) {
+        *self.lock_outage() = Some(outage);
+    }
+
+    /// Returns the last outage, if its server is still down.
+    pub(super) fn outage(&self) -> Option<Outage> {
+        self.lock_outage().clone()
+    }
+
+    fn lock_outage(&self) -> MutexGuard<'_, Option<Outage>> {
+        self.outage.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn rejections_of(&self, refusal: Refusal) -> &Rejections {
+        &self.rejections[refusal as usize]
+    }
+
+    /// Counts a command that a server refused, and reports the first one of each cause.
+    pub(super) fn rejected(
+        &self,
+        server: &impl fmt::Display,
+        refusal: Refusal,
+        error: &StoreError,
+        now: Timestamp,
+    ) {
+        let rejections = self.rejections_of(refusal);
+        rejections.count.add_one();
+        if !rejections.onset.begins(now) {
+            return;
+        }
+        let kind = error.kind();
+        let cause = error.source().map(ToString::to_string).unwrap_or_default();
+        let store = &self.name;
+        notice::once(&AtomicBool::new(false), || {
+            format!("store `{store}`: {server} refuses commands: {cause}")
+        });
+        self.audit(|store| AuditEvent::StoreRejected {
+            store,
+            kind,
+            cause: cause.into(),
+        });
+    }
+
+    /// Reports that a server can be used again.
     pub(super) fn up(&self, server: &str) {
         self.ups.add_one();
+        self.lock_outage().take_if(|outage| outage.is_of(server));
         let store = &self.name;
         let message = || format!("store `{store}`: {server} answers again");
         notice::once(&AtomicBool::new(false), message);
