@@ -50,10 +50,15 @@ impl Refusal {
     }
 }
 
-/// Returns whether a script may not do something: the code is then `ERR`.
+/// Returns whether a script lacks a permission: the code is then `ERR`, and the words depend on the
+/// version of the server.
 fn is_acl_failure(error: &RedisError) -> bool {
+    const STARTS: [&str; 2] = [
+        "ACL failure in script",
+        "The user executing the script can't",
+    ];
     let words = error.detail().unwrap_or_default();
-    words.starts_with("ACL failure in script")
+    STARTS.iter().any(|start| words.starts_with(start))
 }
 
 /// What a failed call says of its connection.
@@ -222,6 +227,10 @@ mod tests {
             ("NOREPLICAS Not enough good replicas", Some(NoReplicas)),
             ("MISCONF Redis is configured to save", Some(CannotPersist)),
             ("ERR unknown command", Some(Other)),
+            (
+                "ERR The user executing the script can't publish",
+                Some(NoPermission),
+            ),
             (
                 "ERR ACL failure in script: No permissions",
                 Some(NoPermission),
