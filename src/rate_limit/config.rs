@@ -15,14 +15,14 @@ use http::StatusCode;
 use smallvec::SmallVec;
 
 use super::{
-    arrears::Arrears,
     callers::Callers,
     charge::Charge,
     decision::{Decision, Decisions},
     headers::{Lines, RateLimitFields},
+    local_store::LocalStore,
     on_store_error::OnStoreError,
     own_sets::OwnSets,
-    paid::{Costs, Paid, send},
+    paid::{Costs, Paid},
     partition::{OnlyPart, Place, StoredPartition},
     penalty::Bans,
     policy::Policy,
@@ -70,8 +70,8 @@ pub(super) struct Config {
     /// By what requests are counted on the [short way](Config::plain), if there is one. No
     /// function of the user's is asked there: none is asked twice.
     pub(super) plain_by: Option<OnlyPart>,
-    // What a local store has admitted, and the other does not know of.
-    pub(super) arrears: Arrears,
+    /// The store that decides while the other fails.
+    pub(super) local: Option<Arc<LocalStore>>,
     pub(super) audit: Audit,
     pub(super) watch: StoreWatch,
     pub(super) runtime: Option<Arc<dyn Runtime>>,
@@ -116,11 +116,15 @@ pub(super) enum Ruling {
     Reject(Box<Rejection>, Lines),
 }
 
-impl Answer<'_> {
+impl<'a> Answer<'a> {
     pub(super) fn is_admitted(self) -> bool {
+        self.decisions().is_some_and(Decisions::is_admitted)
+    }
+
+    fn decisions(self) -> Option<&'a Decisions> {
         match self {
-            Self::Store(decisions) | Self::Local(decisions, _) => decisions.is_admitted(),
-            Self::Failed(_) => false,
+            Self::Store(decisions) | Self::Local(decisions, _) => Some(decisions),
+            Self::Failed(_) => None,
         }
     }
 }
@@ -159,7 +163,7 @@ impl Config {
     #[inline(always)]
     pub(super) fn plain(&self, head: &RequestHead<'_>) -> Option<Plain<'_>> {
         let part = self.plain_by.as_ref()?;
-        if self.arrears.are_some() {
+        if self.has_unsent() {
             return None;
         }
         let set = self.sets.choose_first(|| self.tier(head))?;
@@ -253,7 +257,7 @@ impl Config {
             || self.settles
             || self.tells_handlers
             || self.bans.is_some()
-            || self.arrears.are_some()
+            || self.has_unsent()
             || (set.watches() && self.audit.is_heard())
     }
 
@@ -326,14 +330,17 @@ impl Config {
         }
     }
 
-    /// Counts a denial of this partition, beside the request.
+    /// Counts a denial of this partition in the background.
     pub(super) fn count_denial(&self, partition: StoreKey, subject: Arc<str>) {
         let Some(bans) = self.bans.clone() else {
             return;
         };
         let (store, audit) = (Arc::clone(&self.beside), self.audit.clone());
-        let mut task: Task = Box::pin(bans.denied(store, partition, subject, audit));
-        // A store in memory answers at once.
+        self.run(Box::pin(bans.denied(store, partition, subject, audit)));
+    }
+
+    /// Runs a task in the background. A store in memory answers at once.
+    fn run(&self, mut task: Task) {
         let mut nobody = Context::from_waker(Waker::noop());
         if task.as_mut().poll(&mut nobody).is_pending()
             && let Some(runtime) = &self.runtime
@@ -344,7 +351,7 @@ impl Config {
 
     /// Tells the auditor which policies that only watch would have denied.
     fn tell_of_shadows(&self, answer: Answer<'_>, set: &PolicySet, head: &RequestHead<'_>) {
-        let Some((_, decisions)) = self.answered(answer) else {
+        let Some(decisions) = answer.decisions() else {
             return;
         };
         let said = set.policies().iter().zip(decisions.each());
@@ -394,6 +401,10 @@ impl Config {
         let bans = self.bans.iter().flat_map(|bans| bans.policies());
         let policies = set.policies().iter().flat_map(Policy::with_previous);
         let policies: SmallVec<[&Policy; 4]> = policies.chain(bans).collect();
+        if let Some(local) = &self.local {
+            // A store in memory has done it; no caller waits for another one.
+            drop(local.reset(partition, &policies));
+        }
         self.beside.reset(partition, &policies)
     }
 
@@ -419,58 +430,41 @@ impl Config {
         head: &RequestHead<'_>,
     ) {
         if let Answer::Store(_) = answer {
-            self.pay_arrears(partition, set);
+            self.charge_unsent(partition, set);
         }
-        self.note_arrears(answer);
         if set.watches() && self.audit.is_heard() {
             self.tell_of_shadows(answer, set, head);
         }
     }
 
-    /// Remembers that a local store has admitted something.
-    fn note_arrears(&self, answer: Answer<'_>) {
-        match answer {
-            Answer::Local(decisions, _) if decisions.is_admitted() => self.arrears.note(decisions),
-            Answer::Local(..) | Answer::Store(_) | Answer::Failed(_) => {}
-        }
+    /// Returns whether the local store may have admitted requests that the other knows nothing of.
+    #[inline]
+    fn has_unsent(&self) -> bool {
+        self.local.as_ref().is_some_and(|local| local.has_unsent())
     }
 
-    /// Charges the store what a local one has admitted of this partition while it was away.
-    fn pay_arrears(&self, partition: &StoreKey, set: &Arc<PolicySet>) {
-        let OnStoreError::Local { store: local, .. } = &self.on_store_error else {
+    /// Charges the store for the requests of this partition that the local store admitted.
+    fn charge_unsent(&self, partition: &StoreKey, set: &Arc<PolicySet>) {
+        let Some(local) = self.local.as_ref().filter(|_| self.store.can_settle()) else {
             return;
         };
         let Some(local_set) = self.local_of(set) else {
             return;
         };
-        let Some(used) = self.arrears.take(&**local, partition, local_set.policies()) else {
-            return;
-        };
-        let of_name = |name: &str| set.policies().iter().find(|policy| policy.name() == name);
-        let used = local_set.policies().iter().zip(used);
-        let charges: SmallVec<[Charge<'_>; 4]> = used
-            .filter(|(_, used)| *used > 0)
-            .filter_map(|(policy, used)| Some(Charge::new(of_name(policy.name())?, used)))
-            .collect();
-        send(
-            self.beside.charge(partition, &charges),
-            self.runtime.as_ref(),
-        );
+        if let Some(payment) = local.payment(partition, local_set) {
+            let (store, set) = (Arc::clone(&self.beside), Arc::clone(set));
+            self.run(Box::pin(payment.send(store, set)));
+        }
     }
 
-    /// Returns the store that answered, and what.
-    fn answered<'a>(
-        &self,
-        answer: Answer<'a>,
-    ) -> Option<(&Arc<dyn RateLimitStore>, &'a Decisions)> {
-        match (answer, &self.on_store_error) {
-            (Answer::Store(decisions), _) => Some((&self.beside, decisions)),
-            (Answer::Local(decisions, _), OnStoreError::Local { store, .. }) => {
-                Some((store, decisions))
-            }
-            (Answer::Local(..), OnStoreError::Allow | OnStoreError::Deny)
-            | (Answer::Failed(_), _) => None,
-        }
+    /// Returns the store that answered, and its decisions.
+    fn answered<'a>(&self, answer: Answer<'a>) -> Option<(Arc<dyn RateLimitStore>, &'a Decisions)> {
+        let store: Arc<dyn RateLimitStore> = match answer {
+            Answer::Store(_) => Arc::clone(&self.beside),
+            Answer::Local(..) => Arc::clone(self.local.as_ref()?) as Arc<dyn RateLimitStore>,
+            Answer::Failed(_) => return None,
+        };
+        Some((store, answer.decisions()?))
     }
 
     /// Asks the local store, if there is one, on the local set.
@@ -480,12 +474,8 @@ impl Config {
         local: &PolicySet,
         head: &RequestHead<'_>,
     ) -> Option<StoreFuture<Decisions>> {
-        match &self.on_store_error {
-            OnStoreError::Local { store, .. } => {
-                Some(self.take_from(&**store, partition, local, head))
-            }
-            OnStoreError::Allow | OnStoreError::Deny => None,
-        }
+        let store = self.local.as_ref()?;
+        Some(self.take_from(&**store, partition, local, head))
     }
 
     fn take_from(

@@ -5,11 +5,11 @@ use std::{borrow::Cow, fmt, future::Future, sync::Arc, time::Duration};
 use tower_layer::Layer;
 
 use super::{
-    arrears::Arrears,
     callers::Callers,
     config::{Config, Cost, PoliciesBy, Skip, TierBy},
     headers::RateLimitFields,
     limits::Limits,
+    local_store::LocalStore,
     on_store_error::OnStoreError,
     own_sets::{OwnSets, Reads},
     partition::Partition,
@@ -411,7 +411,9 @@ impl RateLimitLayerBuilder {
             && !self.settles
             && !self.tells_handlers;
         let watch = StoreWatch::new("rate_limit", audit.clone());
+        let local = self.on_store_error.store().map(LocalStore::new);
         let config = Config {
+            local: local.map(Arc::new),
             plain_by: partition.only_part().filter(|_| is_plain),
             beside: Arc::new(Watched::new(&self.store, &watch)),
             watch,
@@ -435,7 +437,6 @@ impl RateLimitLayerBuilder {
             bans: bans.map(Arc::new),
             settles: self.settles,
             tells_handlers: self.tells_handlers,
-            arrears: Arrears::default(),
             runtime: self.runtime,
         };
         Ok(RateLimitLayer {

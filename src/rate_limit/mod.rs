@@ -86,7 +86,6 @@
 //! nobody away then either.
 
 mod algorithm;
-mod arrears;
 mod callers;
 mod canonical;
 mod charge;
@@ -99,6 +98,7 @@ pub mod fuzz;
 mod headers;
 mod layer;
 mod limits;
+mod local_store;
 mod mode;
 mod on_store_error;
 mod own_sets;

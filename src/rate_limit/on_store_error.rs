@@ -45,20 +45,27 @@ pub enum OnStoreError {
 }
 
 impl OnStoreError {
-    /// Decides by a store in this process, such as a `MemoryStore`, as long as the other fails.
+    /// Decides by a store in this process, such as a `MemoryStore`, while the other fails.
     ///
-    /// `share` is how many instances of the service share the quota. Each admits the limit divided
-    /// by it, rounded up: one at least. Of a bucket the burst is divided so, and its rate exactly.
-    /// Together the instances thus admit what they always do, and what was rounded up. With a share
-    /// of 1 each admits the whole quota.
+    /// `share` is the number of instances that share the quota, at least 1. Each instance admits the
+    /// limit divided by it, rounded up. Of a bucket the burst is divided in this way, and its rate
+    /// exactly. With a share of 1 each instance admits the whole quota.
     ///
-    /// The local store knows nothing of what was used before. What it has admitted meanwhile, and
-    /// what still counts of that, the other is charged once, when it first answers for the partition
-    /// again: no request is replayed, and the one that is answered so is admitted or not without
-    /// it. That takes a store that can [charge](RateLimitStore::charge), and a local one that
-    /// answers at once, such as a `MemoryStore`; with others, each turn of the failing store may
-    /// give a client its quota anew. If the local store fails too, the request is turned away with
-    /// `503`.
+    /// The local store does not know the requests that were admitted before. Once the other store
+    /// decides for a partition again, it is charged in the background for the requests that the
+    /// local store admitted and that still count. It is charged at most once: an amount is sent
+    /// again only after [`Unavailable`](crate::StoreErrorKind::Unavailable), which means that nothing
+    /// was done.
+    ///
+    /// The local count stays until the charge is acknowledged and the store still has something
+    /// left. Over any number of outages a window therefore admits at most the limit and one share
+    /// for each instance, even if the store answers one call and then fails again, or loses charges.
+    /// Of a bucket the local share refills during the outages at the rate of one instance.
+    ///
+    /// Charges take a store that can [charge](RateLimitStore::charge), and a local store that
+    /// answers at once, such as a `MemoryStore`. With others the bound is the same, but the
+    /// requests that were admitted locally are not charged, and the local count stays until its
+    /// window ends. If the local store fails too, the request is rejected with `503`.
     ///
     /// A share of zero is refused by
     /// [`RateLimitLayerBuilder::build`](super::RateLimitLayerBuilder::build).
@@ -66,6 +73,14 @@ impl OnStoreError {
         Self::Local {
             store: Arc::new(store),
             share,
+        }
+    }
+
+    /// Returns the local store, if there is one.
+    pub(super) fn store(&self) -> Option<&Arc<dyn RateLimitStore>> {
+        match self {
+            Self::Local { store, .. } => Some(store),
+            Self::Allow | Self::Deny => None,
         }
     }
 

@@ -26,7 +26,7 @@ pub(super) struct Paid {
 
 impl Paid {
     pub(super) fn new(
-        store: &Arc<dyn RateLimitStore>,
+        store: Arc<dyn RateLimitStore>,
         runtime: Option<&Arc<dyn Runtime>>,
         partition: StoreKey,
         set: &Arc<PolicySet>,
@@ -42,7 +42,7 @@ impl Paid {
                 false => Receipt::default(),
             });
         Self {
-            store: Arc::clone(store),
+            store,
             runtime: runtime.cloned(),
             partition,
             set: Arc::clone(set),
@@ -113,18 +113,13 @@ impl Paid {
         }
     }
 
+    /// Waits for the store in the background. An amount that is lost is never sent again.
     fn send(&self, asked: StoreFuture<()>) {
-        send(asked, self.runtime.as_ref());
-    }
-}
-
-/// Sees to it that a store is heard out, beside the request. What it fails to do is lost: nobody
-/// waits for it, and it is never sent again.
-pub(super) fn send(asked: StoreFuture<()>, runtime: Option<&Arc<dyn Runtime>>) {
-    if let (Err(answer), Some(runtime)) = (asked.into_ready(), runtime) {
-        runtime.spawn(Box::pin(async move {
-            let _ = answer.await;
-        }));
+        if let (Err(answer), Some(runtime)) = (asked.into_ready(), &self.runtime) {
+            runtime.spawn(Box::pin(async move {
+                let _ = answer.await;
+            }));
+        }
     }
 }
 

@@ -396,6 +396,7 @@ impl Policy {
             id: self.id,
             scope: self.scope,
             shadow: self.shadow,
+            previous: self.previous.as_ref().and_then(|it| it.divided(share)),
             ..part
         })
     }
@@ -539,6 +540,14 @@ impl Previous {
                 changed_at: OnceLock::new(),
             })
         })
+    }
+
+    /// Returns the share of one instance, if it can be counted.
+    fn divided(&self, share: NonZeroU32) -> Option<Arc<Self>> {
+        Some(Arc::new(Self {
+            policy: self.policy.divided(share).ok()?,
+            changed_at: OnceLock::new(),
+        }))
     }
 
     fn carry<'a>(&'a self, policy: &'a Policy, now: Timestamp) -> Option<Carry<'a>> {

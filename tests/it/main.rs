@@ -88,6 +88,7 @@ mod peer_addr;
 mod rate_limit;
 #[cfg(feature = "axum")]
 mod rate_limit_axum;
+mod rate_limit_brownout;
 mod rate_limit_change;
 mod rate_limit_chosen;
 #[cfg(feature = "test-util")]
