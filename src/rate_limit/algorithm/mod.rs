@@ -669,6 +669,29 @@ mod tests {
         }
 
         #[test]
+        fn a_quota_of_which_nothing_is_used_has_no_state(
+            which in 0_u8..6,
+            quotas in [any_quota(), any_quota()],
+            costs in vec(1_u64..4, 0..6),
+            back in 1_u64..3_000_000,
+        ) {
+            let [algorithm, other] = quotas.map(|quota| algorithm_of(which, quota));
+            let mut memory = Memory::new(algorithm);
+            for cost in costs {
+                memory.take(10_000_000, cost);
+            }
+            let over = memory.state.forget_at().max(at(10_000_000));
+            for algorithm in [algorithm, other] {
+                let (_, looked) = algorithm.decide(memory.state, over, 0);
+                prop_assert_eq!(looked, State::NONE);
+                let earlier = at(over.as_micros() - back);
+                let (full, _) = algorithm.decide(looked, earlier, 0);
+                prop_assert_eq!(full.remaining(), algorithm.capacity());
+                prop_assert_eq!(full.reset_after(), Duration::ZERO);
+            }
+        }
+
+        #[test]
         fn what_is_charged_counts_as_what_is_taken_does(
             algorithm in algorithm(),
             costs in vec((0_u64..400_000, 0_u64..4), 1..30),

@@ -80,8 +80,10 @@ impl TokenBucket {
     fn decide_whole(&self, state: State, now: Timestamp, cost: u64) -> (Decision, State) {
         let (interval, refill) = (self.pace.interval.micros, self.refill.micros);
         let missing = state.forget_at.as_micros().saturating_sub(now.as_micros());
-        if missing > refill || (missing > 0 && state.words[1] != self.mark()) {
-            // It owes more than it holds, the clock has gone back, or the quota has changed.
+        let is_of_other_quota = missing > 0 && state.words[1] != self.mark();
+        if missing > refill || is_of_other_quota || (missing == 0 && cost == 0) {
+            // It owes more than it holds, the clock has gone back, the quota has changed, or a full
+            // bucket stays full.
             return self.decide_parts(state, now, cost);
         }
         // At most as much as an empty bucket misses, which was checked.
@@ -196,7 +198,7 @@ impl TokenBucket {
     #[cold]
     fn scaled(&self, state: State, now: Timestamp, refill: u64) -> Span {
         let whole = |micros| Span { micros, parts: 0 };
-        let missing = state.forget_at.as_micros() - now.as_micros();
+        let missing = state.forget_at.as_micros().saturating_sub(now.as_micros());
         let missing = missing - u64::from(state.words[0] > 0 && missing > 0);
         let refill = refill.max(1);
         let owes = state.words[1] & 1 == 1;
@@ -255,8 +257,14 @@ impl TokenBucket {
         }
     }
 
+    /// Returns the state of a bucket that takes this long to fill.
+    ///
+    /// A full bucket has no state. A clock that goes back would find it less than full.
     #[inline]
     fn state_of(&self, missing: Span, now: Timestamp) -> State {
+        if missing == Span::default() {
+            return State::NONE;
+        }
         let full_at = Timestamp::from_micros(now.as_micros() + missing.rounded_up());
         let owes = u64::from(missing > self.refill);
         State::new(full_at, [missing.parts, self.mark() + owes])

@@ -32,7 +32,7 @@ end
 
 -- token_bucket.rs: scaled
 local function bucket_scaled(refill_micros, refill_parts, till, one, two, now, refill)
-  local missing, owes = till - now, math.fmod(two, 2) == 1
+  local missing, owes = math.max(till - now, 0), math.fmod(two, 2) == 1
   if one > 0 and missing > 0 then
     missing = missing - 1
   end
@@ -102,6 +102,9 @@ end
 
 -- token_bucket.rs: TokenBucket::state_of
 local function bucket_state(micros, parts, refill_micros, refill_parts, now)
+  if micros == 0 and parts == 0 then
+    return 0, 0, 0
+  end
   local mark = 2 * refill_micros
   if is_less(refill_micros, refill_parts, micros, parts) then
     mark = mark + 1
@@ -122,6 +125,9 @@ local function bucket_decide(
         p, i_micros, i_parts, r_micros, r_parts, then_micros, then_parts
       )
       local reset = rounded_up(then_micros, then_parts)
+      if reset == 0 then
+        return 0, left, 0, 0, 0, 0, 0
+      end
       return 0, left, reset, now + reset, now + reset, then_parts, 2 * r_micros
     end
     if cost == 0 then
