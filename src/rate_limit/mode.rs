@@ -9,7 +9,7 @@ use std::num::NonZeroU32;
 /// | | asks the server | admits too much |
 /// |---|---|---|
 /// | [`Exact`](Self::Exact) | once for each request | never |
-/// | [`Debt`](Self::Debt) | beside the requests, once for some of them | at most what each instance may owe |
+/// | [`Debt`](Self::Debt) | in the background, once for several of them | at most `most` for each instance |
 /// | [`Lease`](Self::Lease) | once for many requests of a busy caller | never in a window; of a bucket at most half its burst |
 ///
 /// ```
@@ -44,17 +44,23 @@ pub enum Mode {
         /// How many instances share the quota.
         instances: NonZeroU32,
     },
-    /// An instance admits a request by what it knows of the server, without asking, and tells the
-    /// server later: when half of what it may owe is admitted, and after a second at the latest.
+    /// An instance admits requests by its view of the server, without asking, and reports them in the
+    /// background: once half of `most` is admitted, and after one second at the latest.
     ///
-    /// What is not yet told is never more than this: then the server is asked. So of a caller that
-    /// has spent everything each instance admits at most this much more, whatever the traffic. It
-    /// is charged all the same, a bucket's callers repay it: give a bucket's instances together no
-    /// more than it holds. A report of which it is not known whether it came is not made again,
-    /// and its requests may not be counted.
+    /// Amounts that are not yet reported are never more than `most`; beyond that the server decides.
+    /// Once a quota is spent, each instance admits at most `most` more, whatever the traffic. Those
+    /// requests are charged too, and callers of a bucket repay them. Choose `most` so that all
+    /// instances together may owe no more than a bucket holds.
     ///
-    /// While the server is away an instance admits what it may still owe. Of several policies on
-    /// one request all must be so; else all are decided by the server. A queue and a log never are.
+    /// A report that may or may not have arrived is not sent again, and its requests may stay
+    /// uncounted. It counts towards `most` until its window ends, so lost reports do not raise the
+    /// bound. An instance that has lost as much as `most` asks the server for each request of that
+    /// partition until then. An instance that is killed loses its unreported amounts, so each kill
+    /// may add `most` to the bound.
+    ///
+    /// While the server is unavailable, an instance admits up to the rest of `most`. If a request has
+    /// several policies, all of them must use this mode; otherwise the server decides. Queues and
+    /// logs never use it.
     Debt {
         /// How much an instance may owe, for each policy and partition.
         most: NonZeroU32,

@@ -338,8 +338,11 @@ impl Policy {
         self.mode
     }
 
-    /// Returns by how many requests of cost 1 so many instances together may admit more than the
-    /// policy says, in any time, because of how they [count](Mode).
+    /// Returns how many requests of cost 1 this number of instances may admit beyond the policy, in
+    /// any stretch of time, because of how they [count](Mode).
+    ///
+    /// Lost connections and lost replies do not raise this bound. An instance that is killed and
+    /// started again counts as one more instance, in the window in which it was killed.
     pub fn max_over_admission(&self, instances: u32) -> u64 {
         match self.counting_mode() {
             Mode::Exact => 0,

@@ -125,6 +125,8 @@ mod redis_logs;
 #[cfg(all(feature = "encryption", feature = "redis", feature = "test-util"))]
 mod redis_origins;
 #[cfg(all(feature = "redis", feature = "test-util"))]
+mod redis_outages;
+#[cfg(all(feature = "redis", feature = "test-util"))]
 mod redis_rate_limit;
 #[cfg(all(feature = "redis", feature = "test-util"))]
 mod redis_refusals;

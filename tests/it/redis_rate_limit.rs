@@ -499,8 +499,8 @@ async fn while_the_server_is_away_an_instance_admits_what_it_may_owe_and_tells_i
         admitted += 1;
         tokio::task::yield_now().await;
     }
-    // What was on its way as the server died may have been charged, and so is not owed.
-    assert!((10..=20).contains(&admitted), "{admitted}");
+    // A report that was on its way as the server died may have been charged, and counts all the same.
+    assert!((5..=10).contains(&admitted), "{admitted}");
     server.restart();
     let begun = Instant::now();
     while server.keys().iter().all(|key| !key.contains(":l:")) {

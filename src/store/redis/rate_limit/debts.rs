@@ -26,11 +26,11 @@ const UNREPORTED_MAX: Duration = Duration::from_secs(1);
 /// So long what the server said is remembered of who does not ask.
 const UNUSED_MAX: Duration = Duration::from_secs(2);
 
-/// What was admitted here and the server has yet to be told of, of each partition and policy.
+/// Amounts that were admitted here and not yet reported, of each partition and policy.
 ///
-/// What is not told, and what is being told, is never more than the policy's mode says: beyond that
-/// the server decides. So however old what is known of others, each instance admits at most that
-/// much after the last is spent.
+/// Amounts that are unreported, on their way, or may have been lost on their way are together never
+/// more than the mode of the policy allows. Beyond that the server decides. However old the view of
+/// the server is, each instance admits at most that much after the last of the quota is spent.
 #[derive(Debug, Default)]
 pub(super) struct Debts {
     // Beside the map, so that nobody locks it where nothing is owed.
@@ -46,6 +46,9 @@ struct Debt {
     view: Option<View>,
     unreported: u64,
     on_its_way: u64,
+    /// Amounts of reports that may not have arrived. They count until this time of ours.
+    uncertain: u64,
+    uncertain_until: Timestamp,
     /// Since when something is unreported.
     since: Timestamp,
     used_at: Timestamp,
@@ -110,8 +113,27 @@ impl Debt {
         self.policy.id() == policy.id() && self.policy.terms() == policy.terms()
     }
 
-    fn has_room_for(&self, cost: u64) -> bool {
-        (self.unreported + self.on_its_way).saturating_add(cost) <= self.most
+    fn has_room_for(&self, cost: u64, now: Timestamp) -> bool {
+        let held = self.unreported + self.on_its_way + self.uncertain(now);
+        held.saturating_add(cost) <= self.most
+    }
+
+    fn uncertain(&self, now: Timestamp) -> u64 {
+        match now < self.uncertain_until {
+            true => self.uncertain,
+            false => 0,
+        }
+    }
+
+    /// Counts an amount that may not have arrived, until the server would have forgotten it.
+    fn doubt(&mut self, amount: u64, now: Timestamp) {
+        let two_windows = self.policy.quota().window().saturating_mul(2);
+        let until = match self.view.take() {
+            Some(view) => now + (view.state.forget_at() - view.server_now(now)),
+            None => now + two_windows,
+        };
+        self.uncertain = self.uncertain(now) + amount;
+        self.uncertain_until = self.uncertain_until.max(until);
     }
 
     /// Half of it is told while the other half is admitted: nobody waits for that.
@@ -130,7 +152,8 @@ impl Debt {
     fn is_of_use(&self, now: Timestamp) -> bool {
         let is_known = self.view.is_some_and(|view| view.is_alive(now));
         let is_used = is_known && now < self.used_at + UNUSED_MAX;
-        self.unreported > 0 || self.on_its_way > 0 || is_used
+        let is_owing = self.unreported > 0 || self.on_its_way > 0;
+        is_owing || self.uncertain(now) > 0 || is_used
     }
 
     /// Moves what is unreported on its way.
@@ -161,7 +184,7 @@ impl Debts {
         for charge in charges {
             let debt = debts.iter().find(|debt| debt.is_for(charge.policy))?;
             let view = debt.view.filter(|view| view.is_alive(now))?;
-            if !debt.has_room_for(charge.cost) {
+            if !debt.has_room_for(charge.cost, now) {
                 return None;
             }
             at = at.max(view.server_now(now));
@@ -225,6 +248,8 @@ impl Debts {
                     view: Some(view),
                     unreported: 0,
                     on_its_way: 0,
+                    uncertain: 0,
+                    uncertain_until: Timestamp::EPOCH,
                     since: now,
                     used_at: now,
                 });
@@ -305,7 +330,7 @@ impl Debts {
                     debt.unreported += amount;
                     debt.since = now;
                 }
-                Fate::Unknown => debt.view = None,
+                Fate::Unknown => debt.doubt(*amount, now),
             }
         }
     }
@@ -318,7 +343,7 @@ impl Debts {
                 .iter()
                 .any(|policy| policy.id() == debt.policy.id())
             {
-                (debt.view, debt.unreported) = (None, 0);
+                (debt.view, debt.unreported, debt.uncertain) = (None, 0, 0);
             }
         }
     }
@@ -335,6 +360,8 @@ impl Debts {
 #[cfg(test)]
 mod tests {
     use std::num::NonZeroU32;
+
+    use proptest::prelude::*;
 
     use super::*;
     use crate::{rate_limit::Quota, store_key::StoreKeys};
@@ -443,6 +470,105 @@ mod tests {
         assert!(debts.take(&partition(), at(2)).is_empty());
         // And nothing is known until the server is asked.
         assert_eq!(admitted(&debts, &policy, 2), 0);
+        // It counts until its window ends: it may be that nobody else knows of it.
+        learn(&debts, &policy, 1, 3);
+        assert_eq!(admitted(&debts, &policy, 3), 0);
+        debts.take_late(at(59_999));
+        assert!(!debts.is_empty());
+        learn(&debts, &policy, 1, 60_000);
+        assert_eq!(admitted(&debts, &policy, 60_000), 4);
+    }
+
+    /// Instances that share one server, which loses reports and replies.
+    struct Instances {
+        debts: [Debts; 3],
+        on_their_way: Vec<(usize, Report)>,
+        policies: Vec<Policy>,
+        server: Vec<State>,
+        admitted: u64,
+    }
+
+    impl Instances {
+        fn request(&mut self, which: usize, now: u64, is_lost: bool) {
+            let Self {
+                debts, policies, ..
+            } = self;
+            let charges: Vec<_> = policies.iter().map(|it| Charge::new(it, 1)).collect();
+            if let Some(spent) = debts[which].spend(&partition(), &charges, at(now)) {
+                self.admitted += 1;
+                if spent.is_due {
+                    let report = debts[which].take(&partition(), at(now));
+                    self.on_their_way.push((which, report));
+                }
+            } else if !is_lost {
+                let decisions = decide_all(&charges, &mut self.server, at(now));
+                self.admitted += u64::from(decisions.is_admitted());
+                self.reply(which, &Report::new(), now);
+            }
+        }
+
+        fn reply(&self, which: usize, report: &Report, now: u64) {
+            let known = self.policies.iter().cloned().zip(self.server.clone());
+            self.debts[which].learn(partition(), report, known, [at(now); 3]);
+        }
+
+        /// Lets a report arrive, or not, and its reply.
+        fn report(&mut self, number: usize, now: u64, arrives: bool, is_heard: bool) {
+            let (which, report) = self.on_their_way.swap_remove(number);
+            for (policy, amount) in report.iter().filter(|_| arrives) {
+                let place = self.policies.iter().position(|it| it.id() == policy.id());
+                let state = &mut self.server[place.unwrap()];
+                *state = policy.charge(*state, at(now), *amount);
+            }
+            match (arrives, is_heard) {
+                (true, true) => self.reply(which, &report, now),
+                (false, true) => self.lost(which, &report, Fate::NotCharged, now),
+                (_, false) => self.lost(which, &report, Fate::Unknown, now),
+            }
+        }
+
+        fn lost(&self, which: usize, report: &Report, fate: Fate, now: u64) {
+            self.debts[which].lost(&partition(), report, fate, at(now));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn lost_reports_and_replies_admit_no_more_than_the_mode_says(
+            which in prop::collection::vec(0_usize..4, 1..4),
+            steps in prop::collection::vec((0_usize..3, 0_u64..3, any::<[bool; 3]>()), 300..600),
+        ) {
+            let quota = Quota::per_day(60);
+            let most = NonZeroU32::new(6).unwrap();
+            let policies = which.iter().enumerate().map(|(number, which)| {
+                let make = [
+                    Policy::fixed_window,
+                    Policy::aligned_window,
+                    Policy::sliding_window,
+                    Policy::token_bucket,
+                ][*which];
+                let policy = make(&number.to_string(), quota).unwrap();
+                policy.mode(Mode::Debt { most })
+            });
+            let policies: Vec<Policy> = policies.collect();
+            let mut scene = Instances {
+                debts: Default::default(),
+                on_their_way: Vec::new(),
+                server: vec![State::NONE; policies.len()],
+                admitted: 0,
+                policies,
+            };
+            let mut now = 1_000;
+            for (which, pause, [is_lost, arrives, is_heard]) in steps {
+                now += pause;
+                scene.request(which, now, is_lost);
+                if !scene.on_their_way.is_empty() && pause == 0 {
+                    let number = which % scene.on_their_way.len();
+                    scene.report(number, now, arrives, is_heard);
+                }
+            }
+            prop_assert!(scene.admitted <= 60 + 3 * 6, "{}", scene.admitted);
+        }
     }
 
     #[test]
