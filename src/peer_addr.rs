@@ -41,8 +41,8 @@ use crate::client_addr::PeerAddr;
 /// let peer_addr = PeerAddrLayer::new(|extensions| extensions.get::<TcpConnectInfo>()?.remote_addr());
 /// // tonic::transport::Server::builder().layer(peer_addr).layer(gate).add_service(..)
 /// # use tower::{Layer, ServiceExt, service_fn};
-/// # #[tokio::main(flavor = "current_thread")]
-/// # async fn main() {
+/// # let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+/// # runtime.block_on(async {
 /// # let peer = std::net::SocketAddr::from(([203, 0, 113, 9], 4711));
 /// # let service = peer_addr.layer(service_fn(async |request: http::Request<()>| {
 /// #     Ok::<_, std::convert::Infallible>(request.extensions().get::<PeerAddr>().copied())
@@ -50,7 +50,7 @@ use crate::client_addr::PeerAddr;
 /// # let mut request = http::Request::new(());
 /// # request.extensions_mut().insert(TcpConnectInfo(peer));
 /// # assert_eq!(service.oneshot(request).await, Ok(Some(PeerAddr(peer))));
-/// # }
+/// # });
 /// ```
 #[derive(Clone, Copy)]
 pub struct PeerAddrLayer<F> {
