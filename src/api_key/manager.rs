@@ -111,7 +111,7 @@ impl KeyManager {
     }
 
     /// Sets the maximum number of keys of an owner. Unlimited by default; the
-    /// [`admin`](super::admin) router sets 100 where the manager sets nothing.
+    /// `admin` router sets 100 where the manager sets nothing.
     ///
     /// [`create`](Self::create) and [`import`](Self::import) beyond it fail with
     /// [`KeyError::TooManyKeys`]. Keys that are revoked or expired do not count, but an owner has at
