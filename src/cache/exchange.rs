@@ -589,7 +589,7 @@ impl Exchange {
         self.config.backoffs.succeeded(fill.head.key.full());
         self.remember(
             look,
-            match fill.head.is_shared {
+            match fill.head.is_shared || look.shared.is_none() {
                 true => Storable::Shared,
                 false => Storable::Own,
             },

@@ -2,7 +2,7 @@
 
 use std::{
     fmt,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
     time::Duration,
 };
 
@@ -19,9 +19,9 @@ const ROUTES_MAX: usize = 1_024;
 /// The partition in which the last response of a URL was stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Storable {
-    /// In the shared partition.
+    /// In the partition that is looked up first: the shared one, unless the route shares nothing.
     Shared,
-    /// In the caller's own partition.
+    /// In the caller's own partition, of a route that shares.
     Own,
     /// None: it was not stored. Requests do not wait for each other.
     No,
@@ -34,6 +34,9 @@ pub(super) enum Storable {
 pub(super) struct StorableMemory {
     urls: Marks,
     routes: Marks,
+    /// Whether anything is marked: most caches never meet a response that is not storable, and spend
+    /// nothing on the tables.
+    is_marked: AtomicBool,
 }
 
 impl Default for StorableMemory {
@@ -41,6 +44,7 @@ impl Default for StorableMemory {
         Self {
             urls: Marks::new(URLS_MAX),
             routes: Marks::new(ROUTES_MAX),
+            is_marked: AtomicBool::new(false),
         }
     }
 }
@@ -53,6 +57,9 @@ impl StorableMemory {
         route: Option<&StoreKey>,
         now: Timestamp,
     ) -> Option<Storable> {
+        if !self.is_marked.load(Ordering::Relaxed) {
+            return None;
+        }
         let of_route = || route.and_then(|route| self.routes.get(route, now));
         self.urls.get(url, now).or_else(of_route)
     }
@@ -65,6 +72,13 @@ impl StorableMemory {
         storable: Storable,
         now: Timestamp,
     ) {
+        let is_default = storable == Storable::Shared;
+        if !self.is_marked.load(Ordering::Relaxed) {
+            if is_default {
+                return;
+            }
+            self.is_marked.store(true, Ordering::Relaxed);
+        }
         let until = now + REMEMBERED_FOR;
         self.urls.set(url, storable, until);
         if let Some(route) = route {
