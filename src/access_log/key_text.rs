@@ -2,12 +2,12 @@
 
 use std::borrow::Cow;
 
-/// What stands in the place of what is not written down.
+/// The text that replaces a hidden key.
 pub(super) const REDACTED: &str = "REDACTED";
 
-/// A key has an id of so many characters, between underscores.
+/// The number of characters of a key's id, between underscores.
 const ID_LEN: usize = 16;
-/// So many characters of a secret are hidden: fewer of 43 are of no use to anybody.
+/// The number of characters of a secret from which on it is hidden: fewer of 43 are of no use.
 const SECRET_LEN_MIN: usize = 16;
 /// The shortest text in which there is something to hide.
 const TEXT_LEN_MIN: usize = ID_LEN + SECRET_LEN_MIN + 2;
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_not_the_form_of_a_key_is_shown() {
+    fn text_without_the_form_of_a_key_is_shown() {
         for text in [
             "/",
             "/users/1AAAAAAAAAAAAAAA",

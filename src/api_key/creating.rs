@@ -6,7 +6,7 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-/// How many keys are being created for each owner.
+/// The number of keys that are being created for each owner.
 #[derive(Default)]
 pub(super) struct Creating {
     owners: Mutex<HashMap<String, usize>>,
@@ -16,7 +16,7 @@ pub(super) struct Creating {
 pub(super) struct Begun<'a> {
     creating: &'a Creating,
     owner: String,
-    /// How many began before this one, and may still succeed.
+    /// The number of creations that began before this one, and may still succeed.
     pub(super) ahead: usize,
 }
 

@@ -152,7 +152,7 @@ mod tests {
         }
     }
 
-    /// A flight with so many who wait and have a waker each.
+    /// A flight with this number of waiters, each with a waker.
     fn boarded(
         question: Pending<Option<StoredKey>>,
         waiters: usize,

@@ -10,9 +10,9 @@ use std::{
 use super::expiring::Expiring;
 use crate::{record::AuthDenial, time::Timestamp};
 
-/// How many good credentials are remembered: 2 MiB at most, whatever comes.
+/// The maximum number of good credentials that are remembered, in at most 2 MiB.
 const GOOD_MAX: usize = 16_384;
-/// How long a good credential is remembered at least.
+/// The minimum time for which a good credential is remembered.
 const GOOD_FOR: Duration = Duration::from_secs(3_600);
 /// A use renews a memory that is older than this: a busy credential does not crowd out the others.
 const GOOD_RENEWED_AFTER: Duration = Duration::from_secs(600);
@@ -29,11 +29,11 @@ pub(super) fn scoped(mut fingerprint: Fingerprint, layer: u64) -> Fingerprint {
     fingerprint
 }
 
-/// What a ring remembers of credentials.
+/// A ring's memory of credentials.
 pub(super) struct Guesses {
     wrong: Mutex<Expiring<Fingerprint, AuthDenial>>,
     good: Mutex<Expiring<Fingerprint, Timestamp>>,
-    /// How many requests ask about each credential at the moment.
+    /// The number of concurrent requests for each credential.
     asking: Mutex<HashMap<Fingerprint, usize>>,
 }
 
@@ -57,7 +57,7 @@ impl Drop for Asking {
     }
 }
 
-/// What is known of a good credential.
+/// A good credential.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Good {
     /// It was good within the last hour.

@@ -1,4 +1,4 @@
-//! Which changes an administrator of the owner may make to what the service decided.
+//! Rules for changes by an administrator of the owner to fields that the service has set.
 
 use super::{
     authority::{Authority, Field, SetByOwner},

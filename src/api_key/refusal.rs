@@ -37,7 +37,7 @@ pub(super) enum Refusal {
     Internal,
 }
 
-/// What the credential of a request is called in a response.
+/// The name of a request's credential in a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Named {
     /// It has the form or the place of an API key, or the layer takes nothing else.

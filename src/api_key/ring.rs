@@ -87,7 +87,7 @@ impl KeyRing {
     }
 }
 
-/// How many wrong credentials are remembered, and for how long.
+/// The maximum number of wrong credentials that are remembered, and the time.
 const WRONG_MAX: usize = 10_000;
 const WRONG_FOR: Duration = Duration::from_secs(5);
 /// How long a request waits for the store, unless the ring is told otherwise.

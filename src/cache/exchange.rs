@@ -43,7 +43,7 @@ use crate::{
     store_key::StoreKey,
 };
 
-/// What follows from a response of the handler.
+/// The next step after a response of the handler.
 pub(super) enum Conclusion<B: Body> {
     /// It is the client's, once the store has taken note of it.
     Send(Response<CacheBody<B>>, Option<Settling>),
@@ -63,7 +63,7 @@ pub(super) struct StandIn {
     status: Option<StatusCode>,
 }
 
-/// What a response says of the stored one.
+/// The effect of a response on the stored one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Effect {
     /// The stored response is still valid.

@@ -8,7 +8,7 @@ use std::{
 use super::vary::VariantId;
 use crate::store_key::LongStoreKey;
 
-/// How many cache keys and variants are remembered, in 16 KiB.
+/// The maximum number of cache keys and variants that are remembered, in 16 KiB.
 const PLACES: usize = 2_048;
 const NUMBER: u64 = u32::MAX as u64;
 

@@ -6,7 +6,7 @@ use smallvec::SmallVec;
 use super::request_head::RequestHead;
 use crate::{client_addr::ClientAddr, forwarded::parse_node};
 
-/// What stands in a header.
+/// The kind of value in a header.
 pub(super) enum HeaderField<'a> {
     /// No such header.
     Missing,

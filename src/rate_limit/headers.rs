@@ -103,7 +103,7 @@ pub(super) struct Legacy {
     nearness: Nearness,
 }
 
-/// How near a policy is to its limit. Stands in the extensions of a response that has its lines.
+/// The distance of a policy from its limit. Stands in the extensions of a response that has its lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Nearness {
     is_admitted: bool,

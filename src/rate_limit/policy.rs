@@ -565,7 +565,7 @@ impl Previous {
     }
 }
 
-/// What a store carries over to a policy that [replaces](Policy::replacing) another.
+/// The counts that a store carries over to a policy that [replaces](Policy::replacing) another.
 ///
 /// Before a store decides by a policy, it asks [`Policy::carry`]. If there is something to carry over,
 /// it first does the same for the [previous](Self::previous) policy, and then replaces the state of

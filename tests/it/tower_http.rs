@@ -112,7 +112,7 @@ async fn cors_outside_answers_a_preflight_by_an_empty_body() {
     assert!(stack.records.all().is_empty(), "the gate was not called");
 }
 
-/// A body without a default: each of ours has one all the same.
+/// A body without a default: each of ours has one.
 #[derive(Debug)]
 struct NoDefault(Full<Bytes>);
 

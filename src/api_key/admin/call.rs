@@ -111,7 +111,7 @@ impl Call {
 /// A change that a manager makes.
 pub(super) type Changing<T> = Pin<Box<dyn Future<Output = Result<T, KeyError>> + Send>>;
 
-/// What an administrator needs for a change.
+/// The context of a change by an administrator.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Need {
     /// To see the key: the change takes rights away.
@@ -120,7 +120,7 @@ pub(super) enum Need {
     Grant,
 }
 
-/// How often a key is checked that others change at the same time.
+/// The maximum number of checks of a key that others change concurrently.
 const ATTEMPTS: u32 = 8;
 
 pub(super) fn failed(error: KeyError) -> Problem {
