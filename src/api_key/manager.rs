@@ -87,8 +87,8 @@ impl KeyManager {
     /// credits, limit and metadata stay as they are. Everything else fails with
     /// [`KeyError::Forbidden`].
     ///
-    /// Which keys it may see, and which scopes and tiers it may give to new ones, is for the
-    /// application to check.
+    /// The application checks the keys that it may see, and the scopes and tiers that it may give to
+    /// new ones.
     #[must_use]
     pub fn acting_for_owner(&self, actor: impl Into<String>) -> Self {
         Self {

@@ -228,7 +228,7 @@ impl CacheLayerBuilder {
 
     /// Adds a request field whose value is a comma-separated list (RFC 9110 section 5.6.1).
     ///
-    /// Where a response varies by such a field, spaces around members and the number of lines do not
+    /// In a response that varies by such a field, spaces around members and the number of lines do not
     /// count. By default these are `Accept`, `Accept-Charset`, `Accept-Encoding`, `Accept-Language`
     /// and `Cache-Control`; all other fields are compared by the exact bytes of each line.
     pub fn list_header(mut self, name: impl Into<String>) -> Self {

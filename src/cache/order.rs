@@ -13,7 +13,7 @@ const PLACES: usize = 2_048;
 const NUMBER: u64 = u32::MAX as u64;
 
 /// Numbers the responses, and remembers the newest one of a cache key that has ended, in a fixed table.
-/// Where another key has taken the place, none has.
+/// A key whose slot another one has taken counts as one without an ended response.
 pub(super) struct Order {
     next: AtomicU64,
     places: Box<[AtomicU64]>,

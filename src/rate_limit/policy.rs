@@ -281,7 +281,7 @@ impl Policy {
         }
     }
 
-    /// Returns the policy with at most so many that it replaces, one after the other.
+    /// Returns the policy with a chain of at most `changes` policies that it replaces.
     fn trimmed(&self, changes: usize) -> Self {
         let trim = |previous: &Arc<Previous>| {
             Arc::new(Previous {

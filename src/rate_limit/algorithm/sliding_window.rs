@@ -180,8 +180,8 @@ impl SlidingWindow {
             .saturating_sub(1)
     }
 
-    /// Returns for how much of a window so many requests of the previous one may be in sight, if no
-    /// more than this may count.
+    /// Returns the part of a window for which `last` requests of the previous one are in sight, if at
+    /// most `in_sight` of them may count.
     fn may_be_left(&self, last: u64, in_sight: u64) -> u64 {
         let part = share(in_sight.saturating_add(1), self.window_micros) / u128::from(last.max(1));
         u64::try_from(part).map_or(self.window_micros, |part| part.min(self.window_micros))
