@@ -269,7 +269,10 @@ impl LongKeyWriter<'_> {
         }
         self.field(field);
         let start = self.len - field.len();
-        self.gathered[start..self.len].make_ascii_lowercase();
+        // Whole blocks take less than an odd number of bytes. The bytes behind the field are not digested
+        // before other fields have replaced them.
+        let end = LONG_GATHERED_MAX.min(start + field.len().next_multiple_of(16));
+        self.gathered[start..end].make_ascii_lowercase();
         self
     }
 

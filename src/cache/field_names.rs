@@ -12,7 +12,7 @@ pub(super) struct FieldNames {
 
 impl FieldNames {
     pub(super) fn push(&mut self, name: HeaderName) {
-        self.lengths |= length_bit(&name);
+        self.lengths |= length_bit(name.as_str());
         self.names.push(name);
     }
 
@@ -20,9 +20,15 @@ impl FieldNames {
         &self.names
     }
 
+    /// Returns a bit for each length that one of them has, as [`length_bit`] gives it.
+    #[inline]
+    pub(super) fn lengths(&self) -> u64 {
+        self.lengths
+    }
+
     #[inline]
     pub(super) fn contains(&self, name: &HeaderName) -> bool {
-        self.lengths & length_bit(name) != 0 && self.names.contains(name)
+        self.lengths & length_bit(name.as_str()) != 0 && self.names.contains(name)
     }
 }
 
@@ -34,9 +40,10 @@ impl FromIterator<HeaderName> for FieldNames {
     }
 }
 
+/// Returns a bit for the length of a name, modulo 64.
 #[inline]
-fn length_bit(name: &HeaderName) -> u64 {
-    1 << (name.as_str().len() % 64)
+pub(super) const fn length_bit(name: &str) -> u64 {
+    1 << (name.len() % 64)
 }
 
 #[cfg(test)]

@@ -38,12 +38,25 @@ pub(super) fn is_authority(own: &[u8]) -> bool {
     split_port(own).is_none() || authority(own).len() == own.len()
 }
 
-/// Returns whether a byte stands in a text. It looks at all of the text, which for the short ones of a
-/// URL takes less than to stop early.
+/// Returns whether a text contains a byte. It compares eight bytes at a time: the texts of a URL are too
+/// short for anything wider.
 #[inline]
 pub(super) fn has_byte(text: &[u8], wanted: u8) -> bool {
-    let found = |found: bool, byte: &u8| found | (*byte == wanted);
-    text.iter().fold(false, found)
+    let Some(last) = text.last_chunk() else {
+        return text.contains(&wanted);
+    };
+    let (words, _) = text.as_chunks();
+    let found = |found: bool, word| found | word_has_byte(word, wanted);
+    words.iter().fold(word_has_byte(last, wanted), found)
+}
+
+#[inline]
+fn word_has_byte(word: &[u8; 8], wanted: u8) -> bool {
+    const LOW: u64 = u64::from_ne_bytes([0x01; 8]);
+    const HIGH: u64 = u64::from_ne_bytes([0x80; 8]);
+    // Zero where the bytes are equal. A borrow out of a byte needs an equal byte below it.
+    let differing = u64::from_ne_bytes(*word) ^ (LOW * u64::from(wanted));
+    differing.wrapping_sub(LOW) & !differing & HIGH != 0
 }
 
 /// Splits an authority into its host and its port, without leading zeros. `None` if it does not end
@@ -90,7 +103,12 @@ pub(super) fn percent_encoding(text: &str) -> Cow<'_, str> {
 /// Returns whether a text is in the form that [`percent_encoding`] gives it.
 #[inline]
 pub(super) fn is_percent_encoding(text: &str) -> bool {
-    !has_byte(text.as_bytes(), b'%') || text.split('%').skip(1).all(begins_normal)
+    !has_byte(text.as_bytes(), b'%') || is_encoded_normally(text)
+}
+
+#[cold]
+fn is_encoded_normally(text: &str) -> bool {
+    text.split('%').skip(1).all(begins_normal)
 }
 
 /// Returns whether what follows a percent sign is in its normal form.

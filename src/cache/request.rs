@@ -4,7 +4,7 @@ use http::{HeaderMap, HeaderValue, Method, Request};
 use http_body::Body;
 
 use super::{
-    field_names::FieldNames,
+    field_names::{FieldNames, length_bit},
     key::{Host, Target, Uris},
     reason::Reason,
     rerouting::{may_mislead, overrides_method, reroutes},
@@ -123,13 +123,16 @@ impl<'a> Facts<'a> {
     }
 
     fn read_fields(&mut self, headers: &'a HeaderMap, credentials: &FieldNames) {
+        let telling = TELLING_LENGTHS | credentials.lengths();
         for (name, value) in headers {
             let text = name.as_str();
-            self.credential |= credentials.contains(name);
+            let length = length_bit(text);
             // Most fields say nothing to the cache: their length or their first letters tell.
-            if TELLING_LENGTHS & length_bit(text) == 0 && !may_mislead(text) {
+            if telling & length == 0 && !may_mislead(text) {
                 continue;
             }
+            self.credential |=
+                credentials.lengths() & length != 0 && credentials.as_slice().contains(name);
             let bypass = match text {
                 "host" => {
                     self.host = self.host.and(value);
@@ -192,14 +195,6 @@ const fn lengths(names: &[&str]) -> u64 {
         at += 1;
     }
     bits
-}
-
-/// Returns a bit for each length under 64, and none for longer ones.
-const fn length_bit(name: &str) -> u64 {
-    match 1_u64.checked_shl(name.len() as u32) {
-        Some(bit) => bit,
-        None => 0,
-    }
 }
 
 /// The options of `Connection` that remove no field of the request's meaning.
