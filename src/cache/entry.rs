@@ -66,6 +66,11 @@ impl StoredResponse {
         &self.body
     }
 
+    /// Returns the length of the body, decompressed.
+    pub(super) fn plain_bytes(&self) -> u64 {
+        self.packed.map_or(self.body.len() as u64, u64::from)
+    }
+
     /// Returns what the answer varies by.
     pub fn vary(&self) -> &VarySpec {
         &self.vary

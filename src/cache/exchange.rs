@@ -1,6 +1,6 @@
 //! One request past the store: what the handler is asked, and what its response does to the store.
 
-use std::{sync::Arc, task::Context};
+use std::{mem, sync::Arc, task::Context};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
@@ -19,9 +19,9 @@ use super::{
     fill::{Fill, Head},
     freshness::Times,
     invalidate,
-    key::{Partition, Target},
+    key::{CacheKey, Partition, Target},
     packing,
-    part::Place,
+    part::{self, Place},
     plan::{AsGot, Asked, Change, Collapsing, Look, Plan, Question, RequestLine, Stale},
     policy::CachePolicy,
     reason::Reason,
@@ -51,6 +51,9 @@ pub(super) enum Conclusion<B: Body> {
     Read(Exchange, CacheBody<B>, Wait),
     /// It answers nothing: the handler is asked again, otherwise.
     AskAgain(Exchange),
+    /// Another response has been stored while the handler was asked: it is looked up first, as this one
+    /// may invalidate it.
+    LookUp(Exchange, Response<B>, StoreFuture<Lookup>),
     /// The origin failed. A stale response stands in, if the store still has it.
     StandIn(StandIn, Response<CacheBody<B>>),
 }
@@ -187,7 +190,7 @@ impl Exchange {
     }
 
     fn take_course(&mut self) -> Course {
-        std::mem::replace(&mut self.course, Course::Pass(Forward::Bypass, Reason::Off))
+        mem::replace(&mut self.course, Course::Pass(Forward::Bypass, Reason::Off))
     }
 
     fn told<'a>(&'a self, look: Option<&'a Look>) -> Told<'a> {
@@ -275,6 +278,9 @@ impl Exchange {
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Send,
     {
+        if let Some(found) = self.look_up_stored_since(&mut asked, response.status()) {
+            return Conclusion::LookUp(self.with(asked), response, found);
+        }
         let Some(stale) = asked.look.stale.clone() else {
             self.note_failure(&mut asked.look, response.status());
             let replaced = replaced_part(&asked.look, response.status());
@@ -302,7 +308,7 @@ impl Exchange {
             Effect::Confirms => self.revalidated(asked, &stale, &response),
             Effect::Contradicts if asked.again.is_none() => self.unconfirmed(asked, &stale),
             Effect::Contradicts => {
-                asked.unconfirmed = Some(Box::new(std::mem::take(response.headers_mut())));
+                asked.unconfirmed = Some(Box::new(mem::take(response.headers_mut())));
                 self.with(asked).ask_otherwise(Question::Whole)
             }
             Effect::MayStandIn => {
@@ -320,11 +326,52 @@ impl Exchange {
                 self.note_failure(&mut asked.look, response.status());
                 self.fill(asked, response, None, cx)
             }
-            Effect::Replaces => {
-                let replaced = asked.look.fence.map(|fence| Replaced::new(&stale, fence));
-                self.fill(asked, response, replaced, cx)
+            Effect::Replaces => self.fill(asked, response, Some(Replaced::new(&stale)), cx),
+        }
+    }
+
+    /// Looks up what another request has stored since the store was asked for this one, unless the
+    /// response says nothing of it.
+    fn look_up_stored_since(
+        &self,
+        asked: &mut Asked,
+        status: StatusCode,
+    ) -> Option<StoreFuture<Lookup>> {
+        let (config, look) = (&self.config, &mut asked.look);
+        // Mostly nothing at all has been stored since.
+        if config.order.now() == look.shared_looked_up
+            || look.failed.is_some()
+            || !look.is_last_word(status)
+        {
+            return None;
+        }
+        let key = look.take_stored_since(config)?;
+        let fields = asked.fields.to_map();
+        let selection = Selection::new(&fields, config.keys.variants());
+        Some(config.deadline.bound(config.store.get(&key, &selection)))
+    }
+
+    /// Takes the stored response that a response may invalidate, and concludes with that response.
+    pub(super) fn conclude_after<B>(
+        mut self,
+        found: Result<Lookup, StoreError>,
+        response: Response<B>,
+        cx: &mut Context<'_>,
+    ) -> Conclusion<B>
+    where
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Send,
+    {
+        if let Course::Look(asked) = &mut self.course
+            && let Some(key) = asked.look.key().copied()
+            && let Ok(lookup) = found
+        {
+            let before = mem::replace(&mut asked.look.stale, Stale::found(key, lookup));
+            if let Some(other) = before.filter(|before| before.key != key) {
+                Replaced::new(&other).invalidate_before(&self.config, || {});
             }
         }
+        self.conclude(response, cx)
     }
 
     /// Returns what a response says of the stored one.
@@ -347,7 +394,9 @@ impl Exchange {
             // The response to the client's own condition, range or expectation.
             (Question::AsIs, 412 | 416 | 417) => Effect::Nothing,
             (Question::AsIs, 206 | 304) => {
-                match validation::compare(response.headers(), &stale.entry.headers) {
+                match part::compare(response.headers(), &stale.entry) {
+                    // It may be of another version: what is stale is not served any more.
+                    Comparison::Unknown if look.forward == Forward::Stale => Effect::Replaces,
                     Comparison::Same | Comparison::Unknown => Effect::Nothing,
                     Comparison::Other => Effect::Replaces,
                 }
@@ -367,9 +416,8 @@ impl Exchange {
     /// Sends the stored response for the last time: the origin has another version, and cannot be asked
     /// for it.
     fn unconfirmed<B: Body>(self, mut asked: Box<Asked>, stale: &Stale) -> Conclusion<B> {
-        let replaced = asked.look.fence.map(|fence| Replaced::new(stale, fence));
-        let invalidated = replaced.map(|replaced| replaced.invalidate(&self.config));
-        let settling = invalidated.map(|write| self.settle(write));
+        let invalidated = Replaced::new(stale).invalidate(&self.config);
+        let settling = Some(self.settle(invalidated));
         let settling = land_after(settling, asked.look.lead.take(), Landing::NotStored);
         let response = self.stale(&asked, &stale.entry, Some(StatusCode::NOT_MODIFIED));
         Conclusion::Send(response.map(CacheBody::stored), settling)
@@ -401,8 +449,7 @@ impl Exchange {
         let stale = asked.look.stale.as_ref()?;
         if asked.unconfirmed.is_some() {
             // A `304` has named another version, which the origin cannot send now.
-            let replaced = Replaced::new(stale, asked.look.fence?);
-            replaced.invalidate_before(&self.config, || drop(lead));
+            Replaced::new(stale).invalidate_before(&self.config, || drop(lead));
             return None;
         }
         let may_stand_in = asked.look.may_stand_in(&self.config, stale);
@@ -502,37 +549,18 @@ impl Exchange {
             headers,
             ..(*stale.entry).clone()
         };
-        let mut settling = None;
-        if let (Ok(verdict), Some(fence)) = (&verdict, look.fence) {
-            entry.headers = compact(&self.kept_headers(&dated, verdict, &times));
-            entry.freshness = self.config.jitter.shorten(verdict.freshness, &stale.key);
-            entry.says_shared = verdict.says_shared;
-            let tags = self.tags(answer);
-            if !tags.is_empty() {
-                entry.tags = tags;
+        let write = match &verdict {
+            Ok(verdict) => {
+                entry.headers = compact(&self.kept_headers(&dated, verdict, &times));
+                self.confirm(look, stale, &mut entry, verdict, answer)
             }
-            let touch = Touch {
-                key: stale.key,
-                entry: Arc::new(entry.clone()),
-                stamp: stale.stamp,
-                fence,
-                retain: self.retain(verdict),
-            };
-            settling = Some(self.touch(touch));
-        } else if let Some(fence) = look.fence {
-            // Confirmed for this client, and no longer for others.
-            let replaced = Replaced::new(stale, fence);
-            let write = match verdict {
-                Err(Reason::NoStore) => replaced.invalidate(&self.config),
-                Ok(_) | Err(_) => replaced.demote(&self.config),
-            };
-            settling = Some(self.settle(write));
-        }
+            Err(reason) => Some(self.no_longer_shared(stale, *reason)),
+        };
         let landing = match verdict.is_ok() {
             true => Landing::Stored,
             false => Landing::NotStored,
         };
-        let stored = verdict.is_ok() && settling.is_some();
+        let stored = verdict.is_ok() && write.is_some();
         if verdict.is_err() {
             self.remember(look, Storable::No);
         }
@@ -549,8 +577,44 @@ impl Exchange {
         let response = self
             .told(Some(look))
             .stored(&entry, look, &fields, now, report);
-        let settling = land_after(settling, lead, landing);
+        let settling = land_after(write, lead, landing);
         Conclusion::Send(response.map(CacheBody::stored), settling)
+    }
+
+    /// Stores what a confirmation has changed in the head of a stored response.
+    fn confirm<B>(
+        &self,
+        look: &Look,
+        stale: &Stale,
+        entry: &mut StoredResponse,
+        verdict: &Verdict,
+        answer: &Response<B>,
+    ) -> Option<StoreFuture<()>> {
+        entry.freshness = self.config.jitter.shorten(verdict.freshness, &stale.key);
+        entry.says_shared = verdict.says_shared;
+        let tags = self.tags(answer);
+        if !tags.is_empty() {
+            entry.tags = tags;
+        }
+        let fence = look.fence?;
+        self.config.order.confirm(stale.key.full());
+        Some(self.touch(Touch {
+            key: stale.key,
+            entry: Arc::new(entry.clone()),
+            stamp: stale.stamp,
+            fence,
+            retain: self.retain(verdict),
+        }))
+    }
+
+    /// Takes a stored response from the other clients: it is confirmed for this one, and no longer for
+    /// them.
+    fn no_longer_shared(&self, stale: &Stale, reason: Reason) -> StoreFuture<()> {
+        let replaced = Replaced::new(stale);
+        self.settle(match reason == Reason::NoStore {
+            true => replaced.invalidate(&self.config),
+            false => replaced.demote(&self.config),
+        })
     }
 
     fn touch(&self, touch: Touch) -> StoreFuture<()> {
@@ -594,19 +658,7 @@ impl Exchange {
                 false => Storable::Own,
             },
         );
-        fill.route = look.route;
-        match look.lead.take() {
-            Some(lead) if look.leads == Some(fill.head.key) => {
-                fill.lead = Some(lead);
-                fill.lease = look.leasing.hand_over();
-            }
-            // Those who wait look for their own response from now on.
-            Some(lead) => {
-                fill.lead = self.config.flights.lead(fill.head.key.full());
-                lead.land(other_partition(look));
-            }
-            None => {}
-        }
+        self.hand_over(look, &mut fill);
         let mut settling = None;
         let mut replaced = replaced.map(Box::new);
         if let Some(other) =
@@ -627,14 +679,7 @@ impl Exchange {
             }
         }
         let look = &asked.look;
-        let freshness = &fill.head.freshness;
-        let mut report = Report::forwarded(CacheSource::Miss, look.forward);
-        report.stored = true;
-        report.ttl_secs = Some(freshness.ttl_secs(freshness.received_at));
-        report.forward_status = look.forward_status(response.status());
-        fill.record.clone_from(&self.record);
-        Self::negotiates(&fill, response.headers_mut());
-        let response = self.told(Some(look)).reported(report, response);
+        let response = self.report_stored(look, &mut fill, response);
         let response = response.map(|body| CacheBody::filling(body, fill, cx));
         // The client is sent a newer head: no later request is sent what is older than that.
         if let Some(replaced) = replaced
@@ -644,6 +689,40 @@ impl Exchange {
             settling = Some(self.settle(replaced.demote(&self.config)));
         }
         Conclusion::Send(response, settling.map(Settling::from))
+    }
+
+    /// Hands the flight that a request leads over to its response.
+    fn hand_over(&self, look: &mut Look, fill: &mut Fill) {
+        fill.route = look.route;
+        match look.lead.take() {
+            Some(lead) if look.lead_key() == Some(fill.head.key) => {
+                fill.lead = Some(lead);
+                fill.lease = look.leasing.hand_over();
+            }
+            // Those who wait look for their own response from now on.
+            Some(lead) => {
+                fill.lead = self.config.flights.lead(fill.head.key.full());
+                lead.land(other_partition(look));
+            }
+            None => {}
+        }
+    }
+
+    /// Adds to a response that is being stored what the cache does.
+    fn report_stored<B>(
+        &self,
+        look: &Look,
+        fill: &mut Fill,
+        mut response: Response<B>,
+    ) -> Response<B> {
+        let freshness = &fill.head.freshness;
+        let mut report = Report::forwarded(CacheSource::Miss, look.forward);
+        report.stored = true;
+        report.ttl_secs = Some(freshness.ttl_secs(freshness.received_at));
+        report.forward_status = look.forward_status(response.status());
+        fill.record.clone_from(&self.record);
+        Self::negotiates(fill, response.headers_mut());
+        self.told(Some(look)).reported(report, response)
     }
 
     /// Reads a body into the store, for a client that wants a part of it, a comparison, or its head.
@@ -693,10 +772,9 @@ impl Exchange {
         if tells {
             self.remember(look, Storable::No);
         }
-        if tells && !stands_in_for(response.status()) {
-            let order = &self.config.order;
-            for key in [look.shared, look.own].iter().flatten() {
-                order.refuse(order.begin(key.full(), None));
+        if look.is_last_word(response.status()) {
+            for key in [&look.shared, &look.own].into_iter().flatten() {
+                self.config.order.refuse_before_now(key.full());
             }
         }
         let settling = land_after(settling, look.lead.take(), landing);
@@ -805,7 +883,7 @@ impl Exchange {
         verdict: &Verdict,
         fence: Fence,
         response: &Response<B>,
-        times: &Times,
+        times: &Times<'_>,
     ) -> Result<Head, Option<Reason>> {
         let look = &asked.look;
         let (key, partition) = match (&look.caller, verdict.shared) {
@@ -847,16 +925,16 @@ impl Exchange {
         keys
     }
 
-    fn times(&self, look: &Look) -> Times {
+    fn times(&self, look: &Look) -> Times<'_> {
         Times {
             asked_at: look.asked_at,
             received_at: self.config.clock.coarse(),
-            received_wall: self.config.clock.wall(),
+            clock: &*self.config.clock,
         }
     }
 
     /// Returns the fields that are kept of an answer.
-    fn kept_headers(&self, headers: &HeaderMap, verdict: &Verdict, times: &Times) -> HeaderMap {
+    fn kept_headers(&self, headers: &HeaderMap, verdict: &Verdict, times: &Times<'_>) -> HeaderMap {
         let others = headers.get_all(CACHE_STATUS).iter();
         let others: Vec<_> = others.filter(|line| !line.is_empty()).cloned().collect();
         let mut kept = headers.clone();
@@ -867,7 +945,7 @@ impl Exchange {
         }
         // Who receives an answer without a date gives it one (RFC 9110 section 6.6.1).
         kept.entry(header::DATE)
-            .or_insert_with(|| date::format(times.received_wall));
+            .or_insert_with(|| date::format(times.clock.wall()));
         // Room for what each hit writes: a map that grows is copied.
         kept.insert(header::AGE, HeaderValue::from_static("0"));
         kept.insert(CACHE_STATUS, HeaderValue::from_static(""));
@@ -979,6 +1057,36 @@ impl Look {
             Question::AsIs
         } else {
             Question::Whole
+        }
+    }
+
+    /// Returns a key under which another request has stored a response since the store was asked for it,
+    /// and goes on to that key; each one once.
+    fn take_stored_since(&mut self, config: &Config) -> Option<CacheKey> {
+        let order = &config.order;
+        let keys = [
+            (self.shared, &mut self.shared_looked_up, false),
+            (self.own, &mut self.own_looked_up, true),
+        ];
+        for (key, since, is_own) in keys {
+            if let Some(key) = key.filter(|key| order.has_stored_since(key.full(), *since)) {
+                *since = order.now();
+                self.in_own = is_own;
+                return Some(key);
+            }
+        }
+        None
+    }
+
+    /// Returns whether a response is the origin's last word on what is stored, whatever that is: no
+    /// failure, and no response to the client's own condition or range.
+    fn is_last_word(&self, status: StatusCode) -> bool {
+        let is_whole = self.question != Question::AsIs;
+        match status.as_u16() {
+            100..=199 | 304 => false,
+            206 | 412 | 416 | 417 => is_whole,
+            200 => is_whole || !self.head_only,
+            _ => !stands_in_for(status),
         }
     }
 
@@ -1118,8 +1226,7 @@ fn other_partition(look: &Look) -> Landing {
 fn replaced_part(look: &Look, status: StatusCode) -> Option<Replaced> {
     let is_final = !matches!(status.as_u16(), 100..=199 | 206 | 304 | 412 | 416 | 417);
     let part = look.part.as_ref().filter(|_| is_final && !look.head_only)?;
-    let fence = look.fence.filter(|_| !stands_in_for(status))?;
-    Some(Replaced::new(part, fence))
+    (!stands_in_for(status)).then(|| Replaced::new(part))
 }
 
 /// Returns what is to be made of an answer that was validated, if it belongs where it stands: for no

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 
 use super::{
+    assured::assured,
     budget::Open,
     collapse::{Landing, Lead},
     config::Config,
@@ -22,7 +23,7 @@ use super::{
     reason::Reason,
     replaced::Replaced,
     storable::Storable,
-    store::{Fence, Put, PutOutcome},
+    store::{Fence, PurgeMode, PurgeTarget, Put, PutOutcome},
     vary::{VariantId, VarySpec},
 };
 use crate::{error::StoreError, record::RecordHandle, runtime::Task, store_key::StoreKey};
@@ -212,7 +213,9 @@ impl Fill {
     /// Gives up: the response turned out not to be storable.
     pub(super) fn abandon(mut self, reason: Reason) {
         amend(self.record.take(), reason);
-        self.config.order.refuse(self.turn);
+        if self.config.order.refuse(self.turn) {
+            purge_url(&self.config, &self.head.key);
+        }
         // A response that found no room may find some next time.
         if reason != Reason::Busy {
             let (url, now) = (self.head.key.uri(), self.config.clock.coarse());
@@ -340,19 +343,27 @@ impl Done {
             record,
         };
         if !config.order.complete(turn) {
+            if config.order.refuse(turn) {
+                purge_url(&config, &put.key);
+            }
             landing.give_way(&config);
             return None;
         }
+        let key = put.key;
         let stored = config.keeping.bound(config.store.put(put));
-        match config.watch.over(stored, || None).into_ready() {
+        let stored = config.watch.over(stored, || None).into_ready();
+        let landed = move |outcome| {
+            if config.order.is_refused(turn) {
+                purge_url(&config, &key);
+            }
+            landing.land(&config, &outcome);
+        };
+        match stored {
             Ok(outcome) => {
-                landing.land(&config, &outcome);
+                landed(outcome);
                 None
             }
-            Err(pending) => Some(Box::pin(async move {
-                let outcome = pending.await;
-                landing.land(&config, &outcome);
-            })),
+            Err(pending) => Some(Box::pin(async move { landed(pending.await) })),
         }
     }
 }
@@ -405,6 +416,18 @@ impl Landed {
         if let Some(lead) = self.lead {
             lead.land(landing);
         }
+    }
+}
+
+/// Removes the responses of a URL, in the background where that takes time: an older response was stored
+/// at the very moment when the newest one turned out not to be storable.
+fn purge_url(config: &Arc<Config>, key: &CacheKey) {
+    let purge = config.purge(&[PurgeTarget::Uri(*key.uri())], PurgeMode::Hard);
+    if let Err(pending) = assured(config, purge, drop).into_ready() {
+        config.spawn(Box::pin(async move {
+            // A store that failed keeps it until it expires.
+            let _ = pending.await;
+        }));
     }
 }
 

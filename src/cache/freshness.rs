@@ -11,7 +11,7 @@ use super::{
     date,
     directives::{DELTA_SECS_MAX, ResponseDirectives, delta_seconds, member_end},
 };
-use crate::time::Timestamp;
+use crate::time::{Clock, Timestamp};
 
 /// When an answer came, and how long it lasts: all that a hit has to compute with.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -58,20 +58,20 @@ impl Freshness {
 
 /// When an answer was asked for and when it came.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Times {
+pub(super) struct Times<'a> {
     /// When the handler was called, in steady time.
     pub(super) asked_at: Timestamp,
     /// When its answer's head came, in steady time.
     pub(super) received_at: Timestamp,
-    /// When it came, by the calendar.
-    pub(super) received_wall: Timestamp,
+    /// The clock, which is asked for the calendar's time only where that is needed.
+    pub(super) clock: &'a dyn Clock,
 }
 
-impl Times {
+impl Times<'_> {
     /// Returns how old an answer was when it came.
     pub(super) fn initial_age_secs(&self, headers: &HeaderMap) -> u32 {
         let apparent = match headers.get(DATE).and_then(date::parse) {
-            Some(date) => self.received_wall.as_secs().saturating_sub(date.as_secs()),
+            Some(date) => self.clock.wall().as_secs().saturating_sub(date.as_secs()),
             None => 0,
         };
         let delay = (self.received_at - self.asked_at).as_secs();
@@ -87,7 +87,7 @@ impl Times {
 pub(super) fn explicit_lifetime_secs(
     directives: &ResponseDirectives,
     headers: &HeaderMap,
-    times: &Times,
+    times: &Times<'_>,
 ) -> Option<u32> {
     directives
         .s_maxage_secs
@@ -104,7 +104,7 @@ pub(super) fn heuristic_lifetime_secs(
     status: StatusCode,
     directives: &ResponseDirectives,
     headers: &HeaderMap,
-    times: &Times,
+    times: &Times<'_>,
 ) -> Option<u32> {
     const DAY_SECS: u64 = 86_400;
     let allowed = matches!(
@@ -120,7 +120,7 @@ pub(super) fn heuristic_lifetime_secs(
     u32::try_from((unchanged / 10).min(DAY_SECS)).ok()
 }
 
-fn expires_secs(headers: &HeaderMap, times: &Times) -> Option<u32> {
+fn expires_secs(headers: &HeaderMap, times: &Times<'_>) -> Option<u32> {
     let first = headers.get(EXPIRES)?;
     // What cannot be read, and what stands twice, has expired.
     let Some(expires) = single(headers, &EXPIRES).and(date::parse(first)) else {
@@ -136,9 +136,9 @@ fn expires_secs(headers: &HeaderMap, times: &Times) -> Option<u32> {
     )
 }
 
-fn made_at(headers: &HeaderMap, times: &Times) -> Timestamp {
+fn made_at(headers: &HeaderMap, times: &Times<'_>) -> Timestamp {
     let date = headers.get(DATE).and_then(date::parse);
-    date.unwrap_or(times.received_wall)
+    date.unwrap_or_else(|| times.clock.wall())
 }
 
 /// Returns a field's value if it stands once.
@@ -163,11 +163,20 @@ mod tests {
     use super::*;
 
     const NOW: Timestamp = Timestamp::from_secs(784_111_777);
-    const TIMES: Times = Times {
+    const TIMES: Times<'_> = Times {
         asked_at: NOW,
         received_at: NOW,
-        received_wall: NOW,
+        clock: &Stopped,
     };
+
+    #[derive(Debug)]
+    struct Stopped;
+
+    impl Clock for Stopped {
+        fn now(&self) -> Timestamp {
+            NOW
+        }
+    }
 
     fn headers(fields: &[(http::HeaderName, &'static str)]) -> HeaderMap {
         let mut headers = HeaderMap::new();

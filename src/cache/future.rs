@@ -44,7 +44,8 @@ pin_project! {
 
 pin_project! {
     // Waiting  => Waiting | Calling | Answered | Whole
-    // Calling  => Settling | Reading | Readying | StandingIn | Answered | done
+    // Calling  => Settling | Reading | Readying | LookingUp | StandingIn | Answered | done
+    // LookingUp => as Calling
     // Readying => Calling | done
     // Reading  => Waiting
     // StandingIn => done
@@ -61,6 +62,8 @@ pin_project! {
         Calling { #[pin] response: SFut },
         // The handler is called again.
         Readying { request: Option<Request<ReqBody>> },
+        // The store is asked for what the response may invalidate.
+        LookingUp { found: StoreFuture<Lookup>, response: Option<Response<ResBody>> },
         // The body is read into the store, from where the client is answered.
         Reading {
             body: Pin<Box<CacheBody<ResBody>>>,
@@ -212,6 +215,12 @@ where
                             Continue(State::Calling { response })
                         }
                     }
+                }
+                StateProj::LookingUp { found, response } => {
+                    let found = ready!(Pin::new(found).poll(cx));
+                    let own = this.exchange.take().expect(ONE_END);
+                    let response = response.take().expect(ONE_END);
+                    concluded(own.conclude_after(found, response, cx), this.exchange)
                 }
                 StateProj::Reading {
                     body,
@@ -401,6 +410,13 @@ fn concluded<S, SFut, E, ReqBody: 'static, ResBody: Body>(
             let request = own.ask_again();
             *exchange = Some(own);
             Continue(State::Readying { request })
+        }
+        Conclusion::LookUp(own, response, found) => {
+            *exchange = Some(own);
+            Continue(State::LookingUp {
+                found,
+                response: Some(response),
+            })
         }
         Conclusion::StandIn(stand_in, response) => {
             Continue(State::standing_in(stand_in, Ok(response)))

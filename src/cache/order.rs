@@ -11,6 +11,8 @@ use crate::store_key::LongStoreKey;
 /// The maximum number of cache keys and variants that are remembered, in 16 KiB.
 const PLACES: usize = 2_048;
 const NUMBER: u64 = u32::MAX as u64;
+/// Tells the mark of a key that has been stored from that of a response.
+const STORED: u64 = 0x9e37_79b9_7f4a_7c15;
 
 /// Numbers the responses, and remembers the newest one of a cache key that has ended, in a fixed table.
 /// A key whose slot another one has taken counts as one without an ended response.
@@ -19,11 +21,16 @@ pub(super) struct Order {
     places: Box<[AtomicU64]>,
 }
 
+/// A moment in the order of responses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Moment(u64);
+
 /// A response of a cache key and variant, by its number.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Turn {
-    of_key: Mark,
-    of_variant: Mark,
+    key: u64,
+    variant: u64,
+    moment: Moment,
 }
 
 /// A digest and a number, and where they stand.
@@ -43,27 +50,86 @@ impl Default for Order {
 }
 
 impl Order {
+    /// Returns the present moment: later than each response that has been numbered.
+    #[inline]
+    pub(super) fn now(&self) -> Moment {
+        Moment(self.next.load(Ordering::Acquire) & NUMBER)
+    }
+
     /// Numbers a response whose head has come; `variant` is given where it varies.
     pub(super) fn begin(&self, key: &LongStoreKey, variant: Option<&VariantId>) -> Turn {
         let variant = variant.map_or(0, |variant| word(variant.as_bytes()));
-        let number = self.next.fetch_add(1, Ordering::Relaxed) & NUMBER;
-        let of_key = word(key.as_bytes());
+        let key = word(key.as_bytes());
         Turn {
-            of_key: Mark::new(of_key, number),
-            of_variant: Mark::new(of_key ^ variant, number),
+            key,
+            variant: key ^ variant,
+            moment: self.advance(),
         }
     }
 
-    /// Notes that a response is complete. Returns false if a newer one of its variant was before, or a
-    /// newer one that is not stored.
+    fn advance(&self) -> Moment {
+        Moment(self.next.fetch_add(1, Ordering::AcqRel) & NUMBER)
+    }
+
+    /// Notes that a response is complete and is about to be stored. Returns false if a newer one of its
+    /// variant was before, or a newer one that is not stored.
     pub(super) fn complete(&self, turn: Turn) -> bool {
-        let of_key = self.places[turn.of_key.at].load(Ordering::Acquire);
-        !turn.of_key.is_older(of_key) && self.note(turn.of_variant)
+        let is_newest = !self.is_refused(turn) && self.note(Mark::new(turn.variant, turn.moment));
+        if is_newest {
+            self.note_stored(turn.key);
+        }
+        is_newest
+    }
+
+    /// Notes that a stored response of the key has been confirmed, and is about to be stored anew.
+    pub(super) fn confirm(&self, key: &LongStoreKey) {
+        self.note_stored(word(key.as_bytes()));
+    }
+
+    fn note_stored(&self, key: u64) {
+        self.note(Mark::new(key ^ STORED, self.advance()));
+    }
+
+    /// Returns whether a newer response of the key is not stored.
+    pub(super) fn is_refused(&self, turn: Turn) -> bool {
+        let refused = Mark::new(turn.key, turn.moment);
+        refused.is_older(self.found(refused.at))
     }
 
     /// Notes that a response is not stored: those before it are not either, whatever their variant.
-    pub(super) fn refuse(&self, turn: Turn) {
-        self.note(turn.of_key);
+    ///
+    /// Returns whether an older response of the variant has been stored since this one began.
+    pub(super) fn refuse(&self, turn: Turn) -> bool {
+        self.note(Mark::new(turn.key, turn.moment));
+        let of_variant = Mark::new(turn.variant, turn.moment);
+        let stored = self.found(of_variant.at);
+        of_variant.is_newer(stored) && self.stored_since(turn.key, turn.moment)
+    }
+
+    /// Notes that the key has a response at the present moment that is not stored.
+    #[inline]
+    pub(super) fn refuse_before_now(&self, key: &LongStoreKey) {
+        let mark = Mark::new(word(key.as_bytes()), self.now());
+        // Mostly nothing has been stored since the last one.
+        if self.found(mark.at) != mark.bits {
+            self.note(mark);
+        }
+    }
+
+    /// Returns whether a response of the key has been stored since that moment.
+    #[inline]
+    pub(super) fn has_stored_since(&self, key: &LongStoreKey, since: Moment) -> bool {
+        self.now() != since && self.stored_since(word(key.as_bytes()), since)
+    }
+
+    fn stored_since(&self, key: u64, since: Moment) -> bool {
+        let since = Mark::new(key ^ STORED, since);
+        let stored = self.found(since.at);
+        stored == since.bits || since.is_older(stored)
+    }
+
+    fn found(&self, at: usize) -> u64 {
+        self.places[at].load(Ordering::Acquire)
     }
 
     fn note(&self, mark: Mark) -> bool {
@@ -75,10 +141,10 @@ impl Order {
 }
 
 impl Mark {
-    fn new(digest: u64, number: u64) -> Self {
+    fn new(digest: u64, moment: Moment) -> Self {
         Self {
             at: usize::from(digest as u16) % PLACES,
-            bits: (digest & !NUMBER) | number,
+            bits: (digest & !NUMBER) | moment.0,
         }
     }
 
@@ -86,6 +152,11 @@ impl Mark {
     fn is_older(self, other: u64) -> bool {
         let ahead = (other as u32).wrapping_sub(self.bits as u32);
         (other ^ self.bits) & !NUMBER == 0 && ahead != 0 && ahead < u32::MAX / 2
+    }
+
+    /// Returns whether the other one has the same digest, and an earlier number.
+    fn is_newer(self, other: u64) -> bool {
+        (other ^ self.bits) & !NUMBER == 0 && other != self.bits && !self.is_older(other)
     }
 }
 
@@ -134,7 +205,7 @@ mod tests {
     fn a_response_that_is_not_stored_comes_after_all_variants() {
         let order = Order::default();
         let first = VARIANTS.map(|variant| begin(&order, variant));
-        order.refuse(order.begin(&key(1), None));
+        order.refuse_before_now(&key(1));
         let second = VARIANTS.map(|variant| begin(&order, variant));
         assert!(!first.into_iter().any(|turn| order.complete(turn)));
         assert!(second.into_iter().all(|turn| order.complete(turn)));
@@ -146,9 +217,35 @@ mod tests {
         let [first, second] = VARIANTS.map(|variant| begin(&order, variant));
         assert!(order.complete(second));
         for name in 2..9_000 {
-            order.refuse(order.begin(&key(name), None));
+            order.refuse_before_now(&key(name));
         }
         assert!(order.complete(first));
+    }
+
+    #[test]
+    fn a_response_that_is_stored_or_confirmed_since_a_moment_is_known() {
+        let order = Order::default();
+        let [before, other] = [(); 2].map(|()| order.now());
+        assert!(order.complete(begin(&order, VARIANTS[0])));
+        let between = order.now();
+        assert!(order.has_stored_since(&key(1), before));
+        assert!(!order.has_stored_since(&key(1), between));
+        order.confirm(&key(1));
+        assert!(order.has_stored_since(&key(1), between));
+        assert!(!order.has_stored_since(&key(1), order.now()));
+        assert!(!order.has_stored_since(&key(2), other));
+    }
+
+    #[test]
+    fn a_refused_response_knows_of_an_older_one_of_its_variant_stored_meanwhile() {
+        for (stored, is_known) in [(0, true), (1, false)] {
+            let order = Order::default();
+            let older = begin(&order, VARIANTS[stored]);
+            let newer = begin(&order, VARIANTS[0]);
+            assert!(order.complete(older));
+            assert_eq!(order.refuse(newer), is_known);
+            assert!(order.is_refused(older) && !order.is_refused(newer));
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use bytes::Bytes;
 use http::{
-    HeaderMap, HeaderValue,
+    HeaderMap, HeaderValue, StatusCode,
     header::{CONTENT_RANGE, ETAG},
 };
 
@@ -12,7 +12,7 @@ use super::{
     entry::StoredResponse,
     range::{self, Part},
     reason::Reason,
-    validation,
+    validation::{self, Comparison},
 };
 
 /// Where the bytes of a stored part lie in the whole.
@@ -156,6 +156,17 @@ pub(super) fn join(
         body: joined.into(),
         whole: place.is_whole(),
     })
+}
+
+/// Compares a part of a response, or the `304` to a client's own condition, with the stored response:
+/// all that it says of version and complete length.
+pub(super) fn compare(part: &HeaderMap, stored: &StoredResponse) -> Comparison {
+    let complete = Place::said(part).and_then(|place| place.complete);
+    let differs = complete.is_some_and(|bytes| bytes as u64 != stored.plain_bytes());
+    match differs && stored.status == StatusCode::OK {
+        true => Comparison::Other,
+        false => validation::compare(part, &stored.headers),
+    }
 }
 
 #[cfg(test)]

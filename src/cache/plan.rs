@@ -19,11 +19,12 @@ use super::{
     key::{CacheKey, Target, Uris},
     lease::Leasing,
     normal_form,
+    order::Moment,
     policy::{CachePolicy, Wishes},
     reason::Reason,
     request::{self, Facts, MethodClass},
     storability::Caller,
-    store::{Fence, Stamp},
+    store::{Fence, Found, Lookup, Stamp},
     vary::VarySpec,
 };
 use crate::{
@@ -95,7 +96,7 @@ pub(super) struct Look {
     /// The decompressed body of what was found, for a client that does not accept it compressed.
     pub(super) plain: Option<Bytes>,
     /// A stored part that does not hold the requested range.
-    pub(super) part: Option<Stale>,
+    pub(super) part: Option<Box<Stale>>,
     /// Whether the response refreshes the store in the background of a request that has been sent a
     /// stale one.
     pub(super) refreshes: bool,
@@ -106,14 +107,26 @@ pub(super) struct Look {
     pub(super) collapsing: Collapsing,
     /// The number of flights that had landed when the store was asked.
     pub(super) landed: u64,
-    /// The flight that this request leads, and the key that it fills.
+    /// When the store was asked for each key, in the order of responses.
+    pub(super) shared_looked_up: Moment,
+    pub(super) own_looked_up: Moment,
+    /// The flight that this request leads, and the partition that it fills.
     pub(super) lead: Option<Lead>,
-    pub(super) leads: Option<CacheKey>,
+    pub(super) leads: Option<Leads>,
     /// The lease among the processes that share the store.
     pub(super) leasing: Leasing,
     /// When this request began to wait for others, and for how long it has waited.
     pub(super) waits_since: Option<Timestamp>,
     pub(super) waited: Option<Duration>,
+}
+
+/// The partition that the leader of a flight is to fill.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Leads {
+    /// The shared partition.
+    Shared,
+    /// The caller's own partition.
+    Own,
 }
 
 /// The form in which the handler is sent a request that the store does not answer.
@@ -233,8 +246,30 @@ pub(super) struct Stale {
     pub(super) key: CacheKey,
     pub(super) entry: Arc<StoredResponse>,
     pub(super) stamp: Stamp,
+    /// The fence of its look-up.
+    pub(super) fence: Fence,
     /// Whether a soft purge has come over it.
     pub(super) expired: bool,
+}
+
+impl Stale {
+    /// Returns the stored response that a look-up has found.
+    pub(super) fn found(key: CacheKey, lookup: Lookup) -> Option<Self> {
+        match lookup.found {
+            Found::Entry {
+                entry,
+                stamp,
+                expired,
+            } => Some(Self {
+                key,
+                entry,
+                stamp,
+                fence: lookup.fence,
+                expired,
+            }),
+            Found::Nothing | Found::NoVariant | Found::Varies(_) => None,
+        }
+    }
 }
 
 impl Plan {
@@ -433,6 +468,7 @@ impl Look {
                 Some(config.keys.own(&shared, digest, credentials)),
             ),
         };
+        let looked_up = config.order.now();
         Self {
             policy,
             caller,
@@ -461,6 +497,8 @@ impl Look {
             route: None,
             collapsing: Collapsing::Open,
             landed: config.flights.landed(),
+            shared_looked_up: looked_up,
+            own_looked_up: looked_up,
             lead: None,
             leads: None,
             leasing: Leasing::default(),
@@ -474,6 +512,23 @@ impl Look {
     pub(super) fn key(&self) -> Option<&CacheKey> {
         let key = if self.in_own { &self.own } else { &self.shared };
         key.as_ref()
+    }
+
+    /// Returns the key that this request is to fill, if it leads a flight.
+    pub(super) fn lead_key(&self) -> Option<CacheKey> {
+        match self.leads? {
+            Leads::Shared => self.shared,
+            Leads::Own => self.own,
+        }
+    }
+
+    /// Notes that this request leads a flight for one of its keys.
+    pub(super) fn lead(&mut self, lead: Lead, key: CacheKey) {
+        self.lead = Some(lead);
+        self.leads = Some(match self.shared == Some(key) {
+            true => Leads::Shared,
+            false => Leads::Own,
+        });
     }
 
     /// Returns the key under which the store is asked first.
@@ -501,6 +556,8 @@ impl Look {
         self.forward = Forward::UriMiss;
         self.asked_at = config.clock.coarse();
         self.landed = config.flights.landed();
+        self.shared_looked_up = config.order.now();
+        self.own_looked_up = self.shared_looked_up;
     }
 
     /// Notes the end of a wait for another request.

@@ -4,7 +4,7 @@ use std::{
     future::{Future, poll_fn},
     pin::pin,
     sync::Arc,
-    task::Poll,
+    task::{Context, Poll},
 };
 
 use bytes::Bytes;
@@ -86,13 +86,7 @@ async fn refreshed<S, ReqBody, ResBody>(
             exchange.rescue();
             return;
         };
-        let mut given = Some((exchange, response));
-        let conclusion = poll_fn(|cx| {
-            let (exchange, response) = given.take().expect("it is ready at once");
-            Poll::Ready(exchange.conclude(response, cx))
-        })
-        .await;
-        match conclusion {
+        match concluded(exchange, response).await {
             Conclusion::Send(response, settling) => {
                 if let Some(settling) = settling {
                     let _ = settling.settled.await;
@@ -100,7 +94,7 @@ async fn refreshed<S, ReqBody, ResBody>(
                 return drain(response.into_body()).await;
             }
             Conclusion::Read(_, body, _) => return drain(body).await,
-            Conclusion::StandIn(..) => return,
+            Conclusion::StandIn(..) | Conclusion::LookUp(..) => return,
             Conclusion::AskAgain(again) => exchange = again,
         }
         match exchange.ask_again() {
@@ -108,6 +102,30 @@ async fn refreshed<S, ReqBody, ResBody>(
             None => return,
         }
     }
+}
+
+/// Takes the handler's response.
+async fn concluded<B>(exchange: Exchange, response: Response<B>) -> Conclusion<B>
+where
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Send,
+{
+    let mut conclusion = with_context(|cx| exchange.conclude(response, cx)).await;
+    while let Conclusion::LookUp(exchange, response, found) = conclusion {
+        let found = found.await;
+        conclusion = with_context(|cx| exchange.conclude_after(found, response, cx)).await;
+    }
+    conclusion
+}
+
+/// Calls a function with the context of the task.
+async fn with_context<T>(call: impl FnOnce(&mut Context<'_>) -> T) -> T {
+    let mut call = Some(call);
+    poll_fn(|cx| {
+        let call = call.take().expect("it is ready at once");
+        Poll::Ready(call(cx))
+    })
+    .await
 }
 
 /// Waits for the lease. Returns whether this process has it, and there is still no fresh response.

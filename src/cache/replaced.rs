@@ -3,13 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{
-    assured::assured,
-    config::Config,
-    freshness::Freshness,
-    key::CacheKey,
-    plan::Stale,
-    store::{Fence, Touch},
-    vary::VariantId,
+    assured::assured, config::Config, freshness::Freshness, key::CacheKey, plan::Stale,
+    store::Touch, vary::VariantId,
 };
 use crate::store_future::StoreFuture;
 
@@ -17,14 +12,12 @@ use crate::store_future::StoreFuture;
 #[derive(Clone, Debug)]
 pub(super) struct Replaced {
     stale: Stale,
-    fence: Fence,
 }
 
 impl Replaced {
-    pub(super) fn new(stale: &Stale, fence: Fence) -> Self {
+    pub(super) fn new(stale: &Stale) -> Self {
         Self {
             stale: stale.clone(),
-            fence,
         }
     }
 
@@ -58,7 +51,7 @@ impl Replaced {
             key: self.stale.key,
             entry: Arc::new(entry),
             stamp: self.stale.stamp,
-            fence: self.fence,
+            fence: self.stale.fence,
             retain,
         });
         let touched = match touched.into_ready() {

@@ -184,11 +184,14 @@ impl Search<'_> {
                 {
                     // It is of use to what it is a part of, when more of that has come.
                     look.forward = Forward::Partial;
-                    look.part = look.key().copied().map(|key| Stale {
-                        key,
-                        entry,
-                        stamp,
-                        expired,
+                    look.part = look.key().copied().map(|key| {
+                        Box::new(Stale {
+                            key,
+                            entry,
+                            stamp,
+                            fence,
+                            expired,
+                        })
                     });
                 } else if is_fresh && !look.precondition && look.is_fresh_enough(&entry) {
                     return Step::Answer(Answer::Fresh(entry, None));
@@ -203,10 +206,11 @@ impl Search<'_> {
                         key,
                         entry,
                         stamp,
+                        fence,
                         expired,
                     };
                     match found.entry.status == StatusCode::PARTIAL_CONTENT {
-                        true => look.part = Some(found),
+                        true => look.part = Some(Box::new(found)),
                         false => look.stale = Some(found),
                     }
                     return self.go_past(request);
@@ -308,8 +312,7 @@ impl Search<'_> {
                 None => Step::Call,
             },
             Boarding::Lead(lead) => {
-                look.lead = Some(lead);
-                look.leads = Some(key);
+                look.lead(lead, key);
                 if look.landed != config.flights.landed() {
                     return self.look_again();
                 }
@@ -381,7 +384,7 @@ impl Search<'_> {
     /// Becomes the one process that calls the handler.
     fn lease<B>(&mut self, request: &Request<B>) -> Step {
         let look = &*self.look;
-        match look.leads {
+        match look.lead_key() {
             Some(key) if look.lead.is_some() && look.leasing.is_open() => {
                 let leased = lease::ask(self.config, key);
                 Step::Lease(
@@ -396,7 +399,7 @@ impl Search<'_> {
 
     /// Takes the store's reply to a request for the lease.
     pub(super) fn leased(&mut self, answer: Result<Lease, StoreError>) -> Step {
-        let Some(key) = self.look.leads else {
+        let Some(key) = self.look.lead_key() else {
             return Step::Call;
         };
         match self.look.leasing.take(answer, self.config, key) {
@@ -432,8 +435,7 @@ impl Search<'_> {
         let Some(lead) = leads.or_else(|| config.flights.lead(&flight)) else {
             return Step::Answer(answer);
         };
-        look.lead = Some(lead);
-        look.leads = Some(stale.key);
+        look.lead(lead, stale.key);
         look.refreshes = true;
         look.head_only = false;
         look.selective = false;

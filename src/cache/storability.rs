@@ -82,7 +82,7 @@ pub(super) fn judge(
     status: StatusCode,
     headers: &HeaderMap,
     wanted: &Wanted<'_>,
-    times: &Times,
+    times: &Times<'_>,
 ) -> Result<Verdict, Reason> {
     let seen = Seen::of(headers, &rules.targeted);
     let mut directives = match seen.directives {
@@ -134,7 +134,7 @@ pub(super) fn judge(
 }
 
 /// Returns whether an answer itself says for how long it is fresh.
-pub(super) fn is_explicit(rules: &Rules, headers: &HeaderMap, times: &Times) -> bool {
+pub(super) fn is_explicit(rules: &Rules, headers: &HeaderMap, times: &Times<'_>) -> bool {
     let directives = ResponseDirectives::of(headers, &rules.targeted);
     explicit_lifetime_secs(&directives, headers, times).is_some()
 }
@@ -290,7 +290,7 @@ impl<'a> Seen<'a> {
         &self,
         directives: &ResponseDirectives,
         headers: &HeaderMap,
-        times: &Times,
+        times: &Times<'_>,
     ) -> Option<u32> {
         match self.expires || directives.says_lifetime() {
             true => explicit_lifetime_secs(directives, headers, times),
@@ -338,7 +338,7 @@ fn freshness(
     directives: &ResponseDirectives,
     lifetime_secs: Option<u32>,
     headers: &HeaderMap,
-    times: &Times,
+    times: &Times<'_>,
     seen: &Seen<'_>,
 ) -> Result<Freshness, Reason> {
     let has_validator = seen.validator;
@@ -404,7 +404,7 @@ mod tests {
         let times = Times {
             asked_at: NOW,
             received_at: NOW,
-            received_wall: NOW,
+            clock: &crate::time::ManualClock::new(NOW),
         };
         judge(
             &Rules::secure(),

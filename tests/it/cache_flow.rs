@@ -537,6 +537,102 @@ async fn an_older_response_that_ends_late_does_not_replace_a_newer_one() {
     }
 }
 
+/// Final responses of the origin, none of which is stored for others.
+const UNSTORED: &[(u16, Fields)] = &[
+    (404, &[("cache-control", "no-store")]),
+    (404, &[]),
+    (410, &[]),
+    (403, &[]),
+    (200, &[("cache-control", "no-store")]),
+    (200, &[("cache-control", "max-age=60"), ("vary", "*")]),
+    (
+        200,
+        &[("cache-control", "max-age=60"), ("content-length", "999")],
+    ),
+];
+
+#[tokio::test]
+async fn a_final_response_invalidates_an_entry_stored_while_the_handler_was_asked() {
+    const STALE: Fields = &[("cache-control", "max-age=1, stale-if-error=600")];
+    const OLD: Fields = &[("cache-control", "max-age=60, stale-if-error=600")];
+    let cases = UNSTORED.iter().flat_map(|last| [(last, 0), (last, 1)]);
+    for ((status, fields), stored_before) in cases {
+        let origin = Origin::new(move |_, call| {
+            Ok(match call - stored_before {
+                0 => response(200, STALE, "stale"),
+                1 => response(*status, fields, "last"),
+                2 => response(200, OLD, "old"),
+                _ => response(503, &[], "failed"),
+            })
+        });
+        let site = Site::secure(&origin, |builder| builder.waiters_max(0));
+        if stored_before == 1 {
+            origin.let_through(1);
+            site.send(get("/a")).await.unwrap();
+            site.advance_secs(2).await;
+        }
+        let overlapping = site.start_all([get("/a"), get("/a")]).await;
+        for call in [2, 1] {
+            origin.let_through_call(stored_before + call);
+            let_all_run().await;
+        }
+        let bodies = all(overlapping).await.into_iter().map(|r| r.unwrap().body);
+        assert_eq!(bodies.collect::<Vec<_>>(), ["last", "old"]);
+        origin.open();
+        let next = site.send(get("/a")).await.unwrap();
+        assert_eq!(next.body, "failed", "{status} {fields:?} {stored_before}");
+    }
+}
+
+#[tokio::test]
+async fn a_final_response_invalidates_an_entry_confirmed_while_the_handler_was_asked() {
+    const STALE: Fields = &[("cache-control", "no-cache"), ("etag", "\"a\"")];
+    const CONFIRMED: Fields = &[("cache-control", "max-age=60"), ("etag", "\"a\"")];
+    for (status, fields) in UNSTORED {
+        let origin = Origin::new(move |_, call| {
+            Ok(match call {
+                1 => response(200, STALE, "old"),
+                2 => response(*status, fields, "last"),
+                3 => response(304, CONFIRMED, ""),
+                _ => response(503, &[], "failed"),
+            })
+        });
+        let site = Site::secure(&origin, |builder| builder.waiters_max(0));
+        origin.let_through(1);
+        site.send(get("/a")).await.unwrap();
+        let overlapping = site.start_all([get("/a"), get("/a")]).await;
+        for call in [3, 2] {
+            origin.let_through_call(call);
+            let_all_run().await;
+        }
+        all(overlapping).await;
+        origin.open();
+        let next = site.send(get("/a")).await.unwrap();
+        assert_eq!(next.body, "failed", "{status} {fields:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_final_response_leaves_other_variants_stored_while_the_handler_was_asked() {
+    const VARIED: Fields = &[("cache-control", "max-age=60"), ("vary", "accept")];
+    let origin = Origin::new(|_, call| {
+        Ok(match call {
+            1 => response(404, &[("cache-control", "no-store")], "none"),
+            _ => response(200, VARIED, "b"),
+        })
+    });
+    let site = Site::secure(&origin, |builder| builder.waiters_max(0));
+    let asked = ["a", "b"].map(|accept| get_with("/a", &[("accept", accept)]));
+    let overlapping = site.start_all(asked).await;
+    for call in [2, 1] {
+        origin.let_through_call(call);
+        let_all_run().await;
+    }
+    all(overlapping).await;
+    let stored = site.send(get_with("/a", &[("accept", "b")])).await;
+    assert!(stored.unwrap().is_hit());
+}
+
 #[tokio::test]
 async fn a_final_response_replaces_a_stored_part() {
     for status in [404, 200] {

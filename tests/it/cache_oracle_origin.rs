@@ -950,7 +950,7 @@ impl World {
             let seen = Seen::of(&response);
             let checked = seen.check(asked);
             self.checked(at, checked, &response);
-            if seen.is_hit || !seen.overlaps {
+            if !seen.is_overtakable() {
                 self.raise(at, &seen);
             }
             self.asking[at].answer = Some((response, Box::pin(body)));
@@ -975,8 +975,7 @@ impl World {
         }
     }
 
-    /// Raises the floor for later requests. Of a call beside another one nobody can tell which one is
-    /// the newer: it counts once it is sent from the store.
+    /// Raises the floor for later requests.
     fn raise(&mut self, at: usize, seen: &Seen) {
         let asked = &self.asking[at].asked;
         if let Some(version) = seen.version.filter(|_| seen.status == 200) {
@@ -1010,6 +1009,9 @@ impl World {
         let checked = seen.check_body(&asking.asked, &asking.read, ended);
         self.checked(at, checked, &response);
         self.hits += u64::from(seen.is_hit);
+        if ended && seen.is_overtakable() {
+            self.raise(at, &seen);
+        }
         self.asking.swap_remove(at);
     }
 }
@@ -1023,6 +1025,7 @@ struct Seen {
     length: Option<usize>,
     range: Option<String>,
     is_hit: bool,
+    is_stored: bool,
     is_broken: bool,
     overlaps: bool,
     /// Whether it tells of the current version.
@@ -1036,10 +1039,12 @@ impl Seen {
         let number = |name| header(headers, name).and_then(|value| value.parse().ok());
         let status = response.status().as_u16();
         let etag = text("etag");
+        let overlaps = headers.contains_key("x-overlaps");
         let is_final = match status {
             500 | 502..=504 | 412 | 416 => false,
-            // A part without a validator may be of any version.
-            206 | 304 => etag.is_some(),
+            // A part without a validator may be of any version, and one of another version does not stop
+            // a response that is being stored.
+            206 | 304 => etag.is_some() && !overlaps,
             _ => true,
         };
         let reported = text("cache-status").unwrap_or_default();
@@ -1050,11 +1055,18 @@ impl Seen {
             length: number("content-length").map(|length| length as usize),
             range: text("content-range"),
             is_hit: reported.contains("; hit"),
-            overlaps: headers.contains_key("x-overlaps"),
+            is_stored: reported.contains("; stored"),
+            overlaps,
             is_broken: headers.contains_key("x-broken"),
             is_final,
             etag,
         }
+    }
+
+    /// Returns whether an older response may still be stored before the body of this one is complete: that
+    /// of a call which was under way beside its own.
+    fn is_overtakable(&self) -> bool {
+        self.overlaps && self.is_stored
     }
 
     fn check(&self, asked: &Asked) -> Result<(), &'static str> {

@@ -35,6 +35,7 @@ type Respond = dyn Fn(&Request<Full<Bytes>>, usize) -> Result<Response<Full<Byte
 pub(crate) struct Origin {
     respond: Arc<Mutex<Arc<Respond>>>,
     let_through: Arc<Semaphore>,
+    gates: Arc<Mutex<Vec<Arc<Semaphore>>>>,
     calls: Arc<AtomicUsize>,
     asked: Arc<Mutex<Vec<Request<()>>>>,
 }
@@ -49,6 +50,7 @@ impl Origin {
         Self {
             respond: Arc::new(Mutex::new(Arc::new(respond))),
             let_through: Arc::new(Semaphore::new(0)),
+            gates: Arc::default(),
             calls: Arc::default(),
             asked: Arc::default(),
         }
@@ -65,6 +67,11 @@ impl Origin {
 
     pub(crate) fn let_through(&self, calls: usize) {
         self.let_through.add_permits(calls);
+    }
+
+    /// Lets one call through, by its number from 1, before those that have come earlier.
+    pub(crate) fn let_through_call(&self, number: usize) {
+        self.gates.lock().unwrap()[number - 1].add_permits(1);
     }
 
     pub(crate) fn open(&self) {
@@ -103,8 +110,14 @@ impl Service<Request<Full<Bytes>>> for Origin {
         *seen.uri_mut() = request.uri().clone();
         *seen.headers_mut() = request.headers().clone();
         self.asked.lock().unwrap().push(seen);
+        let gate = Arc::new(Semaphore::new(0));
+        self.gates.lock().unwrap().push(Arc::clone(&gate));
         Box::pin(async move {
-            origin.let_through.acquire().await.unwrap().forget();
+            let permit = tokio::select! {
+                permit = origin.let_through.acquire() => permit,
+                permit = gate.acquire() => permit,
+            };
+            permit.unwrap().forget();
             let respond = Arc::clone(&*origin.respond.lock().unwrap());
             respond(&request, call)
         })
