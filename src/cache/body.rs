@@ -454,6 +454,7 @@ impl<B: Body<Data = Bytes>> Body for CacheBody<B> {
     type Data = Bytes;
     type Error = B::Error;
 
+    #[inline]
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -468,6 +469,7 @@ impl<B: Body<Data = Bytes>> Body for CacheBody<B> {
         }
     }
 
+    #[inline]
     fn is_end_stream(&self) -> bool {
         match &self.kind {
             Kind::Passing { body } => body.is_end_stream(),

@@ -5,6 +5,7 @@ use std::borrow::Cow;
 /// Removes the port where it is empty or the default port of the scheme.
 ///
 /// Returns the authority unchanged if the scheme is neither `http` nor `https`.
+#[inline]
 pub(super) fn without_default_port<'a>(scheme: &str, authority: &'a [u8]) -> &'a [u8] {
     let default: &[u8] = match scheme {
         "http" => b"80",

@@ -634,6 +634,58 @@ async fn a_final_response_leaves_other_variants_stored_while_the_handler_was_ask
 }
 
 #[tokio::test]
+async fn a_part_without_a_validator_invalidates_a_stale_response() {
+    const STALE: Fields = &[("cache-control", "max-age=1, stale-if-error=600")];
+    for complete in ["bytes 0-2/9", "bytes 0-2/3", "bytes 0-2/*"] {
+        let origin = Origin::new(move |_, call| {
+            let mut part = response(206, &[], "new");
+            let complete = HeaderValue::from_static(complete);
+            part.headers_mut().insert("content-range", complete);
+            Ok(match call {
+                1 => response(200, STALE, "old"),
+                2 => part,
+                _ => response(503, &[], "failed"),
+            })
+        });
+        origin.open();
+        let site = Site::secure(&origin, |builder| builder);
+        site.send(get("/a")).await.unwrap();
+        site.advance_secs(2).await;
+        let range = || get_with("/a", &[("range", "bytes=0-2")]);
+        assert_eq!(site.send(range()).await.unwrap().body, "new");
+        for asked in [get("/a"), range()] {
+            let next = site.send(asked).await.unwrap();
+            assert_eq!(next.body, "failed", "{complete}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_part_of_another_length_invalidates_a_fresh_response() {
+    for (complete, is_hit) in [("bytes 0-2/9", false), ("bytes 0-2/3", true)] {
+        let origin = Origin::new(move |request, _| {
+            let mut part = response(206, &[], "new");
+            let complete = HeaderValue::from_static(complete);
+            part.headers_mut().insert("content-range", complete);
+            match request.headers().contains_key("range") {
+                true => Ok(part),
+                false => Ok(response(200, FRESH, "old")),
+            }
+        });
+        origin.open();
+        let site = Site::rfc(&origin);
+        site.send(get("/a")).await.unwrap();
+        let reload = [("range", "bytes=0-2"), ("cache-control", "no-cache")];
+        assert_eq!(
+            site.send(get_with("/a", &reload)).await.unwrap().body,
+            "new"
+        );
+        let next = site.send(get("/a")).await.unwrap();
+        assert_eq!(next.is_hit(), is_hit, "{complete}");
+    }
+}
+
+#[tokio::test]
 async fn a_final_response_replaces_a_stored_part() {
     for status in [404, 200] {
         let origin = Origin::new(move |_, call| {
