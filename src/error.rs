@@ -72,8 +72,18 @@ pub enum StoreErrorKind {
     Corrupt,
     /// The store has reached a bound that it may not pass by forgetting something.
     Full,
-    /// The backend refuses what it was told: wrong credentials, a missing permission.
+    /// The backend refuses the call: wrong credentials, a missing permission. Nothing was done.
     Misconfigured,
+}
+
+impl StoreErrorKind {
+    /// Returns whether nothing was done, so that the same call may be made again later.
+    pub(crate) fn is_undone(self) -> bool {
+        match self {
+            Self::Unavailable | Self::Misconfigured => true,
+            Self::Timeout | Self::Conflict | Self::NotFound | Self::Corrupt | Self::Full => false,
+        }
+    }
 }
 
 impl fmt::Display for StoreErrorKind {

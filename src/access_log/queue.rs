@@ -467,7 +467,7 @@ impl<'a> UnderWay<'a> {
                 return Ok(());
             }
             // Nothing was done: the batch may be tried again.
-            Err(StoreErrorKind::Unavailable) => backlog.put_back(batch),
+            Err(kind) if kind.is_undone() => backlog.put_back(batch),
             Err(_) => backlog.lost(&batch),
         }
         Err(Down)

@@ -156,8 +156,8 @@ impl Shared {
             let Err(error) = self.store.touch(batch.to_vec()).await else {
                 continue;
             };
-            // Only who was not reached has certainly counted nothing.
-            if error.kind() == StoreErrorKind::Unavailable {
+            // After any other failure the store may have counted the batch.
+            if error.kind().is_undone() {
                 batch.iter().for_each(|used| usage.add(*used));
             }
             batches.flatten().for_each(|used| usage.add(*used));

@@ -156,7 +156,7 @@ impl Payment {
         drop(charges);
         if let Err(error) = charged.await {
             // After any other failure it is not known whether the amounts were charged.
-            if error.kind() == StoreErrorKind::Unavailable {
+            if error.kind().is_undone() {
                 self.put_back();
             }
             return;

@@ -45,6 +45,6 @@ pub use self::memory::{MemoryStore, MemoryStoreBuilder};
 #[cfg(all(feature = "api-key", feature = "redis"))]
 pub use self::redis::Receipts;
 #[cfg(feature = "redis")]
-pub use self::redis::{RedisConfig, RedisStats, RedisStore};
+pub use self::redis::{RedisConfig, RedisCredentials, RedisStats, RedisStore};
 #[cfg(all(feature = "cache", feature = "memory", feature = "redis"))]
 pub use self::tiered::TieredStore;

@@ -1,28 +1,33 @@
-//! Where a server is, who asks it, and how to get there.
+//! The address of a server, and how to connect to it.
 
-use std::{borrow::Cow, fmt, future::Future, pin::Pin, sync::Arc};
+use std::{borrow::Cow, fmt, future::Future, pin::Pin, time::Duration};
 
-use redis::{
-    AsyncConnectionConfig, ConnectionAddr, IntoConnectionInfo, ProtocolVersion, PushInfo,
-    RedisConnectionInfo, RedisResult, aio::MultiplexedConnection,
-};
+use redis::{Cmd, ConnectionAddr, IntoConnectionInfo, RedisConnectionInfo, RedisResult};
 use tokio::net::{TcpStream, UnixStream};
+use zeroize::Zeroizing;
 
-use super::tls::{Connector, Tls};
+use super::{
+    credentials::{Login, RedisCredentials},
+    fault::{Fault, Verdict},
+    ground::{Ground, within},
+    protocol::Protocol,
+    tls::{Connector, Tls},
+    wire::Wire,
+};
 use crate::error::ConfigError;
 
-/// What moves the bytes of a connection: it must be run, and ends when the connection does.
+/// The future that moves the bytes of a connection: it must be run, and ends when the connection
+/// does.
 pub(super) type Driver = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// Takes what a server says unasked. It must not wait.
-pub(super) type OnPush = Arc<dyn Fn(PushInfo) + Send + Sync>;
-
-/// A server's address, and what to say to it first.
+/// A server's address, and how its connections are set up.
 #[derive(Clone)]
 pub(super) struct Address {
     place: Place,
-    hello: RedisConnectionInfo,
-    /// What makes a connection over the network a secret one.
+    login: Login,
+    database: i64,
+    protocol: Protocol,
+    /// Encrypts connections over the network.
     tls: Option<Connector>,
 }
 
@@ -36,22 +41,32 @@ impl Address {
     /// Reads an address from a URL, such as `redis://user:password@host:6379/0`.
     pub(super) fn parse(url: &str, tls: &Tls) -> Result<Self, ConfigError> {
         let (url, is_secret) = without_tls(url)?;
-        let (place, hello) = read(&url)?;
+        let protocol = Protocol::of_url(&url)?;
+        let (place, settings) = read(&url)?;
         let tls = if is_secret {
             Some(tls.connector()?)
         } else {
             None
         };
-        Ok(Self { place, hello, tls })
+        Ok(Self {
+            place,
+            login: Login::Fixed {
+                username: settings.username().map(ToOwned::to_owned),
+                password: settings.password().map(|it| Zeroizing::new(it.to_owned())),
+            },
+            database: settings.db(),
+            protocol,
+            tls,
+        })
     }
 
-    /// Returns where the server of a URL is, and nothing of who asks.
+    /// Returns the host and the port of a URL, without its credentials.
     pub(super) fn place_of(url: &str) -> Option<String> {
         let (url, _) = without_tls(url).ok()?;
         Some(read(&url).ok()?.0.to_string())
     }
 
-    /// Returns the address of another server of the same kind, spoken to in the same way.
+    /// Returns the address of another server of the same kind, with the same setup.
     pub(super) fn at(&self, host: &str, port: u16) -> Self {
         Self {
             place: Place::Tcp {
@@ -62,24 +77,30 @@ impl Address {
         }
     }
 
-    /// Returns the same address, asked by another user, or for another database.
-    pub(super) fn with_login(mut self, login: &Login) -> Self {
-        if let Some(user) = &login.user {
-            self.hello = self.hello.set_username(user);
-        }
-        if let Some(password) = &login.password {
-            self.hello = self.hello.set_password(password);
-        }
-        if let Some(database) = login.database {
-            self.hello = self.hello.set_db(database.into());
-        }
+    /// Returns the same address with other credentials.
+    pub(super) fn with_login(mut self, login: Login) -> Self {
+        self.login = login;
         self
     }
 
-    /// Returns the same address, asked by nobody in particular.
-    pub(super) fn without_login(mut self) -> Self {
-        self.hello = hello(RedisConnectionInfo::default());
+    /// Returns the same address with another database.
+    pub(super) fn with_database(mut self, database: i64) -> Self {
+        self.database = database;
         self
+    }
+
+    /// Returns the same address with another protocol version.
+    pub(super) fn with_protocol(mut self, protocol: Protocol) -> Self {
+        self.protocol = protocol;
+        self
+    }
+
+    pub(super) fn login(&self) -> &Login {
+        &self.login
+    }
+
+    pub(super) fn protocol(&self) -> Protocol {
+        self.protocol
     }
 
     pub(super) fn is_same_place(&self, other: &Self) -> bool {
@@ -94,45 +115,95 @@ impl Address {
     }
 
     pub(super) fn database(&self) -> i64 {
-        self.hello.db()
+        self.database
     }
 
-    /// Connects, and says hello.
+    /// Connects, authenticates, and sends a command that proves that the server serves.
     ///
-    /// Nothing limits how long that takes: the caller does.
-    pub(super) async fn connect(
+    /// The provider of the credentials has its own timeout. A server that does not accept what it
+    /// returned may have got a newer password a moment ago, so the provider is asked once more.
+    ///
+    /// # Errors
+    ///
+    /// If the provider fails, or the rest takes longer than the timeout or fails.
+    pub(super) async fn open(
         &self,
-        queue_max: usize,
-        on_push: Option<OnPush>,
-    ) -> RedisResult<(MultiplexedConnection, Driver)> {
-        let mut config = AsyncConnectionConfig::new()
-            .set_connection_timeout(None)
-            .set_response_timeout(None)
-            .set_pipeline_buffer_size(queue_max);
-        if let Some(on_push) = on_push {
-            config = config.set_push_sender(move |push| {
-                on_push(push);
-                Ok::<_, ()>(())
-            });
-        }
-        match &self.place {
-            Place::Unix(path) => {
-                let stream = UnixStream::connect(path).await?;
-                finish(&self.hello, stream, config).await
+        ground: &Ground,
+        timeout: Duration,
+        probe: Option<&Cmd>,
+    ) -> Result<Wire, Fault> {
+        let opened = self.open_once(ground, timeout, probe).await;
+        match opened {
+            Err(fault) if fault.verdict == Verdict::Denied && self.login.is_provided() => {
+                self.open_once(ground, timeout, probe).await
             }
-            Place::Tcp { host, port } => {
-                let stream = TcpStream::connect((host.as_str(), *port)).await?;
-                // A decision is one small packet, and nothing follows that it could wait for.
-                stream.set_nodelay(true)?;
-                match &self.tls {
-                    None => finish(&self.hello, stream, config).await,
-                    Some(tls) => {
-                        let stream = tls.connect(host, stream).await?;
-                        finish(&self.hello, stream, config).await
-                    }
-                }
-            }
+            opened => opened,
         }
+    }
+
+    async fn open_once(
+        &self,
+        ground: &Ground,
+        timeout: Duration,
+        probe: Option<&Cmd>,
+    ) -> Result<Wire, Fault> {
+        let credentials = self.login.credentials(ground).await?;
+        let limit = ground.runtime.sleep(timeout);
+        let opened = within(limit, self.open_as(credentials.as_ref(), probe)).await;
+        opened.unwrap_or_else(|| Err(Fault::silent()))
+    }
+
+    async fn open_as(
+        &self,
+        credentials: Option<&RedisCredentials>,
+        probe: Option<&Cmd>,
+    ) -> Result<Wire, Fault> {
+        let wire = self.greeted(credentials).await;
+        let mut wire = wire.map_err(|error| Fault::of_setup(&error))?;
+        let Some(Err(error)) = (match probe {
+            Some(probe) => Some(wire.ask(probe).await),
+            None => None,
+        }) else {
+            return Ok(wire);
+        };
+        let fault = Fault::of_setup(&error);
+        match fault.verdict {
+            // A server that is full, or accepts other writes only, serves all the same.
+            Verdict::Answered => Ok(wire),
+            Verdict::Silent | Verdict::Lost | Verdict::Denied => Err(fault),
+        }
+    }
+
+    /// Connects, and sends what a connection begins with.
+    async fn greeted(&self, credentials: Option<&RedisCredentials>) -> RedisResult<Wire> {
+        let mut wire = self.dial().await?;
+        let greeted = wire.greet(self.protocol, credentials, self.database).await;
+        match greeted {
+            // Some proxies end a connection on which `HELLO` arrives.
+            Err(error)
+                if error.is_connection_dropped() && self.protocol == Protocol::Negotiated =>
+            {
+                let mut wire = self.dial().await?;
+                wire.greet(Protocol::Resp2, credentials, self.database)
+                    .await?;
+                Ok(wire)
+            }
+            greeted => greeted.map(|()| wire),
+        }
+    }
+
+    async fn dial(&self) -> RedisResult<Wire> {
+        let (host, port) = match &self.place {
+            Place::Unix(path) => return Ok(Wire::new(UnixStream::connect(path).await?)),
+            Place::Tcp { host, port } => (host.as_str(), *port),
+        };
+        let stream = TcpStream::connect((host, port)).await?;
+        // A decision is one small packet, and nothing follows that it could wait for.
+        stream.set_nodelay(true)?;
+        Ok(match &self.tls {
+            None => Wire::new(stream),
+            Some(tls) => Wire::new(tls.connect(host, stream).await?),
+        })
     }
 }
 
@@ -162,7 +233,7 @@ fn read(url: &str) -> Result<(Place, RedisConnectionInfo), ConfigError> {
         ConnectionAddr::Unix(path) => Place::Unix(path.clone()),
         _ => return Err(refused("it is of an unknown kind")),
     };
-    Ok((place, hello(info.redis_settings().clone())))
+    Ok((place, info.redis_settings().clone()))
 }
 
 /// The URL may bear a password: no error shows it.
@@ -171,33 +242,6 @@ fn refused(problem: &'static str) -> ConfigError {
         "write `redis://user:password@host:6379/0`, `rediss://` for TLS, or \
          `redis+unix:///path/of/the/socket`",
     )
-}
-
-async fn finish<S>(
-    hello: &RedisConnectionInfo,
-    stream: S,
-    config: AsyncConnectionConfig,
-) -> RedisResult<(MultiplexedConnection, Driver)>
-where
-    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
-{
-    let (connection, driver) =
-        MultiplexedConnection::new_with_config(hello, stream, config).await?;
-    Ok((connection, Box::pin(driver)))
-}
-
-/// RESP3 on all connections, and no word of which client library this is.
-fn hello(info: RedisConnectionInfo) -> RedisConnectionInfo {
-    info.set_protocol(ProtocolVersion::RESP3)
-        .set_skip_set_lib_name()
-}
-
-/// Who asks, where the URL does not say.
-#[derive(Clone, Default)]
-pub(super) struct Login {
-    pub(super) user: Option<String>,
-    pub(super) password: Option<String>,
-    pub(super) database: Option<u32>,
 }
 
 impl fmt::Debug for Address {

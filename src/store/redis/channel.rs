@@ -1,23 +1,30 @@
-//! What is published to all instances, heard on a connection of its own.
+//! Messages to all instances, received on a connection of their own.
 
 use std::{
     fmt,
-    sync::{Arc, Weak},
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
-use redis::{PushInfo, PushKind, Value, aio::MultiplexedConnection};
-use tokio::sync::oneshot;
+use redis::{PushKind, Value, parse_redis_value_async};
+use tokio::{
+    io::{AsyncWriteExt, WriteHalf},
+    sync::oneshot,
+};
 
 use super::{
-    address::OnPush,
-    endpoint::{Endpoint, drive},
+    endpoint::Endpoint,
     fault::Fault,
     ground::{Ground, within},
     router::Router,
+    wire::{Bytes, Wire},
 };
 
-/// How often the connection is asked for a sign of life, and how long it may take to give it.
+/// The interval of `PING` on the connection, and the timeout of its reply. A server that becomes
+/// silent is noticed within twice this time.
 const PULSE_EVERY: Duration = Duration::from_secs(1);
 
 /// What a channel brings.
@@ -80,36 +87,111 @@ struct Listener {
 }
 
 impl Listener {
-    /// Hears the channel as long as there is somebody to hear it for.
+    /// Receives messages for as long as the store exists.
     async fn run(self) {
         // The servers are not kept for the sake of being heard.
         while let Some(endpoint) = self.router.upgrade().map(|router| router.any_endpoint()) {
-            let limit = self.ground.runtime.sleep(PULSE_EVERY);
-            let begin = endpoint.connect_with(&self.ground, Some(self.on_push()));
-            if let Some(Ok((connection, mut driver))) = within(limit, begin).await {
-                drive(&mut driver, self.hear(&endpoint, connection)).await;
-                (self.on_news)(News::Down);
+            let opened = endpoint.open(&self.ground, PULSE_EVERY).await;
+            let end = match opened {
+                Ok(wire) => {
+                    let end = self.hear(&endpoint, wire).await;
+                    (self.on_news)(News::Down);
+                    end
+                }
+                Err(_) => End::Lost,
+            };
+            match end {
+                End::Renewed => {}
+                End::Lost => self.ground.runtime.sleep(PULSE_EVERY).await,
             }
-            self.ground.runtime.sleep(PULSE_EVERY).await;
         }
     }
 
-    /// Hears the channel on a connection, as long as that gives a sign of life.
-    async fn hear(&self, endpoint: &Endpoint, mut connection: MultiplexedConnection) {
-        let limit = self.ground.runtime.sleep(PULSE_EVERY);
-        match within(limit, connection.subscribe(&self.channel)).await {
-            Some(Ok(())) => (self.on_news)(News::Up),
-            Some(Err(error)) => return self.note_refusal(endpoint, &error.into()),
-            None => return,
+    /// Receives messages on a connection until it ends, is silent, or new credentials arrive.
+    ///
+    /// The connection is subscribed in either protocol version: RESP2 allows nothing else on it, and
+    /// RESP3 brings the same messages as pushes.
+    async fn hear(&self, endpoint: &Endpoint, wire: Wire) -> End {
+        let (mut reader, mut writer) = wire.split();
+        let replies = AtomicU64::new(0);
+        let receiving = async {
+            let mut decoder = Default::default();
+            while let Ok(value) = parse_redis_value_async(&mut decoder, &mut reader).await {
+                if let Heard::Refused = self.receive(endpoint, value, &replies) {
+                    return;
+                }
+            }
+        };
+        let silent = self.until_silent(&mut writer, &replies);
+        let heard = within(silent, receiving);
+        let renewed = self.ground.renewed.notified();
+        match within(renewed, heard).await {
+            Some(_) => End::Lost,
+            None => End::Renewed,
         }
+    }
+
+    /// Subscribes, and sends `PING` each second until a second passes without a reply.
+    async fn until_silent(&self, writer: &mut WriteHalf<Box<dyn Bytes>>, replies: &AtomicU64) {
+        let mut command = redis::cmd("SUBSCRIBE");
+        command.arg(&self.channel);
         loop {
-            self.ground.runtime.sleep(PULSE_EVERY).await;
-            let limit = self.ground.runtime.sleep(PULSE_EVERY);
-            let ping = redis::cmd("PING");
-            let sign = within(limit, connection.send_packed_command(&ping)).await;
-            if !matches!(sign.map(|sign| sign.map_err(Fault::from)), Some(Ok(_))) {
+            let before = replies.load(Ordering::Relaxed);
+            let sent = writer.write_all(&command.get_packed_command()).await;
+            if sent.is_err() || writer.flush().await.is_err() {
                 return;
             }
+            self.ground.runtime.sleep(PULSE_EVERY).await;
+            if replies.load(Ordering::Relaxed) == before {
+                return;
+            }
+            command = redis::cmd("PING");
+        }
+    }
+
+    /// Passes on what a reply or a message means.
+    fn receive(&self, endpoint: &Endpoint, value: Value, replies: &AtomicU64) -> Heard {
+        replies.fetch_add(1, Ordering::Relaxed);
+        let mut parts = match value {
+            Value::ServerError(error) => {
+                self.note_refusal(endpoint, &redis::RedisError::from(error).into());
+                return Heard::Refused;
+            }
+            // A message in RESP2.
+            Value::Array(parts) => parts.into_iter(),
+            Value::Push { kind, data } => {
+                return self.receive_push(&kind, data);
+            }
+            // `PONG` in RESP3.
+            _ => return Heard::Alive,
+        };
+        match parts.next() {
+            Some(Value::BulkString(kind)) if kind == b"message" => {
+                self.receive_message(parts.next(), parts.next());
+            }
+            Some(Value::BulkString(kind)) if kind == b"subscribe" => (self.on_news)(News::Up),
+            // `PONG` in RESP2.
+            Some(_) | None => {}
+        }
+        Heard::Alive
+    }
+
+    fn receive_push(&self, kind: &PushKind, data: Vec<Value>) -> Heard {
+        let mut data = data.into_iter();
+        match kind {
+            PushKind::Message => self.receive_message(data.next(), data.next()),
+            PushKind::Subscribe => (self.on_news)(News::Up),
+            _ => {}
+        }
+        Heard::Alive
+    }
+
+    fn receive_message(&self, channel: Option<Value>, message: Option<Value>) {
+        if let (Some(Value::BulkString(channel)), Some(Value::BulkString(message))) =
+            (channel, message)
+            && channel == self.channel
+        {
+            (self.on_news)(News::Message(message));
         }
     }
 
@@ -121,33 +203,25 @@ impl Listener {
             watch.rejected(endpoint, refusal, error, now);
         }
     }
+}
 
-    fn on_push(&self) -> OnPush {
-        let (channel, on_news) = (self.channel.clone(), Arc::clone(&self.on_news));
-        Arc::new(move |push| {
-            if let Some(message) = message_on(&channel, push) {
-                on_news(News::Message(message));
-            }
-        })
-    }
+/// The reason for which messages are no longer received on a connection.
+enum End {
+    /// The connection ended, is silent, or may not subscribe.
+    Lost,
+    /// New credentials arrived: a new connection uses them.
+    Renewed,
+}
+
+/// The meaning of a reply on a subscribed connection.
+enum Heard {
+    Alive,
+    Refused,
 }
 
 impl Drop for Listener {
     /// Also when the runtime ends, and drops its tasks: what is published is missed from now on.
     fn drop(&mut self) {
         (self.on_news)(News::Down);
-    }
-}
-
-/// Returns what was published, if it was on this channel.
-fn message_on(channel: &[u8], push: PushInfo) -> Option<Vec<u8>> {
-    let mut data = push.data.into_iter();
-    match (push.kind, data.next(), data.next()) {
-        (PushKind::Message, Some(Value::BulkString(on)), Some(Value::BulkString(message)))
-            if on == channel =>
-        {
-            Some(message)
-        }
-        _ => None,
     }
 }

@@ -7,14 +7,15 @@ use std::{
     time::Duration,
 };
 
-use redis::{RedisError, Value, aio::MultiplexedConnection};
+use redis::{RedisError, Value};
 use tokio::sync::Notify;
 
 use super::{
     address::Address,
-    endpoint::{Endpoint, drive},
+    credentials::{Login, RedisCredentials},
+    endpoint::Endpoint,
     fault::Fault,
-    ground::{Ground, within},
+    ground::{Ground, together, within},
     node::{Entry, Node, Pass},
     watch::{Outage, THE_CLUSTER},
 };
@@ -48,6 +49,8 @@ struct State {
     // Since when it is not known who has which slots, though somebody has asked.
     lost_since: Option<Timestamp>,
     is_told_down: bool,
+    /// The error of calls while no node knows who has which slots.
+    refusal: Option<StoreErrorKind>,
     is_closed: bool,
 }
 
@@ -78,9 +81,10 @@ impl Cluster {
             let now = self.ground.clock.now();
             let is_lost = |since| now - since >= FIRST_MAX;
             if state.is_closed || state.lost_since.is_some_and(is_lost) {
+                let kind = state.refusal;
                 drop(state);
                 self.ground.watch.refused.add_one();
-                return Err(StoreErrorKind::Unavailable.into());
+                return Err(kind.unwrap_or(StoreErrorKind::Unavailable).into());
             }
             return Ok(Entry::Unknown);
         };
@@ -147,6 +151,18 @@ impl Cluster {
         }
     }
 
+    /// Returns the credentials of the connections that serve calls.
+    pub(super) fn login(&self) -> &Login {
+        self.seeds[0].login()
+    }
+
+    /// Authenticates the open connections to all nodes.
+    pub(super) async fn authenticate(&self, credentials: &RedisCredentials) -> Result<(), Fault> {
+        let nodes = self.nodes();
+        let all = together(nodes.iter().map(|node| node.authenticate(credentials))).await;
+        all.into_iter().collect()
+    }
+
     pub(super) async fn close(&self) {
         let nodes = self.shut();
         for node in nodes {
@@ -166,7 +182,7 @@ impl Cluster {
 
     fn shut(&self) -> Vec<Arc<Node>> {
         let mut state = self.lock();
-        state.is_closed = true;
+        (state.is_closed, state.refusal) = (true, None);
         state.ranges = Arc::default();
         let nodes = state.nodes.clone();
         drop(state);
@@ -184,14 +200,13 @@ impl Cluster {
         };
         let mut last = None;
         for address in known.iter().chain(&self.seeds) {
-            let limit = self.ground.runtime.sleep(self.ground.connect_deadline);
-            match within(limit, ask(address)).await {
-                Some(Ok(told)) if !told.is_empty() => {
+            match ask(address, &self.ground).await {
+                Ok(told) if !told.is_empty() => {
                     self.learn(told);
                     return true;
                 }
-                Some(Ok(_)) | None => {}
-                Some(Err(fault)) => last = Some(Outage::of(address, &fault.error)),
+                Ok(_) => {}
+                Err(fault) => last = Some(Outage::of(address, &fault.error)),
             }
         }
         self.note_lost(last);
@@ -203,6 +218,7 @@ impl Cluster {
         let mut state = self.lock();
         if state.ranges.is_empty() {
             let outage = last.unwrap_or_else(Outage::of_cluster).in_cluster();
+            state.refusal = Some(outage.kind_of_calls());
             match std::mem::replace(&mut state.is_told_down, true) {
                 true => self.ground.watch.still_down(outage),
                 false => self.ground.watch.down(outage),
@@ -232,7 +248,7 @@ impl Cluster {
         let (kept, left): (Vec<_>, Vec<_>) = state.nodes.drain(..).partition(has_slots);
         state.nodes = kept;
         let old = std::mem::replace(&mut state.ranges, ranges);
-        state.lost_since = None;
+        (state.lost_since, state.refusal) = (None, None);
         if std::mem::take(&mut state.is_told_down) {
             self.ground.watch.up(THE_CLUSTER);
         }
@@ -326,18 +342,16 @@ impl fmt::Debug for Cluster {
     }
 }
 
-async fn ask(address: &Address) -> Result<Told, Fault> {
-    let (mut connection, mut driver) = address.connect(1, None).await?;
-    match drive(&mut driver, slots(&mut connection)).await {
-        Some(answer) => read(answer?, address),
-        None => Err(Fault::corrupt("the connection ended")),
-    }
-}
-
-async fn slots(connection: &mut MultiplexedConnection) -> Result<Value, Fault> {
+/// Asks a node which nodes have which slots.
+async fn ask(address: &Address, ground: &Ground) -> Result<Told, Fault> {
+    let timeout = ground.connect_deadline;
+    let mut wire = address.open(ground, timeout, None).await?;
     let mut question = redis::cmd("CLUSTER");
     question.arg("SLOTS");
-    Ok(connection.send_packed_command(&question).await?)
+    let limit = ground.runtime.sleep(timeout);
+    let asked = within(limit, wire.ask(&question)).await;
+    let reply = asked.ok_or_else(Fault::silent)?;
+    read(reply.map_err(|error| Fault::of_setup(&error))?, address)
 }
 
 /// Reads who has which slots.

@@ -3,8 +3,7 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use super::{
-    address::{Address, Login},
-    tls::Tls,
+    address::Address, config_login::LoginOptions, credentials::Login, protocol::Protocol, tls::Tls,
 };
 use crate::{audit::Auditor, error::ConfigError};
 
@@ -23,14 +22,19 @@ use crate::{audit::Auditor, error::ConfigError};
 /// # let _ = (one, watched, many);
 /// ```
 ///
-/// A URL is `redis://user:password@host:6379/0`, `rediss://` for the same over TLS (feature
-/// `redis-tls`), or `redis+unix:///path/of/the/socket`; user, password and database may be left out.
-/// Whatever shows a configuration shows no password.
+/// A URL is `redis://user:password@host:6379/0`, `rediss://` for TLS (feature `redis-tls`), or
+/// `redis+unix:///path/of/the/socket?user=..&pass=..&db=0`; user, password and database are optional.
+/// No output of a configuration shows a password.
+///
+/// Append `?protocol=2` (or `resp2`) to a URL to speak RESP2 without sending `HELLO`, and
+/// `?protocol=3` (or `resp3`) to fail on servers that refuse `HELLO`. By default connections speak
+/// RESP3, and RESP2 to servers and proxies that refuse it. All URLs of a store must agree. Other
+/// parameters are rejected.
 #[derive(Clone)]
 #[must_use]
 pub struct RedisConfig {
     servers: Servers,
-    login: Login,
+    pub(super) login: LoginOptions,
     pub(super) tls: Tls,
     name: Arc<str>,
     prefix: String,
@@ -80,10 +84,11 @@ impl RedisConfig {
 
     /// The server that Sentinels name as the main one of this name.
     ///
-    /// They are asked anew each time the connection is lost, or leads to a server that has become
-    /// a replica. What the URLs say of user and password is said to the Sentinels alone; for the
-    /// server there are [`user`](Self::user), [`password`](Self::password) and
-    /// [`database`](Self::database). It is reached over TLS if the first Sentinel is.
+    /// The store asks them each time it connects, also after the server has become a replica. The
+    /// username and the password of a URL authenticate to that Sentinel only; the server has
+    /// [`user`](Self::user), [`password`](Self::password) or [`credentials`](Self::credentials), and
+    /// [`database`](Self::database). It is reached over TLS if the first Sentinel is, and speaks the
+    /// protocol version of the URLs.
     pub fn sentinel<U: Into<String>>(
         sentinels: impl IntoIterator<Item = U>,
         main: impl Into<String>,
@@ -96,7 +101,8 @@ impl RedisConfig {
 
     /// A Cluster, of which these nodes know the others.
     ///
-    /// What the first URL says of user, password and TLS holds for the nodes that the Cluster names.
+    /// The username, the password and TLS of the first URL apply to the nodes that the Cluster names,
+    /// and so does the protocol version of the URLs.
     pub fn cluster<U: Into<String>>(nodes: impl IntoIterator<Item = U>) -> Self {
         Self::new(Servers::Cluster(
             nodes.into_iter().map(Into::into).collect(),
@@ -106,7 +112,7 @@ impl RedisConfig {
     fn new(servers: Servers) -> Self {
         Self {
             servers,
-            login: Login::default(),
+            login: LoginOptions::default(),
             tls: Tls::default(),
             name: "redis".into(),
             prefix: "portcullis".to_owned(),
@@ -127,24 +133,6 @@ impl RedisConfig {
             },
             auditor: None,
         }
-    }
-
-    /// Sets who asks, in place of what a URL says.
-    pub fn user(mut self, user: impl Into<String>) -> Self {
-        self.login.user = Some(user.into());
-        self
-    }
-
-    /// Sets the password, in place of what a URL says.
-    pub fn password(mut self, password: impl Into<String>) -> Self {
-        self.login.password = Some(password.into());
-        self
-    }
-
-    /// Sets the number of the database, in place of what a URL says. A Cluster has but one.
-    pub fn database(mut self, database: u32) -> Self {
-        self.login.database = Some(database);
-        self
     }
 
     /// Sets what notices and audit events call this store. `redis` by default.
@@ -253,11 +241,14 @@ impl RedisConfig {
             ("cache_deadline", self.deadlines.cache),
             ("silence_max", self.deadlines.silence),
             ("connect_deadline", self.deadlines.connect),
+            ("credentials_timeout", self.login.timeout),
         ];
         for (option, deadline) in deadlines {
             check_deadline(option, deadline)?;
         }
         check_prefix(&self.prefix)?;
+        let has_sentinels = matches!(self.servers, Servers::Sentinel { .. });
+        self.login.check(has_sentinels)?;
         if self.bounds.log_records_max == 0 {
             return Err(ConfigError::new(
                 "log_records_max",
@@ -321,11 +312,11 @@ pub(super) struct Sentinels {
 }
 
 impl Servers {
-    fn route(&self, login: &Login, tls: &Tls) -> Result<Route, ConfigError> {
+    fn route(&self, login: &LoginOptions, tls: &Tls) -> Result<Route, ConfigError> {
         match self {
             Self::Single(url) => {
                 let address = Address::parse(url, tls)?;
-                Ok(Route::Single(address.with_login(login)))
+                Ok(Route::Single(login.applied_to(address)))
             }
             Self::Sentinel { sentinels, main } => {
                 let addresses = parse_all(sentinels, tls)?;
@@ -333,16 +324,19 @@ impl Servers {
                     return Err(ConfigError::new("sentinel", "", "no main server is named")
                         .fix("give the name that `sentinel monitor` was given"));
                 }
-                let server = addresses[0].clone().without_login().with_login(login);
+                // The credentials and the database of a URL are the Sentinel's.
+                let server = addresses[0].clone().with_login(Login::default());
+                let server = login.applied_to(server.with_database(0));
+                let sentinels = addresses.into_iter();
                 Ok(Route::Sentinel(Sentinels {
-                    addresses,
+                    addresses: sentinels.map(|it| login.applied_to_sentinel(it)).collect(),
                     main: main.clone(),
                     server,
                 }))
             }
             Self::Cluster(nodes) => {
                 let nodes = parse_all(nodes, tls)?.into_iter();
-                let nodes: Vec<_> = nodes.map(|node| node.with_login(login)).collect();
+                let nodes: Vec<_> = nodes.map(|node| login.applied_to(node)).collect();
                 match nodes.iter().find(|node| node.database() != 0) {
                     Some(node) => Err(ConfigError::new(
                         "database",
@@ -373,7 +367,10 @@ fn parse_all(urls: &[String], tls: &Tls) -> Result<Vec<Address>, ConfigError> {
     if addresses.iter().any(|address| address.host().is_none()) {
         return Err(error("several servers are not found by a socket's path"));
     }
-    Ok(addresses)
+    // A server that another one names is spoken to in the same version.
+    let protocol = Protocol::of_all(addresses.iter().map(Address::protocol))?;
+    let addresses = addresses.into_iter();
+    Ok(addresses.map(|it| it.with_protocol(protocol)).collect())
 }
 
 fn check_deadline(option: &'static str, deadline: Duration) -> Result<(), ConfigError> {

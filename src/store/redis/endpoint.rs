@@ -1,16 +1,18 @@
 //! What a node connects to: a fixed address, or wherever the Sentinels say that the server is.
 
-use std::{fmt, future::Future};
+use std::{borrow::Cow, fmt, time::Duration};
 
-use redis::{Cmd, Value, aio::MultiplexedConnection};
+use redis::Cmd;
 
 use super::{
-    address::{Address, Driver, OnPush},
+    address::Address,
     config::Sentinels,
-    fault::{Fault, Verdict},
+    credentials::Login,
+    fault::Fault,
     ground::{Ground, within},
+    wire::Wire,
 };
-use crate::error::{StoreError, StoreErrorKind};
+use crate::error::StoreErrorKind;
 
 /// What a node connects to.
 #[derive(Clone, Debug)]
@@ -35,28 +37,30 @@ impl Endpoint {
         }
     }
 
-    /// Connects, and finds out whether the server serves.
-    pub(super) async fn connect(
-        &self,
-        ground: &Ground,
-    ) -> Result<(MultiplexedConnection, Driver), StoreError> {
-        self.connect_with(ground, None).await.map_err(|f| f.error)
+    /// Returns the credentials of the connections that serve calls.
+    pub(super) fn login(&self) -> &Login {
+        match self {
+            Self::Server { address, .. } | Self::Member(address) => address.login(),
+            Self::Main { sentinels, .. } => sentinels.server.login(),
+        }
     }
 
-    /// The same, for a connection on which the server speaks unasked.
-    pub(super) async fn connect_with(
-        &self,
-        ground: &Ground,
-        on_push: Option<OnPush>,
-    ) -> Result<(MultiplexedConnection, Driver), Fault> {
-        let queue_max = ground.calls_max;
+    /// Opens a connection to a server that serves.
+    ///
+    /// # Errors
+    ///
+    /// If the credentials provider or the Sentinels fail, or the connection takes longer than the
+    /// timeout or fails.
+    pub(super) async fn open(&self, ground: &Ground, timeout: Duration) -> Result<Wire, Fault> {
         let (address, probe) = match self {
-            Self::Server { address, probe } => (address.clone(), write(probe)),
-            Self::Main { sentinels, probe } => (find_main(sentinels, ground).await?, write(probe)),
-            Self::Member(address) => (address.clone(), redis::cmd("PING")),
+            Self::Server { address, probe } => (Cow::Borrowed(address), write(probe)),
+            Self::Main { sentinels, probe } => {
+                let main = find_main(sentinels, ground).await?;
+                (Cow::Owned(main), write(probe))
+            }
+            Self::Member(address) => (Cow::Borrowed(address), redis::cmd("PING")),
         };
-        let (connection, driver) = address.connect(queue_max, on_push).await?;
-        check(connection, driver, &probe).await
+        address.open(ground, timeout, Some(&probe)).await
     }
 }
 
@@ -67,71 +71,44 @@ fn write(key: &[u8]) -> Cmd {
     set
 }
 
-/// Asks a new connection for a sign that the server serves.
-async fn check(
-    mut connection: MultiplexedConnection,
-    mut driver: Driver,
-    probe: &Cmd,
-) -> Result<(MultiplexedConnection, Driver), Fault> {
-    let answer = {
-        let ask = connection.send_packed_command(probe);
-        match drive(&mut driver, ask).await {
-            Some(answer) => answer?,
-            None => return Err(Fault::corrupt("the connection ended")),
-        }
-    };
-    if let Value::ServerError(error) = answer {
-        let fault = Fault::from(redis::RedisError::from(error));
-        // A server that is full, or lets us write elsewhere only, is there all the same.
-        if fault.verdict == Verdict::Lost {
-            return Err(fault);
-        }
-    }
-    Ok((connection, driver))
-}
-
-/// Runs a connection for as long as one answer on it takes.
-pub(super) async fn drive<F: Future>(driver: &mut Driver, future: F) -> Option<F::Output> {
-    within(driver, future).await
-}
-
 /// Asks one Sentinel after the other.
 async fn find_main(sentinels: &Sentinels, ground: &Ground) -> Result<Address, Fault> {
     let count = sentinels.addresses.len();
     let first = getrandom::u32().unwrap_or_default() as usize;
-    let mut last = Fault::corrupt("no Sentinel was asked");
+    let mut last = Fault::before_any_call(StoreErrorKind::Unavailable, "no Sentinel was asked");
     for number in 0..count {
         let sentinel = &sentinels.addresses[(first + number) % count];
-        let limit = ground.runtime.sleep(ground.connect_deadline);
-        match within(limit, ask_sentinel(sentinel, sentinels)).await {
-            Some(Ok(found)) => return Ok(found),
-            Some(Err(fault)) => last = fault,
-            None => last = Fault::silent(),
+        match ask_sentinel(sentinel, sentinels, ground).await {
+            Ok(found) => return Ok(found),
+            Err(fault) => last = fault,
         }
     }
     Err(last)
 }
 
-async fn ask_sentinel(sentinel: &Address, sentinels: &Sentinels) -> Result<Address, Fault> {
-    let (mut connection, mut driver) = sentinel.connect(1, None).await?;
+async fn ask_sentinel(
+    sentinel: &Address,
+    sentinels: &Sentinels,
+    ground: &Ground,
+) -> Result<Address, Fault> {
+    let timeout = ground.connect_deadline;
+    let mut wire = sentinel.open(ground, timeout, None).await?;
     let mut question = redis::cmd("SENTINEL");
     question.arg("GET-MASTER-ADDR-BY-NAME").arg(&sentinels.main);
-    let ask = connection.send_packed_command(&question);
-    let answer = match drive(&mut driver, ask).await {
-        Some(answer) => answer?,
-        None => return Err(Fault::corrupt("the Sentinel's connection ended")),
-    };
-    match redis::from_redis_value::<Option<(String, u16)>>(answer) {
+    let limit = ground.runtime.sleep(timeout);
+    let asked = within(limit, wire.ask(&question)).await;
+    let reply = asked.ok_or_else(Fault::silent)?;
+    let reply = reply.map_err(|error| Fault::of_setup(&error))?;
+    match redis::from_redis_value::<Option<(String, u16)>>(reply) {
         Ok(Some((host, port))) => Ok(sentinels.server.at(&host, port)),
-        Ok(None) => Err(Fault {
-            error: StoreError::with_source(
-                StoreErrorKind::Misconfigured,
-                "the Sentinels know no main server of this name",
-            ),
-            verdict: Verdict::Lost,
-            refusal: None,
-        }),
-        Err(_) => Err(Fault::corrupt("the Sentinel's answer is no address")),
+        Ok(None) => Err(Fault::before_any_call(
+            StoreErrorKind::Misconfigured,
+            "the Sentinels know no main server of this name",
+        )),
+        Err(_) => Err(Fault::before_any_call(
+            StoreErrorKind::Unavailable,
+            "the Sentinel's reply is no address",
+        )),
     }
 }
 

@@ -4,7 +4,7 @@ use std::fmt;
 
 use redis::{ErrorKind, RedisError, ServerErrorKind};
 
-use crate::error::{StoreError, StoreErrorKind};
+use crate::error::{BoxError, StoreError, StoreErrorKind};
 
 /// A failed call.
 #[derive(Debug)]
@@ -61,7 +61,7 @@ fn is_acl_failure(error: &RedisError) -> bool {
     STARTS.iter().any(|start| words.starts_with(start))
 }
 
-/// What a failed call says of its connection.
+/// The state of a connection after a failed call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
     /// The server answered, if with a refusal: it lives.
@@ -70,9 +70,44 @@ pub(super) enum Verdict {
     Silent,
     /// The connection has ended, is out of step, or leads to a server that may not be written to.
     Lost,
+    /// The server does not accept the credentials of the connection. Nothing was done.
+    Denied,
 }
 
 impl Fault {
+    /// A failure before a call was sent, on a connection that is not used.
+    pub(super) fn before_any_call(kind: StoreErrorKind, words: impl Into<BoxError>) -> Self {
+        Self {
+            error: StoreError::with_source(kind, words),
+            verdict: Verdict::Lost,
+            refusal: None,
+        }
+    }
+
+    /// A call that is not sent, because its server is known to be unusable.
+    pub(super) fn unsent(kind: StoreErrorKind) -> Self {
+        StoreError::from(kind).into()
+    }
+
+    /// A failure to set up a connection: no call was sent, so none is in doubt.
+    pub(super) fn of_setup(error: &RedisError) -> Self {
+        let (kind, verdict) = judge(error);
+        let kind = match kind {
+            StoreErrorKind::Timeout => StoreErrorKind::Unavailable,
+            kind @ (StoreErrorKind::Unavailable
+            | StoreErrorKind::Conflict
+            | StoreErrorKind::NotFound
+            | StoreErrorKind::Corrupt
+            | StoreErrorKind::Full
+            | StoreErrorKind::Misconfigured) => kind,
+        };
+        Self {
+            error: StoreError::with_source(kind, Cause::of(error)),
+            verdict,
+            refusal: None,
+        }
+    }
+
     /// Nothing came in time: whether the server did what it was asked is not known.
     pub(super) fn silent() -> Self {
         Self {
@@ -114,6 +149,17 @@ impl Fault {
     }
 }
 
+/// A call that no server was sent.
+impl From<StoreError> for Fault {
+    fn from(error: StoreError) -> Self {
+        Self {
+            error,
+            verdict: Verdict::Answered,
+            refusal: None,
+        }
+    }
+}
+
 impl From<RedisError> for Fault {
     fn from(error: RedisError) -> Self {
         let (kind, verdict) = judge(&error);
@@ -125,17 +171,57 @@ impl From<RedisError> for Fault {
     }
 }
 
-/// Says of an error of a call that may have been sent what it means.
+/// Returns whether a server does not accept the credentials of a connection, or demands some.
+pub(super) fn is_denied(error: &RedisError) -> bool {
+    match error.kind() {
+        ErrorKind::AuthenticationFailed => true,
+        ErrorKind::Extension => matches!(error.code(), Some("NOAUTH" | "WRONGPASS")),
+        // The words of a server older than Redis 6.
+        ErrorKind::Server(ServerErrorKind::ResponseError) => {
+            error.detail() == Some("invalid password")
+        }
+        _ => false,
+    }
+}
+
+/// Returns whether a server does not speak RESP3: it refuses `HELLO`, and not the password in it.
+///
+/// The words differ: an unknown command to an older server or a proxy, a missing permission, an
+/// unsupported version.
+pub(super) fn is_refused_hello(error: &RedisError) -> bool {
+    match error.kind() {
+        ErrorKind::Server(kind) => !matches!(
+            kind,
+            ServerErrorKind::BusyLoading | ServerErrorKind::MasterDown
+        ),
+        ErrorKind::Extension => error.code() != Some("WRONGPASS"),
+        _ => false,
+    }
+}
+
+/// Returns whether a server has too many clients for the moment.
+fn is_crowded(error: &RedisError) -> bool {
+    let words = error.detail().unwrap_or_default();
+    words.starts_with("max number of clients reached")
+}
+
+/// Classifies the error of a call that may have been sent.
+///
+/// The one classification: callers, notices, audit events and [`ping`](super::RedisStore::ping)
+/// report what this returns.
 fn judge(error: &RedisError) -> (StoreErrorKind, Verdict) {
     use StoreErrorKind::{Corrupt, Full, Misconfigured, Timeout, Unavailable};
+    if is_denied(error) {
+        return (Misconfigured, Verdict::Denied);
+    }
     match error.kind() {
         // It may have been sent before the connection ended, and done.
         ErrorKind::Io => (Timeout, Verdict::Lost),
         // The same, as its answer cannot be read.
         ErrorKind::Parse | ErrorKind::UnexpectedReturnType => (Timeout, Verdict::Lost),
-        ErrorKind::AuthenticationFailed
-        | ErrorKind::InvalidClientConfig
-        | ErrorKind::RESP3NotSupported => (Misconfigured, Verdict::Lost),
+        ErrorKind::InvalidClientConfig | ErrorKind::RESP3NotSupported => {
+            (Misconfigured, Verdict::Lost)
+        }
         ErrorKind::Server(kind) => match kind {
             ServerErrorKind::ReadOnly
             | ServerErrorKind::BusyLoading
@@ -144,6 +230,7 @@ fn judge(error: &RedisError) -> (StoreErrorKind, Verdict) {
             | ServerErrorKind::TryAgain
             | ServerErrorKind::Moved
             | ServerErrorKind::Ask => (Unavailable, Verdict::Answered),
+            ServerErrorKind::ResponseError if is_crowded(error) => (Unavailable, Verdict::Lost),
             _ => (Misconfigured, Verdict::Answered),
         },
         ErrorKind::Extension => match error.code() {
@@ -213,6 +300,16 @@ mod tests {
             ("-WRONGTYPE no\r\n", (Corrupt, Verdict::Answered)),
             ("-MISCONF disk\r\n", (Unavailable, Verdict::Answered)),
             ("-ERR what\r\n", (Misconfigured, Verdict::Answered)),
+            ("-NOAUTH no\r\n", (Misconfigured, Verdict::Denied)),
+            ("-WRONGPASS no\r\n", (Misconfigured, Verdict::Denied)),
+            (
+                "-ERR invalid password\r\n",
+                (Misconfigured, Verdict::Denied),
+            ),
+            (
+                "-ERR max number of clients reached\r\n",
+                (Unavailable, Verdict::Lost),
+            ),
         ] {
             assert_eq!(said(line), meant, "{line}");
         }

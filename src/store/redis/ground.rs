@@ -8,6 +8,8 @@ use std::{
     time::Duration,
 };
 
+use tokio::sync::Notify;
+
 use super::watch::Watch;
 use crate::{runtime::Runtime, time::Clock};
 
@@ -22,6 +24,8 @@ pub(super) struct Ground {
     pub(super) silence_max: Duration,
     /// So long a call waits for a connection that is being made.
     pub(super) connect_deadline: Duration,
+    /// Notified when open connections have authenticated with new credentials.
+    pub(super) renewed: Notify,
 }
 
 /// Returns what a future brings before the time is over.

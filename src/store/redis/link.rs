@@ -3,6 +3,7 @@
 use std::{error::Error, sync::Arc, time::Duration};
 
 use redis::{Cmd, ErrorKind, RedisError, RedisResult, ServerErrorKind, Value};
+use tokio::sync::Notify;
 
 use super::{
     channel::{Listening, OnNews},
@@ -17,8 +18,8 @@ use super::{
     watch::{RedisStats, Watch},
 };
 use crate::{
-    error::{ConfigError, StoreError, StoreErrorKind},
-    runtime::{Runtime, ambient},
+    error::{StoreError, StoreErrorKind},
+    runtime::{ConnectionRuntime, Runtime},
     time::{SystemClock, Timestamp},
 };
 
@@ -34,22 +35,15 @@ pub(super) struct Link {
 }
 
 impl Link {
-    pub(super) fn new(checked: Checked) -> Result<Self, ConfigError> {
-        let runtime = ambient().ok_or_else(|| {
-            ConfigError::new(
-                "runtime",
-                "none",
-                "connections need a task that drives them",
-            )
-            .fix("build with the feature `tokio`")
-        })?;
+    pub(super) fn new(checked: Checked) -> Self {
         let ground = Arc::new(Ground {
-            runtime,
+            runtime: Arc::new(ConnectionRuntime),
             clock: Arc::new(SystemClock::new()),
             watch: Watch::new(checked.name, checked.auditor),
             calls_max: checked.calls_max,
             silence_max: checked.deadlines.silence,
             connect_deadline: checked.deadlines.connect,
+            renewed: Notify::new(),
         });
         let probe = format!("{}:probe", checked.prefix).into_bytes();
         let one = |endpoint| Router::one(endpoint, Arc::clone(&ground));
@@ -58,14 +52,14 @@ impl Link {
             Route::Sentinel(sentinels) => one(Endpoint::Main { sentinels, probe }),
             Route::Cluster(seeds) => Router::Many(Cluster::new(seeds, Arc::clone(&ground))),
         };
-        Ok(Self {
+        Self {
             router: Arc::new(router),
             ground,
             prefix: checked.prefix,
             deadlines: checked.deadlines,
             denials_max: checked.bounds.denials_max,
             batch_max: checked.bounds.batch_max,
-        })
+        }
     }
 
     /// Returns the name of a key: the prefix, what it is of, and a digest, which alone decides on
@@ -174,9 +168,22 @@ impl Link {
 
     /// Adds the cause of the outage to an error without one.
     fn explained(&self, error: StoreError) -> StoreError {
-        let is_bare = error.kind() == StoreErrorKind::Unavailable && error.source().is_none();
+        let is_bare = error.kind().is_undone() && error.source().is_none();
         let outage = is_bare.then(|| self.ground.watch.outage()).flatten();
         outage.map_or(error, StoreError::from)
+    }
+
+    /// Asks the credentials provider, and authenticates all open connections.
+    pub(super) async fn reauthenticate(&self) -> Result<(), StoreError> {
+        let done = self.router.reauthenticate(&self.ground).await;
+        match done {
+            Ok(()) => self.ground.renewed.notify_waiters(),
+            Err(fault) => {
+                self.ground.watch.kept_credentials(&fault.error);
+                return Err(fault.error);
+            }
+        }
+        Ok(())
     }
 
     pub(super) fn stats(&self) -> RedisStats {
@@ -255,7 +262,8 @@ impl Messenger {
 
     /// Takes note of what befell a call.
     pub(super) fn note(&self, fault: &Fault) {
-        if let (Verdict::Lost, Some(pass)) = (fault.verdict, &self.caller.pass) {
+        let is_lost = matches!(fault.verdict, Verdict::Lost | Verdict::Denied);
+        if let (true, Some(pass)) = (is_lost, &self.caller.pass) {
             pass.lose();
         }
     }
@@ -289,7 +297,7 @@ impl Caller {
             Router::Many(cluster) => {
                 let cluster = Arc::clone(cluster);
                 if self.pass.is_none() {
-                    self.pass = Some(cluster.find(self.slot).await.map_err(refused)?);
+                    self.pass = Some(cluster.find(self.slot).await.map_err(Fault::from)?);
                 }
                 (self.ask_here(command).await?, cluster)
             }
@@ -302,7 +310,7 @@ impl Caller {
             if !is_asking {
                 cluster.ask_around();
             }
-            let pass = cluster.follow(&error).map_err(refused)?;
+            let pass = cluster.follow(&error).map_err(Fault::from)?;
             if let Some(before) = self.pass.replace(pass) {
                 // It has answered.
                 before.settle(Ok(())).ok();
@@ -318,17 +326,8 @@ impl Caller {
     async fn ask_here(&mut self, command: &Cmd) -> Result<RedisResult<Value>, Fault> {
         match &mut self.pass {
             Some(pass) => pass.ask(command).await,
-            None => Err(refused(StoreErrorKind::Unavailable.into())),
+            None => Err(Fault::unsent(StoreErrorKind::Unavailable)),
         }
-    }
-}
-
-/// A call that no server was asked.
-fn refused(error: StoreError) -> Fault {
-    Fault {
-        error,
-        verdict: Verdict::Answered,
-        refusal: None,
     }
 }
 
@@ -360,7 +359,7 @@ mod tests {
 
     fn link() -> Link {
         let config = RedisConfig::single("redis://127.0.0.1:1").prefix("acme");
-        Link::new(config.check().ok().unwrap()).unwrap()
+        Link::new(config.check().ok().unwrap())
     }
 
     #[test]

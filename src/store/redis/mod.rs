@@ -19,13 +19,16 @@ mod cache_names;
 mod channel;
 mod cluster;
 mod config;
+mod config_login;
 #[cfg(feature = "redis-tls")]
 mod config_tls;
+mod credentials;
 mod endpoint;
 mod fault;
 mod ground;
 mod link;
 mod node;
+mod protocol;
 mod pulse;
 #[cfg(feature = "rate-limit")]
 mod rate_limit;
@@ -39,6 +42,7 @@ mod tls;
 #[cfg(not(feature = "redis-tls"))]
 mod tls_absent;
 mod watch;
+mod wire;
 
 #[cfg(not(feature = "access-log"))]
 use self::absent as access_log;
@@ -61,7 +65,7 @@ pub(super) use self::channel::Listening;
 #[cfg(feature = "api-key")]
 pub use self::receipts::Receipts;
 use self::{config::Bounds, ground::within, link::Link};
-pub use self::{config::RedisConfig, watch::RedisStats};
+pub use self::{config::RedisConfig, credentials::RedisCredentials, watch::RedisStats};
 use crate::{
     error::{ConfigError, StoreError},
     store_key::StoreKeys,
@@ -124,7 +128,7 @@ impl RedisStore {
     pub fn new(config: RedisConfig, keys: StoreKeys) -> Result<Self, ConfigError> {
         let config = config.check()?;
         let bounds = config.bounds;
-        let link = Arc::new(Link::new(config)?);
+        let link = Arc::new(Link::new(config));
         Ok(Self {
             shared: Arc::new(Shared {
                 access_log: access_log::Part::new(&link, &keys),
@@ -153,6 +157,24 @@ impl RedisStore {
     pub async fn ping(&self) -> Result<(), StoreError> {
         let link = &self.shared.link;
         link.ping(link.deadlines().api_key).await
+    }
+
+    /// Asks the credentials provider, and authenticates the open connections with its result.
+    ///
+    /// Call it when a password or a token has rotated, before the server stops accepting the previous
+    /// one. No request fails: calls in flight and later ones use the same connections. The connection
+    /// that receives messages from other instances reconnects, so for some milliseconds this
+    /// instance looks up keys and near cache entries on the server. Connections that are opened later
+    /// ask the provider anyway.
+    ///
+    /// # Errors
+    ///
+    /// If the provider fails or times out, or a server refuses the credentials twice. Each failure is
+    /// reported as a notice, and connections keep their previous credentials. The kind is
+    /// [`Misconfigured`](crate::StoreErrorKind::Misconfigured) if a server refuses the credentials, or
+    /// if the store has no [`credentials`](RedisConfig::credentials) provider.
+    pub async fn reauthenticate(&self) -> Result<(), StoreError> {
+        self.shared.link.reauthenticate().await
     }
 
     /// Returns what the store has done so far.

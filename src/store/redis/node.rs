@@ -12,8 +12,9 @@ use tokio::sync::{Notify, oneshot};
 
 use super::{
     address::Driver,
+    credentials::RedisCredentials,
     endpoint::Endpoint,
-    fault::{Fault, Verdict},
+    fault::{Fault, Verdict, is_denied},
     ground::{Ground, within},
     pulse::Pulse,
     watch::Outage,
@@ -76,8 +77,20 @@ enum Phase {
     Idle,
     Waiting,
     Up(Live),
-    Down,
+    /// Calls fail at once, with this kind.
+    Down(StoreErrorKind),
     Closed,
+}
+
+impl Phase {
+    /// Returns the error of a call that is not sent in this phase.
+    fn refused(&self) -> Option<StoreErrorKind> {
+        match self {
+            Self::Idle | Self::Waiting | Self::Up(_) => None,
+            Self::Down(kind) => Some(*kind),
+            Self::Closed => Some(StoreErrorKind::Unavailable),
+        }
+    }
 }
 
 /// A connection. Dropping it ends it, and wakes whoever waits for an answer on it.
@@ -128,16 +141,14 @@ impl Node {
     /// Asks for the right to ask; refused at once while the server does not answer.
     pub(super) fn enter(self: &Arc<Self>) -> Result<Pass, StoreError> {
         let mut state = self.lock();
-        if matches!(state.phase, Phase::Down) && state.attempts.strong_count() == 0 {
+        if matches!(state.phase, Phase::Down(_)) && state.attempts.strong_count() == 0 {
             state.phase = Phase::Idle;
         }
-        let is_asked = match state.phase {
-            Phase::Idle | Phase::Waiting | Phase::Up(_) => true,
-            Phase::Down | Phase::Closed => false,
-        };
-        if !is_asked || state.pulse.waiting() >= self.ground.calls_max {
+        let is_full = state.pulse.waiting() >= self.ground.calls_max;
+        let full = is_full.then_some(StoreErrorKind::Unavailable);
+        if let Some(kind) = state.phase.refused().or(full) {
             self.ground.watch.refused.add_one();
-            return Err(StoreErrorKind::Unavailable.into());
+            return Err(kind.into());
         }
         state.pulse.asked(self.ground.clock.now());
         drop(state);
@@ -200,13 +211,8 @@ impl Node {
                 let mut state = self.lock();
                 match &state.phase {
                     Phase::Up(live) => return Ok((live.connection.clone(), state.generation)),
-                    Phase::Down | Phase::Closed => {
-                        return Err(Fault {
-                            error: StoreErrorKind::Unavailable.into(),
-                            verdict: Verdict::Answered,
-                            refusal: None,
-                        });
-                    }
+                    Phase::Down(kind) => return Err(Fault::unsent(*kind)),
+                    Phase::Closed => return Err(Fault::unsent(StoreErrorKind::Unavailable)),
                     Phase::Idle => {
                         state.phase = Phase::Waiting;
                         self.connect(&mut state);
@@ -237,9 +243,9 @@ impl Node {
 
     /// The server is taken to be gone.
     fn give_up(self: &Arc<Self>, state: &mut State, error: &StoreError) {
-        state.phase = Phase::Down;
-        state.pulse.renew();
         let outage = Outage::of(&self.endpoint, error);
+        state.phase = Phase::Down(outage.kind_of_calls());
+        state.pulse.renew();
         match std::mem::replace(&mut state.is_told_down, true) {
             true => self.ground.watch.still_down(outage),
             false => self.ground.watch.down(outage),
@@ -290,11 +296,7 @@ impl Node {
             state.attempted_at = Some(self.ground.clock.now());
         }
         self.ground.watch.connects.add_one();
-        let limit = self
-            .ground
-            .runtime
-            .sleep(ATTEMPT_MAX.max(self.ground.connect_deadline));
-        let mut attempt = pin!(within(limit, self.endpoint.connect(&self.ground)));
+        let mut attempt = pin!(self.open());
         let soon = self.ground.runtime.sleep(self.ground.connect_deadline);
         let connected = match within(soon, attempt.as_mut()).await {
             Some(connected) => connected,
@@ -303,7 +305,6 @@ impl Node {
                 attempt.await
             }
         };
-        let connected = connected.unwrap_or_else(|| Err(StoreErrorKind::Timeout.into()));
         let mut state = self.lock();
         if matches!(state.phase, Phase::Closed) {
             return true;
@@ -313,11 +314,34 @@ impl Node {
                 self.go_up(&mut state, connection, driver);
                 true
             }
-            Err(error) => {
-                self.give_up(&mut state, &error);
+            Err(fault) => {
+                self.give_up(&mut state, &fault.error);
                 false
             }
         }
+    }
+
+    async fn open(&self) -> Result<(MultiplexedConnection, Driver), Fault> {
+        let timeout = ATTEMPT_MAX.max(self.ground.connect_deadline);
+        let wire = self.endpoint.open(&self.ground, timeout).await?;
+        let shared = wire.share(self.ground.calls_max).await;
+        shared.map_err(|error| Fault::of_setup(&error))
+    }
+
+    /// Authenticates the open connection, if there is one.
+    pub(super) async fn authenticate(&self, credentials: &RedisCredentials) -> Result<(), Fault> {
+        let live = match &self.lock().phase {
+            Phase::Up(live) => Some(live.connection.clone()),
+            Phase::Idle | Phase::Waiting | Phase::Down(_) | Phase::Closed => None,
+        };
+        let Some(mut connection) = live else {
+            return Ok(());
+        };
+        let command = credentials.command();
+        let limit = self.ground.runtime.sleep(ATTEMPT_MAX);
+        let replied = within(limit, connection.send_packed_command(&command)).await;
+        read(replied.ok_or_else(Fault::silent)?)??;
+        Ok(())
     }
 
     fn wait_no_longer(self: &Arc<Self>) {
@@ -396,8 +420,20 @@ impl Attempts {
 }
 
 impl Pass {
-    /// Puts a command, and returns what the server says to it.
+    /// Sends a command, and returns the reply.
+    ///
+    /// A server that no longer accepts the credentials of the connection has done nothing, so the
+    /// command is sent once more, on a new connection.
     pub(super) async fn ask(&mut self, command: &Cmd) -> Result<RedisResult<Value>, Fault> {
+        let reply = self.ask_once(command).await?;
+        if !matches!(&reply, Err(error) if is_denied(error)) {
+            return Ok(reply);
+        }
+        self.lose();
+        self.ask_once(command).await
+    }
+
+    async fn ask_once(&mut self, command: &Cmd) -> Result<RedisResult<Value>, Fault> {
         let mut connection = self.connection().await?;
         read(connection.send_packed_command(command).await)
     }
@@ -438,7 +474,7 @@ impl Pass {
         let refused = outcome.as_ref().err().and_then(|fault| fault.refused());
         match verdict {
             Verdict::Answered => state.pulse.answered(now),
-            Verdict::Lost => {
+            Verdict::Lost | Verdict::Denied => {
                 ground.watch.broken.add_one();
                 state.pulse.given_up();
             }
@@ -455,7 +491,7 @@ impl Pass {
             self.node.drained.notify_waiters();
         }
         drop(state);
-        if verdict == Verdict::Lost {
+        if matches!(verdict, Verdict::Lost | Verdict::Denied) {
             self.lose();
         }
         if let Some((refusal, error)) = refused {
@@ -492,7 +528,7 @@ impl fmt::Debug for Node {
             Phase::Idle => "idle",
             Phase::Waiting => "connecting",
             Phase::Up(_) => "up",
-            Phase::Down => "down",
+            Phase::Down(_) => "down",
             Phase::Closed => "closed",
         };
         write!(f, "{} ({phase})", self.endpoint)

@@ -4,12 +4,14 @@ use std::sync::Arc;
 
 use super::{
     cluster::Cluster,
+    credentials::Login,
     endpoint::Endpoint,
+    fault::{Fault, Verdict},
     ground::Ground,
     node::{Entry, Node},
     slot::slot_of,
 };
-use crate::error::StoreError;
+use crate::error::{StoreError, StoreErrorKind};
 
 /// The servers of a store: one, or those of a Cluster.
 #[derive(Debug)]
@@ -44,6 +46,40 @@ impl Router {
         match self {
             Self::One(node) => node.endpoint().clone(),
             Self::Many(cluster) => cluster.any_endpoint(),
+        }
+    }
+
+    /// Asks the credentials provider, and authenticates all open connections that serve calls.
+    ///
+    /// A server that does not accept what the provider returned may have got a newer password a
+    /// moment ago, so the provider is asked once more.
+    pub(super) async fn reauthenticate(&self, ground: &Ground) -> Result<(), Fault> {
+        match self.reauthenticate_once(ground).await {
+            Err(fault) if fault.verdict == Verdict::Denied => {
+                self.reauthenticate_once(ground).await
+            }
+            done => done,
+        }
+    }
+
+    async fn reauthenticate_once(&self, ground: &Ground) -> Result<(), Fault> {
+        let login = match self {
+            Self::One(node) => node.endpoint().login(),
+            Self::Many(cluster) => cluster.login(),
+        };
+        let credentials = match login {
+            Login::Provided(..) => login.credentials(ground).await?,
+            Login::Fixed { .. } => None,
+        };
+        let Some(credentials) = credentials else {
+            return Err(Fault::before_any_call(
+                StoreErrorKind::Misconfigured,
+                "the store has no credentials provider",
+            ));
+        };
+        match self {
+            Self::One(node) => node.authenticate(&credentials).await,
+            Self::Many(cluster) => cluster.authenticate(&credentials).await,
         }
     }
 

@@ -66,6 +66,22 @@ impl Outage {
         }
     }
 
+    /// Returns the kind of error of a call that is not sent during the outage.
+    ///
+    /// It is that of the outage; only a timeout becomes [`StoreErrorKind::Unavailable`], as the
+    /// effect of a call that was not sent is known.
+    pub(super) fn kind_of_calls(&self) -> StoreErrorKind {
+        match self.kind {
+            StoreErrorKind::Timeout => StoreErrorKind::Unavailable,
+            kind @ (StoreErrorKind::Unavailable
+            | StoreErrorKind::Conflict
+            | StoreErrorKind::NotFound
+            | StoreErrorKind::Corrupt
+            | StoreErrorKind::Full
+            | StoreErrorKind::Misconfigured) => kind,
+        }
+    }
+
     fn is_of(&self, server: &str) -> bool {
         match self.is_cluster {
             true => server == THE_CLUSTER,
@@ -87,16 +103,7 @@ impl fmt::Display for Outage {
 /// A call that was not made because of an outage: it was not sent, so its effect is known.
 impl From<Outage> for StoreError {
     fn from(outage: Outage) -> Self {
-        let kind = match outage.kind {
-            StoreErrorKind::Timeout => StoreErrorKind::Unavailable,
-            kind @ (StoreErrorKind::Unavailable
-            | StoreErrorKind::Conflict
-            | StoreErrorKind::NotFound
-            | StoreErrorKind::Corrupt
-            | StoreErrorKind::Full
-            | StoreErrorKind::Misconfigured) => kind,
-        };
-        Self::with_source(kind, outage.to_string())
+        Self::with_source(outage.kind_of_calls(), outage.to_string())
     }
 }
 
@@ -263,6 +270,16 @@ impl Watch {
             store,
             kind,
             cause: cause.into(),
+        });
+    }
+
+    /// Reports that open connections could not authenticate with new credentials.
+    pub(super) fn kept_credentials(&self, error: &StoreError) {
+        let store = &self.name;
+        notice::once(&AtomicBool::new(false), || {
+            let cause = error.source().map(ToString::to_string);
+            let cause = cause.unwrap_or_else(|| error.to_string());
+            format!("store `{store}`: connections keep their previous credentials: {cause}")
         });
     }
 
