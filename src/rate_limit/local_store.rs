@@ -15,7 +15,6 @@ use super::{
     store::{RateLimitStore, Refund},
 };
 use crate::{
-    error::StoreErrorKind,
     store_future::StoreFuture,
     store_key::{StoreKey, StoreKeys},
     time::Timestamp,

@@ -113,6 +113,8 @@ mod redis_cluster_faults;
 #[cfg(all(feature = "redis", feature = "test-util"))]
 mod redis_conformance;
 #[cfg(all(feature = "redis", feature = "test-util"))]
+mod redis_credentials;
+#[cfg(all(feature = "redis", feature = "test-util"))]
 mod redis_faults;
 #[cfg(all(feature = "redis", feature = "test-util"))]
 mod redis_faults_layers;
@@ -126,6 +128,8 @@ mod redis_logs;
 mod redis_origins;
 #[cfg(all(feature = "redis", feature = "test-util"))]
 mod redis_outages;
+#[cfg(all(feature = "redis", feature = "test-util"))]
+mod redis_protocol;
 #[cfg(all(feature = "redis", feature = "test-util"))]
 mod redis_rate_limit;
 #[cfg(all(feature = "redis", feature = "test-util"))]

@@ -28,17 +28,17 @@ fn store(url: &str) -> RedisStore {
 }
 
 /// A service's process: a ring and a layer over a connection of its own.
-struct Instance {
+pub(crate) struct Instance {
     ring: KeyRing,
     layer: ApiKeyLayer,
 }
 
 impl Instance {
-    fn at(url: &str) -> Self {
+    pub(crate) fn at(url: &str) -> Self {
         Self::over(store(url))
     }
 
-    fn over(store: RedisStore) -> Self {
+    pub(crate) fn over(store: RedisStore) -> Self {
         let ring = ring(store, &ManualClock::default());
         Self {
             layer: ApiKeyLayer::builder(&ring).build().unwrap(),
@@ -46,16 +46,16 @@ impl Instance {
         }
     }
 
-    fn manager(&self) -> KeyManager {
+    pub(crate) fn manager(&self) -> KeyManager {
         KeyManager::new(&self.ring)
     }
 
-    async fn status(&self, key: &str) -> StatusCode {
+    pub(crate) async fn status(&self, key: &str) -> StatusCode {
         send(self.layer.clone(), with_key(key)).await.status()
     }
 
     /// Sends the key until the instance remembers it: until a request asks the server nothing.
-    async fn warm(&self, key: &str, server: &Server) {
+    pub(crate) async fn warm(&self, key: &str, server: &Server) {
         let begun = Instant::now();
         loop {
             let before = asked(server);
@@ -68,7 +68,7 @@ impl Instance {
     }
 
     /// Sends the key until it is answered so, and says how long that took.
-    async fn until(&self, key: &str, status: StatusCode) -> Duration {
+    pub(crate) async fn until(&self, key: &str, status: StatusCode) -> Duration {
         let begun = Instant::now();
         while self.status(key).await != status {
             assert!(
@@ -86,7 +86,10 @@ fn asked(server: &Server) -> u64 {
     server.calls_of("hget")
 }
 
-async fn new_key(instance: &Instance, owner: &str) -> (portcullis::api_key::KeyId, String) {
+pub(crate) async fn new_key(
+    instance: &Instance,
+    owner: &str,
+) -> (portcullis::api_key::KeyId, String) {
     let key = instance.manager().create(NewKey::of_owner(owner)).await;
     let key = key.unwrap();
     (key.id(), key.expose_secret().to_owned())

@@ -12,6 +12,8 @@ pub(crate) mod process;
 pub(crate) mod processes;
 #[cfg(all(feature = "redis", feature = "test-util"))]
 pub(crate) mod redis;
+#[cfg(all(feature = "redis", feature = "test-util"))]
+pub(crate) mod refusing;
 pub(crate) mod slow_store;
 pub(crate) mod stack;
 pub(crate) mod strict;
