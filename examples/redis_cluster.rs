@@ -1,4 +1,4 @@
-//! A limit that several instances on a Redis Cluster count together.
+//! A limit that several instances share through a Redis Cluster.
 //!
 //! ```text
 //! export STORE_SECRET=$(openssl rand -hex 32)
@@ -6,25 +6,41 @@
 //!     cargo run --features redis --example redis_cluster
 //! ```
 //!
-//! Run it in two terminals: each takes from the same limit of twenty in ten seconds. One node is
-//! enough to find the others, and one URL of a server that is no Cluster will do with
-//! `RedisConfig::single`.
+//! Run it in two terminals: both take from the same limit of 20 requests per 10 seconds. One node is
+//! enough to find the others. For a single server, use `RedisConfig::single`.
+//!
+//! With `REDIS_PASSWORD_FILE`, each connection authenticates as `REDIS_USER` (`default` if it is not
+//! set) with the current content of that file, and so may the password rotate. Append `?protocol=2`
+//! to the URLs to speak RESP2; by default connections speak RESP3 where the nodes do.
 
-use std::{env, error::Error, time::Duration};
+use std::{env, error::Error, fs, io, time::Duration};
 
 use portcullis::{
     StoreKeys,
     rate_limit::{Charge, Policy, Quota, RateLimitStore},
-    store::{RedisConfig, RedisStore},
+    store::{RedisConfig, RedisCredentials, RedisStore},
 };
+
+/// Reads the current credentials, each time that a connection is opened.
+async fn credentials(file: String) -> io::Result<RedisCredentials> {
+    let user = env::var("REDIS_USER").unwrap_or_else(|_| "default".to_owned());
+    Ok(RedisCredentials::new(
+        user,
+        fs::read_to_string(file)?.trim(),
+    ))
+}
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     let nodes = env::var("REDIS_NODES").map_err(|_| "set REDIS_NODES to URLs of some nodes")?;
-    // The same for all instances: partitions are named by digests under it.
+    // The same for all instances: it keys the digests that name partitions.
     let secret = env::var("STORE_SECRET").map_err(|_| "set STORE_SECRET to 32 bytes or more")?;
     let keys = StoreKeys::from_secret(secret.as_bytes())?;
-    let store = RedisStore::new(RedisConfig::cluster(nodes.split(',')), keys)?;
+    let mut config = RedisConfig::cluster(nodes.split(','));
+    if let Ok(file) = env::var("REDIS_PASSWORD_FILE") {
+        config = config.credentials(move || credentials(file.clone()));
+    }
+    let store = RedisStore::new(config, keys)?;
 
     let policy = Policy::fixed_window("demo", Quota::new(20, Duration::from_secs(10)))?;
     let caller = store
@@ -42,7 +58,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
                 };
                 println!("{verdict}, {left} left");
             }
-            // A layer does here what its `OnStoreError` says.
+            // A layer applies its `OnStoreError` here.
             Err(error) => println!("no decision: {error}"),
         }
     }

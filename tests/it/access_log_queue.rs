@@ -359,24 +359,6 @@ async fn a_flush_that_is_given_up_counts_its_batch_as_lost() {
     assert_eq!(set.queue.losses(Trail::Access).store_failed, 1);
 }
 
-#[test]
-fn a_record_outside_of_any_runtime_is_kept_until_there_is_one() {
-    let queue = LogQueue::builder(MemoryStore::new(), TokioRuntime)
-        .build()
-        .unwrap();
-    let layer = AccessLogLayer::new(queue.clone());
-    let mut app = layer.layer(service_fn(async |_: Request<Full<Bytes>>| {
-        Ok::<_, Infallible>(Response::new(Full::<Bytes>::default()))
-    }));
-    drop(app.call(get("/")));
-    // The runtime refused to spawn by a panic, which was caught, and the record still waits.
-    assert_eq!((queue.waiting(), layer.stats().failed()), (1, 1));
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .build()
-        .unwrap();
-    assert!(runtime.block_on(queue.flush()));
-}
-
 #[tokio::test]
 async fn records_in_a_store_can_be_read_again() {
     let store = MemoryStore::new();

@@ -84,6 +84,7 @@ mod keys_example;
 mod notices;
 #[cfg(feature = "tracing")]
 mod notices_tracing;
+mod outside_tokio;
 mod peer_addr;
 mod rate_limit;
 #[cfg(feature = "axum")]
@@ -128,6 +129,8 @@ mod redis_logs;
 mod redis_origins;
 #[cfg(all(feature = "redis", feature = "test-util"))]
 mod redis_outages;
+#[cfg(all(feature = "redis", feature = "test-util"))]
+mod redis_outside_tokio;
 #[cfg(all(feature = "redis", feature = "test-util"))]
 mod redis_protocol;
 #[cfg(all(feature = "redis", feature = "test-util"))]

@@ -1,4 +1,4 @@
-//! A store on a Redis server, on the one that Sentinels name, or on a Cluster.
+//! A store on a Redis server, on the server that Sentinels name, or on a Cluster.
 
 #[cfg(not(all(
     feature = "access-log",
@@ -71,14 +71,14 @@ use crate::{
     store_key::StoreKeys,
 };
 
-/// A store on a Redis server that many instances of a service share.
+/// A store on a Redis server that all instances of a service share.
 ///
-/// One value serves every layer; a clone is the same store, with the same connection. It connects
-/// at the first call, and again whenever the connection is lost, in a task beside the requests: a
-/// service starts while its server is away.
+/// One value serves every layer. A clone is the same store, with the same connections. It connects at
+/// the first call, and again whenever a connection is lost, in the background: a service starts while
+/// its server is unavailable.
 ///
-/// Instances that share a server share the secret too under which keys are digested, and so it has
-/// no default: under another one each would count for itself.
+/// Instances that share a server need the same secret, under which keys are digested. It has no
+/// default: an instance with another secret would count for itself.
 ///
 /// ```no_run
 /// use portcullis::{StoreKeys, store::{RedisConfig, RedisStore}};
@@ -92,15 +92,22 @@ use crate::{
 /// # }
 /// ```
 ///
-/// # When the server does not answer
+/// # When the server is unavailable
 ///
-/// Each call has a deadline; one that passes it fails with
-/// [`Timeout`](crate::StoreErrorKind::Timeout), and is never sent again: the server may have done
-/// what it was asked. After five failures on end, or 50 ms in which the server says
-/// nothing ([`silence_max`](RedisConfig::silence_max)), calls
-/// fail at once with [`Unavailable`](crate::StoreErrorKind::Unavailable), those that wait too,
-/// while a task tries to connect once each second. Each change is told once: as a notice, to the
-/// [`auditor`](RedisConfig::auditor), and in the [`stats`](Self::stats).
+/// Each call has a deadline. A call that exceeds it fails with
+/// [`Timeout`](crate::StoreErrorKind::Timeout) and is never sent again, as the server may have executed
+/// it. After five consecutive failures, or 50 ms without any reply
+/// ([`silence_max`](RedisConfig::silence_max)), all calls fail at once, waiting ones too, while a
+/// background task tries to connect once per second. Such calls fail with
+/// [`Misconfigured`](crate::StoreErrorKind::Misconfigured) if the server refuses the credentials or the
+/// protocol version, and with [`Unavailable`](crate::StoreErrorKind::Unavailable) otherwise. Each change
+/// is reported once: as a notice, to the [`auditor`](RedisConfig::auditor), and in the
+/// [`stats`](Self::stats).
+///
+/// # Runtime
+///
+/// Connections run on the Tokio runtime of the call that opens them. Outside of Tokio, or in a runtime
+/// without an I/O driver, they run on a thread named `portcullis` that the process starts on first use.
 #[derive(Clone)]
 pub struct RedisStore {
     shared: Arc<Shared>,
