@@ -192,11 +192,6 @@ mod tokio_runtime {
 
 #[cfg(feature = "redis")]
 mod connection_runtime {
-    #![expect(
-        clippy::disallowed_methods,
-        reason = "part of the one place that spawns"
-    )]
-
     use std::{cell::Cell, panic::catch_unwind, time::Duration};
 
     use tokio::{

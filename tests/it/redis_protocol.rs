@@ -342,6 +342,38 @@ async fn unusable_server_has_one_error_kind_for_callers_audit_and_ping() {
 }
 
 #[tokio::test]
+async fn server_that_accepts_no_connection_is_no_older_one() {
+    let server = Server::with(&["--maxclients", "1"]);
+    let only = server.client();
+    let store = store(&server.url());
+    let begun = Instant::now();
+    let error = loop {
+        let error = store.ping().await.unwrap_err();
+        if error.source().is_some() {
+            break error;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(10), "{error:?}");
+    };
+    assert_eq!(error.kind(), StoreErrorKind::Unavailable);
+    let source = error.source().unwrap().to_string();
+    assert!(source.contains("max number of clients reached"), "{source}");
+    drop(only);
+    while store.ping().await.is_err() {
+        assert!(begun.elapsed() < Duration::from_secs(10), "{store:?}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+
+    let server = Server::start();
+    let denied = Treatment::Reply("-DENIED Redis is running in protected mode");
+    let proxy = Refusing::before(server.addr(), &[("HELLO", denied)]).await;
+    let config = patient(RedisConfig::single(proxy.url()));
+    let store = RedisStore::new(config, keys()).unwrap();
+    let error = refused_calls(&store).await.pop().unwrap();
+    assert_eq!(error.kind(), StoreErrorKind::Misconfigured);
+    assert!(error.source().unwrap().to_string().contains("DENIED "));
+}
+
+#[tokio::test]
 async fn server_replaced_by_an_older_one_is_used_again() {
     let server = Server::start();
     let proxy = Refusing::before(server.addr(), &[]).await;

@@ -10,17 +10,14 @@ use std::{
 };
 
 use redis::{PushKind, Value, parse_redis_value_async};
-use tokio::{
-    io::{AsyncWriteExt, WriteHalf},
-    sync::oneshot,
-};
+use tokio::{io::AsyncWriteExt, sync::oneshot};
 
 use super::{
     endpoint::Endpoint,
     fault::Fault,
     ground::{Ground, within},
     router::Router,
-    wire::{Bytes, Wire},
+    wire::{Wire, Writer},
 };
 
 /// The interval of `PING` on the connection, and the timeout of its reply. A server that becomes
@@ -132,7 +129,7 @@ impl Listener {
     }
 
     /// Subscribes, and sends `PING` each second until a second passes without a reply.
-    async fn until_silent(&self, writer: &mut WriteHalf<Box<dyn Bytes>>, replies: &AtomicU64) {
+    async fn until_silent(&self, writer: &mut Writer, replies: &AtomicU64) {
         let mut command = redis::cmd("SUBSCRIBE");
         command.arg(&self.channel);
         loop {

@@ -184,17 +184,17 @@ pub(super) fn is_denied(error: &RedisError) -> bool {
     }
 }
 
-/// Returns whether a server does not speak RESP3: it refuses `HELLO`, and not the password in it.
+/// Returns whether a server does not speak RESP3: it refuses `HELLO`, and neither the password in it
+/// nor the connection.
 ///
 /// The words differ: an unknown command to an older server or a proxy, a missing permission, an
 /// unsupported version.
 pub(super) fn is_refused_hello(error: &RedisError) -> bool {
     match error.kind() {
-        ErrorKind::Server(kind) => !matches!(
-            kind,
-            ServerErrorKind::BusyLoading | ServerErrorKind::MasterDown
-        ),
-        ErrorKind::Extension => error.code() != Some("WRONGPASS"),
+        ErrorKind::Server(ServerErrorKind::BusyLoading | ServerErrorKind::MasterDown) => false,
+        ErrorKind::Server(_) => !is_crowded(error),
+        // `DENIED`: the server accepts local clients only.
+        ErrorKind::Extension => !matches!(error.code(), Some("WRONGPASS" | "DENIED")),
         _ => false,
     }
 }

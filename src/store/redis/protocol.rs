@@ -32,9 +32,9 @@ impl Protocol {
         let Some((base, query)) = url.split_once('?') else {
             return Ok(Self::default());
         };
-        let known = match base.contains("unix:") {
-            true => OF_SOCKET,
-            false => OF_HOST,
+        let known = match base.split_once(':') {
+            Some((scheme, _)) if scheme.ends_with("unix") => OF_SOCKET,
+            Some(_) | None => OF_HOST,
         };
         let mut found = Self::default();
         let mut seen = Vec::new();
@@ -127,6 +127,7 @@ mod tests {
             "redis://h?db=3",
             "redis://h?pass=hunter2",
             "redis://h?timeout=5",
+            "redis://unix:6379?db=3",
             "redis+unix:///s?database=3",
             "redis+unix:///s?pass=hunter2&pass=hunter2",
             "redis://u:1?protocol=hunter2@h",

@@ -19,6 +19,10 @@ pub(super) trait Bytes: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Bytes for S {}
 
+/// The two directions of a connection.
+pub(super) type Reader = ReadHalf<Box<dyn Bytes>>;
+pub(super) type Writer = WriteHalf<Box<dyn Bytes>>;
+
 /// A connection on which the next command waits for the reply to the last one.
 pub(super) struct Wire(Box<dyn Bytes>);
 
@@ -109,7 +113,7 @@ impl Wire {
     }
 
     /// Returns the two directions of the connection.
-    pub(super) fn split(self) -> (ReadHalf<Box<dyn Bytes>>, WriteHalf<Box<dyn Bytes>>) {
+    pub(super) fn split(self) -> (Reader, Writer) {
         split(self.0)
     }
 }
