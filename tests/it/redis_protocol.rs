@@ -291,6 +291,7 @@ async fn unusable_server_has_one_error_kind_for_callers_audit_and_ping() {
     gone.kill();
     let proxy = Refusing::before(locked.addr(), &[("HELLO", UNKNOWN)]).await;
     let resp3 = |server: &Server| format!("{}?protocol=3", server.url());
+    let no_hello_addr = no_hello.addr().to_string();
     let full = Refusing::before(
         locked.addr(),
         &[
@@ -336,7 +337,11 @@ async fn unusable_server_has_one_error_kind_for_callers_audit_and_ping() {
         for error in &errors {
             assert_eq!(error.kind(), kind, "{shown}: {error:?}");
         }
-        assert!(errors.last().unwrap().source().is_some(), "{errors:?}");
+        let source = errors.last().unwrap().source();
+        let source = source.map(ToString::to_string).unwrap_or_default();
+        let names_option = source.contains("`protocol=3`, and `HELLO` is refused: ERR unknown");
+        assert_eq!(names_option, shown.contains(&no_hello_addr), "{source}");
+        assert!(source.starts_with("cannot use "), "{source}");
         assert_eq!(outages.0.lock().unwrap()[..], [kind], "{shown}");
     }
 }

@@ -255,6 +255,9 @@ impl Cause {
         let words = match (error.code(), error.detail()) {
             // As the server writes it: `OOM command not allowed`.
             (Some(code), Some(detail)) => format!("{code} {detail}"),
+            (None, Some(words)) if error.kind() == ErrorKind::RESP3NotSupported => {
+                format!("the URL asks for `protocol=3`, and `HELLO` is refused: {words}")
+            }
             (Some(_) | None, _) => error.to_string(),
         };
         Self(words.chars().filter(plain).take(MAX).collect())

@@ -136,7 +136,7 @@ fn has_no_users(error: &RedisError) -> bool {
     words.contains("wrong number of arguments for 'auth' command")
 }
 
-/// Adds the option to the words of a server that refuses `HELLO`.
+/// Marks the error of a server that refuses `HELLO`, where the URL asks for RESP3.
 fn must_speak_resp3(error: RedisError) -> RedisError {
     if is_denied(&error) || !is_refused_hello(&error) {
         return error;
@@ -145,6 +145,5 @@ fn must_speak_resp3(error: RedisError) -> RedisError {
         (Some(code), Some(detail)) => format!("{code} {detail}"),
         (Some(_) | None, _) => error.to_string(),
     };
-    let problem = "the URL asks for `protocol=3`, and the server refuses `HELLO`";
-    (ErrorKind::RESP3NotSupported, problem, words).into()
+    (ErrorKind::RESP3NotSupported, "RESP3 is refused", words).into()
 }
