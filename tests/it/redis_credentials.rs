@@ -340,6 +340,41 @@ async fn new_credentials_that_are_refused_leave_connections_as_they_are() {
 }
 
 #[tokio::test]
+async fn connection_that_is_being_opened_during_a_rotation_uses_the_new_credentials() {
+    let server = server();
+    let vault = Vault::with("acme", "first");
+    let gate = Arc::new(tokio::sync::Semaphore::new(0));
+    let (asked, passage) = (vault.clone(), Arc::clone(&gate));
+    let config = patient(single(&server)).credentials(move || {
+        let (vault, passage) = (asked.clone(), Arc::clone(&passage));
+        async move {
+            let credentials = vault.clone().credentials().await;
+            if vault.asked() == 1 {
+                passage.acquire().await.unwrap().forget();
+            }
+            credentials
+        }
+    });
+    let store = RedisStore::new(config, keys()).unwrap();
+    let pinged = store.clone();
+    let ping = tokio::spawn(async move { pinged.ping().await });
+    let begun = Instant::now();
+    while vault.asked() == 0 {
+        assert!(begun.elapsed() < Duration::from_secs(10));
+        tokio::task::yield_now().await;
+    }
+    add_user(&server, "acme-2", "second");
+    vault.set("acme-2", "second");
+    store.reauthenticate().await.unwrap();
+    gate.add_permits(1);
+    ping.await.unwrap().unwrap();
+    assert_eq!((vault.asked(), store.stats().connects), (3, 1));
+    until_gone(&server, "acme").await;
+    server.ask(&["ACL", "DELUSER", "acme"]);
+    take(&store).await.unwrap();
+}
+
+#[tokio::test]
 async fn server_that_demands_authentication_again_gets_the_call_once_more() {
     let server = server();
     let proxy = Refusing::before(server.addr(), &[]).await;

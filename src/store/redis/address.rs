@@ -120,8 +120,9 @@ impl Address {
 
     /// Connects, authenticates, and sends a command that proves that the server serves.
     ///
-    /// The provider of the credentials has its own timeout. A server that does not accept what it
-    /// returned may have got a newer password a moment ago, so the provider is asked once more.
+    /// The provider of the credentials has its own timeout. It is asked once more, and the connection
+    /// opened again, if the server does not accept what it returned, or if new credentials were
+    /// announced meanwhile.
     ///
     /// # Errors
     ///
@@ -132,13 +133,16 @@ impl Address {
         timeout: Duration,
         probe: Option<&Cmd>,
     ) -> Result<Wire, Fault> {
+        let renewals = ground.renewals();
         let opened = self.open_once(ground, timeout, probe).await;
-        match opened {
-            Err(fault) if fault.verdict == Verdict::Denied && self.login.is_provided() => {
-                self.open_once(ground, timeout, probe).await
-            }
-            opened => opened,
+        let is_outdated = match &opened {
+            Ok(_) => ground.renewals() != renewals,
+            Err(fault) => fault.verdict == Verdict::Denied,
+        };
+        if is_outdated && self.login.is_provided() {
+            return self.open_once(ground, timeout, probe).await;
         }
+        opened
     }
 
     async fn open_once(

@@ -17,7 +17,7 @@ use super::{
     fault::Fault,
     ground::{Ground, within},
     router::Router,
-    wire::{Wire, Writer},
+    wire::{TransportWriter, Wire},
 };
 
 /// The interval of `PING` on the connection, and the timeout of its reply. A server that becomes
@@ -86,7 +86,7 @@ struct Listener {
 impl Listener {
     /// Receives messages for as long as the store exists.
     async fn run(self) {
-        // The servers are not kept for the sake of being heard.
+        // A weak reference: the listener ends with the store.
         while let Some(endpoint) = self.router.upgrade().map(|router| router.any_endpoint()) {
             let opened = endpoint.open(&self.ground, PULSE_EVERY).await;
             let end = match opened {
@@ -95,11 +95,11 @@ impl Listener {
                     (self.on_news)(News::Down);
                     end
                 }
-                Err(_) => End::Lost,
+                Err(_) => SubscriptionEnd::Lost,
             };
             match end {
-                End::Renewed => {}
-                End::Lost => self.ground.runtime.sleep(PULSE_EVERY).await,
+                SubscriptionEnd::Renewed => {}
+                SubscriptionEnd::Lost => self.ground.runtime.sleep(PULSE_EVERY).await,
             }
         }
     }
@@ -108,13 +108,13 @@ impl Listener {
     ///
     /// The connection is subscribed in either protocol version: RESP2 allows nothing else on it, and
     /// RESP3 brings the same messages as pushes.
-    async fn hear(&self, endpoint: &Endpoint, wire: Wire) -> End {
+    async fn hear(&self, endpoint: &Endpoint, wire: Wire) -> SubscriptionEnd {
         let (mut reader, mut writer) = wire.split();
         let replies = AtomicU64::new(0);
         let receiving = async {
             let mut decoder = Default::default();
             while let Ok(value) = parse_redis_value_async(&mut decoder, &mut reader).await {
-                if let Heard::Refused = self.receive(endpoint, value, &replies) {
+                if let SubscriptionReply::Refused = self.receive(endpoint, value, &replies) {
                     return;
                 }
             }
@@ -123,13 +123,13 @@ impl Listener {
         let heard = within(silent, receiving);
         let renewed = self.ground.renewed.notified();
         match within(renewed, heard).await {
-            Some(_) => End::Lost,
-            None => End::Renewed,
+            Some(_) => SubscriptionEnd::Lost,
+            None => SubscriptionEnd::Renewed,
         }
     }
 
     /// Subscribes, and sends `PING` each second until a second passes without a reply.
-    async fn until_silent(&self, writer: &mut Writer, replies: &AtomicU64) {
+    async fn until_silent(&self, writer: &mut TransportWriter, replies: &AtomicU64) {
         let mut command = redis::cmd("SUBSCRIBE");
         command.arg(&self.channel);
         loop {
@@ -147,12 +147,12 @@ impl Listener {
     }
 
     /// Passes on what a reply or a message means.
-    fn receive(&self, endpoint: &Endpoint, value: Value, replies: &AtomicU64) -> Heard {
+    fn receive(&self, endpoint: &Endpoint, value: Value, replies: &AtomicU64) -> SubscriptionReply {
         replies.fetch_add(1, Ordering::Relaxed);
         let mut parts = match value {
             Value::ServerError(error) => {
                 self.note_refusal(endpoint, &redis::RedisError::from(error).into());
-                return Heard::Refused;
+                return SubscriptionReply::Refused;
             }
             // A message in RESP2.
             Value::Array(parts) => parts.into_iter(),
@@ -160,7 +160,7 @@ impl Listener {
                 return self.receive_push(&kind, data);
             }
             // `PONG` in RESP3.
-            _ => return Heard::Alive,
+            _ => return SubscriptionReply::Accepted,
         };
         match parts.next() {
             Some(Value::BulkString(kind)) if kind == b"message" => {
@@ -170,17 +170,17 @@ impl Listener {
             // `PONG` in RESP2.
             Some(_) | None => {}
         }
-        Heard::Alive
+        SubscriptionReply::Accepted
     }
 
-    fn receive_push(&self, kind: &PushKind, data: Vec<Value>) -> Heard {
+    fn receive_push(&self, kind: &PushKind, data: Vec<Value>) -> SubscriptionReply {
         let mut data = data.into_iter();
         match kind {
             PushKind::Message => self.receive_message(data.next(), data.next()),
             PushKind::Subscribe => (self.on_news)(News::Up),
             _ => {}
         }
-        Heard::Alive
+        SubscriptionReply::Accepted
     }
 
     fn receive_message(&self, channel: Option<Value>, message: Option<Value>) {
@@ -203,7 +203,7 @@ impl Listener {
 }
 
 /// The reason for which messages are no longer received on a connection.
-enum End {
+enum SubscriptionEnd {
     /// The connection ended, is silent, or may not subscribe.
     Lost,
     /// New credentials arrived: a new connection uses them.
@@ -211,8 +211,8 @@ enum End {
 }
 
 /// The meaning of a reply on a subscribed connection.
-enum Heard {
-    Alive,
+enum SubscriptionReply {
+    Accepted,
     Refused,
 }
 

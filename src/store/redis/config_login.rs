@@ -114,7 +114,7 @@ impl RedisConfig {
     /// Sets how long a call of [`credentials`](Self::credentials) or
     /// [`sentinel_credentials`](Self::sentinel_credentials) may take.
     ///
-    /// Defaults to 5 s; the range is 1 ns to 60 s. Requests do not wait that long: they wait for a
+    /// Defaults to 5 s; must be positive and at most 60 s. Requests do not wait that long: they wait for a
     /// connection for [`connect_deadline`](Self::connect_deadline) at most.
     pub fn credentials_timeout(mut self, timeout: Duration) -> Self {
         self.login.timeout = timeout;

@@ -75,11 +75,11 @@ impl fmt::Debug for RedisCredentials {
     }
 }
 
-type Asked = Pin<Box<dyn Future<Output = Result<RedisCredentials, BoxError>> + Send>>;
+type PendingCredentials = Pin<Box<dyn Future<Output = Result<RedisCredentials, BoxError>> + Send>>;
 
 /// A function that returns the current credentials.
 #[derive(Clone)]
-pub(super) struct Provider(Arc<dyn Fn() -> Asked + Send + Sync>);
+pub(super) struct Provider(Arc<dyn Fn() -> PendingCredentials + Send + Sync>);
 
 impl Provider {
     pub(super) fn new<F, Fut, E>(provider: F) -> Self

@@ -3,7 +3,10 @@
 use std::{
     future::{Future, poll_fn},
     pin::pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     task::Poll,
     time::Duration,
 };
@@ -26,6 +29,14 @@ pub(super) struct Ground {
     pub(super) connect_deadline: Duration,
     /// Notified when open connections have authenticated with new credentials.
     pub(super) renewed: Notify,
+    /// The number of times that new credentials were announced.
+    pub(super) renewals: AtomicU64,
+}
+
+impl Ground {
+    pub(super) fn renewals(&self) -> u64 {
+        self.renewals.load(Ordering::SeqCst)
+    }
 }
 
 /// Returns what a future brings before the time is over.

@@ -1,6 +1,10 @@
 //! What the parts of the store ask their server through.
 
-use std::{error::Error, sync::Arc, time::Duration};
+use std::{
+    error::Error,
+    sync::{Arc, atomic::AtomicU64},
+    time::Duration,
+};
 
 use redis::{Cmd, ErrorKind, RedisError, RedisResult, ServerErrorKind, Value};
 use tokio::sync::Notify;
@@ -44,6 +48,7 @@ impl Link {
             silence_max: checked.deadlines.silence,
             connect_deadline: checked.deadlines.connect,
             renewed: Notify::new(),
+            renewals: AtomicU64::new(0),
         });
         let probe = format!("{}:probe", checked.prefix).into_bytes();
         let one = |endpoint| Router::one(endpoint, Arc::clone(&ground));

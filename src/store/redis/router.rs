@@ -1,6 +1,6 @@
 //! Which server a call goes to.
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::Ordering};
 
 use super::{
     cluster::Cluster,
@@ -77,6 +77,8 @@ impl Router {
                 "the store has no credentials provider",
             ));
         };
+        // A connection that is being opened may have got the previous ones: it is opened again.
+        ground.renewals.fetch_add(1, Ordering::SeqCst);
         match self {
             Self::One(node) => node.authenticate(&credentials).await,
             Self::Many(cluster) => cluster.authenticate(&credentials).await,

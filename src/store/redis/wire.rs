@@ -14,21 +14,21 @@ use super::{
     protocol::Protocol,
 };
 
-/// The bytes of a connection, over TCP, TLS or a Unix socket.
-pub(super) trait Bytes: AsyncRead + AsyncWrite + Send + Unpin {}
+/// The byte stream of a connection, over TCP, TLS or a Unix socket.
+pub(super) trait Transport: AsyncRead + AsyncWrite + Send + Unpin {}
 
-impl<S: AsyncRead + AsyncWrite + Send + Unpin> Bytes for S {}
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Transport for S {}
 
 /// The two directions of a connection.
-pub(super) type Reader = ReadHalf<Box<dyn Bytes>>;
-pub(super) type Writer = WriteHalf<Box<dyn Bytes>>;
+pub(super) type TransportReader = ReadHalf<Box<dyn Transport>>;
+pub(super) type TransportWriter = WriteHalf<Box<dyn Transport>>;
 
 /// A connection on which the next command waits for the reply to the last one.
-pub(super) struct Wire(Box<dyn Bytes>);
+pub(super) struct Wire(Box<dyn Transport>);
 
 impl Wire {
-    pub(super) fn new(bytes: impl Bytes + 'static) -> Self {
-        Self(Box::new(bytes))
+    pub(super) fn new(transport: impl Transport + 'static) -> Self {
+        Self(Box::new(transport))
     }
 
     /// Agrees on a protocol version, authenticates and selects the database.
@@ -113,7 +113,7 @@ impl Wire {
     }
 
     /// Returns the two directions of the connection.
-    pub(super) fn split(self) -> (Reader, Writer) {
+    pub(super) fn split(self) -> (TransportReader, TransportWriter) {
         split(self.0)
     }
 }
