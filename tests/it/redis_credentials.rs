@@ -1,6 +1,7 @@
 //! Passwords that rotate: the credentials provider of a Redis store.
 
 use std::{
+    convert::Infallible,
     error::Error,
     future::pending,
     io,
@@ -11,17 +12,21 @@ use std::{
     time::{Duration, Instant},
 };
 
-use http::StatusCode;
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use http_body_util::Full;
 use portcullis::{
-    StoreError, StoreErrorKind,
+    StoreError, StoreErrorKind, TokioRuntime,
+    access_log::{AccessLogLayer, LogQuery, LogQueue, LogStore, Trail},
     rate_limit::{Charge, Policy, Quota, RateLimitStore},
     store::{RedisConfig, RedisCredentials, RedisStore},
 };
+use tower::{Layer, ServiceExt, service_fn};
 
 use crate::{
     redis_keys::{Instance as KeyInstance, new_key},
     support::{
-        alone,
+        alone, get,
         redis::{Server, keys, patient},
         refusing::{Refusing, Treatment},
     },
@@ -410,6 +415,29 @@ async fn key_changes_are_received_after_a_rotation() {
     manager.manager().revoke(id, "a test").await.unwrap();
     let took = instance.until(&key, StatusCode::UNAUTHORIZED).await;
     assert!(took < Duration::from_secs(2), "{took:?}");
+}
+
+#[tokio::test]
+async fn log_records_wait_while_the_password_is_refused() {
+    let server = server();
+    let vault = Vault::with("acme", "hunter2");
+    let store = vault.store(single(&server));
+    let queue = LogQueue::builder(store.clone(), TokioRuntime)
+        .build()
+        .unwrap();
+    let layer = AccessLogLayer::new(queue.clone());
+    let inner = service_fn(async |_: Request<Full<Bytes>>| {
+        Ok::<_, Infallible>(Response::new(Full::<Bytes>::default()))
+    });
+    layer.layer(inner).oneshot(get("/1")).await.unwrap();
+    assert!(!queue.flush().await);
+    let losses = queue.losses(Trail::Access);
+    assert_eq!((losses.store_failed, queue.waiting()), (0, 1));
+    vault.set("acme", "first");
+    until_up(&store).await;
+    assert!(queue.flush().await);
+    let stored = store.recent(Trail::Access, &LogQuery::latest(2)).await;
+    assert_eq!(stored.unwrap().len(), 1);
 }
 
 #[tokio::test]
