@@ -279,9 +279,7 @@ impl RedisStore {
         }
     }
 
-    /// Hears what is purged, by whichever instance, until what is returned is dropped.
-    ///
-    /// Must be called where tasks can be spawned.
+    /// Receives the purges of all instances, until the returned value is dropped.
     pub(in crate::store) fn hear_purges(
         &self,
         on_purge: impl Fn(Purged<'_>) + Send + Sync + 'static,

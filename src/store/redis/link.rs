@@ -125,9 +125,7 @@ impl Link {
         Some(Messenger { caller })
     }
 
-    /// Hears what is published on a channel, until what is returned is dropped.
-    ///
-    /// Must be called where tasks can be spawned.
+    /// Receives the messages of a channel, until the returned value is dropped.
     pub(super) fn listen(&self, channel: Vec<u8>, on_news: OnNews) -> Listening {
         Listening::begin(&self.router, Arc::clone(&self.ground), channel, on_news)
     }
