@@ -104,6 +104,7 @@ mod onset;
 mod peer_addr;
 mod record;
 mod rejection;
+mod request_head;
 mod request_id;
 mod runtime;
 mod sip;
@@ -160,6 +161,7 @@ pub use self::record::{
     RateLimitDecision, RateLimitOutcome, RecordHandle, RecordSlots, StoreCall,
 };
 pub use self::rejection::{Dialect, Rejection, Responder};
+pub use self::request_head::RequestHead;
 pub use self::request_id::RequestId;
 #[cfg(feature = "tokio")]
 pub use self::runtime::TokioRuntime;

@@ -9,6 +9,8 @@ use std::{
     time::Duration,
 };
 
+use http::Request;
+
 use super::{
     backoff::Backoffs,
     budget::Budget,
@@ -26,6 +28,7 @@ use super::{
 use crate::{
     audit::Audit,
     deadline::Deadline,
+    request_head::RequestHead,
     runtime::{Runtime, Task},
     store_future::StoreFuture,
     store_key::StoreKey,
@@ -38,8 +41,10 @@ pub(super) struct Config {
     pub(super) store: Arc<dyn CacheStore>,
     pub(super) keys: KeyMaker,
     pub(super) rules: Rules,
-    /// What is wanted of requests that bear no policy of their own.
+    /// The policy of requests without one of their own.
     pub(super) policy: Option<CachePolicy>,
+    /// Chooses the policy of such a request before the default applies.
+    pub(super) policy_by: Option<Arc<PolicyBy>>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) runtime: Option<Arc<dyn Runtime>>,
     /// The cache's name in `Cache-Status`; no such field without one.
@@ -79,7 +84,20 @@ pub(super) struct Config {
     pub(super) keeping: Deadline,
 }
 
+pub(super) type PolicyBy = dyn Fn(&RequestHead<'_>) -> Option<CachePolicy> + Send + Sync;
+
 impl Config {
+    /// Returns the policy of a request: its own, the one that the function chooses, or the default.
+    #[inline]
+    pub(super) fn policy_of<B>(&self, request: &Request<B>) -> Option<CachePolicy> {
+        if let Some(own) = request.extensions().get() {
+            return Some(CachePolicy::clone(own));
+        }
+        let choose = self.policy_by.as_ref();
+        let chosen = choose.and_then(|choose| choose(&RequestHead::of(request)));
+        chosen.or_else(|| self.policy.clone())
+    }
+
     /// Runs a task beside the requests, if that can be done from here.
     pub(super) fn spawn(&self, task: Task) {
         if let Some(runtime) = self.runtime.as_ref().filter(|runtime| runtime.can_spawn()) {

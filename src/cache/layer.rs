@@ -16,7 +16,7 @@ use super::{
     backoff::Backoffs,
     budget::Budget,
     collapse::Flights,
-    config::{Config, Purges},
+    config::{Config, PolicyBy, Purges},
     directives::Targeted,
     empty_body::EmptyBodies,
     field_names::FieldNames,
@@ -34,6 +34,7 @@ use crate::{
     audit::{Audit, Auditor},
     deadline::Deadline,
     error::ConfigError,
+    request_head::RequestHead,
     runtime::{self, Runtime},
     store_watch::StoreWatch,
     time::{Clock, SystemClock},
@@ -106,6 +107,7 @@ pub struct CacheLayerBuilder {
     store: Arc<dyn CacheStore>,
     pub(super) rules: Rules,
     policy: Option<CachePolicy>,
+    policy_by: Option<Arc<PolicyBy>>,
     namespace: String,
     name: Option<String>,
     clock: Arc<dyn Clock>,
@@ -136,6 +138,7 @@ impl CacheLayerBuilder {
             store: Arc::new(store),
             rules,
             policy: None,
+            policy_by: None,
             namespace: String::new(),
             name: Some("portcullis".to_owned()),
             clock: Arc::new(SystemClock::new()),
@@ -253,9 +256,46 @@ impl CacheLayerBuilder {
         self
     }
 
-    /// Sets what is wanted of every request that bears no [`CachePolicy`] in its extensions.
+    /// Sets the policy of requests that have no [`CachePolicy`] in their extensions, and for which
+    /// [`policy_by`](Self::policy_by) returns `None`. Not set by default.
     pub fn policy(mut self, policy: CachePolicy) -> Self {
         self.policy = Some(policy);
+        self
+    }
+
+    /// Chooses the policy of a request by a function of its head: by path, by method, or by what an
+    /// outer layer left in the extensions. Not set by default.
+    ///
+    /// The function is called once for each request that has no [`CachePolicy`] in its extensions, before
+    /// the store is asked. If it returns `None`, [`policy`](Self::policy) applies. It must not block;
+    /// build each policy once and return a clone, which is one reference count.
+    ///
+    /// Use it where the cache wraps a whole router: a policy that a route puts into the request's
+    /// extensions inside of the cache has no effect on the lookup. The URI is the one that the layer
+    /// receives; inside of axum's `Router::nest`, `OriginalUri` in the extensions has the whole path.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use portcullis::{cache::{CacheLayer, CachePolicy}, store::MemoryStore};
+    ///
+    /// let articles = CachePolicy::new().query(["page"]).default_ttl(Duration::from_secs(60));
+    /// let off = CachePolicy::new().off();
+    /// let cache = CacheLayer::secure(MemoryStore::new())
+    ///     .policy_by(move |head| match head.uri.path() {
+    ///         path if path.starts_with("/articles/") => Some(articles.clone()),
+    ///         "/health" => Some(off.clone()),
+    ///         _ => None,
+    ///     })
+    ///     .build()?;
+    /// # let _ = cache;
+    /// # Ok::<(), portcullis::ConfigError>(())
+    /// ```
+    pub fn policy_by<F>(mut self, choose: F) -> Self
+    where
+        F: Fn(&RequestHead<'_>) -> Option<CachePolicy> + Send + Sync + 'static,
+    {
+        self.policy_by = Some(Arc::new(choose));
         self
     }
 
@@ -509,6 +549,7 @@ impl CacheLayerBuilder {
                 store: self.store,
                 rules: self.rules,
                 policy: self.policy,
+                policy_by: self.policy_by,
                 clock: self.clock,
                 runtime: self.runtime,
                 name: self.name.map(Into::into),

@@ -144,3 +144,4 @@ pub use self::store::{
 };
 pub use self::tags::CacheTags;
 pub use self::vary::{Selection, VariantId, VarySpec};
+pub use crate::request_head::RequestHead;

@@ -276,8 +276,7 @@ impl Plan {
     /// Decides what to do with a request, and drops of its query what is not to count.
     #[inline]
     pub(super) fn of<B: Body>(config: &Config, request: &mut Request<B>) -> Self {
-        let policy = request.extensions().get().or(config.policy.as_ref());
-        let policy: Option<CachePolicy> = policy.cloned();
+        let policy = config.policy_of(request);
         let wishes = policy.as_ref().map(CachePolicy::wishes);
         let is_off = wishes.is_some_and(|wishes| wishes.off);
         let wishes = wishes.filter(|_| !is_off);

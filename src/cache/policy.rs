@@ -8,9 +8,10 @@ use super::field_names::FieldNames;
 
 /// Caching options of one route or one response.
 ///
-/// In a request's extensions, where a layer around the cache puts it, a policy applies to the route;
-/// in [`CacheLayerBuilder::policy`](super::CacheLayerBuilder::policy), to every request without one.
-/// In a response's extensions, where the handler puts it, it applies to that response and has
+/// In a request's extensions, where a layer around the cache puts it, a policy applies to the route.
+/// Requests without one have the policy that
+/// [`CacheLayerBuilder::policy_by`](super::CacheLayerBuilder::policy_by) chooses, else that of
+/// [`CacheLayerBuilder::policy`](super::CacheLayerBuilder::policy). In a response's extensions, where the handler puts it, it applies to that response and has
 /// priority over the route's. An option that is not set leaves the cache's default in place.
 ///
 /// A policy on a response is not stored with it. A handler that sets one repeats it on a `304`.

@@ -3,9 +3,12 @@
 use std::{sync::Arc, sync::Mutex, time::Duration};
 
 use bytes::Bytes;
-use http::{Method, Request, StatusCode, header};
+use http::{HeaderName, Method, Request, StatusCode, header};
 use http_body_util::Full;
-use portcullis::cache::{CachePolicy, Purge, PurgeMode};
+use portcullis::{
+    Identity,
+    cache::{CacheLayerBuilder, CachePolicy, Purge, PurgeMode},
+};
 
 use crate::{
     cache::{App, Handler, answer, caller, get_as, get_with},
@@ -296,4 +299,92 @@ async fn the_layers_own_policy_is_for_requests_that_bear_none() {
     assert!(app.get("/a?utm=y").await.is_hit());
     let own = CachePolicy::new();
     assert!(!app.send(under(own, get("/a?utm=y"))).await.is_hit());
+}
+
+/// Chooses a policy for each of two paths, and none for others.
+fn by_path(builder: CacheLayerBuilder) -> CacheLayerBuilder {
+    let paged = CachePolicy::new().query(["page"]);
+    let off = CachePolicy::new().off();
+    builder.policy_by(move |head| match head.uri.path() {
+        "/paged" => Some(paged.clone()),
+        "/off" => Some(off.clone()),
+        _ => None,
+    })
+}
+
+#[tokio::test]
+async fn function_chooses_the_policy_of_each_request() {
+    let app = App::configured(Handler::with(FRESH), by_path);
+    app.get("/paged?page=1&utm=x").await;
+    assert!(app.get("/paged?page=1&utm=y").await.is_hit());
+    assert!(!app.get("/paged?page=2&utm=y").await.is_hit());
+    app.get("/off").await;
+    assert_eq!(
+        app.get("/off").await.cache_status(),
+        "portcullis; fwd=bypass; detail=off"
+    );
+    app.get("/other?utm=x").await;
+    assert!(!app.get("/other?utm=y").await.is_hit());
+}
+
+#[tokio::test]
+async fn policy_in_the_extensions_precedes_the_function_and_that_the_default() {
+    let default = CachePolicy::new().query(["page"]);
+    let app = App::configured(Handler::with(FRESH), |builder| {
+        by_path(builder).policy(default)
+    });
+    // The request's own policy switches the cache on where the function switches it off.
+    app.send(under(CachePolicy::new(), get("/off"))).await;
+    let own = app.send(under(CachePolicy::new(), get("/off"))).await;
+    assert!(own.is_hit());
+    assert!(!app.get("/off").await.is_hit());
+    // The default applies where the function returns `None`.
+    app.get("/other?utm=x").await;
+    assert!(app.get("/other?utm=y").await.is_hit());
+}
+
+#[tokio::test]
+async fn function_reads_method_fields_and_extensions() {
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let seen_by_function = Arc::clone(&seen);
+    let app = App::configured(Handler::with(FRESH), |builder| {
+        builder.policy_by(move |head| {
+            let caller = head.extensions.get::<Identity>();
+            seen_by_function.lock().unwrap().push((
+                head.method.clone(),
+                head.headers.contains_key("x-plan"),
+                caller.map(|caller| caller.key_id().to_owned()),
+            ));
+            None
+        })
+    });
+    let mut with_plan = get_as("/a", &caller("k1"));
+    with_plan
+        .headers_mut()
+        .insert("x-plan", "pro".parse().unwrap());
+    app.send(with_plan).await;
+    app.send(request(Method::DELETE, "/a")).await;
+    app.send(request(Method::OPTIONS, "/a")).await;
+    let k1 = Some("k1".to_owned());
+    assert_eq!(
+        *seen.lock().unwrap(),
+        [
+            (Method::GET, true, k1),
+            (Method::DELETE, false, None),
+            (Method::OPTIONS, false, None)
+        ]
+    );
+}
+
+#[tokio::test]
+async fn function_separates_callers_by_fields_that_it_names_as_credentials() {
+    let app = App::configured(Handler::with(FRESH), |builder| {
+        let by_session = CachePolicy::new().credentials([HeaderName::from_static("x-session")]);
+        builder.policy_by(move |_| Some(by_session.clone()))
+    });
+    let with_session = || get_with("/a", &[("x-session", "s1")]);
+    app.send(with_session()).await;
+    assert!(!app.send(with_session()).await.is_hit());
+    app.get("/a").await;
+    assert!(app.get("/a").await.is_hit());
 }

@@ -1,25 +1,28 @@
-//! What a limiter looks at in a request.
+//! The head of a request: what functions of the application choose by.
 
 use http::{Extensions, HeaderMap, Method, Request, Uri, Version};
 
-/// A request without its body: what partitions, costs and skip rules are chosen by.
+/// The head of a request: everything but the body.
+///
+/// Rate limits choose partitions, costs and policies by it, and the cache chooses the
+/// [`CachePolicy`](crate::cache::CachePolicy) of a request.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct RequestHead<'a> {
     /// The method.
     pub method: &'a Method,
-    /// The target.
+    /// The request target.
     pub uri: &'a Uri,
-    /// The version of HTTP.
+    /// The HTTP version.
     pub version: Version,
-    /// The header lines.
+    /// The header fields.
     pub headers: &'a HeaderMap,
-    /// What other layers have left, such as the [`Identity`](crate::Identity).
+    /// The request extensions, such as the [`Identity`](crate::Identity) of the caller.
     pub extensions: &'a Extensions,
 }
 
 impl<'a> RequestHead<'a> {
-    /// Looks at a request.
+    /// Returns the head of a request.
     pub fn of<B>(request: &'a Request<B>) -> Self {
         Self {
             method: request.method(),
