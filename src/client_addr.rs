@@ -3,7 +3,7 @@
 use std::{
     fmt,
     net::{IpAddr, Ipv4Addr, SocketAddr},
-    sync::atomic::{AtomicBool, Ordering},
+    sync::atomic::{AtomicBool, AtomicU32, Ordering},
 };
 
 use http::{
@@ -22,6 +22,9 @@ use crate::{
 
 /// How many bits of an IPv6 address name one client, unless it is said otherwise.
 const DEFAULT_IPV6_PREFIX: u8 = 56;
+
+/// The number of requests of this process in which the trusted proxies are checked.
+const PROXIES_CHECKED_MAX: u32 = 1_024;
 
 /// The networks that nobody reaches from the Internet: RFC 1918, RFC 4193, and the host itself.
 const PRIVATE_NETWORKS: [&str; 6] = [
@@ -173,6 +176,13 @@ impl ForwardedHeader {
             Self::Forwarded => &FORWARDED,
         }
     }
+
+    fn other(self) -> Self {
+        match self {
+            Self::XForwardedFor => Self::Forwarded,
+            Self::Forwarded => Self::XForwardedFor,
+        }
+    }
 }
 
 /// Finds the client's address of a request.
@@ -262,8 +272,9 @@ impl ClientAddrResolver {
         headers: &HeaderMap,
     ) -> Result<ClientAddr, MissingClientAddr> {
         let peer = peer_ip(extensions)?;
-        if matches!(self.trusted_proxies, TrustedProxies::None) {
-            self.report_unnamed_proxy(peer, headers);
+        match self.trusted_proxies {
+            TrustedProxies::None => self.report_unnamed_proxy(peer, headers),
+            TrustedProxies::Hops(_) | TrustedProxies::Cidrs(_) => self.check_proxies(peer, headers),
         }
         Ok(self.client(peer, headers))
     }
@@ -311,6 +322,46 @@ impl ClientAddrResolver {
                 self.trusted_proxies
                     .client(peer, hops(entries).map(parse_element))
             }
+        }
+    }
+
+    /// Checks what the trusted proxies send, for the first requests of the process.
+    #[inline]
+    fn check_proxies(&self, peer: IpAddr, headers: &HeaderMap) {
+        static LEFT: AtomicU32 = AtomicU32::new(PROXIES_CHECKED_MAX);
+
+        let left = LEFT.load(Ordering::Relaxed);
+        if left == 0 {
+            return;
+        }
+        LEFT.store(left - 1, Ordering::Relaxed);
+        match self.trusts(peer) {
+            false => self.report_unnamed_proxy(peer, headers),
+            true => self.report_other_header(headers),
+        }
+    }
+
+    /// Returns whether the peer is a proxy whose forwarded header is read.
+    fn trusts(&self, peer: IpAddr) -> bool {
+        match &self.trusted_proxies {
+            TrustedProxies::None | TrustedProxies::Hops(0) => false,
+            TrustedProxies::Hops(_) => true,
+            TrustedProxies::Cidrs(networks) => {
+                networks.iter().any(|network| network.contains(peer))
+            }
+        }
+    }
+
+    /// Reports once that trusted proxies write another header than the one that is read.
+    fn report_other_header(&self, headers: &HeaderMap) {
+        static SAID: AtomicBool = AtomicBool::new(false);
+
+        let (own, other) = (self.forwarded_header, self.forwarded_header.other());
+        if !SAID.load(Ordering::Relaxed)
+            && !headers.contains_key(own.name())
+            && headers.contains_key(other.name())
+        {
+            notice::misconfigured(&SAID, || other_header(own, other));
         }
     }
 
@@ -423,6 +474,17 @@ impl fmt::Display for ClientAddr {
 #[non_exhaustive]
 pub struct MissingClientAddr;
 
+fn other_header(own: ForwardedHeader, other: ForwardedHeader) -> ConfigError {
+    let problem = format!(
+        "a trusted proxy sent `{}` and not this field, so the proxy is taken for the client",
+        other.name()
+    );
+    ConfigError::new("forwarded_header", own.name(), problem).fix(format!(
+        "call `forwarded_header(ForwardedHeader::{other:?})`, or have the proxy write `{}`",
+        own.name()
+    ))
+}
+
 fn trusted_network(text: &str) -> Result<IpNetwork, ConfigError> {
     let network = IpNetwork::parse("trusted_proxies", text)?;
     if network.prefix_len() == 0 {
@@ -471,7 +533,7 @@ fn is_neighbour(ip: IpAddr) -> bool {
 
 fn unnamed_proxy_notice(peer: IpAddr, header: ForwardedHeader) -> String {
     format!(
-        "{peer} sends `{}`, but no proxy is trusted: if it is a proxy, all clients behind it count \
+        "{peer} sends `{}`, but it is not a trusted proxy: if it is a proxy, all clients behind it count \
          as one; name it by `TrustedProxies`",
         header.name()
     )

@@ -1,10 +1,14 @@
 //! Who calls.
 
-use std::{collections::BTreeMap, fmt, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{Arc, atomic::AtomicBool},
+};
 
 use sha2::{Digest, Sha256};
 
-use crate::allowance::Allowance;
+use crate::{allowance::Allowance, error::ConfigError, notice};
 
 /// Who calls: the answer of authentication, which every other layer may read.
 ///
@@ -207,6 +211,11 @@ impl IdentityBuilder {
 
     /// Returns the identity.
     pub fn build(mut self) -> Identity {
+        static SAID: AtomicBool = AtomicBool::new(false);
+
+        if self.inner.key_id.is_empty() {
+            notice::misconfigured(&SAID, empty_key_id);
+        }
         self.inner.scopes.sort_unstable();
         self.inner.scopes.dedup();
         self.inner.digest = digest(&self.inner);
@@ -214,6 +223,13 @@ impl IdentityBuilder {
             inner: Arc::new(self.inner),
         }
     }
+}
+
+fn empty_key_id() -> ConfigError {
+    let problem =
+        "all such callers are one to the rate limiter, and to the cache if they are alike";
+    ConfigError::new("Identity::trusted", "an empty key id", problem)
+        .fix("give each caller an id of its own, and insert no identity for unknown callers")
 }
 
 impl fmt::Debug for IdentityBuilder {

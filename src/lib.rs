@@ -98,6 +98,8 @@ mod framework;
 mod identity;
 mod ip_network;
 mod json;
+mod layer_order;
+mod live;
 mod mac;
 mod notice;
 mod onset;

@@ -49,6 +49,11 @@ impl Sip {
         }
     }
 
+    /// Returns whether the hash is of the form that stays in this process.
+    pub(crate) fn is_folded(&self) -> bool {
+        self.form == Form::Folded
+    }
+
     /// Returns the same form under another key.
     pub(crate) fn with_key(&self, key: &[u8; 16]) -> Self {
         match self.form {

@@ -64,6 +64,11 @@ impl StoreKeys {
         Ok(Self::derive(secret, Sip::published))
     }
 
+    /// Returns whether the secret is of this process alone.
+    pub(crate) fn is_random(&self) -> bool {
+        self.short.is_folded()
+    }
+
     /// Returns a space of keys of its own: equal fields in two spaces give different keys.
     pub fn space(&self, name: &str) -> KeySpace {
         // A space has a key of its own, made of the store's and the space's name.

@@ -24,6 +24,7 @@ use super::{
 };
 use crate::{
     audit::AuditEvent,
+    layer_order::{LayerKind, Placement},
     record::{AuthOutcome, KeptRecord, RecordSlots},
     time::Timestamp,
 };
@@ -49,6 +50,7 @@ impl Ended {
 /// Hands the records of ended requests to the sinks.
 pub(super) struct Emitter {
     pub(super) config: Config,
+    pub(super) placement: Placement,
     folding: Option<Folding>,
     /// How many losses the observers know of.
     losses_told: AtomicU64,
@@ -70,6 +72,7 @@ impl Emitter {
         });
         Self {
             config,
+            placement: Placement::new(LayerKind::AccessLog, false),
             folding,
             losses_told: AtomicU64::new(NEVER),
         }

@@ -13,6 +13,7 @@ use super::{
     config::Config,
     emit::{Emitter, Ended},
     level::Level,
+    placement,
     record::{Arrival, Client, Departure, GrpcStatus, Outcome},
     redact::{self, Headers},
     request_id,
@@ -67,6 +68,9 @@ impl Guard {
     pub(super) fn open<B>(emitter: &Arc<Emitter>, request: &mut Request<B>) -> Option<Self> {
         if !emitter.is_wanted() {
             return None;
+        }
+        if emitter.placement.is_open() {
+            placement::check(emitter, request.extensions_mut());
         }
         let config = &emitter.config;
         let started = config.clock.now();

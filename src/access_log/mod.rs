@@ -87,6 +87,7 @@ mod losses;
 #[cfg(feature = "metrics")]
 mod metrics;
 mod observer;
+mod placement;
 mod pretty;
 mod queue;
 mod recent;

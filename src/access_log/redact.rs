@@ -252,12 +252,27 @@ enum Segment {
     Secret,
 }
 
+impl Segment {
+    /// Returns whether the segment is plain and has a character that no path has unescaped.
+    fn matches_no_path(&self) -> bool {
+        match self {
+            Self::Plain(text) => text.contains(['{', '}', '?', '#']) || text == "*",
+            Self::Secret => false,
+        }
+    }
+}
+
 impl SecretPath {
     /// Reads a pattern: segments in braces are secret, the others are as they stand.
     pub(super) fn parse(pattern: &str) -> Result<Self, ConfigError> {
-        let segment = |text: &str| match text.strip_prefix('{') {
-            Some(_) => Segment::Secret,
-            None => Segment::Plain(text.to_owned()),
+        let segment = |text: &str| {
+            let inner = text
+                .strip_prefix('{')
+                .and_then(|text| text.strip_suffix('}'));
+            match inner.filter(|inner| !inner.contains(['{', '}'])) {
+                Some(_) => Segment::Secret,
+                None => Segment::Plain(text.to_owned()),
+            }
         };
         let segments: Vec<_> = segments(pattern).map(segment).collect();
         if !segments
@@ -267,6 +282,15 @@ impl SecretPath {
             let problem = "no segment stands in braces, so nothing would be hidden";
             return Err(ConfigError::new("secret_path", pattern, problem)
                 .fix("name the secret segment: `/reset/{token}`"));
+        }
+        if let Some(Segment::Plain(text)) =
+            segments.iter().find(|segment| segment.matches_no_path())
+        {
+            let problem =
+                format!("the segment `{text}` is compared as it is written, and no path has it");
+            return Err(ConfigError::new("secret_path", pattern, problem).fix(
+                "put whole segments in braces, `/reset/{token}`, and leave out query and wildcards",
+            ));
         }
         Ok(Self { segments })
     }

@@ -1,5 +1,9 @@
 //! Records as `tracing` events, for whoever has a subscriber already.
 
+use std::sync::atomic::AtomicBool;
+
+use ::tracing::{Dispatch, dispatcher, subscriber::NoSubscriber};
+
 use super::{
     encode,
     level::Level,
@@ -7,6 +11,7 @@ use super::{
     schema::EVENT_NAME,
     sink::Sink,
 };
+use crate::{error::ConfigError, notice};
 
 /// The target of the events, to filter by: `portcullis::access`.
 const TARGET: &str = "portcullis::access";
@@ -98,8 +103,30 @@ impl Sink for TracingSink {
             Level::Debug => ::tracing::enabled!(target: TARGET, ::tracing::Level::DEBUG),
             Level::Info => ::tracing::enabled!(target: TARGET, ::tracing::Level::INFO),
             Level::Warn => ::tracing::enabled!(target: TARGET, ::tracing::Level::WARN),
-            Level::Error => ::tracing::enabled!(target: TARGET, ::tracing::Level::ERROR),
+            Level::Error => {
+                let takes = ::tracing::enabled!(target: TARGET, ::tracing::Level::ERROR);
+                if !takes {
+                    report_missing_subscriber();
+                }
+                takes
+            }
         }
+    }
+}
+
+/// Reports once that nothing receives the events, and so no request is recorded.
+#[cold]
+fn report_missing_subscriber() {
+    static SAID: AtomicBool = AtomicBool::new(false);
+
+    if dispatcher::get_default(Dispatch::is::<NoSubscriber>) {
+        notice::misconfigured(&SAID, || {
+            let problem = "no `tracing` subscriber is installed, so no request is recorded";
+            ConfigError::new("sink", "TracingSink", problem).fix(
+                "install a subscriber before the first request, such as \
+                 `tracing_subscriber::fmt().init()`, or write to `JsonLines`",
+            )
+        });
     }
 }
 

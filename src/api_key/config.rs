@@ -25,6 +25,7 @@ use crate::{
     client_addr::ClientAddrResolver,
     error::{StoreError, StoreErrorKind},
     identity::Identity,
+    layer_order::{self, Placement},
     record::{AuthDenial, AuthOutcome, RecordHandle},
     rejection::{Dialect, Responder},
     time::Timestamp,
@@ -46,6 +47,7 @@ pub(super) struct Config {
     pub(super) client_addr: ClientAddrResolver,
     pub(super) verifiers: Vec<Arc<dyn Verifier>>,
     pub(super) audit: Audit,
+    pub(super) placement: Placement,
 }
 
 /// An attempt with a credential that somebody is asked about.
@@ -294,6 +296,7 @@ impl Config {
         if self.requirement.is_met_by(&caller) {
             Ok(caller)
         } else {
+            self.requirement.report_case(&caller);
             Err(Denied::missing_scope(&caller))
         }
     }
@@ -308,6 +311,7 @@ impl Config {
         }
         let admission = Admission::of(request, true, || AuthOutcome::Allowed(identity.clone()));
         request.extensions_mut().insert(identity);
+        layer_order::identified(request.extensions());
         Admission {
             overlap,
             ..admission

@@ -33,6 +33,7 @@ const FINGERPRINT_PURPOSE: &[u8] = b"apikey-v1 fingerprint\0";
 pub struct Pepper {
     id: u16,
     keyed: Hmac<Sha256>,
+    is_random: bool,
 }
 
 impl Pepper {
@@ -60,6 +61,7 @@ impl Pepper {
         Ok(Self {
             id,
             keyed: Hmac::new_from_slice(pepper).expect("HMAC takes a key of any length"),
+            is_random: false,
         })
     }
 
@@ -75,7 +77,13 @@ impl Pepper {
         Self {
             id,
             keyed: Hmac::new_from_slice(&*bytes).expect("HMAC takes a key of any length"),
+            is_random: true,
         }
+    }
+
+    /// Returns whether the pepper is of this process alone.
+    pub(super) fn is_random(&self) -> bool {
+        self.is_random
     }
 
     /// Returns the pepper's name.

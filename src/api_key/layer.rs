@@ -19,6 +19,7 @@ use crate::{
     audit::{self, Auditor},
     client_addr::ClientAddrResolver,
     error::ConfigError,
+    layer_order::{LayerKind, Placement},
     rejection::Responder,
 };
 
@@ -115,24 +116,32 @@ impl ApiKeyLayerBuilder {
         self
     }
 
-    /// Demands each of these scopes of every key. For one route, use
+    /// Requires each of these scopes of every key. For one route, use
     /// [`RequireScopesLayer`](super::RequireScopesLayer).
+    ///
+    /// [`build`](Self::build) fails if scopes are required by two calls: the second one would replace the
+    /// first.
     pub fn require_all_scopes<I>(mut self, scopes: I) -> Self
     where
         I: IntoIterator,
         I::Item: Into<String>,
     {
-        self.requirement = Requirement::all(scopes);
+        self.requirement = self
+            .requirement
+            .and_then(|first| first.then(scopes, Requirement::all));
         self
     }
 
-    /// Demands at least one of these scopes of every key.
+    /// Requires at least one of these scopes of every key. [`build`](Self::build) fails if scopes are
+    /// required by two calls.
     pub fn require_any_scope<I>(mut self, scopes: I) -> Self
     where
         I: IntoIterator,
         I::Item: Into<String>,
     {
-        self.requirement = Requirement::any(scopes);
+        self.requirement = self
+            .requirement
+            .and_then(|first| first.then(scopes, Requirement::any));
         self
     }
 
@@ -269,6 +278,7 @@ impl ApiKeyLayerBuilder {
             client_addr: self.client_addr,
             verifiers: self.verifiers,
             audit: self.audit,
+            placement: Placement::new(LayerKind::ApiKey, false),
         };
         Ok(ApiKeyLayer {
             config: Arc::new(config),

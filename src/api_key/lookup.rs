@@ -98,6 +98,11 @@ impl Lookup {
         lookup
     }
 
+    /// Returns whether the store announces changes of other processes: it is not of this one alone.
+    pub(super) fn is_shared(&self) -> bool {
+        matches!(self.feed, ChangeFeed::Announced(_))
+    }
+
     /// Returns what is at hand without asking a server: a store in this process answers, and a
     /// record that is remembered is returned. `None` means that the store must be asked.
     pub(super) fn at_hand(

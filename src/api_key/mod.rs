@@ -94,6 +94,7 @@ mod manager;
 mod new_key;
 mod owner_rules;
 mod patient;
+mod placement;
 mod record;
 mod redigest;
 mod refusal;

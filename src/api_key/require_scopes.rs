@@ -24,6 +24,7 @@ use crate::{
     body::ResponseBody,
     error::ConfigError,
     identity::Identity,
+    layer_order,
     record::{AuthDenial, RecordHandle},
     rejection::Responder,
 };
@@ -164,8 +165,14 @@ impl<S> RequireScopes<S> {
         let requirement = &self.layer.requirement;
         match request.extensions().get::<Identity>() {
             None => Some(Denied::new(AuthDenial::Missing, None)),
-            Some(identity) if requirement.is_met_by(identity) => None,
-            Some(identity) => Some(Denied::missing_scope(identity)),
+            Some(identity) if requirement.is_met_by(identity) => {
+                layer_order::identified(request.extensions());
+                None
+            }
+            Some(identity) => {
+                requirement.report_case(identity);
+                Some(Denied::missing_scope(identity))
+            }
         }
     }
 }

@@ -29,6 +29,7 @@ use crate::{
     audit::Auditor,
     deadline::Deadline,
     error::{ConfigError, StoreError},
+    notice,
     runtime::Runtime,
     store_watch::StoreWatch,
     time::{Clock, SystemClock},
@@ -427,6 +428,7 @@ impl KeyRingBuilder {
                 .fix("give the tag that new keys get, or name no former ones"));
             }
         };
+        let is_pepper_random = self.pepper.as_ref().is_some_and(Pepper::is_random);
         let clock = self.clock.unwrap_or_else(|| Arc::new(SystemClock::new()));
         let deadline = self.deadline.beside(self.store.has_deadline());
         let patience = self.patience.beside(self.store.has_deadline());
@@ -455,6 +457,9 @@ impl KeyRingBuilder {
                 clock,
             }),
         };
+        if is_pepper_random && ring.shared.lookup.is_shared() {
+            notice::built_wrong(&random_pepper());
+        }
         if let Some((interval, runtime)) = self.flush {
             let ring = Arc::downgrade(&ring.shared);
             let task = flush_every(interval, Arc::clone(&runtime), ring);
@@ -462,6 +467,16 @@ impl KeyRingBuilder {
         }
         Ok(ring)
     }
+}
+
+fn random_pepper() -> ConfigError {
+    ConfigError::new(
+        "pepper",
+        "Pepper::random",
+        "the store outlives this process and the pepper does not: after a restart, and in every other \
+         instance, all keys are invalid",
+    )
+    .fix("give `Pepper::new` a secret of 32 bytes from `openssl rand -hex 32`")
 }
 
 /// Returns a number that no other ring or layer of this process has; never zero.

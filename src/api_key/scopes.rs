@@ -1,6 +1,8 @@
 //! Scopes: what a key may do, and what a route asks for.
 
-use crate::{error::ConfigError, identity::Identity};
+use std::sync::atomic::AtomicBool;
+
+use crate::{error::ConfigError, identity::Identity, notice};
 
 const SCOPE_LEN_MAX: usize = 128;
 
@@ -37,6 +39,48 @@ impl Requirement {
         I::Item: Into<String>,
     {
         checked(scopes).map(Self::Any)
+    }
+
+    /// Returns the requirement that an option makes of these scopes, unless there is one already.
+    pub(super) fn then<I>(
+        self,
+        scopes: I,
+        make: impl FnOnce(I) -> Result<Self, ConfigError>,
+    ) -> Result<Self, ConfigError> {
+        match self {
+            Self::Nothing => make(scopes),
+            Self::All(_) | Self::Any(_) => {
+                let problem =
+                    "scopes are required twice, and the second call would replace the first";
+                Err(
+                    ConfigError::new("scopes", self.to_challenge(), problem).fix(
+                        "name all scopes in one call; for those of a route, use `RequireScopesLayer`",
+                    ),
+                )
+            }
+        }
+    }
+
+    /// Reports once that a caller lacks a scope which it has in another case.
+    pub(super) fn report_case(&self, caller: &Identity) {
+        static SAID: AtomicBool = AtomicBool::new(false);
+
+        let wanted = match self {
+            Self::Nothing => return,
+            Self::All(scopes) | Self::Any(scopes) => scopes,
+        };
+        let differs = |wanted: &str, own: &str| wanted != own && wanted.eq_ignore_ascii_case(own);
+        let alike = wanted
+            .iter()
+            .filter(|wanted| !caller.has_scope(wanted))
+            .find_map(|wanted| Some((wanted, caller.scopes().find(|own| differs(wanted, own))?)));
+        if let Some((wanted, own)) = alike {
+            notice::misconfigured(&SAID, || {
+                let problem = format!("a key was denied that has the scope `{own}`");
+                ConfigError::new("scopes", wanted, problem)
+                    .fix("use one spelling for the route and for the keys")
+            });
+        }
     }
 
     pub(super) fn is_met_by(&self, identity: &Identity) -> bool {

@@ -12,6 +12,7 @@ use super::{
     check::{self, Decision, Step},
     config::SharedConfig,
     future::ResponseFuture,
+    placement,
 };
 use crate::body::ResponseBody;
 
@@ -41,6 +42,9 @@ where
     }
 
     fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
+        if self.config.placement.is_open() {
+            placement::check(&self.config, request.extensions_mut());
+        }
         let step = check::begin(&self.config, &request);
         let config = &self.config;
         match step {

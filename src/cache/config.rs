@@ -4,7 +4,7 @@ use std::{
     fmt,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -20,6 +20,7 @@ use super::{
     key::KeyMaker,
     order::Order,
     policy::CachePolicy,
+    policy_probe::Probes,
     reloads::Reloads,
     rules::Rules,
     storable::StorableMemory,
@@ -28,6 +29,7 @@ use super::{
 use crate::{
     audit::Audit,
     deadline::Deadline,
+    layer_order::Placement,
     request_head::RequestHead,
     runtime::{Runtime, Task},
     store_future::StoreFuture,
@@ -73,8 +75,8 @@ pub(super) struct Config {
     pub(super) refresh_timeout: Duration,
     /// For how long a request waits for another one's answer.
     pub(super) wait_at_most: Duration,
-    /// Whether it was said that credentials come without anybody who vouches for them.
-    pub(super) unvouched_said: AtomicBool,
+    pub(super) placement: Placement,
+    pub(super) probes: Arc<Probes>,
     pub(super) audit: Audit,
     pub(super) watch: StoreWatch,
     /// How long a request waits for the store.
@@ -90,8 +92,9 @@ impl Config {
     /// Returns the policy of a request: its own, the one that the function chooses, or the default.
     #[inline]
     pub(super) fn policy_of<B>(&self, request: &Request<B>) -> Option<CachePolicy> {
-        if let Some(own) = request.extensions().get() {
-            return Some(CachePolicy::clone(own));
+        let own = request.extensions().get::<CachePolicy>();
+        if let Some(own) = own.filter(|own| own.is_set()) {
+            return Some(own.clone());
         }
         let choose = self.policy_by.as_ref();
         let chosen = choose.and_then(|choose| choose(&RequestHead::of(request)));

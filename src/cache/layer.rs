@@ -2,10 +2,7 @@
 
 use std::{
     fmt,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicUsize},
-    },
+    sync::{Arc, atomic::AtomicUsize},
     time::Duration,
 };
 
@@ -27,6 +24,7 @@ use super::{
     reloads::Reloads,
     rules::Rules,
     service::Cache,
+    storability::is_never_stored,
     storable::StorableMemory,
     store::CacheStore,
 };
@@ -34,6 +32,7 @@ use crate::{
     audit::{Audit, Auditor},
     deadline::Deadline,
     error::ConfigError,
+    layer_order::{LayerKind, Placement},
     request_head::RequestHead,
     runtime::{self, Runtime},
     store_watch::StoreWatch,
@@ -534,6 +533,17 @@ impl CacheLayerBuilder {
                     .fix("give a bound of at least 1, or leave the layer out"),
             );
         }
+        self.check_policy()?;
+        if self.failure_backoff.0 > self.failure_backoff.1 {
+            let (initial, max) = self.failure_backoff;
+            let problem = "the first pause is longer than the maximum";
+            return Err(ConfigError::new(
+                "failure_backoff",
+                format_args!("{initial:?}, {max:?}"),
+                problem,
+            )
+            .fix("give the shorter one first; zero as the first switches it off"));
+        }
         let has_deadline = self.store.has_deadline();
         let mut keeping = self.deadline.clone();
         keeping.set(Some(KEPT_WITHIN));
@@ -569,13 +579,30 @@ impl CacheLayerBuilder {
                 finish_bytes_max: self.finish_bytes_max,
                 order: Default::default(),
                 finishing: AtomicUsize::new(0),
-                unvouched_said: AtomicBool::new(false),
+                placement: Placement::new(LayerKind::Cache, true),
+                probes: Arc::default(),
                 watch: StoreWatch::new("cache", self.audit.clone()),
                 deadline: self.deadline.beside(has_deadline),
                 keeping,
                 audit: self.audit,
             }),
         })
+    }
+}
+
+impl CacheLayerBuilder {
+    /// Rejects a default policy that lists a status which is never stored.
+    fn check_policy(&self) -> Result<(), ConfigError> {
+        let mut statuses = self.policy.iter().flat_map(CachePolicy::statuses);
+        match statuses.find(|status| is_never_stored(*status)) {
+            None => Ok(()),
+            Some(status) => {
+                let problem = "a response of this status answers the fields of one request, and is never \
+                     stored";
+                Err(ConfigError::new("keep_status", status.as_u16(), problem)
+                    .fix("remove the call of `CachePolicy::keep_status`"))
+            }
+        }
     }
 }
 

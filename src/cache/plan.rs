@@ -28,7 +28,7 @@ use super::{
     vary::VarySpec,
 };
 use crate::{
-    client_uri::ClientUri, error::StoreErrorKind, identity::Identity, notice, store_key::StoreKey,
+    client_uri::ClientUri, error::StoreErrorKind, identity::Identity, store_key::StoreKey,
     time::Timestamp,
 };
 
@@ -405,10 +405,6 @@ impl AsGot {
     }
 }
 
-const UNVOUCHED: &str = "the cache met a credential for which no `Identity` stands: such requests \
-    go past it. Put it inside of the layer that authenticates, or insert an `Identity` into the \
-    request's extensions";
-
 fn caller(
     config: &Config,
     wishes: Option<&Wishes>,
@@ -426,7 +422,7 @@ fn caller(
         None if !facts.credential => Ok(Caller::Anonymous),
         None if share_where_public => Ok(Caller::Unvouched),
         None => {
-            notice::once(&config.unvouched_said, || UNVOUCHED.to_owned());
+            config.placement.report_outside();
             Err(Reason::CredentialWithoutIdentity)
         }
     }

@@ -4,7 +4,10 @@ use std::{sync::Arc, time::Duration};
 
 use http::{HeaderName, StatusCode, Uri, uri::PathAndQuery};
 
-use super::field_names::FieldNames;
+use super::{
+    field_names::FieldNames,
+    policy_probe::{Probe, Probes},
+};
 
 /// Caching options of one route or one response.
 ///
@@ -34,10 +37,32 @@ use super::field_names::FieldNames;
 /// let mut response = Response::new(());
 /// response.extensions_mut().insert(CachePolicy::new().default_ttl(Duration::from_secs(30)));
 /// ```
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq, Eq)]
 #[must_use]
 pub struct CachePolicy {
     wishes: Arc<Wishes>,
+}
+
+impl Clone for CachePolicy {
+    #[inline]
+    fn clone(&self) -> Self {
+        match &self.wishes.probe {
+            None => Self {
+                wishes: Arc::clone(&self.wishes),
+            },
+            // A copy lies elsewhere, and replaces nothing.
+            Some(_) => self.with_probe(None),
+        }
+    }
+}
+
+impl Drop for CachePolicy {
+    #[inline]
+    fn drop(&mut self) {
+        if let Some(probe) = &self.wishes.probe {
+            probe.dropped_at(self);
+        }
+    }
 }
 
 /// A freshness lifetime that the application sets.
@@ -62,6 +87,8 @@ pub(super) struct Wishes {
     pub(super) credentials: Option<FieldNames>,
     query: Option<Vec<String>>,
     statuses: Vec<(StatusCode, Duration)>,
+    /// Set in a policy that the cache itself left in a request.
+    probe: Option<Probe>,
 }
 
 impl CachePolicy {
@@ -173,6 +200,33 @@ impl CachePolicy {
     fn with(mut self, change: impl FnOnce(&mut Wishes)) -> Self {
         change(Arc::make_mut(&mut self.wishes));
         self
+    }
+
+    /// Returns a copy that notices if another policy replaces it, and its probe.
+    pub(super) fn probed(&self, probes: &Arc<Probes>) -> (Self, Probe) {
+        let probe = Probe::new(probes);
+        (self.with_probe(Some(probe.clone())), probe)
+    }
+
+    fn with_probe(&self, probe: Option<Probe>) -> Self {
+        let wishes = Wishes {
+            probe,
+            ..Wishes::clone(&self.wishes)
+        };
+        Self {
+            wishes: Arc::new(wishes),
+        }
+    }
+
+    /// Returns whether the application made the policy, and not the cache.
+    #[inline]
+    pub(super) fn is_set(&self) -> bool {
+        self.wishes.probe.is_none()
+    }
+
+    /// Returns the statuses that the policy lists.
+    pub(super) fn statuses(&self) -> impl Iterator<Item = StatusCode> {
+        self.wishes.statuses.iter().map(|(status, _)| *status)
     }
 
     pub(super) fn wishes(&self) -> &Wishes {

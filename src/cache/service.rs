@@ -17,6 +17,7 @@ use super::{
     exchange::Exchange,
     future::ResponseFuture,
     lookup::{Next, go_on},
+    placement,
     plan::Plan,
     refresh::refresh,
     search::Search,
@@ -68,6 +69,7 @@ where
                 }
             }
         };
+        placement::check(&self.config, &mut request);
         let mut exchange = Exchange::past(&self.config, plan, &request);
         if let Next::Wait(waiting) = next {
             return ResponseFuture::waiting(exchange, waiting, self.take_ready(), request);

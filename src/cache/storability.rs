@@ -216,6 +216,11 @@ fn delta(duration: Duration) -> u32 {
 
 /// Returns why an answer of this status is one to a request's own fields, and to no other request, if
 /// it is.
+/// Returns whether a response of this status is not stored, whatever a policy lists.
+pub(super) fn is_never_stored(status: StatusCode) -> bool {
+    answers_one_request(status).is_some()
+}
+
 fn answers_one_request(status: StatusCode) -> Option<Reason> {
     match status {
         StatusCode::NOT_MODIFIED => Some(Reason::Status),

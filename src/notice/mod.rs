@@ -13,6 +13,7 @@ use std::sync::{
 use self::stderr::say;
 #[cfg(feature = "tracing")]
 use self::tracing::say;
+use crate::error::ConfigError;
 
 /// Emits a notice, unless the flag is set; sets the flag.
 ///
@@ -25,6 +26,16 @@ pub(crate) fn once(said: &AtomicBool, message: impl FnOnce() -> String) {
         say(&message);
         tell(&message);
     }
+}
+
+/// Emits a notice of a configuration that cannot be meant, unless the flag is set; sets the flag.
+pub(crate) fn misconfigured(said: &AtomicBool, error: impl FnOnce() -> ConfigError) {
+    once(said, || error().to_string());
+}
+
+/// Emits a notice of a configuration that cannot be meant: for whatever is built once.
+pub(crate) fn built_wrong(error: &ConfigError) {
+    once(&AtomicBool::new(false), || error.to_string());
 }
 
 /// Hears notices, and says whether it wants to hear more.

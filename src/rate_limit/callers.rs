@@ -76,6 +76,11 @@ impl Callers {
         self.networks.is_empty() && self.lineages.is_empty() && self.owners.is_empty()
     }
 
+    /// Returns whether the list names callers by their identity.
+    pub(super) fn reads_identity(&self) -> bool {
+        !self.lineages.is_empty() || !self.owners.is_empty()
+    }
+
     #[inline(never)]
     fn include_one(&self, head: &RequestHead<'_>) -> Result<bool, MissingClientAddr> {
         if let Some(identity) = head.extensions.get::<Identity>() {

@@ -25,6 +25,7 @@ use super::{
     paid::{Costs, Paid},
     partition::{OnlyPart, Place, StoredPartition},
     penalty::Bans,
+    placement::Counted,
     policy::Policy,
     policy_set::{Chosen, Failing, LiveSets, PolicyList, PolicySet},
     request_head::RequestHead,
@@ -37,6 +38,7 @@ use crate::{
     deadline::Deadline,
     error::StoreErrorKind,
     identity::Identity,
+    layer_order::Placement,
     notice,
     record::{PolicyOutcome, RateLimitDecision, RateLimitOutcome, RecordHandle},
     rejection::{Rejection, Responder},
@@ -77,6 +79,9 @@ pub(super) struct Config {
     pub(super) runtime: Option<Arc<dyn Runtime>>,
     pub(super) line: Option<Arc<Line>>,
     pub(super) deadline: Deadline,
+    pub(super) placement: Placement,
+    /// What the limiter counts, to compare it with other limiters.
+    pub(super) counted: Counted,
 }
 
 pub(super) type Skip = dyn Fn(&RequestHead<'_>) -> bool + Send + Sync;

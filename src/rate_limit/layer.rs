@@ -7,6 +7,7 @@ use tower_layer::Layer;
 use super::{
     callers::Callers,
     config::{Config, Cost, PoliciesBy, Skip, TierBy},
+    config_notices,
     headers::RateLimitFields,
     limits::Limits,
     local_store::LocalStore,
@@ -14,6 +15,7 @@ use super::{
     own_sets::{OwnSets, Reads},
     partition::Partition,
     penalty::{Bans, Penalty},
+    placement::{self, Counted},
     policy::Policy,
     policy_set::{LiveSets, PolicyList, Tiers},
     request_head::RequestHead,
@@ -27,6 +29,7 @@ use crate::{
     audit::{Audit, Auditor},
     deadline::Deadline,
     error::ConfigError,
+    layer_order::{LayerKind, Placement},
     rejection::Responder,
     runtime::{self, Runtime},
     store_watch::StoreWatch,
@@ -80,7 +83,7 @@ impl RateLimitLayer {
     /// Returns whether the limiter counts or chooses by something of the caller's identity.
     pub(crate) fn reads_identity(&self) -> bool {
         self.config.partition.reads_identity()
-            || self.config.sets.by_tier()
+            || (self.config.sets.by_tier() && self.config.tier_by.is_none())
             || self.config.own.is_some()
     }
 
@@ -379,7 +382,16 @@ impl RateLimitLayerBuilder {
             has_runtime: self.runtime.is_some(),
             others_are_chosen: self.policies_by.is_some(),
         }
-        .sets()?;
+        .sets()?
+        .with_tiers_by_function(self.tier_by.is_some());
+        config_notices::Limits {
+            sets: &sets,
+            tiers: self.tiers.as_ref(),
+            share: self.on_store_error.share()?,
+            has_penalty_for_denials: bans.as_ref().is_some_and(|bans| !bans.counts_auth()),
+            has_others: self.policies_by.is_some() || self.reads.any(),
+        }
+        .report();
         if self.settles && !self.store.can_settle() {
             return Err(ConfigError::new(
                 "settle",
@@ -387,6 +399,16 @@ impl RateLimitLayerBuilder {
                 "the store can neither charge nor refund",
             )
             .fix("count by another store, such as a `MemoryStore`"));
+        }
+        if self.deadline.is_zero() {
+            let problem = "no store answers in no time, so every request is decided without it";
+            return Err(ConfigError::new("store_deadline", "0ns", problem)
+                .fix("give some dozens of milliseconds, or call `without_store_deadline`"));
+        }
+        if self.waiters_max == 0 && sets.policies().any(|policy| policy.max_wait().is_some()) {
+            let problem = "a policy lets requests wait in a queue, and none may wait";
+            return Err(ConfigError::new("waiters_max", 0, problem)
+                .fix("give at least 1, or use `Policy::leaky_bucket`"));
         }
         let line = |runtime| Arc::new(Line::new(runtime, self.waiters_max));
         let partition = self.partition.in_store(self.store.keys());
@@ -398,6 +420,15 @@ impl RateLimitLayerBuilder {
             )
             .fix("begin the partition with `Partition::identity()`"));
         }
+        let reads_identity = partition.reads_identity()
+            || (sets.by_tier() && self.tier_by.is_none())
+            || self.reads.any()
+            || self.allow.reads_identity()
+            || self.deny.reads_identity();
+        let is_conditional = self.skip.is_some()
+            || self.cost.is_some()
+            || self.policies_by.is_some()
+            || !self.allow.is_empty();
         let audit = self.audit;
         let is_plain = self.store.admits_at_once()
             && self.cost.is_none()
@@ -419,6 +450,8 @@ impl RateLimitLayerBuilder {
             watch,
             deadline: self.deadline.beside(self.store.has_deadline()),
             audit,
+            placement: Placement::new(LayerKind::RateLimit, reads_identity),
+            counted: Counted::new(&partition, &sets).conditional(is_conditional),
             partition,
             own: self.reads.any().then(|| OwnSets::new(self.reads)),
             store: self.store,
@@ -439,9 +472,9 @@ impl RateLimitLayerBuilder {
             tells_handlers: self.tells_handlers,
             runtime: self.runtime,
         };
-        Ok(RateLimitLayer {
-            config: Arc::new(config),
-        })
+        let config = Arc::new(config);
+        placement::compare(&config);
+        Ok(RateLimitLayer { config })
     }
 }
 

@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use super::{
     config::{Answer, Config},
+    config_notices,
     own_sets::OwnSets,
     paid::{Costs, Paid},
     policy::Policy,
@@ -65,7 +66,16 @@ impl Limits {
             has_runtime: config.runtime.is_some(),
             others_are_chosen: config.policies_by.is_some(),
         }
-        .sets()?;
+        .sets()?
+        .with_tiers_by_function(self.config.tier_by.is_some());
+        config_notices::Limits {
+            sets: &sets,
+            tiers: tiers.as_ref(),
+            share: config.on_store_error.share()?,
+            has_penalty_for_denials: config.bans.as_ref().is_some_and(|bans| !bans.counts_auth()),
+            has_others: config.policies_by.is_some() || config.own.is_some(),
+        }
+        .report();
         self.config.sets.replace(sets);
         Ok(())
     }

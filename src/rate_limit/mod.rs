@@ -90,6 +90,7 @@ mod callers;
 mod canonical;
 mod charge;
 mod config;
+mod config_notices;
 mod decision;
 mod future;
 #[cfg(feature = "fuzzing")]
@@ -105,6 +106,7 @@ mod own_sets;
 mod paid;
 mod partition;
 mod penalty;
+mod placement;
 mod policy;
 mod policy_set;
 mod quota;

@@ -189,6 +189,23 @@ impl StoredPartition {
             .all(|parts| parts.iter().any(Part::reads_identity))
     }
 
+    /// Returns whether routes are counted apart.
+    pub(super) fn counts_routes(&self) -> bool {
+        let is_route = |part: &Part| matches!(part, Part::Route);
+        self.parts().flatten().any(is_route)
+    }
+
+    /// Returns the spaces of the store in which the partition counts, to compare it with another one;
+    /// nothing if a function finds a part, since two functions cannot be compared.
+    pub(super) fn spaces(&self) -> Option<Vec<StoreKey>> {
+        let is_found = |part: &Part| matches!(part, Part::By(_));
+        if self.parts().flatten().any(is_found) {
+            return None;
+        }
+        let spaces = self.alternatives.iter().map(|(space, _)| space);
+        Some(spaces.map(|space| space.short_of(b"comparison")).collect())
+    }
+
     /// Returns who an auditor is told of: a key's public id, the client's network where that is
     /// counted by, or what stands for the partition in the store.
     pub(super) fn subject(&self, key: &StoreKey, head: &RequestHead<'_>) -> Arc<str> {

@@ -338,6 +338,11 @@ impl Policy {
         self.mode
     }
 
+    /// Returns whether a mode was set that this algorithm does not support.
+    pub(super) fn ignores_mode(&self) -> bool {
+        self.mode != self.counting_mode()
+    }
+
     /// Returns how many requests of cost 1 this number of instances may admit beyond the policy, in
     /// any stretch of time, because of how they [count](Mode).
     ///

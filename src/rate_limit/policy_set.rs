@@ -14,7 +14,10 @@ use std::{
 use super::{
     decision::Decisions, headers::Texts, policy::Policy, when_store_fails::WhenStoreFails,
 };
-use crate::error::ConfigError;
+use crate::{error::ConfigError, notice};
+
+/// The maximum number of characters of a tier that a notice shows.
+const TIER_SHOWN_MAX: usize = 64;
 
 /// Which policies the callers of a tier must pass.
 ///
@@ -286,6 +289,8 @@ fn delays(policy: &Policy) -> bool {
 pub(super) struct PolicySets {
     fallback: Arc<PolicySet>,
     tiers: Box<[(Box<str>, Arc<PolicySet>)]>,
+    /// Whether a tier without policies was reported; set from the start if it is not to be.
+    unknown_tier_said: AtomicBool,
 }
 
 impl PolicySets {
@@ -300,6 +305,7 @@ impl PolicySets {
             return Ok(Self {
                 fallback: Arc::new(PolicySet::new(for_all.to_vec(), share)?),
                 tiers: Box::default(),
+                unknown_tier_said: AtomicBool::new(true),
             });
         };
         let mut sets = Vec::with_capacity(tiers.tiers.len());
@@ -326,6 +332,7 @@ impl PolicySets {
             Some(fallback) => Ok(Self {
                 fallback,
                 tiers: sets.into(),
+                unknown_tier_said: AtomicBool::new(false),
             }),
             None => Err(ConfigError::new(
                 "fallback tier",
@@ -336,9 +343,46 @@ impl PolicySets {
         }
     }
 
+    /// Does not report tiers without policies: a function of the application names them.
+    pub(super) fn with_tiers_by_function(self, is_function: bool) -> Self {
+        self.unknown_tier_said
+            .fetch_or(is_function, Ordering::Relaxed);
+        self
+    }
+
     pub(super) fn of_tier(&self, tier: Option<&str>) -> &Arc<PolicySet> {
-        let named = tier.and_then(|tier| self.tiers.iter().find(|(name, _)| **name == *tier));
-        named.map_or(&self.fallback, |(_, set)| set)
+        let Some(tier) = tier else {
+            return &self.fallback;
+        };
+        self.named(tier).unwrap_or_else(|| {
+            let error = || self.unknown_tier(tier);
+            notice::misconfigured(&self.unknown_tier_said, error);
+            &self.fallback
+        })
+    }
+
+    fn named(&self, tier: &str) -> Option<&Arc<PolicySet>> {
+        let named = self.tiers.iter().find(|(name, _)| **name == *tier);
+        named.map(|(_, set)| set)
+    }
+
+    #[cold]
+    fn unknown_tier(&self, tier: &str) -> ConfigError {
+        let alike = self.tiers.iter().map(|(name, _)| &**name);
+        let alike = alike.clone().find(|name| name.eq_ignore_ascii_case(tier));
+        let fix = match alike {
+            Some(name) => format!("write it as `{name}`, or add it with `Tiers::tier`"),
+            None => "add it with `Tiers::tier`, or change the tier of the key".to_owned(),
+        };
+        let shown: String = tier.chars().take(TIER_SHOWN_MAX).collect();
+        let problem = "a caller has this tier, and `Tiers` does not name it: it has the limits of \
+             the fallback";
+        ConfigError::new("tier", shown.escape_debug(), problem).fix(fix)
+    }
+
+    /// Returns the set of callers without a tier.
+    pub(super) fn fallback(&self) -> &PolicySet {
+        &self.fallback
     }
 
     /// Returns whether the choice depends on who calls.
@@ -410,7 +454,7 @@ impl LiveSets {
                 .tiers
                 .into_iter()
                 .map(|(name, own)| {
-                    let set = active.of_tier(Some(&name));
+                    let set = active.named(&name).unwrap_or(&active.fallback);
                     let own = own.iter().map(|policy| set.succeed(policy)).collect();
                     (name, own)
                 })

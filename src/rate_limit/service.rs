@@ -15,6 +15,7 @@ use super::{
     future::{Deciding, Note, ResponseFuture},
     headers::{Lines, RateLimitFields},
     paid::Costs,
+    placement,
     policy_set::PolicySet,
     request_head::RequestHead,
 };
@@ -47,11 +48,14 @@ impl<S: Clone> RateLimit<S> {
     #[inline(never)]
     fn call_at_length<ReqBody, ResBody>(
         &mut self,
-        request: Request<ReqBody>,
+        mut request: Request<ReqBody>,
     ) -> ResponseFuture<S, ReqBody>
     where
         S: Service<Request<ReqBody>, Response = Response<ResBody>>,
     {
+        if self.config.placement.reads_identity() {
+            placement::mark(&self.config, request.extensions_mut());
+        }
         let (partition, set) = match self.config.plan(&RequestHead::of(&request)) {
             Plan::Ask(partition, set) => (partition, set),
             Plan::Choose(policies) => {
@@ -157,7 +161,10 @@ where
     }
 
     #[inline]
-    fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
+    fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
+        if self.config.placement.is_open() {
+            placement::check(&self.config, request.extensions_mut());
+        }
         match Short::way(&self.config, &RequestHead::of(&request)) {
             Short::Plain => ResponseFuture::plain(self.inner.call(request)),
             Short::Telling(note) => ResponseFuture::calling(self.inner.call(request), note),

@@ -245,7 +245,7 @@ async fn a_wrong_order_is_told_to_the_auditor() {
     }
     let heard = ears.0.lock().unwrap().clone();
     let warned = |event: &&AuditEvent| match event {
-        AuditEvent::ConfigWarning { message } => message.contains("no `Identity` stands"),
+        AuditEvent::ConfigWarning { message } => message.contains("`CacheLayer` is `outside"),
         _ => false,
     };
     // Other tests' caches may give the same notice meanwhile: this process has one list of notices.

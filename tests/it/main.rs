@@ -73,6 +73,9 @@ mod cache_ttl;
 #[cfg(feature = "axum")]
 mod cache_unstorable;
 mod cache_validation;
+mod config_checks;
+#[cfg(all(feature = "redis", feature = "test-util"))]
+mod config_checks_redis;
 mod contract;
 mod credits;
 mod deadline;

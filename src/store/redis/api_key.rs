@@ -353,6 +353,7 @@ impl ApiKeyStore for RedisStore {
     }
 
     fn changes(&self) -> ChangeFeed {
+        self.shared.server_check.note_api_keys();
         ChangeFeed::Announced(self.shared.api_key.changes.clone())
     }
 }

@@ -169,6 +169,13 @@ impl Link {
         asked.map(drop).map_err(|error| self.explained(error))
     }
 
+    /// Returns the reply to `INFO`, or nothing if the server refuses the command.
+    pub(super) async fn info(&self) -> Option<Value> {
+        let turn = self.begin(b"", self.deadlines.api_key).ok()?;
+        let reply = turn.reply(&redis::cmd("INFO")).await.ok()?;
+        reply.ok()
+    }
+
     /// Adds the cause of the outage to an error without one.
     fn explained(&self, error: StoreError) -> StoreError {
         let is_bare = error.kind().is_undone() && error.source().is_none();
@@ -213,6 +220,11 @@ impl Turn {
     pub(super) async fn command(self, command: &Cmd) -> Result<Value, StoreError> {
         self.run(async |caller| Ok(caller.ask(command).await??))
             .await
+    }
+
+    /// Sends a command, and returns the reply. A refusal is not counted.
+    async fn reply(self, command: &Cmd) -> Result<RedisResult<Value>, StoreError> {
+        self.run(async |caller| caller.ask(command).await).await
     }
 
     /// Runs a script, and returns what stands behind the number in its answer.

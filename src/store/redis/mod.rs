@@ -36,6 +36,7 @@ mod rate_limit;
 mod receipts;
 mod router;
 mod script;
+mod server_check;
 mod slot;
 #[cfg(feature = "redis-tls")]
 mod tls;
@@ -64,10 +65,11 @@ pub(super) use self::cache_names::NAME_BYTES;
 pub(super) use self::channel::Listening;
 #[cfg(feature = "api-key")]
 pub use self::receipts::Receipts;
-use self::{config::Bounds, ground::within, link::Link};
+use self::{config::Bounds, ground::within, link::Link, server_check::ServerCheck};
 pub use self::{config::RedisConfig, credentials::RedisCredentials, watch::RedisStats};
 use crate::{
     error::{ConfigError, StoreError},
+    notice,
     store_key::StoreKeys,
 };
 
@@ -124,16 +126,23 @@ struct Shared {
     cache: cache::Part,
     rate_limit: rate_limit::Part,
     bounds: Bounds,
+    server_check: ServerCheck,
 }
 
 impl RedisStore {
-    /// Creates a store; it connects at the first call.
+    /// Creates a store, which connects at the first call.
+    ///
+    /// All instances need the same secret, so [`StoreKeys::random`] is reported as a mistake.
     ///
     /// # Errors
     ///
-    /// If the configuration cannot be used. Whether the server can be reached shows later.
+    /// If the configuration cannot be used. Whether the server can be reached shows at the first call, or
+    /// by [`ping`](Self::ping).
     pub fn new(config: RedisConfig, keys: StoreKeys) -> Result<Self, ConfigError> {
         let config = config.check()?;
+        if keys.is_random() {
+            notice::built_wrong(&random_keys());
+        }
         let bounds = config.bounds;
         let link = Arc::new(Link::new(config));
         Ok(Self {
@@ -143,6 +152,7 @@ impl RedisStore {
                 cache: cache::Part::new(&link, &keys),
                 rate_limit: rate_limit::Part::new(&link, &keys),
                 bounds,
+                server_check: ServerCheck::default(),
                 link,
                 keys,
             }),
@@ -151,7 +161,9 @@ impl RedisStore {
 
     /// Returns whether the server replies, as a readiness check does.
     ///
-    /// Call it at startup, too: it fails with the reason for which the server cannot be used.
+    /// Call it at startup, too: it fails with the reason for which the server cannot be used. Once the
+    /// layers are built, it also reads `INFO`, where that is permitted, and reports settings that lose
+    /// API keys or counts: eviction, and a missing append-only file. On a Cluster it asks one node.
     ///
     /// # Errors
     ///
@@ -163,7 +175,9 @@ impl RedisStore {
     /// [`Timeout`](crate::StoreErrorKind::Timeout) otherwise.
     pub async fn ping(&self) -> Result<(), StoreError> {
         let link = &self.shared.link;
-        link.ping(link.deadlines().api_key).await
+        link.ping(link.deadlines().api_key).await?;
+        self.shared.server_check.run(link).await;
+        Ok(())
     }
 
     /// Asks the credentials provider, and authenticates the open connections with its result.
@@ -197,6 +211,14 @@ impl RedisStore {
         within(limit, rate_limit::close(&self.shared)).await;
         link.close(PATIENCE).await;
     }
+}
+
+fn random_keys() -> ConfigError {
+    let problem = "the server outlives this process and the secret does not: after a restart nothing is \
+         found, and each instance counts and caches for itself";
+    ConfigError::new("keys", "StoreKeys::random", problem).fix(
+        "give all instances the same `StoreKeys::from_secret`, 32 bytes from `openssl rand -hex 32`",
+    )
 }
 
 impl fmt::Debug for RedisStore {

@@ -33,7 +33,7 @@ use super::{
     link::{Link, Turn},
 };
 use crate::{
-    error::{StoreError, StoreErrorKind},
+    error::{ConfigError, StoreError, StoreErrorKind},
     rate_limit::{Charge, Decisions, Policy, RateLimitStore, Refund},
     runtime::Runtime,
     store_future::StoreFuture,
@@ -102,6 +102,11 @@ impl RateLimitStore for RedisStore {
 
     fn keys(&self) -> &StoreKeys {
         &self.shared.keys
+    }
+
+    fn check(&self, _: &[&Policy]) -> Result<(), ConfigError> {
+        self.shared.server_check.note_limits();
+        Ok(())
     }
 
     fn take(&self, partition: &StoreKey, charges: &[Charge<'_>]) -> StoreFuture<Decisions> {

@@ -5,6 +5,8 @@ use std::{
     process::{Command, Output},
 };
 
+use tokio::runtime::Builder;
+
 /// Set in the child process.
 const CHILD: &str = "PORTCULLIS_TEST_CHILD";
 
@@ -22,6 +24,31 @@ pub(crate) fn run(test: &str) -> Output {
         .unwrap();
     assert!(output.status.success(), "{output:?}");
     output
+}
+
+/// Runs a set-up in a process of its own, where it is the only one that emits notices, and asserts that
+/// these are as many as `expected`, and that each contains the words for it. `test` is the whole path of
+/// the test that calls this.
+pub(crate) fn reports(test: &str, expected: &[&[&str]], set_up: impl Future<Output = ()>) {
+    if is_child() {
+        return Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap()
+            .block_on(set_up);
+    }
+    let output = run(test);
+    let notices = notices(&output);
+    assert_eq!(notices.len(), expected.len(), "{notices:#?}");
+    for (notice, words) in notices.iter().zip(expected) {
+        let missing = words.iter().find(|word| !notice.contains(**word));
+        assert_eq!(missing, None, "{notice}");
+    }
+}
+
+/// Runs a set-up in a process of its own, and asserts that it emits no notice.
+pub(crate) fn is_silent(test: &str, set_up: impl Future<Output = ()>) {
+    reports(test, &[], set_up);
 }
 
 /// Returns the notices on the child's stderr.

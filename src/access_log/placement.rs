@@ -1,0 +1,42 @@
+//! Checks an access log against the layers outside of it.
+
+use std::sync::Arc;
+
+use http::Extensions;
+
+use super::emit::Emitter;
+use crate::{
+    error::ConfigError,
+    layer_order::{self, LayerKind, PassedLayer, Placed, Placement},
+};
+
+impl Placed for Emitter {
+    fn placement(&self) -> &Placement {
+        &self.placement
+    }
+}
+
+/// Checks one of the first requests, and marks it for the layers further inside.
+#[cold]
+pub(super) fn check(emitter: &Arc<Emitter>, extensions: &mut Extensions) {
+    if let Some(outer) = layer_order::passed(extensions).last() {
+        emitter.placement.report_nested(|| inside(outer));
+    }
+    layer_order::pass(emitter, extensions, false);
+}
+
+fn inside(outer: &PassedLayer) -> ConfigError {
+    let (value, problem) = match outer.kind() {
+        LayerKind::AccessLog => (
+            "inside of another `AccessLogLayer`",
+            "each request has two records, and the outer one lacks what the layers inside write",
+        ),
+        LayerKind::ApiKey => ("inside of `ApiKeyLayer`", UNRECORDED),
+        LayerKind::RateLimit => ("inside of `RateLimitLayer`", UNRECORDED),
+        LayerKind::Cache => ("inside of `CacheLayer`", UNRECORDED),
+    };
+    ConfigError::new("AccessLogLayer", value, problem)
+        .fix("apply one access log as the outermost layer, or stack the layers by `Gate`")
+}
+
+const UNRECORDED: &str = "requests that the outer layer answers have no record";

@@ -1,0 +1,51 @@
+//! Checks an API-key layer against the layers outside of it.
+
+use std::sync::Arc;
+
+use http::Extensions;
+
+use super::config::Config;
+use crate::{
+    error::ConfigError,
+    layer_order::{self, Placed, Placement},
+};
+
+impl Placed for Config {
+    fn placement(&self) -> &Placement {
+        &self.placement
+    }
+}
+
+/// Checks one of the first requests, and marks it for the layers further inside.
+#[cold]
+pub(super) fn check(config: &Arc<Config>, extensions: &mut Extensions) {
+    let passed = layer_order::passed(extensions);
+    let is_stripped = passed
+        .iter()
+        .filter_map(|outer| outer.config::<Config>())
+        .any(|outer| outer.strips_all_of(config));
+    if is_stripped {
+        config.placement.report_nested(nested);
+    }
+    layer_order::pass(config, extensions, false);
+}
+
+impl Config {
+    /// Returns whether no key that another layer looks for is left in a request that this layer admits.
+    fn strips_all_of(&self, inner: &Self) -> bool {
+        let strips = |source| self.sources.contains(source);
+        !self.keeps_credential && inner.sources.iter().all(strips)
+    }
+}
+
+fn nested() -> ConfigError {
+    ConfigError::new(
+        "ApiKeyLayer",
+        "inside of another one",
+        "the outer layer removes the key from the request, so this one never finds a key",
+    )
+    .fix(
+        "remove one of them, or call `keep_credential` on the outer one; for scopes of a route, use \
+         `RequireScopesLayer`",
+    )
+}

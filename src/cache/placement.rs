@@ -1,0 +1,74 @@
+//! Checks a cache against the layers around it, by the first requests that reach the handler.
+
+use std::sync::Arc;
+
+use http::{Extensions, Request};
+
+use super::{config::Config, policy::CachePolicy};
+use crate::{
+    error::ConfigError,
+    identity::Identity,
+    layer_order::{self, Placed, Placement},
+};
+
+impl Placed for Config {
+    fn placement(&self) -> &Placement {
+        &self.placement
+    }
+}
+
+/// Checks a request for which the handler is called, and marks it for the layers further inside.
+#[inline]
+pub(super) fn check<B>(config: &Arc<Config>, request: &mut Request<B>) {
+    if config.placement.is_open() {
+        check_nesting(config, request.extensions_mut());
+    }
+    if config.placement.reads_identity() {
+        check_identity(config, request.extensions_mut());
+    }
+    if config.probes.is_open() {
+        probe_policy(config, request);
+    }
+}
+
+#[cold]
+fn check_nesting(config: &Arc<Config>, extensions: &mut Extensions) {
+    let passed = layer_order::passed(extensions);
+    if passed.iter().any(|outer| outer.is(config)) {
+        config.placement.report_nested(applied_twice);
+    }
+    layer_order::pass(config, extensions, false);
+}
+
+#[inline(never)]
+fn check_identity(config: &Arc<Config>, extensions: &mut Extensions) {
+    match extensions.get::<Identity>() {
+        Some(_) => layer_order::identified(extensions),
+        None => layer_order::pass_unidentified(config, extensions),
+    }
+}
+
+/// Leaves a policy in the extensions that notices if another one takes its place inside of the cache.
+#[cold]
+fn probe_policy<B>(config: &Arc<Config>, request: &mut Request<B>) {
+    if request.extensions().get::<CachePolicy>().is_some() {
+        return;
+    }
+    let policy = config.policy_of(request).unwrap_or_default();
+    let (probed, probe) = policy.probed(&config.probes);
+    let extensions = request.extensions_mut();
+    extensions.insert(probed);
+    if let Some(placed) = extensions.get::<CachePolicy>() {
+        probe.placed_at(placed);
+    }
+}
+
+fn applied_twice() -> ConfigError {
+    ConfigError::new(
+        "CacheLayer",
+        "applied twice",
+        "a request that misses in the outer one waits for itself in the inner one, for up to \
+         `wait_at_most`",
+    )
+    .fix("apply the layer once, around all that it caches")
+}

@@ -1,0 +1,153 @@
+//! Notices of limits that can be counted and can hardly be meant.
+
+use std::num::NonZeroU32;
+
+use super::{
+    mode::Mode,
+    policy::Policy,
+    policy_set::{PolicySet, PolicySets, Tiers},
+};
+use crate::{error::ConfigError, notice};
+
+/// The options of a limiter that are compared with one another.
+pub(super) struct Limits<'a> {
+    pub(super) sets: &'a PolicySets,
+    pub(super) tiers: Option<&'a Tiers>,
+    /// The number of instances among which a local store divides the quotas.
+    pub(super) share: Option<NonZeroU32>,
+    /// Whether the limiter has a penalty that counts nothing but its own denials.
+    pub(super) has_penalty_for_denials: bool,
+    /// Whether policies are added to a request that are not known when the limiter is built.
+    pub(super) has_others: bool,
+}
+
+impl Limits<'_> {
+    /// Emits one notice for each mistake.
+    pub(super) fn report(&self) {
+        let found = [
+            self.tiers_alike(),
+            self.too_many_shares(),
+            self.debt_above_limit(),
+            self.lease_of_nothing(),
+            self.mode_without_effect(),
+            self.mixed_modes(),
+            self.penalty_without_denials(),
+        ];
+        found.iter().flatten().for_each(notice::built_wrong);
+    }
+
+    fn find(&self, is_wrong: impl Fn(&Policy) -> bool) -> Option<&Policy> {
+        self.sets.policies().find(|policy| is_wrong(policy))
+    }
+
+    fn tiers_alike(&self) -> Option<ConfigError> {
+        let names: Vec<&str> = self.tiers?.names().collect();
+        let twin = names.iter().enumerate().find_map(|(at, name)| {
+            let is_alike = |other: &&&str| other.eq_ignore_ascii_case(name);
+            Some((name, names[at + 1..].iter().find(is_alike)?))
+        });
+        let (name, other) = twin?;
+        let problem = format!("the tier `{other}` differs from it in case alone");
+        let error = ConfigError::new("tiers", name, problem);
+        Some(error.fix("use one spelling for the tier and for the keys that name it"))
+    }
+
+    fn too_many_shares(&self) -> Option<ConfigError> {
+        let share = self.share?;
+        let is_exceeded =
+            |policy: &Policy| !policy.is_shadow() && policy.capacity() < share.get().into();
+        let policy = self.find(is_exceeded)?;
+        let problem = format!(
+            "policy `{}` admits {} in all, and each instance admits at least 1 while the store fails",
+            policy.name(),
+            policy.capacity()
+        );
+        let error = ConfigError::new("share", share, problem);
+        Some(error.fix("give the number of instances, or `WhenStoreFails::Deny` to that policy"))
+    }
+
+    fn debt_above_limit(&self) -> Option<ConfigError> {
+        let owed = |policy: &Policy| match policy.counting_mode() {
+            Mode::Debt { most } => Some(most),
+            Mode::Exact | Mode::Lease { .. } => None,
+        };
+        let is_above = |policy: &Policy| {
+            owed(policy).is_some_and(|most| u64::from(most.get()) > policy.capacity())
+        };
+        let policy = self.find(is_above)?;
+        let problem = format!(
+            "each instance may admit more than the limit of policy `{}`, {}, before it reports",
+            policy.name(),
+            policy.capacity()
+        );
+        let error = ConfigError::new("Mode::Debt::most", owed(policy)?, problem);
+        Some(error.fix("give a part of the limit, as `Mode::auto` does"))
+    }
+
+    fn lease_of_nothing(&self) -> Option<ConfigError> {
+        let shared = |policy: &Policy| match policy.counting_mode() {
+            Mode::Lease { instances } => Some(instances),
+            Mode::Exact | Mode::Debt { .. } => None,
+        };
+        let is_empty = |policy: &Policy| {
+            shared(policy)
+                .is_some_and(|instances| policy.capacity() < 2 * u64::from(instances.get()))
+        };
+        let policy = self.find(is_empty)?;
+        let problem = format!(
+            "an instance leases the limit of policy `{}`, {}, divided by twice the instances, which \
+             is nothing: the server decides each request",
+            policy.name(),
+            policy.capacity()
+        );
+        let error = ConfigError::new("Mode::Lease::instances", shared(policy)?, problem);
+        Some(error.fix("use `Mode::Exact` or `Mode::auto`"))
+    }
+
+    fn mode_without_effect(&self) -> Option<ConfigError> {
+        let policy = self.find(Policy::ignores_mode)?;
+        let problem = "a queue and a sliding log are always counted exactly";
+        let error = ConfigError::new(
+            "mode",
+            format_args!("of policy `{}`", policy.name()),
+            problem,
+        );
+        Some(error.fix("drop the call of `Policy::mode`, or use another algorithm"))
+    }
+
+    fn mixed_modes(&self) -> Option<ConfigError> {
+        let set = self.sets.each().find(|set| is_mixed(set))?;
+        let names: Vec<&str> = set.policies().iter().map(Policy::name).collect();
+        let problem = "policies of one request are counted by different modes, so the server decides \
+             each request";
+        let error = ConfigError::new("mode", names.join(", "), problem);
+        Some(error.fix("give all of them the same mode, or `Mode::Exact`"))
+    }
+
+    fn penalty_without_denials(&self) -> Option<ConfigError> {
+        if !self.has_penalty_for_denials || self.has_others {
+            return None;
+        }
+        if self.sets.policies().any(|policy| !policy.is_shadow()) {
+            return None;
+        }
+        let problem = "it counts denials, and every policy is in shadow mode and denies nothing";
+        let error = ConfigError::new("penalty", "without effect", problem);
+        Some(
+            error.fix("enforce a policy, or count failed authentication by `Penalty::failed_auth`"),
+        )
+    }
+}
+
+/// Returns whether some policies of a set are counted by a mode that others make ineffective.
+fn is_mixed(set: &PolicySet) -> bool {
+    let kind = |policy: &Policy| match policy.counting_mode() {
+        Mode::Exact => 0,
+        Mode::Lease { .. } => 1,
+        Mode::Debt { .. } => 2,
+    };
+    let mut kinds = set.policies().iter().map(kind);
+    kinds
+        .next()
+        .is_some_and(|first| kinds.any(|other| other != first))
+}
