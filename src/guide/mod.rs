@@ -4,6 +4,9 @@
 #[doc = include_str!("caching.md")]
 pub mod caching {}
 
+#[doc = include_str!("config_checks.md")]
+pub mod config_checks {}
+
 #[doc = include_str!("from_tower_governor.md")]
 pub mod from_tower_governor {}
 

@@ -82,7 +82,9 @@ fn each_file_opens_with_what_it_is() {
 #[test]
 fn each_promise_is_proved_by_a_test_that_exists() {
     let tests = src().with_file_name("tests").join("it");
-    let promises = fs::read_to_string(src().join("guide/promises.md")).unwrap();
+    let pages = ["guide/promises.md", "guide/config_checks.md"];
+    let promises = pages.map(|page| fs::read_to_string(src().join(page)).unwrap());
+    let promises = promises.concat();
     let proofs = promises.split('`').filter_map(|word| word.split_once("::"));
     let mut proved = 0;
     for (theme, name) in proofs {
