@@ -33,6 +33,7 @@ use crate::{
     deadline::Deadline,
     error::ConfigError,
     layer_order::{LayerKind, Placement},
+    notice,
     request_head::RequestHead,
     runtime::{self, Runtime},
     store_watch::StoreWatch,
@@ -533,7 +534,7 @@ impl CacheLayerBuilder {
                     .fix("give a bound of at least 1, or leave the layer out"),
             );
         }
-        self.check_policy()?;
+        self.report_policy();
         if self.failure_backoff.0 > self.failure_backoff.1 {
             let (initial, max) = self.failure_backoff;
             let problem = "the first pause is longer than the maximum";
@@ -591,17 +592,16 @@ impl CacheLayerBuilder {
 }
 
 impl CacheLayerBuilder {
-    /// Rejects a default policy that lists a status which is never stored.
-    fn check_policy(&self) -> Result<(), ConfigError> {
+    /// Reports a default policy that lists a status which is never stored.
+    fn report_policy(&self) {
         let mut statuses = self.policy.iter().flat_map(CachePolicy::statuses);
-        match statuses.find(|status| is_never_stored(*status)) {
-            None => Ok(()),
-            Some(status) => {
-                let problem = "a response of this status answers the fields of one request, and is never \
-                     stored";
-                Err(ConfigError::new("keep_status", status.as_u16(), problem)
-                    .fix("remove the call of `CachePolicy::keep_status`"))
-            }
+        if let Some(status) = statuses.find(|status| is_never_stored(*status)) {
+            let problem = "a response of this status answers the fields of one request, and is never \
+                 stored";
+            notice::built_wrong(
+                &ConfigError::new("keep_status", status.as_u16(), problem)
+                    .fix("remove the call of `CachePolicy::keep_status`"),
+            );
         }
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use http::{Extensions, Request};
 
-use super::{config::Config, policy::CachePolicy};
+use super::{config::Config, plan::Plan, policy::CachePolicy};
 use crate::{
     error::ConfigError,
     identity::Identity,
@@ -19,15 +19,17 @@ impl Placed for Config {
 
 /// Checks a request for which the handler is called, and marks it for the layers further inside.
 #[inline]
-pub(super) fn check<B>(config: &Arc<Config>, request: &mut Request<B>) {
+pub(super) fn check<B>(config: &Arc<Config>, plan: &Plan, request: &mut Request<B>) {
     if config.placement.is_open() {
         check_nesting(config, request.extensions_mut());
     }
     if config.placement.reads_identity() {
         check_identity(config, request.extensions_mut());
     }
-    if config.probes.is_open() {
-        probe_policy(config, request);
+    if let Plan::Look(look) = plan
+        && config.probes.is_open()
+    {
+        probe_policy(config, look.policy.as_ref(), request.extensions_mut());
     }
 }
 
@@ -50,13 +52,12 @@ fn check_identity(config: &Arc<Config>, extensions: &mut Extensions) {
 
 /// Leaves a policy in the extensions that notices if another one takes its place inside of the cache.
 #[cold]
-fn probe_policy<B>(config: &Arc<Config>, request: &mut Request<B>) {
-    if request.extensions().get::<CachePolicy>().is_some() {
+fn probe_policy(config: &Config, policy: Option<&CachePolicy>, extensions: &mut Extensions) {
+    if extensions.get::<CachePolicy>().is_some() {
         return;
     }
-    let policy = config.policy_of(request).unwrap_or_default();
+    let policy = policy.cloned().unwrap_or_default();
     let (probed, probe) = policy.probed(&config.probes);
-    let extensions = request.extensions_mut();
     extensions.insert(probed);
     if let Some(placed) = extensions.get::<CachePolicy>() {
         probe.placed_at(placed);

@@ -69,7 +69,7 @@ where
                 }
             }
         };
-        placement::check(&self.config, &mut request);
+        placement::check(&self.config, &plan, &mut request);
         let mut exchange = Exchange::past(&self.config, plan, &request);
         if let Next::Wait(waiting) = next {
             return ResponseFuture::waiting(exchange, waiting, self.take_ready(), request);

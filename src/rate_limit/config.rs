@@ -17,6 +17,7 @@ use smallvec::SmallVec;
 use super::{
     callers::Callers,
     charge::Charge,
+    counted::Counted,
     decision::{Decision, Decisions},
     headers::{Lines, RateLimitFields},
     local_store::LocalStore,
@@ -25,7 +26,6 @@ use super::{
     paid::{Costs, Paid},
     partition::{OnlyPart, Place, StoredPartition},
     penalty::Bans,
-    placement::Counted,
     policy::Policy,
     policy_set::{Chosen, Failing, LiveSets, PolicyList, PolicySet},
     request_head::RequestHead,
@@ -79,6 +79,8 @@ pub(super) struct Config {
     pub(super) runtime: Option<Arc<dyn Runtime>>,
     pub(super) line: Option<Arc<Line>>,
     pub(super) deadline: Deadline,
+    /// Whether the limiter counts or chooses by the identity of the caller.
+    pub(super) reads_identity: bool,
     pub(super) placement: Placement,
     /// What the limiter counts, to compare it with other limiters.
     pub(super) counted: Counted,

@@ -8,6 +8,7 @@ use super::{
     callers::Callers,
     config::{Config, Cost, PoliciesBy, Skip, TierBy},
     config_notices,
+    counted::Counted,
     headers::RateLimitFields,
     limits::Limits,
     local_store::LocalStore,
@@ -15,7 +16,7 @@ use super::{
     own_sets::{OwnSets, Reads},
     partition::Partition,
     penalty::{Bans, Penalty},
-    placement::{self, Counted},
+    placement,
     policy::Policy,
     policy_set::{LiveSets, PolicyList, Tiers},
     request_head::RequestHead,
@@ -82,9 +83,7 @@ impl RateLimitLayer {
 
     /// Returns whether the limiter counts or chooses by something of the caller's identity.
     pub(crate) fn reads_identity(&self) -> bool {
-        self.config.partition.reads_identity()
-            || (self.config.sets.by_tier() && self.config.tier_by.is_none())
-            || self.config.own.is_some()
+        self.config.reads_identity
     }
 
     /// Returns whether the limiter lets every request pass whose caller is not known.
@@ -450,6 +449,7 @@ impl RateLimitLayerBuilder {
             watch,
             deadline: self.deadline.beside(self.store.has_deadline()),
             audit,
+            reads_identity,
             placement: Placement::new(LayerKind::RateLimit, reads_identity),
             counted: Counted::new(&partition, &sets).conditional(is_conditional),
             partition,

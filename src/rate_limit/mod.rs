@@ -91,6 +91,7 @@ mod canonical;
 mod charge;
 mod config;
 mod config_notices;
+mod counted;
 mod decision;
 mod future;
 #[cfg(feature = "fuzzing")]

@@ -1,13 +1,10 @@
 //! Checks a limiter against the layers outside of it, and against other limiters on its store.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
-};
+use std::sync::{Arc, atomic::Ordering};
 
 use http::Extensions;
 
-use super::{config::Config, partition::StoredPartition, policy::Policy, policy_set::PolicySets};
+use super::{config::Config, policy::Policy};
 use crate::{
     error::ConfigError,
     framework,
@@ -15,73 +12,10 @@ use crate::{
     layer_order::{self, Placed, Placement},
     live::Live,
     notice,
-    store_key::StoreKey,
 };
 
 /// The limiters of this process.
 static LIMITERS: Live<Config> = Live::new();
-
-/// What a limiter counts.
-#[derive(Debug)]
-pub(super) struct Counted {
-    /// The spaces of the store, if they can be compared.
-    spaces: Option<Vec<StoreKey>>,
-    policies: Vec<Policy>,
-    /// Policies that each request is charged for, if each costs one.
-    of_each_request: Vec<Policy>,
-    /// Present if routes are counted apart: whether one was known.
-    is_route_known: Option<AtomicBool>,
-}
-
-impl Counted {
-    pub(super) fn new(partition: &StoredPartition, sets: &PolicySets) -> Self {
-        Self {
-            spaces: partition.spaces(),
-            policies: sets.policies().cloned().collect(),
-            of_each_request: sets.fallback().for_all().to_vec(),
-            is_route_known: partition.counts_routes().then(AtomicBool::default),
-        }
-    }
-
-    /// Keeps that the charges of a request depend on a function or a list.
-    pub(super) fn conditional(mut self, is_conditional: bool) -> Self {
-        if is_conditional {
-            self.of_each_request.clear();
-        }
-        self
-    }
-
-    fn shares_spaces(&self, other: &Self) -> bool {
-        self.spaces.is_some() && self.spaces == other.spaces
-    }
-
-    /// Returns the name of a policy that both charge each request for.
-    fn charged_twice(&self, outer: &Self) -> Option<&str> {
-        if !self.shares_spaces(outer) {
-            return None;
-        }
-        let is_outer = |own: &&Policy| outer.of_each_request.iter().any(|it| it.id() == own.id());
-        self.of_each_request.iter().find(is_outer).map(Policy::name)
-    }
-
-    /// Returns a policy whose count both share while their quotas differ, and the other quota.
-    fn contradicted<'a>(&'a self, other: &'a Self) -> Option<(&'a Policy, &'a Policy)> {
-        if !self.shares_spaces(other) {
-            return None;
-        }
-        self.policies.iter().find_map(|own| {
-            let mut same_count = other.policies.iter().filter(|it| it.id() == own.id());
-            let theirs = same_count.clone().next()?;
-            let is_known = same_count.any(|it| self.has_quota_of(it));
-            (!is_known).then_some((own, theirs))
-        })
-    }
-
-    fn has_quota_of(&self, other: &Policy) -> bool {
-        let mut same_count = self.policies.iter().filter(|own| own.id() == other.id());
-        same_count.any(|own| own.quota() == other.quota())
-    }
-}
 
 impl Placed for Config {
     fn placement(&self) -> &Placement {

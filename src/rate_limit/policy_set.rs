@@ -488,11 +488,6 @@ impl LiveSets {
         }
         Some(self.first.of_tier(tier().as_deref()))
     }
-
-    /// Returns whether the first choice depends on who calls.
-    pub(super) fn by_tier(&self) -> bool {
-        self.first.by_tier()
-    }
 }
 
 impl Chosen<'_> {

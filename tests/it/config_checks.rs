@@ -949,19 +949,23 @@ fn cache_options_that_contradict_one_another_are_refused() {
     );
     cache().failure_backoff(secs(1), secs(1)).build().unwrap();
     cache().failure_backoff(secs(0), secs(0)).build().unwrap();
-    for status in [304, 412, 416, 417] {
-        let kept = StatusCode::from_u16(status).unwrap();
-        let policy = CachePolicy::new().keep_status(kept, secs(5));
-        let refused = cache().policy(policy).build();
-        assert_names(
-            refused,
-            "keep_status",
-            &status.to_string(),
-            "remove the call",
-        );
-    }
-    let fits = CachePolicy::new().keep_status(StatusCode::BAD_GATEWAY, secs(5));
-    cache().policy(fits).build().unwrap();
+}
+
+#[test]
+fn status_that_is_never_stored_is_reported_once() {
+    let name = "config_checks::status_that_is_never_stored_is_reported_once";
+    let expected: [&[&str]; 2] = [
+        &["`keep_status` is `304`", "never stored", "remove the call"],
+        &["`keep_status` is `416`", "never stored", "remove the call"],
+    ];
+    reports(name, &expected, async {
+        for status in [304, 416, 502, 404] {
+            let kept = StatusCode::from_u16(status).unwrap();
+            let policy = CachePolicy::new().keep_status(kept, Duration::from_secs(5));
+            let cache = CacheLayer::secure(MemoryStore::new()).policy(policy);
+            cache.build().unwrap();
+        }
+    });
 }
 
 #[test]
@@ -1077,4 +1081,20 @@ mod routed {
     fn policy_of_many() -> Policy {
         policy("calls", 10_000)
     }
+}
+
+#[tokio::test]
+async fn list_of_lineages_where_the_gate_limits_addresses_is_refused() {
+    let keys = Keys::new().await;
+    let denying = |callers| {
+        let limits = limits(address()).policy(policy("calls", 100));
+        let limiter = limits.deny(callers).build().unwrap();
+        let gate = Gate::new().api_keys(keys.layer());
+        gate.limit_addresses(limiter).build()
+    };
+    let refused = denying(Callers::new().lineages(["k1"]));
+    let (option, value) = ("limit_addresses", "counted by identity, owner or tier");
+    assert_names(refused, option, value, "`limit_callers`");
+    let office = ["192.0.2.0/24".parse().unwrap()];
+    denying(Callers::new().networks(ClientAddrResolver::default(), office)).unwrap();
 }

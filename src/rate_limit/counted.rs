@@ -1,0 +1,68 @@
+//! What a limiter counts, to compare it with other limiters of the process.
+
+use std::sync::atomic::AtomicBool;
+
+use super::{partition::StoredPartition, policy::Policy, policy_set::PolicySets};
+use crate::store_key::StoreKey;
+
+/// What a limiter counts.
+#[derive(Debug)]
+pub(super) struct Counted {
+    /// The spaces of the store, if they can be compared.
+    spaces: Option<Vec<StoreKey>>,
+    pub(super) policies: Vec<Policy>,
+    /// Policies that each request is charged for, if each costs one.
+    of_each_request: Vec<Policy>,
+    /// Present if routes are counted apart: whether one was known.
+    pub(super) is_route_known: Option<AtomicBool>,
+}
+
+impl Counted {
+    pub(super) fn new(partition: &StoredPartition, sets: &PolicySets) -> Self {
+        Self {
+            spaces: partition.spaces(),
+            policies: sets.policies().cloned().collect(),
+            of_each_request: sets.fallback().for_all().to_vec(),
+            is_route_known: partition.counts_routes().then(AtomicBool::default),
+        }
+    }
+
+    /// Keeps that the charges of a request depend on a function or a list.
+    pub(super) fn conditional(mut self, is_conditional: bool) -> Self {
+        if is_conditional {
+            self.of_each_request.clear();
+        }
+        self
+    }
+
+    fn shares_spaces(&self, other: &Self) -> bool {
+        self.spaces.is_some() && self.spaces == other.spaces
+    }
+
+    /// Returns the name of a policy that both charge each request for.
+    pub(super) fn charged_twice(&self, outer: &Self) -> Option<&str> {
+        if !self.shares_spaces(outer) {
+            return None;
+        }
+        let is_outer = |own: &&Policy| outer.of_each_request.iter().any(|it| it.id() == own.id());
+        self.of_each_request.iter().find(is_outer).map(Policy::name)
+    }
+
+    /// Returns a policy whose count both share while their quotas differ, and the other quota.
+    pub(super) fn contradicted<'a>(&'a self, other: &'a Self) -> Option<(&'a Policy, &'a Policy)> {
+        if !self.shares_spaces(other) {
+            return None;
+        }
+        self.policies.iter().find_map(|own| {
+            let mut same_count = other.policies.iter().filter(|it| it.id() == own.id());
+            let theirs = same_count.clone().next()?;
+            let is_known = same_count.any(|it| self.has_quota_of(it));
+            (!is_known).then_some((own, theirs))
+        })
+    }
+
+    fn has_quota_of(&self, other: &Policy) -> bool {
+        let mut same_count = self.policies.iter().filter(|own| own.id() == other.id());
+        same_count.any(|own| own.quota() == other.quota())
+    }
+}
