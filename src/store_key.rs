@@ -64,8 +64,10 @@ impl StoreKeys {
         Ok(Self::derive(secret, Sip::published))
     }
 
-    /// Returns whether the secret is of this process alone.
-    pub(crate) fn is_random(&self) -> bool {
+    /// Returns whether the secret was made by [`random`](Self::random): no other process has it.
+    ///
+    /// For stores on a server, to report that instances would count and cache for themselves.
+    pub fn is_random(&self) -> bool {
         self.short.is_folded()
     }
 
@@ -437,6 +439,12 @@ mod tests {
             one,
             StoreKeys::random().space("s").short().field(b"x").finish()
         );
+    }
+
+    #[test]
+    fn only_a_secret_of_this_process_is_random() {
+        assert!(StoreKeys::random().is_random());
+        assert!(!keys().is_random());
     }
 
     #[test]
