@@ -9,7 +9,8 @@
 //! together: keys, limits, answers and the log, with a little memory before the answers.
 //!
 //! It listens on 127.0.0.1:3000 (`PORTCULLIS_ADDR` changes it), makes three demo keys, and prints
-//! them with `curl` lines to try. Its access log is JSON lines on stderr.
+//! them with `curl` lines to try. Its access log is JSON lines on stderr. SIGINT (Ctrl-C) and SIGTERM
+//! end it after the requests that are running, within 10 s.
 #![allow(clippy::disallowed_methods, reason = "a slow stream has to sleep")]
 
 use std::{
@@ -42,6 +43,7 @@ use portcullis::{
         OnStoreError, Partition, Policy, Quota, RateLimitFields, RateLimitLayer, RateLimitStore,
         Tiers,
     },
+    shutdown::Shutdown,
     store::MemoryStore,
 };
 use serde_json::{Value, json};
@@ -66,23 +68,31 @@ async fn serve(store: impl Store, pepper: Pepper) -> Result<(), Box<dyn Error>> 
         .pepper(pepper)
         .build()?;
     let keys = DemoKeys::create(&KeyManager::new(&ring)).await?;
+    let lines = JsonLines::stderr();
     let log = LogQueue::builder(store.clone(), TokioRuntime).build()?;
-    let app = router(&ring, store, log.clone())?;
+    let app = router(&ring, store, lines.clone(), log.clone())?;
 
     let addr = env::var("PORTCULLIS_ADDR").unwrap_or_else(|_| "127.0.0.1:3000".to_owned());
+    let shutdown = Shutdown::on_signal()?;
     let listener = TcpListener::bind(&addr).await?;
     keys.print(listener.local_addr()?);
     let service = app.into_make_service_with_connect_info::<SocketAddr>();
-    axum::serve(listener, service)
-        .with_graceful_shutdown(async { drop(tokio::signal::ctrl_c().await) })
-        .await?;
-    // What is on its way to the store.
+    let server = axum::serve(listener, service).with_graceful_shutdown(shutdown.requested());
+    shutdown.drain(server).await.transpose()?;
+    // The last records and uses of keys, once no request can add to them.
+    lines.flush(Duration::from_secs(5));
     log.flush().await;
+    ring.flush().await?;
     Ok(())
 }
 
 /// Puts the routes behind the gate, and the health check beside it.
-fn router(ring: &KeyRing, store: impl Store, log: LogQueue) -> Result<Router, ConfigError> {
+fn router(
+    ring: &KeyRing,
+    store: impl Store,
+    lines: JsonLines,
+    log: LogQueue,
+) -> Result<Router, ConfigError> {
     // While the server that counts is away this instance counts for itself.
     let memory = MemoryStore::new();
     let alone = || OnStoreError::local(memory.clone(), 1);
@@ -93,12 +103,7 @@ fn router(ring: &KeyRing, store: impl Store, log: LogQueue) -> Result<Router, Co
         .tier("pro", [Policy::fixed_window("pro", in_ten_seconds(100))?]);
 
     let gate = Gate::new()
-        .access_log(
-            AccessLogLayer::builder()
-                .sink(JsonLines::stderr())
-                .sink(log)
-                .build()?,
-        )
+        .access_log(AccessLogLayer::builder().sink(lines).sink(log).build()?)
         .count_request_bodies()
         .limit_addresses(
             RateLimitLayer::builder(store.clone(), by_address)

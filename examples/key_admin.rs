@@ -5,7 +5,8 @@
 //! ```
 //!
 //! It listens on 127.0.0.1:3000 (`PORTCULLIS_ADDR` changes it), makes one key that may manage keys,
-//! and prints it with a `curl` line to try. Records and audit events go to stderr.
+//! and prints it with a `curl` line to try. Records and audit events go to stderr. SIGINT (Ctrl-C) and
+//! SIGTERM end it after the requests that are running, within 10 s.
 
 use std::{env, error::Error, io::stderr};
 
@@ -19,6 +20,7 @@ use portcullis::{
         admin::{self, Administrator},
     },
     rate_limit::{Partition, RateLimitLayer},
+    shutdown::Shutdown,
     store::MemoryStore,
 };
 use tokio::net::TcpListener;
@@ -56,6 +58,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .layer(gate);
 
     let addr = env::var("PORTCULLIS_ADDR").unwrap_or_else(|_| "127.0.0.1:3000".to_owned());
+    let shutdown = Shutdown::on_signal()?;
     let listener = TcpListener::bind(&addr).await?;
     let addr = listener.local_addr()?;
     println!("listening on http://{addr}");
@@ -65,9 +68,9 @@ async fn main() -> Result<(), Box<dyn Error>> {
         root.expose_secret()
     );
     println!("  -d '{{\"owner\":\"freya\",\"credits\":\"3/minute\"}}' http://{addr}/admin/keys");
-    axum::serve(listener, app)
-        .with_graceful_shutdown(async { drop(tokio::signal::ctrl_c().await) })
-        .await?;
+    let server = axum::serve(listener, app).with_graceful_shutdown(shutdown.requested());
+    shutdown.drain(server).await.transpose()?;
+    ring.flush().await?;
     Ok(())
 }
 

@@ -7,13 +7,17 @@
 //! ```
 //!
 //! It listens on 127.0.0.1:3001 (`PORTCULLIS_ADDR` changes it). A dashboard for Grafana and alerts
-//! for Prometheus stand in `examples/dashboards`.
+//! for Prometheus are in `examples/dashboards`. SIGINT (Ctrl-C) and SIGTERM end it after the requests that
+//! are running, within 10 s.
 
 use std::{env, error::Error, net::SocketAddr};
 
 use axum::{Router, extract::Path, routing::get};
 use metrics_exporter_prometheus::PrometheusBuilder;
-use portcullis::access_log::{AccessLogLayer, JsonLines, Metrics, RequestLog};
+use portcullis::{
+    access_log::{AccessLogLayer, JsonLines, Metrics, RequestLog},
+    shutdown::Shutdown,
+};
 use tokio::net::TcpListener;
 
 /// The bounds that OpenTelemetry advises for the duration of requests, in seconds.
@@ -44,13 +48,15 @@ async fn main() -> Result<(), Box<dyn Error>> {
         );
 
     let addr = env::var("PORTCULLIS_ADDR").unwrap_or_else(|_| "127.0.0.1:3001".to_owned());
+    let shutdown = Shutdown::on_signal()?;
     let listener = TcpListener::bind(&addr).await?;
     println!(
         "curl http://{0}/hello/world; curl http://{0}/metrics",
         listener.local_addr()?
     );
     let service = app.into_make_service_with_connect_info::<SocketAddr>();
-    axum::serve(listener, service).await?;
+    let server = axum::serve(listener, service).with_graceful_shutdown(shutdown.requested());
+    shutdown.drain(server).await.transpose()?;
     Ok(())
 }
 

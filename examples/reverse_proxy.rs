@@ -9,10 +9,13 @@
 //! adds a field to the target list (RFC 9213), such as `CDN-Cache-Control`: repeat it for several, the
 //! most applicable first. `--list-field NAME`
 //! names a request field that is a comma-separated list, for origins that vary by one that HTTP does not
-//! define. A response is fresh only as long as it states.
+//! define. A response is fresh only as long as it states. SIGINT (Ctrl-C) and SIGTERM end the proxy after
+//! the requests that are running, within 10 s.
 #![allow(clippy::disallowed_methods, reason = "a server spawns its connections")]
 
-use std::{convert::Infallible, env, error::Error, net::SocketAddr, process::ExitCode};
+use std::{
+    convert::Infallible, env, error::Error, io, net::SocketAddr, pin::pin, process::ExitCode,
+};
 
 use bytes::Bytes;
 use http::{
@@ -21,10 +24,14 @@ use http::{
 };
 use http_body_util::{BodyExt, Either, Empty, combinators::UnsyncBoxBody};
 use hyper::body::Incoming;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    server::graceful::GracefulShutdown,
+};
 use portcullis::{
     BoxError,
     cache::{CacheBody, CacheLayer},
+    shutdown::Shutdown,
     store::MemoryStore,
 };
 use tokio::net::{TcpListener, TcpStream};
@@ -62,23 +69,36 @@ async fn run() -> Result<(), Box<dyn Error>> {
         .layer(cache)
         .service(service_fn(move |request| forward(origin.clone(), request)));
 
+    let shutdown = Shutdown::on_signal()?;
     let listener = TcpListener::bind(options.listen).await?;
     println!("listening on http://{}", listener.local_addr()?);
-    loop {
-        let (stream, _) = listener.accept().await?;
-        let proxy = proxy.clone();
-        let serve = hyper::service::service_fn(move |request: Request<Incoming>| {
+    let connections = GracefulShutdown::new();
+    let server = async {
+        let mut requested = pin!(shutdown.requested());
+        loop {
+            let (stream, _) = tokio::select! {
+                accepted = listener.accept() => accepted?,
+                () = &mut requested => break,
+            };
             let proxy = proxy.clone();
-            let request = request.map(BodyExt::boxed_unsync);
-            async move { Ok::<_, Infallible>(answered(proxy.oneshot(request).await)) }
-        });
-        tokio::spawn(async move {
-            let mut server = hyper::server::conn::http1::Builder::new();
-            let server = server.timer(TokioTimer::new());
-            // A client that goes away is its own affair.
-            let _ = server.serve_connection(TokioIo::new(stream), serve).await;
-        });
-    }
+            let serve = hyper::service::service_fn(move |request: Request<Incoming>| {
+                let proxy = proxy.clone();
+                let request = request.map(BodyExt::boxed_unsync);
+                async move { Ok::<_, Infallible>(answered(proxy.oneshot(request).await)) }
+            });
+            let mut connection = hyper::server::conn::http1::Builder::new();
+            let connection = connection
+                .timer(TokioTimer::new())
+                .serve_connection(TokioIo::new(stream), serve);
+            // An error concerns one client, such as one that went away.
+            tokio::spawn(connections.watch(connection));
+        }
+        drop(listener);
+        connections.shutdown().await;
+        io::Result::Ok(())
+    };
+    shutdown.drain(server).await.transpose()?;
+    Ok(())
 }
 
 /// The body of a request, or none.

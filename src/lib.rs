@@ -60,6 +60,7 @@
 //! | `api-key`, `rate-limit`, `cache`, `access-log` | yes | the four layers |
 //! | `memory` | yes | [`store::MemoryStore`] |
 //! | `tokio` | yes | [`TokioRuntime`]: spawning and sleeping on Tokio |
+//! | `shutdown` | yes | [`shutdown`]: SIGINT and SIGTERM, and a bounded drain |
 //! | `argon2` | no | keys that were made elsewhere and hashed by argon2 |
 //! | `admin` | no | `api_key::admin`: keys managed over HTTP, as a router for axum |
 //! | `redis` | no | `store::RedisStore`: a Redis server that many instances share |
@@ -109,6 +110,8 @@ mod rejection;
 mod request_head;
 mod request_id;
 mod runtime;
+#[cfg(feature = "shutdown")]
+pub mod shutdown;
 mod sip;
 mod store_future;
 mod store_key;

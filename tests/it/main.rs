@@ -147,5 +147,7 @@ mod redis_tiered;
 #[cfg(all(feature = "redis-tls", feature = "test-util"))]
 mod redis_tls;
 mod reverse_proxy;
+#[cfg(feature = "shutdown")]
+mod shutdown;
 mod support;
 mod tower_http;

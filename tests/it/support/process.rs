@@ -6,7 +6,7 @@ use std::{
     path::PathBuf,
     process::{Child, Command, ExitStatus, Stdio},
     sync::{Arc, Mutex, mpsc},
-    thread,
+    thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
@@ -24,6 +24,8 @@ pub(crate) struct Example {
     child: Child,
     stdout: mpsc::Receiver<String>,
     stderr: Arc<Mutex<Vec<String>>>,
+    /// Reads stderr to its end.
+    reader: Option<JoinHandle<()>>,
     /// What the example has printed so far on stdout.
     pub(crate) said: Vec<String>,
 }
@@ -60,7 +62,7 @@ impl Example {
         });
         let stderr = Arc::new(Mutex::new(Vec::new()));
         let (err, kept) = (BufReader::new(child.stderr.take().unwrap()), stderr.clone());
-        thread::spawn(move || {
+        let reader = thread::spawn(move || {
             err.lines()
                 .map_while(Result::ok)
                 .for_each(|line| kept.lock().unwrap().push(line));
@@ -69,6 +71,7 @@ impl Example {
             child,
             stdout,
             stderr,
+            reader: Some(reader),
             said: Vec::new(),
         }
     }
@@ -108,22 +111,41 @@ impl Example {
 
     /// Presses Ctrl-C and returns how the process ended.
     pub(crate) fn interrupt(&mut self) -> ExitStatus {
+        self.signal("INT");
+        self.wait()
+    }
+
+    /// Sends a signal, such as `TERM`.
+    pub(crate) fn signal(&self, name: &str) {
         let pid = self.child.id().to_string();
-        assert!(
-            Command::new("kill")
-                .args(["-INT", &pid])
-                .status()
-                .unwrap()
-                .success()
-        );
+        let signal = format!("-{name}");
+        let sent = Command::new("kill").args([&signal, &pid]).status();
+        assert!(sent.unwrap().success());
+    }
+
+    /// Returns whether the process is still running.
+    pub(crate) fn is_running(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
+    /// Waits until the process ends, and returns how.
+    pub(crate) fn wait(&mut self) -> ExitStatus {
         let begun = Instant::now();
         loop {
             if let Some(status) = self.child.try_wait().unwrap() {
                 return status;
             }
-            assert!(begun.elapsed() < PATIENCE, "still running after Ctrl-C");
-            thread::yield_now();
+            assert!(begun.elapsed() < PATIENCE, "still running after a signal");
+            thread::sleep(Duration::from_millis(5));
         }
+    }
+
+    /// Returns all lines of stderr of a process that has ended.
+    pub(crate) fn last_stderr(&mut self) -> Vec<String> {
+        if let Some(reader) = self.reader.take() {
+            reader.join().unwrap();
+        }
+        self.stderr()
     }
 }
 
