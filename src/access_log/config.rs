@@ -11,7 +11,7 @@ use http::{Request, request::Parts};
 
 use super::{
     level::Level, observer::Observer, record::Record, redact::Redaction, scope::Scopes, sink::Sink,
-    stats::LogStats, trust::Trust,
+    span_source::SpanSource, stats::LogStats, trust::Trust,
 };
 use crate::{
     audit::Audit,
@@ -22,8 +22,18 @@ use crate::{
 /// What a user's function says of a record.
 pub(super) type LevelFn = dyn Fn(&Record<'_>) -> Level + Send + Sync;
 
-/// What a user's function says of a request.
-pub(super) type SkipFn = dyn Fn(&Parts) -> bool + Send + Sync;
+/// A predicate of the application on the head of a request.
+pub(super) type HeadFn = dyn Fn(&Parts) -> bool + Send + Sync;
+
+/// Which records a request has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wanted {
+    Nothing,
+    /// The record of its end.
+    End,
+    /// A start record too.
+    StartAndEnd,
+}
 
 /// Everything that the layer was told.
 #[derive(Clone)]
@@ -36,12 +46,17 @@ pub(super) struct Config {
     pub(super) slow_after: Option<Duration>,
     pub(super) one_in: NonZeroU32,
     pub(super) fold_window: Option<Duration>,
-    pub(super) skip: Vec<Arc<SkipFn>>,
+    pub(super) skip: Vec<Arc<HeadFn>>,
+    /// Which requests have a start record when they arrive.
+    pub(super) start: Vec<Arc<HeadFn>>,
+    /// Whether streams have a start record when their response begins.
+    pub(super) start_streams: bool,
     pub(super) redaction: Redaction,
     pub(super) client_addr: ClientAddrResolver,
     pub(super) mask_client_addr: bool,
     pub(super) trust_request_id: Trust,
     pub(super) trust_traceparent: Trust,
+    pub(super) spans: SpanSource,
     pub(super) echo_request_id: bool,
     pub(super) stats: LogStats,
     pub(super) audit: Audit,
@@ -49,21 +64,27 @@ pub(super) struct Config {
 }
 
 impl Config {
-    /// Returns whether no record of this request is kept, and the request.
-    pub(super) fn skips<B>(&self, request: Request<B>) -> (bool, Request<B>) {
-        if self.skip.is_empty() {
-            return (false, request);
+    /// Returns which records the request has, and the request.
+    pub(super) fn wanted<B>(&self, request: Request<B>) -> (Wanted, Request<B>) {
+        if self.skip.is_empty() && self.start.is_empty() {
+            return (Wanted::End, request);
         }
         let (parts, body) = request.into_parts();
-        let skips = catch_unwind(AssertUnwindSafe(|| {
-            self.skip.iter().any(|skip| skip(&parts))
-        }));
-        // A function that panics has not said that the request is to be skipped.
-        let skips = skips.unwrap_or_else(|_| {
+        let wanted = match (self.any(&self.skip, &parts), self.any(&self.start, &parts)) {
+            (true, _) => Wanted::Nothing,
+            (false, false) => Wanted::End,
+            (false, true) => Wanted::StartAndEnd,
+        };
+        (wanted, Request::from_parts(parts, body))
+    }
+
+    /// Returns whether any predicate holds. One that panics holds for nothing.
+    fn any(&self, predicates: &[Arc<HeadFn>], head: &Parts) -> bool {
+        let any = || predicates.iter().any(|holds| holds(head));
+        catch_unwind(AssertUnwindSafe(any)).unwrap_or_else(|_| {
             self.stats.count_failed();
             false
-        });
-        (skips, Request::from_parts(parts, body))
+        })
     }
 }
 
@@ -79,11 +100,14 @@ impl Default for Config {
             one_in: NonZeroU32::MIN,
             fold_window: None,
             skip: Vec::new(),
+            start: Vec::new(),
+            start_streams: false,
             redaction: Redaction::default(),
             client_addr: ClientAddrResolver::default(),
             mask_client_addr: false,
             trust_request_id: Trust::Nobody,
             trust_traceparent: Trust::Everybody,
+            spans: SpanSource::default(),
             echo_request_id: true,
             stats: LogStats::default(),
             audit: Audit::default(),

@@ -18,7 +18,7 @@ use super::{
     level::Level,
     losses::Losses,
     record::{Arrival, Departure, Outcome, Record},
-    sample,
+    request_id, sample,
     scope::Scope,
     sink::Sink,
 };
@@ -102,6 +102,7 @@ impl Emitter {
             is_slow: false,
             sample_rate: 1,
             repeat_count: 1,
+            start_uid: None,
         };
         catch_unwind(AssertUnwindSafe(|| scopes.open(&record))).ok()
     }
@@ -115,6 +116,32 @@ impl Emitter {
     pub(super) fn arrived(&self, method: &Method) {
         for observer in &self.config.observers {
             self.guarded(|| observer.arrived(method));
+        }
+    }
+
+    /// Emits a start record. It is sampled by the same digest as the record of the end: whenever it is
+    /// written, that one is too.
+    pub(super) fn emit_start(&self, arrival: &Arrival, departure: &Departure, slots: &RecordSlots) {
+        let uid = request_id::generate(arrival.at);
+        let mut record = Record {
+            arrival,
+            departure,
+            slots,
+            redaction: &self.config.redaction,
+            level: Level::Info,
+            is_slow: false,
+            sample_rate: 1,
+            repeat_count: 1,
+            start_uid: Some(&uid),
+        };
+        record.level = self.level_of(&mut record);
+        record.sample_rate = self.sample_rate(&record);
+        if record.level < self.config.min_level || self.is_sampled_out(&record) {
+            return;
+        }
+        match self.hand_out(&record) {
+            Handed::Panicked => self.config.stats.count_failed(),
+            Handed::Over => self.config.stats.count_started(),
         }
     }
 
@@ -191,25 +218,33 @@ impl Emitter {
         let Some(record) = self.record(ended, count) else {
             return;
         };
-        if record.sample_rate > 1
-            && !sample::keeps(record.request_id().as_str(), self.config.one_in)
-        {
+        if self.is_sampled_out(&record) {
             return self.config.stats.count_sampled_out();
         }
-        let mut panicked = false;
+        match self.hand_out(&record) {
+            Handed::Panicked => self.config.stats.count_failed(),
+            Handed::Over => self.config.stats.count_emitted(),
+        }
+    }
+
+    fn is_sampled_out(&self, record: &Record<'_>) -> bool {
+        record.sample_rate > 1 && !sample::keeps(record.request_id().as_str(), self.config.one_in)
+    }
+
+    /// Hands a record to each sink that takes its level. One that panics costs the others nothing.
+    fn hand_out(&self, record: &Record<'_>) -> Handed {
+        let mut handed = Handed::Over;
         for sink in &self.config.sinks {
             let written = catch_unwind(AssertUnwindSafe(|| {
                 if sink.takes(record.level) {
-                    sink.write(&record);
+                    sink.write(record);
                 }
             }));
-            panicked |= written.is_err();
+            if written.is_err() {
+                handed = Handed::Panicked;
+            }
         }
-        if panicked {
-            self.config.stats.count_failed();
-        } else {
-            self.config.stats.count_emitted();
-        }
+        handed
     }
 
     /// Returns the record if it matters enough.
@@ -218,14 +253,17 @@ impl Emitter {
         (record.level >= self.config.min_level).then_some(record)
     }
 
-    /// Returns how much the record matters. A function of the user's that panics says nothing.
     fn level(&self, ended: &Ended) -> Level {
-        let mut record = self.levelled(ended, 1);
+        self.level_of(&mut self.levelled(ended, 1))
+    }
+
+    /// Returns the level of a record. A level function that panics leaves the default.
+    fn level_of(&self, record: &mut Record<'_>) -> Level {
         record.level = record.default_level();
         let Some(level) = &self.config.level else {
             return record.level;
         };
-        catch_unwind(AssertUnwindSafe(|| level(&record))).unwrap_or_else(|_| {
+        catch_unwind(AssertUnwindSafe(|| level(record))).unwrap_or_else(|_| {
             self.config.stats.count_failed();
             record.level
         })
@@ -244,11 +282,18 @@ impl Emitter {
             is_slow: slow.is_some_and(|slow| ended.departure.duration >= slow),
             sample_rate: 1,
             repeat_count: count,
+            start_uid: None,
         };
-        if config.one_in.get() > 1 && is_routine(&record) {
-            record.sample_rate = config.one_in.get();
-        }
+        record.sample_rate = self.sample_rate(&record);
         record
+    }
+
+    /// Returns for how many requests the record stands if it is written.
+    fn sample_rate(&self, record: &Record<'_>) -> u32 {
+        match self.config.one_in.get() {
+            one_in if one_in > 1 && is_routine(record) => one_in,
+            _ => 1,
+        }
     }
 }
 
@@ -330,10 +375,16 @@ impl Folding {
     }
 }
 
-/// Whether a request is like most: only such are sampled.
+/// Whether all sinks took a record.
+enum Handed {
+    Over,
+    Panicked,
+}
+
+/// Returns whether a request is like most: only such are sampled.
 fn is_routine(record: &Record<'_>) -> bool {
     let failed = match record.outcome() {
-        Outcome::Completed => record.is_server_error(),
+        Outcome::Running | Outcome::Completed => record.is_server_error(),
         Outcome::Dropped
         | Outcome::BodyDropped
         | Outcome::BodyError

@@ -16,7 +16,10 @@ use super::{
     level::Level,
     record::Record,
     redact::{SHORT_BYTES_MAX, TEXT_BYTES_MAX, capped, hide_keys},
-    schema::{EVENT_NAME, Field, LOSS_EVENT_NAME, Names, SCHEMA_VERSION},
+    schema::{
+        EVENT_NAME, Field, LOSS_EVENT_NAME, NOTICE_EVENT_NAME, Names, SCHEMA_VERSION,
+        START_EVENT_NAME,
+    },
 };
 use crate::{
     audit::AuditEvent,
@@ -75,6 +78,13 @@ pub(super) fn loss(names: Names, at: Timestamp, reason: &str, lost: u64) -> Vec<
     event(names, at, Level::Warn, LOSS_EVENT_NAME, |object| {
         object.text(Field::ErrorType, reason);
         object.int(Field::Lost, lost);
+    })
+}
+
+/// Returns the line of a notice, without its line feed.
+pub(super) fn notice(names: Names, at: Timestamp, message: &str) -> Vec<u8> {
+    event(names, at, Level::Warn, NOTICE_EVENT_NAME, |object| {
+        object.text(Field::AuditMessage, &capped(message, TEXT_BYTES_MAX));
     })
 }
 
@@ -149,14 +159,13 @@ struct Object<'a> {
 
 impl Object<'_> {
     fn head(&mut self, record: &Record<'_>) {
-        self.preamble(record.arrived_at(), record.level(), EVENT_NAME);
+        self.preamble(record.arrived_at(), record.level(), event_name(record));
         self.plain_bytes(Field::RecordUid, record.uid().as_bytes());
         self.plain_bytes(Field::RequestId, record.request_id().as_bytes());
-        if let Some(trace) = record.trace() {
-            self.plain(Field::TraceId, trace.trace_id());
-            self.plain(Field::SpanId, trace.span_id());
-            self.plain(Field::TraceFlags, trace.flags());
-        }
+        self.some_plain(Field::TraceId, record.trace_id());
+        self.some_plain(Field::SpanId, record.span_id());
+        self.some_plain(Field::ParentId, record.parent_id());
+        self.some_plain(Field::TraceFlags, record.trace_flags());
     }
 
     /// Writes what every line begins with.
@@ -307,7 +316,9 @@ impl Object<'_> {
         if let Some(error) = record.error_type() {
             self.plain(Field::ErrorType, error);
         }
-        self.duration(record.duration());
+        if !record.is_start() {
+            self.duration(record.duration());
+        }
         if let Some(time) = record.time_to_head() {
             self.secs(Field::TimeToHead, time);
         }
@@ -326,7 +337,9 @@ impl Object<'_> {
         if let Some(bytes) = record.request_bytes_declared() {
             self.int(Field::RequestBytesDeclared, bytes);
         }
-        self.int(Field::ResponseBytes, record.response_bytes());
+        if !record.is_start() {
+            self.int(Field::ResponseBytes, record.response_bytes());
+        }
         self.headers("http.response.header.", record.response_headers());
     }
 
@@ -522,6 +535,12 @@ impl Object<'_> {
         self.plain_bytes(field, word.as_bytes());
     }
 
+    fn some_plain(&mut self, field: Field, word: Option<&str>) {
+        if let Some(word) = word {
+            self.plain(field, word);
+        }
+    }
+
     /// Writes bytes of ASCII that were found to need no escape.
     fn plain_bytes(&mut self, field: Field, word: &[u8]) {
         debug_assert!(
@@ -548,6 +567,14 @@ fn access_record(names: Names, level: Level) -> &'static [u8] {
         object.kind(level, EVENT_NAME);
         out
     })
+}
+
+/// Returns the event name of a record.
+pub(super) fn event_name(record: &Record<'_>) -> &'static str {
+    match record.is_start() {
+        true => START_EVENT_NAME,
+        false => EVENT_NAME,
+    }
 }
 
 /// Returns why a caller was turned away.

@@ -10,14 +10,15 @@ use http::{
 use http_body::Body;
 
 use super::{
-    config::Config,
+    config::{Config, Wanted},
     emit::{Emitter, Ended},
     level::Level,
     placement,
     record::{Arrival, Client, Departure, GrpcStatus, Outcome},
     redact::{self, Headers},
-    request_id,
+    request_id, sample,
     scope::Scope,
+    span_source::{self, OwnSpan},
     stats::Active,
     trace_context::TraceContext,
     trust::Trust,
@@ -27,7 +28,6 @@ use crate::{client_addr, framework, record::KeptRecord, request_id::RequestId, t
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// The media type of server-sent events.
 const EVENT_STREAM: &[u8] = b"text/event-stream";
-const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 /// The record in the making.
 ///
@@ -40,6 +40,8 @@ pub(super) struct Guard {
     started: Timestamp,
     polling: bool,
     head: Option<Head>,
+    span: OwnSpan,
+    has_start_record: bool,
     grpc_status: Option<GrpcStatus>,
     response_bytes: u64,
     end: Option<End>,
@@ -63,10 +65,14 @@ struct End {
 }
 
 impl Guard {
-    /// Begins the record of a request, unless no sink would take it; the request's extensions then
-    /// hold the record's handle.
-    pub(super) fn open<B>(emitter: &Arc<Emitter>, request: &mut Request<B>) -> Option<Self> {
-        if !emitter.is_wanted() {
+    /// Begins the records that a request has, unless no sink would take them. The extensions of the
+    /// request then hold the handle of the record.
+    pub(super) fn open<B>(
+        emitter: &Arc<Emitter>,
+        request: &mut Request<B>,
+        wanted: Wanted,
+    ) -> Option<Self> {
+        if wanted == Wanted::Nothing || !emitter.is_wanted() {
             return None;
         }
         if emitter.placement.is_open() {
@@ -79,18 +85,105 @@ impl Guard {
         let scope = emitter.scope(&arrival);
         let record = KeptRecord::new(arrival);
         request.extensions_mut().insert(record.handle());
-        Some(Self {
+        let mut guard = Self {
             record: Some(record),
             started,
             polling: false,
             head: None,
+            span: OwnSpan::Unknown,
+            has_start_record: false,
             grpc_status: None,
             response_bytes: 0,
             end: None,
             scope,
             _active: config.stats.enter(),
             emitter: Arc::clone(emitter),
-        })
+        };
+        guard.find_span(request);
+        if wanted == Wanted::StartAndEnd {
+            guard.emit_start();
+        }
+        Some(guard)
+    }
+
+    /// Finds the ids of the request's own span before the inner service is called. They are in the
+    /// extensions of the request, and those that are created are its `traceparent`.
+    fn find_span<B>(&mut self, request: &mut Request<B>) {
+        let config = &self.emitter.config;
+        let Some(record) = self.record.as_ref().filter(|_| config.spans.is_used()) else {
+            return;
+        };
+        let arrival = record.beside();
+        let caller = arrival.trace.as_ref();
+        let current = self.in_scope(|| config.spans.current(caller, &config.stats));
+        let sampled = || sample::keeps(arrival.request_id.as_str(), config.one_in);
+        self.span = match current {
+            Some(ids) => OwnSpan::Reported(ids),
+            None => match config.spans.create(caller, sampled) {
+                Some(ids) => OwnSpan::Created(ids),
+                None => OwnSpan::Unknown,
+            },
+        };
+        if let OwnSpan::Created(ids) = &self.span {
+            span_source::propagate(request.headers_mut(), ids, caller);
+        }
+        let Some(ids) = self.span.ids() else { return };
+        if let Some(scope) = &self.scope {
+            scope.identify(&ids, caller);
+        }
+        request.extensions_mut().insert(ids);
+    }
+
+    /// Asks again for the ids of the request's own span once it has ended: in its scope these are the
+    /// final ones, elsewhere only if there were none before.
+    fn settle_span(&mut self) {
+        let config = &self.emitter.config;
+        if !config.spans.is_used() {
+            return;
+        }
+        let asks = match self.span {
+            OwnSpan::Unknown => true,
+            OwnSpan::Reported(_) => self.scope.is_some(),
+            OwnSpan::Created(_) => false,
+        };
+        let caller = self
+            .record
+            .as_ref()
+            .and_then(|record| record.beside().trace);
+        if asks && let Some(ids) = config.spans.current(caller.as_ref(), &config.stats) {
+            self.span = OwnSpan::Reported(ids);
+        }
+    }
+
+    /// Emits the start record.
+    fn emit_start(&mut self) {
+        let Some(record) = &self.record else { return };
+        let head = self.head.as_ref();
+        let departure = Departure {
+            outcome: Outcome::Running,
+            span: self.span.ids(),
+            status: head.map(|head| head.status),
+            grpc_status: self.grpc_status,
+            is_stream: head.is_some_and(|head| head.is_stream),
+            time_to_head: head.map(|head| head.at - self.started),
+            headers: head.map(|head| head.headers.clone()).unwrap_or_default(),
+            ..Departure::default()
+        };
+        let emit = |slots: &_| self.emitter.emit_start(record.beside(), &departure, slots);
+        self.in_scope(|| record.handle().read(emit));
+        self.has_start_record = true;
+    }
+
+    /// Runs what panics on no account inside of the scope.
+    fn in_scope<T>(&self, run: impl FnOnce() -> T) -> T {
+        if let Some(scope) = &self.scope {
+            scope.enter();
+        }
+        let done = run();
+        if let Some(scope) = &self.scope {
+            scope.leave();
+        }
+        done
     }
 
     /// Says that code of the user's begins to run.
@@ -136,7 +229,14 @@ impl Guard {
             });
             return None;
         }
+        if self.emitter.config.start_streams && self.is_stream() && !self.has_start_record {
+            self.emit_start();
+        }
         Some(self)
+    }
+
+    fn is_stream(&self) -> bool {
+        self.head.as_ref().is_some_and(|head| head.is_stream)
     }
 
     /// Notes bytes that were handed to the server.
@@ -175,6 +275,7 @@ impl Guard {
         let head = self.head.take();
         let departure = Departure {
             outcome: end.outcome,
+            span: self.span.ids(),
             status: head.as_ref().map(|head| head.status),
             grpc_status: self.grpc_status,
             is_stream: head.as_ref().is_some_and(|head| head.is_stream),
@@ -189,27 +290,28 @@ impl Guard {
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        // Nothing takes the record away but this.
-        let Some(record) = self.record.take() else {
-            return;
-        };
-        let (departure, at) = self.departure();
-        let ended = Ended {
-            level: Level::Info,
-            slots: record.take(),
-            record,
-            departure,
-        };
-        let Some(scope) = self.scope.take() else {
-            return self.emitter.emit(ended, at);
-        };
         // One that unwinding has left open stays open for the record.
-        if !self.polling {
+        if let Some(scope) = self.scope.as_ref().filter(|_| !self.polling) {
             scope.enter();
         }
-        self.emitter.end_scope(&*scope, &ended);
-        self.emitter.emit(ended, at);
-        scope.leave();
+        self.settle_span();
+        let (departure, at) = self.departure();
+        // Nothing takes the record away but this.
+        if let Some(record) = self.record.take() {
+            let ended = Ended {
+                level: Level::Info,
+                slots: record.take(),
+                record,
+                departure,
+            };
+            if let Some(scope) = &self.scope {
+                self.emitter.end_scope(&**scope, &ended);
+            }
+            self.emitter.emit(ended, at);
+        }
+        if let Some(scope) = self.scope.take() {
+            scope.leave();
+        }
     }
 }
 
@@ -288,9 +390,8 @@ fn host(call: &Call<'_>) -> Option<HeaderValue> {
 }
 
 fn trace(config: &Config, call: &Call<'_>) -> Option<TraceContext> {
-    let sent = call.headers.get(TRACEPARENT)?;
-    let believed = call.is_from(&config.trust_traceparent);
-    believed.then(|| TraceContext::parse(sent)).flatten()
+    let sent = TraceContext::of(call.headers)?;
+    call.is_from(&config.trust_traceparent).then_some(sent)
 }
 
 fn client(config: &Config, call: &Call<'_>) -> Option<Client> {

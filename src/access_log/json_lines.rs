@@ -8,7 +8,13 @@ use std::{
 };
 
 use super::{
-    encode, lines::Lines, losses::Losses, record::Record, schema::Names, sink::Sink, weight::Weight,
+    encode,
+    lines::{Lines, Words},
+    losses::Losses,
+    record::Record,
+    schema::Names,
+    sink::Sink,
+    weight::Weight,
 };
 use crate::{
     audit::{AuditEvent, Auditor},
@@ -17,21 +23,24 @@ use crate::{
 
 /// Writes each record as one line of JSON.
 ///
-/// A writer may block for ever, such as a pipe that nobody reads: it is called on a thread of its
-/// own, which starts with the first line, and no request waits for it. Up to 4 MiB of lines wait for
-/// it. When it is slower than the requests, what matters least is lost first: requests that went
-/// well may take three quarters of the room, those that failed or were denied seven eighths, and
-/// audit events have the last eighth to themselves. What is lost, also because the writer failed, is
-/// counted, and the count stands in the log as a line `portcullis.log.lost` as soon as the writer
-/// takes one.
+/// A writer may block forever, such as a pipe without a reader: it is called on a thread of its own,
+/// which starts with the first line, and no request waits for it. Up to 4 MiB of lines wait for it. When
+/// it is slower than the requests, the least important lines are lost first: requests that succeeded may
+/// take three quarters of the queue, those that failed or were denied seven eighths, and the last eighth
+/// is reserved for audit events and notices. Lost lines, also those that the writer refuses, are counted,
+/// and a line `portcullis.log.lost` has their number as soon as the writer takes one. The first failure
+/// of the writer after a success is also a notice, which names the stream or file, the error and the fix.
+///
+/// On stderr and stdout, the notices of this crate are lines of the log too: events `portcullis.notice`,
+/// written by the same thread, so that none stands amid a record. Where a `tracing` subscriber is
+/// installed (feature `tracing`), it receives the notices instead.
 ///
 /// A line is written within about ten milliseconds. When the last clone is dropped, as it is when a
-/// server has ended in good order, the writer has a second to take what is left; a process that is
-/// killed loses it, and [`flush`](Self::flush) waits for it. [`JsonLines::direct`] does without the
-/// thread.
+/// server has shut down, the writer has a second to take the rest; a process that is killed loses it, and
+/// [`flush`](Self::flush) waits for it. [`JsonLines::direct`] needs no thread.
 ///
-/// A clone writes to the same writer. It is an [`Auditor`] too: audit events are lines beside the
-/// records, and whoever collects them tells them apart by `event.name`.
+/// A clone writes to the same writer. It is an [`Auditor`] too: audit events are lines among the records,
+/// told apart by `event.name`.
 ///
 /// ```
 /// use portcullis::access_log::{AccessLogLayer, JsonLines, Names};
@@ -42,6 +51,12 @@ use crate::{
 #[derive(Clone)]
 pub struct JsonLines {
     lines: Arc<Lines>,
+    words: JsonWords,
+}
+
+/// Lines that are no records, as JSON.
+#[derive(Clone)]
+struct JsonWords {
     names: Names,
     clock: Arc<dyn Clock>,
 }
@@ -62,7 +77,7 @@ impl JsonLines {
     /// It gets whole lines, several by one call where they come fast, and is flushed when all that
     /// waited has been written.
     pub fn writer(writer: impl Write + Send + 'static) -> Self {
-        Self::new(Lines::queued(writer, word_loss(Names::default())))
+        Self::new(Lines::queued(writer, JsonWords::default()))
     }
 
     /// Writes to this writer on the thread that serves the request, each record by one call: for a
@@ -70,22 +85,21 @@ impl JsonLines {
     ///
     /// One that blocks blocks requests. It is not flushed: let it write through.
     pub fn direct(writer: impl Write + Send + 'static) -> Self {
-        Self::new(Lines::direct(writer, word_loss(Names::default())))
+        Self::new(Lines::direct(writer, JsonWords::default()))
     }
 
-    fn new(lines: Lines) -> Self {
+    fn new(lines: Arc<Lines>) -> Self {
         Self {
-            lines: Arc::new(lines),
-            names: Names::default(),
-            clock: Arc::new(SystemClock::new()),
+            lines,
+            words: JsonWords::default(),
         }
     }
 
     /// Sets by whose convention the fields are named: OpenTelemetry's by default.
     #[must_use]
     pub fn names(mut self, names: Names) -> Self {
-        self.lines.set_word_loss(word_loss(names));
-        self.names = names;
+        self.words.names = names;
+        self.lines.set_words(self.words.clone());
         self
     }
 
@@ -96,10 +110,11 @@ impl JsonLines {
         self
     }
 
-    /// Sets the clock that dates audit events. The machine's by default.
+    /// Sets the clock that dates audit events and notices. Defaults to the system clock.
     #[must_use]
     pub fn clock(mut self, clock: impl Clock) -> Self {
-        self.clock = Arc::new(clock);
+        self.words.clock = Arc::new(clock);
+        self.lines.set_words(self.words.clone());
         self
     }
 
@@ -118,7 +133,7 @@ impl JsonLines {
 impl Sink for JsonLines {
     fn write(&self, record: &Record<'_>) {
         let (weight, at) = (Weight::of(record), record.arrived_at());
-        record.with_json_line(self.names, |line| self.lines.take(weight, line, at));
+        record.with_json_line(self.words.names, |line| self.lines.take(weight, line, at));
     }
 
     fn losses(&self) -> Losses {
@@ -128,9 +143,8 @@ impl Sink for JsonLines {
 
 impl Auditor for JsonLines {
     fn audit(&self, event: &AuditEvent) {
-        let at = self.clock.wall();
-        let mut line = encode::audit(self.names, at, event);
-        line.push(b'\n');
+        let at = self.words.clock.wall();
+        let line = ended(encode::audit(self.words.names, at, event));
         self.lines.take(Weight::Audit, &line, at);
     }
 }
@@ -138,16 +152,33 @@ impl Auditor for JsonLines {
 impl fmt::Debug for JsonLines {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("JsonLines")
-            .field("names", &self.names)
+            .field("names", &self.words.names)
             .field("losses", &self.losses())
             .finish_non_exhaustive()
     }
 }
 
-fn word_loss(names: Names) -> impl Fn(Timestamp, &'static str, u64) -> Vec<u8> {
-    move |at, reason, lost| {
-        let mut line = encode::loss(names, at, reason, lost);
-        line.push(b'\n');
-        line
+impl Default for JsonWords {
+    fn default() -> Self {
+        Self {
+            names: Names::default(),
+            clock: Arc::new(SystemClock::new()),
+        }
     }
+}
+
+impl Words for JsonWords {
+    fn loss(&self, at: Timestamp, reason: &'static str, lost: u64) -> Vec<u8> {
+        ended(encode::loss(self.names, at, reason, lost))
+    }
+
+    fn notice(&self, message: &str) -> (Timestamp, Vec<u8>) {
+        let at = self.clock.wall();
+        (at, ended(encode::notice(self.names, at, message)))
+    }
+}
+
+fn ended(mut line: Vec<u8>) -> Vec<u8> {
+    line.push(b'\n');
+    line
 }

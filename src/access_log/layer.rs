@@ -17,6 +17,7 @@ use super::{
     service::AccessLog,
     sink::Sink,
     stats::LogStats,
+    trace_context::TraceContext,
     trust::Trust,
 };
 use crate::{
@@ -176,10 +177,58 @@ impl AccessLogBuilder {
         self
     }
 
-    /// Keeps no record of requests of which this says so. Given more than once, each may skip. One
-    /// that panics skips nothing.
+    /// Exempts requests that match the predicate: they have no record. Defaults to none.
+    ///
+    /// Given more than once, each predicate may exempt. One that panics exempts nothing.
     pub fn skip(mut self, skip: impl Fn(&Parts) -> bool + Send + Sync + 'static) -> Self {
         self.config.skip.push(Arc::new(skip));
+        self
+    }
+
+    /// Also writes a start record of requests that match the predicate, before the inner service is
+    /// called. Defaults to none.
+    ///
+    /// The record of a request is written when it has ended, so a process that is killed leaves none of
+    /// the requests that were running. A start record remains. Its `event.name` is
+    /// `http.server.request.start`, its `portcullis.outcome` is `running`, and it has the request id, the
+    /// trace ids and the timestamp of the record that follows when the request ends, but a
+    /// `log.record.uid` of its own. It is redacted by the same rules. What the response and the inner
+    /// layers add is missing.
+    ///
+    /// The level function and [`min_level`](Self::min_level) apply. With
+    /// [`sample_one_in`](Self::sample_one_in), the same digest of the request id selects both records: each
+    /// start record is followed by the record of the end. Observers and auditors are not told, and
+    /// [`LogStats::started`] counts start records. Given more than once, any predicate may match. One that
+    /// panics matches nothing.
+    ///
+    /// ```
+    /// use http::header::UPGRADE;
+    /// use portcullis::access_log::AccessLogLayer;
+    ///
+    /// // All requests, or chosen ones such as upgrades; see also `start_records_of_streams`.
+    /// let all = AccessLogLayer::builder().start_records(|_| true).build()?;
+    /// let upgrades = AccessLogLayer::builder()
+    ///     .start_records(|head| head.headers.contains_key(UPGRADE))
+    ///     .build()?;
+    /// # let _ = (all, upgrades);
+    /// # Ok::<(), portcullis::ConfigError>(())
+    /// ```
+    pub fn start_records(
+        mut self,
+        matches: impl Fn(&Parts) -> bool + Send + Sync + 'static,
+    ) -> Self {
+        self.config.start.push(Arc::new(matches));
+        self
+    }
+
+    /// Also writes a [start record](Self::start_records) of each stream, as soon as the head of its
+    /// response is ready: an upgrade (`101`), a tunnel (`2xx` to `CONNECT`), and server-sent events
+    /// (`text/event-stream`). Defaults to none.
+    ///
+    /// It has the status, the response fields that are written, and what the inner layers decided. A
+    /// request that already has a start record has no second one.
+    pub fn start_records_of_streams(mut self) -> Self {
+        self.config.start_streams = true;
         self
     }
 
@@ -312,10 +361,108 @@ impl AccessLogBuilder {
         self
     }
 
-    /// Sets whose `traceparent` is written down. Everybody's by default, where it is valid: the
-    /// record only refers to the trace.
+    /// Sets the peers whose `traceparent` is trusted. Defaults to all peers.
+    ///
+    /// A trusted and valid `traceparent` gives the record `trace_id`, `trace_flags`, and the id of the
+    /// caller's span as `parent_id`. A client may send the id of a trace that is not its own. An invalid
+    /// `traceparent`, and one that is sent twice, is ignored.
     pub fn trust_traceparent(mut self, trust: Trust) -> Self {
         self.config.trust_traceparent = trust;
+        self
+    }
+
+    /// Sets the function that returns the ids of the current span: the record then has the `span_id` and
+    /// `trace_id` of the request's own span. Defaults to none, and the record has no `span_id`.
+    ///
+    /// It is called on the thread that serves the request, at most twice:
+    ///
+    /// - before the inner service is called, inside of the [`span`](#method.span) that this layer opens,
+    ///   or else inside of the span of a layer outside of this one, such as tower-http's `TraceLayer`;
+    /// - when the request has ended, if there was no span before. Inside of a span that this layer
+    ///   opened, it is called again in any case, so that a remote parent that was set meanwhile counts.
+    ///
+    /// A layer that opens its span inside of this one is not seen. A function that returns the caller's
+    /// span, or panics, returns no ids. The extensions of the request hold the [`TraceContext`] that the
+    /// first call returned.
+    ///
+    /// With `tracing-opentelemetry`:
+    ///
+    /// ```
+    /// # mod tracing {
+    /// #     pub struct Span;
+    /// #     impl Span { pub fn current() -> Self { Self } }
+    /// # }
+    /// # mod opentelemetry { pub mod trace {
+    /// #     pub struct Context;
+    /// #     pub struct SpanRef;
+    /// #     pub struct SpanContext;
+    /// #     pub struct TraceId;
+    /// #     pub struct SpanId;
+    /// #     pub struct TraceFlags;
+    /// #     pub trait TraceContextExt { fn span(&self) -> SpanRef; }
+    /// #     impl TraceContextExt for Context { fn span(&self) -> SpanRef { SpanRef } }
+    /// #     impl SpanRef { pub fn span_context(&self) -> &SpanContext { &SpanContext } }
+    /// #     impl SpanContext {
+    /// #         pub fn trace_id(&self) -> TraceId { TraceId }
+    /// #         pub fn span_id(&self) -> SpanId { SpanId }
+    /// #         pub fn trace_flags(&self) -> TraceFlags { TraceFlags }
+    /// #     }
+    /// #     impl TraceId { pub fn to_bytes(self) -> [u8; 16] { [1; 16] } }
+    /// #     impl SpanId { pub fn to_bytes(self) -> [u8; 8] { [1; 8] } }
+    /// #     impl TraceFlags { pub fn to_u8(self) -> u8 { 1 } }
+    /// # } }
+    /// # mod tracing_opentelemetry {
+    /// #     pub trait OpenTelemetrySpanExt { fn context(&self) -> super::opentelemetry::trace::Context; }
+    /// #     impl OpenTelemetrySpanExt for super::tracing::Span {
+    /// #         fn context(&self) -> super::opentelemetry::trace::Context { super::opentelemetry::trace::Context }
+    /// #     }
+    /// # }
+    /// # fn main() -> Result<(), portcullis::ConfigError> {
+    /// # use self::{opentelemetry, tracing, tracing_opentelemetry};
+    /// use opentelemetry::trace::TraceContextExt;
+    /// use portcullis::access_log::{AccessLogLayer, TraceContext};
+    /// use tracing_opentelemetry::OpenTelemetrySpanExt;
+    ///
+    /// fn current_span() -> Option<TraceContext> {
+    ///     let context = tracing::Span::current().context();
+    ///     let span = context.span();
+    ///     let span = span.span_context();
+    ///     // Ids that are all zero, as without a span, are `None`.
+    ///     TraceContext::new(
+    ///         span.trace_id().to_bytes(),
+    ///         span.span_id().to_bytes(),
+    ///         span.trace_flags().to_u8(),
+    ///     )
+    /// }
+    ///
+    /// // Inside of the layer that opens the span, or with `.span(Level::Info)` (feature `tracing`).
+    /// let layer = AccessLogLayer::builder().trace_ids(current_span).build()?;
+    /// # let _ = layer;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn trace_ids(
+        mut self,
+        current_span: impl Fn() -> Option<TraceContext> + Send + Sync + 'static,
+    ) -> Self {
+        self.config.spans.current = Some(Arc::new(current_span));
+        self
+    }
+
+    /// Creates ids for requests whose span is not known: a random `span_id`, in the trace of a
+    /// [trusted](Self::trust_traceparent) `traceparent` or else in a new one. Defaults to off.
+    ///
+    /// The inner service continues the trace without further setup: the request carries the created ids as
+    /// its `traceparent`, in place of the one that the caller sent, and its extensions hold them as
+    /// [`TraceContext`], whose [`traceparent`](TraceContext::traceparent) belongs into outgoing requests.
+    /// A new trace removes `tracestate`.
+    ///
+    /// The caller's flag "sampled" is kept. That of a new trace is set if the record is written, however
+    /// the request ends: always, or for one in as many requests as
+    /// [`sample_one_in`](Self::sample_one_in) says. With [`trace_ids`](Self::trace_ids), ids are created
+    /// for requests for which that function returns `None` before the inner service is called.
+    pub fn create_trace_ids(mut self) -> Self {
+        self.config.spans.creates = true;
         self
     }
 

@@ -6,14 +6,18 @@ use std::{
     mem,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
-        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
 
-use super::{losses::Losses, weight::Weight};
-use crate::{runtime, time::Timestamp};
+use super::{losses::Losses, target::Target, weight::Weight};
+use crate::{
+    notice::{self, Route},
+    runtime,
+    time::Timestamp,
+};
 
 /// How many bytes of lines wait for the writer at most, unless it is told otherwise.
 const BYTES_MAX: usize = 4 << 20;
@@ -34,14 +38,21 @@ const KEPT_BYTES_MAX: usize = 512 << 10;
 /// How long the last lines have when nobody is left to write any.
 const FAREWELL: Duration = Duration::from_secs(1);
 
-/// Words what was lost as a line, with its line feed.
-pub(super) type WordLoss = dyn Fn(Timestamp, &'static str, u64) -> Vec<u8> + Send + Sync;
+/// Writes lines that are no records in the format of the records, each with its line feed.
+pub(super) trait Words: Send + Sync {
+    /// Returns the line that counts lost records.
+    fn loss(&self, at: Timestamp, reason: &'static str, lost: u64) -> Vec<u8>;
+
+    /// Returns the line of a notice, and its time.
+    fn notice(&self, message: &str) -> (Timestamp, Vec<u8>);
+}
 
 /// Where finished lines go.
 pub(super) struct Lines {
     way: Way,
-    /// Read when something was lost, and when the thread starts.
-    word_loss: Mutex<Arc<WordLoss>>,
+    target: Arc<Target>,
+    /// Read when something was lost, with each notice, and when the thread starts.
+    words: Mutex<Arc<dyn Words>>,
 }
 
 enum Way {
@@ -59,21 +70,23 @@ impl Lines {
     /// Calls the writer on the thread that makes the line.
     pub(super) fn direct(
         writer: impl Write + Send + 'static,
-        word_loss: impl Fn(Timestamp, &'static str, u64) -> Vec<u8> + Send + Sync + 'static,
-    ) -> Self {
+        words: impl Words + 'static,
+    ) -> Arc<Self> {
+        let target = Target::of(&writer);
         let way = Way::Direct {
             writer: Mutex::new(Box::new(writer)),
             lost: AtomicU64::new(0),
             told: AtomicU64::new(0),
         };
-        Self::new(way, word_loss)
+        Self::new(way, target, words)
     }
 
     /// Calls the writer on a thread of its own, which starts with the first line.
     pub(super) fn queued(
         writer: impl Write + Send + 'static,
-        word_loss: impl Fn(Timestamp, &'static str, u64) -> Vec<u8> + Send + Sync + 'static,
-    ) -> Self {
+        words: impl Words + 'static,
+    ) -> Arc<Self> {
+        let target = Target::of(&writer);
         let queue = Queue {
             state: Mutex::new(State {
                 writer: Some(Box::new(writer)),
@@ -82,25 +95,31 @@ impl Lines {
             to_write: Condvar::new(),
             written: Condvar::new(),
         };
-        Self::new(Way::Queued(Arc::new(queue)), word_loss)
+        Self::new(Way::Queued(Arc::new(queue)), target, words)
     }
 
-    fn new(
-        way: Way,
-        word_loss: impl Fn(Timestamp, &'static str, u64) -> Vec<u8> + Send + Sync + 'static,
-    ) -> Self {
-        Self {
+    /// Notices are lines of those on a standard stream.
+    fn new(way: Way, target: Target, words: impl Words + 'static) -> Arc<Self> {
+        let stream = target.stream;
+        let lines = Arc::new(Self {
             way,
-            word_loss: Mutex::new(Arc::new(word_loss)),
+            target: Arc::new(target),
+            words: Mutex::new(Arc::new(words)),
+        });
+        if let Some(stream) = stream {
+            let route: Weak<Self> = Arc::downgrade(&lines);
+            notice::adopt(stream, route);
         }
+        lines
     }
 
-    /// Sets how a loss is worded, as long as no line was taken.
-    pub(super) fn set_word_loss(
-        &self,
-        word_loss: impl Fn(Timestamp, &'static str, u64) -> Vec<u8> + Send + Sync + 'static,
-    ) {
-        *lock(&self.word_loss) = Arc::new(word_loss);
+    /// Sets the format of lines that are no records, as long as no line was taken.
+    pub(super) fn set_words(&self, words: impl Words + 'static) {
+        *lock(&self.words) = Arc::new(words);
+    }
+
+    fn words(&self) -> Arc<dyn Words> {
+        Arc::clone(&lock(&self.words))
     }
 
     /// Sets how many bytes may wait.
@@ -119,10 +138,11 @@ impl Lines {
                 if written.is_err() {
                     lost.fetch_add(1, Ordering::Relaxed);
                 }
+                self.target.note(written.as_ref().copied());
             }
             Way::Queued(queue) => {
                 if let Next::StartThread = queue.push(weight, line, at) {
-                    queue.start(&lock(&self.word_loss));
+                    queue.start(&self.target, &self.words());
                 }
             }
         }
@@ -160,11 +180,21 @@ impl Lines {
         let news = lost.load(Ordering::Relaxed);
         let untold = news - told.load(Ordering::Relaxed);
         if untold > 0 {
-            let word_loss = Arc::clone(&lock(&self.word_loss));
-            writer.write_all(&word_loss(at, "writer_failed", untold))?;
+            writer.write_all(&self.words().loss(at, "writer_failed", untold))?;
             told.store(news, Ordering::Relaxed);
         }
         writer.write_all(line)
+    }
+}
+
+impl Route for Lines {
+    fn take(&self, message: &str) -> bool {
+        if self.target.is_failing() {
+            return false;
+        }
+        let (at, line) = self.words().notice(message);
+        Self::take(self, Weight::Audit, &line, at);
+        true
     }
 }
 
@@ -294,7 +324,7 @@ impl Queue {
     }
 
     /// Starts the thread. Where none can be had, the lines wait, and the next one tries again.
-    fn start(self: &Arc<Self>, word_loss: &Arc<WordLoss>) {
+    fn start(self: &Arc<Self>, target: &Arc<Target>, words: &Arc<dyn Words>) {
         let mut state = self.state();
         let Some(writer) = state.writer.take() else {
             return;
@@ -303,11 +333,11 @@ impl Queue {
         drop(state);
         // Should there be no thread, the writer must not be gone with the work: it waits here.
         let place = Arc::new(Mutex::new(Some(writer)));
-        let (queue, words) = (Arc::clone(self), Arc::clone(word_loss));
+        let (queue, target, words) = (Arc::clone(self), Arc::clone(target), Arc::clone(words));
         let taken = Arc::clone(&place);
         let work = move || {
             if let Some(writer) = lock(&taken).take() {
-                queue.work(writer, &*words);
+                queue.work(writer, &target, &*words);
             }
         };
         if runtime::spawn_thread("portcullis-log", work).is_err() {
@@ -319,15 +349,18 @@ impl Queue {
     }
 
     /// What the thread does: writes what waits until nobody is left who makes lines.
-    fn work(&self, writer: Box<dyn Write + Send>, word_loss: &WordLoss) {
+    fn work(&self, writer: Box<dyn Write + Send>, target: &Target, words: &dyn Words) {
         let mut pen = Pen {
             writer,
             torn: false,
+            failure: None,
         };
         let mut batch = Vec::new();
         while let Some(untold) = self.next(&mut batch) {
-            self.tell(untold, &mut pen, word_loss);
+            self.tell(untold, &mut pen, words);
             let lost = pen.write(&batch);
+            // Whoever waits for the lines finds the notice of their loss emitted.
+            target.note(pen.failure.take().as_ref().map_or(Ok(()), Err));
             self.has_written(lost);
             batch.clear();
             batch.shrink_to(KEPT_BYTES_MAX);
@@ -356,14 +389,14 @@ impl Queue {
     }
 
     /// Writes how many lines were lost. If that is lost too, it is told with later losses.
-    fn tell(&self, untold: Losses, pen: &mut Pen, word_loss: &WordLoss) {
+    fn tell(&self, untold: Losses, pen: &mut Pen, words: &dyn Words) {
         if untold.total() == 0 {
             return;
         }
         let latest = self.state().latest;
         let news = untold.each().filter(|(_, lost)| *lost > 0);
         let lines: Vec<u8> = news
-            .flat_map(|(reason, lost)| word_loss(latest, reason, lost))
+            .flat_map(|(reason, lost)| words.loss(latest, reason, lost))
             .collect();
         if pen.write(&lines) == 0 {
             let mut state = self.state();
@@ -428,6 +461,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 struct Pen {
     writer: Box<dyn Write + Send>,
     torn: bool,
+    /// The latest failure.
+    failure: Option<io::Error>,
 }
 
 impl Pen {
@@ -441,28 +476,38 @@ impl Pen {
             lines = rest;
         }
         // A writer that keeps lines back and cannot get rid of them has not written any.
-        match catch_unwind(AssertUnwindSafe(|| self.writer.flush())) {
-            Ok(Ok(())) => lost,
-            Ok(Err(_)) | Err(_) => count_lines(all),
+        match self.guarded(|pen| pen.writer.flush()) {
+            true => lost,
+            false => count_lines(all),
         }
     }
 
     fn write_chunk(&mut self, chunk: &[u8]) -> u64 {
         let mut taken = 0;
-        let written = catch_unwind(AssertUnwindSafe(|| {
-            if self.torn {
-                write_all(&mut self.writer, b"\n", &mut 0)?;
-                self.torn = false;
+        let is_written = self.guarded(|pen| {
+            if pen.torn {
+                write_all(&mut pen.writer, b"\n", &mut 0)?;
+                pen.torn = false;
             }
-            write_all(&mut self.writer, chunk, &mut taken)
-        }));
-        match written {
-            Ok(Ok(())) => 0,
-            Ok(Err(_)) | Err(_) => {
-                self.torn |= taken > 0 && chunk[taken - 1] != b'\n';
-                count_lines(&chunk[taken..])
-            }
+            write_all(&mut pen.writer, chunk, &mut taken)
+        });
+        if is_written {
+            return 0;
         }
+        self.torn |= taken > 0 && chunk[taken - 1] != b'\n';
+        count_lines(&chunk[taken..])
+    }
+
+    /// Calls the writer, and returns whether it succeeded.
+    fn guarded(&mut self, call: impl FnOnce(&mut Self) -> io::Result<()>) -> bool {
+        let called = catch_unwind(AssertUnwindSafe(|| call(self)));
+        let failure = match called {
+            Ok(Ok(())) => return true,
+            Ok(Err(error)) => error,
+            Err(_) => io::Error::other("it panicked"),
+        };
+        self.failure = Some(failure);
+        false
     }
 }
 

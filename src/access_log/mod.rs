@@ -103,8 +103,10 @@ mod service;
 mod sink;
 #[cfg(feature = "tracing")]
 mod span;
+mod span_source;
 mod stats;
 mod store;
+mod target;
 mod trace_context;
 #[cfg(feature = "tracing")]
 mod tracing_sink;

@@ -9,10 +9,19 @@ use std::{
 };
 
 use super::{
-    encode, lines::Lines, losses::Losses, record::Record, schema::LOSS_EVENT_NAME, sink::Sink,
+    encode,
+    lines::{Lines, Words},
+    losses::Losses,
+    record::Record,
+    schema::LOSS_EVENT_NAME,
+    sink::Sink,
     weight::Weight,
 };
-use crate::{json, record::AuthOutcome, time::Timestamp};
+use crate::{
+    json, notice,
+    record::AuthOutcome,
+    time::{Clock, SystemClock, Timestamp},
+};
 
 /// Writes each record as one line for people: for a terminal, while one develops.
 ///
@@ -42,18 +51,16 @@ impl PrettyLines {
 
     /// Writes to this writer, on a thread of its own: see [`JsonLines`](super::JsonLines).
     pub fn writer(writer: impl Write + Send + 'static) -> Self {
-        Self::new(Lines::queued(writer, word_loss))
+        Self::new(Lines::queued(writer, PrettyWords))
     }
 
     /// Writes to this writer on the thread that serves the request.
     pub fn direct(writer: impl Write + Send + 'static) -> Self {
-        Self::new(Lines::direct(writer, word_loss))
+        Self::new(Lines::direct(writer, PrettyWords))
     }
 
-    fn new(lines: Lines) -> Self {
-        Self {
-            lines: Arc::new(lines),
-        }
+    fn new(lines: Arc<Lines>) -> Self {
+        Self { lines }
     }
 
     /// Waits until the writer has taken all lines, but not longer than this, and returns whether it
@@ -81,8 +88,17 @@ impl Sink for PrettyLines {
     }
 }
 
-fn word_loss(_: Timestamp, reason: &'static str, lost: u64) -> Vec<u8> {
-    format!("{LOSS_EVENT_NAME}={lost} reason={reason}\n").into_bytes()
+/// Lines that are no records, as text.
+struct PrettyWords;
+
+impl Words for PrettyWords {
+    fn loss(&self, _: Timestamp, reason: &'static str, lost: u64) -> Vec<u8> {
+        format!("{LOSS_EVENT_NAME}={lost} reason={reason}\n").into_bytes()
+    }
+
+    fn notice(&self, message: &str) -> (Timestamp, Vec<u8>) {
+        (SystemClock::new().wall(), notice::plain(message))
+    }
 }
 
 fn push_line(out: &mut String, record: &Record<'_>) -> fmt::Result {
@@ -99,12 +115,12 @@ fn push_line(out: &mut String, record: &Record<'_>) -> fmt::Result {
     if let Some(query) = record.query() {
         write!(out, "?{}", escaped(&query))?;
     }
-    write!(
-        out,
-        " {} {}B",
-        Millis(record.duration()),
-        record.response_bytes()
-    )?;
+    if record.is_start() {
+        out.push_str(" started");
+    } else {
+        let (duration, bytes) = (Millis(record.duration()), record.response_bytes());
+        write!(out, " {duration} {bytes}B")?;
+    }
     push_notes(out, record)?;
     out.push('\n');
     Ok(())
@@ -133,6 +149,9 @@ fn push_notes(out: &mut String, record: &Record<'_>) -> fmt::Result {
     }
     if let Some(cache) = record.cache() {
         write!(out, " cache={}", cache.source.as_str())?;
+    }
+    if let Some(trace_id) = record.trace_id() {
+        write!(out, " trace={trace_id}")?;
     }
     if let Some(fields) = record.fields_json() {
         write!(out, " {fields}")?;

@@ -37,6 +37,8 @@ pub struct Record<'a> {
     pub(super) is_slow: bool,
     pub(super) sample_rate: u32,
     pub(super) repeat_count: u64,
+    /// The id of a start record; none in the record of the end.
+    pub(super) start_uid: Option<&'a RequestId>,
 }
 
 /// What was known when the request arrived. Not redacted: it does not leave the slice.
@@ -45,6 +47,7 @@ pub(super) struct Arrival {
     pub(super) request_id: RequestId,
     /// The record's own name, where the request has brought its.
     pub(super) uid: Option<RequestId>,
+    /// The context that the caller sent.
     pub(super) trace: Option<TraceContext>,
     pub(super) client: Option<Client>,
     pub(super) method: Method,
@@ -82,6 +85,8 @@ pub(super) struct Client {
 #[derive(Default)]
 pub(super) struct Departure {
     pub(super) outcome: Outcome,
+    /// The request's own span.
+    pub(super) span: Option<TraceContext>,
     pub(super) status: Option<StatusCode>,
     pub(super) grpc_status: Option<GrpcStatus>,
     pub(super) headers: Headers,
@@ -107,18 +112,52 @@ impl Record<'_> {
         &self.arrival.request_id
     }
 
-    /// Returns the record's own name: the request's, unless that one came from the caller, who may
-    /// send a request twice. One record that is stored twice has the same name both times.
+    /// Returns the id of this record: the request id, unless that one came from the caller, who may send
+    /// a request twice. A record that is stored twice has the same id both times; a start record has an id
+    /// of its own.
     pub fn uid(&self) -> &RequestId {
-        self.arrival
-            .uid
-            .as_ref()
-            .unwrap_or(&self.arrival.request_id)
+        let own = self.start_uid.or(self.arrival.uid.as_ref());
+        own.unwrap_or(&self.arrival.request_id)
     }
 
-    /// Returns the trace that the request belongs to, if it said so and is believed.
+    /// Returns whether this is a [start record](super::AccessLogBuilder::start_records): the request is
+    /// still running, and its record follows when it ends.
+    pub fn is_start(&self) -> bool {
+        self.start_uid.is_some()
+    }
+
+    /// Returns the trace context that the caller sent in `traceparent`, if it is valid and
+    /// [trusted](super::AccessLogBuilder::trust_traceparent).
     pub fn trace(&self) -> Option<&TraceContext> {
         self.arrival.trace.as_ref()
+    }
+
+    /// Returns the context of the request's own span, if
+    /// [tracing reports it](super::AccessLogBuilder::trace_ids) or
+    /// [it is created](super::AccessLogBuilder::create_trace_ids).
+    pub fn span(&self) -> Option<&TraceContext> {
+        self.departure.span.as_ref()
+    }
+
+    /// Returns the id of the trace: that of the request's own span, or else the caller's.
+    pub fn trace_id(&self) -> Option<&str> {
+        self.span().or(self.trace()).map(TraceContext::trace_id)
+    }
+
+    /// Returns the id of the request's own span; never that of the caller's span.
+    pub fn span_id(&self) -> Option<&str> {
+        self.span().map(TraceContext::span_id)
+    }
+
+    /// Returns the id of the caller's span, unless the request's own span is in another trace.
+    pub fn parent_id(&self) -> Option<&str> {
+        let same_trace = |caller: &&TraceContext| Some(caller.trace_id()) == self.trace_id();
+        self.trace().filter(same_trace).map(TraceContext::span_id)
+    }
+
+    /// Returns the trace flags: those of the request's own span, or else the caller's.
+    pub fn trace_flags(&self) -> Option<&str> {
+        self.span().or(self.trace()).map(TraceContext::flags)
     }
 
     /// Returns the client's address, or its network where addresses are masked.
@@ -238,6 +277,7 @@ impl Record<'_> {
                     .filter(|status| status.is_server_error())
                     .map(GrpcStatus::as_str)
             }
+            (Outcome::Running, _) => None,
             (Outcome::Dropped, _) => Some("dropped"),
             (Outcome::BodyDropped, _) => Some("body_dropped"),
             (Outcome::BodyError, _) => Some("body_error"),
@@ -380,7 +420,9 @@ impl Record<'_> {
         match self.departure.outcome {
             Outcome::Panicked | Outcome::BodyError | Outcome::Failed => Level::Error,
             Outcome::Completed | Outcome::BodyDropped if self.is_server_error() => Level::Error,
-            Outcome::Completed | Outcome::Dropped | Outcome::BodyDropped => self.level_of_client(),
+            Outcome::Running | Outcome::Completed | Outcome::Dropped | Outcome::BodyDropped => {
+                self.level_of_client()
+            }
         }
     }
 
@@ -420,6 +462,8 @@ impl fmt::Debug for Record<'_> {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Outcome {
+    /// The request is still running: in a start record alone.
+    Running,
     /// The whole response was handed to the server.
     Completed,
     /// The request was dropped before a head was made: the client left, or something outside of
@@ -440,6 +484,7 @@ impl Outcome {
     /// Returns the outcome's name in the record.
     pub const fn as_str(self) -> &'static str {
         match self {
+            Self::Running => "running",
             Self::Completed => "completed",
             Self::Dropped => "dropped",
             Self::BodyDropped => "body_dropped",

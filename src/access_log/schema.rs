@@ -2,14 +2,21 @@
 
 /// The version of the record's schema, written into each record.
 ///
-/// It is raised when a field changes its name, its type or its meaning; a new field leaves it.
-pub const SCHEMA_VERSION: u32 = 1;
+/// It is raised when a field changes its name, its type or its meaning; a new field leaves it. Version 2
+/// writes the caller's span as `parent_id`; version 1 wrote it as `span_id`.
+pub const SCHEMA_VERSION: u32 = 2;
 
-/// What an access record is called among a log's events.
+/// The event name of the record of a request.
 pub(super) const EVENT_NAME: &str = "http.server.request";
+
+/// The event name of a start record.
+pub(super) const START_EVENT_NAME: &str = "http.server.request.start";
 
 /// What the event is called that tells of lost records.
 pub(super) const LOSS_EVENT_NAME: &str = "portcullis.log.lost";
+
+/// The event name of a notice.
+pub(super) const NOTICE_EVENT_NAME: &str = "portcullis.notice";
 
 /// By whose convention the fields are named.
 ///
@@ -86,6 +93,7 @@ fields! {
     RequestId: "portcullis.request.id", "http.request.id", "id";
     TraceId: "trace_id", "trace.id", "trace_id";
     SpanId: "span_id", "span.id", "span_id";
+    ParentId: "parent_id", "parent.id", "parent_id";
     TraceFlags: "trace_flags", "portcullis.trace.flags", "trace_flags";
     Method: "http.request.method", "http.request.method", "method";
     MethodOriginal: "http.request.method_original", "portcullis.request.method_original", "method_original";

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::record::Record;
+use super::{record::Record, trace_context::TraceContext};
 
 /// Opens a scope for each request.
 pub(super) trait Scopes: fmt::Debug + Send + Sync {
@@ -17,6 +17,9 @@ pub(super) trait Scope: Send + Sync {
 
     /// Work for the request has paused, or is done.
     fn leave(&self);
+
+    /// The ids of the request's own span are known, beside those of the caller's.
+    fn identify(&self, own: &TraceContext, caller: Option<&TraceContext>);
 
     /// The request has ended so.
     fn end(&self, record: &Record<'_>);

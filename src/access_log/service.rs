@@ -39,11 +39,8 @@ where
     }
 
     fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
-        let (skipped, mut request) = self.emitter.config.skips(request);
-        if skipped {
-            return ResponseFuture::new(self.inner.call(request), None);
-        }
-        let mut guard = Guard::open(&self.emitter, &mut request);
+        let (wanted, mut request) = self.emitter.config.wanted(request);
+        let mut guard = Guard::open(&self.emitter, &mut request, wanted);
         guard.iter_mut().for_each(Guard::enter);
         let response = self.inner.call(request);
         guard.iter_mut().for_each(Guard::leave);

@@ -1,6 +1,9 @@
 //! A `tracing` span around the work of each request, for who asks for it.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 
 use tracing::{Span, field::Empty};
 
@@ -12,23 +15,24 @@ use super::{
     scope::{Scope, Scopes},
     trace_context::TraceContext,
 };
+use crate::notice;
 
 /// The target of the spans, to filter by: `portcullis::request`.
 const TARGET: &str = "portcullis::request";
 
 impl AccessLogBuilder {
-    /// Opens a `tracing` span of this level and of target `portcullis::request` for each request. None
-    /// by default: a span costs more than the record.
+    /// Opens a `tracing` span of this level and of target `portcullis::request` for each request.
     ///
-    /// The handler runs inside of it, and so does the response's body: their events are the request's.
-    /// It closes when the record is written, and a [`TracingSink`](super::TracingSink)'s event stands
-    /// in it. Its fields have OpenTelemetry's names; `otel.name`, `otel.kind` and `otel.status_code` are
-    /// what a bridge to OpenTelemetry reads.
+    /// Defaults to no span: one costs more than the record. The handler and the response body run inside
+    /// of it, and it closes when the record is written; the event of a
+    /// [`TracingSink`](super::TracingSink) is inside of it too. Its fields have the names of OpenTelemetry,
+    /// and a bridge to OpenTelemetry reads `otel.name`, `otel.kind` and `otel.status_code`.
     ///
-    /// The trace that the caller began stands in it as `trace_id`, `parent_span_id` and `trace_flags`,
-    /// where its `traceparent` is valid and [trusted](Self::trust_traceparent): spans can be joined by
-    /// them. For a bridge the span continues the trace only if a layer of the bridge's own makes it
-    /// so: its types are in no API of this crate.
+    /// The fields `trace_id`, `parent_id` and `trace_flags` are those of a `traceparent` that is valid and
+    /// [trusted](Self::trust_traceparent). With [`trace_ids`](Self::trace_ids) or
+    /// [`create_trace_ids`](Self::create_trace_ids), `span_id` is the id of the request's own span. A
+    /// bridge continues the caller's trace only if a layer of the bridge sets the remote parent: outside
+    /// of the access log, or inside on this span.
     pub fn span(mut self, level: Level) -> Self {
         self.config.scopes = Some(Arc::new(RequestSpans { level }));
         self
@@ -59,7 +63,8 @@ macro_rules! span {
             "otel.status_code" = Empty,
             "portcullis.request.id" = record.request_id().as_str(),
             "trace_id" = record.trace().map(TraceContext::trace_id),
-            "parent_span_id" = record.trace().map(TraceContext::span_id),
+            "span_id" = Empty,
+            "parent_id" = record.trace().map(TraceContext::span_id),
             "trace_flags" = record.trace().map(TraceContext::flags),
             "http.request.method" = method,
             "url.path" = &*record.path(),
@@ -86,7 +91,23 @@ impl Scopes for RequestSpans {
             Level::Warn => span!(::tracing::Level::WARN, record),
             Level::Error => span!(::tracing::Level::ERROR, record),
         };
+        if span.is_disabled() {
+            notice_without_subscriber();
+        }
         Box::new(RequestSpan { span })
+    }
+}
+
+/// Emits one notice if no subscriber is installed that could open a span.
+fn notice_without_subscriber() {
+    static SAID: AtomicBool = AtomicBool::new(false);
+
+    if !SAID.load(Ordering::Relaxed) && notice::lacks_subscriber() {
+        notice::once(&SAID, || {
+            "`AccessLogBuilder::span` opens no span: no `tracing` subscriber is installed. Install one \
+             before the first request, such as by `tracing_subscriber::fmt::init()`, or drop the call"
+                .to_owned()
+        });
     }
 }
 
@@ -99,6 +120,13 @@ impl Scope for RequestSpan {
     fn leave(&self) {
         self.span
             .with_subscriber(|(id, subscriber)| subscriber.exit(id));
+    }
+
+    fn identify(&self, own: &TraceContext, caller: Option<&TraceContext>) {
+        self.span.record("span_id", own.span_id());
+        if caller.is_none_or(|caller| caller.trace_id() != own.trace_id()) {
+            self.span.record("trace_id", own.trace_id());
+        }
     }
 
     fn end(&self, record: &Record<'_>) {
@@ -261,7 +289,7 @@ mod tests {
         assert_eq!(field("otel.name"), "GET /things/{id}");
         assert_eq!(field("url.query"), "token=REDACTED");
         assert_eq!(field("trace_id"), "0af7651916cd43dd8448eb211c80319c");
-        assert_eq!(field("parent_span_id"), "b7ad6b7169203331");
+        assert_eq!(field("parent_id"), "b7ad6b7169203331");
         assert_eq!(field("trace_flags"), "01");
         assert_eq!(field("http.response.status_code"), "502");
         assert_eq!(field("error.type"), "502");

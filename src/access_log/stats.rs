@@ -14,6 +14,7 @@ pub struct LogStats {
 #[derive(Debug, Default)]
 struct Counts {
     active: AtomicU64,
+    started: AtomicU64,
     emitted: AtomicU64,
     failed: AtomicU64,
     folded: AtomicU64,
@@ -27,7 +28,13 @@ impl LogStats {
         self.counts.active.load(Ordering::Relaxed)
     }
 
-    /// Returns how many records were handed to the sinks.
+    /// Returns the number of start records that were handed to the sinks. [`emitted`](Self::emitted) does
+    /// not include them.
+    pub fn started(&self) -> u64 {
+        self.counts.started.load(Ordering::Relaxed)
+    }
+
+    /// Returns the number of records of ended requests that were handed to the sinks.
     pub fn emitted(&self) -> u64 {
         self.counts.emitted.load(Ordering::Relaxed)
     }
@@ -53,6 +60,10 @@ impl LogStats {
 
     pub(super) fn count_sampled_out(&self) {
         self.counts.sampled_out.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn count_started(&self) {
+        self.counts.started.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(super) fn count_emitted(&self) {

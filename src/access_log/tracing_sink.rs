@@ -2,13 +2,10 @@
 
 use std::sync::atomic::AtomicBool;
 
-use ::tracing::{Dispatch, dispatcher, subscriber::NoSubscriber};
-
 use super::{
     encode,
     level::Level,
     record::{Record, User},
-    schema::EVENT_NAME,
     sink::Sink,
 };
 use crate::{error::ConfigError, notice};
@@ -22,6 +19,8 @@ const TARGET: &str = "portcullis::access";
 /// out. A subscriber that formats them escapes what it writes in its own way: tracing-subscriber's
 /// JSON does, its text format does not escape line feeds in every version. The handler's own fields
 /// stand together in `portcullis.fields`, as JSON, because an event's fields are fixed.
+///
+/// Without a subscriber all records are dropped. One notice of the process says so, on stderr.
 ///
 /// ```
 /// use portcullis::access_log::{AccessLogLayer, TracingSink};
@@ -43,10 +42,12 @@ macro_rules! emit {
         ::tracing::event!(
             target: TARGET,
             $level,
-            "event.name" = EVENT_NAME,
+            "event.name" = encode::event_name(record),
             "portcullis.request.id" = record.request_id().as_str(),
-            "trace_id" = record.trace().map(|trace| trace.trace_id()),
-            "span_id" = record.trace().map(|trace| trace.span_id()),
+            "trace_id" = record.trace_id(),
+            "span_id" = record.span_id(),
+            "parent_id" = record.parent_id(),
+            "trace_flags" = record.trace_flags(),
             "http.request.method" = encode::method(record.method()),
             "url.path" = &*record.path(),
             "url.query" = $query,
@@ -58,10 +59,10 @@ macro_rules! emit {
             "rpc.response.status_code" = record.grpc_status(),
             "portcullis.outcome" = record.outcome().as_str(),
             "error.type" = record.error_type(),
-            "http.server.request.duration" = record.duration().as_secs_f64(),
+            "http.server.request.duration" = at_end(record, || record.duration().as_secs_f64()),
             "portcullis.response.ttfb" = record.time_to_head().map(|time| time.as_secs_f64()),
             "http.request.body.size" = record.request_bytes(),
-            "http.response.body.size" = record.response_bytes(),
+            "http.response.body.size" = at_end(record, || record.response_bytes()),
             "portcullis.auth.outcome" = auth.map(|auth| auth.as_str()),
             "portcullis.auth.reason" = encode::auth_reason(auth),
             "portcullis.auth.key_id" = encode::auth_key_id(auth),
@@ -76,6 +77,11 @@ macro_rules! emit {
             "portcullis.fields" = $own,
         );
     }};
+}
+
+/// Returns what is known once the request has ended.
+fn at_end<T>(record: &Record<'_>, value: impl FnOnce() -> T) -> Option<T> {
+    (!record.is_start()).then(value)
 }
 
 /// Returns how long limiters made the request wait, if they did.
@@ -99,18 +105,20 @@ impl Sink for TracingSink {
     }
 
     fn takes(&self, level: Level) -> bool {
-        match level {
-            Level::Debug => ::tracing::enabled!(target: TARGET, ::tracing::Level::DEBUG),
-            Level::Info => ::tracing::enabled!(target: TARGET, ::tracing::Level::INFO),
-            Level::Warn => ::tracing::enabled!(target: TARGET, ::tracing::Level::WARN),
-            Level::Error => {
-                let takes = ::tracing::enabled!(target: TARGET, ::tracing::Level::ERROR);
-                if !takes {
-                    report_missing_subscriber();
-                }
-                takes
-            }
+        let is_enabled = is_enabled(level);
+        if !is_enabled {
+            report_missing_subscriber();
         }
+        is_enabled
+    }
+}
+
+fn is_enabled(level: Level) -> bool {
+    match level {
+        Level::Debug => ::tracing::enabled!(target: TARGET, ::tracing::Level::DEBUG),
+        Level::Info => ::tracing::enabled!(target: TARGET, ::tracing::Level::INFO),
+        Level::Warn => ::tracing::enabled!(target: TARGET, ::tracing::Level::WARN),
+        Level::Error => ::tracing::enabled!(target: TARGET, ::tracing::Level::ERROR),
     }
 }
 
@@ -119,7 +127,7 @@ impl Sink for TracingSink {
 fn report_missing_subscriber() {
     static SAID: AtomicBool = AtomicBool::new(false);
 
-    if dispatcher::get_default(Dispatch::is::<NoSubscriber>) {
+    if notice::lacks_subscriber() {
         notice::misconfigured(&SAID, || {
             let problem = "no `tracing` subscriber is installed, so no request is recorded";
             ConfigError::new("sink", "TracingSink", problem).fix(

@@ -1,5 +1,7 @@
-//! Notices of misconfiguration, each emitted once: as a `tracing` event, or as a line on stderr.
+//! Notices of misconfiguration, each emitted once: as a `tracing` event, as a line of the access log on a
+//! standard stream, or as a line of stderr.
 
+mod route;
 mod stderr;
 #[cfg(feature = "tracing")]
 mod tracing;
@@ -9,8 +11,12 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
+pub(crate) use self::route::{Route, Stream, adopt};
+pub(crate) use self::stderr::plain;
 #[cfg(not(feature = "tracing"))]
 use self::stderr::say;
+#[cfg(feature = "tracing")]
+pub(crate) use self::tracing::lacks_subscriber;
 #[cfg(feature = "tracing")]
 use self::tracing::say;
 use crate::error::ConfigError;

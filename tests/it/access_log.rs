@@ -139,7 +139,7 @@ async fn a_completed_request_leaves_one_record_with_status_sizes_and_times() {
     let record = log.only();
     assert_eq!(record["timestamp"], "2026-01-01T00:00:00.000000Z");
     assert_eq!(record["event.name"], "http.server.request");
-    assert_eq!(record["portcullis.schema.version"], 1);
+    assert_eq!(record["portcullis.schema.version"], 2);
     assert_eq!(record["severity_text"], "INFO");
     assert_eq!(record["severity_number"], 9);
     assert_eq!(record["http.request.method"], "GET");
@@ -557,7 +557,8 @@ async fn the_trace_of_a_valid_traceparent_stands_in_the_record() {
         .unwrap();
     let record = log.only();
     assert_eq!(record["trace_id"], "0af7651916cd43dd8448eb211c80319c");
-    assert_eq!(record["span_id"], "b7ad6b7169203331");
+    assert_eq!(record["parent_id"], "b7ad6b7169203331");
+    assert!(record.get("span_id").is_none());
     assert_eq!(record["trace_flags"], "01");
 }
 

@@ -2,11 +2,8 @@
 
 use std::{
     convert::Infallible,
-    io::{self, BufWriter, ErrorKind, Write},
-    sync::{
-        Arc, Mutex,
-        mpsc::{self, Receiver, Sender},
-    },
+    io::{self, BufWriter, Write},
+    sync::mpsc::{self, Receiver, Sender},
     time::Duration,
 };
 
@@ -20,80 +17,13 @@ use portcullis::{
 use serde_json::Value;
 use tower::{Layer, ServiceExt, service_fn};
 
-use crate::support::get;
+use crate::support::{
+    get,
+    paper::{Mood, Paper, records},
+};
 
 /// Far more than a thread needs to write what it has: nobody waits as long but for a bug.
 const LONG: Duration = Duration::from_secs(60);
-
-/// What was written, and what the next writes do.
-#[derive(Clone, Default)]
-struct Paper(Arc<Mutex<Sheet>>);
-
-#[derive(Default)]
-struct Sheet {
-    text: String,
-    mood: Mood,
-}
-
-#[derive(Clone, Copy, Default, PartialEq)]
-enum Mood {
-    #[default]
-    Fine,
-    Fails,
-    Panics,
-    /// Takes so many bytes, and then fails.
-    Tears(usize),
-    FailsToFlush,
-}
-
-impl Paper {
-    fn is(&self, mood: Mood) {
-        self.0.lock().unwrap().mood = mood;
-    }
-
-    fn text(&self) -> String {
-        self.0.lock().unwrap().text.clone()
-    }
-
-    fn records(&self) -> Vec<Value> {
-        records(&self.text())
-    }
-}
-
-fn records(text: &str) -> Vec<Value> {
-    let parse = |line| serde_json::from_str(line).unwrap();
-    text.lines().map(parse).collect()
-}
-
-impl Write for Paper {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let mut sheet = self.0.lock().unwrap();
-        let taken = match sheet.mood {
-            Mood::Fine | Mood::FailsToFlush => bytes.len(),
-            Mood::Fails | Mood::Tears(0) => return Err(ErrorKind::StorageFull.into()),
-            Mood::Panics => {
-                drop(sheet);
-                panic!("a writer of the user's")
-            }
-            Mood::Tears(left) => {
-                let taken = left.min(bytes.len());
-                sheet.mood = Mood::Tears(left - taken);
-                taken
-            }
-        };
-        sheet
-            .text
-            .push_str(str::from_utf8(&bytes[..taken]).unwrap());
-        Ok(taken)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        match self.0.lock().unwrap().mood {
-            Mood::FailsToFlush => Err(ErrorKind::BrokenPipe.into()),
-            Mood::Fine | Mood::Fails | Mood::Panics | Mood::Tears(_) => Ok(()),
-        }
-    }
-}
 
 /// A writer each of whose writes waits until the test lets it through.
 struct Gated {

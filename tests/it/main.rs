@@ -16,8 +16,10 @@ mod access_log_queue;
 mod access_log_sampling;
 mod access_log_secrets;
 mod access_log_server;
+mod access_log_starts;
 #[cfg(feature = "test-util")]
 mod access_log_store;
+mod access_log_traces;
 mod access_log_writer;
 mod api_key;
 #[cfg(feature = "admin")]
@@ -85,6 +87,7 @@ mod house;
 mod hyper_example;
 mod keys_example;
 mod notices;
+mod notices_lines;
 #[cfg(feature = "tracing")]
 mod notices_tracing;
 mod outside_tokio;

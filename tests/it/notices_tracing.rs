@@ -1,18 +1,26 @@
 //! Notices of misconfiguration as `tracing` events, where a subscriber receives them.
 
 use std::{
+    convert::Infallible,
     fmt,
     sync::{Arc, Mutex},
 };
 
-use portcullis::{ClientAddrResolver, PeerAddr};
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::Full;
+use portcullis::{
+    ClientAddrResolver, PeerAddr,
+    access_log::{AccessLogLayer, Level, RecentRecords, TracingSink},
+};
+use tower::{Layer, ServiceExt, service_fn};
 use tracing::{
     Event, Metadata, Subscriber,
     field::{Field, Visit},
     span,
 };
 
-use crate::support::alone;
+use crate::support::{alone, get};
 
 /// Stores the messages of the crate's events.
 #[derive(Clone, Default)]
@@ -67,4 +75,72 @@ fn notice_is_an_event_and_not_on_stderr_with_a_subscriber() {
         assert_eq!(resolved.unwrap().to_string(), "10.0.0.1");
     }
     assert_eq!(messages.0.lock().unwrap().len(), 1, "{:?}", messages.0);
+}
+
+#[test]
+fn tracing_sink_without_a_subscriber_is_one_notice_with_its_fix() {
+    let name = "notices_tracing::tracing_sink_without_a_subscriber_is_one_notice_with_its_fix";
+    if alone::is_child() {
+        return send_requests(|| AccessLogLayer::new(TracingSink));
+    }
+    let output = alone::run(name);
+    let notices = alone::notices(&output);
+    let ours: Vec<_> = notices
+        .iter()
+        .filter(|it| it.contains("TracingSink"))
+        .collect();
+    assert_eq!(ours.len(), 1, "{notices:#?}");
+    assert!(
+        ours[0].contains("tracing_subscriber::fmt::init()"),
+        "{ours:?}"
+    );
+}
+
+#[test]
+fn span_without_a_subscriber_is_one_notice_with_its_fix() {
+    let name = "notices_tracing::span_without_a_subscriber_is_one_notice_with_its_fix";
+    if alone::is_child() {
+        return send_requests(|| {
+            let builder = AccessLogLayer::builder().sink(RecentRecords::default());
+            builder.span(Level::Info).build().unwrap()
+        });
+    }
+    let output = alone::run(name);
+    let notices = alone::notices(&output);
+    let ours = notices
+        .iter()
+        .filter(|it| it.contains("AccessLogBuilder::span"));
+    assert_eq!(ours.count(), 1, "{notices:#?}");
+}
+
+#[test]
+fn tracing_sink_under_a_subscriber_that_wants_no_record_is_no_notice() {
+    let name = "notices_tracing::tracing_sink_under_a_subscriber_that_wants_no_record_is_no_notice";
+    if !alone::is_child() {
+        let output = alone::run(name);
+        return assert!(alone::notices(&output).is_empty(), "{output:?}");
+    }
+    let messages = Messages::default();
+    let _guard = tracing::subscriber::set_default(messages.clone());
+    send_requests(|| AccessLogLayer::new(TracingSink));
+    let messages = messages.0.lock().unwrap();
+    let ours = messages
+        .iter()
+        .filter(|message| message.contains("TracingSink"));
+    assert_eq!(ours.count(), 0, "{messages:?}");
+}
+
+/// Sends a few requests through two layers.
+fn send_requests(layer: impl Fn() -> AccessLogLayer) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap();
+    for _ in 0..2 {
+        let app = layer().layer(service_fn(async |_: Request<Full<Bytes>>| {
+            Ok::<_, Infallible>(Response::new(Full::<Bytes>::default()))
+        }));
+        for _ in 0..3 {
+            runtime.block_on(app.clone().oneshot(get("/"))).unwrap();
+        }
+    }
 }

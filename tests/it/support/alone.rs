@@ -17,9 +17,15 @@ pub(crate) fn is_child() -> bool {
 
 /// Runs a test of this binary, named by its whole path, in a process of its own.
 pub(crate) fn run(test: &str) -> Output {
+    run_with(test, &[])
+}
+
+/// Runs a test so, with these variables in its environment.
+pub(crate) fn run_with(test: &str, variables: &[(&str, &str)]) -> Output {
     let output = Command::new(env::current_exe().unwrap())
         .args(["--exact", test, "--nocapture"])
         .env(CHILD, "1")
+        .envs(variables.iter().copied())
         .output()
         .unwrap();
     assert!(output.status.success(), "{output:?}");

@@ -9,6 +9,7 @@ pub(crate) mod hands;
 pub(crate) mod instance;
 pub(crate) mod origin;
 pub(crate) mod parked;
+pub(crate) mod paper;
 pub(crate) mod process;
 pub(crate) mod processes;
 #[cfg(all(feature = "redis", feature = "test-util"))]
