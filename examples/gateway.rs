@@ -51,10 +51,12 @@ use tokio::net::TcpListener;
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
+    // Created first, so that notices of the store are lines of the log.
+    let lines = JsonLines::stderr();
     match env::var("REDIS_URL") {
-        Ok(url) => on_redis(url).await,
-        // The demo's keys die with the process, and so may their pepper.
-        Err(_) => serve(MemoryStore::new(), Pepper::random(1)).await,
+        Ok(url) => on_redis(url, lines).await,
+        // The keys of the demo last as long as the process, and so may their pepper.
+        Err(_) => serve(MemoryStore::new(), Pepper::random(1), lines).await,
     }
 }
 
@@ -63,12 +65,11 @@ trait Store: ApiKeyStore + RateLimitStore + CacheStore + LogStore + Clone {}
 
 impl<T: ApiKeyStore + RateLimitStore + CacheStore + LogStore + Clone> Store for T {}
 
-async fn serve(store: impl Store, pepper: Pepper) -> Result<(), Box<dyn Error>> {
+async fn serve(store: impl Store, pepper: Pepper, lines: JsonLines) -> Result<(), Box<dyn Error>> {
     let ring = KeyRing::builder("demo", store.clone())
         .pepper(pepper)
         .build()?;
     let keys = DemoKeys::create(&KeyManager::new(&ring)).await?;
-    let lines = JsonLines::stderr();
     let log = LogQueue::builder(store.clone(), TokioRuntime).build()?;
     let app = router(&ring, store, lines.clone(), log.clone())?;
 
@@ -145,7 +146,7 @@ fn router(
 
 /// Serves on a Redis server, which the instances of this service share.
 #[cfg(feature = "redis")]
-async fn on_redis(url: String) -> Result<(), Box<dyn Error>> {
+async fn on_redis(url: String, lines: JsonLines) -> Result<(), Box<dyn Error>> {
     use portcullis::{
         StoreKeys,
         store::{RedisConfig, RedisStore, TieredStore},
@@ -157,13 +158,13 @@ async fn on_redis(url: String) -> Result<(), Box<dyn Error>> {
     let keys = StoreKeys::from_secret(secret("STORE_SECRET")?.as_bytes())?;
     let pepper = Pepper::new(1, secret("PEPPER")?)?;
     let redis = RedisStore::new(RedisConfig::single(url), keys)?;
-    serve(TieredStore::new(redis.clone(), 32 << 20), pepper).await?;
+    serve(TieredStore::new(redis.clone(), 32 << 20), pepper, lines).await?;
     redis.close().await;
     Ok(())
 }
 
 #[cfg(not(feature = "redis"))]
-async fn on_redis(_: String) -> Result<(), Box<dyn Error>> {
+async fn on_redis(_: String, _: JsonLines) -> Result<(), Box<dyn Error>> {
     Err("REDIS_URL is set: build with `--features redis`, or unset it".into())
 }
 

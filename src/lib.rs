@@ -110,8 +110,6 @@ mod rejection;
 mod request_head;
 mod request_id;
 mod runtime;
-#[cfg(feature = "shutdown")]
-pub mod shutdown;
 mod sip;
 mod store_future;
 mod store_key;
@@ -139,6 +137,8 @@ pub mod conformance;
 ))]
 mod gate;
 pub mod guide;
+#[cfg(feature = "shutdown")]
+pub mod shutdown;
 pub mod store;
 #[cfg(all(feature = "redis", feature = "test-util"))]
 pub mod test_util;

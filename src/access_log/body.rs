@@ -55,6 +55,8 @@ impl<B: Body> Body for AccessLogBody<B> {
         this.guard.iter_mut().for_each(Guard::enter);
         let polled = body.as_mut().poll_frame(cx);
         this.guard.iter_mut().for_each(Guard::leave);
+        // Also of a body that is never pending.
+        this.guard.iter_mut().for_each(|guard| guard.poll_start(cx));
         let frame = ready!(polled);
         if let Some(Ok(frame)) = &frame {
             let bytes = frame.data_ref().map_or(0, |data| data.remaining() as u64);

@@ -16,6 +16,7 @@ use super::{
 use crate::{
     audit::Audit,
     client_addr::ClientAddrResolver,
+    runtime::{self, Runtime, Task},
     time::{Clock, SystemClock},
 };
 
@@ -51,6 +52,9 @@ pub(super) struct Config {
     pub(super) start: Vec<Arc<HeadFn>>,
     /// Whether streams have a start record when their response begins.
     pub(super) start_streams: bool,
+    /// After how long a request that is still running has a start record.
+    pub(super) start_after: Option<Duration>,
+    pub(super) runtime: Option<Arc<dyn Runtime>>,
     pub(super) redaction: Redaction,
     pub(super) client_addr: ClientAddrResolver,
     pub(super) mask_client_addr: bool,
@@ -78,6 +82,11 @@ impl Config {
         (wanted, Request::from_parts(parts, body))
     }
 
+    /// Returns the timer of a start record. Without one, such as outside of a runtime, there is none.
+    pub(super) fn start_timer(&self) -> Option<Task> {
+        self.runtime.as_ref()?.try_sleep(self.start_after?)
+    }
+
     /// Returns whether any predicate holds. One that panics holds for nothing.
     fn any(&self, predicates: &[Arc<HeadFn>], head: &Parts) -> bool {
         let any = || predicates.iter().any(|holds| holds(head));
@@ -102,6 +111,8 @@ impl Default for Config {
             skip: Vec::new(),
             start: Vec::new(),
             start_streams: false,
+            start_after: None,
+            runtime: runtime::ambient(),
             redaction: Redaction::default(),
             client_addr: ClientAddrResolver::default(),
             mask_client_addr: false,

@@ -43,6 +43,9 @@ where
         this.guard.iter_mut().for_each(Guard::enter);
         let polled = this.response.poll(cx);
         this.guard.iter_mut().for_each(Guard::leave);
+        if polled.is_pending() {
+            this.guard.iter_mut().for_each(|guard| guard.poll_start(cx));
+        }
         let answer = ready!(polled);
         let guard = this.guard.take();
         Poll::Ready(match answer {

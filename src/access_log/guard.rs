@@ -1,6 +1,10 @@
 //! The record in the making: it is emitted when this is dropped, however that comes about.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+    task::Context,
+};
 
 use http::{
     Extensions, HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri,
@@ -23,7 +27,10 @@ use super::{
     trace_context::TraceContext,
     trust::Trust,
 };
-use crate::{client_addr, framework, record::KeptRecord, request_id::RequestId, time::Timestamp};
+use crate::{
+    client_addr, framework, record::KeptRecord, request_id::RequestId, runtime::Task,
+    time::Timestamp,
+};
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// The media type of server-sent events.
@@ -42,6 +49,8 @@ pub(super) struct Guard {
     head: Option<Head>,
     span: OwnSpan,
     has_start_record: bool,
+    /// Until the start record of a request that runs for long. The mutex makes it `Sync`.
+    start_timer: Option<Mutex<Task>>,
     grpc_status: Option<GrpcStatus>,
     response_bytes: u64,
     end: Option<End>,
@@ -92,6 +101,7 @@ impl Guard {
             head: None,
             span: OwnSpan::Unknown,
             has_start_record: false,
+            start_timer: config.start_timer().map(Mutex::new),
             grpc_status: None,
             response_bytes: 0,
             end: None,
@@ -172,6 +182,18 @@ impl Guard {
         let emit = |slots: &_| self.emitter.emit_start(record.beside(), &departure, slots);
         self.in_scope(|| record.handle().read(emit));
         self.has_start_record = true;
+        self.start_timer = None;
+    }
+
+    /// Emits the start record of a request that has been running for long enough.
+    pub(super) fn poll_start(&mut self, cx: &mut Context<'_>) {
+        let Some(timer) = &mut self.start_timer else {
+            return;
+        };
+        let timer = timer.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if timer.as_mut().poll(cx).is_ready() {
+            self.emit_start();
+        }
     }
 
     /// Runs what panics on no account inside of the scope.

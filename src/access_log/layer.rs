@@ -24,6 +24,7 @@ use crate::{
     audit::{Audit, Auditor},
     client_addr::ClientAddrResolver,
     error::ConfigError,
+    runtime::Runtime,
     time::Clock,
 };
 
@@ -177,6 +178,24 @@ impl AccessLogBuilder {
         self
     }
 
+    /// Also writes a [start record](Self::start_records) of each request that is still running after this
+    /// time. Defaults to none.
+    ///
+    /// It has what the inner layers have decided by then. A response whose client does not read it, and a
+    /// handler that blocks its thread, are not polled: their start record is late or missing. The time is
+    /// told by [`runtime`](Self::runtime).
+    pub fn start_records_after(mut self, running: Duration) -> Self {
+        self.config.start_after = Some(running);
+        self
+    }
+
+    /// Sets the runtime whose timer [`start_records_after`](Self::start_records_after) uses. Defaults to the
+    /// Tokio runtime that serves the request.
+    pub fn runtime(mut self, runtime: impl Runtime) -> Self {
+        self.config.runtime = Some(Arc::new(runtime));
+        self
+    }
+
     /// Exempts requests that match the predicate: they have no record. Defaults to none.
     ///
     /// Given more than once, each predicate may exempt. One that panics exempts nothing.
@@ -205,7 +224,8 @@ impl AccessLogBuilder {
     /// use http::header::UPGRADE;
     /// use portcullis::access_log::AccessLogLayer;
     ///
-    /// // All requests, or chosen ones such as upgrades; see also `start_records_of_streams`.
+    /// // All requests, or chosen ones such as upgrades. See also `start_records_of_streams` and
+    /// // `start_records_after`.
     /// let all = AccessLogLayer::builder().start_records(|_| true).build()?;
     /// let upgrades = AccessLogLayer::builder()
     ///     .start_records(|head| head.headers.contains_key(UPGRADE))
@@ -482,13 +502,15 @@ impl AccessLogBuilder {
     ///
     /// # Errors
     ///
-    /// If a header that bears credentials is to be written down, a secret path names no secret, or
-    /// one in zero requests is to be kept.
+    /// Returns an error if a header that bears credentials is to be written, if a secret path names no
+    /// secret, if one in zero requests is to be kept, and if start records are to be timed without a
+    /// runtime.
     pub fn build(mut self) -> Result<AccessLogLayer, ConfigError> {
         self.config.one_in = NonZeroU32::new(self.one_in).ok_or_else(|| {
             ConfigError::new("sample_one_in", 0, "one in zero requests is not a share")
                 .fix("give 1 to keep all, or raise `min_level` to keep fewer")
         })?;
+        self.check_timer()?;
         self.config.redaction.check()?;
         for pattern in &self.secret_paths {
             self.config
@@ -500,6 +522,20 @@ impl AccessLogBuilder {
             self.config.sinks.push(Arc::new(JsonLines::stderr()));
         }
         Ok(AccessLogLayer::assemble(self.config))
+    }
+}
+
+impl AccessLogBuilder {
+    fn check_timer(&self) -> Result<(), ConfigError> {
+        match (self.config.start_after, &self.config.runtime) {
+            (Some(after), None) => Err(ConfigError::new(
+                "start_records_after",
+                format!("{after:?}"),
+                "no runtime tells the time",
+            )
+            .fix("set a `runtime`, or enable the feature `tokio`")),
+            (Some(_), Some(_)) | (None, _) => Ok(()),
+        }
     }
 }
 

@@ -35,6 +35,7 @@
 //!
 //! | `portcullis.outcome` | when | `error.type` |
 //! |---|---|---|
+//! | `running` | the request has not ended: in a start record alone | |
 //! | `completed` | the whole response was handed to the server | the status, from 500 on |
 //! | `dropped` | the request was given up before a head was made | `dropped` |
 //! | `body_dropped` | the response was given up before its body had ended | `body_dropped` |
@@ -52,6 +53,20 @@
 //! named](AccessLogBuilder::query_values). No key but its public id, and who owns it only [by
 //! choice](AccessLogBuilder::user_id). Of `Host` the name and the port, if they are well formed. Control characters and those
 //! that turn the direction of text are escaped, and every text has a bounded length.
+//!
+//! # Start records
+//!
+//! A record is written when its request has ended, so a process that is killed leaves none of the requests
+//! that were running. Start records remain: of requests that
+//! [a predicate chooses](AccessLogBuilder::start_records), of
+//! [streams](AccessLogBuilder::start_records_of_streams), or of requests that
+//! [run for long](AccessLogBuilder::start_records_after). Off by default.
+//!
+//! # Trace ids
+//!
+//! A valid `traceparent` gives the record `trace_id`, `parent_id` (the caller's span) and `trace_flags`. The
+//! request's own `span_id` comes [from the tracing of the application](AccessLogBuilder::trace_ids), or it
+//! is [created](AccessLogBuilder::create_trace_ids). Without either there is none.
 //!
 //! # Bodies
 //!

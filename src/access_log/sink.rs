@@ -4,12 +4,14 @@ use std::{fmt, sync::Arc};
 
 use super::{level::Level, losses::Losses, record::Record};
 
-/// Takes the records of requests, one call for each.
+/// Receives the records of requests, one call for each record.
 ///
-/// It is called where the request ends, on the thread that serves it: a sink that waits makes the
-/// request wait. Lines to a writer go through [`JsonLines`](super::JsonLines), and what goes to a
-/// server through a [`LogQueue`](super::LogQueue): neither makes anybody wait. A sink that
-/// panics costs its record, never the request.
+/// It is called where the request ends, on the thread that serves it: a sink that blocks delays the
+/// request. [`JsonLines`](super::JsonLines) writes lines, and a [`LogQueue`](super::LogQueue) sends records
+/// to a server, without delay. A sink that panics loses its record, never the request.
+///
+/// [Start records](super::AccessLogBuilder::start_records), which are opt-in, are calls of their own:
+/// [`Record::is_start`] tells them apart.
 ///
 /// ```
 /// use portcullis::access_log::{AccessLogLayer, Record, Sink};

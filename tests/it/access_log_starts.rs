@@ -1,12 +1,19 @@
 //! Start records: a line as soon as a request runs, for requests that a kill would leave without one.
 
-use std::convert::Infallible;
+use std::{
+    convert::Infallible,
+    future::ready,
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header::UPGRADE};
+use http_body::{Body, Frame};
 use http_body_util::{BodyExt, Full};
 use portcullis::{
-    AuthOutcome, Identity, RecordHandle,
+    AuthOutcome, Identity, RecordHandle, Task,
     access_log::{
         AccessLogBuilder, AccessLogLayer, Level, LogStats, Names, PrettyLines, RecentRecords,
         Record, Sink,
@@ -15,7 +22,8 @@ use portcullis::{
 use serde_json::Value;
 use tower::{Layer, Service, ServiceExt, service_fn};
 
-use crate::support::{get, paper::Paper, request};
+use crate::support::{get, hands::Hands, paper::Paper, request};
+use tokio::sync::watch;
 
 struct Log {
     recent: RecentRecords,
@@ -187,6 +195,114 @@ async fn streams_have_a_start_record_when_their_response_begins() {
         ends.iter().find(end).unwrap()["portcullis.auth.key_id"],
         "key_7"
     );
+}
+
+#[tokio::test]
+async fn requests_that_run_for_long_have_a_start_record_after_the_time_that_was_set() {
+    let hands = Hands::default();
+    let minute = Duration::from_secs(60);
+    let log = log(|log| {
+        log.clock(hands.clock.clone())
+            .runtime(hands.clone())
+            .start_records_after(minute)
+    });
+    // One waits for its head, one amid its body, and one ends in time.
+    let (gate, opened) = watch::channel(false);
+    let app = log
+        .layer
+        .layer(service_fn(move |request: Request<Full<Bytes>>| {
+            let mut opened = opened.clone();
+            let opened = async move { drop(opened.wait_for(|is_open| *is_open).await) };
+            async move {
+                let body: Late = match request.uri().path() {
+                    "/body" => Late(Box::pin(opened)),
+                    "/head" => {
+                        opened.await;
+                        Late(Box::pin(ready(())))
+                    }
+                    _ => Late(Box::pin(ready(()))),
+                };
+                Ok::<_, Infallible>(Response::new(body))
+            }
+        }));
+    let send = |path: &str| {
+        let response = app.clone().oneshot(get(path));
+        tokio::spawn(async move { response.await.unwrap().into_body().collect().await.unwrap() })
+    };
+    let running = [send("/head"), send("/body")];
+    send("/short").await.unwrap();
+    hands.advance(minute - Duration::from_micros(1)).await;
+    assert!(log.starts().is_empty(), "{:?}", log.records());
+    hands.advance(Duration::from_micros(1)).await;
+    let starts = log.starts();
+    let mut paths: Vec<_> = starts
+        .iter()
+        .map(|it| it["url.path"].as_str().unwrap())
+        .collect();
+    paths.sort_unstable();
+    assert_eq!(paths, ["/body", "/head"]);
+    let status = |path: &str| {
+        let start = starts.iter().find(|start| start["url.path"] == path);
+        start.unwrap().get("http.response.status_code").cloned()
+    };
+    assert_eq!((status("/head"), status("/body")), (None, Some(200.into())));
+    hands.advance(minute * 10).await;
+    gate.send_replace(true);
+    for request in running {
+        request.await.unwrap();
+    }
+    assert_eq!((log.stats.started(), log.stats.emitted()), (2, 3));
+}
+
+#[tokio::test]
+async fn body_that_is_never_pending_has_its_start_record_too() {
+    let hands = Hands::default();
+    let log = log(|log| {
+        log.clock(hands.clock.clone())
+            .runtime(hands.clone())
+            .start_records_after(Duration::from_secs(1))
+    });
+    let app = log.layer.layer(service_fn(async |_: Request<Full<Bytes>>| {
+        Ok::<_, Infallible>(Response::new(Endless))
+    }));
+    let mut body = app.oneshot(get("/")).await.unwrap().into_body();
+    for _ in 0..3 {
+        body.frame().await.unwrap().unwrap();
+    }
+    assert!(log.records().is_empty());
+    hands.advance(Duration::from_secs(1)).await;
+    body.frame().await.unwrap().unwrap();
+    assert_eq!(log.starts().len(), 1);
+}
+
+/// A body without data that ends when its future is ready.
+struct Late(Task);
+
+impl Body for Late {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        self.0.as_mut().poll(cx).map(|()| None)
+    }
+}
+
+/// A body that always has another piece.
+struct Endless;
+
+impl Body for Endless {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(b"more")))))
+    }
 }
 
 #[tokio::test]

@@ -145,6 +145,8 @@ mod redis_rate_limit;
 mod redis_refusals;
 #[cfg(all(feature = "redis", feature = "test-util"))]
 mod redis_scripts;
+#[cfg(all(feature = "redis", feature = "shutdown", feature = "test-util"))]
+mod redis_shutdown;
 #[cfg(all(feature = "redis", feature = "test-util"))]
 mod redis_tiered;
 #[cfg(all(feature = "redis-tls", feature = "test-util"))]

@@ -15,7 +15,7 @@ use serde_json::Value;
 use crate::support::process::Example;
 
 /// The signals that end a process in good order, and the status of one that they end at once.
-const SIGNALS: [(&str, i32); 2] = [("INT", 130), ("TERM", 143)];
+pub(crate) const SIGNALS: [(&str, i32); 2] = [("INT", 130), ("TERM", 143)];
 
 /// The time that the examples give to connections, with some for a slow machine.
 const BOUND: Duration = Duration::from_secs(10 + 10);
@@ -74,14 +74,14 @@ fn gateway() -> (Example, SocketAddr, String) {
 }
 
 /// Sends bytes over a connection of their own.
-fn send(addr: SocketAddr, bytes: &str) -> TcpStream {
+pub(crate) fn send(addr: SocketAddr, bytes: &str) -> TcpStream {
     let mut stream = TcpStream::connect(addr).unwrap();
     stream.write_all(bytes.as_bytes()).unwrap();
     stream
 }
 
 /// Reads until this has come.
-fn read_to(stream: &mut TcpStream, mark: &str) -> String {
+pub(crate) fn read_to(stream: &mut TcpStream, mark: &str) -> String {
     let mut text = String::new();
     let mut byte = [0];
     while !text.contains(mark) {
@@ -101,7 +101,7 @@ fn wait_until_refused(addr: SocketAddr) {
 }
 
 /// Returns the ids of the requests in the records.
-fn request_ids(lines: &[String]) -> HashSet<String> {
+pub(crate) fn request_ids(lines: &[String]) -> HashSet<String> {
     let id = |line: &String| {
         let record: Value = serde_json::from_str(line).unwrap();
         record["portcullis.request.id"].as_str().map(str::to_owned)
