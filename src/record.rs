@@ -2,6 +2,7 @@
 //! into the one record that the access log keeps.
 
 use std::{
+    any::Any,
     borrow::Cow,
     fmt, mem,
     sync::{
@@ -41,8 +42,8 @@ struct Sheet<T: ?Sized> {
     beside: T,
 }
 
-/// What may stand beside.
-pub(crate) trait Beside: Send + Sync {
+/// Facts that whoever keeps the record stores beside the slots.
+pub(crate) trait Beside: Any + Send + Sync {
     /// Returns the request's name, if it has one.
     fn request_id(&self) -> Option<&RequestId>;
 }
@@ -123,6 +124,11 @@ impl RecordHandle {
             return None;
         }
         extensions.get()
+    }
+
+    /// Returns the facts beside the slots, if they are of this type.
+    pub(crate) fn beside<T: Beside>(&self) -> Option<&T> {
+        (&self.sheet.beside as &dyn Any).downcast_ref()
     }
 
     /// Writes what authentication found. The last word stands.

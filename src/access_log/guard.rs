@@ -2,7 +2,7 @@
 
 use std::{
     net::SocketAddr,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     task::Context,
 };
 
@@ -165,13 +165,22 @@ impl Guard {
         }
     }
 
+    /// Returns the ids of the request's own span. Those that were set inside have priority.
+    fn own_span(&self) -> Option<TraceContext> {
+        let inner = self
+            .record
+            .as_ref()
+            .and_then(|record| record.beside().inner_span.get());
+        inner.copied().or(self.span.ids())
+    }
+
     /// Emits the start record.
     fn emit_start(&mut self) {
         let Some(record) = &self.record else { return };
         let head = self.head.as_ref();
         let departure = Departure {
             outcome: Outcome::Running,
-            span: self.span.ids(),
+            span: self.own_span(),
             status: head.map(|head| head.status),
             grpc_status: self.grpc_status,
             is_stream: head.is_some_and(|head| head.is_stream),
@@ -297,7 +306,7 @@ impl Guard {
         let head = self.head.take();
         let departure = Departure {
             outcome: end.outcome,
-            span: self.span.ids(),
+            span: self.own_span(),
             status: head.as_ref().map(|head| head.status),
             grpc_status: self.grpc_status,
             is_stream: head.as_ref().is_some_and(|head| head.is_stream),
@@ -385,6 +394,7 @@ fn arrival(config: &Config, call: &Call<'_>) -> Arrival {
         request_id: inbound.unwrap_or_else(|| request_id::generate(at)),
         host: host(call),
         trace: trace(config, call),
+        inner_span: OnceLock::new(),
         client: client(config, call),
         method: call.method.clone(),
         uri: call.uri.clone(),

@@ -401,7 +401,8 @@ impl AccessLogBuilder {
     /// - when the request has ended, if there was no span before. Inside of a span that this layer
     ///   opened, it is called again in any case, so that a remote parent that was set meanwhile counts.
     ///
-    /// A layer that opens its span inside of this one is not seen. A function that returns the caller's
+    /// A layer that opens its span inside of this one is not seen: a service inside of that layer passes
+    /// the ids to [`RequestLog::set_span`](super::RequestLog::set_span). A function that returns the caller's
     /// span, or panics, returns no ids. The extensions of the request hold the [`TraceContext`] that the
     /// first call returned.
     ///

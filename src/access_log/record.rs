@@ -4,6 +4,7 @@ use std::{
     borrow::Cow,
     fmt,
     net::{IpAddr, SocketAddr},
+    sync::OnceLock,
     time::Duration,
 };
 
@@ -49,6 +50,8 @@ pub(super) struct Arrival {
     pub(super) uid: Option<RequestId>,
     /// The context that the caller sent.
     pub(super) trace: Option<TraceContext>,
+    /// The request's own span, as a layer inside or the handler set it.
+    pub(super) inner_span: OnceLock<TraceContext>,
     pub(super) client: Option<Client>,
     pub(super) method: Method,
     pub(super) uri: Uri,
@@ -132,7 +135,7 @@ impl Record<'_> {
         self.arrival.trace.as_ref()
     }
 
-    /// Returns the context of the request's own span, if
+    /// Returns the context of the request's own span, if [it is set](super::RequestLog::set_span),
     /// [tracing reports it](super::AccessLogBuilder::trace_ids) or
     /// [it is created](super::AccessLogBuilder::create_trace_ids).
     pub fn span(&self) -> Option<&TraceContext> {

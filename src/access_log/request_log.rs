@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use http::Extensions;
 
+use super::{record::Arrival, trace_context::TraceContext};
 use crate::{
     record::{FieldValue, RecordHandle},
     request_id::RequestId,
@@ -53,6 +54,21 @@ impl RequestLog {
         }
     }
 
+    /// Sets the ids of the request's own span: for a tracing layer inside of the access log, whose span
+    /// [`trace_ids`](super::AccessLogBuilder::trace_ids) cannot see.
+    ///
+    /// The first call counts, and has priority over ids that are reported or created.
+    pub fn set_span(&self, span: TraceContext) {
+        let arrival = self
+            .record
+            .as_ref()
+            .and_then(RecordHandle::beside::<Arrival>);
+        if let Some(arrival) = arrival {
+            // A second call changes nothing.
+            let _ = arrival.inner_span.set(span);
+        }
+    }
+
     /// Returns the request's name, if a record is kept: to hand it on, or to show it.
     pub fn request_id(&self) -> Option<RequestId> {
         self.record.as_ref()?.request_id()
@@ -68,6 +84,7 @@ mod tests {
         let log = RequestLog::of(&Extensions::new());
         log.set("order.id", 42_i64);
         log.set_route("/orders/{id}");
+        log.set_span(TraceContext::new([1; 16], [2; 8], 1).unwrap());
         assert!(log.request_id().is_none());
     }
 

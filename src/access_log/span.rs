@@ -240,16 +240,25 @@ mod tests {
     const TRACEPARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 
     /// Sends a request under a collector, and returns what it was told.
-    #[expect(clippy::disallowed_methods, reason = "the task of a test's own")]
     async fn told(level: Option<Level>, path: &str) -> Told {
+        told_by(path, |builder, _| match level {
+            Some(level) => builder.span(level),
+            None => builder,
+        })
+        .await
+    }
+
+    /// Sends a request to a layer that is built with the collector at hand.
+    #[expect(clippy::disallowed_methods, reason = "the task of a test's own")]
+    async fn told_by(
+        path: &str,
+        build: impl FnOnce(AccessLogBuilder, Arc<Mutex<Told>>) -> AccessLogBuilder,
+    ) -> Told {
         let collector = Collector::default();
         let told = Arc::clone(&collector.0);
         let _guard = tracing::subscriber::set_default(collector);
         let builder = AccessLogLayer::builder().sink(RecentRecords::default());
-        let layer = match level {
-            Some(level) => builder.span(level).build(),
-            None => builder.build(),
-        };
+        let layer = build(builder, Arc::clone(&told)).build();
         let app = layer
             .unwrap()
             .layer(service_fn(async |request: Request<()>| {
@@ -295,6 +304,37 @@ mod tests {
         assert_eq!(field("error.type"), "502");
         assert_eq!(field("otel.status_code"), "ERROR");
         assert_eq!(field("portcullis.outcome"), "completed");
+    }
+
+    #[tokio::test]
+    async fn the_hook_is_called_inside_of_the_span_and_once_more_at_the_end() {
+        let depths = Arc::new(Mutex::new(Vec::new()));
+        let noted = Arc::clone(&depths);
+        let told = told_by("/things/7", move |builder, told| {
+            builder.span(Level::Info).trace_ids(move || {
+                let done = told.lock().unwrap().done.clone();
+                let count = |what| done.iter().filter(|done| **done == what).count();
+                noted.lock().unwrap().push(count("enter") - count("exit"));
+                TraceContext::new([0xaa; 16], [0xbb; 8], 1)
+            })
+        })
+        .await;
+        assert_eq!(*depths.lock().unwrap(), [1, 1]);
+        assert_eq!(told.fields["span_id"], "\"bbbbbbbbbbbbbbbb\"");
+        assert_eq!(told.fields["trace_id"], format!("\"{}\"", "aa".repeat(16)));
+    }
+
+    #[tokio::test]
+    async fn created_ids_stand_in_the_span() {
+        let told = told_by("/things/7", |builder, _| {
+            builder.span(Level::Info).create_trace_ids()
+        })
+        .await;
+        let field = |name: &str| told.fields[name].trim_matches('"').to_owned();
+        assert_eq!(field("trace_id"), "0af7651916cd43dd8448eb211c80319c");
+        assert_eq!(field("parent_id"), "b7ad6b7169203331");
+        assert_eq!(field("span_id").len(), 16);
+        assert_ne!(field("span_id"), field("parent_id"));
     }
 
     #[tokio::test]

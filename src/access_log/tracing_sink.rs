@@ -155,7 +155,11 @@ mod tests {
     };
 
     use super::*;
-    use crate::{access_log::AccessLogLayer, body::ResponseBody, record::RecordHandle};
+    use crate::{
+        access_log::{AccessLogLayer, TraceContext},
+        body::ResponseBody,
+        record::RecordHandle,
+    };
 
     /// Keeps the fields of all events above a level.
     #[derive(Clone)]
@@ -195,18 +199,26 @@ mod tests {
     }
 
     async fn events_at(max: tracing::Level) -> Vec<BTreeMap<String, String>> {
+        let layer = AccessLogLayer::new(TracingSink);
+        events_of(layer, max, "Bearer s3cret").await
+    }
+
+    async fn events_of(
+        layer: AccessLogLayer,
+        max: tracing::Level,
+        traceparent: &'static str,
+    ) -> Vec<BTreeMap<String, String>> {
         let collector = Collector {
             max,
             events: Arc::default(),
         };
         let events = Arc::clone(&collector.events);
         let _guard = tracing::subscriber::set_default(collector);
-        let app =
-            AccessLogLayer::new(TracingSink).layer(service_fn(async |request: Request<()>| {
-                let record = RecordHandle::of(request.extensions()).unwrap();
-                record.set_field("order.id", 42_i64);
-                Ok::<_, std::convert::Infallible>(Response::new(ResponseBody::<String>::empty()))
-            }));
+        let app = layer.layer(service_fn(async |request: Request<()>| {
+            let record = RecordHandle::of(request.extensions()).unwrap();
+            record.set_field("order.id", 42_i64);
+            Ok::<_, std::convert::Infallible>(Response::new(ResponseBody::<String>::empty()))
+        }));
         let mut request = Request::get("/things?token=s3cret&s3cret")
             .body(())
             .unwrap();
@@ -220,6 +232,8 @@ mod tests {
             let value = "Bearer s3cret".parse().unwrap();
             request.headers_mut().insert(name, value);
         }
+        let traceparent = http::HeaderValue::from_static(traceparent);
+        request.headers_mut().insert("traceparent", traceparent);
         app.oneshot(request).await.unwrap();
         let events = events.lock().unwrap();
         events.clone()
@@ -245,6 +259,32 @@ mod tests {
     async fn no_secret_of_a_request_is_in_its_event() {
         for event in events_at(tracing::Level::TRACE).await {
             assert!(!format!("{event:?}").contains("s3cret"), "{event:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_callers_span_is_the_parent_and_a_start_record_is_an_event_of_its_own() {
+        const TRACEPARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00";
+        let own = TraceContext::new([0xaa; 16], [0xbb; 8], 1);
+        let builder = AccessLogLayer::builder()
+            .sink(TracingSink)
+            .start_records(|_| true);
+        let plain = AccessLogLayer::new(TracingSink);
+        let event = &events_of(plain, tracing::Level::INFO, TRACEPARENT).await[0];
+        assert_eq!(event["parent_id"], "\"b7ad6b7169203331\"");
+        assert_eq!(event["trace_flags"], "\"00\"");
+        assert!(!event.contains_key("span_id"));
+        let layer = builder.trace_ids(move || own).build().unwrap();
+        let events = events_of(layer, tracing::Level::INFO, TRACEPARENT).await;
+        let names: Vec<_> = events.iter().map(|event| &*event["event.name"]).collect();
+        assert_eq!(
+            names,
+            ["\"http.server.request.start\"", "\"http.server.request\""]
+        );
+        assert!(!events[0].contains_key("http.server.request.duration"));
+        for event in events {
+            assert_eq!(event["span_id"], "\"bbbbbbbbbbbbbbbb\"");
+            assert!(!event.contains_key("parent_id"), "it is in another trace");
         }
     }
 

@@ -14,7 +14,7 @@ use http_body_util::Full;
 use portcullis::{
     PeerAddr,
     access_log::{
-        AccessLogBuilder, AccessLogLayer, JsonLines, Names, PrettyLines, RecentRecords,
+        AccessLogBuilder, AccessLogLayer, JsonLines, Names, PrettyLines, RecentRecords, RequestLog,
         TraceContext, Trust,
     },
 };
@@ -311,6 +311,28 @@ async fn ids_are_created_only_where_the_hook_knows_none() {
     let seen = send(unknown, with(&[&traceparent("01")])).await;
     seen.assert_consistent();
     assert_eq!(seen.record["parent_id"], CALLER);
+}
+
+#[tokio::test]
+async fn span_that_is_set_inside_has_priority_and_the_first_call_counts() {
+    let recent = RecentRecords::default();
+    let builder = AccessLogLayer::builder().sink(recent.clone());
+    let layer = builder
+        .trace_ids(|| Some(span(1, 2)))
+        .create_trace_ids()
+        .build();
+    let app = layer
+        .unwrap()
+        .layer(service_fn(async |request: Request<Full<Bytes>>| {
+            let log = RequestLog::of(request.extensions());
+            log.set_span(span(3, 4));
+            log.set_span(span(5, 6));
+            Ok::<_, Infallible>(Response::new(Full::<Bytes>::default()))
+        }));
+    app.oneshot(get("/")).await.unwrap();
+    let record: Value = serde_json::from_str(&recent.last().unwrap()).unwrap();
+    assert_eq!(record["trace_id"], "03".repeat(16));
+    assert_eq!(record["span_id"], "04".repeat(8));
 }
 
 #[tokio::test]

@@ -68,7 +68,8 @@ fn notices<'a>(lines: &'a [Value], event: &str, message: &str) -> Vec<&'a str> {
 
 #[test]
 fn notice_amid_json_is_json() {
-    let kinds: [(&str, fn() -> JsonLines); 3] = [
+    type Kind = (&'static str, fn() -> JsonLines);
+    let kinds: [Kind; 3] = [
         ("queued", JsonLines::stderr),
         ("written", || JsonLines::writer(io::stderr())),
         ("direct", || JsonLines::direct(io::stderr())),
