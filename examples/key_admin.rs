@@ -8,13 +8,13 @@
 //! and prints it with a `curl` line to try. Records and audit events go to stderr. SIGINT (Ctrl-C) and
 //! SIGTERM end it after the requests that are running, within 10 s.
 
-use std::{env, error::Error, io::stderr};
+use std::{env, error::Error};
 
 use axum::{Router, routing::get};
 use http::request::Parts;
 use portcullis::{
-    AuditEvent, Auditor, Gate, Identity, StoreFuture,
-    access_log::AccessLogLayer,
+    Gate, Identity, StoreFuture,
+    access_log::{AccessLogLayer, JsonLines},
     api_key::{
         ApiKeyLayer, KeyManager, KeyRing, NewKey, Pepper,
         admin::{self, Administrator},
@@ -29,18 +29,20 @@ const MAY_MANAGE: &str = "keys.manage";
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
+    // Records, audit events and notices are lines of one log.
+    let lines = JsonLines::stderr();
     let store = MemoryStore::new();
     // A service reads its pepper from a secret manager: under another one no key is good.
     let ring = KeyRing::builder("demo", store.clone())
         .pepper(Pepper::random(1))
-        .auditor(Stderr)
+        .auditor(lines.clone())
         .build()?;
     let manager = KeyManager::new(&ring);
     let root = NewKey::of_owner("demo").scopes([MAY_MANAGE]);
     let root = manager.create(root).await?;
 
     let gate = Gate::new()
-        .access_log(AccessLogLayer::json_lines(stderr()))
+        .access_log(AccessLogLayer::new(lines))
         .api_keys(ApiKeyLayer::builder(&ring).build()?)
         // What a key may use is said with the key: `"credits": "1000/day"`.
         .limit_callers(
@@ -79,14 +81,4 @@ fn by_scope(request: &Parts) -> StoreFuture<Option<Administrator>> {
     let caller = request.extensions.get::<Identity>();
     let caller = caller.filter(|caller| caller.has_scope(MAY_MANAGE));
     StoreFuture::ready(caller.map(|caller| Administrator::of_all(caller.key_id())))
-}
-
-/// Writes what happens to keys to stderr. A service names its log's queue.
-#[derive(Debug)]
-struct Stderr;
-
-impl Auditor for Stderr {
-    fn audit(&self, event: &AuditEvent) {
-        eprintln!("audit: {event:?}");
-    }
 }

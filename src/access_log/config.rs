@@ -16,6 +16,7 @@ use super::{
 use crate::{
     audit::Audit,
     client_addr::ClientAddrResolver,
+    error::ConfigError,
     runtime::{self, Runtime, Task},
     time::{Clock, SystemClock},
 };
@@ -80,6 +81,19 @@ impl Config {
             (false, true) => Wanted::StartAndEnd,
         };
         (wanted, Request::from_parts(parts, body))
+    }
+
+    /// Checks that start records can be timed if they are to be.
+    pub(super) fn check_start_timer(&self) -> Result<(), ConfigError> {
+        match (self.start_after, &self.runtime) {
+            (Some(after), None) => Err(ConfigError::new(
+                "start_records_after",
+                format!("{after:?}"),
+                "no runtime tells the time",
+            )
+            .fix("set a `runtime`, or enable the feature `tokio`")),
+            (Some(_), Some(_)) | (None, _) => Ok(()),
+        }
     }
 
     /// Returns the timer of a start record. Without one, such as outside of a runtime, there is none.

@@ -162,10 +162,24 @@ impl Object<'_> {
         self.preamble(record.arrived_at(), record.level(), event_name(record));
         self.plain_bytes(Field::RecordUid, record.uid().as_bytes());
         self.plain_bytes(Field::RequestId, record.request_id().as_bytes());
-        self.some_plain(Field::TraceId, record.trace_id());
-        self.some_plain(Field::SpanId, record.span_id());
-        self.some_plain(Field::ParentId, record.parent_id());
-        self.some_plain(Field::TraceFlags, record.trace_flags());
+        self.trace(record);
+    }
+
+    fn trace(&mut self, record: &Record<'_>) {
+        let own = record.span();
+        let Some(ids) = own.or(record.trace()) else {
+            return;
+        };
+        let [trace_id, span_id, flags] = ids.digits();
+        self.plain_bytes(Field::TraceId, trace_id);
+        if own.is_some() {
+            self.plain_bytes(Field::SpanId, span_id);
+        }
+        if let Some(parent) = record.parent() {
+            let [_, parent_id, _] = parent.digits();
+            self.plain_bytes(Field::ParentId, parent_id);
+        }
+        self.plain_bytes(Field::TraceFlags, flags);
     }
 
     /// Writes what every line begins with.
@@ -533,12 +547,6 @@ impl Object<'_> {
     /// Writes a text that was found to need no escape.
     fn plain(&mut self, field: Field, word: &str) {
         self.plain_bytes(field, word.as_bytes());
-    }
-
-    fn some_plain(&mut self, field: Field, word: Option<&str>) {
-        if let Some(word) = word {
-            self.plain(field, word);
-        }
     }
 
     /// Writes bytes of ASCII that were found to need no escape.

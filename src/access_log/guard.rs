@@ -1,38 +1,31 @@
 //! The record in the making: it is emitted when this is dropped, however that comes about.
 
 use std::{
-    net::SocketAddr,
-    sync::{Arc, Mutex, OnceLock, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     task::Context,
 };
 
 use http::{
-    Extensions, HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri,
-    Version,
-    header::{CONTENT_LENGTH, CONTENT_TYPE, HOST},
+    HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header::CONTENT_TYPE,
 };
 use http_body::Body;
 
 use super::{
-    config::{Config, Wanted},
+    arrival::{Call, X_REQUEST_ID, arrival, content_length},
+    config::Wanted,
     emit::{Emitter, Ended},
     level::Level,
     placement,
-    record::{Arrival, Client, Departure, GrpcStatus, Outcome},
-    redact::{self, Headers},
-    request_id, sample,
+    record::{Arrival, Departure, GrpcStatus, Outcome},
+    redact::Headers,
+    sample,
     scope::Scope,
     span_source::{self, OwnSpan},
     stats::Active,
     trace_context::TraceContext,
-    trust::Trust,
 };
-use crate::{
-    client_addr, framework, record::KeptRecord, request_id::RequestId, runtime::Task,
-    time::Timestamp,
-};
+use crate::{record::KeptRecord, runtime::Task, time::Timestamp};
 
-const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// The media type of server-sent events.
 const EVENT_STREAM: &[u8] = b"text/event-stream";
 
@@ -47,15 +40,22 @@ pub(super) struct Guard {
     started: Timestamp,
     polling: bool,
     head: Option<Head>,
-    span: OwnSpan,
+    /// Boxed: a record without options is moved around several times.
+    options: Option<Box<Options>>,
     has_start_record: bool,
-    /// Until the start record of a request that runs for long. The mutex makes it `Sync`.
-    start_timer: Option<Mutex<Task>>,
     grpc_status: Option<GrpcStatus>,
     response_bytes: u64,
     end: Option<End>,
     scope: Option<Box<dyn Scope>>,
     _active: Active,
+}
+
+/// The state of options that most logs do not use.
+#[derive(Default)]
+struct Options {
+    span: OwnSpan,
+    /// Until the start record of a request that runs for long. The mutex makes it `Sync`.
+    start_timer: Option<Mutex<Task>>,
 }
 
 /// What the response's head said.
@@ -99,9 +99,8 @@ impl Guard {
             started,
             polling: false,
             head: None,
-            span: OwnSpan::Unknown,
+            options: None,
             has_start_record: false,
-            start_timer: config.start_timer().map(Mutex::new),
             grpc_status: None,
             response_bytes: 0,
             end: None,
@@ -109,7 +108,12 @@ impl Guard {
             _active: config.stats.enter(),
             emitter: Arc::clone(emitter),
         };
-        guard.find_span(request);
+        if config.spans.is_used() {
+            guard.find_span(request);
+        }
+        if let Some(timer) = config.start_timer() {
+            guard.options().start_timer = Some(Mutex::new(timer));
+        }
         if wanted == Wanted::StartAndEnd {
             guard.emit_start();
         }
@@ -120,28 +124,34 @@ impl Guard {
     /// extensions of the request, and those that are created are its `traceparent`.
     fn find_span<B>(&mut self, request: &mut Request<B>) {
         let config = &self.emitter.config;
-        let Some(record) = self.record.as_ref().filter(|_| config.spans.is_used()) else {
-            return;
-        };
+        let Some(record) = &self.record else { return };
         let arrival = record.beside();
         let caller = arrival.trace.as_ref();
         let current = self.in_scope(|| config.spans.current(caller, &config.stats));
         let sampled = || sample::keeps(arrival.request_id.as_str(), config.one_in);
-        self.span = match current {
+        let span = match current {
             Some(ids) => OwnSpan::Reported(ids),
-            None => match config.spans.create(caller, sampled) {
-                Some(ids) => OwnSpan::Created(ids),
-                None => OwnSpan::Unknown,
-            },
+            None => config.spans.create(caller, sampled),
         };
-        if let OwnSpan::Created(ids) = &self.span {
+        if let OwnSpan::Created(ids) = &span {
             span_source::propagate(request.headers_mut(), ids, caller);
         }
-        let Some(ids) = self.span.ids() else { return };
-        if let Some(scope) = &self.scope {
-            scope.identify(&ids, caller);
+        if let Some(ids) = span.ids() {
+            if let Some(scope) = &self.scope {
+                scope.identify(&ids, caller);
+            }
+            request.extensions_mut().insert(ids);
         }
-        request.extensions_mut().insert(ids);
+        self.options().span = span;
+    }
+
+    fn options(&mut self) -> &mut Options {
+        self.options.get_or_insert_default()
+    }
+
+    fn span(&self) -> OwnSpan {
+        let span = |options: &Box<Options>| options.span;
+        self.options.as_ref().map(span).unwrap_or_default()
     }
 
     /// Asks again for the ids of the request's own span once it has ended: in its scope these are the
@@ -151,7 +161,7 @@ impl Guard {
         if !config.spans.is_used() {
             return;
         }
-        let asks = match self.span {
+        let asks = match self.span() {
             OwnSpan::Unknown => true,
             OwnSpan::Reported(_) => self.scope.is_some(),
             OwnSpan::Created(_) => false,
@@ -161,17 +171,15 @@ impl Guard {
             .as_ref()
             .and_then(|record| record.beside().trace);
         if asks && let Some(ids) = config.spans.current(caller.as_ref(), &config.stats) {
-            self.span = OwnSpan::Reported(ids);
+            self.options().span = OwnSpan::Reported(ids);
         }
     }
 
     /// Returns the ids of the request's own span. Those that were set inside have priority.
-    fn own_span(&self) -> Option<TraceContext> {
-        let inner = self
-            .record
-            .as_ref()
-            .and_then(|record| record.beside().inner_span.get());
-        inner.copied().or(self.span.ids())
+    fn own_span(&self) -> Option<Box<TraceContext>> {
+        let record = self.record.as_ref();
+        let inner = record.and_then(|record| record.beside().inner_span.get());
+        inner.cloned().or_else(|| self.span().ids().map(Box::new))
     }
 
     /// Emits the start record.
@@ -191,12 +199,15 @@ impl Guard {
         let emit = |slots: &_| self.emitter.emit_start(record.beside(), &departure, slots);
         self.in_scope(|| record.handle().read(emit));
         self.has_start_record = true;
-        self.start_timer = None;
+        if let Some(options) = &mut self.options {
+            options.start_timer = None;
+        }
     }
 
     /// Emits the start record of a request that has been running for long enough.
     pub(super) fn poll_start(&mut self, cx: &mut Context<'_>) {
-        let Some(timer) = &mut self.start_timer else {
+        let options = self.options.as_mut();
+        let Some(timer) = options.and_then(|options| options.start_timer.as_mut()) else {
             return;
         };
         let timer = timer.get_mut().unwrap_or_else(PoisonError::into_inner);
@@ -358,87 +369,6 @@ fn is_stream<B>(method: &Method, response: &Response<B>) -> bool {
     status == StatusCode::SWITCHING_PROTOCOLS || is_tunnel || content_type.is_some_and(event_stream)
 }
 
-/// The head of a request, whatever its body.
-struct Call<'a> {
-    method: &'a Method,
-    uri: &'a Uri,
-    version: Version,
-    headers: &'a HeaderMap,
-    extensions: &'a Extensions,
-    peer: Option<SocketAddr>,
-}
-
-impl<'a> Call<'a> {
-    fn of<B>(request: &'a Request<B>) -> Self {
-        Self {
-            method: request.method(),
-            uri: request.uri(),
-            version: request.version(),
-            headers: request.headers(),
-            extensions: request.extensions(),
-            peer: client_addr::peer_addr(request.extensions()).copied(),
-        }
-    }
-
-    fn is_from(&self, trust: &Trust) -> bool {
-        trust.believes(self.peer.map(|peer| peer.ip()))
-    }
-}
-
-fn arrival(config: &Config, call: &Call<'_>) -> Arrival {
-    let at = config.clock.wall();
-    let inbound = inbound(config, call);
-    Arrival {
-        at,
-        uid: inbound.as_ref().map(|_| request_id::generate(at)),
-        request_id: inbound.unwrap_or_else(|| request_id::generate(at)),
-        host: host(call),
-        trace: trace(config, call),
-        inner_span: OnceLock::new(),
-        client: client(config, call),
-        method: call.method.clone(),
-        uri: call.uri.clone(),
-        version: call.version,
-        headers: config.redaction.request_headers(call.headers),
-        bytes_declared: content_length(call.headers),
-        route: framework::matched_path(call.extensions).map(str::to_owned),
-    }
-}
-
-/// Returns the request id that the caller sent, if it is trusted and holds no API key.
-fn inbound(config: &Config, call: &Call<'_>) -> Option<RequestId> {
-    if !call.is_from(&config.trust_request_id) {
-        return None;
-    }
-    let sent = RequestId::accept(call.headers.get(X_REQUEST_ID)?)?;
-    (!redact::holds_key(sent.as_str())).then_some(sent)
-}
-
-fn host(call: &Call<'_>) -> Option<HeaderValue> {
-    match call.uri.authority() {
-        Some(_) => None,
-        None => call.headers.get(HOST).cloned(),
-    }
-}
-
-fn trace(config: &Config, call: &Call<'_>) -> Option<TraceContext> {
-    let sent = TraceContext::of(call.headers)?;
-    call.is_from(&config.trust_traceparent).then_some(sent)
-}
-
-fn client(config: &Config, call: &Call<'_>) -> Option<Client> {
-    let peer = call.peer?;
-    let addr = config
-        .client_addr
-        .resolve(call.extensions, call.headers)
-        .ok()?;
-    Some(Client {
-        addr: addr.ip(),
-        peer,
-        masked: config.mask_client_addr,
-    })
-}
-
 /// Returns how many bytes the server will ask a body for, where that is known.
 fn bytes_expected<B: Body>(method: &Method, response: &Response<B>) -> Option<u64> {
     let status = response.status();
@@ -451,10 +381,4 @@ fn bytes_expected<B: Body>(method: &Method, response: &Response<B>) -> Option<u6
     }
     let exact = response.body().size_hint().exact();
     exact.or_else(|| content_length(response.headers()))
-}
-
-fn content_length(headers: &HeaderMap) -> Option<u64> {
-    let value = headers.get(CONTENT_LENGTH)?.to_str().ok()?;
-    let digits = !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit());
-    digits.then(|| value.parse().ok()).flatten()
 }

@@ -17,14 +17,12 @@ use super::{
     service::AccessLog,
     sink::Sink,
     stats::LogStats,
-    trace_context::TraceContext,
     trust::Trust,
 };
 use crate::{
     audit::{Audit, Auditor},
     client_addr::ClientAddrResolver,
     error::ConfigError,
-    runtime::Runtime,
     time::Clock,
 };
 
@@ -178,77 +176,11 @@ impl AccessLogBuilder {
         self
     }
 
-    /// Also writes a [start record](Self::start_records) of each request that is still running after this
-    /// time. Defaults to none.
-    ///
-    /// It has what the inner layers have decided by then. A response whose client does not read it, and a
-    /// handler that blocks its thread, are not polled: their start record is late or missing. The time is
-    /// told by [`runtime`](Self::runtime).
-    pub fn start_records_after(mut self, running: Duration) -> Self {
-        self.config.start_after = Some(running);
-        self
-    }
-
-    /// Sets the runtime whose timer [`start_records_after`](Self::start_records_after) uses. Defaults to the
-    /// Tokio runtime that serves the request.
-    pub fn runtime(mut self, runtime: impl Runtime) -> Self {
-        self.config.runtime = Some(Arc::new(runtime));
-        self
-    }
-
     /// Exempts requests that match the predicate: they have no record. Defaults to none.
     ///
     /// Given more than once, each predicate may exempt. One that panics exempts nothing.
     pub fn skip(mut self, skip: impl Fn(&Parts) -> bool + Send + Sync + 'static) -> Self {
         self.config.skip.push(Arc::new(skip));
-        self
-    }
-
-    /// Also writes a start record of requests that match the predicate, before the inner service is
-    /// called. Defaults to none.
-    ///
-    /// The record of a request is written when it has ended, so a process that is killed leaves none of
-    /// the requests that were running. A start record remains. Its `event.name` is
-    /// `http.server.request.start`, its `portcullis.outcome` is `running`, and it has the request id, the
-    /// trace ids and the timestamp of the record that follows when the request ends, but a
-    /// `log.record.uid` of its own. It is redacted by the same rules. What the response and the inner
-    /// layers add is missing.
-    ///
-    /// The level function and [`min_level`](Self::min_level) apply. With
-    /// [`sample_one_in`](Self::sample_one_in), the same digest of the request id selects both records: each
-    /// start record is followed by the record of the end. Observers and auditors are not told, and
-    /// [`LogStats::started`] counts start records. Given more than once, any predicate may match. One that
-    /// panics matches nothing.
-    ///
-    /// ```
-    /// use http::header::UPGRADE;
-    /// use portcullis::access_log::AccessLogLayer;
-    ///
-    /// // All requests, or chosen ones such as upgrades. See also `start_records_of_streams` and
-    /// // `start_records_after`.
-    /// let all = AccessLogLayer::builder().start_records(|_| true).build()?;
-    /// let upgrades = AccessLogLayer::builder()
-    ///     .start_records(|head| head.headers.contains_key(UPGRADE))
-    ///     .build()?;
-    /// # let _ = (all, upgrades);
-    /// # Ok::<(), portcullis::ConfigError>(())
-    /// ```
-    pub fn start_records(
-        mut self,
-        matches: impl Fn(&Parts) -> bool + Send + Sync + 'static,
-    ) -> Self {
-        self.config.start.push(Arc::new(matches));
-        self
-    }
-
-    /// Also writes a [start record](Self::start_records) of each stream, as soon as the head of its
-    /// response is ready: an upgrade (`101`), a tunnel (`2xx` to `CONNECT`), and server-sent events
-    /// (`text/event-stream`). Defaults to none.
-    ///
-    /// It has the status, the response fields that are written, and what the inner layers decided. A
-    /// request that already has a start record has no second one.
-    pub fn start_records_of_streams(mut self) -> Self {
-        self.config.start_streams = true;
         self
     }
 
@@ -391,102 +323,6 @@ impl AccessLogBuilder {
         self
     }
 
-    /// Sets the function that returns the ids of the current span: the record then has the `span_id` and
-    /// `trace_id` of the request's own span. Defaults to none, and the record has no `span_id`.
-    ///
-    /// It is called on the thread that serves the request, at most twice:
-    ///
-    /// - before the inner service is called, inside of the [`span`](#method.span) that this layer opens,
-    ///   or else inside of the span of a layer outside of this one, such as tower-http's `TraceLayer`;
-    /// - when the request has ended, if there was no span before. Inside of a span that this layer
-    ///   opened, it is called again in any case, so that a remote parent that was set meanwhile counts.
-    ///
-    /// A layer that opens its span inside of this one is not seen: a service inside of that layer passes
-    /// the ids to [`RequestLog::set_span`](super::RequestLog::set_span). A function that returns the caller's
-    /// span, or panics, returns no ids. The extensions of the request hold the [`TraceContext`] that the
-    /// first call returned.
-    ///
-    /// With `tracing-opentelemetry`:
-    ///
-    /// ```
-    /// # mod tracing {
-    /// #     pub struct Span;
-    /// #     impl Span { pub fn current() -> Self { Self } }
-    /// # }
-    /// # mod opentelemetry { pub mod trace {
-    /// #     pub struct Context;
-    /// #     pub struct SpanRef;
-    /// #     pub struct SpanContext;
-    /// #     pub struct TraceId;
-    /// #     pub struct SpanId;
-    /// #     pub struct TraceFlags;
-    /// #     pub trait TraceContextExt { fn span(&self) -> SpanRef; }
-    /// #     impl TraceContextExt for Context { fn span(&self) -> SpanRef { SpanRef } }
-    /// #     impl SpanRef { pub fn span_context(&self) -> &SpanContext { &SpanContext } }
-    /// #     impl SpanContext {
-    /// #         pub fn trace_id(&self) -> TraceId { TraceId }
-    /// #         pub fn span_id(&self) -> SpanId { SpanId }
-    /// #         pub fn trace_flags(&self) -> TraceFlags { TraceFlags }
-    /// #     }
-    /// #     impl TraceId { pub fn to_bytes(self) -> [u8; 16] { [1; 16] } }
-    /// #     impl SpanId { pub fn to_bytes(self) -> [u8; 8] { [1; 8] } }
-    /// #     impl TraceFlags { pub fn to_u8(self) -> u8 { 1 } }
-    /// # } }
-    /// # mod tracing_opentelemetry {
-    /// #     pub trait OpenTelemetrySpanExt { fn context(&self) -> super::opentelemetry::trace::Context; }
-    /// #     impl OpenTelemetrySpanExt for super::tracing::Span {
-    /// #         fn context(&self) -> super::opentelemetry::trace::Context { super::opentelemetry::trace::Context }
-    /// #     }
-    /// # }
-    /// # fn main() -> Result<(), portcullis::ConfigError> {
-    /// # use self::{opentelemetry, tracing, tracing_opentelemetry};
-    /// use opentelemetry::trace::TraceContextExt;
-    /// use portcullis::access_log::{AccessLogLayer, TraceContext};
-    /// use tracing_opentelemetry::OpenTelemetrySpanExt;
-    ///
-    /// fn current_span() -> Option<TraceContext> {
-    ///     let context = tracing::Span::current().context();
-    ///     let span = context.span();
-    ///     let span = span.span_context();
-    ///     // Ids that are all zero, as without a span, are `None`.
-    ///     TraceContext::new(
-    ///         span.trace_id().to_bytes(),
-    ///         span.span_id().to_bytes(),
-    ///         span.trace_flags().to_u8(),
-    ///     )
-    /// }
-    ///
-    /// // Inside of the layer that opens the span, or with `.span(Level::Info)` (feature `tracing`).
-    /// let layer = AccessLogLayer::builder().trace_ids(current_span).build()?;
-    /// # let _ = layer;
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub fn trace_ids(
-        mut self,
-        current_span: impl Fn() -> Option<TraceContext> + Send + Sync + 'static,
-    ) -> Self {
-        self.config.spans.current = Some(Arc::new(current_span));
-        self
-    }
-
-    /// Creates ids for requests whose span is not known: a random `span_id`, in the trace of a
-    /// [trusted](Self::trust_traceparent) `traceparent` or else in a new one. Defaults to off.
-    ///
-    /// The inner service continues the trace without further setup: the request carries the created ids as
-    /// its `traceparent`, in place of the one that the caller sent, and its extensions hold them as
-    /// [`TraceContext`], whose [`traceparent`](TraceContext::traceparent) belongs into outgoing requests.
-    /// A new trace removes `tracestate`.
-    ///
-    /// The caller's flag "sampled" is kept. That of a new trace is set if the record is written, however
-    /// the request ends: always, or for one in as many requests as
-    /// [`sample_one_in`](Self::sample_one_in) says. With [`trace_ids`](Self::trace_ids), ids are created
-    /// for requests for which that function returns `None` before the inner service is called.
-    pub fn create_trace_ids(mut self) -> Self {
-        self.config.spans.creates = true;
-        self
-    }
-
     /// Leaves `x-request-id` out of responses.
     pub fn without_response_header(mut self) -> Self {
         self.config.echo_request_id = false;
@@ -511,7 +347,7 @@ impl AccessLogBuilder {
             ConfigError::new("sample_one_in", 0, "one in zero requests is not a share")
                 .fix("give 1 to keep all, or raise `min_level` to keep fewer")
         })?;
-        self.check_timer()?;
+        self.config.check_start_timer()?;
         self.config.redaction.check()?;
         for pattern in &self.secret_paths {
             self.config
@@ -523,20 +359,6 @@ impl AccessLogBuilder {
             self.config.sinks.push(Arc::new(JsonLines::stderr()));
         }
         Ok(AccessLogLayer::assemble(self.config))
-    }
-}
-
-impl AccessLogBuilder {
-    fn check_timer(&self) -> Result<(), ConfigError> {
-        match (self.config.start_after, &self.config.runtime) {
-            (Some(after), None) => Err(ConfigError::new(
-                "start_records_after",
-                format!("{after:?}"),
-                "no runtime tells the time",
-            )
-            .fix("set a `runtime`, or enable the feature `tokio`")),
-            (Some(_), Some(_)) | (None, _) => Ok(()),
-        }
     }
 }
 

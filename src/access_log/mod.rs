@@ -82,6 +82,7 @@
 //! outside of the router it needs a [`RecordRouteLayer`] inside, or a handler that asks for its
 //! [`RequestLog`].
 
+mod arrival;
 #[cfg(feature = "axum")]
 mod axum;
 mod backlog;
@@ -119,10 +120,12 @@ mod sink;
 #[cfg(feature = "tracing")]
 mod span;
 mod span_source;
+mod start_options;
 mod stats;
 mod store;
 mod target;
 mod trace_context;
+mod trace_options;
 #[cfg(feature = "tracing")]
 mod tracing_sink;
 mod trust;

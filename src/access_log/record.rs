@@ -50,8 +50,8 @@ pub(super) struct Arrival {
     pub(super) uid: Option<RequestId>,
     /// The context that the caller sent.
     pub(super) trace: Option<TraceContext>,
-    /// The request's own span, as a layer inside or the handler set it.
-    pub(super) inner_span: OnceLock<TraceContext>,
+    /// The request's own span, as a layer inside or the handler set it. Boxed, as few requests have one.
+    pub(super) inner_span: OnceLock<Box<TraceContext>>,
     pub(super) client: Option<Client>,
     pub(super) method: Method,
     pub(super) uri: Uri,
@@ -88,8 +88,8 @@ pub(super) struct Client {
 #[derive(Default)]
 pub(super) struct Departure {
     pub(super) outcome: Outcome,
-    /// The request's own span.
-    pub(super) span: Option<TraceContext>,
+    /// The request's own span. Boxed, as few requests have one.
+    pub(super) span: Option<Box<TraceContext>>,
     pub(super) status: Option<StatusCode>,
     pub(super) grpc_status: Option<GrpcStatus>,
     pub(super) headers: Headers,
@@ -139,7 +139,7 @@ impl Record<'_> {
     /// [tracing reports it](super::AccessLogBuilder::trace_ids) or
     /// [it is created](super::AccessLogBuilder::create_trace_ids).
     pub fn span(&self) -> Option<&TraceContext> {
-        self.departure.span.as_ref()
+        self.departure.span.as_deref()
     }
 
     /// Returns the id of the trace: that of the request's own span, or else the caller's.
@@ -154,8 +154,14 @@ impl Record<'_> {
 
     /// Returns the id of the caller's span, unless the request's own span is in another trace.
     pub fn parent_id(&self) -> Option<&str> {
-        let same_trace = |caller: &&TraceContext| Some(caller.trace_id()) == self.trace_id();
-        self.trace().filter(same_trace).map(TraceContext::span_id)
+        self.parent().map(TraceContext::span_id)
+    }
+
+    /// Returns the context of the caller's span, unless the request's own span is in another trace.
+    pub(super) fn parent(&self) -> Option<&TraceContext> {
+        let own = self.span();
+        let same_trace = |caller: &&TraceContext| own.is_none_or(|own| own.is_same_trace(caller));
+        self.trace().filter(same_trace)
     }
 
     /// Returns the trace flags: those of the request's own span, or else the caller's.

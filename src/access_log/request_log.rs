@@ -65,7 +65,7 @@ impl RequestLog {
             .and_then(RecordHandle::beside::<Arrival>);
         if let Some(arrival) = arrival {
             // A second call changes nothing.
-            let _ = arrival.inner_span.set(span);
+            let _ = arrival.inner_span.set(Box::new(span));
         }
     }
 

@@ -65,17 +65,17 @@ impl SpanSource {
         (!is_callers).then_some(span)
     }
 
-    /// Creates a span in the trace of the caller, or in a new one.
+    /// Creates a span in the trace of the caller, or in a new one, unless that is off.
     pub(super) fn create(
         &self,
         caller: Option<&TraceContext>,
         sampled: impl FnOnce() -> bool,
-    ) -> Option<TraceContext> {
-        let span = || match caller {
-            Some(caller) => caller.child(),
-            None => TraceContext::root(sampled()),
-        };
-        self.creates.then(span)
+    ) -> OwnSpan {
+        match caller {
+            _ if !self.creates => OwnSpan::Unknown,
+            Some(caller) => OwnSpan::Created(caller.child()),
+            None => OwnSpan::Created(TraceContext::root(sampled())),
+        }
     }
 }
 

@@ -96,6 +96,16 @@ impl TraceContext {
         }
     }
 
+    /// Returns the digits of the trace id, of the span id and of the flags, as ASCII.
+    pub(super) fn digits(&self) -> [&[u8]; 3] {
+        [&self.trace_id, &self.span_id, &self.flags]
+    }
+
+    /// Returns whether both are of one trace.
+    pub(super) fn is_same_trace(&self, other: &Self) -> bool {
+        self.trace_id == other.trace_id
+    }
+
     /// Returns the id of the trace: 32 hexadecimal digits.
     pub fn trace_id(&self) -> &str {
         text(&self.trace_id)
