@@ -150,8 +150,8 @@ impl Guard {
     }
 
     fn span(&self) -> OwnSpan {
-        let span = |options: &Box<Options>| options.span;
-        self.options.as_ref().map(span).unwrap_or_default()
+        let options = self.options.as_deref();
+        options.map_or(OwnSpan::Unknown, |options| options.span)
     }
 
     /// Asks again for the ids of the request's own span once it has ended: in its scope these are the

@@ -309,12 +309,15 @@ impl Shared {
         state.backlog.offer(weight, entry);
         let due = state.backlog.waiting() >= shared.batch_max;
         let waker = if due { state.waker.take() } else { None };
-        let idle = !mem::replace(&mut state.at_work, true);
+        // Outside of the runtime, such as on a thread of a writer, the entry waits for the next one or for
+        // a flush.
+        let starts = !state.at_work && shared.runtime.can_spawn();
+        state.at_work |= starts;
         drop(state);
         if let Some(waker) = waker {
             waker.wake();
         }
-        if idle {
+        if starts {
             let work = AtWork {
                 shared: Arc::clone(shared),
                 trail,
