@@ -309,9 +309,13 @@ impl Shared {
         state.backlog.offer(weight, entry);
         let due = state.backlog.waiting() >= shared.batch_max;
         let waker = if due { state.waker.take() } else { None };
-        // Outside of the runtime, such as on a thread of a writer, the entry waits for the next one or for
-        // a flush.
-        let starts = !state.at_work && shared.runtime.can_spawn();
+        // Notices are audit events that come from any thread, such as that of a writer: outside of the
+        // runtime they wait for the next event or for a flush.
+        let can_start = match trail {
+            Trail::Access => true,
+            Trail::Audit => shared.runtime.can_spawn(),
+        };
+        let starts = can_start && !state.at_work;
         state.at_work |= starts;
         drop(state);
         if let Some(waker) = waker {

@@ -76,6 +76,7 @@ fn gateway() -> (Example, SocketAddr, String) {
 /// Sends bytes over a connection of their own.
 pub(crate) fn send(addr: SocketAddr, bytes: &str) -> TcpStream {
     let mut stream = TcpStream::connect(addr).unwrap();
+    stream.set_read_timeout(Some(4 * BOUND)).unwrap();
     stream.write_all(bytes.as_bytes()).unwrap();
     stream
 }
