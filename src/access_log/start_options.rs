@@ -21,7 +21,7 @@ impl AccessLogBuilder {
     /// The level function and [`min_level`](Self::min_level) apply. With
     /// [`sample_one_in`](Self::sample_one_in), the same digest of the request id selects both records: each
     /// start record is followed by the record of the end. Observers and auditors are not told, and
-    /// [`LogStats::started`] counts start records. Given more than once, any predicate may match. One that
+    /// [`LogStats::started`](super::LogStats::started) counts start records. Given more than once, any predicate may match. One that
     /// panics matches nothing.
     ///
     /// ```
