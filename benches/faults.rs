@@ -1,13 +1,14 @@
-//! How long requests take while their Redis server fails, and how soon a revoked key is refused.
+//! The latency of requests while their Redis server fails, the time until a revoked key is rejected, and
+//! the requests that fail before a healthy server on a busy machine.
 //!
 //! ```text
 //! cargo bench --bench faults --features redis,test-util
-//! cargo bench --bench faults --features redis,test-util -- --check hang revocation
+//! cargo bench --bench faults --features redis,test-util -- --check hang revocation crowd
 //! ```
 //!
-//! Words keep the faults whose names contain one of them. What must hold stands behind each figure. Without `--check` nothing fails: a machine that does
-//! other things too is late by itself. How late shows in the rows of the `ruler`, which sleeps, and
-//! of the `bare` service, which has no layer; `--check` allows for that much.
+//! Words select the parts whose names contain one of them. Each figure is followed by its bound. Without
+//! `--check` nothing fails: a busy machine is late by itself. The rows of the `ruler`, which sleeps, and
+//! of the `bare` service, which has no layer, show by how much; `--check` allows for that.
 #![allow(
     clippy::disallowed_methods,
     reason = "spawns tasks and looks at the clock"
@@ -19,6 +20,7 @@ mod app;
 
 use std::{
     collections::BTreeMap,
+    num::NonZeroU32,
     process::ExitCode,
     sync::{
         Arc,
@@ -35,7 +37,7 @@ use portcullis::{
     access_log::{AccessLogLayer, LogQueue},
     api_key::{ApiKeyLayer, KeyManager, KeyRing, NewKey, Pepper},
     cache::CacheLayer,
-    rate_limit::{OnStoreError, Partition, Policy, Quota, RateLimitLayer},
+    rate_limit::{Mode, OnStoreError, Partition, Policy, Quota, RateLimitLayer},
     store::{RedisConfig, RedisStore},
     test_util::{Fault, FaultProxy, RedisServer},
 };
@@ -68,14 +70,30 @@ const INSTANCES: usize = 4;
 /// How soon 99 of 100 of them are refused everywhere.
 const REVOKED_MAX: Duration = Duration::from_millis(100);
 
-fn main() -> ExitCode {
-    let mut report = Report::default();
-    let runtime = tokio::runtime::Builder::new_multi_thread()
+/// The processes that share a server, the clients of each, and how long they send requests.
+const PROCESSES: usize = 4;
+const CLIENTS: usize = 64;
+const CROWD: Duration = Duration::from_secs(4);
+
+/// Tells a process that it is one of a crowd: how it counts, and the URL of its server.
+const CROWD_MODE: &str = "PORTCULLIS_FAULTS_MODE";
+const CROWD_URL: &str = "PORTCULLIS_FAULTS_URL";
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()
-        .unwrap();
-    runtime.block_on(async {
+        .unwrap()
+}
+
+fn main() -> ExitCode {
+    if let (Ok(mode), Ok(url)) = (std::env::var(CROWD_MODE), std::env::var(CROWD_URL)) {
+        runtime().block_on(one_of_a_crowd(&mode, &url));
+        return ExitCode::SUCCESS;
+    }
+    let mut report = Report::default();
+    runtime().block_on(async {
         for fault in [Failure::Hang, Failure::Crash, Failure::BlackHole] {
             if !is_wanted(fault.name()) {
                 continue;
@@ -90,6 +108,9 @@ fn main() -> ExitCode {
             revocations(&mut report).await;
         }
     });
+    if is_wanted("crowd") {
+        crowds(&mut report);
+    }
     let is_checked = std::env::args().any(|argument| argument == "--check");
     match report.exceeded {
         0 => ExitCode::SUCCESS,
@@ -118,6 +139,13 @@ struct Report {
 impl Report {
     fn note(&self, name: &str, value: Duration) {
         println!("MILLIS {name} {:.3}", millis(value));
+    }
+
+    /// Prints a number that must be zero.
+    fn none(&mut self, name: &str, count: u64, of: u64) {
+        self.exceeded += usize::from(count > 0);
+        let exceeded = if count > 0 { " EXCEEDED" } else { "" };
+        println!("COUNT {name} {count} of {of} (at most 0){exceeded}");
     }
 
     /// Prints a figure that must be at most so much, on a machine that is so late by itself.
@@ -487,4 +515,80 @@ async fn revocations(report: &mut Report) {
     report.note("revocation/p50", percentile(times, 50));
     report.bound("revocation/p99", percentile(times, 99), REVOKED_MAX, late);
     report.note("revocation/p100", percentile(times, 100));
+}
+
+/// Lets more processes than the machine has cores ask one server, which is healthy all the while: no
+/// request fails, and no process takes the server to be unavailable.
+fn crowds(report: &mut Report) {
+    let fsync = ["--appendonly", "yes", "--appendfsync", "always"];
+    for (name, options) in [("memory", &[][..]), ("fsync", &fsync)] {
+        for mode in ["exact", "leased"] {
+            let server = RedisServer::with(options);
+            let children: Vec<_> = (0..PROCESSES)
+                .map(|_| {
+                    std::process::Command::new(std::env::current_exe().unwrap())
+                        .env(CROWD_MODE, mode)
+                        .env(CROWD_URL, server.url())
+                        .stdout(std::process::Stdio::piped())
+                        .spawn()
+                        .unwrap()
+                })
+                .collect();
+            let mut total = [0; 3];
+            for child in children {
+                let said = child.wait_with_output().unwrap().stdout;
+                let said = String::from_utf8(said).unwrap();
+                let numbers = said.split_whitespace().map(|it| it.parse::<u64>().unwrap());
+                total.iter_mut().zip(numbers).for_each(|(a, b)| *a += b);
+            }
+            let [sent, failed, downs] = total;
+            report.none(&format!("crowd/{name}/{mode}/failed"), failed, sent);
+            report.none(&format!("crowd/{name}/{mode}/outages"), downs, sent);
+        }
+    }
+}
+
+/// Sends requests, and prints how many, how many failed, and how often the server was unavailable.
+async fn one_of_a_crowd(mode: &str, url: &str) {
+    let store = RedisStore::new(RedisConfig::single(url), keys()).unwrap();
+    let instances = NonZeroU32::new(PROCESSES as u32).unwrap();
+    let policy = Policy::fixed_window("all", Quota::per_hour(100_000_000)).unwrap();
+    let policy = match mode {
+        "leased" => policy.mode(Mode::Lease { instances }),
+        _ => policy,
+    };
+    let by = Partition::header(HeaderName::from_static("x-client"));
+    let limit = RateLimitLayer::builder(store.clone(), by)
+        .policy(policy)
+        .on_store_error(OnStoreError::Deny)
+        .build()
+        .unwrap();
+    let app = app(limit, &Arc::default());
+    while store.ping().await.is_err() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let until = Instant::now() + CROWD;
+    let clients: Vec<_> = (0..CLIENTS)
+        .map(|client| {
+            let app = app.clone();
+            tokio::spawn(async move {
+                let (mut sent, mut failed) = (0_u64, 0_u64);
+                while Instant::now() < until {
+                    let request = Request::get("/").header("x-client", client + sent as usize % 7);
+                    let request = request.body(Full::<Bytes>::default()).unwrap();
+                    let status = app.clone().oneshot(request).await.unwrap().status();
+                    sent += 1;
+                    failed += u64::from(status != StatusCode::OK);
+                    tokio::task::yield_now().await;
+                }
+                (sent, failed)
+            })
+        })
+        .collect();
+    let (mut sent, mut failed) = (0, 0);
+    for client in clients {
+        let (own, lost) = client.await.unwrap();
+        (sent, failed) = (sent + own, failed + lost);
+    }
+    println!("{sent} {failed} {}", store.stats().downs);
 }

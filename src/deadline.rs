@@ -5,7 +5,7 @@ use std::{
     future::Future,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -85,20 +85,51 @@ struct InTime<T> {
     alarm: Alarm,
 }
 
+/// The timers of a reply that is waited for.
+///
+/// ```text
+/// NotSet ─first poll─> Set ─timeout passed─> Last ─1 ms passed─> timed out
+///    └──no timer──> Broken
+/// ```
 enum Alarm {
     NotSet(Duration, Option<Arc<dyn Runtime>>),
-    Set(Task),
-    /// There is nothing that could ring.
+    Set(Task, Option<Arc<dyn Runtime>>),
+    /// In a busy process the reply may have arrived, and its task have yet to run.
+    Last(Task),
+    /// Nothing here has a timer.
     Broken,
 }
 
+/// The time that a reply which has already arrived may take to its request.
+const LAST_LOOK: Duration = Duration::from_millis(1);
+
 impl Alarm {
-    fn set(after: Duration, runtime: Option<&Arc<dyn Runtime>>) -> Self {
-        let sleep = match runtime {
-            Some(runtime) => runtime.try_sleep(after),
-            None => runtime::sleep_here(after),
-        };
-        sleep.map_or(Self::Broken, Self::Set)
+    /// Returns whether the time is over.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            *self = match self {
+                Self::NotSet(after, runtime) => match sleep(*after, runtime.as_ref()) {
+                    Some(timer) => Self::Set(timer, runtime.take()),
+                    None => Self::Broken,
+                },
+                Self::Set(timer, runtime) => {
+                    ready!(timer.as_mut().poll(cx));
+                    match sleep(LAST_LOOK, runtime.as_ref()) {
+                        Some(timer) => Self::Last(timer),
+                        None => return Poll::Ready(()),
+                    }
+                }
+                Self::Last(timer) => return timer.as_mut().poll(cx),
+                Self::Broken => return Poll::Pending,
+            };
+        }
+    }
+}
+
+fn sleep(time: Duration, runtime: Option<&Arc<dyn Runtime>>) -> Option<Task> {
+    match runtime {
+        Some(runtime) => runtime.try_sleep(time),
+        None => runtime::sleep_here(time),
     }
 }
 
@@ -111,16 +142,8 @@ impl<T> Future for InTime<T> {
         if let Poll::Ready(answer) = this.pending.as_mut().poll(cx) {
             return Poll::Ready(answer);
         }
-        if let Alarm::NotSet(after, runtime) = &this.alarm {
-            this.alarm = Alarm::set(*after, runtime.as_ref());
-        }
-        match &mut this.alarm {
-            Alarm::Set(sleep) => sleep
-                .as_mut()
-                .poll(cx)
-                .map(|()| Err(StoreErrorKind::Timeout.into())),
-            Alarm::NotSet(..) | Alarm::Broken => Poll::Pending,
-        }
+        let over = this.alarm.poll(cx);
+        over.map(|()| Err(StoreErrorKind::Timeout.into()))
     }
 }
 
@@ -143,10 +166,12 @@ mod tests {
 
     use super::*;
 
-    /// Rings when it is told to, and remembers for how long it was set.
+    /// Rings when it is told to, and remembers for how long it was set. A last look ends at once unless
+    /// it is held.
     #[derive(Clone, Debug, Default)]
     struct Bell {
         rings: Arc<AtomicBool>,
+        holds_last: Arc<AtomicBool>,
         set: Arc<Mutex<Vec<Duration>>>,
     }
 
@@ -155,8 +180,12 @@ mod tests {
 
         fn sleep(&self, duration: Duration) -> Task {
             self.set.lock().unwrap().push(duration);
-            let rings = Arc::clone(&self.rings);
-            Box::pin(poll_fn(move |_| match rings.load(Ordering::SeqCst) {
+            let (rings, holds) = (Arc::clone(&self.rings), Arc::clone(&self.holds_last));
+            let is_over = move || match duration {
+                LAST_LOOK => !holds.load(Ordering::SeqCst),
+                _ => rings.load(Ordering::SeqCst),
+            };
+            Box::pin(poll_fn(move |_| match is_over() {
                 true => Poll::Ready(()),
                 false => Poll::Pending,
             }))
@@ -205,6 +234,30 @@ mod tests {
         comes.store(true, Ordering::SeqCst);
         bell.rings.store(true, Ordering::SeqCst);
         assert_eq!(poll(&mut asked), Poll::Ready(Ok(7)));
+    }
+
+    #[test]
+    fn reply_that_is_noticed_just_after_the_timeout_is_used() {
+        for comes in [true, false] {
+            let (deadline, bell) = bell();
+            bell.holds_last.store(true, Ordering::SeqCst);
+            let has_come = Arc::new(AtomicBool::new(false));
+            let reply = Arc::clone(&has_come);
+            let mut asked = deadline.bound(StoreFuture::pending(poll_fn(move |_| {
+                match reply.load(Ordering::SeqCst) {
+                    true => Poll::Ready(Ok(7)),
+                    false => Poll::Pending,
+                }
+            })));
+            bell.rings.store(true, Ordering::SeqCst);
+            assert!(poll(&mut asked).is_pending());
+            assert_eq!(*bell.set.lock().unwrap(), [SHORT, LAST_LOOK]);
+            has_come.store(comes, Ordering::SeqCst);
+            bell.holds_last.store(false, Ordering::SeqCst);
+            let timed_out = Err(StoreErrorKind::Timeout);
+            let polled = if comes { Ok(7) } else { timed_out };
+            assert_eq!(poll(&mut asked), Poll::Ready(polled));
+        }
     }
 
     #[test]

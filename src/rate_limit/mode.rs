@@ -31,15 +31,20 @@ pub enum Mode {
     /// Each request is decided by the server.
     #[default]
     Exact,
-    /// With a request that is admitted an instance takes some of what is left ahead, and decides
-    /// the next ones itself until that is spent; what lies idle for two seconds goes back.
+    /// With a request that it admits, the server leases tokens to the instance, which decides the next
+    /// requests itself until they are spent. Tokens that are idle for two seconds are returned.
     ///
-    /// An instance takes what is left divided by twice the instances. Another one is told meanwhile
-    /// that this is spent: it may deny what would be admitted if all were counted together, of a
-    /// caller whose traffic shifts between instances, for those two seconds.
+    /// A lease is the remaining quota divided by twice the number of instances. Leased tokens count as
+    /// spent for other instances, so a caller whose traffic shifts between instances may be denied
+    /// too early, for those two seconds.
     ///
-    /// Of several policies on one request all must be leased; else all are decided by the server.
-    /// A queue and a log are never leased.
+    /// The server remembers the latest lease of each instance. If its reply is lost, because the
+    /// server hangs or the connection ends, the instance returns those tokens with its next question:
+    /// neither that nor an outage costs tokens or admits a request twice. An instance that is killed
+    /// loses its tokens until the window ends.
+    ///
+    /// If a request has several policies, all of them must use this mode; otherwise the server decides.
+    /// Queues and logs never use it.
     Lease {
         /// How many instances share the quota.
         instances: NonZeroU32,

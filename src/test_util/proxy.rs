@@ -26,6 +26,9 @@ pub enum Fault {
     /// Throws away so many pieces that the server says, each of them a reply if there is one call
     /// at a time; then passes on.
     Swallow(u32),
+    /// Passes on this many pieces that the server sends on each connection, and throws away the rest.
+    /// With one call at a time each piece is a reply; the first ones are those of the handshake.
+    Replies(u32),
     /// Passes on what the server says byte by byte, each this much after the last.
     Slow(Duration),
     /// Passes on other bytes than the server said.
@@ -206,11 +209,13 @@ fn connect(line: &Arc<Line>, client: TcpStream, server: SocketAddr) -> io::Resul
 
 fn pass(line: &Line, from: &mut TcpStream, to: &mut TcpStream, is_answer: bool) -> io::Result<()> {
     let mut piece = vec![0; 64 << 10];
+    let mut pieces = 0;
     loop {
         let len = from.read(&mut piece)?;
         if len == 0 {
             return Ok(());
         }
+        pieces += 1;
         let bytes = &mut piece[..len];
         match line.fault(is_answer)? {
             Fault::None | Fault::BlackHole | Fault::Reset => to.write_all(bytes)?,
@@ -218,10 +223,17 @@ fn pass(line: &Line, from: &mut TcpStream, to: &mut TcpStream, is_answer: bool) 
                 thread::sleep(time);
                 to.write_all(bytes)?;
             }
-            Fault::HalfOpen | Fault::Swallow(_) | Fault::Slow(_) | Fault::Corrupt if !is_answer => {
+            Fault::HalfOpen
+            | Fault::Swallow(_)
+            | Fault::Replies(_)
+            | Fault::Slow(_)
+            | Fault::Corrupt
+                if !is_answer =>
+            {
                 to.write_all(bytes)?;
             }
-            Fault::HalfOpen | Fault::Swallow(_) => {}
+            Fault::Replies(most) if pieces <= most => to.write_all(bytes)?,
+            Fault::HalfOpen | Fault::Swallow(_) | Fault::Replies(_) => {}
             Fault::Slow(time) => {
                 for byte in bytes.iter() {
                     thread::sleep(time);

@@ -119,6 +119,7 @@ mod redis_cluster;
 mod redis_cluster_faults;
 #[cfg(all(feature = "redis", feature = "test-util"))]
 mod redis_conformance;
+mod redis_counting;
 #[cfg(all(feature = "redis", feature = "test-util"))]
 mod redis_credentials;
 #[cfg(all(feature = "redis", feature = "test-util"))]
@@ -147,6 +148,8 @@ mod redis_refusals;
 mod redis_scripts;
 #[cfg(all(feature = "redis", feature = "shutdown", feature = "test-util"))]
 mod redis_shutdown;
+#[cfg(all(feature = "redis", feature = "test-util"))]
+mod redis_slow;
 #[cfg(all(feature = "redis", feature = "test-util"))]
 mod redis_tiered;
 #[cfg(all(feature = "redis-tls", feature = "test-util"))]

@@ -91,7 +91,7 @@ fn tracing_sink_without_a_subscriber_is_one_notice_with_its_fix() {
         .collect();
     assert_eq!(ours.len(), 1, "{notices:#?}");
     assert!(
-        ours[0].contains("tracing_subscriber::fmt::init()"),
+        ours[0].contains("tracing_subscriber::fmt().init()"),
         "{ours:?}"
     );
 }

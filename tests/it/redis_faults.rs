@@ -243,7 +243,7 @@ async fn a_hang_costs_few_requests_their_deadline_and_charges_nobody_twice() {
     let freeze = async |scene: &mut Scene| scene.server.freeze();
     endure(&mut scene, freeze, async |scene| scene.server.thaw()).await;
     let stats = scene.store.stats();
-    // The nine that were in flight when the server was given up, and those few before.
+    // The nine requests in flight at the freeze, and two at a time until the server is given up.
     assert!(stats.timeouts + stats.broken <= 9 + 5, "{stats:?}");
     assert!(scene.counted().await <= stats.calls);
 }

@@ -8,14 +8,14 @@ use std::{
 
 use http::{Method, StatusCode};
 use portcullis::{
-    StoreKey,
+    StoreErrorKind, StoreKey,
     rate_limit::{Charge, Mode, Policy, Quota, RateLimitStore, Refund},
     store::{RedisConfig, RedisStore},
 };
 
 use crate::support::{
     process::{Example, call},
-    redis::{Reply, Server, keys, patient},
+    redis::{Fault, Proxy, Reply, Server, keys, patient},
 };
 
 fn store(server: &Server) -> RedisStore {
@@ -579,4 +579,59 @@ async fn a_partition_takes_what_the_guide_says() {
     let bytes = usage(&policies[..3]).await;
     println!("three policies: {bytes} bytes");
     assert!((170..=280).contains(&bytes), "{bytes}");
+}
+
+#[tokio::test]
+async fn lease_whose_reply_was_lost_is_returned_by_the_next_question() {
+    let server = Server::start();
+    let proxy = Proxy::before(server.addr());
+    let timeout = Duration::from_millis(250);
+    let config = patient(RedisConfig::single(proxy.url())).rate_limit_deadline(timeout);
+    let other = store(&server);
+    let day = |limit| Quota::new(limit, Duration::from_secs(86_400));
+    for (number, policies) in [
+        [
+            Policy::fixed_window("anchored", day(1_000)).unwrap(),
+            Policy::sliding_window("sliding", day(500)).unwrap(),
+        ],
+        [
+            Policy::calendar_month("month", 1_000).unwrap(),
+            Policy::token_bucket("bucket", day(500)).unwrap(),
+        ],
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let store = RedisStore::new(config.clone(), keys()).unwrap();
+        let (policies, partition) = (policies.map(leased), partition(number as u64));
+        let charges = policies.each_ref().map(|it| Charge::new(it, 1));
+        store.ping().await.unwrap();
+        // The server knows the script.
+        other.take(&self::partition(99), &charges).await.unwrap();
+        // Three leases are granted, and none is received.
+        for _ in 0..3 {
+            proxy.set(Fault::HalfOpen);
+            let error = store.take(&partition, &charges).await.unwrap_err();
+            assert_eq!(error.kind(), StoreErrorKind::Timeout, "{:?}", store.stats());
+            proxy.set(Fault::Reset);
+            proxy.set(Fault::None);
+            tokio::time::sleep(Duration::from_millis(1_200)).await;
+            while store.ping().await.is_err() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        }
+        assert!(
+            store
+                .take(&partition, &charges)
+                .await
+                .unwrap()
+                .is_admitted()
+        );
+        store.close().await;
+        let free = policies.each_ref().map(|it| Charge::new(it, 0));
+        let left = other.peek(&partition, &free).await.unwrap();
+        let left = [0, 1].map(|policy| left.each()[policy].remaining());
+        // The three charges whose replies were lost, and the one that was admitted.
+        assert_eq!(left, [996, 496], "{number}");
+    }
 }

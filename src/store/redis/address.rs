@@ -1,6 +1,6 @@
 //! The address of a server, and how to connect to it.
 
-use std::{borrow::Cow, fmt, future::Future, pin::Pin, time::Duration};
+use std::{borrow::Cow, fmt, time::Duration};
 
 use redis::{Cmd, ConnectionAddr, IntoConnectionInfo, RedisConnectionInfo, RedisResult};
 use tokio::net::{TcpStream, UnixStream};
@@ -9,16 +9,12 @@ use zeroize::Zeroizing;
 use super::{
     credentials::{Login, RedisCredentials},
     fault::{Fault, Verdict},
-    ground::{Ground, within},
+    ground::Ground,
     protocol::Protocol,
     tls::{Connector, Tls},
     wire::Wire,
 };
 use crate::error::ConfigError;
-
-/// The future that moves the bytes of a connection: it must be run, and ends when the connection
-/// does.
-pub(super) type Driver = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// A server's address, and how its connections are set up.
 #[derive(Clone)]
@@ -152,8 +148,8 @@ impl Address {
         probe: Option<&Cmd>,
     ) -> Result<Wire, Fault> {
         let credentials = self.login.credentials(ground).await?;
-        let limit = ground.runtime.sleep(timeout);
-        let opened = within(limit, self.open_as(credentials.as_ref(), probe)).await;
+        let opened = self.open_as(credentials.as_ref(), probe);
+        let opened = ground.in_time(timeout, opened).await;
         opened.unwrap_or_else(|| Err(Fault::silent()))
     }
 
@@ -174,7 +170,7 @@ impl Address {
         match fault.verdict {
             // A server that is full, or accepts other writes only, serves all the same.
             Verdict::Answered => Ok(wire),
-            Verdict::Silent | Verdict::Lost | Verdict::Denied => Err(fault),
+            Verdict::Silent | Verdict::Late | Verdict::Lost | Verdict::Denied => Err(fault),
         }
     }
 

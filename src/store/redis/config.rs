@@ -54,14 +54,14 @@ enum Servers {
     Cluster(Vec<String>),
 }
 
-/// How long each layer waits for an answer.
+/// The timeout of the calls of each layer.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Deadlines {
     pub(super) rate_limit: Duration,
     pub(super) api_key: Duration,
     pub(super) cache: Duration,
     pub(super) access_log: Duration,
-    /// How long a server that was asked may say nothing at all.
+    /// The longest silence of a server while calls wait.
     pub(super) silence: Duration,
     /// How long a call waits for a connection.
     pub(super) connect: Duration,
@@ -148,37 +148,51 @@ impl RedisConfig {
         self
     }
 
-    /// Sets how long a limiter waits for its decision. 25 ms by default.
+    /// Sets the timeout of decisions on limits: 1 ms to 60 s. Defaults to 25 ms.
+    ///
+    /// While the server replies slowly a call waits as long as its replies take, at most eight times the
+    /// timeout. A silent server gets no more than the timeout.
     pub fn rate_limit_deadline(mut self, deadline: Duration) -> Self {
         self.deadlines.rate_limit = deadline;
         self
     }
 
-    /// Sets how long authentication waits for a key's record. 50 ms by default.
+    /// Sets the timeout of lookups of API keys: 1 ms to 60 s. Defaults to 50 ms.
+    ///
+    /// As with [`rate_limit_deadline`](Self::rate_limit_deadline), a slow server gets up to eight times
+    /// as long.
     pub fn api_key_deadline(mut self, deadline: Duration) -> Self {
         self.deadlines.api_key = deadline;
         self
     }
 
-    /// Sets how long the cache waits for an answer. 25 ms by default.
+    /// Sets the timeout of the cache's calls: 1 ms to 60 s. Defaults to 25 ms.
+    ///
+    /// As with [`rate_limit_deadline`](Self::rate_limit_deadline), a slow server gets up to eight times
+    /// as long.
     pub fn cache_deadline(mut self, deadline: Duration) -> Self {
         self.deadlines.cache = deadline;
         self
     }
 
-    /// Sets how long a server that was asked may say nothing at all before it is taken to be gone.
-    /// 50 ms by default: give more where the way to the server is longer.
+    /// Sets the longest silence of a server while calls wait, 1 ms to 60 s, after which it counts as
+    /// unavailable. Defaults to 50 ms.
     ///
-    /// A call whose own deadline is shorter ends by that one. Whatever is given here, five calls on
-    /// end that get no answer in time are enough.
+    /// Any reply ends a silence, also one to a call that has timed out, and time in which this process
+    /// was late itself does not count. A server whose replies take long may be silent for twice
+    /// their latency, and at most four times as long as is set. Whatever is set, a server also
+    /// counts as unavailable after five rounds of calls in a row without a reply; calls that wait
+    /// together are one round.
     pub fn silence_max(mut self, silence: Duration) -> Self {
         self.deadlines.silence = silence;
         self
     }
 
-    /// Sets how long calls wait for a connection that is being made, if their own deadline is not
-    /// over before, and how long a Sentinel or a node has to say where the servers are. 250 ms by
-    /// default.
+    /// Sets the timeout of a connection that is being made, and of a Sentinel or a node that names the
+    /// servers: 1 ms to 60 s. Defaults to 250 ms.
+    ///
+    /// A call waits for a connection no longer than its own timeout. The server counts as unavailable
+    /// once the attempt fails or this time has passed.
     pub fn connect_deadline(mut self, deadline: Duration) -> Self {
         self.deadlines.connect = deadline;
         self

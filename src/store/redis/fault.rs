@@ -66,8 +66,10 @@ fn is_acl_failure(error: &RedisError) -> bool {
 pub(super) enum Verdict {
     /// The server answered, if with a refusal: it lives.
     Answered,
-    /// Nothing came in time.
+    /// No reply arrived in time.
     Silent,
+    /// No reply was read in time, by a process that was late itself.
+    Late,
     /// The connection has ended, is out of step, or leads to a server that may not be written to.
     Lost,
     /// The server does not accept the credentials of the connection. Nothing was done.
@@ -114,6 +116,15 @@ impl Fault {
             error: StoreErrorKind::Timeout.into(),
             verdict: Verdict::Silent,
             refusal: None,
+        }
+    }
+
+    /// No reply was read in time, which may be the fault of this process: whether the server did what
+    /// it was asked is not known.
+    pub(super) fn late() -> Self {
+        Self {
+            verdict: Verdict::Late,
+            ..Self::silent()
         }
     }
 

@@ -52,6 +52,27 @@ pub(super) async fn within<F: Future>(
     .await
 }
 
+/// By how much a timer may fire late in a process that is not busy.
+pub(super) const LATE_MAX: Duration = Duration::from_millis(4);
+
+/// How often more time is given because this process was late.
+pub(super) const LATE_LOOKS: u32 = 4;
+
+impl Ground {
+    /// Returns what a future brings within a time in which this process was not late itself.
+    pub(super) async fn in_time<F: Future>(&self, time: Duration, future: F) -> Option<F::Output> {
+        let mut future = pin!(future);
+        for _ in 0..=LATE_LOOKS {
+            let due = self.clock.now() + time;
+            let output = within(self.runtime.sleep(time), future.as_mut()).await;
+            if output.is_some() || self.clock.now() <= due + LATE_MAX {
+                return output;
+            }
+        }
+        None
+    }
+}
+
 /// Runs futures beside one another, and returns what each brings.
 pub(super) async fn together<F: Future>(futures: impl IntoIterator<Item = F>) -> Vec<F::Output> {
     let mut running: Vec<_> = futures

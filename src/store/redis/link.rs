@@ -2,6 +2,7 @@
 
 use std::{
     error::Error,
+    pin::pin,
     sync::{Arc, atomic::AtomicU64},
     time::Duration,
 };
@@ -17,6 +18,7 @@ use super::{
     fault::{Fault, Verdict, is_noscript},
     ground::{Ground, within},
     node::{Entry, Pass},
+    patience::Patience,
     router::Router,
     script::ScriptCall,
     watch::{RedisStats, Watch},
@@ -89,7 +91,7 @@ impl Link {
         &self.deadlines
     }
 
-    /// Begins a call about this key, to be answered within this time.
+    /// Begins a call about this key with this timeout.
     ///
     /// # Errors
     ///
@@ -106,8 +108,9 @@ impl Link {
                 slot,
                 router: Arc::clone(&self.router),
             },
-            runtime: Arc::clone(&self.ground.runtime),
-            deadline,
+            ground: Arc::clone(&self.ground),
+            timeout: deadline,
+            limit: Limit::Adaptive,
         })
     }
 
@@ -211,11 +214,25 @@ impl Link {
 /// One call that may be made. Dropping it, at any moment, gives it up.
 pub(super) struct Turn {
     caller: Caller,
-    runtime: Arc<dyn Runtime>,
-    deadline: Duration,
+    ground: Arc<Ground>,
+    timeout: Duration,
+    limit: Limit,
+}
+
+/// Whether a call may wait longer than its timeout for a server that replies slowly.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Limit {
+    Adaptive,
+    Fixed,
 }
 
 impl Turn {
+    /// Ends the call at its timeout, however slowly the server replies.
+    pub(super) fn at_most(mut self) -> Self {
+        self.limit = Limit::Fixed;
+        self
+    }
+
     /// Sends a command, and returns the answer; an error reply is an error.
     pub(super) async fn command(self, command: &Cmd) -> Result<Value, StoreError> {
         self.run(async |caller| Ok(caller.ask(command).await??))
@@ -254,9 +271,28 @@ impl Turn {
         mut self,
         call: impl AsyncFnOnce(&mut Caller) -> Result<T, Fault>,
     ) -> Result<T, StoreError> {
-        let limit = self.runtime.sleep(self.deadline);
-        let outcome = within(limit, call(&mut self.caller)).await;
-        let outcome = outcome.unwrap_or_else(|| Err(Fault::silent()));
+        let node = match self.limit {
+            Limit::Adaptive => self
+                .caller
+                .pass
+                .as_ref()
+                .map(|pass| Arc::clone(pass.node())),
+            Limit::Fixed => None,
+        };
+        let (ground, timeout) = (&self.ground, self.timeout);
+        let mut patience = Patience::new(node, timeout, ground.clock.now());
+        let outcome = {
+            let mut call = pin!(call(&mut self.caller));
+            loop {
+                let pause = ground.runtime.sleep(patience.pause());
+                if let Some(outcome) = within(pause, call.as_mut()).await {
+                    break outcome;
+                }
+                if let Some(fault) = patience.look(ground.clock.now()) {
+                    break Err(fault);
+                }
+            }
+        };
         match self.caller.pass {
             Some(pass) => pass.settle(outcome),
             None => outcome.map_err(|fault| fault.error),

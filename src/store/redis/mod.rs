@@ -23,11 +23,13 @@ mod config_login;
 #[cfg(feature = "redis-tls")]
 mod config_tls;
 mod credentials;
+mod driver;
 mod endpoint;
 mod fault;
 mod ground;
 mod link;
 mod node;
+mod patience;
 mod protocol;
 mod pulse;
 #[cfg(feature = "rate-limit")]
@@ -96,15 +98,17 @@ use crate::{
 ///
 /// # When the server is unavailable
 ///
-/// Each call has a deadline. A call that exceeds it fails with
-/// [`Timeout`](crate::StoreErrorKind::Timeout) and is never sent again, as the server may have executed
-/// it. After five consecutive failures, or 50 ms without any reply
-/// ([`silence_max`](RedisConfig::silence_max)), all calls fail at once, waiting ones too, while a
-/// background task tries to connect once per second. Such calls fail with
-/// [`Misconfigured`](crate::StoreErrorKind::Misconfigured) if the server refuses the credentials or the
-/// protocol version, and with [`Unavailable`](crate::StoreErrorKind::Unavailable) otherwise. Each change
-/// is reported once: as a notice, to the [`auditor`](RedisConfig::auditor), and in the
-/// [`stats`](Self::stats).
+/// Each call has a timeout. A call that exceeds it fails with
+/// [`Timeout`](crate::StoreErrorKind::Timeout) and is never sent again: the server may have executed it. A
+/// server that replies slowly gets as much time as its replies take, at most eight times the timeout, and
+/// a process that was busy while a reply arrived reads it before a call fails.
+///
+/// After a silence of 50 ms while a call waits ([`silence_max`](RedisConfig::silence_max)), or five
+/// rounds of calls without a reply, all calls fail at once, and a task tries to connect once per second.
+/// Such calls fail with [`Misconfigured`](crate::StoreErrorKind::Misconfigured) if the server refuses the
+/// credentials or the protocol version, and with [`Unavailable`](crate::StoreErrorKind::Unavailable)
+/// otherwise. Time in which this process did not run is no silence. Each change is reported once: as a
+/// notice, to the [`auditor`](RedisConfig::auditor), and in the [`stats`](Self::stats).
 ///
 /// # Runtime
 ///

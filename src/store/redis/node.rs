@@ -11,8 +11,8 @@ use redis::{Cmd, Pipeline, RedisResult, Value, aio::MultiplexedConnection};
 use tokio::sync::{Notify, oneshot};
 
 use super::{
-    address::Driver,
     credentials::RedisCredentials,
+    driver::{Driver, Replies},
     endpoint::Endpoint,
     fault::{Fault, Verdict, is_denied},
     ground::{Ground, within},
@@ -29,6 +29,9 @@ const ATTEMPT_MAX: Duration = Duration::from_secs(1);
 
 /// How far apart the beginnings of two attempts are at least.
 const ATTEMPT_EVERY: Duration = Duration::from_secs(1);
+
+/// The number of round trips in which a connection is made: of TCP, of `HELLO` and of a write.
+const CONNECT_TRIPS: u32 = 3;
 
 /// By how much more they are apart, at most: so that not all instances come at once.
 const JITTER_MAX_MICROS: u64 = 100_000;
@@ -66,6 +69,8 @@ pub(super) struct Node {
 struct State {
     phase: Phase,
     pulse: Pulse,
+    /// The replies of the connection that the pulse knows of.
+    replies: u64,
     generation: u64,
     /// Lives as long as the task that connects: one whose runtime has ended is replaced.
     attempts: Weak<()>,
@@ -96,6 +101,7 @@ impl Phase {
 /// A connection. Dropping it ends it, and wakes whoever waits for an answer on it.
 struct Live {
     connection: MultiplexedConnection,
+    replies: Replies,
     _stop: oneshot::Sender<()>,
 }
 
@@ -103,6 +109,7 @@ struct Live {
 pub(super) struct Pass {
     node: Arc<Node>,
     is_open: bool,
+    begun: Timestamp,
     /// Of the connection that was asked.
     generation: Option<u64>,
 }
@@ -119,6 +126,7 @@ impl Node {
             state: Mutex::new(State {
                 phase: Phase::Idle,
                 pulse: Pulse::default(),
+                replies: 0,
                 generation: 0,
                 attempts: Weak::new(),
                 attempted_at: None,
@@ -145,19 +153,30 @@ impl Node {
             state.phase = Phase::Idle;
         }
         let is_full = state.pulse.waiting() >= self.ground.calls_max;
-        let full = is_full.then_some(StoreErrorKind::Unavailable);
+        let full = is_full || self.is_on_trial(&mut state);
+        let full = full.then_some(StoreErrorKind::Unavailable);
         if let Some(kind) = state.phase.refused().or(full) {
             self.ground.watch.refused.add_one();
             return Err(kind.into());
         }
-        state.pulse.asked(self.ground.clock.now());
+        let begun = self.ground.clock.now();
+        state.pulse.asked(begun);
         drop(state);
         self.ground.watch.calls.add_one();
         Ok(Pass {
             node: Arc::clone(self),
             is_open: true,
+            begun,
             generation: None,
         })
+    }
+
+    /// Returns whether a round of calls failed and no reply has arrived since: few may wait then.
+    fn is_on_trial(&self, state: &mut State) -> bool {
+        if state.pulse.is_on_trial() {
+            state.listen(self.ground.clock.now());
+        }
+        state.pulse.is_on_trial()
     }
 
     /// Returns what asks for calls that have begun already, and end each by itself.
@@ -165,8 +184,30 @@ impl Node {
         Pass {
             node: Arc::clone(self),
             is_open: false,
+            begun: Timestamp::EPOCH,
             generation: None,
         }
+    }
+
+    /// Returns how much longer a call may wait that has waited since `begun`.
+    pub(super) fn patience(&self, now: Timestamp, begun: Timestamp, timeout: Duration) -> Duration {
+        let mut state = self.lock();
+        state.listen(now);
+        match state.phase {
+            Phase::Up(_) => {
+                let silence_max = self.ground.silence_max;
+                state.pulse.patience(now, begun, timeout, silence_max)
+            }
+            // The attempt to connect decides.
+            Phase::Idle | Phase::Waiting | Phase::Down(_) | Phase::Closed => Duration::ZERO,
+        }
+    }
+
+    /// Notes that this process was late itself.
+    pub(super) fn excuse(&self, now: Timestamp) {
+        let mut state = self.lock();
+        state.listen(now);
+        state.pulse.excuse(now);
     }
 
     /// Takes no more calls, and ends once those under way are answered.
@@ -245,7 +286,7 @@ impl Node {
     fn give_up(self: &Arc<Self>, state: &mut State, error: &StoreError) {
         let outage = Outage::of(&self.endpoint, error);
         state.phase = Phase::Down(outage.kind_of_calls());
-        state.pulse.renew();
+        state.pulse.renew(self.ground.clock.now());
         match std::mem::replace(&mut state.is_told_down, true) {
             true => self.ground.watch.still_down(outage),
             false => self.ground.watch.down(outage),
@@ -288,17 +329,18 @@ impl Node {
 
     /// Tries to connect once, and returns whether that is the end of it.
     async fn attempt(self: &Arc<Self>) -> bool {
+        let begun = self.ground.clock.now();
         {
             let mut state = self.lock();
             if matches!(state.phase, Phase::Closed) {
                 return true;
             }
-            state.attempted_at = Some(self.ground.clock.now());
+            state.attempted_at = Some(begun);
         }
         self.ground.watch.connects.add_one();
         let mut attempt = pin!(self.open());
-        let soon = self.ground.runtime.sleep(self.ground.connect_deadline);
-        let connected = match within(soon, attempt.as_mut()).await {
+        let soon = self.ground.connect_deadline;
+        let connected = match self.ground.in_time(soon, attempt.as_mut()).await {
             Some(connected) => connected,
             None => {
                 self.wait_no_longer();
@@ -311,6 +353,8 @@ impl Node {
         }
         match connected {
             Ok((connection, driver)) => {
+                let took = self.ground.clock.now() - begun;
+                state.pulse.measured(took / CONNECT_TRIPS);
                 self.go_up(&mut state, connection, driver);
                 true
             }
@@ -360,9 +404,11 @@ impl Node {
         let (stop, stopped) = oneshot::channel();
         state.generation += 1;
         state.attempts = Weak::new();
-        state.pulse.renew();
+        state.pulse.renew(self.ground.clock.now());
+        state.replies = driver.replies().count();
         state.phase = Phase::Up(Live {
             connection,
+            replies: driver.replies().clone(),
             _stop: stop,
         });
         if std::mem::take(&mut state.is_told_down) {
@@ -383,6 +429,18 @@ impl Node {
     fn lock(&self) -> MutexGuard<'_, State> {
         // Nothing that is done under the lock leaves the state half changed.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// Notes replies that arrived since it was last asked, also those to calls that have given up.
+    fn listen(&mut self, now: Timestamp) {
+        if let Phase::Up(live) = &self.phase {
+            let replies = live.replies.count();
+            if std::mem::replace(&mut self.replies, replies) != replies {
+                self.pulse.heard(now);
+            }
+        }
     }
 }
 
@@ -454,6 +512,10 @@ impl Pass {
         Ok(connection)
     }
 
+    pub(super) fn node(&self) -> &Arc<Node> {
+        &self.node
+    }
+
     /// Says that the connection which was asked is of no more use.
     pub(super) fn lose(&self) {
         if let Some(generation) = self.generation {
@@ -472,26 +534,24 @@ impl Pass {
             Err(fault) => fault.verdict,
         };
         let refused = outcome.as_ref().err().and_then(|fault| fault.refused());
+        state.listen(now);
         match verdict {
-            Verdict::Answered => state.pulse.answered(now),
+            Verdict::Answered => state.pulse.answered(now, now - self.begun),
             Verdict::Lost | Verdict::Denied => {
                 ground.watch.broken.add_one();
                 state.pulse.given_up();
             }
-            Verdict::Silent => {
+            Verdict::Silent | Verdict::Late => {
                 ground.watch.timeouts.add_one();
-                let is_asked = matches!(state.phase, Phase::Waiting | Phase::Up(_));
-                if state.pulse.failed(now, ground.silence_max) && is_asked {
-                    self.node
-                        .give_up(&mut state, &StoreErrorKind::Timeout.into());
-                }
+                self.miss(&mut state, verdict, now);
             }
         }
         if state.pulse.waiting() == 0 {
             self.node.drained.notify_waiters();
         }
+        let is_out_of_step = state.pulse.is_out_of_step();
         drop(state);
-        if matches!(verdict, Verdict::Lost | Verdict::Denied) {
+        if is_out_of_step || matches!(verdict, Verdict::Lost | Verdict::Denied) {
             self.lose();
         }
         if let Some((refusal, error)) = refused {
@@ -499,6 +559,26 @@ impl Pass {
             ground.watch.rejected(server, refusal, error, now);
         }
         outcome.map_err(|fault| fault.error)
+    }
+}
+
+impl Pass {
+    /// Notes that no reply arrived in time, and gives the server up if that is enough.
+    fn miss(&self, state: &mut State, verdict: Verdict, now: Timestamp) {
+        let (node, begun) = (&self.node, self.begun);
+        if !matches!(state.phase, Phase::Up(_)) {
+            // The attempt to connect decides.
+            return state.pulse.given_up();
+        }
+        let is_gone = match verdict {
+            Verdict::Late => state.pulse.missed(now, begun),
+            Verdict::Silent | Verdict::Answered | Verdict::Lost | Verdict::Denied => {
+                state.pulse.failed(now, begun, node.ground.silence_max)
+            }
+        };
+        if is_gone {
+            node.give_up(state, &StoreErrorKind::Timeout.into());
+        }
     }
 }
 

@@ -24,8 +24,8 @@ use self::{
     carried::Carried,
     debts::{Debts, Fate, Report, may_owe},
     denied::{Asked, Denied},
-    leases::{Lease, Leases, divisor},
-    question::{Answer, COST_MAX, Question, Wish, log_keys, push_numbers, push_policy},
+    leases::{Granted, Leases, Return, divisor},
+    question::{Ahead, Answer, COST_MAX, Question, Wish, log_keys, push_numbers, push_policy},
     scripts::{Choice, RESET, Task, script_for},
 };
 use super::{
@@ -33,7 +33,7 @@ use super::{
     link::{Link, Turn},
 };
 use crate::{
-    error::{ConfigError, StoreError, StoreErrorKind},
+    error::{ConfigError, StoreError},
     rate_limit::{Charge, Decisions, Policy, RateLimitStore, Refund},
     runtime::Runtime,
     store_future::StoreFuture,
@@ -44,7 +44,7 @@ use crate::{
 /// What each policy takes of the arguments of refund.lua.
 const REFUND_BYTES: usize = 73;
 
-/// What the limits keep in this process.
+/// The state of the limits in this process.
 #[derive(Debug)]
 pub(super) struct Part {
     denied: Denied,
@@ -60,7 +60,7 @@ impl Part {
     pub(super) fn new(link: &Arc<Link>, _: &StoreKeys) -> Self {
         Self {
             denied: Denied::new(link.denials_max()),
-            leases: Leases::default(),
+            leases: Leases::new(),
             debts: Debts::default(),
             batches: Batches::new(link, link.batch_max()),
             carried: Carried::default(),
@@ -79,19 +79,25 @@ impl RedisStore {
         link.begin(key, link.deadlines().rate_limit)
     }
 
-    /// Asks for a decision.
+    /// Begins a decision.
     fn begin_decision(
         &self,
         partition: &StoreKey,
         charges: &[Charge<'_>],
         wish: Wish,
-        ahead: u64,
     ) -> Result<impl Future<Output = Result<Answer, StoreError>> + Send + use<>, StoreError> {
         let key = self.limits_key(partition);
         let turn = self.begin_limit(&key)?;
-        let question = Question::new(key, charges, wish, ahead);
+        Ok(self.ask(turn, Question::new(key, charges, wish)))
+    }
+
+    fn ask(
+        &self,
+        turn: Turn,
+        question: Question,
+    ) -> impl Future<Output = Result<Answer, StoreError>> + Send + use<> {
         let batches = Arc::clone(&self.shared.rate_limit.batches);
-        Ok(async move { batches.ask(turn, question).await })
+        async move { batches.ask(turn, question).await }
     }
 }
 
@@ -115,8 +121,8 @@ impl RateLimitStore for RedisStore {
         }
         let (link, limits) = (&self.shared.link, &self.shared.rate_limit);
         let now = link.now();
-        let ahead = divisor(charges);
-        if ahead > 0
+        let divisor = divisor(charges);
+        if divisor > 0
             && let Some(decisions) = limits.leases.spend(partition, charges, now)
         {
             return StoreFuture::ready(decisions);
@@ -140,17 +146,22 @@ impl RateLimitStore for RedisStore {
         let asked = Asked {
             at: now,
             gifts,
-            is_leased: ahead > 0,
+            is_leased: divisor > 0,
         };
+        if divisor > 0
+            && let Some(ahead) = limits.leases.ask(partition, charges, divisor, now)
+        {
+            return self.lease(partition, charges, ahead, asked);
+        }
         let wish = match may_owe {
             true => Wish::TakeAndTell,
             false => Wish::Take,
         };
-        let answer = match self.begin_decision(partition, charges, wish, ahead) {
+        let answer = match self.begin_decision(partition, charges, wish) {
             Ok(answer) => answer,
             Err(error) => return StoreFuture::failed(error),
         };
-        let policies: SmallVec<[Policy; 2]> = match ahead > 0 || may_owe {
+        let policies: SmallVec<[Policy; 2]> = match may_owe {
             false => SmallVec::new(),
             true => charges.iter().map(|charge| charge.policy.clone()).collect(),
         };
@@ -167,29 +178,13 @@ impl RateLimitStore for RedisStore {
                 limits.debts.learn(partition, &Report::new(), known, times);
                 shared.tend();
             }
-            if decisions.is_admitted() {
-                limits.denied.outdate(&partition);
-            } else {
-                let known = ids.into_iter().zip(answer.states);
-                limits
-                    .denied
-                    .remember(partition, known, &decisions, asked, now);
-            }
-            let taken = policies.into_iter().zip(decisions.each()).zip(answer.ahead);
-            for ((policy, decision), (tokens, receipt)) in taken {
-                let lease = Lease {
-                    policy,
-                    tokens,
-                    left: decision.remaining().saturating_sub(tokens),
-                    receipt,
-                    at: decisions.at(),
-                    asked_at: asked.at,
-                    used_at: now,
-                };
-                if lease.tokens > 0 {
-                    shared.keep_lease(partition, lease, now);
-                }
-            }
+            limits.denied.learn(
+                partition,
+                ids.into_iter().zip(answer.states),
+                &decisions,
+                asked,
+                now,
+            );
             Ok(decisions)
         })
     }
@@ -198,7 +193,7 @@ impl RateLimitStore for RedisStore {
         if let Some(carried) = self.after_carrying(partition, charges, Self::peek) {
             return carried;
         }
-        match self.begin_decision(partition, charges, Wish::Peek, 0) {
+        match self.begin_decision(partition, charges, Wish::Peek) {
             Ok(answer) => StoreFuture::pending(async move { Ok(answer.await?.decisions) }),
             Err(error) => StoreFuture::failed(error),
         }
@@ -208,7 +203,7 @@ impl RateLimitStore for RedisStore {
         if let Some(carried) = self.after_carrying(partition, charges, Self::charge) {
             return carried;
         }
-        match self.begin_decision(partition, charges, Wish::Charge, 0) {
+        match self.begin_decision(partition, charges, Wish::Charge) {
             Ok(answer) => StoreFuture::pending(async move { answer.await.map(drop) }),
             Err(error) => StoreFuture::failed(error),
         }
@@ -261,21 +256,88 @@ impl RateLimitStore for RedisStore {
     }
 }
 
-impl Shared {
-    /// Keeps what was taken ahead, or gives it back, and sees to it that it goes back when it lies
-    /// idle.
-    fn keep_lease(self: &Arc<Self>, partition: StoreKey, lease: Lease, now: Timestamp) {
-        let leases = &self.rate_limit.leases;
-        let (shared, runtime) = (Arc::clone(self), self.link.runtime());
-        if let Some(surplus) = leases.keep(partition, lease, now) {
-            runtime.spawn(Box::pin(async move {
-                shared.give_back(partition, surplus).await;
-            }));
-            return;
+impl RedisStore {
+    /// Decides a request, and leases tokens for the next ones.
+    fn lease(
+        &self,
+        partition: &StoreKey,
+        charges: &[Charge<'_>],
+        ahead: Ahead,
+        asked: Asked,
+    ) -> StoreFuture<Decisions> {
+        let mut call = LeaseCall::new(&self.shared, *partition, ahead.number);
+        let key = self.limits_key(partition);
+        let answer = match self.begin_limit(&key) {
+            Ok(turn) => self.ask(turn, Question::leasing(key, charges, &ahead)),
+            Err(error) => {
+                call.fate = Fate::NotCharged;
+                return StoreFuture::failed(error);
+            }
+        };
+        let ids = charges.iter().map(|charge| charge.policy.id());
+        let ids: SmallVec<[u64; 4]> = ids.collect();
+        StoreFuture::pending(async move {
+            call.shared.tend();
+            let answer = answer.await;
+            let answer = answer.inspect_err(|error| call.fate = Fate::of(error))?;
+            call.receive(&ids, &answer, asked.at);
+            let (limits, now) = (&call.shared.rate_limit, call.shared.link.now());
+            let known = ids.into_iter().zip(answer.states);
+            limits
+                .denied
+                .learn(call.partition, known, &answer.decisions, asked, now);
+            Ok(answer.decisions)
+        })
+    }
+}
+
+/// A question about leases that is under way. Dropped before its reply, it leaves open which tokens
+/// the server has granted.
+struct LeaseCall {
+    shared: Arc<Shared>,
+    partition: StoreKey,
+    number: u64,
+    fate: Fate,
+}
+
+impl LeaseCall {
+    fn new(shared: &Arc<Shared>, partition: StoreKey, number: u64) -> Self {
+        Self {
+            shared: Arc::clone(shared),
+            partition,
+            number,
+            fate: Fate::Unknown,
         }
-        self.tend();
     }
 
+    /// Holds the tokens that a reply grants.
+    fn receive(&self, ids: &[u64], answer: &Answer, asked_at: Timestamp) {
+        let decisions = answer.decisions.each().iter().zip(&answer.ahead);
+        let granted = decisions.map(|(decision, (tokens, receipt))| Granted {
+            tokens: *tokens,
+            left: decision.remaining().saturating_sub(*tokens),
+            receipt: *receipt,
+            at: answer.decisions.at(),
+            asked_at,
+        });
+        let (leases, now) = (&self.shared.rate_limit.leases, self.shared.link.now());
+        let granted = ids.iter().copied().zip(granted);
+        leases.receive(&self.partition, self.number, granted, now);
+    }
+}
+
+impl Drop for LeaseCall {
+    fn drop(&mut self) {
+        let (leases, now) = (&self.shared.rate_limit.leases, self.shared.link.now());
+        // Nothing is under this number any more once the reply was received.
+        match self.fate {
+            Fate::NotCharged => leases.restore(&self.partition, self.number, now),
+            Fate::Unknown => leases.doubt(&self.partition, self.number, now),
+        }
+    }
+}
+
+impl Shared {
     /// Sees to it that a task looks for what lies idle, and what is late to be told.
     fn tend(self: &Arc<Self>) {
         if !self.rate_limit.is_tended.swap(true, Ordering::SeqCst) {
@@ -294,22 +356,37 @@ impl Shared {
         }
     }
 
-    /// Gives back what was taken ahead. If that fails it is given back by the end of its window.
-    async fn give_back(self: &Arc<Self>, partition: StoreKey, lease: Lease) {
+    /// Returns leased tokens. After a failure they are returned by a later question.
+    async fn return_tokens(self: &Arc<Self>, tokens: Return) {
         let store = RedisStore {
             shared: Arc::clone(self),
         };
-        let refund = Refund::new(&lease.policy, lease.receipt, lease.tokens);
-        if lease.tokens > 0 {
-            drop(store.refund(&partition, &[refund]).await);
-        }
+        let Return {
+            partition,
+            policies,
+            ahead,
+        } = tokens;
+        let charges: SmallVec<[Charge<'_>; 1]> =
+            policies.iter().map(|it| Charge::new(it, 0)).collect();
+        let now = self.link.now();
+        let asked = Asked {
+            at: now,
+            gifts: self.rate_limit.denied.gifts(),
+            is_leased: true,
+        };
+        // Before and after: a denial that is on its way may be older than what is returned.
+        self.rate_limit.denied.forget(&partition);
+        let returned = store.lease(&partition, &charges, ahead, asked);
+        drop(charges);
+        drop(returned.await);
+        self.rate_limit.denied.forget(&partition);
     }
 }
 
-/// Gives back all that was taken ahead.
+/// Returns all leased tokens, and reports what was admitted.
 pub(super) async fn close(shared: &Arc<Shared>) {
-    for (partition, lease) in shared.rate_limit.leases.take_all() {
-        shared.give_back(partition, lease).await;
+    for tokens in shared.rate_limit.leases.all(shared.link.now()) {
+        shared.return_tokens(tokens).await;
     }
     for (partition, report) in shared.rate_limit.debts.take_all(shared.link.now()) {
         Telling::new(shared, partition, report).run().await;
@@ -346,7 +423,7 @@ impl Telling {
             .collect();
         let begun = self
             .store
-            .begin_decision(&self.partition, &charges, Wish::ChargeAndTell, 0);
+            .begin_decision(&self.partition, &charges, Wish::ChargeAndTell);
         drop(charges);
         let answer = match begun {
             Ok(answer) => answer.await,
@@ -363,12 +440,7 @@ impl Telling {
                 let debts = &shared.rate_limit.debts;
                 debts.learn(self.partition, &report, known, times);
             }
-            Err(error) => match error.kind() {
-                StoreErrorKind::Unavailable
-                | StoreErrorKind::Full
-                | StoreErrorKind::Misconfigured => self.fate = Fate::NotCharged,
-                _ => {}
-            },
+            Err(error) => self.fate = Fate::of(&error),
         }
     }
 }
@@ -396,8 +468,8 @@ impl Tending {
                 return;
             };
             let limits = &shared.rate_limit;
-            for (partition, lease) in limits.leases.take_idle(shared.link.now()) {
-                shared.give_back(partition, lease).await;
+            for tokens in limits.leases.idle(shared.link.now()) {
+                shared.return_tokens(tokens).await;
             }
             for (partition, report) in limits.debts.take_late(shared.link.now()) {
                 Telling::new(&shared, partition, report).run().await;

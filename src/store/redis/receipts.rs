@@ -76,7 +76,7 @@ impl RedisStore {
         let mut call = MARK.call(&[&key]);
         call.arg(link.name("keys"))
             .arg([MARK_START, mark.as_bytes()].concat());
-        let turn = link.begin(&key, at_most)?;
+        let turn = link.begin(&key, at_most)?.at_most();
         let listening = match turn.script(call).await?[..] {
             [Value::Int(listening)] => u64::try_from(listening).unwrap_or_default(),
             _ => return Err(StoreErrorKind::Corrupt.into()),
@@ -94,7 +94,7 @@ impl RedisStore {
 async fn count(link: &Link, key: &[u8], at_most: Duration) -> Result<u64, StoreError> {
     let mut get = redis::cmd("GET");
     get.arg(key);
-    match link.begin(key, at_most)?.command(&get).await? {
+    match link.begin(key, at_most)?.at_most().command(&get).await? {
         Value::BulkString(count) => {
             let count = std::str::from_utf8(&count).unwrap_or_default();
             Ok(count.parse().unwrap_or_default())

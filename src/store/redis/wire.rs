@@ -8,8 +8,8 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf, split
 use zeroize::Zeroizing;
 
 use super::{
-    address::Driver,
     credentials::RedisCredentials,
+    driver::{Counted, Driver},
     fault::{is_denied, is_refused_hello},
     protocol::Protocol,
 };
@@ -107,9 +107,10 @@ impl Wire {
             .set_pipeline_buffer_size(max_queue);
         // Everything that the crate would send first has been sent.
         let greeted = RedisConnectionInfo::default().set_skip_set_lib_name();
+        let (transport, replies) = Counted::new(self.0);
         let (connection, driver) =
-            MultiplexedConnection::new_with_config(&greeted, self.0, config).await?;
-        Ok((connection, Box::pin(driver)))
+            MultiplexedConnection::new_with_config(&greeted, transport, config).await?;
+        Ok((connection, Driver::new(driver, replies)))
     }
 
     /// Returns the two directions of the connection.

@@ -8,8 +8,8 @@ pub(crate) mod hands;
 #[cfg(all(feature = "redis", feature = "test-util"))]
 pub(crate) mod instance;
 pub(crate) mod origin;
-pub(crate) mod parked;
 pub(crate) mod paper;
+pub(crate) mod parked;
 pub(crate) mod process;
 pub(crate) mod processes;
 #[cfg(all(feature = "redis", feature = "test-util"))]

@@ -20,6 +20,7 @@ use crate::{
         fault::Fault,
         ground::within,
         link::{Link, Messenger, Turn},
+        patience::Patience,
         script::ScriptCall,
     },
 };
@@ -224,7 +225,8 @@ impl Carrier {
                 return;
             }
             let link = &self.batches.link;
-            let limit = link.runtime().sleep(link.deadlines().rate_limit);
+            let longest = Patience::longest(link.deadlines().rate_limit);
+            let limit = link.runtime().sleep(longest);
             if let Some(messenger) = link.messenger() {
                 // Whoever is not answered in time finds that out for itself.
                 within(limit, Batch::of(next).ask(messenger)).await;
@@ -273,7 +275,12 @@ impl Batch {
         let choice = choices.fold(Choice::default(), Choice::and);
         let keys = self.groups.iter().flat_map(|group| group.question.keys());
         let keys: SmallVec<[&[u8]; 32]> = keys.collect();
-        let mut call = script_for(Task::Decide, choice).call(&keys);
+        let is_leasing = |group: &Group| group.question.task() == Task::Lease;
+        let task = match self.groups.iter().any(is_leasing) {
+            true => Task::Lease,
+            false => Task::Decide,
+        };
+        let mut call = script_for(task, choice).call(&keys);
         for group in &self.groups {
             let mut asked = group.question.asked.clone();
             // No more go together than a byte can count.

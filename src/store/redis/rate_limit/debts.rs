@@ -12,6 +12,7 @@ use std::{
 use smallvec::SmallVec;
 
 use crate::{
+    error::{StoreError, StoreErrorKind},
     rate_limit::{Charge, Decisions, Mode, Policy, State, decide_all},
     store_key::StoreKey,
     time::Timestamp,
@@ -74,12 +75,28 @@ pub(super) struct Spent {
 /// What the server is told: how much of which policies.
 pub(super) type Report = SmallVec<[(Policy, u64); 1]>;
 
-/// What became of a report that was not answered well.
+/// Whether the server did what a call asked for whose reply is an error or was lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fate {
+    /// It did nothing.
     NotCharged,
-    /// It may have been, and so it is not told again.
+    /// This is not known, and so the call is not repeated.
     Unknown,
+}
+
+impl Fate {
+    /// Returns the fate of a call that failed.
+    pub(super) fn of(error: &StoreError) -> Self {
+        match error.kind() {
+            StoreErrorKind::Unavailable | StoreErrorKind::Full | StoreErrorKind::Misconfigured => {
+                Self::NotCharged
+            }
+            StoreErrorKind::Timeout
+            | StoreErrorKind::Conflict
+            | StoreErrorKind::NotFound
+            | StoreErrorKind::Corrupt => Self::Unknown,
+        }
+    }
 }
 
 /// Returns whether a request may be admitted without asking: by all of its policies, or by none.

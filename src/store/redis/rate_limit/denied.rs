@@ -105,8 +105,23 @@ impl Denied {
         self.gifts.load(Ordering::SeqCst)
     }
 
+    /// Remembers a denial, and forgets the one before a request that the server admitted.
+    pub(super) fn learn(
+        &self,
+        partition: StoreKey,
+        charges: impl IntoIterator<Item = (u64, State)>,
+        decisions: &Decisions,
+        asked: Asked,
+        now: Timestamp,
+    ) {
+        match decisions.is_admitted() {
+            true => self.outdate(&partition),
+            false => self.remember(partition, charges, decisions, asked, now),
+        }
+    }
+
     /// Remembers by what the server denied.
-    pub(super) fn remember(
+    fn remember(
         &self,
         partition: StoreKey,
         charges: impl IntoIterator<Item = (u64, State)>,
@@ -150,7 +165,7 @@ impl Denied {
     }
 
     /// Forgets a partition that has just spent: of policies that did not deny it, more is known now.
-    pub(super) fn outdate(&self, partition: &StoreKey) {
+    fn outdate(&self, partition: &StoreKey) {
         if self.count.load(Ordering::Relaxed) > 0 {
             let mut held = self.lock();
             held.partitions.remove(partition);

@@ -1,86 +1,205 @@
-//! What was taken ahead, and is spent here without asking the server.
+//! Tokens that an instance has leased from the server and spends without asking it.
 
 use std::{
     collections::HashMap,
     sync::{
         Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
 use smallvec::SmallVec;
 
+use super::question::{Ahead, Unspent};
 use crate::{
     rate_limit::{Charge, Decision, Decisions, Mode, Policy, Receipt},
     store_key::StoreKey,
     time::Timestamp,
 };
 
-/// Of so many partitions at most something is taken ahead.
+/// The most partitions of which tokens are leased. Requests of others are decided by the server.
 const PARTITIONS_MAX: usize = 10_000;
 
-/// So long a lease may lie idle before it goes back.
+/// The time after which unused tokens are returned.
 pub(super) const IDLE_MAX: Duration = Duration::from_secs(2);
 
-/// What was taken ahead, of each partition and policy.
+/// The leases of each partition and policy.
 ///
-/// A charge that was made in a window is spent in that window or not at all: so no window admits
-/// more than its limit.
-#[derive(Debug, Default)]
+/// Tokens of a window are spent in that window or not at all, so no window admits more than its limit.
+/// A token is held by the server or by one instance: while a question that returns tokens is under way,
+/// nobody spends them.
+#[derive(Debug)]
 pub(super) struct Leases {
-    // Beside the map, so that nobody locks it where nothing is leased.
+    // Outside of the lock, so that a limiter without leases never takes it.
     count: AtomicUsize,
     held: Mutex<HashMap<StoreKey, SmallVec<[Lease; 1]>>>,
+    /// Tells this instance from all others. Without random numbers nothing is leased.
+    instance: Option<u64>,
+    /// Of the latest question.
+    number: AtomicU64,
 }
 
-/// What was taken ahead of one policy.
+/// The tokens of one policy.
 #[derive(Clone, Debug)]
-pub(super) struct Lease {
-    pub(super) policy: Policy,
+struct Lease {
+    policy: Policy,
+    phase: Phase,
+    unspent: Unspent,
+    granted: Option<Granted>,
+    used_at: Timestamp,
+}
+
+/// Where a lease stands. At most one question about it is under way at a time.
+///
+/// ```text
+///            ┌───────── reply, or not sent ──────────┐
+///            v                                       │
+///         Holding ──asks──> Asking ──────────────────┘
+///                             ^ │ no reply, or not sent again
+///                        asks │ v
+///                           Doubtful
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// Its tokens may be spent.
+    Holding,
+    /// A question returns the tokens and asks for others.
+    Asking { number: u64, was: Resting },
+    /// The reply to a question was lost: the server knows which tokens it has granted.
+    Doubtful(Timestamp),
+}
+
+/// The phase to which a question returns that was not sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Resting {
+    Holding,
+    Doubtful(Timestamp),
+}
+
+/// What the server said of a policy when it granted tokens.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Granted {
     pub(super) tokens: u64,
-    /// What was left at the server besides.
+    /// What was left at the server.
     pub(super) left: u64,
     pub(super) receipt: Receipt,
     /// The server's time, and ours of before it was asked.
     pub(super) at: Timestamp,
     pub(super) asked_at: Timestamp,
-    pub(super) used_at: Timestamp,
 }
 
-/// Returns by what to divide what is left, to take as much ahead; 0 to take nothing.
+/// Leases whose tokens are returned: the question for it.
+#[derive(Debug)]
+pub(super) struct Return {
+    pub(super) partition: StoreKey,
+    pub(super) policies: SmallVec<[Policy; 1]>,
+    pub(super) ahead: Ahead,
+}
+
+/// Returns the divisor of the remaining tokens that gives a lease; 0 to lease nothing.
 pub(super) fn divisor(charges: &[Charge<'_>]) -> u64 {
     let of = |charge: &Charge<'_>| match charge.policy.counting_mode() {
         Mode::Exact | Mode::Debt { .. } => 0,
         Mode::Lease { instances } => 2 * u64::from(instances.get()),
     };
-    // All of a request's policies, or none: what one decides at the server, that decides all.
+    // All of a request's policies, or none: a policy that the server decides decides all.
     match charges.iter().map(of).min() {
         Some(0) | None => 0,
         Some(_) => charges.iter().map(of).max().unwrap_or_default(),
     }
 }
 
-impl Lease {
+impl Granted {
     /// Returns the server's time: no earlier than it is there.
     fn server_now(&self, now: Timestamp) -> Timestamp {
         self.at + (now - self.asked_at)
     }
+}
 
-    /// Returns whether what was taken ahead is still of the window that it was taken from.
-    fn is_good(&self, now: Timestamp) -> bool {
-        let until = self.receipt.forgotten_at();
+impl Lease {
+    fn new(policy: &Policy, number: u64, now: Timestamp) -> Self {
+        Self {
+            policy: policy.clone(),
+            phase: Phase::Holding,
+            // What was granted to this question and later ones is unknown until a reply is received.
+            unspent: Unspent {
+                received: number - 1,
+                tokens: 0,
+            },
+            granted: None,
+            used_at: now,
+        }
+    }
+
+    fn is_for(&self, policy: &Policy) -> bool {
+        self.policy.id() == policy.id() && self.policy.terms() == policy.terms()
+    }
+
+    /// Returns the grant whose tokens may be spent.
+    fn spendable(&self, now: Timestamp) -> Option<&Granted> {
+        let is_held = self.phase == Phase::Holding;
+        self.granted
+            .as_ref()
+            .filter(|it| is_held && self.is_good(it, now))
+    }
+
+    /// Returns whether tokens still are of the window that they were taken from.
+    fn is_good(&self, granted: &Granted, now: Timestamp) -> bool {
+        let until = granted.receipt.forgotten_at();
         let until = match self.policy.terms().letter() {
-            // It is forgotten a window after the one that it belongs to.
+            // A state is forgotten a window after the window that it belongs to.
             's' => until - Duration::from_micros(self.policy.terms().numbers()[1]),
             _ => until,
         };
-        self.server_now(now) < until
+        granted.server_now(now) < until
+    }
+
+    /// Returns the phase in which no question is under way.
+    fn resting(&self) -> Option<Resting> {
+        match self.phase {
+            Phase::Holding => Some(Resting::Holding),
+            Phase::Doubtful(since) => Some(Resting::Doubtful(since)),
+            Phase::Asking { .. } => None,
+        }
+    }
+
+    fn ask(&mut self, number: u64) {
+        if let Some(was) = self.resting() {
+            self.phase = Phase::Asking { number, was };
+        }
+    }
+
+    fn asks(&self, asked: u64) -> Option<Resting> {
+        match self.phase {
+            Phase::Asking { number, was } if number == asked => Some(was),
+            Phase::Asking { .. } | Phase::Holding | Phase::Doubtful(_) => None,
+        }
+    }
+
+    /// Returns whether nothing is left of it that could be spent or returned.
+    fn is_over(&self, now: Timestamp) -> bool {
+        match self.phase {
+            Phase::Asking { .. } => false,
+            Phase::Holding => {
+                self.unspent.tokens == 0 || self.granted.is_none_or(|it| !self.is_good(&it, now))
+            }
+            Phase::Doubtful(since) => now >= since + self.policy.quota().window().saturating_mul(2),
+        }
     }
 }
 
 impl Leases {
-    /// Spends what was taken ahead, if there is enough for all charges.
+    pub(super) fn new() -> Self {
+        Self {
+            count: AtomicUsize::new(0),
+            held: Mutex::default(),
+            instance: getrandom::u64().ok(),
+            number: AtomicU64::new(0),
+        }
+    }
+
+    /// Spends leased tokens, if there are enough for all charges.
     pub(super) fn spend(
         &self,
         partition: &StoreKey,
@@ -93,83 +212,214 @@ impl Leases {
         let mut held = self.lock();
         let leases = held.get_mut(partition)?;
         let is_enough = |charge: &Charge<'_>| {
-            let lease = leases.iter().find(|lease| is_for(lease, charge));
-            lease.is_some_and(|lease| lease.tokens >= charge.cost && lease.is_good(now))
+            let lease = leases.iter().find(|lease| lease.is_for(charge.policy));
+            lease.is_some_and(|lease| {
+                lease.unspent.tokens >= charge.cost && lease.spendable(now).is_some()
+            })
         };
         if !charges.iter().all(is_enough) {
             return None;
         }
-        let at = leases.first()?.server_now(now);
-        let mut each = SmallVec::<[Decision; 4]>::new();
+        let (mut at, mut each) = (None, SmallVec::<[Decision; 4]>::new());
         for charge in charges {
-            let lease = leases.iter_mut().find(|lease| is_for(lease, charge))?;
-            lease.tokens -= charge.cost;
+            let lease = leases.iter_mut().find(|it| it.is_for(charge.policy))?;
+            let granted = *lease.spendable(now)?;
+            lease.unspent.tokens -= charge.cost;
             lease.used_at = now;
-            let remaining = lease.left + lease.tokens;
-            let reset_after = lease.receipt.forgotten_at() - lease.server_now(now);
-            each.push(Decision::admitted(remaining, reset_after, lease.receipt));
+            let server_now = granted.server_now(now);
+            at.get_or_insert(server_now);
+            let remaining = granted.left + lease.unspent.tokens;
+            let reset_after = granted.receipt.forgotten_at() - server_now;
+            each.push(Decision::admitted(remaining, reset_after, granted.receipt));
         }
-        Some(Decisions::new(true, at, each))
+        Some(Decisions::new(true, at?, each))
     }
 
-    /// Keeps what was taken ahead, and returns what there is no place for: to be given back.
-    pub(super) fn keep(&self, partition: StoreKey, lease: Lease, now: Timestamp) -> Option<Lease> {
+    /// Begins a question that leases tokens, and returns those that are held.
+    ///
+    /// `None` if one about these policies is under way, or there are too many partitions: the server
+    /// then decides the request alone.
+    pub(super) fn ask(
+        &self,
+        partition: &StoreKey,
+        charges: &[Charge<'_>],
+        divisor: u64,
+        now: Timestamp,
+    ) -> Option<Ahead> {
+        let instance = self.instance?;
         let mut held = self.lock();
-        if held.len() >= PARTITIONS_MAX && !held.contains_key(&partition) {
-            return Some(lease);
+        if held.len() >= PARTITIONS_MAX && !held.contains_key(partition) {
+            return None;
         }
-        let leases = held.entry(partition).or_default();
-        let same = |other: &&mut Lease| other.policy.id() == lease.policy.id();
-        let surplus = match leases.iter_mut().find(same) {
-            Some(other) if other.tokens > 0 && other.is_good(now) => Some(lease),
-            Some(other) => {
-                *other = lease;
-                None
-            }
-            None => {
-                leases.push(lease);
-                None
-            }
+        let leases = held.entry(*partition).or_default();
+        let is_asking = |charge: &Charge<'_>| {
+            let lease = leases
+                .iter()
+                .find(|it| it.policy.id() == charge.policy.id());
+            lease.is_some_and(|lease| lease.resting().is_none())
         };
+        if charges.iter().any(is_asking) {
+            return None;
+        }
+        let number = self.next_number();
+        let unspent = charges
+            .iter()
+            .map(|charge| ask_for(leases, charge.policy, number, now));
+        let unspent = unspent.collect();
         self.count.store(held.len(), Ordering::Relaxed);
-        surplus
+        Some(Ahead {
+            divisor,
+            instance,
+            number,
+            unspent,
+        })
     }
 
-    /// Takes out what has lain idle, or of some partition all.
-    pub(super) fn take_idle(&self, now: Timestamp) -> Vec<(StoreKey, Lease)> {
-        self.take(|_, lease| now >= lease.used_at + IDLE_MAX || !lease.is_good(now))
+    /// Holds the tokens that the reply to a question grants, in the order of the policies asked for.
+    pub(super) fn receive(
+        &self,
+        partition: &StoreKey,
+        number: u64,
+        granted: impl IntoIterator<Item = (u64, Granted)>,
+        now: Timestamp,
+    ) {
+        let mut held = self.lock();
+        let Some(leases) = held.get_mut(partition) else {
+            return;
+        };
+        for (policy, granted) in granted {
+            let lease = leases
+                .iter_mut()
+                .find(|it| it.policy.id() == policy && it.asks(number).is_some());
+            if let Some(lease) = lease {
+                (lease.phase, lease.used_at) = (Phase::Holding, now);
+                lease.unspent = Unspent {
+                    received: number,
+                    tokens: granted.tokens,
+                };
+                lease.granted = Some(granted);
+            }
+        }
+        leases.retain(|lease| !lease.is_over(now));
+        if leases.is_empty() {
+            held.remove(partition);
+        }
+        self.count.store(held.len(), Ordering::Relaxed);
     }
 
-    /// Takes out all.
-    pub(super) fn take_all(&self) -> Vec<(StoreKey, Lease)> {
-        self.take(|_, _| true)
+    /// Ends a question that was not sent: its tokens are held as before.
+    pub(super) fn restore(&self, partition: &StoreKey, number: u64, now: Timestamp) {
+        self.settle(partition, number, now, |was| match was {
+            Resting::Holding => Phase::Holding,
+            Resting::Doubtful(since) => Phase::Doubtful(since),
+        });
     }
 
-    /// Takes out what was taken ahead of a partition that is reset.
+    /// Ends a question whose reply was lost: the next one asks which tokens were granted.
+    pub(super) fn doubt(&self, partition: &StoreKey, number: u64, now: Timestamp) {
+        self.settle(partition, number, now, |was| match was {
+            Resting::Holding => Phase::Doubtful(now),
+            Resting::Doubtful(since) => Phase::Doubtful(since),
+        });
+    }
+
+    fn settle(
+        &self,
+        partition: &StoreKey,
+        number: u64,
+        now: Timestamp,
+        to: impl Fn(Resting) -> Phase,
+    ) {
+        let mut held = self.lock();
+        let Some(leases) = held.get_mut(partition) else {
+            return;
+        };
+        for lease in leases.iter_mut() {
+            if let Some(was) = lease.asks(number) {
+                (lease.phase, lease.used_at) = (to(was), now);
+            }
+        }
+        leases.retain(|lease| !lease.is_over(now));
+        if leases.is_empty() {
+            held.remove(partition);
+        }
+        self.count.store(held.len(), Ordering::Relaxed);
+    }
+
+    /// Returns questions that return the tokens of partitions that are idle.
+    pub(super) fn idle(&self, now: Timestamp) -> Vec<Return> {
+        self.returns(now, |lease| now >= lease.used_at + IDLE_MAX)
+    }
+
+    /// Returns questions that return all tokens.
+    pub(super) fn all(&self, now: Timestamp) -> Vec<Return> {
+        self.returns(now, |_| true)
+    }
+
+    fn returns(&self, now: Timestamp, is_meant: impl Fn(&Lease) -> bool) -> Vec<Return> {
+        let Some(instance) = self.instance else {
+            return Vec::new();
+        };
+        let mut returns = Vec::new();
+        let mut held = self.lock();
+        held.retain(|partition, leases| {
+            leases.retain(|lease| !lease.is_over(now));
+            let number = self.next_number();
+            let (mut policies, mut unspent) = (SmallVec::new(), SmallVec::new());
+            for lease in leases.iter_mut() {
+                if lease.resting().is_some() && is_meant(lease) {
+                    lease.ask(number);
+                    policies.push(lease.policy.clone());
+                    unspent.push(lease.unspent);
+                }
+            }
+            if !policies.is_empty() {
+                returns.push(Return {
+                    partition: *partition,
+                    policies,
+                    ahead: Ahead {
+                        divisor: Ahead::NOTHING,
+                        instance,
+                        number,
+                        unspent,
+                    },
+                });
+            }
+            !leases.is_empty()
+        });
+        self.count.store(held.len(), Ordering::Relaxed);
+        returns
+    }
+
+    /// Forgets the tokens of a partition that is reset.
     pub(super) fn forget(&self, partition: &StoreKey, policies: &[&Policy]) {
-        let is_reset = |lease: &Lease| policies.iter().any(|p| p.id() == lease.policy.id());
-        self.take(|of, lease| of == partition && is_reset(lease));
+        let mut held = self.lock();
+        let Some(leases) = held.get_mut(partition) else {
+            return;
+        };
+        let is_reset = |lease: &Lease| policies.iter().any(|it| it.id() == lease.policy.id());
+        leases.retain(|lease| !is_reset(lease) || lease.resting().is_none());
+        for lease in leases.iter_mut().filter(|lease| is_reset(lease)) {
+            // The server has forgotten what it charged for a reply that is lost from now on.
+            if let Phase::Asking { number, .. } = lease.phase {
+                lease.unspent = Unspent {
+                    received: number,
+                    tokens: 0,
+                };
+            }
+        }
+        if leases.is_empty() {
+            held.remove(partition);
+        }
+        self.count.store(held.len(), Ordering::Relaxed);
     }
 
     pub(super) fn is_empty(&self) -> bool {
         self.count.load(Ordering::Relaxed) == 0
     }
 
-    fn take(&self, is_meant: impl Fn(&StoreKey, &Lease) -> bool) -> Vec<(StoreKey, Lease)> {
-        let mut taken = Vec::new();
-        let mut held = self.lock();
-        held.retain(|partition, leases| {
-            leases.retain(|lease| {
-                let meant = is_meant(partition, lease);
-                if meant {
-                    taken.push((*partition, lease.clone()));
-                }
-                !meant
-            });
-            !leases.is_empty()
-        });
-        self.count.store(held.len(), Ordering::Relaxed);
-        taken
+    fn next_number(&self) -> u64 {
+        self.number.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<StoreKey, SmallVec<[Lease; 1]>>> {
@@ -177,8 +427,22 @@ impl Leases {
     }
 }
 
-fn is_for(lease: &Lease, charge: &Charge<'_>) -> bool {
-    lease.policy.id() == charge.policy.id() && lease.policy.terms() == charge.policy.terms()
+/// Lets a question ask about the lease of a policy, and returns the tokens that it returns.
+fn ask_for(
+    leases: &mut SmallVec<[Lease; 1]>,
+    policy: &Policy,
+    number: u64,
+    now: Timestamp,
+) -> Unspent {
+    // Tokens of other terms are of no use, and not to be returned.
+    leases.retain(|it| it.policy.id() != policy.id() || it.is_for(policy));
+    let place = leases.iter().position(|it| it.is_for(policy));
+    let place = place.unwrap_or_else(|| {
+        leases.push(Lease::new(policy, number, now));
+        leases.len() - 1
+    });
+    leases[place].ask(number);
+    leases[place].unspent
 }
 
 #[cfg(test)]
@@ -206,42 +470,144 @@ mod tests {
             .mode(Mode::Lease { instances })
     }
 
-    fn lease(tokens: u64, until_millis: u64) -> Lease {
-        Lease {
-            policy: policy(),
+    fn granted(tokens: u64, until_millis: u64) -> Granted {
+        Granted {
             tokens,
             left: 100,
             receipt: Receipt::until(at(until_millis)),
             at: at(50_000),
             asked_at: at(0),
-            used_at: at(0),
         }
     }
 
+    fn ask(leases: &Leases, policy: &Policy, millis: u64) -> Option<Ahead> {
+        leases.ask(&partition(), &[Charge::new(policy, 1)], 8, at(millis))
+    }
+
+    fn receive(leases: &Leases, ahead: &Ahead, tokens: u64, millis: u64) {
+        let granted = [(policy().id(), granted(tokens, 60_000))];
+        leases.receive(&partition(), ahead.number, granted, at(millis));
+    }
+
+    fn unspent(ahead: &Ahead) -> (u64, u64) {
+        (ahead.unspent[0].received, ahead.unspent[0].tokens)
+    }
+
+    fn spends(leases: &Leases, policy: &Policy, cost: u64, millis: u64) -> bool {
+        let charge = [Charge::new(policy, cost)];
+        leases.spend(&partition(), &charge, at(millis)).is_some()
+    }
+
     #[test]
-    fn what_was_taken_ahead_is_spent_and_no_more_and_not_after_its_window() {
-        let (leases, policy) = (Leases::default(), policy());
-        assert!(leases.keep(partition(), lease(3, 60_000), at(0)).is_none());
+    fn leased_tokens_are_spent_once_and_only_in_their_window() {
+        let (leases, policy) = (Leases::new(), policy());
+        let ahead = ask(&leases, &policy, 0).unwrap();
+        receive(&leases, &ahead, 3, 0);
         let two = [Charge::new(&policy, 2)];
         let spent = leases.spend(&partition(), &two, at(1_000)).unwrap();
         assert_eq!(spent.at(), at(51_000));
         assert_eq!(spent.each()[0].remaining(), 101);
         assert_eq!(spent.each()[0].reset_after(), Duration::from_secs(9));
-        assert!(leases.spend(&partition(), &two, at(1_000)).is_none());
-        let one = [Charge::new(&policy, 1)];
-        assert!(leases.spend(&partition(), &one, at(10_000)).is_none());
-        assert!(leases.spend(&partition(), &one, at(9_999)).is_some());
+        assert!(!spends(&leases, &policy, 2, 1_000));
+        assert!(!spends(&leases, &policy, 1, 10_000));
+        assert!(spends(&leases, &policy, 1, 9_999));
     }
 
     #[test]
-    fn an_instance_holds_one_lease_and_gives_back_the_second_and_what_lies_idle() {
-        let leases = Leases::default();
-        assert!(leases.keep(partition(), lease(3, 60_000), at(0)).is_none());
-        let surplus = leases.keep(partition(), lease(2, 60_000), at(0)).unwrap();
-        assert_eq!(surplus.tokens, 2);
-        assert!(leases.take_idle(at(1_999)).is_empty());
-        let idle = leases.take_idle(at(2_000));
-        assert_eq!((idle.len(), idle[0].1.tokens), (1, 3));
+    fn one_question_is_under_way_and_returns_the_unspent_tokens() {
+        let (leases, policy) = (Leases::new(), policy());
+        let first = ask(&leases, &policy, 0).unwrap();
+        // Nothing is held of earlier questions.
+        assert_eq!(unspent(&first), (first.number - 1, 0));
+        assert!(ask(&leases, &policy, 0).is_none());
+        receive(&leases, &first, 3, 0);
+        let second = ask(&leases, &policy, 1).unwrap();
+        assert_eq!(unspent(&second), (first.number, 3));
+        // They are on their way.
+        assert!(!spends(&leases, &policy, 1, 1));
+        receive(&leases, &second, 5, 2);
+        assert!(spends(&leases, &policy, 5, 2));
+    }
+
+    #[test]
+    fn lost_reply_is_asked_for_by_each_next_question() {
+        let (leases, policy) = (Leases::new(), policy());
+        let first = ask(&leases, &policy, 0).unwrap();
+        receive(&leases, &first, 3, 0);
+        for millis in 1..4 {
+            let lost = ask(&leases, &policy, millis).unwrap();
+            assert_eq!(unspent(&lost), (first.number, 3));
+            leases.doubt(&partition(), lost.number, at(millis));
+            assert!(!spends(&leases, &policy, 1, millis));
+        }
+        // One that was not sent changes nothing.
+        let unsent = ask(&leases, &policy, 5).unwrap();
+        leases.restore(&partition(), unsent.number, at(5));
+        assert!(!spends(&leases, &policy, 1, 5));
+        let last = ask(&leases, &policy, 6).unwrap();
+        receive(&leases, &last, 4, 6);
+        assert!(spends(&leases, &policy, 4, 6));
+    }
+
+    #[test]
+    fn lost_first_reply_is_asked_for_too() {
+        let (leases, policy) = (Leases::new(), policy());
+        let first = ask(&leases, &policy, 0).unwrap();
+        leases.doubt(&partition(), first.number, at(0));
+        let second = ask(&leases, &policy, 1).unwrap();
+        assert!(second.number > first.number);
+        assert_eq!(unspent(&second), (first.number - 1, 0));
+    }
+
+    #[test]
+    fn question_that_was_not_sent_leaves_its_tokens_spendable() {
+        let (leases, policy) = (Leases::new(), policy());
+        let first = ask(&leases, &policy, 0).unwrap();
+        receive(&leases, &first, 3, 0);
+        let unsent = ask(&leases, &policy, 1).unwrap();
+        leases.restore(&partition(), unsent.number, at(1));
+        assert!(spends(&leases, &policy, 3, 1));
+    }
+
+    #[test]
+    fn idle_and_doubtful_tokens_are_returned_until_the_reply_is_received() {
+        let (leases, policy) = (Leases::new(), policy());
+        let first = ask(&leases, &policy, 0).unwrap();
+        receive(&leases, &first, 3, 0);
+        assert!(leases.idle(at(1_999)).is_empty());
+        let idle = leases.idle(at(2_000));
+        assert_eq!(unspent(&idle[0].ahead), (first.number, 3));
+        assert_eq!(idle[0].ahead.divisor, Ahead::NOTHING);
+        leases.doubt(&partition(), idle[0].ahead.number, at(2_000));
+        assert!(leases.idle(at(3_999)).is_empty());
+        let again = leases.idle(at(4_000));
+        assert_eq!(unspent(&again[0].ahead), (first.number, 3));
+        receive(&leases, &again[0].ahead, 0, 4_000);
+        assert!(leases.is_empty());
+    }
+
+    #[test]
+    fn reset_forgets_tokens_and_doubts() {
+        let (leases, policy) = (Leases::new(), policy());
+        let first = ask(&leases, &policy, 0).unwrap();
+        receive(&leases, &first, 3, 0);
+        leases.forget(&partition(), &[&policy]);
+        assert!(leases.is_empty());
+        let lost = ask(&leases, &policy, 1).unwrap();
+        leases.forget(&partition(), &[&policy]);
+        leases.doubt(&partition(), lost.number, at(2));
+        assert_eq!(
+            unspent(&ask(&leases, &policy, 3).unwrap()),
+            (lost.number, 0)
+        );
+    }
+
+    #[test]
+    fn doubt_ends_after_two_windows() {
+        let (leases, policy) = (Leases::new(), policy());
+        let lost = ask(&leases, &policy, 0).unwrap();
+        leases.doubt(&partition(), lost.number, at(0));
+        assert!(leases.idle(at(120_000)).is_empty());
         assert!(leases.is_empty());
     }
 

@@ -15,6 +15,9 @@ use crate::{
 /// What each policy takes of the arguments of take.lua.
 const CHARGE_BYTES: usize = 74;
 
+/// The size of what a question for a lease says besides, and of what it says of each policy.
+const LEASE_BYTES: usize = 16;
+
 /// A number that no limit reaches, and that a double holds: what a larger cost is taken for.
 pub(super) const COST_MAX: u64 = (1 << 53) + 2;
 
@@ -23,6 +26,8 @@ pub(super) const COST_MAX: u64 = (1 << 53) + 2;
 pub(super) enum Wish {
     /// To take.
     Take,
+    /// To take, and to lease tokens.
+    TakeAhead,
     /// To take, and to tell the states that come of it.
     TakeAndTell,
     /// To say only what taking would.
@@ -33,10 +38,41 @@ pub(super) enum Wish {
     ChargeAndTell,
 }
 
+/// The part of a question that leases tokens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Ahead {
+    /// What is left is divided by this; the result is leased.
+    pub(super) divisor: u64,
+    /// Told apart from all other instances that share the server.
+    pub(super) instance: u64,
+    /// Of this question. Later questions of an instance have larger ones.
+    pub(super) number: u64,
+    /// For each policy, in their order.
+    pub(super) unspent: SmallVec<[Unspent; 2]>,
+}
+
+/// The tokens of one policy that an instance returns with its next question.
+///
+/// All tokens that the server granted to later questions than `received` are returned too: their
+/// replies were lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Unspent {
+    /// The number of the latest question whose reply was received.
+    pub(super) received: u64,
+    /// The tokens granted by that reply that are not spent.
+    pub(super) tokens: u64,
+}
+
+impl Ahead {
+    /// Leases nothing, and only returns tokens.
+    pub(super) const NOTHING: u64 = 1 << 53;
+}
+
 impl Wish {
     fn letter(self) -> u8 {
         match self {
             Self::Take => b't',
+            Self::TakeAhead => b'l',
             Self::TakeAndTell => b'd',
             Self::Peek => b'p',
             Self::Charge => b'c',
@@ -47,7 +83,7 @@ impl Wish {
     fn tells(self) -> bool {
         match self {
             Self::TakeAndTell | Self::ChargeAndTell => true,
-            Self::Take | Self::Peek | Self::Charge => false,
+            Self::Take | Self::TakeAhead | Self::Peek | Self::Charge => false,
         }
     }
 }
@@ -66,12 +102,23 @@ pub(super) struct Question {
 }
 
 impl Question {
-    pub(super) fn new(key: Vec<u8>, charges: &[Charge<'_>], wish: Wish, ahead: u64) -> Self {
+    pub(super) fn new(key: Vec<u8>, charges: &[Charge<'_>], wish: Wish) -> Self {
+        Self::packed(key, charges, wish, pack(charges, wish, 0))
+    }
+
+    /// A question that also leases tokens.
+    pub(super) fn leasing(key: Vec<u8>, charges: &[Charge<'_>], ahead: &Ahead) -> Self {
+        let mut asked = pack(charges, Wish::TakeAhead, ahead.divisor);
+        push_lease(&mut asked, ahead);
+        Self::packed(key, charges, Wish::TakeAhead, asked)
+    }
+
+    fn packed(key: Vec<u8>, charges: &[Charge<'_>], wish: Wish, asked: Vec<u8>) -> Self {
         let policies = charges.iter().map(|charge| charge.policy);
         Self {
             log_keys: log_keys(&key, policies),
             key,
-            asked: pack(charges, wish, ahead),
+            asked,
             choice: Choice::of(charges.iter().map(|charge| charge.policy)),
             wish,
             policies: charges.len(),
@@ -87,6 +134,7 @@ impl Question {
     pub(super) fn task(&self) -> Task {
         match self.wish {
             Wish::Take | Wish::TakeAndTell | Wish::Peek => Task::Decide,
+            Wish::TakeAhead => Task::Lease,
             Wish::Charge | Wish::ChargeAndTell => Task::Charge,
         }
     }
@@ -126,6 +174,15 @@ fn pack(charges: &[Charge<'_>], wish: Wish, ahead: u64) -> Vec<u8> {
         push_numbers(&mut packed, policy.terms().numbers());
     }
     packed
+}
+
+fn push_lease(packed: &mut Vec<u8>, ahead: &Ahead) {
+    packed.reserve(LEASE_BYTES * (1 + ahead.unspent.len()));
+    packed.extend_from_slice(&ahead.instance.to_le_bytes());
+    push_numbers(packed, [ahead.number]);
+    for unspent in &ahead.unspent {
+        push_numbers(packed, [unspent.received, unspent.tokens]);
+    }
 }
 
 pub(super) fn push_policy(packed: &mut Vec<u8>, policy: &Policy) {
@@ -245,7 +302,7 @@ mod tests {
     fn question(wish: Wish) -> Question {
         let policy = Policy::token_bucket("b", Quota::per_second(3)).unwrap();
         let charges = [Charge::new(&policy, 1)];
-        Question::new(b"key".to_vec(), &charges, wish, 0)
+        Question::new(b"key".to_vec(), &charges, wish)
     }
 
     fn said(admitted: u8, numbers: &[f64]) -> Vec<u8> {

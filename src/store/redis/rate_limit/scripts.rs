@@ -15,6 +15,8 @@ pub(super) enum Task {
     GiveBack,
     /// Carries over what was used of previous policies.
     Carry,
+    /// Decides by policies, some of which are leased.
+    Lease,
 }
 
 impl Task {
@@ -24,6 +26,12 @@ impl Task {
         const STATES: &str = include_str!("../scripts/states.lua");
         match self {
             Self::Decide => &[include_str!("../scripts/decide.lua"), STATES, TAKE],
+            Self::Lease => &[
+                include_str!("../scripts/decide.lua"),
+                include_str!("../scripts/give_back.lua"),
+                STATES,
+                TAKE,
+            ],
             Self::Charge => &[include_str!("../scripts/charge.lua"), STATES, TAKE],
             Self::GiveBack => &[
                 include_str!("../scripts/give_back.lua"),
@@ -53,8 +61,8 @@ const ALGORITHMS: [(&str, &str); 5] = [
 const CHOICES: usize = 1 << ALGORITHMS.len();
 
 /// Each script that was needed so far.
-static SCRIPTS: [[OnceLock<Script>; CHOICES]; 4] =
-    [const { [const { OnceLock::new() }; CHOICES] }; 4];
+static SCRIPTS: [[OnceLock<Script>; CHOICES]; 5] =
+    [const { [const { OnceLock::new() }; CHOICES] }; 5];
 
 /// Forgets what was used by some policies.
 pub(super) static RESET: LazyLock<Script> =

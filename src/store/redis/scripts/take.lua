@@ -1,24 +1,28 @@
--- Decides requests by all their policies at once, or charges what has been used already: a
+-- Decides requests by all their policies at once, or charges amounts that were used already: a
 -- translation of `settle` in src/rate_limit/charge.rs and of `charge` in src/rate_limit/policy.rs,
--- behind states.lua and decide.lua or charge.lua.
+-- behind states.lua and decide.lua or charge.lua, and behind give_back.lua for leases.
 --
--- Each group is a number of equal requests of one partition, decided one after the other. What goes
--- wrong with one group is told of it alone.
+-- Each group is a number of equal requests of one partition, decided one after the other. An error in
+-- one group is returned for that group alone.
 --
 -- KEYS     of each group the partition's hash: a field for each policy, named by its id, with three
---          doubles; and `x`, the moment in milliseconds at which the key expires. Behind it a list for
---          each sliding log
+--          doubles; `x`, the time in milliseconds at which the key expires; and for each instance that
+--          leases a field `g`, id and instance, with three doubles: the number of its latest question,
+--          the tokens that it was granted, and their receipt. Behind the hash a list for each sliding
+--          log
 -- ARGV[1]  the number of the call
--- ARGV     then for each group: `t` to take, `d` to take and to tell the states that come of it,
---          `p` to say only what taking would, `c` to charge whatever is left, `r` to charge so and
---          to tell the states; a byte: how many requests; and for each policy 74 bytes: id, letter,
---          1 if it only watches, cost, by what to divide what is left to take as much ahead (0 for
---          nothing), six numbers
+-- ARGV     then for each group: `t` to take, `d` to take and to return the new states, `l` to take and
+--          to lease, `p` to decide without charging, `c` to charge whatever is left, `r` to charge so
+--          and to return the states; a byte: the number of requests; for each policy 74 bytes: id,
+--          letter, 1 in shadow mode, cost, the divisor of the remaining tokens that gives the lease (0
+--          for none), six numbers; and behind `l`, which decides one request: the instance, the number
+--          of this question, and for each policy the number of the latest question whose reply the
+--          instance received, and the tokens of it that are not spent
 -- returns  the number of the call, the time, and for each group an error or bytes; for each request
---          of it: 1 if admitted; for each policy six doubles: the verdict, what remains, how long
---          to the reset, the receipt or the wait, what was taken ahead, its receipt; if denied or to
---          be told, then for each policy its state, three doubles: of a sliding log when it is over,
---          how much is used, and when the oldest entry leaves
+--          of it: 1 if admitted; for each policy six doubles: the verdict, the remaining tokens, the
+--          time to the reset, the receipt or the wait, the tokens leased, their receipt; if rejected or
+--          if states are to be returned, then for each policy its state, three doubles: of a sliding
+--          log the time at which it is empty, its length, and the time at which its oldest entry leaves
 
 -- Decides a group that has one policy, of which nothing is taken ahead: the short way of most.
 local function decide_one(key, asked)
@@ -113,14 +117,50 @@ local function next_key()
   return KEYS[keys_read]
 end
 
--- Reads what is asked by each policy, and what is held of it. Returns also the field in which it
--- stands that says when the key expires, or an error.
+-- Returns to the state the tokens that the instance was granted and does not hold: all of a grant whose
+-- reply it never received, or the unspent tokens of the latest one that it received. A question that a
+-- later one of the same instance overtook returns and leases nothing, as nobody receives its reply.
+local function return_grant(it, held, lease, received, unspent)
+  local latest, tokens, receipt = state_of(held)
+  if latest >= lease.number then
+    it[4] = 0
+    return
+  end
+  local amount = 0
+  if latest > received then
+    amount = tokens
+  elseif latest == received then
+    amount = math.min(tokens, unspent)
+  end
+  if amount > 0 then
+    it[11], it[12], it[13] = refund(
+      it[1], it[5], it[6], it[7], it[8], it[9], it[10], it[11], it[12], it[13], now, receipt, amount
+    )
+  end
+  -- A later question must be known as such if an earlier one may still arrive.
+  it.grant = { number = lease.number, tokens = 0, receipt = 0 }
+  it.grant.is_due = latest > 0 or received < lease.number - 1
+end
+
+-- Reads the instance and the number of a question for a lease; nothing of any other.
+local function read_lease(asked, count)
+  if string.byte(asked) ~= 108 then
+    return nil
+  end
+  local lease = {}
+  lease.instance, lease.number = unpack_from('<c8d', asked, count * 74 + 3)
+  return lease
+end
+
+-- Reads the policies of a request, and what is stored of them. Returns also the field with the time at
+-- which the key expires, or an error.
 --
--- Of each: 1 letter, 2 watches, 3 cost, 4 divisor, 5 to 10 numbers; 11 to 13 the state, 14 to 16 the
--- one that comes of the request; 17 verdict, 18 what remains, 19 reset, 20 detail; `field` and `was`,
--- or a log.
+-- Of each: 1 letter, 2 shadow mode, 3 cost, 4 divisor, 5 to 10 numbers; 11 to 13 the state, 14 to 16
+-- the state after the request; 17 verdict, 18 remaining, 19 reset, 20 detail; `field` and `was`, or a
+-- log; and of a lease `grant`, and `grant_field`.
 local function read_each(key, asked, count)
   local each, fields, words = {}, {}, 0
+  local lease = read_lease(asked, count)
   for i = 1, count do
     local it = { unpack_from('<c1Bdddddddd', asked, i * 74 - 63) }
     each[i] = it
@@ -129,6 +169,10 @@ local function read_each(key, asked, count)
     else
       words = words + 1
       it.field, fields[words] = words, string.sub(asked, i * 74 - 71, i * 74 - 64)
+      if lease then
+        words = words + 1
+        it.grant_field, fields[words] = words, 'g' .. fields[words - 1] .. lease.instance
+      end
     end
   end
   local held = {}
@@ -150,24 +194,43 @@ local function read_each(key, asked, count)
     else
       it[11], it[12], it[13] = state_of(held[it.field])
       it.field, it.was = fields[it.field], { it[11], it[12], it[13] }
+      if lease then
+        local received, unspent = unpack_from('<dd', asked, count * 74 + i * 16 + 3)
+        return_grant(it, held[it.grant_field], lease, received, unspent)
+        it.grant_field = fields[it.grant_field]
+      end
     end
   end
   return each, held[words + 1]
 end
 
--- Writes what has changed. Returns an error if there is one.
+-- Adds the field of a grant to those that are written. An instance that leases no more has none.
+local function write_grant(key, it, write)
+  local words, grant = #write, it.grant
+  if not grant or not grant.is_due then
+    return nil
+  elseif it[4] >= EXACT then
+    local gone = pcall('HDEL', key, it.grant_field)
+    return type(gone) == 'table' and gone
+  end
+  write[words + 1] = it.grant_field
+  write[words + 2] = pack('<ddd', grant.number, grant.tokens, grant.receipt)
+end
+
+-- Writes the fields that changed. Returns an error if there is one.
 local function write_each(key, each, expires)
-  local write, words, latest = {}, 0, 0
+  local write, words, latest, failed = {}, 0, 0, nil
   for i = 1, #each do
     local it = each[i]
     local before, till, one, two = it.was, it[11], it[12], it[13]
     if before and (till ~= before[1] or one ~= before[2] or two ~= before[3]) then
       write[words + 1], write[words + 2] = it.field, pack('<ddd', till, one, two)
-      words = words + 2
       latest = math.max(latest, till)
     end
+    failed = failed or write_grant(key, it, write)
+    words = #write
   end
-  local failed = words > 0 and write_states(key, write, latest, expires)
+  failed = failed or (words > 0 and write_states(key, write, latest, expires))
   for i = 1, #each do
     failed = failed or (each[i].log and log_write(each[i].log, now))
   end
@@ -180,6 +243,9 @@ local function decide_group(asked)
   local charges = wish == 99 or wish == 114
   local tells, peeks = wish == 100 or wish == 114, wish == 112
   local key, count = next_key(), (#asked - 2) / 74
+  if wish == 108 then
+    count = (#asked - 18) / 90
+  end
   local each, expires = read_each(key, asked, count)
   if not each then
     return expires
@@ -205,13 +271,13 @@ local function decide_group(asked)
         if it[17] == 0 and not peeks and not charges then
           log_record(log, it[6], now, it[3])
         end
-      elseif it[4] > 0 and it[17] == 0 and time == 1 then
-        -- The first takes ahead for all of them: more would be too much for one instance.
+      elseif it[4] > 0 and it[17] == 0 then
         ahead = math.floor(it[18] / it[4])
         if ahead > 0 then
           local _
           _, _, _, receipt, it[14], it[15], it[16] =
             decide_more(it, it[14], it[15], it[16], ahead)
+          it.grant = { number = it.grant.number, tokens = ahead, receipt = receipt, is_due = true }
         end
       end
       pieces = pieces + 1
