@@ -18,7 +18,7 @@ use crate::{error::ConfigError, notice};
 const CHECKED_MAX: u32 = 64;
 
 /// The number of requests without an identity that a layer marks if it reads the identity.
-const UNIDENTIFIED_MAX: u32 = 4_096;
+const UNIDENTIFIED_MAX: u32 = 1_024;
 
 /// Whether this process has marked a request without an identity. While it has not, no request is
 /// searched for the mark.
