@@ -1,4 +1,4 @@
-//! What is known when a request arrives.
+//! The facts that are known when a request arrives.
 
 use std::{net::SocketAddr, sync::OnceLock};
 

@@ -27,7 +27,7 @@ pub(super) type LevelFn = dyn Fn(&Record<'_>) -> Level + Send + Sync;
 /// A predicate of the application on the head of a request.
 pub(super) type HeadFn = dyn Fn(&Parts) -> bool + Send + Sync;
 
-/// Which records a request has.
+/// The records that a request has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Wanted {
     Nothing,
@@ -49,7 +49,7 @@ pub(super) struct Config {
     pub(super) one_in: NonZeroU32,
     pub(super) fold_window: Option<Duration>,
     pub(super) skip: Vec<Arc<HeadFn>>,
-    /// Which requests have a start record when they arrive.
+    /// The predicate that selects the requests with a start record at their arrival.
     pub(super) start: Vec<Arc<HeadFn>>,
     /// Whether streams have a start record when their response begins.
     pub(super) start_streams: bool,

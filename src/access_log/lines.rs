@@ -359,7 +359,7 @@ impl Queue {
         while let Some(untold) = self.next(&mut batch) {
             self.tell(untold, &mut pen, words);
             let lost = pen.write(&batch);
-            // Whoever waits for the lines finds the notice of their loss emitted.
+            // A task that waits for the lines finds the notice of their loss emitted.
             target.note(pen.failure.take().as_ref().map_or(Ok(()), Err));
             self.has_written(lost);
             batch.clear();

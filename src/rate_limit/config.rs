@@ -82,7 +82,7 @@ pub(super) struct Config {
     /// Whether the limiter counts or chooses by the identity of the caller.
     pub(super) reads_identity: bool,
     pub(super) placement: Placement,
-    /// What the limiter counts, to compare it with other limiters.
+    /// The counts of the limiter, to compare it with other limiters.
     pub(super) counted: Counted,
 }
 

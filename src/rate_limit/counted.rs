@@ -1,11 +1,11 @@
-//! What a limiter counts, to compare it with other limiters of the process.
+//! The counts of a limiter, to compare it with other limiters of the process.
 
 use std::sync::atomic::AtomicBool;
 
 use super::{partition::StoredPartition, policy::Policy, policy_set::PolicySets};
 use crate::store_key::StoreKey;
 
-/// What a limiter counts.
+/// The counts of a limiter.
 #[derive(Debug)]
 pub(super) struct Counted {
     /// The spaces of the store, if they can be compared.

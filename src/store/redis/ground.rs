@@ -55,7 +55,7 @@ pub(super) async fn within<F: Future>(
 /// By how much a timer may fire late in a process that is not busy.
 pub(super) const LATE_MAX: Duration = Duration::from_millis(4);
 
-/// How often more time is given because this process was late.
+/// The number of times that a call waits anew because this process was late.
 pub(super) const LATE_LOOKS: u32 = 4;
 
 impl Ground {

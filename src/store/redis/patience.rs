@@ -1,4 +1,4 @@
-//! How long a call waits for its reply.
+//! The time that a call waits for its reply.
 
 use std::{sync::Arc, time::Duration};
 

@@ -79,7 +79,7 @@ const FIX: &str =
     "write `protocol=2` or `protocol=3` in all URLs, or drop it to use RESP3 where available";
 
 fn refused(value: &str) -> ConfigError {
-    // What follows may be part of a password that was not percent-encoded.
+    // The rest may be part of a password that was not percent-encoded.
     let is_plain = value.len() <= 16 && value.bytes().all(|byte| byte.is_ascii_alphanumeric());
     let shown = if is_plain { value } else { "not shown" };
     ConfigError::new(PARAMETER, shown, "it must be 2, resp2, 3 or resp3").fix(FIX)

@@ -7,7 +7,7 @@ use redis::Value;
 use super::link::Link;
 use crate::{error::ConfigError, notice};
 
-/// What is stored on the server that must not be lost, and which settings were reported.
+/// The kinds of data on the server that must not be lost, and the settings that were reported.
 #[derive(Debug, Default)]
 pub(super) struct ServerCheck {
     has_limits: AtomicBool,

@@ -50,7 +50,7 @@ struct Lease {
     used_at: Timestamp,
 }
 
-/// Where a lease stands. At most one question about it is under way at a time.
+/// The state of a lease. At most one question about it is under way at a time.
 ///
 /// ```text
 ///            ┌───────── reply, or not sent ──────────┐
@@ -77,11 +77,11 @@ enum Resting {
     Doubtful(Timestamp),
 }
 
-/// What the server said of a policy when it granted tokens.
+/// The server's reply about a policy when it granted tokens.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Granted {
     pub(super) tokens: u64,
-    /// What was left at the server.
+    /// The tokens that were left at the server.
     pub(super) left: u64,
     pub(super) receipt: Receipt,
     /// The server's time, and ours of before it was asked.
@@ -122,7 +122,7 @@ impl Lease {
         Self {
             policy: policy.clone(),
             phase: Phase::Holding,
-            // What was granted to this question and later ones is unknown until a reply is received.
+            // The grants to this question and later ones are unknown until a reply is received.
             unspent: Unspent {
                 received: number - 1,
                 tokens: 0,

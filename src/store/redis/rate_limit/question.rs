@@ -41,7 +41,7 @@ pub(super) enum Wish {
 /// The part of a question that leases tokens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Ahead {
-    /// What is left is divided by this; the result is leased.
+    /// The divisor of the tokens that are left; the result is leased.
     pub(super) divisor: u64,
     /// Told apart from all other instances that share the server.
     pub(super) instance: u64,
