@@ -119,6 +119,7 @@ mod redis_cluster;
 mod redis_cluster_faults;
 #[cfg(all(feature = "redis", feature = "test-util"))]
 mod redis_conformance;
+#[cfg(all(feature = "redis", feature = "test-util"))]
 mod redis_counting;
 #[cfg(all(feature = "redis", feature = "test-util"))]
 mod redis_credentials;
