@@ -85,23 +85,20 @@ struct InTime<T> {
     alarm: Alarm,
 }
 
-/// The timers of a reply that is waited for.
+/// The timer of a reply that is waited for.
 ///
 /// ```text
-/// NotSet ─first poll─> Set ─timeout passed─> Last ─1 ms passed─> timed out
+/// NotSet ─first poll─> Set ─timeout passed─> Last ─next turn─> timed out
 ///    └──no timer──> Broken
 /// ```
 enum Alarm {
     NotSet(Duration, Option<Arc<dyn Runtime>>),
-    Set(Task, Option<Arc<dyn Runtime>>),
-    /// In a busy process the reply may have arrived, and its task have yet to run.
-    Last(Task),
+    Set(Task),
+    /// In a busy process the reply may have arrived, and its task have yet to run: it gets one turn.
+    Last,
     /// Nothing here has a timer.
     Broken,
 }
-
-/// The time that a reply which has already arrived may take to its request.
-const LAST_LOOK: Duration = Duration::from_millis(1);
 
 impl Alarm {
     /// Returns whether the time is over.
@@ -109,17 +106,16 @@ impl Alarm {
         loop {
             *self = match self {
                 Self::NotSet(after, runtime) => match sleep(*after, runtime.as_ref()) {
-                    Some(timer) => Self::Set(timer, runtime.take()),
+                    Some(timer) => Self::Set(timer),
                     None => Self::Broken,
                 },
-                Self::Set(timer, runtime) => {
+                Self::Set(timer) => {
                     ready!(timer.as_mut().poll(cx));
-                    match sleep(LAST_LOOK, runtime.as_ref()) {
-                        Some(timer) => Self::Last(timer),
-                        None => return Poll::Ready(()),
-                    }
+                    *self = Self::Last;
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
                 }
-                Self::Last(timer) => return timer.as_mut().poll(cx),
+                Self::Last => return Poll::Ready(()),
                 Self::Broken => return Poll::Pending,
             };
         }
@@ -166,12 +162,10 @@ mod tests {
 
     use super::*;
 
-    /// Rings when it is told to, and remembers for how long it was set. A last look ends at once unless
-    /// it is held.
+    /// Rings when it is told to, and remembers for how long it was set.
     #[derive(Clone, Debug, Default)]
     struct Bell {
         rings: Arc<AtomicBool>,
-        holds_last: Arc<AtomicBool>,
         set: Arc<Mutex<Vec<Duration>>>,
     }
 
@@ -180,12 +174,8 @@ mod tests {
 
         fn sleep(&self, duration: Duration) -> Task {
             self.set.lock().unwrap().push(duration);
-            let (rings, holds) = (Arc::clone(&self.rings), Arc::clone(&self.holds_last));
-            let is_over = move || match duration {
-                LAST_LOOK => !holds.load(Ordering::SeqCst),
-                _ => rings.load(Ordering::SeqCst),
-            };
-            Box::pin(poll_fn(move |_| match is_over() {
+            let rings = Arc::clone(&self.rings);
+            Box::pin(poll_fn(move |_| match rings.load(Ordering::SeqCst) {
                 true => Poll::Ready(()),
                 false => Poll::Pending,
             }))
@@ -216,7 +206,25 @@ mod tests {
         }
         assert_eq!(*bell.set.lock().unwrap(), [SHORT]);
         bell.rings.store(true, Ordering::SeqCst);
+        assert!(poll(&mut asked).is_pending());
         assert_eq!(poll(&mut asked), Poll::Ready(Err(StoreErrorKind::Timeout)));
+    }
+
+    #[test]
+    fn reply_that_is_noticed_in_the_turn_after_the_timeout_is_used() {
+        let (deadline, bell) = bell();
+        let comes = Arc::new(AtomicBool::new(false));
+        let reply = Arc::clone(&comes);
+        let mut asked = deadline.bound(StoreFuture::pending(poll_fn(move |_| {
+            match reply.load(Ordering::SeqCst) {
+                true => Poll::Ready(Ok(7)),
+                false => Poll::Pending,
+            }
+        })));
+        bell.rings.store(true, Ordering::SeqCst);
+        assert!(poll(&mut asked).is_pending());
+        comes.store(true, Ordering::SeqCst);
+        assert_eq!(poll(&mut asked), Poll::Ready(Ok(7)));
     }
 
     #[test]
@@ -234,30 +242,6 @@ mod tests {
         comes.store(true, Ordering::SeqCst);
         bell.rings.store(true, Ordering::SeqCst);
         assert_eq!(poll(&mut asked), Poll::Ready(Ok(7)));
-    }
-
-    #[test]
-    fn reply_that_is_noticed_just_after_the_timeout_is_used() {
-        for comes in [true, false] {
-            let (deadline, bell) = bell();
-            bell.holds_last.store(true, Ordering::SeqCst);
-            let has_come = Arc::new(AtomicBool::new(false));
-            let reply = Arc::clone(&has_come);
-            let mut asked = deadline.bound(StoreFuture::pending(poll_fn(move |_| {
-                match reply.load(Ordering::SeqCst) {
-                    true => Poll::Ready(Ok(7)),
-                    false => Poll::Pending,
-                }
-            })));
-            bell.rings.store(true, Ordering::SeqCst);
-            assert!(poll(&mut asked).is_pending());
-            assert_eq!(*bell.set.lock().unwrap(), [SHORT, LAST_LOOK]);
-            has_come.store(comes, Ordering::SeqCst);
-            bell.holds_last.store(false, Ordering::SeqCst);
-            let timed_out = Err(StoreErrorKind::Timeout);
-            let polled = if comes { Ok(7) } else { timed_out };
-            assert_eq!(poll(&mut asked), Poll::Ready(polled));
-        }
     }
 
     #[test]

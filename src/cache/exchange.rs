@@ -339,7 +339,8 @@ impl Exchange {
     ) -> Option<StoreFuture<Lookup>> {
         let (config, look) = (&self.config, &mut asked.look);
         // Mostly nothing at all has been stored since.
-        if config.order.now() == look.shared_looked_up
+        let now = config.order.now();
+        if (now == look.shared_looked_up && now == look.own_looked_up)
             || look.failed.is_some()
             || !look.is_last_word(status)
         {
