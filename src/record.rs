@@ -42,7 +42,7 @@ struct Sheet<T: ?Sized> {
     beside: T,
 }
 
-/// Facts that whoever keeps the record stores beside the slots.
+/// Facts that the owner of the record stores beside the slots.
 pub(crate) trait Beside: Any + Send + Sync {
     /// Returns the request's name, if it has one.
     fn request_id(&self) -> Option<&RequestId>;

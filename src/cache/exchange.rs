@@ -88,17 +88,17 @@ pub(super) struct Exchange {
     course: Course,
 }
 
-/// What the cache does beside the handler.
+/// The work of the cache beside the handler.
 enum Course {
     /// Nothing.
     Pass(Forward, Reason),
-    /// What is kept of what the request may change goes.
+    /// The stored responses that the request may change are purged.
     Change(Box<Change>),
     /// The answer may be kept.
     Look(Box<Asked>),
 }
 
-/// What is still to be done before the client may see an answer.
+/// The writes to the store that must end before the client is sent a response.
 pub(super) struct Settling {
     pub(super) settled: StoreFuture<()>,
     /// Whether the answer is kept after that.

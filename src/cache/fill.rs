@@ -37,13 +37,13 @@ pub(super) struct Fill {
     pub(super) config: Arc<Config>,
     pub(super) head: Head,
     pub(super) expected_bytes: Option<u64>,
-    /// What is stored already of what this is a part of.
+    /// The stored part that this part completes.
     pub(super) part: Option<Arc<StoredResponse>>,
     /// Others wait for this answer.
     pub(super) lead: Option<Lead>,
     /// Other processes do. It is given back when the answer is in the store.
     pub(super) lease: Option<Box<HeldLease>>,
-    /// How it is compressed, if it may be.
+    /// The compression of the body, if it may be compressed.
     pub(super) packer: Option<Packer>,
     /// The request's record, which says that the answer is being stored.
     pub(super) record: Option<RecordHandle>,
@@ -54,7 +54,7 @@ pub(super) struct Fill {
     /// Its place among the responses of its key and variant.
     turn: Turn,
     chunks: Vec<Bytes>,
-    /// Where they lie while more are waited for.
+    /// Their place while more of the body is waited for.
     open: Option<Arc<Open>>,
     bytes: u64,
 }

@@ -35,7 +35,7 @@ fn span(trace: u8, span: u8) -> TraceContext {
     TraceContext::new([trace; 16], [span; 8], 1).unwrap()
 }
 
-/// What the handler saw, and the record.
+/// The request as the handler received it, and its record.
 struct Seen {
     fields: HeaderMap,
     context: Option<TraceContext>,

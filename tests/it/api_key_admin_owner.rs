@@ -421,7 +421,7 @@ async fn a_manager_that_acts_for_the_owner_sets_no_allowances() {
     assert_eq!(named.unwrap().name(), Some("ci"));
 }
 
-/// Who set a field stays known in the bytes that a store keeps.
+/// A stored record keeps the administrator who set a field.
 #[tokio::test]
 async fn the_services_decisions_hold_after_a_restart() {
     let store = MemoryStore::new();

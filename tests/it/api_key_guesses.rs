@@ -156,7 +156,7 @@ async fn a_credential_that_was_wrong_a_moment_ago_is_not_verified_again() {
     }
 }
 
-/// What one layer's verifier rejects, another layer's may know.
+/// A credential that the verifier of one layer rejects may be known to that of another layer.
 #[tokio::test]
 async fn a_credential_that_one_layer_rejects_is_verified_by_another() {
     let (keys, knows) = (Keys::new(), Tokens::new(false, rejected));

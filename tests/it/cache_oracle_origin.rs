@@ -73,7 +73,7 @@ fn the_oracle_sees_a_fault() {
     }
 }
 
-/// What is broken on purpose.
+/// A fault that is injected to prove that the oracle sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fault {
     None,

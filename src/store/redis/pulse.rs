@@ -132,8 +132,8 @@ impl Pulse {
         self.rounds >= ROUNDS_MAX
     }
 
-    /// Returns whether so many rounds of calls failed that replies which arrive meanwhile are not theirs:
-    /// a reply was lost on the way, and each one is taken for that to an earlier call.
+    /// Returns whether the connection is out of step: five rounds of calls in a row failed, so replies that
+    /// arrive belong to earlier calls, as one was lost on the way.
     pub(super) fn is_out_of_step(&self) -> bool {
         self.unanswered >= ROUNDS_MAX
     }
