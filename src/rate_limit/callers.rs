@@ -1,6 +1,6 @@
-//! Lists of callers: who is never limited, and who is never let in.
+//! Lists of callers that are exempt or denied.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use super::request_head::RequestHead;
 use crate::{
@@ -9,7 +9,7 @@ use crate::{
     ip_network::IpNetwork,
 };
 
-/// A list of callers, by where they call from or by who they are.
+/// A list of callers, by network or by identity.
 ///
 /// ```
 /// use portcullis::{ClientAddrResolver, rate_limit::Callers};
@@ -29,12 +29,12 @@ pub struct Callers {
 }
 
 impl Callers {
-    /// Begins a list that names nobody.
+    /// Creates an empty list.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Adds all that call from one of these networks, as the resolver finds their address.
+    /// Adds callers whose address, as the resolver determines it, is in one of these networks.
     pub fn networks(
         mut self,
         resolver: ClientAddrResolver,
@@ -65,19 +65,19 @@ impl Callers {
         self
     }
 
-    /// Returns whether the list names the caller of a request.
+    /// Returns whether the list includes the caller of a request.
     #[inline]
-    pub(super) fn include(&self, head: &RequestHead<'_>) -> Result<bool, MissingClientAddr> {
+    fn include(&self, head: &RequestHead<'_>) -> Result<bool, MissingClientAddr> {
         Ok(!self.is_empty() && self.include_one(head)?)
     }
 
     #[inline]
-    pub(super) fn is_empty(&self) -> bool {
+    fn is_empty(&self) -> bool {
         self.networks.is_empty() && self.lineages.is_empty() && self.owners.is_empty()
     }
 
-    /// Returns whether the list names callers by their identity.
-    pub(super) fn reads_identity(&self) -> bool {
+    /// Returns whether the list includes callers by identity.
+    fn reads_identity(&self) -> bool {
         !self.lineages.is_empty() || !self.owners.is_empty()
     }
 
@@ -98,6 +98,55 @@ impl Callers {
             }
         }
         Ok(false)
+    }
+}
+
+/// A function that exempts requests.
+type SkipFn = dyn Fn(&RequestHead<'_>) -> bool + Send + Sync;
+
+/// The callers that a limiter denies, and the requests that it exempts.
+#[derive(Default)]
+pub(super) struct CallerRules {
+    pub(super) deny: Callers,
+    pub(super) allow: Callers,
+    pub(super) skip: Option<Arc<SkipFn>>,
+}
+
+/// The treatment of a request by the [`CallerRules`].
+pub(super) enum Access {
+    Denied,
+    /// No policy applies.
+    Exempt,
+    Limited,
+}
+
+impl CallerRules {
+    /// Returns the treatment of a request. Denials take precedence.
+    #[inline]
+    pub(super) fn access(&self, head: &RequestHead<'_>) -> Result<Access, MissingClientAddr> {
+        if self.deny.include(head)? {
+            return Ok(Access::Denied);
+        }
+        let is_skipped = self.skip.as_ref().is_some_and(|skip| skip(head));
+        Ok(match is_skipped || self.allow.include(head)? {
+            true => Access::Exempt,
+            false => Access::Limited,
+        })
+    }
+
+    /// Returns whether every request is limited.
+    pub(super) fn is_empty(&self) -> bool {
+        self.deny.is_empty() && !self.exempts()
+    }
+
+    /// Returns whether some requests may be exempt.
+    pub(super) fn exempts(&self) -> bool {
+        !self.allow.is_empty() || self.skip.is_some()
+    }
+
+    /// Returns whether the identity of the caller is read.
+    pub(super) fn reads_identity(&self) -> bool {
+        self.allow.reads_identity() || self.deny.reads_identity()
     }
 }
 

@@ -1,4 +1,4 @@
-//! Notices of limits that can be counted and can hardly be meant.
+//! Notices of limits that are valid, and probably a mistake.
 
 use std::num::NonZeroU32;
 
@@ -10,7 +10,7 @@ use super::{
 use crate::{error::ConfigError, notice};
 
 /// The options of a limiter that are compared with one another.
-pub(super) struct Limits<'a> {
+pub(super) struct LimitNotices<'a> {
     pub(super) sets: &'a PolicySets,
     pub(super) tiers: Option<&'a Tiers>,
     /// The number of instances among which a local store divides the quotas.
@@ -21,7 +21,7 @@ pub(super) struct Limits<'a> {
     pub(super) has_others: bool,
 }
 
-impl Limits<'_> {
+impl LimitNotices<'_> {
     /// Emits one notice for each mistake.
     pub(super) fn report(&self) {
         let found = [
@@ -63,7 +63,7 @@ impl Limits<'_> {
             policy.capacity()
         );
         let error = ConfigError::new("share", share, problem);
-        Some(error.fix("give the number of instances, or `WhenStoreFails::Deny` to that policy"))
+        Some(error.fix("give the number of instances, or `when_store_fails(OnStoreError::Deny)` to that policy"))
     }
 
     fn debt_above_limit(&self) -> Option<ConfigError> {

@@ -1,20 +1,41 @@
-//! The counts of a limiter, to compare it with other limiters of the process.
+//! The counts of a limiter, to compare them with those of other limiters in the process.
 
 use std::sync::atomic::AtomicBool;
 
 use super::{partition::StoredPartition, policy::Policy, policy_set::PolicySets};
-use crate::store_key::StoreKey;
+use crate::{
+    layer_order::{LayerKind, Placement},
+    store_key::StoreKey,
+};
+
+/// The checks of a limiter against the other layers of the process.
+pub(super) struct Checks {
+    pub(super) placement: Placement,
+    pub(super) counted: Counted,
+    /// Whether a decision may depend on the identity of the caller.
+    pub(super) reads_identity: bool,
+}
 
 /// The counts of a limiter.
 #[derive(Debug)]
 pub(super) struct Counted {
-    /// The spaces of the store, if they can be compared.
+    /// The key spaces, if they can be compared.
     spaces: Option<Vec<StoreKey>>,
     pub(super) policies: Vec<Policy>,
-    /// Policies that each request is charged for, if each costs one.
+    /// The policies that charge each request 1.
     of_each_request: Vec<Policy>,
-    /// Present if routes are counted apart: whether one was known.
+    /// Whether a request had a route. Present if routes are counted apart.
     pub(super) is_route_known: Option<AtomicBool>,
+}
+
+impl Checks {
+    pub(super) fn new(counted: Counted, reads_identity: bool) -> Self {
+        Self {
+            placement: Placement::new(LayerKind::RateLimit, reads_identity),
+            counted,
+            reads_identity,
+        }
+    }
 }
 
 impl Counted {
@@ -27,7 +48,7 @@ impl Counted {
         }
     }
 
-    /// Keeps that the charges of a request depend on a function or a list.
+    /// Excludes policies whose charges depend on a function or on a list of callers.
     pub(super) fn conditional(mut self, is_conditional: bool) -> Self {
         if is_conditional {
             self.of_each_request.clear();
@@ -39,7 +60,7 @@ impl Counted {
         self.spaces.is_some() && self.spaces == other.spaces
     }
 
-    /// Returns the name of a policy that both charge each request for.
+    /// Returns the name of a policy that charges each request in both limiters.
     pub(super) fn charged_twice(&self, outer: &Self) -> Option<&str> {
         if !self.shares_spaces(outer) {
             return None;
@@ -48,7 +69,7 @@ impl Counted {
         self.of_each_request.iter().find(is_outer).map(Policy::name)
     }
 
-    /// Returns a policy whose count both share while their quotas differ, and the other quota.
+    /// Returns two policies that share a count and have different quotas.
     pub(super) fn contradicted<'a>(&'a self, other: &'a Self) -> Option<(&'a Policy, &'a Policy)> {
         if !self.shares_spaces(other) {
             return None;

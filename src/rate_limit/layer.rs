@@ -1,97 +1,77 @@
-//! The layer, and how it is built.
+//! The layer and its builder.
 
 use std::{borrow::Cow, fmt, future::Future, sync::Arc, time::Duration};
 
 use tower_layer::Layer;
 
 use super::{
-    callers::Callers,
-    config::{Config, Cost, PoliciesBy, Skip, TierBy},
-    config_notices,
-    counted::Counted,
+    callers::{CallerRules, Callers},
+    charging::{Charging, ChargingOptions},
+    config::{Config, ResponseOptions},
+    counted::{Checks, Counted},
     headers::RateLimitFields,
     limits::Limits,
-    local_store::LocalStore,
     on_store_error::OnStoreError,
     own_sets::{OwnSets, Reads},
-    partition::Partition,
+    partition::{Partition, SingleComponent, StoredPartition},
     penalty::{Bans, Penalty},
     placement,
     policy::Policy,
-    policy_set::{LiveSets, PolicyList, Tiers},
+    policy_set::{LiveSets, PolicyList, PolicySets, Tiers},
     request_head::RequestHead,
     service::RateLimit,
     store::RateLimitStore,
-    waiting::Line,
-    wanted::Wanted,
-    watched::Watched,
+    stores::{StoreOptions, Stores},
+    waiting::TurnQueue,
+    wanted::{LimitSpec, has_queue},
 };
 use crate::{
     audit::{Audit, Auditor},
-    deadline::Deadline,
     error::ConfigError,
-    layer_order::{LayerKind, Placement},
     rejection::Responder,
-    runtime::{self, Runtime},
-    store_watch::StoreWatch,
+    runtime::Runtime,
 };
 
-/// How long a request waits for the store, unless the layer is told otherwise.
-const DEADLINE: Duration = Duration::from_millis(25);
+/// The default maximum number of requests that wait in queues.
+const MAX_WAITERS: usize = 10_000;
 
-/// Limits how often a partition of the requests may pass: see the [module](super).
+/// Limits the rate of requests in each partition. See the [module](super).
 #[derive(Clone, Debug)]
 pub struct RateLimitLayer {
     config: Arc<Config>,
 }
 
 impl RateLimitLayer {
-    /// Begins a limiter that counts in this store, and says who shares a quota.
+    /// Returns a builder for a limiter that counts each partition in this store.
     pub fn builder(store: impl RateLimitStore, partition: Partition) -> RateLimitLayerBuilder {
         RateLimitLayerBuilder {
-            store: Arc::new(store),
+            stores: StoreOptions::new(Arc::new(store)),
             partition,
-            policies: Vec::new(),
-            tiers: None,
-            fields: RateLimitFields::default(),
-            on_store_error: OnStoreError::default(),
-            responder: Responder::default(),
-            allow: Callers::new(),
-            deny: Callers::new(),
-            skip: None,
-            tier_by: None,
-            cost: None,
-            retry_jitter: Duration::ZERO,
-            runtime: runtime::ambient(),
-            deadline: Deadline::after(DEADLINE),
-            waiters_max: WAITERS_MAX,
-            policies_by: None,
-            penalty: None,
-            settles: false,
-            tells_handlers: false,
+            limits: LimitOptions::default(),
+            charging: ChargingOptions::default(),
+            callers: CallerRules::default(),
+            responses: ResponseOptions::default(),
+            max_waiters: MAX_WAITERS,
             audit: Audit::default(),
-            reads: Reads::default(),
         }
     }
-}
 
-impl RateLimitLayer {
-    /// Returns a handle by which the limits are changed while they are in use.
+    /// Returns a handle that changes the limits while they are in use.
     pub fn limits(&self) -> Limits {
         Limits::new(Arc::clone(&self.config))
     }
 
-    /// Returns whether the limiter counts or chooses by something of the caller's identity.
+    /// Returns whether a decision may depend on the identity of the caller.
     pub(crate) fn reads_identity(&self) -> bool {
-        self.config.reads_identity
+        self.config.checks.reads_identity
     }
 
-    /// Returns whether the limiter lets every request pass whose caller is not known.
+    /// Returns whether requests without an identity are not limited.
     pub(crate) fn needs_identity(&self) -> bool {
-        self.config.partition.needs_identity()
+        self.config.charging.partition.needs_identity()
     }
 
-    /// Returns what tells the layer's auditor.
+    /// Returns the audit of the layer.
     pub(crate) fn audit(&self) -> &Audit {
         &self.config.audit
     }
@@ -108,65 +88,56 @@ impl<S> Layer<S> for RateLimitLayer {
 /// Builds a [`RateLimitLayer`].
 #[must_use]
 pub struct RateLimitLayerBuilder {
-    store: Arc<dyn RateLimitStore>,
+    stores: StoreOptions,
     partition: Partition,
-    policies: Vec<Policy>,
-    tiers: Option<Tiers>,
-    fields: RateLimitFields,
-    on_store_error: OnStoreError,
-    responder: Responder,
-    allow: Callers,
-    deny: Callers,
-    skip: Option<Arc<Skip>>,
-    tier_by: Option<Arc<TierBy>>,
-    cost: Option<Arc<Cost>>,
-    retry_jitter: Duration,
-    runtime: Option<Arc<dyn Runtime>>,
-    deadline: Deadline,
-    waiters_max: usize,
-    reads: Reads,
-    policies_by: Option<Arc<PoliciesBy>>,
-    penalty: Option<Penalty>,
-    settles: bool,
-    tells_handlers: bool,
+    limits: LimitOptions,
+    charging: ChargingOptions,
+    callers: CallerRules,
+    responses: ResponseOptions,
+    max_waiters: usize,
     audit: Audit,
 }
 
-/// So many requests wait for their turns at most, unless another number is given.
-const WAITERS_MAX: usize = 10_000;
+/// The limits of a layer that is being built.
+#[derive(Default)]
+struct LimitOptions {
+    policies: Vec<Policy>,
+    tiers: Option<Tiers>,
+    reads: Reads,
+    penalty: Option<Penalty>,
+}
 
 impl RateLimitLayerBuilder {
-    /// Adds a policy that each request must pass.
+    /// Adds a policy for all requests.
     ///
-    /// Several are decided together: denied by one, a request is charged to none.
+    /// The policies of a request are decided together: if one denies, none is charged.
     pub fn policy(mut self, policy: Policy) -> Self {
-        self.policies.push(policy);
+        self.limits.policies.push(policy);
         self
     }
 
-    /// Sets which further policies the callers of each tier must pass.
+    /// Adds policies for the callers of each tier. None by default.
     pub fn tiers(mut self, tiers: Tiers) -> Self {
-        self.tiers = Some(tiers);
+        self.limits.tiers = Some(tiers);
         self
     }
 
-    /// Chooses the tier of a request by a function, instead of by the caller's
-    /// [`Identity`](crate::Identity): by method, by route, or by what a layer outside of this one
-    /// has left in the extensions.
+    /// Computes the tier of a request by a function: by its method, its route, or an extension of an
+    /// outer layer. Defaults to the tier of the caller's [`Identity`](crate::Identity).
     pub fn tier_by<F>(mut self, tier: F) -> Self
     where
         F: for<'a> Fn(&RequestHead<'a>) -> Option<Cow<'a, str>> + Send + Sync + 'static,
     {
-        self.tier_by = Some(Arc::new(tier));
+        self.charging.tier_by = Some(Arc::new(tier));
         self
     }
 
-    /// Charges the credits of the caller's [`Identity`](crate::Identity), as one more policy of the
-    /// name `credits`: so much in each period, all of it at once if the caller likes.
+    /// Charges the credits of the caller's [`Identity`](crate::Identity) by an additional policy
+    /// named `credits`. Each period has the whole amount, which may be spent at once. Off by default.
     ///
-    /// They are counted by the caller's line of keys, so that a rotated key has used what it had
-    /// used. When the key's credits are changed, the new amount holds from the next request on, and
-    /// what has been used of the period stays used. A caller without credits is not held to any.
+    /// Credits are counted by lineage, so a rotated key has spent what the previous key has. If the
+    /// credits of a key change, the new amount applies from the next request on, less what the period
+    /// has spent. Callers without credits are not limited by the policy.
     ///
     /// ```
     /// use portcullis::{
@@ -177,7 +148,7 @@ impl RateLimitLayerBuilder {
     /// let layer = RateLimitLayer::builder(MemoryStore::new(), Partition::identity())
     ///     .credits()
     ///     .cost(|head, policy| match policy.name() {
-    ///         // A search is worth five.
+    ///         // A search costs five credits.
     ///         "credits" if head.uri.path() == "/search" => 5,
     ///         _ => 1,
     ///     })
@@ -186,25 +157,27 @@ impl RateLimitLayerBuilder {
     /// # Ok::<(), portcullis::ConfigError>(())
     /// ```
     pub fn credits(mut self) -> Self {
-        self.reads.credits = true;
+        self.limits.reads.credits = true;
         self
     }
 
-    /// Puts the limit of the caller's [`Identity`](crate::Identity), where it has one, in the place
-    /// of its tier's policies: a bucket of the name `own`, which holds the amount and gains as much
-    /// in each period. The policies that all must pass still hold.
-    pub fn own_limits(mut self) -> Self {
-        self.reads.limit = true;
-        self
-    }
-
-    /// Chooses the policies of a request by an asynchronous function of its head, in the place of
-    /// those that [`policy`](Self::policy) and [`tiers`](Self::tiers) name: of a plan that is
-    /// looked up, say. Those apply where it finds `None`.
+    /// Replaces the policies of the tier by the limit of the caller's
+    /// [`Identity`](crate::Identity), if it has one. Off by default.
     ///
-    /// The function copies what it needs of the head before it waits. It is asked for each request
-    /// that is not skipped, and the request waits for it: let it remember what it has found. A list
-    /// with a queue needs a [`runtime`](Self::runtime): without one such a request is answered `500`.
+    /// The limit is a bucket named `own`: it holds the amount, and refills by the amount in each
+    /// period. Policies for all requests still apply.
+    pub fn own_limits(mut self) -> Self {
+        self.limits.reads.limit = true;
+        self
+    }
+
+    /// Looks up the policies of a request by an asynchronous function of its head. They replace those
+    /// of [`policy`](Self::policy) and [`tiers`](Self::tiers), which apply if it returns `None`.
+    ///
+    /// The function copies the parts of the head that it needs, because the future cannot borrow them.
+    /// It is called for each request that is not exempt, and the request waits for it, so it should
+    /// cache its results. A list with a queue needs a [`runtime`](Self::runtime): without one, its
+    /// requests are rejected with `500`.
     ///
     /// ```
     /// use portcullis::{
@@ -228,253 +201,251 @@ impl RateLimitLayerBuilder {
         F: Fn(&RequestHead<'_>) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Option<PolicyList>> + Send + 'static,
     {
-        self.policies_by = Some(Arc::new(move |head| Box::pin(choose(head))));
+        self.charging.policies_by = Some(Arc::new(move |head| Box::pin(choose(head))));
         self
     }
 
-    /// Settles what each request truly cost, once that is known: the [`cost`](Self::cost) is an
-    /// estimate then, and a [`Settlement`](super::Settlement) in the extensions of each admitted
-    /// request takes what it came to.
+    /// Settles the cost of each request after its response. Off by default.
     ///
-    /// The store must be able to [charge](RateLimitStore::charge). Each admitted request allocates
-    /// a little for it.
+    /// The [`cost`](Self::cost) is an estimate then, and a [`Settlement`](super::Settlement) in the
+    /// extensions of each admitted request receives the true cost. The store must be able to
+    /// [charge](RateLimitStore::charge). Each admitted request allocates for it.
     pub fn settle(mut self) -> Self {
-        self.settles = true;
+        self.charging.settles = true;
         self
     }
 
-    /// Puts the [`RateLimitOutcome`](crate::RateLimitOutcome) into the extensions of each admitted
-    /// request, so that handlers can read what is left, and of its response. It allocates, and so is
-    /// not done unless this is called. The response of a denied request has it in any case, and
-    /// so has each response where an access log keeps a record.
+    /// Inserts the [`RateLimitOutcome`](crate::RateLimitOutcome) into the extensions of each admitted
+    /// request and of its response, so that handlers can read the remaining quota. Off by default,
+    /// because it allocates.
+    ///
+    /// The response of a denied request always has the outcome, and so does each response in a
+    /// service with an access log.
     pub fn tell_handlers(mut self) -> Self {
-        self.tells_handlers = true;
+        self.responses.exposes_outcome = true;
         self
     }
 
-    /// Bans who is denied too often.
+    /// Bans partitions that are denied too often. None are banned by default.
     pub fn penalty(mut self, penalty: Penalty) -> Self {
-        self.penalty = Some(penalty);
+        self.limits.penalty = Some(penalty);
         self
     }
 
-    /// Sets who is told what auditors ask for: bans, and what policies that only watch would have
-    /// denied. It must not block.
+    /// Sets the receiver of audit events: bans, and denials of policies in shadow mode. None by
+    /// default. It must not block.
     pub fn auditor(mut self, auditor: impl Auditor) -> Self {
         self.audit = Audit::to(auditor);
         self
     }
 
-    /// Sets how much a request costs a policy. One, unless this is called.
+    /// Computes the cost of a request for a policy. Defaults to 1.
     ///
-    /// A cost of zero passes and is not charged; one above what the quota ever holds is always
-    /// denied.
+    /// A request of cost 0 is admitted and not charged. A cost above the policy's
+    /// [`capacity`](Policy::capacity) is always denied.
     pub fn cost<F>(mut self, cost: F) -> Self
     where
         F: Fn(&RequestHead<'_>, &Policy) -> u64 + Send + Sync + 'static,
     {
-        self.cost = Some(Arc::new(cost));
+        self.charging.cost = Some(Arc::new(cost));
         self
     }
 
-    /// Lets the requests pass uncounted for which this says so.
+    /// Exempts requests that match the predicate. None by default.
     pub fn skip<F>(mut self, skip: F) -> Self
     where
         F: Fn(&RequestHead<'_>) -> bool + Send + Sync + 'static,
     {
-        self.skip = Some(Arc::new(skip));
+        self.callers.skip = Some(Arc::new(skip));
         self
     }
 
-    /// Lets these callers pass uncounted.
+    /// Exempts the requests of these callers. None by default.
     pub fn allow(mut self, callers: Callers) -> Self {
-        self.allow = callers;
+        self.callers.allow = callers;
         self
     }
 
-    /// Turns these callers away with `403`, whatever else is said of them.
+    /// Rejects the requests of these callers with `403`, even if they are exempt. None by default.
     pub fn deny(mut self, callers: Callers) -> Self {
-        self.deny = callers;
+        self.callers.deny = callers;
         self
     }
 
-    /// Adds up to this much to `Retry-After`, so that clients whose windows end together do not
-    /// all come back together. Each partition has its own part of it, always the same. None by
-    /// default.
+    /// Sets the maximum jitter that is added to `Retry-After`, so that clients whose windows end
+    /// together do not all return together. Defaults to zero.
+    ///
+    /// The jitter of a partition is always the same.
     pub fn retry_jitter(mut self, most: Duration) -> Self {
-        self.retry_jitter = most;
+        self.responses.retry_jitter = most;
         self
     }
 
-    /// Sets what sleeps for requests that wait for their turn in a
-    /// [queue](Policy::leaky_queue), and tells when the store's time is over. Tokio by default, where the feature `tokio` is on.
+    /// Sets the runtime that sleeps for requests in a [queue](Policy::leaky_queue), times the
+    /// [store](Self::store_deadline), and runs tasks in the background. Defaults to Tokio with the
+    /// feature `tokio`, and to none without it.
     pub fn runtime(mut self, runtime: impl Runtime) -> Self {
-        let runtime: Arc<dyn Runtime> = Arc::new(runtime);
-        self.deadline.sleep_on(Arc::clone(&runtime));
-        self.runtime = Some(runtime);
+        self.stores.run_on(Arc::new(runtime));
         self
     }
 
-    /// Sets how long a request waits for the store to answer, before it is decided as for one that
-    /// [fails](Self::on_store_error). 25 milliseconds by default, or what a store that has a
-    /// [deadline of its own](RateLimitStore::has_deadline) waits.
+    /// Sets the time that a request waits for the store, before it is handled as if the store
+    /// [failed](Self::on_store_error). Defaults to 25 ms, or to the timeout of a store that
+    /// [has one](RateLimitStore::has_deadline). Must not be zero.
     ///
-    /// The time is told by [`runtime`](Self::runtime); by default by the Tokio runtime that the
-    /// request runs on (feature `tokio`), and where there is none, there is no deadline. A store in
-    /// memory is never waited for.
+    /// The [`runtime`](Self::runtime) measures the time, by default the Tokio runtime of the request
+    /// (feature `tokio`). Without a runtime there is no timeout. It does not apply to a store in
+    /// memory.
     pub fn store_deadline(mut self, after: Duration) -> Self {
-        self.deadline.set(Some(after));
+        self.stores.deadline.set(Some(after));
         self
     }
 
-    /// Lets requests wait for as long as the store takes: for a store with a deadline of its own.
+    /// Removes the timeout for the store. For a store that has a timeout itself.
     pub fn without_store_deadline(mut self) -> Self {
-        self.deadline.set(None);
+        self.stores.deadline.set(None);
         self
     }
 
-    /// Sets how many requests of all partitions wait for their turns at most. 10 000 by default.
+    /// Sets the maximum number of requests of all partitions that wait in queues. Defaults to 10 000.
+    /// Requests beyond it are charged nothing and receive `503`. At least 1 if there is a queue.
     ///
-    /// A [queue](Policy::leaky_queue) bounds how many of one partition wait; this bounds what all
-    /// of them take in memory. One more is turned away with `503`, charged to nobody.
+    /// A [queue](Policy::leaky_queue) bounds the waiting requests of one partition. This bounds the
+    /// memory of all of them.
     pub fn waiters_max(mut self, waiters: usize) -> Self {
-        self.waiters_max = waiters;
+        self.max_waiters = waiters;
         self
     }
 
-    /// Sets which header fields tell callers of their limits. None by default.
+    /// Sets the header fields that tell callers their limits. Defaults to
+    /// [`Off`](RateLimitFields::Off).
     pub fn fields(mut self, fields: RateLimitFields) -> Self {
-        self.fields = fields;
+        self.responses.fields = fields;
         self
     }
 
-    /// Sets what happens to a request when the store fails. It is turned away by default: a limiter
-    /// has no other store to ask until [`OnStoreError::local`] names one.
+    /// Sets the handling of requests while the store fails. Defaults to [`OnStoreError::Deny`].
     pub fn on_store_error(mut self, action: OnStoreError) -> Self {
-        self.on_store_error = action;
+        self.stores.on_error = action;
         self
     }
 
-    /// Sets who writes the bodies of rejections.
+    /// Sets the writer of rejection bodies. Defaults to `application/problem+json`.
     pub fn responder(mut self, responder: Responder) -> Self {
-        self.responder = responder;
+        self.responses.responder = responder;
         self
     }
 
-    /// Returns the layer.
+    /// Builds the layer.
     ///
     /// # Errors
     ///
-    /// If there is no policy, two of one request have the same name, the tiers have no fallback, the
-    /// share of [`OnStoreError::local`] is zero, there is a queue and nothing to wait by, or the
-    /// store [cannot decide](RateLimitStore::check) by the policies; if callers' own allowances are to
-    /// be read, and the partition does not begin with [`Partition::identity`].
-    pub fn build(self) -> Result<RateLimitLayer, ConfigError> {
-        let bans = self.penalty.map(Penalty::build).transpose()?;
-        let sets = Wanted {
-            policies: &self.policies,
-            tiers: self.tiers.as_ref(),
-            reads: self.reads,
-            store: &*self.store,
-            ban: bans.as_ref().map(Bans::policy),
-            on_store_error: &self.on_store_error,
-            has_runtime: self.runtime.is_some(),
-            others_are_chosen: self.policies_by.is_some(),
-        }
-        .sets()?
-        .with_tiers_by_function(self.tier_by.is_some());
-        config_notices::Limits {
-            sets: &sets,
-            tiers: self.tiers.as_ref(),
-            share: self.on_store_error.share()?,
-            has_penalty_for_denials: bans.as_ref().is_some_and(|bans| !bans.counts_auth()),
-            has_others: self.policies_by.is_some() || self.reads.any(),
-        }
-        .report();
-        if self.settles && !self.store.can_settle() {
-            return Err(ConfigError::new(
-                "settle",
-                format_args!("{:?}", self.store),
-                "the store can neither charge nor refund",
-            )
-            .fix("count by another store, such as a `MemoryStore`"));
-        }
-        if self.deadline.is_zero() {
-            let problem = "no store answers in no time, so every request is decided without it";
-            return Err(ConfigError::new("store_deadline", "0ns", problem)
-                .fix("give some dozens of milliseconds, or call `without_store_deadline`"));
-        }
-        if self.waiters_max == 0 && sets.policies().any(|policy| policy.max_wait().is_some()) {
-            let problem = "a policy lets requests wait in a queue, and none may wait";
-            return Err(ConfigError::new("waiters_max", 0, problem)
-                .fix("give at least 1, or use `Policy::leaky_bucket`"));
-        }
-        let line = |runtime| Arc::new(Line::new(runtime, self.waiters_max));
-        let partition = self.partition.in_store(self.store.keys());
-        if self.reads.any() && !partition.counts_callers_by_line() {
-            return Err(ConfigError::new(
-                "credits",
-                format_args!("counted by {:?}", self.partition),
-                "what is one caller's own is counted by its line of keys",
-            )
-            .fix("begin the partition with `Partition::identity()`"));
-        }
-        let reads_identity = partition.reads_identity()
-            || (sets.by_tier() && self.tier_by.is_none())
-            || self.reads.any()
-            || self.allow.reads_identity()
-            || self.deny.reads_identity();
-        let is_conditional = self.skip.is_some()
-            || self.cost.is_some()
-            || self.policies_by.is_some()
-            || !self.allow.is_empty();
-        let audit = self.audit;
-        let is_plain = self.store.admits_at_once()
-            && self.cost.is_none()
-            && self.tier_by.is_none()
-            && self.deny.is_empty()
-            && self.allow.is_empty()
-            && self.skip.is_none()
-            && self.policies_by.is_none()
-            && !self.reads.any()
-            && bans.is_none()
-            && !self.settles
-            && !self.tells_handlers;
-        let watch = StoreWatch::new("rate_limit", audit.clone());
-        let local = self.on_store_error.store().map(LocalStore::new);
-        let config = Config {
-            local: local.map(Arc::new),
-            plain_by: partition.only_part().filter(|_| is_plain),
-            beside: Arc::new(Watched::new(&self.store, &watch)),
-            watch,
-            deadline: self.deadline.beside(self.store.has_deadline()),
-            audit,
-            reads_identity,
-            placement: Placement::new(LayerKind::RateLimit, reads_identity),
-            counted: Counted::new(&partition, &sets).conditional(is_conditional),
-            partition,
-            own: self.reads.any().then(|| OwnSets::new(self.reads)),
-            store: self.store,
-            sets: LiveSets::new(sets),
-            fields: self.fields,
-            on_store_error: self.on_store_error,
-            responder: self.responder,
-            allow: self.allow,
-            deny: self.deny,
-            skip: self.skip,
-            tier_by: self.tier_by,
-            cost: self.cost,
-            retry_jitter: self.retry_jitter,
-            line: self.runtime.clone().map(line),
-            policies_by: self.policies_by,
-            bans: bans.map(Arc::new),
-            settles: self.settles,
-            tells_handlers: self.tells_handlers,
-            runtime: self.runtime,
-        };
-        let config = Arc::new(config);
+    /// If
+    ///
+    /// - there is no policy, two policies of one request have the same name, or the tiers have no
+    ///   fallback,
+    /// - the share of [`OnStoreError::local`] is zero, or a policy names another local store,
+    /// - there is a queue, and no runtime or no room to wait,
+    /// - the store [cannot decide](RateLimitStore::check) by the policies, or cannot settle, or its
+    ///   timeout is zero,
+    /// - credits or own limits are read, and the partition does not begin with
+    ///   [`Partition::identity`].
+    pub fn build(mut self) -> Result<RateLimitLayer, ConfigError> {
+        let bans = self.limits.penalty.take();
+        let bans = bans.map(Penalty::build).transpose()?.map(Arc::new);
+        let sets = self.spec(bans.as_deref()).sets()?;
+        let partition = self.partition.in_store(self.stores.store.keys());
+        self.check(&sets, &partition)?;
+        let fast = self.fast_component(&partition, bans.is_some());
+        let checks = self.checks(&partition, &sets);
+        let max_waiters = self.max_waiters;
+        let queue = |runtime| Arc::new(TurnQueue::new(runtime, max_waiters));
+        let reads = self.limits.reads;
+        let config = Arc::new(Config {
+            queue: self.stores.runtime.clone().map(queue),
+            stores: Stores::new(self.stores, self.audit.clone()),
+            charging: Charging {
+                partition,
+                fast,
+                sets: LiveSets::new(sets),
+                own: reads.any().then(|| OwnSets::new(reads)),
+                options: self.charging,
+            },
+            callers: self.callers,
+            responses: self.responses,
+            bans,
+            audit: self.audit,
+            checks,
+        });
         placement::compare(&config);
         Ok(RateLimitLayer { config })
+    }
+
+    fn spec<'a>(&'a self, bans: Option<&'a Bans>) -> LimitSpec<'a> {
+        LimitSpec {
+            policies: &self.limits.policies,
+            tiers: self.limits.tiers.as_ref(),
+            reads: self.limits.reads,
+            bans,
+            stores: &self.stores,
+            charging: &self.charging,
+        }
+    }
+
+    fn check(&self, sets: &PolicySets, partition: &StoredPartition) -> Result<(), ConfigError> {
+        if self.charging.settles {
+            self.stores.check_settlement()?;
+        }
+        self.stores.check_timeout()?;
+        self.check_waiters(sets)?;
+        self.check_allowances(partition)
+    }
+
+    fn check_waiters(&self, sets: &PolicySets) -> Result<(), ConfigError> {
+        if self.max_waiters > 0 || !sets.policies().any(has_queue) {
+            return Ok(());
+        }
+        let problem = "a policy lets requests wait in a queue, and none may wait";
+        let error = ConfigError::new("waiters_max", 0, problem);
+        Err(error.fix("give at least 1, or use `Policy::leaky_bucket`"))
+    }
+
+    fn check_allowances(&self, partition: &StoredPartition) -> Result<(), ConfigError> {
+        if !self.limits.reads.any() || partition.counts_callers_by_line() {
+            return Ok(());
+        }
+        let value = format_args!("counted by {:?}", self.partition);
+        let problem = "credits and own limits of a caller are counted by its lineage";
+        let error = ConfigError::new("credits", value, problem);
+        Err(error.fix("begin the partition with `Partition::identity()`"))
+    }
+
+    fn checks(&self, partition: &StoredPartition, sets: &PolicySets) -> Checks {
+        let is_conditional = self.charging.cost.is_some()
+            || self.charging.policies_by.is_some()
+            || self.callers.exempts();
+        let counted = Counted::new(partition, sets).conditional(is_conditional);
+        let reads_identity = partition.reads_identity()
+            || (sets.by_tier() && self.charging.tier_by.is_none())
+            || self.limits.reads.any()
+            || self.callers.reads_identity();
+        Checks::new(counted, reads_identity)
+    }
+
+    /// Returns the component of the fast path, if no option needs the long way.
+    fn fast_component(
+        &self,
+        partition: &StoredPartition,
+        has_bans: bool,
+    ) -> Option<SingleComponent> {
+        let is_fast = self.stores.store.admits_at_once()
+            && !self.charging.has_functions()
+            && !self.charging.settles
+            && self.callers.is_empty()
+            && !self.limits.reads.any()
+            && !self.responses.exposes_outcome
+            && !has_bans;
+        partition.single_component().filter(|_| is_fast)
     }
 }
 
@@ -482,8 +453,8 @@ impl fmt::Debug for RateLimitLayerBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RateLimitLayerBuilder")
             .field("partition", &self.partition)
-            .field("policies", &self.policies)
-            .field("tiers", &self.tiers)
+            .field("policies", &self.limits.policies)
+            .field("tiers", &self.limits.tiers)
             .finish_non_exhaustive()
     }
 }
@@ -503,7 +474,7 @@ mod tests {
         store_key::{StoreKey, StoreKeys},
     };
 
-    /// A store that nobody should ask.
+    /// A store whose calls all fail.
     #[derive(Debug)]
     struct Unasked(StoreKeys);
 
@@ -532,8 +503,10 @@ mod tests {
     fn without_a_runtime() -> RateLimitLayerBuilder {
         let store = Unasked(StoreKeys::random());
         let by_method = RateLimitLayer::builder(store, Partition::method());
+        let mut stores = by_method.stores;
+        stores.runtime = None;
         RateLimitLayerBuilder {
-            runtime: None,
+            stores,
             ..by_method
         }
     }

@@ -1,30 +1,33 @@
-//! The handle on the limits of a layer that is in use.
+//! The handle that reads and changes limits in use.
 
 use std::{sync::Arc, time::Duration};
 
+use smallvec::SmallVec;
+
 use super::{
-    config::{Answer, Config},
-    config_notices,
+    admission::Ruling,
+    config::Config,
     own_sets::OwnSets,
     paid::{Costs, Paid},
     policy::Policy,
-    policy_set::{PolicySet, Tiers},
+    policy_set::Tiers,
     request_head::RequestHead,
-    wanted::Wanted,
+    stores::{DecidingStore, equal_charges},
+    wanted::LimitSpec,
 };
 use crate::{
     error::{ConfigError, StoreError},
     record::RateLimitOutcome,
 };
 
-/// The limits of a layer that is in use, to be changed; from
+/// Reads and changes the limits of a layer in use. Created by
 /// [`RateLimitLayer::limits`](super::RateLimitLayer::limits).
 #[derive(Clone, Debug)]
 pub struct Limits {
     config: Arc<Config>,
 }
 
-/// What was taken beside the requests, by [`Limits::take`].
+/// The result of [`Limits::take`].
 #[derive(Debug)]
 #[must_use = "it says whether it was admitted"]
 pub struct Taken {
@@ -37,76 +40,66 @@ impl Limits {
         Self { config }
     }
 
-    /// Replaces the active policies and tiers, for all requests from now on and all services that
-    /// the layer has made.
+    /// Replaces the active policies and tiers of all services that the layer has created.
     ///
-    /// The change refills no quota where a policy keeps its name, its [scope](Policy::scope) and its
-    /// algorithm. A window keeps its count: 10 used of 10 become 10 used of 1000. A bucket keeps the
-    /// share that is left: a spent one stays spent, and a half-full one stays half full. If the window
-    /// changes, other layers and instances that use the previous policy are not affected; see
-    /// [`Policy::replacing`].
+    /// A policy that keeps its name, its [scope](Policy::scope) and its algorithm is not refilled. A
+    /// window keeps its count: 10 used of 10 become 10 used of 1000. A bucket keeps the share that is
+    /// left: an empty one stays empty, and a half-full one stays half full. If the window changes, other
+    /// layers and instances that use the previous policy are not affected; see [`Policy::replacing`].
     ///
     /// # Errors
     ///
-    /// If they are not what [`build`](super::RateLimitLayerBuilder::build) would take. Then nothing changes.
+    /// If [`build`](super::RateLimitLayerBuilder::build) would reject them. Then nothing changes.
     pub fn replace(
         &self,
         policies: impl IntoIterator<Item = Policy>,
         tiers: Option<Tiers>,
     ) -> Result<(), ConfigError> {
-        let (policies, tiers) = self.config.sets.successors(policies, tiers);
-        let (config, own) = (&self.config, self.config.own.as_ref());
-        let sets = Wanted {
+        let charging = &self.config.charging;
+        let (policies, tiers) = charging.sets.successors(policies, tiers);
+        let spec = LimitSpec {
             policies: &policies,
             tiers: tiers.as_ref(),
-            reads: own.map(OwnSets::reads).unwrap_or_default(),
-            store: &*config.store,
-            ban: config.bans.as_ref().map(|bans| bans.policy()),
-            on_store_error: &config.on_store_error,
-            has_runtime: config.runtime.is_some(),
-            others_are_chosen: config.policies_by.is_some(),
-        }
-        .sets()?
-        .with_tiers_by_function(self.config.tier_by.is_some());
-        config_notices::Limits {
-            sets: &sets,
-            tiers: tiers.as_ref(),
-            share: config.on_store_error.share()?,
-            has_penalty_for_denials: config.bans.as_ref().is_some_and(|bans| !bans.counts_auth()),
-            has_others: config.policies_by.is_some() || config.own.is_some(),
-        }
-        .report();
-        self.config.sets.replace(sets);
+            reads: charging
+                .own
+                .as_ref()
+                .map(OwnSets::reads)
+                .unwrap_or_default(),
+            bans: self.config.bans.as_deref(),
+            stores: &self.config.stores.options,
+            charging: &charging.options,
+        };
+        charging.sets.replace(spec.sets()?);
         Ok(())
     }
 
-    /// Returns what is left of each policy to the partition of a request with this head, and charges
-    /// nothing; `None` if no policy applies to it.
+    /// Returns the remaining quota of a request with this head; `None` if no policy applies to it.
     ///
-    /// The request is not looked up on lists, and not by
-    /// [`policies_by`](super::RateLimitLayerBuilder::policies_by): so for the others here.
+    /// Lists of callers and [`policies_by`](super::RateLimitLayerBuilder::policies_by) are not
+    /// consulted, here and in the other methods.
     ///
     /// # Errors
     ///
-    /// If the store fails; so for the others.
+    /// If the store fails.
     pub async fn peek(
         &self,
         head: &RequestHead<'_>,
     ) -> Result<Option<RateLimitOutcome>, StoreError> {
-        let Some((partition, set)) = self.config.find(head) else {
+        let Some((partition, set)) = self.config.charging.find(head) else {
             return Ok(None);
         };
-        let peeked = self.config.peek(&partition, &set).await?;
-        Ok(Some(self.config.outcome(Answer::Store(&peeked), &set)))
+        let store = &self.config.stores.background;
+        let peeked = store.peek(&partition, &equal_charges(&set, 0)).await?;
+        let ruling = Ruling::of_store(&peeked, &set);
+        Ok(Some(ruling.outcome(Duration::ZERO)))
     }
 
-    /// Takes what a request with this head would be charged at this cost, beside the requests: for a
-    /// job, or for a message of a connection that stays open. Admitted by all policies or charged to
-    /// none; `None` if no policy applies to it.
+    /// Charges what a request with this head would be charged at this cost; `None` if no policy
+    /// applies to it. For background jobs, and for messages on a connection that stays open.
     ///
-    /// Who has to wait for a turn in a [queue](Policy::leaky_queue) sees to it:
-    /// [`delayed`](RateLimitOutcome::delayed) says for how long. A denial counts for no
-    /// [ban](super::Penalty), and a ban denies nobody here.
+    /// If one policy denies, none is charged. The caller waits for its turn in a
+    /// [queue](Policy::leaky_queue) itself: [`delayed`](RateLimitOutcome::delayed) is the time. A denial
+    /// does not count toward a [ban](super::Penalty), and bans do not apply.
     ///
     /// ```
     /// use portcullis::{
@@ -125,7 +118,7 @@ impl Limits {
     /// let (limits, head) = (layer.limits(), RequestHead::of(&upgrade));
     /// let taken = limits.take(&head, 4).await?.expect("its caller is known");
     /// assert!(taken.is_admitted());
-    /// // Three of the four messages came to nothing.
+    /// // Three of the four messages failed.
     /// limits.refund(taken, 3).await?;
     /// assert_eq!(limits.peek(&head).await?.unwrap().policies[0].remaining, 9);
     /// # Ok(())
@@ -134,34 +127,33 @@ impl Limits {
     ///
     /// # Errors
     ///
-    /// If the store fails; no other is asked in its place.
+    /// If the store fails. The local store is not used.
     pub async fn take(
         &self,
         head: &RequestHead<'_>,
         cost: u64,
     ) -> Result<Option<Taken>, StoreError> {
-        let Some((partition, set)) = self.config.find(head) else {
+        let Some((partition, set)) = self.config.charging.find(head) else {
             return Ok(None);
         };
-        let taken = self.config.take_beside(&partition, &set, cost).await?;
-        let (answer, costs) = (Answer::Store(&taken), costs_of(&set, cost));
-        let delayed = match taken.is_admitted() {
-            true => set.delay(&costs, &taken),
-            false => Duration::ZERO,
-        };
-        let outcome = RateLimitOutcome {
-            delayed,
-            ..self.config.outcome(answer, &set)
-        };
-        let paid = match taken.is_admitted() {
-            true => self.config.paid(answer, partition, &set, &costs),
-            false => None,
-        };
-        Ok(Some(Taken { outcome, paid }))
+        let stores = &self.config.stores;
+        let reply = stores
+            .background
+            .take(&partition, &equal_charges(&set, cost));
+        let reply = reply.await?;
+        let ruling = Ruling::of_store(&reply, &set);
+        let costs: Costs = set.policies().iter().map(|_| cost).collect();
+        let charged = ruling.charged().map(|decisions| {
+            stores.charged(&DecidingStore::Main, partition, &set, &costs, decisions)
+        });
+        Ok(Some(Taken {
+            outcome: ruling.outcome(ruling.delay(&costs)),
+            paid: charged,
+        }))
     }
 
-    /// Gives back so much of what was taken, and no more than that was. It never reaches a later
-    /// window than that in which it was taken; of what was denied there is nothing to give back.
+    /// Refunds an amount, at most the one that was charged. The refund applies to the window of the
+    /// charge, and to no later one.
     ///
     /// # Errors
     ///
@@ -173,46 +165,44 @@ impl Limits {
         }
     }
 
-    /// Charges each policy of a request with this head what has been used already, whether it is
-    /// left or not.
+    /// Charges each policy of a request with this head an amount that was used already, even if the
+    /// quota is exceeded.
     ///
     /// # Errors
     ///
-    /// Also if the store cannot [charge](super::RateLimitStore::charge).
+    /// If the store fails, or cannot [charge](super::RateLimitStore::charge).
     pub async fn charge(&self, head: &RequestHead<'_>, cost: u64) -> Result<(), StoreError> {
-        match self.config.find(head) {
-            Some((partition, set)) => self.config.charge(&partition, &set, cost).await,
-            None => Ok(()),
-        }
+        let Some((partition, set)) = self.config.charging.find(head) else {
+            return Ok(());
+        };
+        let store = &self.config.stores.background;
+        store.charge(&partition, &equal_charges(&set, cost)).await
     }
 
-    /// Forgets what the partition of a request with this head has used of its policies, and a ban
-    /// of it.
+    /// Resets the counts of a request with this head, and lifts a ban of its partition.
     ///
     /// # Errors
     ///
     /// If the store fails.
     pub async fn reset(&self, head: &RequestHead<'_>) -> Result<(), StoreError> {
-        match self.config.find(head) {
-            Some((partition, set)) => self.config.reset(&partition, &set).await,
-            None => Ok(()),
-        }
+        let Some((partition, set)) = self.config.charging.find(head) else {
+            return Ok(());
+        };
+        let bans = self.config.bans.iter().flat_map(|bans| bans.policies());
+        let policies = set.policies().iter().flat_map(Policy::with_previous);
+        let policies: SmallVec<[&Policy; 4]> = policies.chain(bans).collect();
+        self.config.stores.reset(&partition, &policies).await
     }
 }
 
 impl Taken {
-    /// Returns whether it was admitted, and so charged.
+    /// Returns whether the request was admitted and charged.
     pub fn is_admitted(&self) -> bool {
         self.paid.is_some()
     }
 
-    /// Returns what each policy said.
+    /// Returns the decisions of the policies.
     pub fn outcome(&self) -> &RateLimitOutcome {
         &self.outcome
     }
-}
-
-/// Returns what each policy is asked for that costs all the same.
-fn costs_of(set: &PolicySet, cost: u64) -> Costs {
-    set.policies().iter().map(|_| cost).collect()
 }

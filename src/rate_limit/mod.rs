@@ -1,8 +1,8 @@
-//! Middleware that limits how often a client may call.
+//! Rate limits.
 //!
-//! A request that finds its quota spent is answered `429 Too Many Requests`, with `Retry-After`
-//! and `application/problem+json`, and never reaches the inner service. It is charged to nobody: a
-//! client that keeps knocking is not punished for it.
+//! A request whose quota is used up is rejected with `429 Too Many Requests`, `Retry-After` and
+//! `application/problem+json`, and never reaches the inner service. It is not charged, so a client that
+//! retries early is not penalized.
 //!
 //! ```
 //! use std::time::Duration;
@@ -49,7 +49,7 @@
 //! # }
 //! ```
 //!
-//! # How it decides
+//! # Decisions
 //!
 //! A [`Partition`] defines which requests share a quota, a [`Policy`] the quota and the algorithm, and
 //! a [`RateLimitStore`] holds the counts. All policies of a request are decided together: a request
@@ -60,39 +60,43 @@
 //!
 //! # Waiting for a turn
 //!
-//! A [queue](Policy::leaky_queue) lets requests wait in their response's future until their turn
-//! comes, and denies those that would wait too long. Who waits holds nothing of the inner service,
-//! and keeps its place in memory alone: a client that goes away, or whose request is dropped for
-//! another reason, gives it back, and all behind it in this process move up. The outcome in the
-//! record says how long a request was [delayed](crate::RateLimitOutcome::delayed).
+//! A [queue](Policy::leaky_queue) lets requests wait in their response future until their turn
+//! comes, and denies those that would wait too long. A waiting request holds no permit of the inner
+//! service, and its place is in memory only. If the client disconnects, the place is freed, and the
+//! requests behind it in this process move up. The outcome in the record tells the
+//! [delay](crate::RateLimitOutcome::delayed).
 //!
-//! # What passes
+//! # Requests without limits
 //!
-//! A request that is in no partition (no [`Identity`](crate::Identity), in a limiter by identity)
-//! passes uncounted; [`Partition::or`] says by what else to count it. A limiter by client address
-//! that does not know the address answers `500`, and says once what is missing.
+//! A request that is in no partition is not limited, such as one without an
+//! [`Identity`](crate::Identity) in a limiter by identity. [`Partition::or`] adds an alternative. A
+//! limiter by client address rejects requests without an address with `500`, and reports once what is
+//! missing.
 //!
-//! # What it truly cost
+//! # Costs that are known later
 //!
-//! Where the cost of a request is known only once it has been answered, let the limiter
-//! [`settle`](RateLimitLayerBuilder::settle): an estimate is charged first, and the difference when
-//! the response's body has ended, or the client has gone away. See [`Settlement`].
+//! If the cost of a request is known only after its response, let the limiter
+//! [`settle`](RateLimitLayerBuilder::settle): an estimate is charged first, and the difference when the
+//! response body ends or the client disconnects. See [`Settlement`].
 //!
-//! # When the store fails
+//! # When the store is unavailable
 //!
-//! [`OnStoreError`] says what becomes of the request: it is turned away with `503`, let pass, or
-//! decided by a store in this process, on this instance's share of the quota. The record tells
-//! which it was. [`Policy::when_store_fails`] lets one policy differ. Policies that only watch turn
-//! nobody away then either.
+//! [`OnStoreError`] defines the handling of requests meanwhile: they are rejected with `503`,
+//! admitted without limits, or decided by a store in this process, by this instance's share of the
+//! quota. The record tells which. [`Policy::when_store_fails`] overrides it for one policy. Policies
+//! in shadow mode reject nothing then either.
 
+mod admission;
 mod algorithm;
 mod callers;
 mod canonical;
 mod charge;
+mod charging;
 mod config;
 mod config_notices;
 mod counted;
 mod decision;
+mod failure_override;
 mod future;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
@@ -119,11 +123,11 @@ mod quota_text;
 mod service;
 mod settlement;
 mod store;
+mod stores;
 mod terms;
 mod waiting;
 mod wanted;
 mod watched;
-mod when_store_fails;
 
 pub use self::algorithm::{Log, State};
 pub use self::callers::Callers;
@@ -145,6 +149,5 @@ pub use self::service::RateLimit;
 pub use self::settlement::Settlement;
 pub use self::store::{RateLimitStore, Refund};
 pub use self::terms::Terms;
-pub use self::when_store_fails::WhenStoreFails;
 use crate::request_head;
 pub use crate::request_head::RequestHead;

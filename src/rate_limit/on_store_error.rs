@@ -1,15 +1,21 @@
-//! What a limiter does with a request when its store fails.
+//! The handling of requests while a limiter's store fails.
 
 use std::{num::NonZeroU32, sync::Arc};
 
-use super::store::RateLimitStore;
+use super::{
+    failure_override::{FailureOverride, LocalStoreId},
+    policy::Policy,
+    store::RateLimitStore,
+};
 use crate::error::ConfigError;
 
-/// What a limiter does with a request when its store fails.
+/// The handling of requests while a limiter's store fails.
 ///
-/// A limiter knows no store but the one that it was given, and so has none to fall back on:
-/// [`Deny`](Self::Deny) is the default until a second one is named by [`local`](Self::local). Then
-/// an outage of the store is not an outage of the service, and not the end of all limits either.
+/// Set for a limiter by
+/// [`RateLimitLayerBuilder::on_store_error`](super::RateLimitLayerBuilder::on_store_error), and for
+/// one of its policies by [`Policy::when_store_fails`]. Defaults to [`Deny`](Self::Deny), because a
+/// limiter has no second store. With one, named by [`local`](Self::local), an outage of the store
+/// neither stops the service nor lifts all limits.
 ///
 /// ```
 /// use portcullis::{
@@ -18,7 +24,7 @@ use crate::error::ConfigError;
 /// };
 ///
 /// # fn limits(server: impl RateLimitStore) -> Result<RateLimitLayer, portcullis::ConfigError> {
-/// // Four instances of this service share the quota: each admits 25 on its own.
+/// // While the server fails, each of four instances admits 25 requests in a minute.
 /// RateLimitLayer::builder(server, Partition::identity())
 ///     .policy(Policy::fixed_window("caller", Quota::per_minute(100))?)
 ///     .on_store_error(OnStoreError::local(MemoryStore::new(), 4))
@@ -29,46 +35,45 @@ use crate::error::ConfigError;
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub enum OnStoreError {
-    /// Decides by a store in this process, on quotas that are divided by `share`; from
+    /// A store in this process decides, by quotas divided by `share`. Created by
     /// [`local`](Self::local).
     Local {
-        /// The store that is asked in the place of the one that failed.
+        /// The store that decides.
         store: Arc<dyn RateLimitStore>,
-        /// How many instances share the quota.
+        /// The number of instances that share the quota.
         share: u32,
     },
-    /// Lets it pass, unlimited.
+    /// Requests are admitted without limits.
     Allow,
-    /// Turns it away with `503`.
+    /// Requests are rejected with `503 Service Unavailable`.
     #[default]
     Deny,
 }
 
 impl OnStoreError {
-    /// Decides by a store in this process, such as a `MemoryStore`, while the other fails.
+    /// Decides by a store in this process, such as a `MemoryStore`, while the main store fails.
     ///
     /// `share` is the number of instances that share the quota, at least 1. Each instance admits the
     /// limit divided by it, rounded up. Of a bucket the burst is divided in this way, and its rate
     /// exactly. With a share of 1 each instance admits the whole quota.
     ///
-    /// The local store does not know the requests that were admitted before. Once the other store
+    /// The local store does not know the requests that were admitted before. Once the main store
     /// decides for a partition again, it is charged in the background for the requests that the
     /// local store admitted and that still count. It is charged at most once: an amount is sent
     /// again only after [`Unavailable`](crate::StoreErrorKind::Unavailable), which means that nothing
     /// was done.
     ///
-    /// The local count stays until the charge is acknowledged and the store still has something
+    /// The local count stays until the charge is acknowledged and the main store still has something
     /// left. Over any number of outages a window therefore admits at most the limit and one share
-    /// for each instance, even if the store answers one call and then fails again, or loses charges.
-    /// Of a bucket the local share refills during the outages at the rate of one instance.
+    /// for each instance, even if the main store replies to one call and then fails again, or loses
+    /// charges. Of a bucket the local share refills during the outages at the rate of one instance.
     ///
-    /// Charges take a store that can [charge](RateLimitStore::charge), and a local store that
-    /// answers at once, such as a `MemoryStore`. With others the bound is the same, but the
-    /// requests that were admitted locally are not charged, and the local count stays until its
-    /// window ends. If the local store fails too, the request is rejected with `503`.
+    /// Charges require a main store that can [charge](RateLimitStore::charge), and a local store that
+    /// replies at once, such as a `MemoryStore`. With others the bound is the same, but the requests
+    /// that were admitted locally are not charged, and the local count stays until its window ends.
+    /// If the local store fails too, the request is rejected with `503`.
     ///
-    /// A share of zero is refused by
-    /// [`RateLimitLayerBuilder::build`](super::RateLimitLayerBuilder::build).
+    /// [`RateLimitLayerBuilder::build`](super::RateLimitLayerBuilder::build) rejects a share of zero.
     pub fn local(store: impl RateLimitStore, share: u32) -> Self {
         Self::Local {
             store: Arc::new(store),
@@ -84,23 +89,78 @@ impl OnStoreError {
         }
     }
 
-    /// Returns by what the quotas are divided, if there is somebody to decide on such.
+    /// Returns the number that divides the quotas, if there is a local store.
     ///
     /// # Errors
     ///
     /// If it is zero.
     pub(super) fn share(&self) -> Result<Option<NonZeroU32>, ConfigError> {
-        match self {
-            Self::Local { share, .. } => match NonZeroU32::new(*share) {
-                Some(share) => Ok(Some(share)),
-                None => Err(ConfigError::new(
-                    "share",
-                    share,
-                    "a quota that no instance has a share of cannot be divided",
-                )
-                .fix("give the number of instances that share the quota, at least 1")),
-            },
-            Self::Allow | Self::Deny => Ok(None),
+        let Self::Local { share, .. } = self else {
+            return Ok(None);
+        };
+        match NonZeroU32::new(*share) {
+            Some(share) => Ok(Some(share)),
+            None => {
+                let problem = "a quota cannot be divided among no instances";
+                let error = ConfigError::new("share", share, problem);
+                Err(error.fix("set the number of instances that share the quota, at least 1"))
+            }
         }
+    }
+
+    /// Returns the same as the rule of one policy.
+    fn as_override(&self) -> FailureOverride {
+        match self {
+            Self::Local { store, share } => FailureOverride::Local(LocalStoreId {
+                address: Arc::as_ptr(store).addr(),
+                share: *share,
+            }),
+            Self::Allow => FailureOverride::Allow,
+            Self::Deny => FailureOverride::Deny,
+        }
+    }
+
+    /// Checks the rule of one policy of a limiter that handles failures in this way.
+    ///
+    /// # Errors
+    ///
+    /// If it names a local store that is not the limiter's.
+    pub(super) fn check_override(&self, policy: &Policy) -> Result<(), ConfigError> {
+        let own = policy.failure_override();
+        let (Some(FailureOverride::Local(_)), true) = (own, own != Some(self.as_override())) else {
+            return Ok(());
+        };
+        let value = format_args!("`Local` for policy `{}`", policy.name());
+        let problem =
+            "the limiter does not have this local store, and a policy has none of its own";
+        let error = ConfigError::new("when_store_fails", value, problem);
+        Err(error.fix("set `on_store_error` of the limiter to a clone of the same `OnStoreError`"))
+    }
+}
+
+impl Policy {
+    /// Overrides the limiter's [`OnStoreError`] for this policy. Defaults to the limiter's.
+    ///
+    /// The strictest of a request's policies applies: one that denies rejects the request, and only
+    /// if all allow it does it pass without a decision. A policy in [shadow mode](Self::shadow) does
+    /// not count.
+    ///
+    /// A policy has no local store of its own. To name the limiter's, pass a clone of the
+    /// [`OnStoreError::local`] that the limiter has. [`build`](super::RateLimitLayerBuilder::build)
+    /// rejects any other.
+    ///
+    /// ```
+    /// use portcullis::rate_limit::{OnStoreError, Policy, Quota};
+    ///
+    /// // No paid request is admitted without a count, and bursts are not limited meanwhile.
+    /// let paid = Policy::calendar_month("paid", 50_000)?.when_store_fails(OnStoreError::Deny);
+    /// let burst = Policy::token_bucket("burst", Quota::per_second(10))?
+    ///     .when_store_fails(OnStoreError::Allow);
+    /// # let _ = (paid, burst);
+    /// # Ok::<(), portcullis::ConfigError>(())
+    /// ```
+    #[must_use]
+    pub fn when_store_fails(self, action: OnStoreError) -> Self {
+        self.with_failure_override(action.as_override())
     }
 }

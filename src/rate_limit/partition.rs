@@ -1,4 +1,4 @@
-//! Who shares a quota.
+//! Partitions: the requests that share a quota.
 
 use std::{fmt, sync::Arc};
 
@@ -16,7 +16,7 @@ use crate::{
     store_key::{KeySpace, ShortKeyWriter, StoreKey, StoreKeys},
 };
 
-/// Who shares a quota: requests of one partition are counted together.
+/// A key space of a limiter: the requests of one partition share a quota.
 ///
 /// ```
 /// use http::header::HOST;
@@ -33,18 +33,18 @@ use crate::{
 /// # let _ = (by_caller, by_both, Partition::header(HOST));
 /// ```
 ///
-/// What is digested into the partition's key is length-prefixed and says what it is: no two
-/// combinations share a key, whatever the client sends.
+/// The values in the digest of a partition are typed and length-prefixed, so distinct combinations
+/// have distinct keys, whatever the client sends.
 #[derive(Clone, Debug)]
 pub struct Partition {
-    // The first alternative of which the request has all parts counts.
+    // The first alternative of which the request has all components applies.
     alternatives: SmallVec<[Alternative; 1]>,
 }
 
-type Alternative = SmallVec<[Part; 1]>;
+type Alternative = SmallVec<[Component; 1]>;
 
 #[derive(Clone)]
-enum Part {
+enum Component {
     ClientAddr(ClientAddrResolver),
     Identity,
     Owner,
@@ -56,79 +56,69 @@ enum Part {
 
 type By = dyn Fn(&RequestHead<'_>) -> Option<Vec<u8>> + Send + Sync;
 
-/// Where a request stands.
-pub(super) enum Place {
-    /// In this partition.
-    In(StoreKey),
-    /// In none: the request lacks what the partition is made of.
-    Outside,
-}
-
 impl Partition {
-    /// Counts each client address apart, as the resolver finds it.
+    /// Counts by client address, as the resolver determines it.
     ///
-    /// If nobody said who the peer is, the request is answered `500`: all clients in one partition
-    /// would lock out one another.
+    /// Requests whose peer address is unknown are rejected with `500`, because clients that share a
+    /// partition could lock out one another.
     pub fn client_addr(resolver: ClientAddrResolver) -> Self {
-        Self::one(Part::ClientAddr(resolver))
+        Self::one(Component::ClientAddr(resolver))
     }
 
-    /// Counts each [`Identity`] apart, by its lineage: a rotated key keeps its count.
+    /// Counts by the lineage of the caller's [`Identity`], so a rotated key keeps its count.
     ///
-    /// A request without an identity is in no partition, and passes; see [`or`](Self::or).
+    /// Requests without an identity are in no partition, and are not limited; see [`or`](Self::or).
     pub fn identity() -> Self {
-        Self::one(Part::Identity)
+        Self::one(Component::Identity)
     }
 
-    /// Counts all keys of an owner together; an identity without an owner, by its lineage.
+    /// Counts by the owner of the caller's key, or by its lineage if it has no owner.
     ///
-    /// A request without an identity is in no partition, and passes; see [`or`](Self::or).
+    /// Requests without an identity are in no partition, and are not limited; see [`or`](Self::or).
     pub fn owner() -> Self {
-        Self::one(Part::Owner)
+        Self::one(Component::Owner)
     }
 
-    /// Counts by the first line of a header.
+    /// Counts by the first value of a header.
     ///
-    /// Requests without the header are one partition, so that no client evades the limit by leaving it
-    /// out. A client may still send another value each time: this is for headers
-    /// that a proxy sets.
+    /// Requests without the header share a partition, so that a client cannot evade the limit by
+    /// omitting it. A client can still vary the value, so use headers that a proxy sets.
     ///
-    /// Several spellings of one address are one partition: with and without a port, brackets or quotes,
-    /// and an IPv4 address in its IPv6 form. IPv6 addresses are grouped by /56, as
-    /// [`client_addr`](Self::client_addr) groups them by default. In `Host` and `X-Forwarded-Host`, case,
-    /// the port and a trailing dot do not matter; for `Host` the authority of the target comes first,
-    /// which is where HTTP/2 has it.
+    /// Equivalent forms of an address share a partition: with and without a port, brackets or quotes,
+    /// and an IPv4 address in its IPv6 form. IPv6 addresses are grouped by /56, the default of
+    /// [`client_addr`](Self::client_addr). In `Host` and `X-Forwarded-Host`, the case, the port and a
+    /// trailing dot are ignored. The authority of the request target takes precedence over `Host`, as in
+    /// HTTP/2.
     pub fn header(name: HeaderName) -> Self {
-        Self::one(Part::Header(name))
+        Self::one(Component::Header(name))
     }
 
-    /// Counts each method apart: those of RFC 9110, and `PATCH`. All others are one partition, since a
-    /// client can invent new ones without end.
+    /// Counts by method: those of RFC 9110, and `PATCH`. Other methods share a partition, because a
+    /// client can invent any number of them.
     pub fn method() -> Self {
-        Self::one(Part::Method)
+        Self::one(Component::Method)
     }
 
-    /// Counts each route apart, as it was written: `/users/{id}` (axum's `MatchedPath`).
+    /// Counts by the pattern of the matched route, such as `/users/{id}` (axum's `MatchedPath`).
     ///
-    /// Where no route is known, as in a layer outside of the router, all requests are one
-    /// partition. Paths as they were requested are never counted apart: a client could make up a
-    /// new one each time.
+    /// Requests without a route share a partition, for example in a layer outside of the router. Paths
+    /// are never counted apart, because a client can invent any number of them.
     pub fn route() -> Self {
-        Self::one(Part::Route)
+        Self::one(Component::Route)
     }
 
-    /// Counts by what a function finds; a request in which it finds nothing is in no partition,
-    /// and passes.
+    /// Counts by the value that a function returns. Requests for which it returns `None` are in no
+    /// partition, and are not limited.
     pub fn by<F>(find: F) -> Self
     where
         F: Fn(&RequestHead<'_>) -> Option<Vec<u8>> + Send + Sync + 'static,
     {
-        Self::one(Part::By(Arc::new(find)))
+        Self::one(Component::By(Arc::new(find)))
     }
 
-    /// Counts each combination of the two apart.
+    /// Counts by each combination of the two.
     ///
-    /// What was joined by [`or`](Self::or) before is combined as a whole.
+    /// Alternatives that were added by [`or`](Self::or) before are combined as a whole.
     #[must_use]
     pub fn and(self, other: Self) -> Self {
         let combine = |one: &Alternative| {
@@ -141,162 +131,169 @@ impl Partition {
         }
     }
 
-    /// Counts by the other where the request lacks what this is made of.
+    /// Counts requests that are in no partition of this one by the other.
     #[must_use]
     pub fn or(mut self, other: Self) -> Self {
         self.alternatives.extend(other.alternatives);
         self
     }
 
-    fn one(part: Part) -> Self {
+    fn one(component: Component) -> Self {
         Self {
-            alternatives: SmallVec::from_iter([SmallVec::from_iter([part])]),
+            alternatives: SmallVec::from_iter([SmallVec::from_iter([component])]),
         }
     }
 
-    /// Gives each alternative a space of a store's keys, named by what it is made of.
+    /// Assigns each alternative a key space of a store, named by its components.
     pub(super) fn in_store(&self, keys: &StoreKeys) -> StoredPartition {
-        let space = |parts: &Alternative| keys.space(&format!("rate-limit {parts:?}"));
-        let stored = |parts: &Alternative| (space(parts), parts.clone());
+        let space = |components: &Alternative| keys.space(&format!("rate-limit {components:?}"));
+        let stored = |components: &Alternative| (space(components), components.clone());
         StoredPartition {
             alternatives: self.alternatives.iter().map(stored).collect(),
         }
     }
 }
 
-/// A partition, and the spaces of a store's keys in which it counts.
+/// A partition with its key spaces in a store.
 #[derive(Debug)]
 pub(super) struct StoredPartition {
     alternatives: Box<[(KeySpace, Alternative)]>,
 }
 
 impl StoredPartition {
-    /// Returns whether any part of it is known only once the caller is.
+    /// Returns whether a component depends on the identity of the caller.
     pub(super) fn reads_identity(&self) -> bool {
-        self.parts().flatten().any(Part::reads_identity)
+        self.components().flatten().any(Component::reads_identity)
     }
 
-    /// Returns whether each caller that is known is counted by its line of keys, and by nothing
-    /// else.
+    /// Returns whether each authenticated caller is counted by its lineage alone.
     pub(super) fn counts_callers_by_line(&self) -> bool {
-        let first = self.parts().next();
-        first.is_some_and(|parts| matches!(parts[..], [Part::Identity]))
+        let first = self.components().next();
+        first.is_some_and(|components| matches!(components[..], [Component::Identity]))
     }
 
-    /// Returns whether a request whose caller is not known is in no partition.
+    /// Returns whether a request without an identity is in no partition.
     pub(super) fn needs_identity(&self) -> bool {
-        self.parts()
-            .all(|parts| parts.iter().any(Part::reads_identity))
+        self.components()
+            .all(|components| components.iter().any(Component::reads_identity))
     }
 
     /// Returns whether routes are counted apart.
     pub(super) fn counts_routes(&self) -> bool {
-        let is_route = |part: &Part| matches!(part, Part::Route);
-        self.parts().flatten().any(is_route)
+        let is_route = |component: &Component| matches!(component, Component::Route);
+        self.components().flatten().any(is_route)
     }
 
-    /// Returns the spaces of the store in which the partition counts, to compare it with another one;
-    /// nothing if a function finds a part, since two functions cannot be compared.
+    /// Returns the key spaces of the partition, to compare it with another one. `None` if a function
+    /// computes a component, because functions cannot be compared.
     pub(super) fn spaces(&self) -> Option<Vec<StoreKey>> {
-        let is_found = |part: &Part| matches!(part, Part::By(_));
-        if self.parts().flatten().any(is_found) {
+        let is_found = |component: &Component| matches!(component, Component::By(_));
+        if self.components().flatten().any(is_found) {
             return None;
         }
         let spaces = self.alternatives.iter().map(|(space, _)| space);
         Some(spaces.map(|space| space.short_of(b"comparison")).collect())
     }
 
-    /// Returns who an auditor is told of: a key's public id, the client's network where that is
-    /// counted by, or what stands for the partition in the store.
+    /// Returns the subject of audit events: the id of the API key, else the network of the client if
+    /// that is a component, else the store's key.
     pub(super) fn subject(&self, key: &StoreKey, head: &RequestHead<'_>) -> Arc<str> {
         if let Some(caller) = identity(head) {
             return caller.key_id().into();
         }
-        let network = self.parts().flatten().find_map(|part| match part {
-            Part::ClientAddr(resolver) => resolver.resolve(head.extensions, head.headers).ok(),
-            Part::Identity
-            | Part::Owner
-            | Part::Header(_)
-            | Part::Method
-            | Part::Route
-            | Part::By(_) => None,
-        });
+        let network = self
+            .components()
+            .flatten()
+            .find_map(|component| match component {
+                Component::ClientAddr(resolver) => {
+                    resolver.resolve(head.extensions, head.headers).ok()
+                }
+                Component::Identity
+                | Component::Owner
+                | Component::Header(_)
+                | Component::Method
+                | Component::Route
+                | Component::By(_) => None,
+            });
         match network {
             Some(addr) => addr.network().to_string().into(),
             None => key.to_string().into(),
         }
     }
 
-    fn parts(&self) -> impl Iterator<Item = &Alternative> {
-        self.alternatives.iter().map(|(_, parts)| parts)
+    fn components(&self) -> impl Iterator<Item = &Alternative> {
+        self.alternatives.iter().map(|(_, components)| components)
     }
 
-    /// Returns the part that all requests are counted by, if it is the only one and no function
-    /// finds it.
-    pub(super) fn only_part(&self) -> Option<OnlyPart> {
-        let [(space, parts)] = &*self.alternatives else {
+    /// Returns the component of all requests if it is the only one, and no function computes it.
+    pub(super) fn single_component(&self) -> Option<SingleComponent> {
+        let [(space, components)] = &*self.alternatives else {
             return None;
         };
-        let [part] = &parts[..] else { return None };
-        (!matches!(part, Part::By(_))).then(|| OnlyPart {
+        let [component] = &components[..] else {
+            return None;
+        };
+        (!matches!(component, Component::By(_))).then(|| SingleComponent {
             space: space.clone(),
-            part: part.clone(),
+            component: component.clone(),
         })
     }
 
-    /// Finds where a request stands.
-    pub(super) fn place(&self, head: &RequestHead<'_>) -> Result<Place, MissingClientAddr> {
-        for (space, parts) in &self.alternatives {
-            // What nearly all are made of: one part.
-            if let [part] = &parts[..] {
-                match part.key_alone(space, head)? {
-                    Some(key) => return Ok(Place::In(key)),
+    /// Returns the key of a request's partition; `None` if the request is in no partition.
+    pub(super) fn key(
+        &self,
+        head: &RequestHead<'_>,
+    ) -> Result<Option<StoreKey>, MissingClientAddr> {
+        for (space, components) in &self.alternatives {
+            // Nearly all partitions have one component.
+            if let [component] = &components[..] {
+                match component.key_alone(space, head)? {
+                    Some(key) => return Ok(Some(key)),
                     None => continue,
                 }
             }
             let mut key = space.short();
-            if write_all(parts, &mut key, head)? {
-                return Ok(Place::In(key.finish()));
+            if write_all(components, &mut key, head)? {
+                return Ok(Some(key.finish()));
             }
         }
-        Ok(Place::Outside)
+        Ok(None)
     }
 }
 
-/// A part that all requests are counted by.
+/// The only component of a partition.
 #[derive(Debug)]
-pub(super) struct OnlyPart {
+pub(super) struct SingleComponent {
     space: KeySpace,
-    part: Part,
+    component: Component,
 }
 
-impl OnlyPart {
-    /// Returns the key of a request if the request has the part: the one that
-    /// [`place`](StoredPartition::place) gives it.
+impl SingleComponent {
+    /// Returns the same key as [`StoredPartition::key`]; `None` if the request lacks the component.
     #[inline(always)]
     pub(super) fn key(&self, head: &RequestHead<'_>) -> Option<StoreKey> {
-        if let Part::ClientAddr(resolver) = &self.part {
+        if let Component::ClientAddr(resolver) = &self.component {
             return resolver.key_in(&self.space, head.extensions, head.headers);
         }
-        self.part.key_alone(&self.space, head).ok()?
+        self.component.key_alone(&self.space, head).ok()?
     }
 }
 
-/// Adds all parts to the key, and returns whether the request has them all.
+/// Adds all components of a request to the key, and returns whether the request has them all.
 fn write_all(
-    parts: &[Part],
+    components: &[Component],
     key: &mut ShortKeyWriter,
     head: &RequestHead<'_>,
 ) -> Result<bool, MissingClientAddr> {
-    for part in parts {
-        if !part.write(key, head)? {
+    for component in components {
+        if !component.write(key, head)? {
             return Ok(false);
         }
     }
     Ok(true)
 }
 
-impl Part {
+impl Component {
     fn reads_identity(&self) -> bool {
         match self {
             Self::Identity | Self::Owner => true,
@@ -306,7 +303,7 @@ impl Part {
         }
     }
 
-    /// Returns the key of what the request has of this part, if it is the only one.
+    /// Returns the key of a request in a partition of this component alone.
     #[inline]
     fn key_alone(
         &self,
@@ -343,14 +340,14 @@ impl Part {
         })
     }
 
-    /// Adds what the request has of this part to the key, and returns whether it has any.
+    /// Adds the request's value to the key, and returns whether it has one.
     fn write(
         &self,
         key: &mut ShortKeyWriter,
         head: &RequestHead<'_>,
     ) -> Result<bool, MissingClientAddr> {
-        // What a part is stands in the name of its space. Where it may be one thing or another, a
-        // field before it says which.
+        // The name of the key space tells the components. If a component has several forms, a field
+        // before its value tells which.
         let found = match self {
             Self::ClientAddr(resolver) => {
                 let addr = resolver.resolve(head.extensions, head.headers)?;
@@ -404,7 +401,7 @@ fn identity<'a>(head: &RequestHead<'a>) -> Option<&'a Identity> {
     head.extensions.get()
 }
 
-impl fmt::Debug for Part {
+impl fmt::Debug for Component {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::ClientAddr(_) => f.write_str("ClientAddr"),
@@ -431,9 +428,8 @@ mod tests {
     }
 
     fn key(partition: &Partition, request: &Request<()>) -> Option<StoreKey> {
-        match partition.in_store(&keys()).place(&RequestHead::of(request)) {
-            Ok(Place::In(key)) => Some(key),
-            Ok(Place::Outside) => None,
+        match partition.in_store(&keys()).key(&RequestHead::of(request)) {
+            Ok(key) => key,
             Err(missing) => panic!("{missing}"),
         }
     }
@@ -504,10 +500,10 @@ mod tests {
     #[test]
     fn a_missing_address_is_an_error_and_never_a_partition() {
         let by = Partition::client_addr(ClientAddrResolver::default());
-        let place = by
+        let key = by
             .in_store(&keys())
-            .place(&RequestHead::of(&Request::new(())));
-        assert!(place.is_err());
+            .key(&RequestHead::of(&Request::new(())));
+        assert!(key.is_err());
     }
 
     proptest! {

@@ -4,7 +4,10 @@ use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use http::StatusCode;
 
-use super::{decision::Decision, policy::Policy, quota::Quota, store::RateLimitStore};
+use super::{
+    charge::Charge, decision::Decision, policy::Policy, quota::Quota, store::RateLimitStore,
+    stores::Stores,
+};
 use crate::{
     audit::{Audit, AuditEvent},
     error::ConfigError,
@@ -13,18 +16,18 @@ use crate::{
     store_key::StoreKey,
 };
 
-/// Bans a partition for a while that is denied too often.
+/// Bans partitions that are denied too often.
 ///
-/// Denials are counted in the limiter's store, under the partition that its policies count by, and
-/// so are bans: all instances on one store share them, and they take a place there only of who was
-/// denied. A ban ends when its time is over, whatever its partition does meanwhile, and its denials
-/// are counted anew from then on. While the store fails nobody is banned.
+/// Denials and bans are counted in the limiter's store, by the partition of its policies, so all
+/// instances on one store share them. Partitions that were never denied take no memory. A ban ends
+/// after its duration, whatever the partition does meanwhile, and the count of denials restarts at
+/// zero. While the store fails, no partition is banned.
 ///
 /// ```
 /// use std::time::Duration;
 /// use portcullis::rate_limit::Penalty;
 ///
-/// // Who is denied 20 times in a minute, or sends as many wrong keys, stays out for ten.
+/// // Bans for ten minutes after 20 denials or failed authentications within a minute.
 /// let penalty = Penalty::after(20)
 ///     .denials_within(Duration::from_secs(60))
 ///     .ban_for(Duration::from_secs(10 * 60))
@@ -43,7 +46,7 @@ pub struct Penalty {
 }
 
 impl Penalty {
-    /// Bans after so many denials: within a minute, and for ten, unless other times are set.
+    /// Bans after this many denials, at least 1. By default within 1 minute, and for 10 minutes.
     pub fn after(denials: u64) -> Self {
         Self {
             name: "penalty".to_owned(),
@@ -55,30 +58,30 @@ impl Penalty {
         }
     }
 
-    /// Sets in how much time the denials must come.
+    /// Sets the window that counts denials. Defaults to 1 minute.
     pub fn denials_within(mut self, window: Duration) -> Self {
         self.within = window;
         self
     }
 
-    /// Sets how long a ban lasts.
+    /// Sets the duration of a ban. Defaults to 10 minutes.
     pub fn ban_for(mut self, duration: Duration) -> Self {
         self.ban_for = duration;
         self
     }
 
-    /// Counts responses of `401` and `403` as denials too. The limiter has to stand outside of the layer
+    /// Counts responses of `401` and `403` as denials too. The limiter must be outside of the layer
     /// that authenticates. Off by default.
     ///
-    /// A rejection by a layer of this crate is judged by its status, also where the client is told a
-    /// gRPC status instead. Over HTTP/2 the gRPC statuses `UNAUTHENTICATED` and `PERMISSION_DENIED` in
+    /// Rejections by a layer of this crate count by their HTTP status, even if the client receives a
+    /// gRPC status instead. Over HTTP/2, the gRPC statuses `UNAUTHENTICATED` and `PERMISSION_DENIED` in
     /// the head of a response count as well.
     pub fn failed_auth(mut self) -> Self {
         self.failed_auth = true;
         self
     }
 
-    /// Answers who is banned with `403`, and not with `429`. Both have `Retry-After`.
+    /// Rejects banned requests with `403`. Defaults to `429`. Both have `Retry-After`.
     pub fn forbid(mut self) -> Self {
         self.forbids = true;
         self
@@ -117,7 +120,7 @@ impl Penalty {
     }
 }
 
-/// A penalty, as it is counted.
+/// The policies of a penalty.
 #[derive(Clone, Debug)]
 pub(super) struct Bans {
     denials: Policy,
@@ -128,27 +131,27 @@ pub(super) struct Bans {
 }
 
 impl Bans {
-    /// Returns the policy that is asked, at no cost, whether there is a ban.
+    /// Returns the policy whose decision at cost 0 tells whether there is a ban.
     pub(super) fn policy(&self) -> &Policy {
         &self.ban
     }
 
-    /// Returns all that is counted.
+    /// Returns all policies.
     pub(super) fn policies(&self) -> [&Policy; 2] {
         [&self.denials, &self.ban]
     }
 
-    /// Returns whether any answer counts as a denial.
+    /// Returns whether responses may count as denials.
     pub(super) fn counts_auth(&self) -> bool {
         self.failed_auth
     }
 
-    /// Returns whether an answer of this status counts as a denial.
+    /// Returns whether a response of this status counts as a denial.
     pub(super) fn count(&self, status: StatusCode) -> bool {
         self.failed_auth && matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)
     }
 
-    /// Returns how a banned request is turned away, if this says that there is a ban.
+    /// Returns the rejection of a banned request, if the decision tells of a ban.
     pub(super) fn rejection(&self, said: &Decision) -> Option<(Rejection, PolicyOutcome)> {
         if said.remaining() > 0 {
             return None;
@@ -172,22 +175,31 @@ impl Bans {
         Some((rejection, outcome))
     }
 
-    /// Counts a denial, and bans if it was one too many. A store that fails is not asked again.
-    pub(super) async fn denied(
+    /// Counts a denial of a partition in the background.
+    pub(super) fn count_denial(
+        self: &Arc<Self>,
+        stores: &Stores,
+        partition: StoreKey,
+        subject: Arc<str>,
+        audit: &Audit,
+    ) {
+        let (bans, store, audit) = (self.clone(), stores.background.clone(), audit.clone());
+        stores.run(Box::pin(bans.denied(store, partition, subject, audit)));
+    }
+
+    /// Counts a denial, and raises a ban if there are too many. A call that fails is not repeated.
+    async fn denied(
         self: Arc<Self>,
         store: Arc<dyn RateLimitStore>,
         partition: StoreKey,
         subject: Arc<str>,
         audit: Audit,
     ) {
-        let one = |policy| [super::charge::Charge::new(policy, 1)];
+        let one = |policy| [Charge::new(policy, 1)];
         let counted = store.take(&partition, &one(&self.denials));
         let Ok(counted) = counted.await else { return };
-        if counted
-            .each()
-            .first()
-            .is_none_or(|said| said.remaining() > 0)
-        {
+        let count = counted.each().first();
+        if count.is_none_or(|count| count.remaining() > 0) {
             return;
         }
         let raised = store.take(&partition, &one(&self.ban));

@@ -19,7 +19,7 @@ static LIMITERS: Live<Config> = Live::new();
 
 impl Placed for Config {
     fn placement(&self) -> &Placement {
-        &self.placement
+        &self.checks.placement
     }
 }
 
@@ -28,7 +28,7 @@ pub(super) fn compare(config: &Arc<Config>) {
     let others = LIMITERS.add(config);
     let contradicted = others
         .iter()
-        .find_map(|other| config.counted.contradicted(&other.counted));
+        .find_map(|other| config.checks.counted.contradicted(&other.checks.counted));
     if let Some((own, other)) = contradicted {
         notice::built_wrong(&two_quotas(own, other));
     }
@@ -39,29 +39,35 @@ pub(super) fn compare(config: &Arc<Config>) {
 pub(super) fn check(config: &Arc<Config>, extensions: &mut Extensions) {
     for outer in layer_order::passed(extensions) {
         if outer.is(config) {
-            config.placement.report_nested(|| applied_twice(config));
+            config
+                .checks
+                .placement
+                .report_nested(|| applied_twice(config));
         } else if let Some(outer) = outer.config::<Config>()
-            && let Some(policy) = config.counted.charged_twice(&outer.counted)
+            && let Some(policy) = config.checks.counted.charged_twice(&outer.checks.counted)
         {
-            config.placement.report_nested(|| charged_twice(policy));
+            config
+                .checks
+                .placement
+                .report_nested(|| charged_twice(policy));
         }
     }
     check_route(config, extensions);
-    let is_unidentified = config.placement.reads_identity() && !has_identity(extensions);
+    let is_unidentified = config.checks.placement.reads_identity() && !has_identity(extensions);
     layer_order::pass(config, extensions, is_unidentified);
 }
 
 /// Reports a limiter by route if none of the first requests had one.
 fn check_route(config: &Config, extensions: &Extensions) {
-    let Some(is_known) = &config.counted.is_route_known else {
+    let Some(is_known) = &config.checks.counted.is_route_known else {
         return;
     };
     is_known.fetch_or(
         framework::matched_path(extensions).is_some(),
         Ordering::Relaxed,
     );
-    if config.placement.is_last() && !is_known.load(Ordering::Relaxed) {
-        config.placement.report_nested(no_route);
+    if config.checks.placement.is_last() && !is_known.load(Ordering::Relaxed) {
+        config.checks.placement.report_nested(no_route);
     }
 }
 
@@ -77,7 +83,7 @@ fn has_identity(extensions: &Extensions) -> bool {
 }
 
 fn applied_twice(config: &Config) -> ConfigError {
-    let policies = &config.counted.policies;
+    let policies = &config.checks.counted.policies;
     let policy = policies.first().map_or("none", Policy::name);
     ConfigError::new(
         "RateLimitLayer",

@@ -9,10 +9,10 @@ use std::{
 use super::{
     algorithm::{Algorithm, Alignment, Log, State},
     decision::{Decision, Receipt},
+    failure_override::FailureOverride,
     mode::Mode,
     quota::{Period, Quota},
     terms::Terms,
-    when_store_fails::WhenStoreFails,
 };
 use crate::{error::ConfigError, time::Timestamp};
 
@@ -78,7 +78,7 @@ pub struct Policy {
     scope: u64,
     shadow: bool,
     mode: Mode,
-    when_store_fails: Option<WhenStoreFails>,
+    when_store_fails: Option<FailureOverride>,
     bears_coarse_time: bool,
     previous: Option<Arc<Previous>>,
 }
@@ -378,16 +378,14 @@ impl Policy {
         self.algorithm.max_per_window(&self.quota)
     }
 
-    /// Sets what becomes of a request by this policy while the limiter's store fails. What
-    /// [`OnStoreError`](super::OnStoreError) says, unless this is called.
-    #[must_use]
-    pub fn when_store_fails(mut self, action: WhenStoreFails) -> Self {
-        self.when_store_fails = Some(action);
+    /// Sets the rule for requests while the limiter's store fails.
+    pub(super) fn with_failure_override(mut self, rule: FailureOverride) -> Self {
+        self.when_store_fails = Some(rule);
         self
     }
 
-    /// Returns what this policy wants of its own while the store fails.
-    pub(super) fn own_failure(&self) -> Option<WhenStoreFails> {
+    /// Returns the rule for requests while the limiter's store fails, if the policy has one.
+    pub(super) fn failure_override(&self) -> Option<FailureOverride> {
         self.when_store_fails
     }
 

@@ -1,4 +1,4 @@
-//! The policies that a request must pass, and which tier has which.
+//! The policies of a request, by the tier of its caller.
 
 use std::{
     borrow::Cow,
@@ -12,17 +12,17 @@ use std::{
 };
 
 use super::{
-    decision::Decisions, headers::Texts, policy::Policy, when_store_fails::WhenStoreFails,
+    decision::Decisions, failure_override::FailureOverride, headers::Texts, policy::Policy,
 };
 use crate::{error::ConfigError, notice};
 
 /// The maximum number of characters of a tier that a notice shows.
 const TIER_SHOWN_MAX: usize = 64;
 
-/// Which policies the callers of a tier must pass.
+/// The policies of each tier of callers.
 ///
-/// The tier is the [`Identity`](crate::Identity)'s. A caller without a tier, or of a tier that is
-/// not named here, has the fallback's policies.
+/// The tier is that of the caller's [`Identity`](crate::Identity). Callers without a tier, or of an
+/// unknown one, have the policies of the fallback.
 ///
 /// ```
 /// use std::time::Duration;
@@ -37,8 +37,8 @@ const TIER_SHOWN_MAX: usize = 64;
 /// # Ok::<(), portcullis::ConfigError>(())
 /// ```
 ///
-/// A caller whose tier changes keeps its count where the tiers' policies
-/// [share one](Policy#sharing-a-count), and starts a new one where they do not.
+/// A caller whose tier changes keeps its count if the policies of both tiers
+/// [share one](Policy#sharing-a-count), and starts a new one otherwise.
 #[derive(Clone, Debug)]
 pub struct Tiers {
     fallback: String,
@@ -46,7 +46,7 @@ pub struct Tiers {
 }
 
 impl Tiers {
-    /// Begins a list of tiers, and names the one for callers whose tier is not in it.
+    /// Creates a list of tiers. `fallback` names the tier of callers whose own is not in the list.
     pub fn new(fallback: impl Into<String>) -> Self {
         Self {
             fallback: fallback.into(),
@@ -54,7 +54,7 @@ impl Tiers {
         }
     }
 
-    /// Adds a tier, and the policies that its callers must all pass.
+    /// Adds a tier and the policies of its callers.
     #[must_use]
     pub fn tier(
         mut self,
@@ -66,73 +66,82 @@ impl Tiers {
         self
     }
 
-    /// Adds a tier whose callers are not limited by any policy of its own.
+    /// Adds a tier without policies. Policies for all requests still apply to its callers.
     #[must_use]
     pub fn unlimited(self, name: impl Into<String>) -> Self {
         self.tier(name, [])
     }
 
-    /// Returns whether there is a tier of this name.
+    /// Returns whether a tier has this name.
     pub fn contains(&self, name: &str) -> bool {
         self.tiers.iter().any(|(tier, _)| tier == name)
     }
 
-    /// Returns the tiers' names, in the order in which they were added.
+    /// Returns the names of the tiers, in the order in which they were added.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.tiers.iter().map(|(tier, _)| tier.as_str())
     }
+
+    fn check_names(&self) -> Result<(), ConfigError> {
+        let names: Vec<&str> = self.names().collect();
+        let mut each = names.iter().enumerate();
+        let Some((_, twin)) = each.find(|(at, name)| names[..*at].contains(name)) else {
+            return Ok(());
+        };
+        let error = ConfigError::new("tiers", twin, "the tier stands twice");
+        Err(error.fix("give all policies of a tier in one call"))
+    }
 }
 
-/// The policies of one request, and what is said of them in a header, rendered once.
+/// The policies of a request, with the parts of their header fields that are always the same.
 #[derive(Debug)]
 pub(super) struct PolicySet {
     policies: Box<[Policy]>,
     texts: Texts,
     delays: bool,
     watches: bool,
-    failing: Failing,
-    // So many of the policies are everybody's, the others the tier's.
+    failure_rule: FailureRule,
+    // The number of policies for all callers, which precede those of the tier.
     for_all: usize,
+    /// The number of instances that divide the quotas while the store fails.
     share: Option<NonZeroU32>,
-    // What is decided on while the store fails.
+    /// The policies of the local store.
     local: Option<Arc<PolicySet>>,
 }
 
 impl PolicySet {
     fn new(policies: Vec<Policy>, share: Option<NonZeroU32>) -> Result<Self, ConfigError> {
-        for (at, policy) in policies.iter().enumerate() {
-            let same = |other: &Policy| other.name() == policy.name();
-            if policies[at + 1..].iter().any(same) {
-                return Err(ConfigError::new(
-                    "policies",
-                    policy.name(),
-                    "two policies of one request have the same name",
-                )
-                .fix("name each by what it is for"));
-            }
-        }
-        let failing = Failing::of(&policies);
+        check_distinct(&policies)?;
+        let failure_rule = FailureRule::of(&policies);
         let local = match share {
-            Some(share) if failing == Failing::AsConfigured => {
-                let part = |policy: &Policy| policy.divided(share);
-                let parts = policies
-                    .iter()
-                    .filter(|policy| is_local(policy))
-                    .map(part)
-                    .collect::<Result<Vec<_>, _>>()?;
-                Some(Arc::new(Self::new(parts, None)?))
+            Some(share) if failure_rule == FailureRule::AsLimiter => {
+                let local = policies.iter().filter(|policy| is_local(policy));
+                let divided = local.map(|policy| policy.divided(share));
+                let divided = divided.collect::<Result<Vec<_>, _>>()?;
+                Some(Arc::new(Self::new(divided, None)?))
             }
             Some(_) | None => None,
         };
         Ok(Self {
             watches: policies.iter().any(Policy::is_shadow),
-            failing,
+            failure_rule,
             texts: Texts::new(&policies),
             delays: policies.iter().any(delays),
             for_all: policies.len(),
             share,
             policies: policies.into(),
             local,
+        })
+    }
+
+    fn of_tier(
+        for_all: &[Policy],
+        own: &[Policy],
+        share: Option<NonZeroU32>,
+    ) -> Result<Self, ConfigError> {
+        Ok(Self {
+            for_all: for_all.len(),
+            ..Self::new([for_all, own].concat(), share)?
         })
     }
 
@@ -146,35 +155,26 @@ impl PolicySet {
         policy.succeeding(policies.find(|other| other.name() == policy.name()))
     }
 
-    /// Returns the policies that are not the tier's.
+    /// Returns the policies for all callers.
     pub(super) fn for_all(&self) -> &[Policy] {
         &self.policies[..self.for_all]
     }
 
-    /// Returns the same with a local set, if a local store can count them.
-    pub(super) fn shared_among(&self, share: Option<NonZeroU32>) -> Self {
-        Self::new(self.policies.to_vec(), share)
-            .or_else(|_| Self::new(self.policies.to_vec(), None))
-            .expect("no name stands twice")
-    }
-
-    /// Returns other policies for a caller who would have these. Where a local store could not
-    /// count them, there is none for them.
-    ///
-    /// No name stands twice among them.
+    /// Returns a set of other policies, whose names must be distinct, with the share of this one. If
+    /// their shares cannot be counted, the local store does not decide by them.
     pub(super) fn with_policies(&self, policies: Vec<Policy>) -> Self {
         Self::new(policies.clone(), self.share)
             .or_else(|_| Self::new(policies, None))
             .expect("no name stands twice")
     }
 
-    /// Returns what is said of the policies in a header.
+    /// Returns the rendered parts of the header fields.
     #[inline]
     pub(super) fn texts(&self) -> &Texts {
         &self.texts
     }
 
-    /// Returns the policy if there is one alone, and its word is all that there is to a request.
+    /// Returns the only policy of a set without queues and shadow mode.
     #[inline]
     pub(super) fn alone(&self) -> Option<&Policy> {
         match &*self.policies {
@@ -183,15 +183,15 @@ impl PolicySet {
         }
     }
 
-    /// Returns whether a policy only watches.
+    /// Returns whether a policy is in shadow mode.
     #[inline]
     pub(super) fn watches(&self) -> bool {
         self.watches
     }
 
-    /// Returns what the policies themselves want while the store fails.
-    pub(super) fn failing(&self) -> Failing {
-        self.failing
+    /// Returns the rule for requests while the store fails.
+    pub(super) fn failure_rule(&self) -> FailureRule {
+        self.failure_rule
     }
 
     /// Returns whether a request may have to wait for its turn.
@@ -200,7 +200,7 @@ impl PolicySet {
         self.delays
     }
 
-    /// Returns how long a request that costs this much and was decided on so waits for its turn.
+    /// Returns the time that an admitted request of these costs waits for its turn.
     pub(super) fn delay(&self, costs: &[u64], decisions: &Decisions) -> Duration {
         let said = self.policies.iter().zip(decisions.each()).zip(costs);
         said.filter(|((policy, _), cost)| delays(policy) && **cost > 0)
@@ -209,50 +209,77 @@ impl PolicySet {
             .unwrap_or_default()
     }
 
-    /// Returns the same policies with the quotas of one instance, if the store may be replaced by
-    /// a local one.
-    pub(super) fn local(&self) -> Option<&Arc<Self>> {
-        self.local.as_ref()
+    /// Returns the policies that the local store decides by, with the quotas of one of this many
+    /// instances. `None` if it does not decide.
+    pub(super) fn local(&self, share: Option<NonZeroU32>) -> Option<Arc<Self>> {
+        match (&self.local, self.share) {
+            (Some(local), _) => Some(Arc::clone(local)),
+            // The list of a function is made without a share. If its shares cannot be counted, the
+            // local store does not decide.
+            (None, None) => Self::new(self.policies.to_vec(), share).ok()?.local,
+            (None, Some(_)) => None,
+        }
+    }
+
+    /// Returns the policies of the local store that were made with these.
+    pub(super) fn local_part(&self) -> Option<&Self> {
+        self.local.as_deref()
     }
 }
 
-/// What policies themselves want while the store fails.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Failing {
-    /// None of them would deny.
-    Open,
-    /// One of them denies.
-    Closed,
-    /// What the limiter was told.
-    AsConfigured,
+/// Checks that the policies of a request have distinct names.
+fn check_distinct(policies: &[Policy]) -> Result<(), ConfigError> {
+    for (at, policy) in policies.iter().enumerate() {
+        if policies[..at]
+            .iter()
+            .any(|other| other.name() == policy.name())
+        {
+            let problem = "two policies of one request have the same name";
+            let error = ConfigError::new("policies", policy.name(), problem);
+            return Err(error.fix("name each by what it is for"));
+        }
+    }
+    Ok(())
 }
 
-impl Failing {
+/// The rule for requests that no store has decided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum FailureRule {
+    /// All policies admit.
+    Allow,
+    /// A policy denies.
+    Deny,
+    /// The limiter's [`OnStoreError`](super::OnStoreError) applies.
+    AsLimiter,
+}
+
+impl FailureRule {
     fn of(policies: &[Policy]) -> Self {
         let enforced = policies.iter().filter(|policy| !policy.is_shadow());
-        let mut wanted = enforced.map(Policy::own_failure);
-        if wanted.clone().any(|own| own == Some(WhenStoreFails::Deny)) {
-            Self::Closed
-        } else if wanted.all(|own| own == Some(WhenStoreFails::Allow)) {
-            Self::Open
+        let mut overrides = enforced.map(Policy::failure_override);
+        let denies = |own| own == Some(FailureOverride::Deny);
+        if overrides.clone().any(denies) {
+            Self::Deny
+        } else if overrides.all(|own| own == Some(FailureOverride::Allow)) {
+            Self::Allow
         } else {
-            Self::AsConfigured
+            Self::AsLimiter
         }
     }
 }
 
-/// Returns whether a policy is decided by a local store while the other fails, if there is one.
+/// Returns whether a local store decides a policy while the main store fails.
 fn is_local(policy: &Policy) -> bool {
-    match policy.own_failure() {
-        None | Some(WhenStoreFails::Local) => true,
-        Some(WhenStoreFails::Allow | WhenStoreFails::Deny) => false,
+    match policy.failure_override() {
+        None | Some(FailureOverride::Local(_)) => true,
+        Some(FailureOverride::Allow | FailureOverride::Deny) => false,
     }
 }
 
-/// Several policies that a request must all pass, made once for many requests.
+/// A list of policies for the requests that a function assigns to it.
 ///
-/// For [`RateLimitLayerBuilder::policies_by`](super::RateLimitLayerBuilder::policies_by). A clone
-/// is the same list.
+/// For [`RateLimitLayerBuilder::policies_by`](super::RateLimitLayerBuilder::policies_by). Clones share
+/// the list, so create it once and clone it for each request.
 ///
 /// ```
 /// use portcullis::rate_limit::{Policy, PolicyList, Quota};
@@ -268,7 +295,7 @@ fn is_local(policy: &Policy) -> bool {
 pub struct PolicyList(pub(super) Arc<PolicySet>);
 
 impl PolicyList {
-    /// Creates a list; an empty one limits nothing.
+    /// Creates a list. An empty one limits nothing.
     ///
     /// # Errors
     ///
@@ -279,23 +306,23 @@ impl PolicyList {
     }
 }
 
-/// Returns whether a policy lets requests wait.
+/// Returns whether requests may wait for a policy.
 fn delays(policy: &Policy) -> bool {
     policy.max_wait().is_some() && !policy.is_shadow()
 }
 
-/// Chooses the policies of a request by its caller's tier.
+/// The policies of each tier.
 #[derive(Debug)]
 pub(super) struct PolicySets {
     fallback: Arc<PolicySet>,
     tiers: Box<[(Box<str>, Arc<PolicySet>)]>,
-    /// Whether a tier without policies was reported; set from the start if it is not to be.
+    /// Whether an unknown tier was reported. Set from the start if none is to be reported.
     unknown_tier_said: AtomicBool,
 }
 
 impl PolicySets {
-    /// Puts the policies that all must pass before those of each tier. With a share, each set has
-    /// a local one whose quotas are divided by it.
+    /// Creates one set for each tier: the policies for all callers, then those of the tier. With a
+    /// share, each set has a local one, whose quotas are divided by it.
     pub(super) fn new(
         for_all: &[Policy],
         tiers: Option<&Tiers>,
@@ -308,42 +335,27 @@ impl PolicySets {
                 unknown_tier_said: AtomicBool::new(true),
             });
         };
-        let mut sets = Vec::with_capacity(tiers.tiers.len());
-        for (name, own) in &tiers.tiers {
-            if sets
-                .iter()
-                .any(|(other, _): &(Box<str>, _)| **other == **name)
-            {
-                return Err(ConfigError::new("tiers", name, "the tier stands twice")
-                    .fix("give all policies of a tier in one call"));
-            }
-            let policies = [for_all, own].concat();
-            let set = PolicySet {
-                for_all: for_all.len(),
-                ..PolicySet::new(policies, share)?
-            };
-            sets.push((name.as_str().into(), Arc::new(set)));
-        }
-        let fallback = sets
-            .iter()
-            .find(|(name, _)| **name == *tiers.fallback)
-            .map(|(_, set)| Arc::clone(set));
-        match fallback {
-            Some(fallback) => Ok(Self {
-                fallback,
-                tiers: sets.into(),
-                unknown_tier_said: AtomicBool::new(false),
-            }),
-            None => Err(ConfigError::new(
-                "fallback tier",
-                &tiers.fallback,
-                "there is no tier of this name",
-            )
-            .fix("add it with `tier`, or with `unlimited`")),
-        }
+        tiers.check_names()?;
+        let set = |(name, own): &(String, Vec<Policy>)| {
+            let set = PolicySet::of_tier(for_all, own, share)?;
+            Ok((name.as_str().into(), Arc::new(set)))
+        };
+        let sets: Result<Box<[(Box<str>, _)]>, _> = tiers.tiers.iter().map(set).collect();
+        let sets = sets?;
+        let mut fallbacks = sets.iter().filter(|(name, _)| **name == *tiers.fallback);
+        let Some((_, fallback)) = fallbacks.next() else {
+            let problem = "there is no tier of this name";
+            let error = ConfigError::new("fallback tier", &tiers.fallback, problem);
+            return Err(error.fix("add it with `tier`, or with `unlimited`"));
+        };
+        Ok(Self {
+            fallback: Arc::clone(fallback),
+            tiers: sets,
+            unknown_tier_said: AtomicBool::new(false),
+        })
     }
 
-    /// Does not report tiers without policies: a function of the application names them.
+    /// Suppresses reports of unknown tiers if a function of the application returns them.
     pub(super) fn with_tiers_by_function(self, is_function: bool) -> Self {
         self.unknown_tier_said
             .fetch_or(is_function, Ordering::Relaxed);
@@ -385,39 +397,39 @@ impl PolicySets {
         &self.fallback
     }
 
-    /// Returns whether the choice depends on who calls.
+    /// Returns whether there are tiers.
     pub(super) fn by_tier(&self) -> bool {
         !self.tiers.is_empty()
     }
 
-    /// Returns all sets of which a request may have to pass one.
+    /// Returns the sets of all tiers.
     pub(super) fn each(&self) -> impl Iterator<Item = &PolicySet> {
         let tiers = self.tiers.iter().map(|(_, set)| &**set);
         std::iter::once(&*self.fallback).chain(tiers)
     }
 
-    /// Returns all policies that any request may have to pass.
+    /// Returns the policies of all tiers.
     pub(super) fn policies(&self) -> impl Iterator<Item = &Policy> {
         self.each().flat_map(PolicySet::policies)
     }
 
-    /// Returns whether no request is ever limited.
+    /// Returns whether no tier has a policy.
     pub(super) fn is_empty(&self) -> bool {
         let empty = |set: &PolicySet| set.policies.is_empty();
         empty(&self.fallback) && self.tiers.iter().all(|(_, set)| empty(set))
     }
 }
 
-/// The sets that count now: the first ones, until others take their place.
+/// The active sets: the first ones, until they are replaced.
 #[derive(Debug)]
 pub(super) struct LiveSets {
     first: PolicySets,
-    // Requests look at the lock only once there is something behind it.
+    // Requests take the lock only after a replacement.
     is_replaced: AtomicBool,
     latest: RwLock<Option<PolicySets>>,
 }
 
-/// A set that was chosen for a request.
+/// The policies that were chosen for a request.
 pub(super) enum Chosen<'a> {
     First(&'a Arc<PolicySet>),
     Latest(Arc<PolicySet>),
@@ -432,7 +444,7 @@ impl LiveSets {
         }
     }
 
-    /// Puts others in the place of those that count.
+    /// Replaces the active sets.
     pub(super) fn replace(&self, sets: PolicySets) {
         *self.latest.write().unwrap_or_else(PoisonError::into_inner) = Some(sets);
         self.is_replaced.store(true, Ordering::Release);
@@ -463,7 +475,7 @@ impl LiveSets {
         (policies.collect(), tiers)
     }
 
-    /// Chooses a set; the tier is asked for only if there are some.
+    /// Chooses a set. Calls the function only if there are tiers.
     pub(super) fn choose<'t>(&self, tier: impl Fn() -> Option<Cow<'t, str>>) -> Chosen<'_> {
         if let Some(set) = self.choose_first(&tier) {
             return Chosen::First(set);
@@ -474,7 +486,7 @@ impl LiveSets {
         Chosen::Latest(Arc::clone(sets.of_tier(tier.as_deref())))
     }
 
-    /// Chooses among the first sets, if no others have taken their place.
+    /// Chooses among the first sets, unless they were replaced.
     #[inline]
     pub(super) fn choose_first<'t>(
         &self,

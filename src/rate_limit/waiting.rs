@@ -1,4 +1,4 @@
-//! Those who wait for their turn in a queue.
+//! The queue of requests that wait for their turns.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -17,159 +17,191 @@ use crate::{
     store_key::StoreKey,
 };
 
-/// All who wait for a limiter, each behind the others of its partition.
+/// The requests of a limiter that wait for their turns, in the order of their turns for each
+/// partition.
 ///
-/// The store has given each its turn. Who leaves before its turn hands that on to the next, who
-/// hands its own on, and so all behind move up by one; the last turn, which nobody has then, is
-/// given back to the store. (A store that other processes also ask takes it back only if nobody of
-/// theirs stands behind.)
-pub(super) struct Line {
+/// The store has assigned each request its turn. A request that leaves before its turn passes it to
+/// the next one, which passes on its own, so that all requests behind move up. The last turn is
+/// refunded. (A store that other processes share accepts the refund only if none of their requests
+/// is behind.)
+pub(super) struct TurnQueue {
     runtime: Arc<dyn Runtime>,
-    waiters_max: usize,
-    waiting: Mutex<Waiting>,
+    max_waiters: usize,
+    waiters: Mutex<Waiters>,
 }
 
 #[derive(Default)]
-struct Waiting {
+struct Waiters {
     count: usize,
-    partitions: HashMap<StoreKey, VecDeque<Arc<Spot>>>,
+    partitions: HashMap<StoreKey, VecDeque<Arc<QueueEntry>>>,
 }
 
-/// The spot of one who waits.
-type Spot = Mutex<Held>;
+/// The entry of a request in the queue.
+type QueueEntry = Mutex<QueueEntryState>;
 
-struct Held {
-    // Nothing once the turn has come.
-    turn: Option<Turn>,
+struct QueueEntryState {
+    /// Absent once the turn has come.
+    turn: Option<QueueTurn>,
     waker: Option<Waker>,
 }
 
-/// A turn: what was paid for it, and the time until it comes.
-struct Turn {
+/// A turn: its charges, and the time until it comes.
+struct QueueTurn {
     paid: Paid,
     sleep: Task,
 }
 
-/// One who waits. Dropped before its turn comes, it leaves the line.
+/// A request in the queue. Leaves the queue if it is dropped before its turn comes.
 pub(super) struct Waiter {
-    line: Arc<Line>,
+    queue: Arc<TurnQueue>,
     partition: StoreKey,
-    spot: Arc<Spot>,
+    entry: Arc<QueueEntry>,
 }
 
-impl Line {
-    pub(super) fn new(runtime: Arc<dyn Runtime>, waiters_max: usize) -> Self {
+/// The turns and wakers that change when a request leaves.
+#[derive(Default)]
+struct QueueDeparture {
+    /// The turn that no request needs any more.
+    unused: Option<QueueTurn>,
+    /// Requests whose turns have changed.
+    moved: Vec<Waker>,
+}
+
+impl TurnQueue {
+    pub(super) fn new(runtime: Arc<dyn Runtime>, max_waiters: usize) -> Self {
         Self {
             runtime,
-            waiters_max,
-            waiting: Mutex::default(),
+            max_waiters,
+            waiters: Mutex::default(),
         }
     }
 
-    /// Joins the line for this long; `None` if too many wait already, and then what was paid has
-    /// been given back.
+    /// Adds a request whose turn comes after this delay. If the queue is full, returns `None` and
+    /// refunds the charges.
     pub(super) fn join(self: &Arc<Self>, paid: Paid, delay: Duration) -> Option<Waiter> {
-        let mut waiting = self.lock();
-        if waiting.count >= self.waiters_max {
-            drop(waiting);
+        let mut waiters = self.lock();
+        if waiters.count >= self.max_waiters {
+            drop(waiters);
             paid.give_back();
             return None;
         }
         let partition = *paid.partition();
         let sleep = self.runtime.sleep(delay);
-        let line = waiting.partitions.entry(partition).or_default();
-        // Two may come here in another order than the store gave them their turns in.
-        let after = |spot: &Arc<Spot>| {
-            lock(spot)
-                .turn
-                .as_ref()
-                .is_some_and(|t| paid.is_before(&t.paid))
-        };
-        let at = line.len() - line.iter().rev().take_while(|spot| after(spot)).count();
-        let spot = Arc::new(Mutex::new(Held {
-            turn: Some(Turn { paid, sleep }),
-            waker: None,
-        }));
-        line.insert(at, Arc::clone(&spot));
-        waiting.count += 1;
+        let entry = waiters.insert(QueueTurn { paid, sleep });
         Some(Waiter {
-            line: Arc::clone(self),
+            queue: Arc::clone(self),
             partition,
-            spot,
+            entry,
         })
     }
 
-    /// Takes a spot out of the line. If its turn has not come, that is handed on; returns the turn
-    /// that nobody has then, and who is to be woken to look at a new one.
-    fn leave(&self, partition: &StoreKey, spot: &Arc<Spot>) -> (Option<Turn>, Vec<Waker>) {
-        let mut waiting = self.lock();
-        let Some(line) = waiting.partitions.get_mut(partition) else {
-            return (None, Vec::new());
-        };
-        let Some(at) = line.iter().position(|other| Arc::ptr_eq(other, spot)) else {
-            return (None, Vec::new());
-        };
-        line.remove(at);
-        let (mut free, mut moved) = (lock(spot).turn.take(), Vec::new());
-        if let Some(free) = &mut free {
-            for behind in line.iter().skip(at) {
-                let mut behind = lock(behind);
-                match &mut behind.turn {
-                    Some(turn) if free.paid.is_before(&turn.paid) => mem::swap(turn, free),
-                    Some(_) | None => continue,
-                }
-                moved.extend(behind.waker.take());
-            }
-        }
-        if line.is_empty() {
-            waiting.partitions.remove(partition);
-        }
-        waiting.count -= 1;
-        (free, moved)
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Waiting> {
-        // A spot is put in and taken out in one step each: what a panic left behind is whole.
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Waiters> {
+        // Each change is one step, so a panic leaves no change half done.
+        self.waiters.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn lock(spot: &Spot) -> MutexGuard<'_, Held> {
-    spot.lock().unwrap_or_else(PoisonError::into_inner)
+impl Waiters {
+    fn insert(&mut self, turn: QueueTurn) -> Arc<QueueEntry> {
+        let entries = self.partitions.entry(*turn.paid.partition()).or_default();
+        // Requests may arrive here in another order than that of their turns.
+        let is_after = |entry: &&Arc<QueueEntry>| {
+            let other = lock(entry);
+            let other = other.turn.as_ref();
+            other.is_some_and(|other| turn.paid.is_before(&other.paid))
+        };
+        let at = entries.len() - entries.iter().rev().take_while(is_after).count();
+        let entry = Arc::new(Mutex::new(QueueEntryState {
+            turn: Some(turn),
+            waker: None,
+        }));
+        entries.insert(at, Arc::clone(&entry));
+        self.count += 1;
+        entry
+    }
+
+    /// Removes a request. If its turn has not come, the requests behind move up.
+    fn remove(&mut self, partition: &StoreKey, entry: &Arc<QueueEntry>) -> QueueDeparture {
+        let Some(entries) = self.partitions.get_mut(partition) else {
+            return QueueDeparture::default();
+        };
+        let Some(at) = entries.iter().position(|other| Arc::ptr_eq(other, entry)) else {
+            return QueueDeparture::default();
+        };
+        entries.remove(at);
+        let departure = match lock(entry).turn.take() {
+            Some(turn) => pass_on(turn, entries.iter().skip(at)),
+            None => QueueDeparture::default(),
+        };
+        if entries.is_empty() {
+            self.partitions.remove(partition);
+        }
+        self.count -= 1;
+        departure
+    }
+}
+
+/// Passes a turn to the first of these requests, whose own turn is passed on in the same way.
+fn pass_on<'a>(
+    mut turn: QueueTurn,
+    behind: impl Iterator<Item = &'a Arc<QueueEntry>>,
+) -> QueueDeparture {
+    let mut moved = Vec::new();
+    for entry in behind {
+        let mut entry = lock(entry);
+        let own = entry.turn.as_mut();
+        if let Some(own) = own.filter(|own| turn.paid.is_before(&own.paid)) {
+            mem::swap(own, &mut turn);
+            moved.extend(entry.waker.take());
+        }
+    }
+    QueueDeparture {
+        unused: Some(turn),
+        moved,
+    }
+}
+
+fn lock(entry: &QueueEntry) -> MutexGuard<'_, QueueEntryState> {
+    entry.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Waiter {
+    fn leave(&self) -> QueueDeparture {
+        self.queue.lock().remove(&self.partition, &self.entry)
+    }
 }
 
 impl Future for Waiter {
-    /// What was paid for the turn: it is given back if the request does not go on after all.
+    /// The charges, which are refunded unless the request is admitted.
     type Output = Deposit;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Deposit> {
-        let mut held = lock(&self.spot);
-        let turn = held.turn.as_mut().expect("polled after its turn came");
-        if turn.sleep.as_mut().poll(cx).is_pending() {
-            held.waker = Some(cx.waker().clone());
+        let mut entry = lock(&self.entry);
+        let has_come = |turn: &mut QueueTurn| turn.sleep.as_mut().poll(cx).is_ready();
+        let Some(turn) = entry.turn.take_if(has_come) else {
+            entry.waker = Some(cx.waker().clone());
             return Poll::Pending;
-        }
-        let turn = held.turn.take().expect("it has just come");
-        drop(held);
-        self.line.leave(&self.partition, &self.spot);
+        };
+        drop(entry);
+        drop(self.leave());
         Poll::Ready(Deposit::new(turn.paid))
     }
 }
 
 impl Drop for Waiter {
     fn drop(&mut self) {
-        let (free, moved) = self.line.leave(&self.partition, &self.spot);
-        if let Some(turn) = free {
+        let QueueDeparture { unused, moved } = self.leave();
+        if let Some(turn) = unused {
             turn.paid.give_back();
         }
         moved.into_iter().for_each(Waker::wake);
     }
 }
 
-impl fmt::Debug for Line {
+impl fmt::Debug for TurnQueue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Line")
-            .field("waiters_max", &self.waiters_max)
+        f.debug_struct("TurnQueue")
+            .field("max_waiters", &self.max_waiters)
             .field("waiters", &self.lock().count)
             .finish_non_exhaustive()
     }

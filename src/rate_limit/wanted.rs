@@ -1,75 +1,93 @@
-//! What a limiter was told to hold requests to, and whether it can.
+//! The limits of a layer, to be validated.
 
 use super::{
-    on_store_error::OnStoreError,
+    charging::ChargingOptions,
+    config_notices::LimitNotices,
     own_sets::{self, Reads},
+    penalty::Bans,
     policy::Policy,
-    policy_set::{PolicySets, Tiers},
-    store::RateLimitStore,
-    when_store_fails::WhenStoreFails,
+    policy_set::{PolicySet, PolicySets, Tiers},
+    stores::StoreOptions,
 };
 use crate::error::ConfigError;
 
-/// The limits as they were told, and what they need to be kept.
-pub(super) struct Wanted<'a> {
+/// The limits of a layer, and the options that they depend on.
+pub(super) struct LimitSpec<'a> {
     pub(super) policies: &'a [Policy],
     pub(super) tiers: Option<&'a Tiers>,
     pub(super) reads: Reads,
-    pub(super) store: &'a dyn RateLimitStore,
-    /// Is asked along with the others.
-    pub(super) ban: Option<&'a Policy>,
-    pub(super) on_store_error: &'a OnStoreError,
-    pub(super) has_runtime: bool,
-    /// Whether a function may choose others for a request.
-    pub(super) others_are_chosen: bool,
+    pub(super) bans: Option<&'a Bans>,
+    pub(super) stores: &'a StoreOptions,
+    pub(super) charging: &'a ChargingOptions,
 }
 
-impl Wanted<'_> {
-    /// Returns the sets that requests are held to.
+impl LimitSpec<'_> {
+    /// Returns the policies of all tiers, and reports mistakes that are no errors.
     ///
     /// # Errors
     ///
-    /// If they limit nothing, contradict one another, or need what is not there.
+    /// If the policies limit nothing, contradict one another, or need an option that is not set.
     pub(super) fn sets(&self) -> Result<PolicySets, ConfigError> {
-        let share = self.on_store_error.share()?;
+        let share = self.stores.on_error.share()?;
         let sets = PolicySets::new(self.policies, self.tiers, share)?;
         own_sets::check_names(self.reads, sets.policies())?;
-        if sets.is_empty() && !self.reads.any() && !self.others_are_chosen {
-            return Err(ConfigError::new(
-                "policies",
-                "empty",
-                "a limiter without a policy limits nothing",
-            )
-            .fix("add one with `policy`, or tiers that have some"));
-        }
-        let local = |policy: &Policy| policy.own_failure() == Some(WhenStoreFails::Local);
-        if share.is_none() && sets.policies().any(local) {
-            return Err(ConfigError::new(
-                "when_store_fails",
-                "Local",
-                "the limiter has no local store to decide by",
-            )
-            .fix("name one with `on_store_error(OnStoreError::local(..))`"));
-        }
-        let waits = |policy: &Policy| policy.max_wait().is_some();
-        if sets.policies().any(waits) && !self.has_runtime {
-            return Err(ConfigError::new(
-                "runtime",
-                "none",
-                "requests in a queue have to wait for their turns",
-            )
-            .fix("give one with `runtime`, or turn on the feature `tokio`"));
-        }
-        for set in sets.each() {
-            let asked: Vec<&Policy> = set.policies().iter().chain(self.ban).collect();
-            self.store.check(&asked)?;
-            if let (OnStoreError::Local { store, .. }, Some(local)) =
-                (self.on_store_error, set.local())
-            {
-                let asked: Vec<&Policy> = local.policies().iter().collect();
-                store.check(&asked)?;
-            }
-        }
+        self.check_not_empty(&sets)?;
+        let on_error = &self.stores.on_error;
+        (sets.policies()).try_for_each(|policy| on_error.check_override(policy))?;
+        self.check_runtime(&sets)?;
+        sets.each().try_for_each(|set| self.check_stores(set))?;
+        let sets = sets.with_tiers_by_function(self.charging.tier_by.is_some());
+        self.notices(&sets)?.report();
         Ok(sets)
     }
+
+    fn check_not_empty(&self, sets: &PolicySets) -> Result<(), ConfigError> {
+        if !sets.is_empty() || self.has_others() {
+            return Ok(());
+        }
+        let problem = "a limiter without a policy limits nothing";
+        let error = ConfigError::new("policies", "empty", problem);
+        Err(error.fix("add one with `policy`, or tiers that have some"))
+    }
+
+    fn check_runtime(&self, sets: &PolicySets) -> Result<(), ConfigError> {
+        if self.stores.runtime.is_some() || !sets.policies().any(has_queue) {
+            return Ok(());
+        }
+        let problem = "requests in a queue have to wait for their turns";
+        let error = ConfigError::new("runtime", "none", problem);
+        Err(error.fix("give one with `runtime`, or turn on the feature `tokio`"))
+    }
+
+    /// Checks that the stores can decide by the policies of a request.
+    fn check_stores(&self, set: &PolicySet) -> Result<(), ConfigError> {
+        let ban = self.bans.map(Bans::policy);
+        let policies: Vec<&Policy> = set.policies().iter().chain(ban).collect();
+        self.stores.store.check(&policies)?;
+        let (Some(store), Some(local)) = (self.stores.on_error.store(), set.local_part()) else {
+            return Ok(());
+        };
+        let policies: Vec<&Policy> = local.policies().iter().collect();
+        store.check(&policies)
+    }
+
+    fn notices<'s>(&'s self, sets: &'s PolicySets) -> Result<LimitNotices<'s>, ConfigError> {
+        Ok(LimitNotices {
+            sets,
+            tiers: self.tiers,
+            share: self.stores.on_error.share()?,
+            has_penalty_for_denials: self.bans.is_some_and(|bans| !bans.counts_auth()),
+            has_others: self.has_others(),
+        })
+    }
+
+    /// Returns whether a request may have policies that are not known when the limiter is built.
+    fn has_others(&self) -> bool {
+        self.charging.policies_by.is_some() || self.reads.any()
+    }
+}
+
+/// Returns whether requests may wait for a policy.
+pub(super) fn has_queue(policy: &Policy) -> bool {
+    policy.max_wait().is_some()
 }

@@ -1,4 +1,4 @@
-//! A store that is watched over, for what a limiter asks it beside a request.
+//! The store of a limiter, for calls that no request waits for.
 
 use std::sync::Arc;
 
@@ -12,14 +12,14 @@ use crate::{
     store_future::StoreFuture, store_key::StoreKey, store_key::StoreKeys, store_watch::StoreWatch,
 };
 
-/// A store of which the auditor hears when it stops answering, whoever asks.
+/// A store whose failures are reported to the auditor.
 #[derive(Debug)]
-pub(super) struct Watched {
+pub(super) struct BackgroundStore {
     store: Arc<dyn RateLimitStore>,
     watch: StoreWatch,
 }
 
-impl Watched {
+impl BackgroundStore {
     pub(super) fn new(store: &Arc<dyn RateLimitStore>, watch: &StoreWatch) -> Self {
         Self {
             store: Arc::clone(store),
@@ -27,13 +27,21 @@ impl Watched {
         }
     }
 
-    /// No request's record is told: it waits for none of this.
-    fn over<T: 'static>(&self, answer: StoreFuture<T>) -> StoreFuture<T> {
-        self.watch.over(answer, || None)
+    /// Watches a reply. No request waits for it, so no record has the call.
+    fn over<T: 'static>(&self, reply: StoreFuture<T>) -> StoreFuture<T> {
+        self.watch.over(reply, || None)
+    }
+
+    /// Watches a reply to a charge or refund. A store that cannot settle has not failed.
+    fn over_settlement(&self, reply: StoreFuture<()>) -> StoreFuture<()> {
+        match self.store.can_settle() {
+            true => self.over(reply),
+            false => reply,
+        }
     }
 }
 
-impl RateLimitStore for Watched {
+impl RateLimitStore for BackgroundStore {
     fn keys(&self) -> &StoreKeys {
         self.store.keys()
     }
@@ -47,20 +55,11 @@ impl RateLimitStore for Watched {
     }
 
     fn charge(&self, partition: &StoreKey, charges: &[Charge<'_>]) -> StoreFuture<()> {
-        let answer = self.store.charge(partition, charges);
-        match self.store.can_settle() {
-            true => self.over(answer),
-            // It cannot, and that it says so is no failure.
-            false => answer,
-        }
+        self.over_settlement(self.store.charge(partition, charges))
     }
 
     fn refund(&self, partition: &StoreKey, refunds: &[Refund<'_>]) -> StoreFuture<()> {
-        let answer = self.store.refund(partition, refunds);
-        match self.store.can_settle() {
-            true => self.over(answer),
-            false => answer,
-        }
+        self.over_settlement(self.store.refund(partition, refunds))
     }
 
     fn reset(&self, partition: &StoreKey, policies: &[&Policy]) -> StoreFuture<()> {

@@ -16,8 +16,8 @@ use portcullis::{
     ClientAddrResolver, Identity, ManualClock, PeerAddr, RateLimitDecision, RateLimitOutcome,
     RecordHandle, ResponseBody, StoreErrorKind, StoreFuture, StoreKey, StoreKeys,
     rate_limit::{
-        Callers, Charge, Decisions, OnStoreError, Partition, Policy, Quota, RateLimitFields,
-        RateLimitLayer, RateLimitLayerBuilder, RateLimitStore, Refund, Tiers,
+        Callers, Charge, Decisions, OnStoreError, Partition, Penalty, Policy, Quota,
+        RateLimitFields, RateLimitLayer, RateLimitLayerBuilder, RateLimitStore, Refund, Tiers,
     },
     store::MemoryStore,
 };
@@ -830,4 +830,29 @@ async fn spellings_of_a_host_share_one_quota() {
     assert_eq!(admitted_of(partition.clone(), requests()).await, 5);
     let other = [in_header("example.org"), get("http://example.net/")];
     assert_eq!(admitted_of(partition, requests().chain(other)).await, 7);
+}
+
+/// The options after which a decision is not the end of an admission.
+fn with_follow_ups() -> [RateLimitLayerBuilder; 4] {
+    let wide = Policy::fixed_window("wide", Quota::per_minute(9)).unwrap();
+    let queue = Policy::leaky_queue("queue", Quota::per_second(1), Duration::from_secs(9));
+    let limiter = || RateLimitLayer::builder(MemoryStore::new(), Partition::identity());
+    [
+        limiter().policy(wide.clone()).settle(),
+        limiter().policy(wide.clone()).tell_handlers(),
+        limiter()
+            .policy(wide)
+            .penalty(Penalty::after(1).failed_auth()),
+        limiter().policy(queue.unwrap()),
+    ]
+}
+
+#[tokio::test]
+async fn decides_within_the_call_if_the_store_replies_at_once() {
+    for builder in with_follow_ups() {
+        let (mut app, calls) = app(&builder.build().unwrap());
+        let response = app.ready().await.unwrap().call(by(caller("k1", "free")));
+        assert_eq!(calls.load(Ordering::SeqCst), 1);
+        assert_eq!(response.await.unwrap().status(), StatusCode::OK);
+    }
 }

@@ -4,7 +4,7 @@ use std::{
     convert::Infallible,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
     time::Duration,
 };
@@ -17,7 +17,7 @@ use portcullis::{
     StoreErrorKind, StoreFuture, StoreKey, StoreKeys,
     rate_limit::{
         Charge, Decisions, OnStoreError, Partition, Policy, Quota, RateLimitFields, RateLimitLayer,
-        RateLimitLayerBuilder, RateLimitStore, Refund, Tiers, WhenStoreFails,
+        RateLimitLayerBuilder, RateLimitStore, Refund, Tiers,
     },
     store::MemoryStore,
 };
@@ -363,27 +363,29 @@ async fn a_limiter_whose_policies_all_watch_turns_nobody_away_while_its_store_fa
 }
 
 #[tokio::test]
-async fn the_strictest_policy_says_what_happens_while_the_store_fails() {
-    use WhenStoreFails::{Allow, Deny, Local};
-    let other = |action| {
+async fn strictest_policy_decides_while_the_store_fails() {
+    use OnStoreError::{Allow, Deny};
+    let other = |action: OnStoreError| {
         let quota = Quota::new(9, Duration::from_secs(10));
         let other = Policy::fixed_window("other", quota).unwrap();
         other.when_store_fails(action)
     };
     for says in BOTH {
+        let clock = ManualClock::default();
+        let local = local(&clock, 2);
         for (own, others, statuses) in [
             (None, Some(Allow), [200, 429]),
-            (Some(Local), Some(Allow), [200, 429]),
+            (Some(local.clone()), Some(Allow), [200, 429]),
             (Some(Allow), Some(Allow), [200, 200]),
             (Some(Allow), None, [200, 200]),
             (Some(Deny), Some(Allow), [503, 503]),
             (None, Some(Deny), [503, 503]),
         ] {
-            let clock = ManualClock::default();
+            let case = format!("{own:?}, {others:?}, {says:?}");
             let server = Server::new(says, &clock);
             let few = window(2);
             let few = own.map_or(few.clone(), |own| few.when_store_fails(own));
-            let layer = limiter(&server, local(&clock, 2)).policy(few);
+            let layer = limiter(&server, local.clone()).policy(few);
             let layer = match others {
                 Some(action) => layer.policy(other(action)),
                 None => layer,
@@ -391,16 +393,55 @@ async fn the_strictest_policy_says_what_happens_while_the_store_fails() {
             let layer = layer.build().unwrap();
             for status in statuses {
                 let (reply, _) = send(&layer).await;
-                assert_eq!(reply.status(), status, "{own:?}, {others:?}, {says:?}");
+                assert_eq!(reply.status(), status, "{case}");
             }
+            // The local store keeps its counts for the next case.
+            clock.advance(Duration::from_secs(60));
         }
     }
 }
 
+#[tokio::test]
+async fn computes_cost_once_for_each_store_that_decides() {
+    for says in BOTH {
+        let clock = ManualClock::default();
+        let server = Server::new(says, &clock);
+        let calls = Arc::new(AtomicU32::new(0));
+        let counted = Arc::clone(&calls);
+        let layer = limiter(&server, local(&clock, 1)).policy(window(9));
+        let layer = layer.tell_handlers().cost(move |_, _| {
+            counted.fetch_add(1, Ordering::SeqCst);
+            2
+        });
+        let layer = layer.build().unwrap();
+        let (reply, outcome) = send(&layer).await;
+        assert_eq!(reply.status(), 200);
+        assert_eq!(outcome.policies[0].remaining, 7);
+        assert_eq!(calls.load(Ordering::SeqCst), 2, "{says:?}");
+    }
+}
+
 #[test]
-fn a_policy_that_wants_a_local_store_where_there_is_none_is_refused() {
-    let server = Server::new(Says::AtOnce, &ManualClock::default());
-    let policy = window(1).when_store_fails(WhenStoreFails::Local);
-    let layer = limiter(&server, OnStoreError::Deny).policy(policy);
-    assert_eq!(layer.build().unwrap_err().option(), "when_store_fails");
+fn rejects_local_store_of_a_policy_that_is_not_the_limiters() {
+    let clock = ManualClock::default();
+    let server = Server::new(Says::AtOnce, &clock);
+    let store: Arc<dyn RateLimitStore> = Arc::new(MemoryStore::with_clock(clock.clone()));
+    let with_share = |share| OnStoreError::Local {
+        store: Arc::clone(&store),
+        share,
+    };
+    let build = |limiters: OnStoreError| {
+        let policy = window(1).when_store_fails(with_share(2));
+        limiter(&server, limiters).policy(policy).build()
+    };
+    for other in [
+        OnStoreError::Deny,
+        OnStoreError::Allow,
+        with_share(3),
+        local(&clock, 2),
+    ] {
+        let error = build(other).unwrap_err();
+        assert_eq!(error.option(), "when_store_fails");
+    }
+    assert!(build(with_share(2)).is_ok());
 }

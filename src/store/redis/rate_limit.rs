@@ -22,10 +22,12 @@ use smallvec::SmallVec;
 use self::{
     batches::Batches,
     carried::Carried,
-    debts::{Debts, Fate, Report, may_owe},
-    denied::{Asked, Denied},
+    debts::{Debts, Fate, Report, Spent, may_owe},
+    denied::{CallContext, Denied},
     leases::{Granted, Leases, Return, divisor},
-    question::{Ahead, Answer, COST_MAX, Question, Wish, log_keys, push_numbers, push_policy},
+    question::{
+        Ahead, COST_MAX, DecisionReply, Question, Wish, log_keys, push_numbers, push_policy,
+    },
     scripts::{Choice, RESET, Task, script_for},
 };
 use super::{
@@ -85,7 +87,8 @@ impl RedisStore {
         partition: &StoreKey,
         charges: &[Charge<'_>],
         wish: Wish,
-    ) -> Result<impl Future<Output = Result<Answer, StoreError>> + Send + use<>, StoreError> {
+    ) -> Result<impl Future<Output = Result<DecisionReply, StoreError>> + Send + use<>, StoreError>
+    {
         let key = self.limits_key(partition);
         let turn = self.begin_limit(&key)?;
         Ok(self.ask(turn, Question::new(key, charges, wish)))
@@ -95,7 +98,7 @@ impl RedisStore {
         &self,
         turn: Turn,
         question: Question,
-    ) -> impl Future<Output = Result<Answer, StoreError>> + Send + use<> {
+    ) -> impl Future<Output = Result<DecisionReply, StoreError>> + Send + use<> {
         let batches = Arc::clone(&self.shared.rate_limit.batches);
         async move { batches.ask(turn, question).await }
     }
@@ -119,74 +122,11 @@ impl RateLimitStore for RedisStore {
         if let Some(carried) = self.after_carrying(partition, charges, Self::take) {
             return carried;
         }
-        let (link, limits) = (&self.shared.link, &self.shared.rate_limit);
-        let now = link.now();
-        let divisor = divisor(charges);
-        if divisor > 0
-            && let Some(decisions) = limits.leases.spend(partition, charges, now)
-        {
-            return StoreFuture::ready(decisions);
+        let now = self.shared.link.now();
+        match self.take_locally(partition, charges, now) {
+            Some(decided) => decided,
+            None => self.take_remotely(partition, charges, now),
         }
-        let may_owe = may_owe(charges);
-        if may_owe && let Some(spent) = limits.debts.spend(partition, charges, now) {
-            if !spent.is_due {
-                return StoreFuture::ready(spent.decisions);
-            }
-            let (shared, partition) = (Arc::clone(&self.shared), *partition);
-            return StoreFuture::pending(async move {
-                shared.tell_beside(partition);
-                Ok(spent.decisions)
-            });
-        }
-        if let Some(decisions) = limits.denied.decide(partition, charges, now) {
-            link.note_local_answer();
-            return StoreFuture::ready(decisions);
-        }
-        let gifts = limits.denied.gifts();
-        let asked = Asked {
-            at: now,
-            gifts,
-            is_leased: divisor > 0,
-        };
-        if divisor > 0
-            && let Some(ahead) = limits.leases.ask(partition, charges, divisor, now)
-        {
-            return self.lease(partition, charges, ahead, asked);
-        }
-        let wish = match may_owe {
-            true => Wish::TakeAndTell,
-            false => Wish::Take,
-        };
-        let answer = match self.begin_decision(partition, charges, wish) {
-            Ok(answer) => answer,
-            Err(error) => return StoreFuture::failed(error),
-        };
-        let policies: SmallVec<[Policy; 2]> = match may_owe {
-            false => SmallVec::new(),
-            true => charges.iter().map(|charge| charge.policy.clone()).collect(),
-        };
-        let ids = charges.iter().map(|charge| charge.policy.id());
-        let ids: SmallVec<[u64; 4]> = ids.collect();
-        let (shared, partition) = (Arc::clone(&self.shared), *partition);
-        StoreFuture::pending(async move {
-            let answer = answer.await?;
-            let decisions = answer.decisions;
-            let (now, limits) = (shared.link.now(), &shared.rate_limit);
-            if may_owe {
-                let known = policies.iter().cloned().zip(answer.states.iter().copied());
-                let times = [decisions.at(), asked.at, now];
-                limits.debts.learn(partition, &Report::new(), known, times);
-                shared.tend();
-            }
-            limits.denied.learn(
-                partition,
-                ids.into_iter().zip(answer.states),
-                &decisions,
-                asked,
-                now,
-            );
-            Ok(decisions)
-        })
     }
 
     fn peek(&self, partition: &StoreKey, charges: &[Charge<'_>]) -> StoreFuture<Decisions> {
@@ -257,13 +197,91 @@ impl RateLimitStore for RedisStore {
 }
 
 impl RedisStore {
+    /// Decides a request in this process: by leased tokens, by deferred charges, or by a denial that
+    /// still holds. `None` if the server has to decide.
+    fn take_locally(
+        &self,
+        partition: &StoreKey,
+        charges: &[Charge<'_>],
+        now: Timestamp,
+    ) -> Option<StoreFuture<Decisions>> {
+        let limits = &self.shared.rate_limit;
+        if divisor(charges) > 0
+            && let Some(decisions) = limits.leases.spend(partition, charges, now)
+        {
+            return Some(StoreFuture::ready(decisions));
+        }
+        if may_owe(charges)
+            && let Some(spent) = limits.debts.spend(partition, charges, now)
+        {
+            return Some(self.report_if_due(*partition, spent));
+        }
+        let decisions = limits.denied.decide(partition, charges, now)?;
+        self.shared.link.note_local_answer();
+        Some(StoreFuture::ready(decisions))
+    }
+
+    /// Starts a report of deferred charges in the background if it is due.
+    // In a future, because a report can be spawned only where it is polled.
+    fn report_if_due(&self, partition: StoreKey, spent: Spent) -> StoreFuture<Decisions> {
+        if !spent.is_due {
+            return StoreFuture::ready(spent.decisions);
+        }
+        let shared = Arc::clone(&self.shared);
+        StoreFuture::pending(async move {
+            shared.tell_beside(partition);
+            Ok(spent.decisions)
+        })
+    }
+
+    /// Lets the server decide a request.
+    fn take_remotely(
+        &self,
+        partition: &StoreKey,
+        charges: &[Charge<'_>],
+        now: Timestamp,
+    ) -> StoreFuture<Decisions> {
+        let (limits, divisor) = (&self.shared.rate_limit, divisor(charges));
+        let asked = CallContext {
+            at: now,
+            gifts: limits.denied.gifts(),
+            is_leased: divisor > 0,
+        };
+        if divisor > 0
+            && let Some(ahead) = limits.leases.ask(partition, charges, divisor, now)
+        {
+            return self.lease(partition, charges, ahead, asked);
+        }
+        let may_owe = may_owe(charges);
+        let wish = match may_owe {
+            true => Wish::TakeAndTell,
+            false => Wish::Take,
+        };
+        let reply = match self.begin_decision(partition, charges, wish) {
+            Ok(reply) => reply,
+            Err(error) => return StoreFuture::failed(error),
+        };
+        let deferred: SmallVec<[Policy; 2]> = match may_owe {
+            false => SmallVec::new(),
+            true => charges.iter().map(|charge| charge.policy.clone()).collect(),
+        };
+        let ids = charges.iter().map(|charge| charge.policy.id());
+        let ids: SmallVec<[u64; 4]> = ids.collect();
+        let (shared, partition) = (Arc::clone(&self.shared), *partition);
+        StoreFuture::pending(async move {
+            let reply = reply.await?;
+            shared.learn(partition, &ids, deferred, &reply, asked);
+            Ok(reply.decisions)
+        })
+    }
+
     /// Decides a request, and leases tokens for the next ones.
     fn lease(
         &self,
         partition: &StoreKey,
         charges: &[Charge<'_>],
         ahead: Ahead,
-        asked: Asked,
+        asked: CallContext,
     ) -> StoreFuture<Decisions> {
         let mut call = LeaseCall::new(&self.shared, *partition, ahead.number);
         let key = self.limits_key(partition);
@@ -311,7 +329,7 @@ impl LeaseCall {
     }
 
     /// Holds the tokens that a reply grants.
-    fn receive(&self, ids: &[u64], answer: &Answer, asked_at: Timestamp) {
+    fn receive(&self, ids: &[u64], answer: &DecisionReply, asked_at: Timestamp) {
         let decisions = answer.decisions.each().iter().zip(&answer.ahead);
         let granted = decisions.map(|(decision, (tokens, receipt))| Granted {
             tokens: *tokens,
@@ -338,6 +356,27 @@ impl Drop for LeaseCall {
 }
 
 impl Shared {
+    /// Remembers a reply of the server: denials of all policies, and the states of deferred ones.
+    fn learn(
+        self: &Arc<Self>,
+        partition: StoreKey,
+        ids: &[u64],
+        deferred: SmallVec<[Policy; 2]>,
+        reply: &DecisionReply,
+        asked: CallContext,
+    ) {
+        let (limits, now) = (&self.rate_limit, self.link.now());
+        if !deferred.is_empty() {
+            let known = deferred.into_iter().zip(reply.states.iter().copied());
+            let times = [reply.decisions.at(), asked.at, now];
+            limits.debts.learn(partition, &Report::new(), known, times);
+            self.tend();
+        }
+        let known = ids.iter().copied().zip(reply.states.iter().copied());
+        let decisions = &reply.decisions;
+        limits.denied.learn(partition, known, decisions, asked, now);
+    }
+
     /// Sees to it that a task looks for what lies idle, and what is late to be told.
     fn tend(self: &Arc<Self>) {
         if !self.rate_limit.is_tended.swap(true, Ordering::SeqCst) {
@@ -369,7 +408,7 @@ impl Shared {
         let charges: SmallVec<[Charge<'_>; 1]> =
             policies.iter().map(|it| Charge::new(it, 0)).collect();
         let now = self.link.now();
-        let asked = Asked {
+        let asked = CallContext {
             at: now,
             gifts: self.rate_limit.denied.gifts(),
             is_leased: true,

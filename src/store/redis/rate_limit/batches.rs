@@ -11,7 +11,7 @@ use smallvec::SmallVec;
 use tokio::sync::oneshot;
 
 use super::{
-    question::{Answer, Question, read_group, read_now},
+    question::{DecisionReply, Question, read_group, read_now},
     scripts::{Choice, Task, script_for},
 };
 use crate::{
@@ -43,19 +43,19 @@ pub(super) struct Batches {
     link: Arc<Link>,
     /// How many go together.
     max: usize,
-    held: Mutex<Held>,
+    held: Mutex<BatchQueue>,
 }
 
 #[derive(Default)]
-struct Held {
+struct BatchQueue {
     under_way: usize,
-    waiting: VecDeque<Waiting>,
+    waiting: VecDeque<QueuedQuestion>,
     swept_at: usize,
 }
 
-struct Waiting {
+struct QueuedQuestion {
     question: Question,
-    answer: oneshot::Sender<Result<Answer, Fault>>,
+    answer: oneshot::Sender<Result<DecisionReply, Fault>>,
 }
 
 /// Whether a question is put now.
@@ -63,7 +63,7 @@ enum Entry {
     /// By who has it.
     Now(Question),
     /// When others have been answered.
-    Later(oneshot::Receiver<Result<Answer, Fault>>),
+    Later(oneshot::Receiver<Result<DecisionReply, Fault>>),
 }
 
 impl Batches {
@@ -80,14 +80,14 @@ impl Batches {
         self: &Arc<Self>,
         turn: Turn,
         question: Question,
-    ) -> Result<Answer, StoreError> {
+    ) -> Result<DecisionReply, StoreError> {
         let is_alone = self.max < 2 || self.link.is_spread() || question.task() == Task::Charge;
         if is_alone {
             return ask_alone(turn, question).await;
         }
         match self.enter(question) {
             Entry::Now(question) => {
-                let place = Place::of(self);
+                let place = CallSlot::of(self);
                 let answer = ask_alone(turn, question).await;
                 drop(place);
                 answer
@@ -110,16 +110,16 @@ impl Batches {
         }
         let (answer, later) = oneshot::channel();
         held.sweep();
-        held.waiting.push_back(Waiting { question, answer });
+        held.waiting.push_back(QueuedQuestion { question, answer });
         drop(held);
         if is_free {
-            Place::of(self).send();
+            CallSlot::of(self).send();
         }
         Entry::Later(later)
     }
 
     /// Takes out who goes next; if nobody does, one call less is under way.
-    fn next(&self) -> Vec<Waiting> {
+    fn next(&self) -> Vec<QueuedQuestion> {
         let mut held = self.lock();
         let mut next = Vec::with_capacity(self.max.min(held.waiting.len()));
         while next.len() < self.max
@@ -135,12 +135,12 @@ impl Batches {
         next
     }
 
-    fn lock(&self) -> MutexGuard<'_, Held> {
+    fn lock(&self) -> MutexGuard<'_, BatchQueue> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Held {
+impl BatchQueue {
     /// Lets go of whom nobody waits for, once there may be many of them.
     fn sweep(&mut self) {
         if self.waiting.len() >= self.swept_at.max(SWEPT_AT_MIN) {
@@ -160,7 +160,7 @@ impl fmt::Debug for Batches {
     }
 }
 
-async fn ask_alone(turn: Turn, question: Question) -> Result<Answer, StoreError> {
+async fn ask_alone(turn: Turn, question: Question) -> Result<DecisionReply, StoreError> {
     let keys: SmallVec<[&[u8]; 4]> = question.keys().collect();
     let mut call = script_for(question.task(), question.choice).call(&keys);
     call.arg(&question.asked[..]);
@@ -176,23 +176,23 @@ async fn ask_alone(turn: Turn, question: Question) -> Result<Answer, StoreError>
     .await
 }
 
-/// One of the calls under way that is made by who wants it. Dropped it lets those go that wait.
-struct Place<'a> {
+/// The slot of a call that a request makes itself. Starts the calls that wait when it is dropped.
+struct CallSlot<'a> {
     batches: &'a Arc<Batches>,
 }
 
-impl<'a> Place<'a> {
+impl<'a> CallSlot<'a> {
     fn of(batches: &'a Arc<Batches>) -> Self {
         Self { batches }
     }
 
-    /// Lets those go that wait.
+    /// Starts the calls that wait.
     fn send(self) {
         drop(self);
     }
 }
 
-impl Drop for Place<'_> {
+impl Drop for CallSlot<'_> {
     fn drop(&mut self) {
         let runtime = self.batches.link.runtime();
         let mut held = self.batches.lock();
@@ -250,13 +250,13 @@ struct Batch {
 
 struct Group {
     question: Question,
-    answers: SmallVec<[oneshot::Sender<Result<Answer, Fault>>; 4]>,
+    answers: SmallVec<[oneshot::Sender<Result<DecisionReply, Fault>>; 4]>,
 }
 
 impl Batch {
-    fn of(waiting: Vec<Waiting>) -> Self {
+    fn of(waiting: Vec<QueuedQuestion>) -> Self {
         let mut groups: Vec<Group> = Vec::with_capacity(waiting.len());
-        for Waiting { question, answer } in waiting {
+        for QueuedQuestion { question, answer } in waiting {
             let mut latest = groups.iter_mut().rev();
             let latest = latest.find(|group| group.question.key == question.key);
             match latest {

@@ -125,7 +125,71 @@ impl View {
     }
 }
 
+/// Returns the states of the charged policies, and the server's time. `None` if one is not known, or
+/// has no room for the cost before a report.
+fn states_of(
+    debts: &[Debt],
+    charges: &[Charge<'_>],
+    now: Timestamp,
+) -> Option<(SmallVec<[State; 4]>, Timestamp)> {
+    let (mut states, mut at) = (SmallVec::new(), Timestamp::EPOCH);
+    for charge in charges {
+        let debt = debts.iter().find(|debt| debt.is_for(charge.policy))?;
+        let view = debt.view.filter(|view| view.is_alive(now))?;
+        if !debt.has_room_for(charge.cost, now) {
+            return None;
+        }
+        at = at.max(view.server_now(now));
+        states.push(view.state);
+    }
+    Some((states, at))
+}
+
 impl Debt {
+    fn new(policy: Policy, most: u64, view: View, now: Timestamp) -> Self {
+        Self {
+            policy,
+            most,
+            view: Some(view),
+            unreported: 0,
+            on_its_way: 0,
+            uncertain: 0,
+            uncertain_until: Timestamp::EPOCH,
+            since: now,
+            used_at: now,
+        }
+    }
+
+    /// Adds a charge that the server has yet to receive. `state` includes it.
+    fn admit(&mut self, charged: u64, state: State, now: Timestamp) {
+        if let Some(view) = &mut self.view {
+            view.state = state;
+        }
+        self.used_at = now;
+        if charged == 0 {
+            return;
+        }
+        if self.unreported == 0 {
+            self.since = now;
+        }
+        self.unreported += charged;
+    }
+
+    /// Replaces the view by a newer one, and adds the charges that the server has yet to receive.
+    fn update(&mut self, view: View, now: Timestamp) {
+        // Replies may arrive in another order than the server's. Then neither view is certain.
+        if self.view.is_some_and(|known| view.at < known.at) {
+            self.view = None;
+            return;
+        }
+        self.forgive(now);
+        let state = match self.unreported + self.on_its_way {
+            0 => view.state,
+            own => self.policy.charge(view.state, view.at, own),
+        };
+        self.view = Some(View { state, ..view });
+    }
+
     fn is_for(&self, policy: &Policy) -> bool {
         self.policy.id() == policy.id() && self.policy.terms() == policy.terms()
     }
@@ -197,16 +261,7 @@ impl Debts {
         }
         let mut held = self.lock();
         let debts = held.get_mut(partition)?;
-        let (mut states, mut at) = (SmallVec::<[State; 4]>::new(), Timestamp::EPOCH);
-        for charge in charges {
-            let debt = debts.iter().find(|debt| debt.is_for(charge.policy))?;
-            let view = debt.view.filter(|view| view.is_alive(now))?;
-            if !debt.has_room_for(charge.cost, now) {
-                return None;
-            }
-            at = at.max(view.server_now(now));
-            states.push(view.state);
-        }
+        let (mut states, at) = states_of(debts, charges, now)?;
         let decisions = decide_all(charges, &mut states, at);
         if !decisions.is_admitted() {
             return None;
@@ -214,23 +269,20 @@ impl Debts {
         let mut is_due = false;
         for ((charge, decision), state) in charges.iter().zip(decisions.each()).zip(states) {
             let debt = debts.iter_mut().find(|debt| debt.is_for(charge.policy))?;
-            if let Some(view) = &mut debt.view {
-                view.state = state;
-            }
-            debt.used_at = now;
-            if decision.is_admitted() && charge.cost > 0 {
-                if debt.unreported == 0 {
-                    debt.since = now;
-                }
-                debt.unreported += charge.cost;
-            }
+            let charged = match decision.is_admitted() {
+                true => charge.cost,
+                false => 0,
+            };
+            debt.admit(charged, state, now);
             is_due |= debt.is_due();
         }
         Some(Spent { decisions, is_due })
     }
 
-    /// Learns what the server knew at this time of its own, having been asked at this time of ours;
-    /// and that it has charged what it was told, in the same step: until then that is still owed.
+    /// Updates the states of policies by a reply of the server, which has charged a report in the
+    /// same step.
+    ///
+    /// The times are the server's when it replied, ours when it was called, and ours now.
     pub(super) fn learn(
         &self,
         partition: StoreKey,
@@ -257,33 +309,13 @@ impl Debts {
                 at,
                 asked_at,
             };
-            let Some(debt) = debts.iter_mut().find(|debt| debt.is_for(&policy)) else {
-                debts.retain(|debt| debt.policy.id() != policy.id());
-                debts.push(Debt {
-                    policy,
-                    most,
-                    view: Some(view),
-                    unreported: 0,
-                    on_its_way: 0,
-                    uncertain: 0,
-                    uncertain_until: Timestamp::EPOCH,
-                    since: now,
-                    used_at: now,
-                });
-                continue;
-            };
-            // Of two answers the server's later one holds. Where that is not clear none does.
-            if debt.view.is_some_and(|known| at < known.at) {
-                debt.view = None;
-                continue;
+            match debts.iter_mut().find(|debt| debt.is_for(&policy)) {
+                Some(debt) => debt.update(view, now),
+                None => {
+                    debts.retain(|debt| debt.policy.id() != policy.id());
+                    debts.push(Debt::new(policy, most, view, now));
+                }
             }
-            debt.forgive(now);
-            let own = debt.unreported + debt.on_its_way;
-            let state = match own {
-                0 => state,
-                own => debt.policy.charge(state, at, own),
-            };
-            debt.view = Some(View { state, ..view });
         }
         self.count.store(held.len(), Ordering::Relaxed);
     }

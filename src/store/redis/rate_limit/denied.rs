@@ -29,11 +29,11 @@ pub(super) struct Denied {
     count: AtomicUsize,
     /// How often something was given back: what was asked before then may no longer be true.
     gifts: AtomicU64,
-    held: Mutex<Held>,
+    held: Mutex<KnownDenials>,
 }
 
 #[derive(Debug, Default)]
-struct Held {
+struct KnownDenials {
     partitions: HashMap<StoreKey, Known>,
     swept_at: Timestamp,
 }
@@ -111,7 +111,7 @@ impl Denied {
         partition: StoreKey,
         charges: impl IntoIterator<Item = (u64, State)>,
         decisions: &Decisions,
-        asked: Asked,
+        asked: CallContext,
         now: Timestamp,
     ) {
         match decisions.is_admitted() {
@@ -126,7 +126,7 @@ impl Denied {
         partition: StoreKey,
         charges: impl IntoIterator<Item = (u64, State)>,
         decisions: &Decisions,
-        asked: Asked,
+        asked: CallContext,
         now: Timestamp,
     ) {
         let waits = decisions
@@ -181,21 +181,21 @@ impl Denied {
         self.count.store(held.partitions.len(), Ordering::Relaxed);
     }
 
-    fn lock(&self) -> MutexGuard<'_, Held> {
+    fn lock(&self) -> MutexGuard<'_, KnownDenials> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// When a question was put.
+/// The state of this process when a call was made.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Asked {
+pub(super) struct CallContext {
     pub(super) at: Timestamp,
     pub(super) gifts: u64,
-    /// Whether others may give back what they have taken ahead: then a denial is soon asked anew.
+    /// Whether other instances may return leased tokens, so that a denial holds for a short time.
     pub(super) is_leased: bool,
 }
 
-impl Held {
+impl KnownDenials {
     fn sweep(&mut self, now: Timestamp) {
         if now >= self.swept_at + SWEEP_EVERY {
             self.swept_at = now;
@@ -289,7 +289,7 @@ mod tests {
         let now = at(SERVER + millis);
         decide_all(&charge, &mut state, now);
         let decisions = decide_all(&charge, &mut state, now);
-        let asked = Asked {
+        let asked = CallContext {
             at: at(millis),
             gifts: denied.gifts(),
             is_leased: false,
@@ -321,7 +321,7 @@ mod tests {
         denied.forget(&partition(1));
         let charge = [Charge::new(&policy, 1)];
         assert!(denied.decide(&partition(1), &charge, at(1)).is_none());
-        let before = Asked {
+        let before = CallContext {
             at: at(0),
             gifts: 0,
             is_leased: false,

@@ -142,7 +142,7 @@ impl Question {
 
 /// What take.lua answers to one request.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Answer {
+pub(super) struct DecisionReply {
     pub(super) decisions: Decisions,
     /// What was taken ahead of each policy, and its receipt.
     pub(super) ahead: SmallVec<[(u64, Receipt); 4]>,
@@ -214,7 +214,7 @@ pub(super) fn read_group(
     question: &Question,
     times: usize,
     now: Timestamp,
-) -> Result<Vec<Answer>, Fault> {
+) -> Result<Vec<DecisionReply>, Fault> {
     match value {
         Value::BulkString(bytes) => {
             let mut bytes = Bytes(bytes);
@@ -235,7 +235,7 @@ fn corrupt() -> Fault {
 struct Bytes<'a>(&'a [u8]);
 
 impl Bytes<'_> {
-    fn answer(&mut self, question: &Question, now: Timestamp) -> Option<Answer> {
+    fn answer(&mut self, question: &Question, now: Timestamp) -> Option<DecisionReply> {
         let is_admitted = match self.take::<1>()? {
             [0] => false,
             [1] => true,
@@ -255,7 +255,7 @@ impl Bytes<'_> {
                 states.push(State::from_words(self.numbers::<3>()?));
             }
         }
-        Some(Answer {
+        Some(DecisionReply {
             decisions: Decisions::new(is_admitted, now, each),
             ahead,
             states,
@@ -310,7 +310,7 @@ mod tests {
         [admitted].into_iter().chain(numbers).collect()
     }
 
-    fn read(bytes: Vec<u8>, wish: Wish, times: usize) -> Result<Vec<Answer>, Fault> {
+    fn read(bytes: Vec<u8>, wish: Wish, times: usize) -> Result<Vec<DecisionReply>, Fault> {
         let now = Timestamp::from_micros(5);
         read_group(&Value::BulkString(bytes), &question(wish), times, now)
     }

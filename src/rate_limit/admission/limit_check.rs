@@ -1,0 +1,250 @@
+//! The check of a request by a store, and the ruling that follows.
+
+use std::{sync::Arc, time::Duration};
+
+use http::{Extensions, Request};
+use smallvec::SmallVec;
+
+use super::{Note, PendingAdmission, Progress, Ruling, rejections};
+use crate::{
+    error::{StoreError, StoreErrorKind},
+    rate_limit::{
+        charge::Charge,
+        config::Config,
+        decision::Decisions,
+        headers::Lines,
+        paid::{Costs, Paid},
+        policy_set::Chosen,
+        request_head::RequestHead,
+        stores::DecidingStore,
+        waiting::Waiter,
+    },
+    record::RateLimitDecision,
+    rejection::Rejection,
+    store_future::StoreFuture,
+    store_key::StoreKey,
+};
+
+/// A request that a store decides.
+pub(in crate::rate_limit) struct LimitCheck<'a> {
+    partition: StoreKey,
+    set: Chosen<'a>,
+    costs: Costs,
+    store: DecidingStore,
+}
+
+/// The request would have to wait in a queue that is full.
+struct QueueFull;
+
+impl<'a> LimitCheck<'a> {
+    pub(super) fn new(partition: StoreKey, set: Chosen<'a>, costs: Costs) -> Self {
+        Self {
+            partition,
+            set,
+            costs,
+            store: DecidingStore::Main,
+        }
+    }
+
+    /// Charges the store for the request, and decides by its reply.
+    #[inline]
+    pub(super) fn take<B>(self, config: &Arc<Config>, request: &mut Request<B>) -> Progress {
+        match self.charge(config, request.extensions()).into_ready() {
+            Ok(reply) => self.decide(config, request, reply),
+            Err(pending) => Progress::Wait(PendingAdmission::Deciding(pending, self.into_owned())),
+        }
+    }
+
+    #[inline]
+    fn charge(&self, config: &Config, extensions: &Extensions) -> StoreFuture<Decisions> {
+        // The same call tells whether the partition is banned, at no cost.
+        let ban = match self.store {
+            DecidingStore::Main => config.bans.as_ref().map(|bans| bans.policy()),
+            DecidingStore::Local(..) => None,
+        };
+        let take = |charges: &[Charge<'_>]| {
+            let stores = &config.stores;
+            stores.take(&self.store, &self.partition, charges, extensions)
+        };
+        match (self.set.policies(), &*self.costs, ban) {
+            ([policy], [cost], None) => take(&[Charge::new(policy, *cost)]),
+            (policies, costs, ban) => {
+                let mut charges = SmallVec::<[Charge<'_>; 4]>::new();
+                for (policy, cost) in policies.iter().zip(costs) {
+                    charges.push(Charge::new(policy, *cost));
+                }
+                charges.extend(ban.map(|ban| Charge::new(ban, 0)));
+                take(&charges)
+            }
+        }
+    }
+
+    /// Decides the request by the reply of the store.
+    pub(super) fn decide<B>(
+        &self,
+        config: &Arc<Config>,
+        request: &mut Request<B>,
+        reply: Result<Decisions, StoreError>,
+    ) -> Progress {
+        if let Err(error) = &reply
+            && let Some(local) = self.fallback(config, request, error.kind())
+        {
+            return local.take(config, request);
+        }
+        let stores = &config.stores;
+        if let (DecidingStore::Main, Ok(_)) = (&self.store, &reply) {
+            stores.charge_unsent(&self.partition, self.set.shared());
+        }
+        let admit_undecided = || stores.admit_undecided(&self.set);
+        let ruling = Ruling::new(&reply, &self.store, &self.set, admit_undecided);
+        ruling.audit_shadow_denials(&config.audit, request.extensions());
+        if let Some(rejection) = self.reject_banned(config, request, &ruling) {
+            return rejection;
+        }
+        let jitter = || config.responses.jitter(&self.partition);
+        match ruling.rejection(jitter) {
+            Some(rejection) => self.reject_denied(config, request, &ruling, rejection),
+            None => self.admit(config, request, &ruling),
+        }
+    }
+
+    /// Returns the check by the local store that follows a failure of the main one.
+    fn fallback<B>(
+        &self,
+        config: &Config,
+        request: &Request<B>,
+        failure: StoreErrorKind,
+    ) -> Option<LimitCheck<'static>> {
+        let (store, set) = config.stores.fallback(&self.store, &self.set, failure)?;
+        let options = &config.charging.options;
+        Some(LimitCheck {
+            partition: self.partition,
+            costs: options.costs(&set, &RequestHead::of(request)),
+            set: Chosen::Latest(set),
+            store,
+        })
+    }
+
+    /// Rejects the request if its partition is banned. It is charged nothing.
+    fn reject_banned<B>(
+        &self,
+        config: &Config,
+        request: &Request<B>,
+        ruling: &Ruling<'_>,
+    ) -> Option<Progress> {
+        let bans = config.bans.as_ref()?;
+        let (rejection, policy) = bans.rejection(ruling.ban_decision()?)?;
+        if let Some(paid) = self.paid(config, ruling) {
+            paid.give_back();
+        }
+        let outcome = ruling.denied_outcome([policy]);
+        let note = Note::denied(request.extensions(), Lines::None, outcome);
+        Some(Progress::reject(config, request, rejection, note))
+    }
+
+    /// Rejects a request that a policy, or the failure of the store, denies.
+    fn reject_denied<B>(
+        &self,
+        config: &Config,
+        request: &Request<B>,
+        ruling: &Ruling<'_>,
+        rejection: Rejection,
+    ) -> Progress {
+        if ruling.decision() == RateLimitDecision::Denied
+            && let Some(bans) = &config.bans
+        {
+            let subject = self.subject(config, request);
+            bans.count_denial(&config.stores, self.partition, subject, &config.audit);
+        }
+        let lines = ruling.lines(config.responses.fields);
+        let note = Note::denied(request.extensions(), lines, ruling.outcome(Duration::ZERO));
+        Progress::reject(config, request, rejection, note)
+    }
+
+    fn admit<B>(
+        &self,
+        config: &Arc<Config>,
+        request: &mut Request<B>,
+        ruling: &Ruling<'_>,
+    ) -> Progress {
+        let delay = ruling.delay(&self.costs);
+        let waiter = match self.enqueue(config, ruling, delay) {
+            Ok(waiter) => waiter,
+            Err(QueueFull) => {
+                let outcome = ruling.denied_outcome([]);
+                let note = Note::denied(request.extensions(), Lines::None, outcome);
+                return Progress::reject(config, request, rejections::queue_full(delay), note);
+            }
+        };
+        let delayed = waiter.as_ref().map_or(Duration::ZERO, |_| delay);
+        let mut note = self.note(config, request, ruling, delayed);
+        if let Some(waiter) = waiter {
+            return Progress::Wait(PendingAdmission::Queued(waiter, note));
+        }
+        if config.charging.options.settles
+            && let Some(paid) = self.paid(config, ruling)
+        {
+            note.settle(paid, request.extensions_mut());
+        }
+        Progress::admit(note)
+    }
+
+    fn note<B>(
+        &self,
+        config: &Arc<Config>,
+        request: &mut Request<B>,
+        ruling: &Ruling<'_>,
+        delayed: Duration,
+    ) -> Note {
+        let lines = ruling.lines(config.responses.fields);
+        let outcome = || ruling.outcome(delayed);
+        let mut note = match config.responses.exposes_outcome {
+            true => Note::exposed(request.extensions_mut(), lines, outcome()),
+            false => Note::admitted(request.extensions(), lines, outcome),
+        };
+        if config.bans.as_ref().is_some_and(|bans| bans.counts_auth()) {
+            let subject = self.subject(config, request);
+            note.judge_auth(config, self.partition, subject, request.version());
+        }
+        note
+    }
+
+    /// Joins the queue if the request has to wait for its turn.
+    #[inline]
+    fn enqueue(
+        &self,
+        config: &Config,
+        ruling: &Ruling<'_>,
+        delay: Duration,
+    ) -> Result<Option<Waiter>, QueueFull> {
+        if delay.is_zero() {
+            return Ok(None);
+        }
+        match (&config.queue, self.paid(config, ruling)) {
+            (Some(queue), Some(paid)) => queue.join(paid, delay).map(Some).ok_or(QueueFull),
+            (Some(_) | None, _) => Ok(None),
+        }
+    }
+
+    /// Returns the charges, if a store has admitted the request.
+    fn paid(&self, config: &Config, ruling: &Ruling<'_>) -> Option<Paid> {
+        let admitted = ruling.charged()?;
+        let (partition, set) = (self.partition, self.set.shared());
+        let stores = &config.stores;
+        Some(stores.charged(&self.store, partition, set, &self.costs, admitted))
+    }
+
+    fn subject<B>(&self, config: &Config, request: &Request<B>) -> Arc<str> {
+        let head = RequestHead::of(request);
+        config.charging.partition.subject(&self.partition, &head)
+    }
+
+    fn into_owned(self) -> LimitCheck<'static> {
+        LimitCheck {
+            partition: self.partition,
+            set: Chosen::Latest(self.set.into_owned()),
+            costs: self.costs,
+            store: self.store,
+        }
+    }
+}

@@ -1,0 +1,249 @@
+//! The stores of a limiter: one that decides, and one that decides while the first one fails.
+
+use std::{
+    num::NonZeroU32,
+    sync::Arc,
+    task::{Context, Waker},
+    time::Duration,
+};
+
+use http::Extensions;
+use smallvec::SmallVec;
+
+use super::{
+    charge::Charge,
+    decision::Decisions,
+    local_store::LocalStore,
+    on_store_error::OnStoreError,
+    paid::Paid,
+    policy::Policy,
+    policy_set::{FailureRule, PolicySet},
+    store::RateLimitStore,
+    watched::BackgroundStore,
+};
+use crate::{
+    audit::Audit,
+    deadline::Deadline,
+    error::{ConfigError, StoreErrorKind},
+    record::RecordHandle,
+    runtime::{self, Runtime, Task},
+    store_future::StoreFuture,
+    store_key::StoreKey,
+    store_watch::StoreWatch,
+};
+
+/// The default time that a request waits for the store.
+const STORE_TIMEOUT: Duration = Duration::from_millis(25);
+
+/// The options of a limiter that concern its stores.
+pub(super) struct StoreOptions {
+    pub(super) store: Arc<dyn RateLimitStore>,
+    pub(super) on_error: OnStoreError,
+    pub(super) deadline: Deadline,
+    pub(super) runtime: Option<Arc<dyn Runtime>>,
+}
+
+/// The stores of a limiter.
+pub(super) struct Stores {
+    pub(super) options: StoreOptions,
+    /// The same store, for calls that no request waits for.
+    pub(super) background: Arc<dyn RateLimitStore>,
+    local: Option<Arc<LocalStore>>,
+    watch: StoreWatch,
+}
+
+/// The store that decides a request.
+pub(super) enum DecidingStore {
+    Main,
+    /// The local store, and the failure of the main one.
+    Local(Arc<LocalStore>, StoreErrorKind),
+}
+
+impl StoreOptions {
+    pub(super) fn new(store: Arc<dyn RateLimitStore>) -> Self {
+        Self {
+            store,
+            on_error: OnStoreError::default(),
+            deadline: Deadline::after(STORE_TIMEOUT),
+            runtime: runtime::ambient(),
+        }
+    }
+
+    /// Sets the runtime that spawns, and that sleeps for queues and for the store's deadline.
+    pub(super) fn run_on(&mut self, runtime: Arc<dyn Runtime>) {
+        self.deadline.sleep_on(Arc::clone(&runtime));
+        self.runtime = Some(runtime);
+    }
+
+    /// Returns the number of instances that divide the quotas of a local store.
+    fn share(&self) -> Option<NonZeroU32> {
+        self.on_error.share().ok().flatten()
+    }
+
+    /// # Errors
+    ///
+    /// If the timeout is zero.
+    pub(super) fn check_timeout(&self) -> Result<(), ConfigError> {
+        if !self.deadline.is_zero() {
+            return Ok(());
+        }
+        let problem =
+            "no store replies within it, so every request is decided as if the store failed";
+        let error = ConfigError::new("store_deadline", "0ns", problem);
+        Err(error.fix("set some tens of milliseconds, or call `without_store_deadline`"))
+    }
+
+    /// # Errors
+    ///
+    /// If the store cannot change what it has charged.
+    pub(super) fn check_settlement(&self) -> Result<(), ConfigError> {
+        if self.store.can_settle() {
+            return Ok(());
+        }
+        let problem = "the store can neither charge nor refund";
+        let error = ConfigError::new("settle", format_args!("{:?}", self.store), problem);
+        Err(error.fix("use a store that can, such as `MemoryStore`"))
+    }
+}
+
+impl Stores {
+    pub(super) fn new(options: StoreOptions, audit: Audit) -> Self {
+        let watch = StoreWatch::new("rate_limit", audit);
+        let deadline = options.deadline.beside(options.store.has_deadline());
+        Self {
+            background: Arc::new(BackgroundStore::new(&options.store, &watch)),
+            local: options.on_error.store().map(LocalStore::new).map(Arc::new),
+            options: StoreOptions {
+                deadline,
+                ..options
+            },
+            watch,
+        }
+    }
+
+    /// Notes that the main store has replied at once.
+    #[inline]
+    pub(super) fn note_reply(&self) {
+        self.watch.answered_at_once();
+    }
+
+    /// Charges a request that waits for the reply.
+    #[inline]
+    pub(super) fn take(
+        &self,
+        store: &DecidingStore,
+        partition: &StoreKey,
+        charges: &[Charge<'_>],
+        extensions: &Extensions,
+    ) -> StoreFuture<Decisions> {
+        match store {
+            DecidingStore::Main => {
+                let reply = self.options.store.take(partition, charges);
+                let record = || RecordHandle::of(extensions).cloned();
+                self.watch.over(self.options.deadline.bound(reply), record)
+            }
+            DecidingStore::Local(local, _) => local.take(partition, charges),
+        }
+    }
+
+    /// Returns the local store and the policies that it decides by after the main store has failed,
+    /// if it decides in place of this one.
+    pub(super) fn fallback(
+        &self,
+        store: &DecidingStore,
+        set: &PolicySet,
+        failure: StoreErrorKind,
+    ) -> Option<(DecidingStore, Arc<PolicySet>)> {
+        match (store, &self.local) {
+            (DecidingStore::Main, Some(local)) => {
+                let set = set.local(self.options.share())?;
+                Some((DecidingStore::Local(Arc::clone(local), failure), set))
+            }
+            (DecidingStore::Main, None) | (DecidingStore::Local(..), _) => None,
+        }
+    }
+
+    /// Returns whether a request passes that no store has decided.
+    pub(super) fn admit_undecided(&self, set: &PolicySet) -> bool {
+        match (set.failure_rule(), &self.options.on_error) {
+            (FailureRule::Allow, _) | (FailureRule::AsLimiter, OnStoreError::Allow) => true,
+            (FailureRule::Deny, _)
+            | (FailureRule::AsLimiter, OnStoreError::Local { .. } | OnStoreError::Deny) => false,
+        }
+    }
+
+    /// Returns the charges of an admitted request, to be settled or refunded.
+    pub(super) fn charged(
+        &self,
+        store: &DecidingStore,
+        partition: StoreKey,
+        set: &Arc<PolicySet>,
+        costs: &[u64],
+        decisions: &Decisions,
+    ) -> Paid {
+        let store = match store {
+            DecidingStore::Main => Arc::clone(&self.background),
+            DecidingStore::Local(local, _) => Arc::clone(local) as Arc<dyn RateLimitStore>,
+        };
+        let runtime = self.options.runtime.as_ref();
+        Paid::new(store, runtime, partition, set, costs, decisions)
+    }
+
+    /// Returns whether the local store may have admitted requests that the main one was not
+    /// charged for.
+    #[inline]
+    pub(super) fn has_unsent(&self) -> bool {
+        self.local.as_ref().is_some_and(|local| local.has_unsent())
+    }
+
+    /// Charges the main store in the background for the requests of a partition that the local
+    /// store has admitted.
+    #[inline]
+    pub(super) fn charge_unsent(&self, partition: &StoreKey, set: &Arc<PolicySet>) {
+        if let Some(local) = &self.local
+            && self.options.store.can_settle()
+        {
+            self.charge_unsent_of(local, partition, set);
+        }
+    }
+
+    fn charge_unsent_of(
+        &self,
+        local: &Arc<LocalStore>,
+        partition: &StoreKey,
+        set: &Arc<PolicySet>,
+    ) {
+        let Some(local_set) = set.local(self.options.share()) else {
+            return;
+        };
+        if let Some(payment) = local.payment(partition, local_set) {
+            let (store, set) = (Arc::clone(&self.background), Arc::clone(set));
+            self.run(Box::pin(payment.send(store, set)));
+        }
+    }
+
+    /// Resets these policies of a partition in all stores.
+    pub(super) fn reset(&self, partition: &StoreKey, policies: &[&Policy]) -> StoreFuture<()> {
+        if let Some(local) = &self.local {
+            // A store in memory is done by now; a caller does not wait for another one.
+            drop(local.reset(partition, policies));
+        }
+        self.background.reset(partition, policies)
+    }
+
+    /// Runs a task in the background. With a store in memory it completes at once.
+    pub(super) fn run(&self, mut task: Task) {
+        let mut no_waker = Context::from_waker(Waker::noop());
+        if task.as_mut().poll(&mut no_waker).is_pending()
+            && let Some(runtime) = &self.options.runtime
+        {
+            runtime.spawn(task);
+        }
+    }
+}
+
+/// Returns one charge for each policy, all of the same cost.
+pub(super) fn equal_charges(set: &PolicySet, cost: u64) -> SmallVec<[Charge<'_>; 4]> {
+    let policies = set.policies().iter();
+    policies.map(|policy| Charge::new(policy, cost)).collect()
+}
