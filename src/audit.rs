@@ -206,10 +206,20 @@ impl<T: Auditor + ?Sized> Auditor for Arc<T> {
 ///
 /// A clone tells the same auditor, also one that is given later.
 #[derive(Clone, Default)]
+#[cfg_attr(
+    not(any(
+        feature = "access-log",
+        feature = "api-key",
+        feature = "cache",
+        feature = "rate-limit"
+    )),
+    allow(dead_code)
+)]
 pub(crate) struct Audit {
     auditor: Arc<OnceLock<Arc<dyn Auditor>>>,
 }
 
+#[cfg_attr(not(feature = "access-log"), allow(dead_code))]
 impl Audit {
     /// Tells this auditor.
     pub(crate) fn to(auditor: impl Auditor) -> Self {
@@ -224,6 +234,7 @@ impl Audit {
     }
 
     /// Returns whether anybody is told.
+    #[cfg_attr(not(feature = "rate-limit"), allow(dead_code))]
     pub(crate) fn is_heard(&self) -> bool {
         self.auditor.get().is_some()
     }

@@ -56,6 +56,7 @@ impl<B> ResponseBody<B> {
     }
 
     /// Passes an inner body through, and drops the guard when that has ended, fails, or is dropped.
+    #[cfg_attr(not(feature = "rate-limit"), allow(dead_code))]
     pub(crate) fn guarded(body: B, guard: impl Guard + 'static) -> Self {
         let guard: Option<Box<dyn Guard>> = Some(Box::new(guard));
         Self::other(Other::Guarded { body, guard })

@@ -282,6 +282,7 @@ impl ClientAddrResolver {
     /// Returns the key of the client that [`resolve`](Self::resolve) finds, without a word to the
     /// operator: for who asks that too, of each client that is new.
     #[inline(always)]
+    #[cfg_attr(not(feature = "rate-limit"), allow(dead_code))]
     pub(crate) fn key_in(
         &self,
         space: &KeySpace,
@@ -521,7 +522,7 @@ fn peer_ip(extensions: &Extensions) -> Result<IpAddr, MissingClientAddr> {
 #[inline]
 fn key_of_ipv4(ip: Ipv4Addr, space: &KeySpace) -> StoreKey {
     let [a, b, c, d] = ip.octets();
-    space.short_of_few([4, a, b, c, d])
+    space.short_of(&[4, a, b, c, d])
 }
 
 fn is_neighbour(ip: IpAddr) -> bool {

@@ -78,6 +78,15 @@ pub enum StoreErrorKind {
 
 impl StoreErrorKind {
     /// Returns whether nothing was done, so that the same call may be made again later.
+    #[cfg_attr(
+        not(any(
+            feature = "access-log",
+            feature = "api-key",
+            feature = "rate-limit",
+            feature = "redis"
+        )),
+        allow(dead_code)
+    )]
     pub(crate) fn is_undone(self) -> bool {
         match self {
             Self::Unavailable | Self::Misconfigured => true,

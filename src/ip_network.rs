@@ -45,6 +45,7 @@ impl IpNetwork {
     }
 
     /// Returns whether every address of the other network is in this one.
+    #[cfg_attr(not(feature = "api-key"), allow(dead_code))]
     pub(crate) fn contains_network(&self, other: &Self) -> bool {
         self.0.contains(&other.0)
     }

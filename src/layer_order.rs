@@ -33,9 +33,14 @@ pub(crate) trait Placed: Any + Send + Sync {
 /// The state of the check of one layer.
 #[derive(Debug)]
 pub(crate) struct Placement {
+    #[cfg_attr(
+        not(any(feature = "access-log", feature = "api-key", feature = "cache")),
+        allow(dead_code)
+    )]
     kind: LayerKind,
     checks_left: AtomicU32,
     marks_left: AtomicU32,
+    #[cfg_attr(not(any(feature = "api-key", feature = "cache")), allow(dead_code))]
     is_outside_said: AtomicBool,
     is_nested_said: AtomicBool,
 }
@@ -43,13 +48,18 @@ pub(crate) struct Placement {
 /// The kinds of layers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum LayerKind {
+    #[cfg_attr(not(feature = "access-log"), allow(dead_code))]
     AccessLog,
+    #[cfg_attr(not(feature = "api-key"), allow(dead_code))]
     ApiKey,
+    #[cfg_attr(not(feature = "rate-limit"), allow(dead_code))]
     RateLimit,
+    #[cfg_attr(not(feature = "cache"), allow(dead_code))]
     Cache,
 }
 
 impl LayerKind {
+    #[cfg_attr(not(any(feature = "api-key", feature = "cache")), allow(dead_code))]
     fn name(self) -> &'static str {
         match self {
             Self::AccessLog => "AccessLogLayer",
@@ -69,22 +79,32 @@ struct PassedLayers(SmallVec<[PassedLayer; 2]>);
 pub(crate) struct PassedLayer {
     layer: Arc<dyn Placed>,
     /// Whether the layer read the request's identity, and there was none.
+    #[cfg_attr(
+        not(any(feature = "api-key", feature = "cache", feature = "rate-limit")),
+        allow(dead_code)
+    )]
     is_unidentified: bool,
 }
 
 impl PassedLayer {
     /// Returns the kind of the layer.
+    #[cfg_attr(not(feature = "access-log"), allow(dead_code))]
     pub(crate) fn kind(&self) -> LayerKind {
         self.layer.placement().kind
     }
 
     /// Returns the configuration of the layer if it is of this type.
+    #[cfg_attr(
+        not(any(feature = "api-key", feature = "cache", feature = "rate-limit")),
+        allow(dead_code)
+    )]
     pub(crate) fn config<L: Placed>(&self) -> Option<&L> {
         let any: &dyn Any = &*self.layer;
         any.downcast_ref()
     }
 
     /// Returns whether this is the same layer, and not another one of its kind.
+    #[cfg_attr(not(any(feature = "cache", feature = "rate-limit")), allow(dead_code))]
     pub(crate) fn is<L: Placed>(&self, layer: &Arc<L>) -> bool {
         self.config::<L>().is_some_and(|own| ptr::eq(own, &**layer))
     }
@@ -111,12 +131,17 @@ impl Placement {
     }
 
     /// Returns whether the next request is the last one that is checked.
+    #[cfg_attr(not(feature = "rate-limit"), allow(dead_code))]
     pub(crate) fn is_last(&self) -> bool {
         self.checks_left.load(Ordering::Relaxed) == 1
     }
 
     /// Returns whether the next request is marked if it has no identity.
     #[inline]
+    #[cfg_attr(
+        not(any(feature = "api-key", feature = "cache", feature = "rate-limit")),
+        allow(dead_code)
+    )]
     pub(crate) fn reads_identity(&self) -> bool {
         self.marks_left.load(Ordering::Relaxed) > 0
     }
@@ -127,6 +152,7 @@ impl Placement {
     }
 
     /// Reports once that the layer is outside of the one that inserts the identity.
+    #[cfg_attr(not(any(feature = "api-key", feature = "cache")), allow(dead_code))]
     pub(crate) fn report_outside(&self) {
         if self.reads_identity() {
             self.marks_left.store(0, Ordering::Relaxed);
@@ -149,6 +175,7 @@ pub(crate) fn pass<L: Placed>(layer: &Arc<L>, extensions: &mut Extensions, is_un
 
 /// Marks a request in which a layer found no identity that it reads.
 #[cold]
+#[cfg_attr(not(any(feature = "cache", feature = "rate-limit")), allow(dead_code))]
 pub(crate) fn pass_unidentified<L: Placed>(layer: &Arc<L>, extensions: &mut Extensions) {
     let is_marked = |passed: &PassedLayer| passed.is_unidentified && passed.is(layer);
     if !passed(extensions).iter().any(is_marked) {
@@ -158,6 +185,7 @@ pub(crate) fn pass_unidentified<L: Placed>(layer: &Arc<L>, extensions: &mut Exte
 
 /// Notes that a request has an identity: layers that it passed without one are in the wrong place.
 #[inline]
+#[cfg_attr(not(any(feature = "api-key", feature = "cache")), allow(dead_code))]
 pub(crate) fn identified(extensions: &Extensions) {
     if ANY_UNIDENTIFIED.load(Ordering::Relaxed) {
         report_outside(extensions);
@@ -165,6 +193,7 @@ pub(crate) fn identified(extensions: &Extensions) {
 }
 
 #[inline(never)]
+#[cfg_attr(not(any(feature = "api-key", feature = "cache")), allow(dead_code))]
 fn report_outside(extensions: &Extensions) {
     let unidentified = passed(extensions).iter().filter(|one| one.is_unidentified);
     unidentified.for_each(|passed| passed.layer.placement().report_outside());
@@ -190,6 +219,7 @@ fn spend(left: &AtomicU32) {
     left.store(now.saturating_sub(1), Ordering::Relaxed);
 }
 
+#[cfg_attr(not(any(feature = "api-key", feature = "cache")), allow(dead_code))]
 fn outside_of_identity(kind: LayerKind) -> ConfigError {
     let problem = match kind {
         LayerKind::Cache => {

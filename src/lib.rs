@@ -73,18 +73,8 @@
 //! | `encryption` | no | a store of any kind whose answers are encrypted |
 //! | `governor` | no | governor's limiters and quotas beside ours |
 //! | `test-util` | no | suites that prove a store of your own; with `redis`, servers and faults for tests |
-//! | `full` | no | all of these |
+//! | `full` | no | all of these but `test-util` |
 #![cfg_attr(docsrs, feature(doc_cfg))]
-// A build without all four layers leaves some of the words that they share unused.
-#![cfg_attr(
-    not(all(
-        feature = "api-key",
-        feature = "rate-limit",
-        feature = "cache",
-        feature = "access-log"
-    )),
-    allow(dead_code, unused_imports)
-)]
 
 // Ground: the words that all slices share.
 mod allowance;
@@ -92,6 +82,7 @@ mod audit;
 mod body;
 mod client_addr;
 mod client_uri;
+#[cfg(any(feature = "api-key", feature = "cache", feature = "rate-limit"))]
 mod deadline;
 mod error;
 mod forwarded;
@@ -99,10 +90,23 @@ mod framework;
 mod identity;
 mod ip_network;
 mod json;
+#[cfg(any(
+    feature = "access-log",
+    feature = "api-key",
+    feature = "cache",
+    feature = "rate-limit"
+))]
 mod layer_order;
+#[cfg(feature = "rate-limit")]
 mod live;
 mod mac;
 mod notice;
+#[cfg(any(
+    feature = "api-key",
+    feature = "cache",
+    feature = "rate-limit",
+    feature = "redis"
+))]
 mod onset;
 mod peer_addr;
 mod record;
@@ -110,9 +114,9 @@ mod rejection;
 mod request_head;
 mod request_id;
 mod runtime;
-mod sip;
 mod store_future;
 mod store_key;
+#[cfg(any(feature = "api-key", feature = "cache", feature = "rate-limit"))]
 mod store_watch;
 mod time;
 

@@ -55,10 +55,12 @@ impl Beside for () {
 }
 
 /// A record in the making, as whoever keeps it holds it.
+#[cfg_attr(not(feature = "access-log"), allow(dead_code))]
 pub(crate) struct KeptRecord<T> {
     sheet: Arc<Sheet<T>>,
 }
 
+#[cfg_attr(not(feature = "access-log"), allow(dead_code))]
 impl<T: Beside + 'static> KeptRecord<T> {
     /// Begins the record of a request of which this is known.
     pub(crate) fn new(beside: T) -> Self {
@@ -127,6 +129,7 @@ impl RecordHandle {
     }
 
     /// Returns the facts beside the slots, if they are of this type.
+    #[cfg_attr(not(feature = "access-log"), allow(dead_code))]
     pub(crate) fn beside<T: Beside>(&self) -> Option<&T> {
         (&self.sheet.beside as &dyn Any).downcast_ref()
     }
@@ -147,6 +150,7 @@ impl RecordHandle {
     }
 
     /// Amends what the cache wrote, if it wrote anything.
+    #[cfg_attr(not(feature = "cache"), allow(dead_code))]
     pub(crate) fn amend_cache(&self, amend: impl FnOnce(&mut CacheOutcome)) {
         if let Some(outcome) = &mut self.lock().cache {
             amend(outcome);

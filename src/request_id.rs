@@ -5,6 +5,7 @@ use std::fmt;
 use http::HeaderValue;
 
 /// The longest name of a caller's that is taken over.
+#[cfg_attr(not(feature = "access-log"), allow(dead_code))]
 const INBOUND_BYTES_MAX: usize = 128;
 
 const UUID_BYTES: usize = 36;
@@ -18,10 +19,13 @@ pub struct RequestId(Kind);
 
 #[derive(Clone)]
 enum Kind {
+    #[cfg_attr(not(feature = "access-log"), allow(dead_code))]
     Own([u8; UUID_BYTES]),
+    #[cfg_attr(not(feature = "access-log"), allow(dead_code))]
     Inbound(HeaderValue),
 }
 
+#[cfg_attr(not(feature = "access-log"), allow(dead_code))]
 impl RequestId {
     /// Takes a UUID's text as a name.
     pub(crate) fn own(uuid: [u8; UUID_BYTES]) -> Self {

@@ -4,12 +4,28 @@ use std::{fmt, future::Future, io, pin::Pin, thread, time::Duration};
 
 #[cfg(feature = "redis")]
 pub(crate) use self::connection_runtime::ConnectionRuntime;
-#[cfg(not(feature = "tokio"))]
-pub(crate) use self::no_runtime::{ambient, sleep_here};
+#[cfg(all(
+    not(feature = "tokio"),
+    any(feature = "access-log", feature = "cache", feature = "rate-limit")
+))]
+pub(crate) use self::no_runtime::ambient;
+#[cfg(all(
+    not(feature = "tokio"),
+    any(feature = "api-key", feature = "cache", feature = "rate-limit")
+))]
+pub(crate) use self::no_runtime::sleep_here;
 #[cfg(feature = "tokio")]
 pub use self::tokio_runtime::TokioRuntime;
-#[cfg(feature = "tokio")]
-pub(crate) use self::tokio_runtime::{ambient, sleep_here};
+#[cfg(all(
+    feature = "tokio",
+    any(feature = "access-log", feature = "cache", feature = "rate-limit")
+))]
+pub(crate) use self::tokio_runtime::ambient;
+#[cfg(all(
+    feature = "tokio",
+    any(feature = "api-key", feature = "cache", feature = "rate-limit")
+))]
+pub(crate) use self::tokio_runtime::sleep_here;
 
 /// A future that a [`Runtime`] runs.
 pub type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -63,6 +79,10 @@ pub trait Runtime: fmt::Debug + Send + Sync + 'static {
 /// Runs work that may block for ever, on a thread of its own.
 ///
 /// Not as a blocking task of a runtime: one that shuts down waits for those, and would never end.
+#[cfg_attr(
+    not(any(feature = "access-log", feature = "api-key", feature = "redis")),
+    allow(dead_code)
+)]
 pub(crate) fn spawn_thread(name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<()> {
     let thread = thread::Builder::new().name(name.to_owned());
     thread.spawn(work).map(drop)
@@ -90,11 +110,19 @@ mod tokio_runtime {
     use crate::notice;
 
     /// Returns the runtime that a layer uses unless it is told another.
+    #[cfg_attr(
+        not(any(feature = "access-log", feature = "cache", feature = "rate-limit")),
+        allow(dead_code)
+    )]
     pub(crate) fn ambient() -> Option<Arc<dyn Runtime>> {
         Some(Arc::new(TokioRuntime))
     }
 
     /// Sleeps on the Tokio runtime that polls, if there is one and it has a timer.
+    #[cfg_attr(
+        not(any(feature = "api-key", feature = "cache", feature = "rate-limit")),
+        allow(dead_code)
+    )]
     pub(crate) fn sleep_here(duration: Duration) -> Option<Task> {
         thread_local! {
             /// Tokio tells of a missing timer by a panic alone: one is enough.
@@ -243,11 +271,19 @@ mod no_runtime {
     use super::{Runtime, Task};
 
     /// Sleeps on nothing.
+    #[cfg_attr(
+        not(any(feature = "api-key", feature = "cache", feature = "rate-limit")),
+        allow(dead_code)
+    )]
     pub(crate) fn sleep_here(_: Duration) -> Option<Task> {
         None
     }
 
     /// Returns the runtime that a layer uses unless it is told another: none.
+    #[cfg_attr(
+        not(any(feature = "access-log", feature = "cache", feature = "rate-limit")),
+        allow(dead_code)
+    )]
     pub(crate) fn ambient() -> Option<Arc<dyn Runtime>> {
         None
     }

@@ -4,12 +4,9 @@ use std::fmt;
 
 use hmac::{Hmac, KeyInit, Mac as _};
 use sha2::Sha256;
+use siphasher::sip128::SipHasher13;
 
-use crate::{
-    error::ConfigError,
-    mac::{self, BlockMac},
-    sip::Sip,
-};
+use crate::{error::ConfigError, mac::BlockMac};
 
 /// The secret under which a store's keys are digested.
 ///
@@ -31,8 +28,9 @@ use crate::{
 /// ```
 #[derive(Clone)]
 pub struct StoreKeys {
-    short: Sip,
+    short: SipHasher13,
     long: LongMac,
+    is_random: bool,
 }
 
 impl StoreKeys {
@@ -44,7 +42,7 @@ impl StoreKeys {
     pub fn random() -> Self {
         let mut secret = [0; 32];
         getrandom::fill(&mut secret).expect("the system has a source of randomness");
-        Self::derive(&secret, Sip::folded)
+        Self::derive(&secret, true)
     }
 
     /// Uses a secret that several processes share.
@@ -61,14 +59,14 @@ impl StoreKeys {
             )
             .fix("generate one with `openssl rand -hex 32`, and give the same to each process"));
         }
-        Ok(Self::derive(secret, Sip::published))
+        Ok(Self::derive(secret, false))
     }
 
     /// Returns whether the secret was made by [`random`](Self::random): no other process has it.
     ///
     /// For stores on a server, to report that instances would count and cache for themselves.
     pub fn is_random(&self) -> bool {
-        self.short.is_folded()
+        self.is_random
     }
 
     /// Returns a space of keys of its own: equal fields in two spaces give different keys.
@@ -77,23 +75,24 @@ impl StoreKeys {
         let space_key = |use_of: &[u8]| {
             let mut writer = ShortKeyWriter::new(self.short);
             let key = writer.field(name.as_bytes()).field(use_of).finish();
-            self.short.with_key(&key.0)
+            SipHasher13::new_with_key(&key.0)
         };
         let long = self.long.digest(name.as_bytes());
         KeySpace {
             short: space_key(b"list"),
             single: space_key(b"single"),
             long: LongMac::new(&long),
-            of_two: BlockMac::new(&LongMac::new(&long).any.digest(b"portcullis-v1 key of two")),
+            of_two: BlockMac::new(&derive(&long, b"portcullis-v1 key of two")),
         }
     }
 
-    /// `sip` is the form that fits who reads the keys: this process alone, or a server too.
-    fn derive(secret: &[u8], sip: impl Fn(&[u8; 16]) -> Sip) -> Self {
+    fn derive(secret: &[u8], is_random: bool) -> Self {
         let short = derive(secret, b"portcullis-v1 short store key");
+        let short = short.first_chunk().expect("a digest has 32 bytes");
         Self {
-            short: sip(short.first_chunk().expect("a digest has 32 bytes")),
+            short: SipHasher13::new_with_key(short),
             long: LongMac::new(&derive(secret, b"portcullis-v1 long store key")),
+            is_random,
         }
     }
 }
@@ -107,17 +106,17 @@ impl fmt::Debug for StoreKeys {
 /// A named space of a store's keys, from [`StoreKeys::space`].
 #[derive(Clone)]
 pub struct KeySpace {
-    short: Sip,
+    short: SipHasher13,
     // Another key than that of lists: a field is not prefixed where it stands alone.
-    single: Sip,
+    single: SipHasher13,
     long: LongMac,
-    // Another key than that of blocks with a mark of their end: these have none.
+    // Another key than that of blocks with an end mark: these have none.
+    #[cfg_attr(not(feature = "cache"), allow(dead_code))]
     of_two: BlockMac,
 }
 
 impl KeySpace {
-    /// Begins a key of 128 bits: for what is counted. It is SipHash-1-3-128 where the secret is one
-    /// that [several processes share](StoreKeys::from_secret).
+    /// Begins a key of 128 bits, by SipHash-1-3-128: for what is counted.
     #[inline]
     pub fn short(&self) -> ShortKeyWriter {
         ShortKeyWriter::new(self.short)
@@ -126,18 +125,12 @@ impl KeySpace {
     /// Returns the key of one field: what [`short`](Self::short) is for several, at once.
     #[inline]
     pub fn short_of(&self, field: &[u8]) -> StoreKey {
-        StoreKey(self.single.hash(field))
-    }
-
-    /// The same, for so few bytes that they are less than a word.
-    #[inline(always)]
-    pub(crate) fn short_of_few<const N: usize>(&self, field: [u8; N]) -> StoreKey {
-        StoreKey(self.single.hash_few(field))
+        StoreKey(self.single.hash(field).as_bytes())
     }
 
     /// Begins a key of 256 bits, by SHA-256 under the space's secret: for what is shown to callers.
     ///
-    /// It is HMAC-SHA-256, or for short fields one keyed block, which HMAC takes two of.
+    /// It is HMAC-SHA-256, or for short fields one keyed block, which HMAC compresses two of.
     #[inline]
     pub fn long(&self) -> LongKeyWriter<'_> {
         LongKeyWriter {
@@ -151,6 +144,7 @@ impl KeySpace {
 impl KeySpace {
     /// Returns the key of a key and a digest.
     #[inline]
+    #[cfg_attr(not(feature = "cache"), allow(dead_code))]
     pub(crate) fn long_of_two(&self, key: &LongStoreKey, digest: &[u8; 32]) -> LongStoreKey {
         LongStoreKey(self.of_two.digest_of_two(&key.0, digest))
     }
@@ -168,7 +162,7 @@ impl fmt::Debug for KeySpace {
 /// Short fields are gathered and digested at once; a long one stands there by its own digest, so
 /// the writer has one size whatever a client sends.
 pub struct ShortKeyWriter {
-    sip: Sip,
+    sip: SipHasher13,
     gathered: [u8; GATHERED_MAX],
     len: usize,
 }
@@ -186,7 +180,7 @@ const DIGESTED_FIELD: u8 = 0xff;
 const DIGESTED_START: u8 = 0xfe;
 
 impl ShortKeyWriter {
-    fn new(sip: Sip) -> Self {
+    fn new(sip: SipHasher13) -> Self {
         Self {
             sip,
             gathered: [0; GATHERED_MAX],
@@ -201,7 +195,7 @@ impl ShortKeyWriter {
             self.gather(field.len() as u8, field);
         } else {
             // The hash is of a string with its length in it, and so of the length too.
-            let digest = self.sip.hash(field);
+            let digest = self.sip.hash(field).as_bytes();
             self.gather(DIGESTED_FIELD, &digest);
         }
         self
@@ -210,7 +204,7 @@ impl ShortKeyWriter {
     /// Returns the key of all fields added so far.
     #[inline]
     pub fn finish(&self) -> StoreKey {
-        StoreKey(self.sip.hash(&self.gathered[..self.len]))
+        StoreKey(self.sip.hash(&self.gathered[..self.len]).as_bytes())
     }
 
     #[inline]
@@ -351,6 +345,7 @@ pub struct LongStoreKey([u8; 32]);
 impl LongStoreKey {
     /// Returns the first half, which is as good a digest of what this is one of.
     #[inline]
+    #[cfg_attr(not(feature = "cache"), allow(dead_code))]
     pub(crate) fn first_half(&self) -> StoreKey {
         let half = self.0.first_chunk();
         StoreKey(*half.expect("a digest has 32 bytes"))
@@ -359,6 +354,7 @@ impl LongStoreKey {
     /// Returns another key for each mark. None of them is that of anything else: what is a digest but
     /// for one byte is no digest of anything that could be found.
     #[inline]
+    #[cfg_attr(not(feature = "cache"), allow(dead_code))]
     pub(crate) fn marked(mut self, mark: u8) -> Self {
         self.0[31] ^= mark;
         self
@@ -383,32 +379,37 @@ impl fmt::Display for LongStoreKey {
     }
 }
 
-/// Digests what stands for a long key: by one block where it fits into one, and else by HMAC. Each has a
-/// key of its own, so one is never the start of the other.
-#[derive(Clone, Copy)]
+/// Digests inputs of up to 63 bytes by one block, and longer ones by HMAC-SHA-256. The keys of both differ, so neither digest is that
+/// of another input.
+#[derive(Clone)]
 struct LongMac {
     block: BlockMac,
-    any: mac::Mac,
+    any: Hmac<Sha256>,
 }
 
 impl LongMac {
     fn new(key: &[u8; 32]) -> Self {
-        let any = mac::Mac::new(key);
-        // No other input of this length is given to HMAC.
-        let block = BlockMac::new(&any.digest(b"portcullis-v1 block key"));
-        Self { block, any }
+        // HMAC is given no other input of this length.
+        let block = BlockMac::new(&derive(key, b"portcullis-v1 block key"));
+        Self {
+            block,
+            any: keyed(key),
+        }
     }
 
     #[inline]
     fn digest(&self, bytes: &[u8]) -> [u8; 32] {
         let in_one = self.block.digest(bytes);
-        in_one.unwrap_or_else(|| self.any.digest(bytes))
+        in_one.unwrap_or_else(|| digest(self.any.clone(), bytes))
     }
 }
 
 fn derive(secret: &[u8], purpose: &[u8]) -> [u8; 32] {
-    let mut mac = keyed(secret);
-    mac.update(purpose);
+    digest(keyed(secret), purpose)
+}
+
+fn digest(mut mac: Hmac<Sha256>, bytes: &[u8]) -> [u8; 32] {
+    mac.update(bytes);
     mac.finalize().into_bytes().into()
 }
 

@@ -56,6 +56,7 @@ impl StoreWatch {
 
     /// Notes an answer that was there at once.
     #[inline]
+    #[cfg_attr(not(any(feature = "cache", feature = "rate-limit")), allow(dead_code))]
     pub(crate) fn answered_at_once(&self) {
         self.shared.answered();
     }

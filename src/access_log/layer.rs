@@ -100,6 +100,15 @@ impl AccessLogLayer {
     }
 
     /// Returns what tells the layer's auditor.
+    #[cfg_attr(
+        not(all(
+            feature = "access-log",
+            feature = "api-key",
+            feature = "cache",
+            feature = "rate-limit"
+        )),
+        allow(dead_code)
+    )]
     pub(crate) fn audit(&self) -> &Audit {
         &self.emitter.config.audit
     }

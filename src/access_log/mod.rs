@@ -148,6 +148,7 @@ pub use self::queue::{LogQueue, LogQueueBuilder};
 pub use self::recent::RecentRecords;
 pub use self::record::{Outcome, Record, User};
 pub use self::request_log::RequestLog;
+#[cfg(feature = "memory")]
 pub(crate) use self::ring::Ring;
 pub use self::schema::{Names, SCHEMA_VERSION};
 pub use self::service::AccessLog;

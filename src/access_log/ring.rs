@@ -51,6 +51,7 @@ impl Ring {
     }
 
     /// Returns the entries that a query asks for, the latest first.
+    #[cfg_attr(not(feature = "memory"), allow(dead_code))]
     pub(crate) fn recent(&self, query: &LogQuery) -> Vec<LogEntry> {
         self.latest_first()
             .filter(|entry| query.covers(entry.at))

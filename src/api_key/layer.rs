@@ -53,11 +53,29 @@ impl ApiKeyLayer {
     }
 
     /// Returns what tells the layer's auditor of callers that are turned away.
+    #[cfg_attr(
+        not(all(
+            feature = "access-log",
+            feature = "api-key",
+            feature = "cache",
+            feature = "rate-limit"
+        )),
+        allow(dead_code)
+    )]
     pub(crate) fn audit(&self) -> &audit::Audit {
         &self.config.audit.ground
     }
 
     /// Returns what tells the ring's auditor.
+    #[cfg_attr(
+        not(all(
+            feature = "access-log",
+            feature = "api-key",
+            feature = "cache",
+            feature = "rate-limit"
+        )),
+        allow(dead_code)
+    )]
     pub(crate) fn ring_audit(&self) -> &audit::Audit {
         &self.config.ring.shared.audit.ground
     }

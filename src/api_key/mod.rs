@@ -81,7 +81,7 @@ mod failures;
 mod flight;
 mod foreign;
 mod future;
-#[cfg(feature = "fuzzing")]
+#[cfg(fuzzing)]
 #[doc(hidden)]
 pub mod fuzz;
 mod guesses;

@@ -92,7 +92,7 @@ mod field_names;
 mod fill;
 mod freshness;
 mod future;
-#[cfg(feature = "fuzzing")]
+#[cfg(fuzzing)]
 #[doc(hidden)]
 pub mod fuzz;
 mod invalidate;

@@ -35,6 +35,10 @@ pub(crate) fn peer_addr(extensions: &Extensions) -> Option<&SocketAddr> {
 /// Returns the route that axum matched, as it was written: `/users/{id}`.
 ///
 /// A layer that wraps the whole `Router` from outside runs before a route is matched, and finds none.
+#[cfg_attr(
+    not(any(feature = "access-log", feature = "cache", feature = "rate-limit")),
+    allow(dead_code)
+)]
 pub(crate) fn matched_path(extensions: &Extensions) -> Option<&str> {
     extensions.get().map(MatchedPath::as_str)
 }
@@ -52,11 +56,13 @@ pub(crate) fn original_uri_mut(extensions: &mut Extensions) -> Option<&mut Uri> 
 }
 
 /// Returns the type of axum's request body.
+#[cfg_attr(not(feature = "cache"), allow(dead_code))]
 pub(crate) fn body_type() -> Option<TypeId> {
     Some(TypeId::of::<Body>())
 }
 
 /// Returns an empty body of axum's.
+#[cfg_attr(not(feature = "cache"), allow(dead_code))]
 pub(crate) fn empty_body() -> Option<Box<dyn Any>> {
     Some(Box::new(Body::empty()))
 }

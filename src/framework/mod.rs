@@ -6,10 +6,6 @@ mod axum;
 mod bare;
 
 #[cfg(feature = "axum")]
-pub(crate) use self::axum::{
-    body_type, empty_body, matched_path, original_uri, original_uri_mut, peer_addr,
-};
+pub(crate) use self::axum::*;
 #[cfg(not(feature = "axum"))]
-pub(crate) use self::bare::{
-    body_type, empty_body, matched_path, original_uri, original_uri_mut, peer_addr,
-};
+pub(crate) use self::bare::*;

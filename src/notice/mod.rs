@@ -11,11 +11,13 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
+#[cfg(feature = "access-log")]
 pub(crate) use self::route::{Route, Stream, adopt};
+#[cfg(feature = "access-log")]
 pub(crate) use self::stderr::plain;
 #[cfg(not(feature = "tracing"))]
 use self::stderr::say;
-#[cfg(feature = "tracing")]
+#[cfg(all(feature = "access-log", feature = "tracing"))]
 pub(crate) use self::tracing::lacks_subscriber;
 #[cfg(feature = "tracing")]
 use self::tracing::say;
@@ -40,6 +42,15 @@ pub(crate) fn misconfigured(said: &AtomicBool, error: impl FnOnce() -> ConfigErr
 }
 
 /// Emits a notice of a configuration that cannot be meant: for whatever is built once.
+#[cfg_attr(
+    not(any(
+        feature = "api-key",
+        feature = "cache",
+        feature = "rate-limit",
+        feature = "redis"
+    )),
+    allow(dead_code)
+)]
 pub(crate) fn built_wrong(error: &ConfigError) {
     once(&AtomicBool::new(false), || error.to_string());
 }
@@ -50,6 +61,7 @@ type Listener = dyn Fn(&str) -> bool + Send + Sync;
 static LISTENERS: Mutex<Vec<Arc<Listener>>> = Mutex::new(Vec::new());
 
 /// Tells all further notices of this process to a listener, until it returns that it is enough.
+#[cfg_attr(not(feature = "access-log"), allow(dead_code))]
 pub(crate) fn listen(listener: impl Fn(&str) -> bool + Send + Sync + 'static) {
     listeners().push(Arc::new(listener));
 }

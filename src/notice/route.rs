@@ -20,6 +20,7 @@ type Routes = Vec<(Stream, Weak<dyn Route>)>;
 static ROUTES: Mutex<Routes> = Mutex::new(Vec::new());
 
 /// Sends notices to these lines from now on, as long as they exist.
+#[cfg_attr(not(feature = "access-log"), allow(dead_code))]
 pub(crate) fn adopt(stream: Stream, route: Weak<dyn Route>) {
     let mut routes = routes();
     routes.retain(|(_, route)| route.strong_count() > 0);

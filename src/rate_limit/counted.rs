@@ -13,6 +13,15 @@ pub(super) struct Checks {
     pub(super) placement: Placement,
     pub(super) counted: Counted,
     /// Whether a decision may depend on the identity of the caller.
+    #[cfg_attr(
+        not(all(
+            feature = "access-log",
+            feature = "api-key",
+            feature = "cache",
+            feature = "rate-limit"
+        )),
+        allow(dead_code)
+    )]
     pub(super) reads_identity: bool,
 }
 

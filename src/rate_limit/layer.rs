@@ -62,16 +62,43 @@ impl RateLimitLayer {
     }
 
     /// Returns whether a decision may depend on the identity of the caller.
+    #[cfg_attr(
+        not(all(
+            feature = "access-log",
+            feature = "api-key",
+            feature = "cache",
+            feature = "rate-limit"
+        )),
+        allow(dead_code)
+    )]
     pub(crate) fn reads_identity(&self) -> bool {
         self.config.checks.reads_identity
     }
 
     /// Returns whether requests without an identity are not limited.
+    #[cfg_attr(
+        not(all(
+            feature = "access-log",
+            feature = "api-key",
+            feature = "cache",
+            feature = "rate-limit"
+        )),
+        allow(dead_code)
+    )]
     pub(crate) fn needs_identity(&self) -> bool {
         self.config.charging.partition.needs_identity()
     }
 
     /// Returns the audit of the layer.
+    #[cfg_attr(
+        not(all(
+            feature = "access-log",
+            feature = "api-key",
+            feature = "cache",
+            feature = "rate-limit"
+        )),
+        allow(dead_code)
+    )]
     pub(crate) fn audit(&self) -> &Audit {
         &self.config.audit
     }

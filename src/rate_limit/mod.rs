@@ -98,7 +98,7 @@ mod counted;
 mod decision;
 mod failure_override;
 mod future;
-#[cfg(feature = "fuzzing")]
+#[cfg(fuzzing)]
 #[doc(hidden)]
 pub mod fuzz;
 mod headers;

@@ -173,6 +173,15 @@ impl StoredPartition {
     }
 
     /// Returns whether a request without an identity is in no partition.
+    #[cfg_attr(
+        not(all(
+            feature = "access-log",
+            feature = "api-key",
+            feature = "cache",
+            feature = "rate-limit"
+        )),
+        allow(dead_code)
+    )]
     pub(super) fn needs_identity(&self) -> bool {
         self.components()
             .all(|components| components.iter().any(Component::reads_identity))

@@ -309,6 +309,15 @@ impl Policy {
 
     /// Returns whether the policy [replaces](Self::replacing) another.
     #[inline]
+    #[cfg_attr(
+        not(all(
+            feature = "access-log",
+            feature = "api-key",
+            feature = "cache",
+            feature = "rate-limit"
+        )),
+        allow(dead_code)
+    )]
     pub(crate) fn has_previous(&self) -> bool {
         self.previous.is_some()
     }

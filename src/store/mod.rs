@@ -31,6 +31,16 @@ mod governor;
 mod memory;
 #[cfg(all(feature = "cache", feature = "memory"))]
 mod purges;
+// Each layer has a part of it: without any layer, much of the connection is unused.
+#[cfg_attr(
+    not(all(
+        feature = "access-log",
+        feature = "api-key",
+        feature = "cache",
+        feature = "rate-limit"
+    )),
+    allow(dead_code)
+)]
 #[cfg(feature = "redis")]
 mod redis;
 #[cfg(all(feature = "cache", feature = "memory", feature = "redis"))]

@@ -6,16 +6,19 @@ use crate::suite::Suite;
 pub struct Arguments {
     pub suite: Suite,
     pub effort: Effort,
+    /// Whether to name the rows rather than to run them.
+    pub is_list: bool,
     wanted: Vec<String>,
 }
 
 impl Arguments {
     pub fn parse(arguments: impl Iterator<Item = String>) -> Result<Self, String> {
-        let mut effort = Effort::FULL;
+        let (mut effort, mut is_list) = (Effort::FULL, false);
         let mut words = Vec::new();
         for argument in arguments {
             match argument.as_str() {
                 "--quick" => effort = Effort::QUICK,
+                "--list" => is_list = true,
                 flag if flag.starts_with('-') => return Err(format!("unknown option: {flag}")),
                 _ => words.push(argument),
             }
@@ -26,11 +29,13 @@ impl Arguments {
         Ok(Self {
             suite,
             effort,
+            is_list,
             wanted: words.collect(),
         })
     }
 
-    /// Returns the cases that were asked for, with the bare services that stand under them.
+    /// Returns the cases that were asked for, with the rows that they add up and the bare services
+    /// that stand under all of these.
     pub fn keep(&self, cases: Vec<Case>) -> Vec<Case> {
         if self.wanted.is_empty() {
             return cases;
@@ -42,8 +47,8 @@ impl Arguments {
             .collect();
         let wanted: Vec<_> = cases
             .iter()
-            .map(|case| case.name)
-            .filter(|name| self.wants(name))
+            .filter(|case| self.wants(case.name))
+            .flat_map(|case| case.parts().iter().copied().chain([case.name]))
             .collect();
         let bases: Vec<_> = wanted
             .iter()

@@ -10,6 +10,7 @@ mod workload;
 use std::process::ExitCode;
 
 use arguments::Arguments;
+use harness::Case;
 use suite::Suite;
 
 fn main() -> ExitCode {
@@ -32,13 +33,18 @@ fn run(arguments: &Arguments) -> ExitCode {
     if cases.is_empty() {
         return refuse("no case's name contains what was asked for");
     }
+    if arguments.is_list {
+        let row = |case: &Case| println!("{} {}", case.name, case.who.name());
+        cases.iter().for_each(row);
+        return ExitCode::SUCCESS;
+    }
     harness::print(&harness::measure(cases, arguments.effort));
     ExitCode::SUCCESS
 }
 
 fn refuse(problem: &str) -> ExitCode {
     eprintln!(
-        "{problem}\nusage: peers {} [--quick] [part of a case's name]...",
+        "{problem}\nusage: peers {} [--quick] [--list] [part of a case's name]...",
         Suite::names()
     );
     ExitCode::from(2)

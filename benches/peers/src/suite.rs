@@ -11,17 +11,19 @@ pub enum Suite {
     Cache,
     Log,
     Stack,
+    Http,
     Redis,
     Purges,
 }
 
 impl Suite {
-    const ALL: [(&'static str, Self); 7] = [
+    const ALL: [(&'static str, Self); 8] = [
         ("limits", Self::Limits),
         ("keys", Self::Keys),
         ("cache", Self::Cache),
         ("log", Self::Log),
         ("stack", Self::Stack),
+        ("http", Self::Http),
         ("redis", Self::Redis),
         ("purges", Self::Purges),
     ];
@@ -72,13 +74,8 @@ impl Suite {
                 ours::log::cases(),
                 peers::tower_http_trace::cases(),
             ],
-            Self::Stack => vec![
-                vec![
-                    bare_service_fn("stack/service_fn"),
-                    bare_router("stack/router"),
-                ],
-                ours::stack::cases(),
-            ],
+            Self::Stack => vec![ours::stack::cases()],
+            Self::Http => vec![ours::http::cases()],
             Self::Redis => vec![ours::redis::cases()],
             Self::Purges => vec![ours::purges::cases()],
         };

@@ -2,8 +2,6 @@
 
 use std::{
     collections::BTreeSet,
-    fmt,
-    hash::{BuildHasher, Hasher, RandomState},
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
@@ -16,7 +14,6 @@ use crate::{
         KeyUse, ListedKey, StoredKey,
     },
     error::StoreErrorKind,
-    sip::Sip,
     store_future::StoreFuture,
     time::Timestamp,
 };
@@ -27,61 +24,9 @@ use crate::{
 /// the orders change in one step.
 #[derive(Debug)]
 pub(super) struct Part {
-    kept: DashMap<KeyId, Kept, ByWhole>,
+    kept: DashMap<KeyId, Kept>,
     orders: Mutex<Orders>,
     keys_max: usize,
-}
-
-/// Hashes an id in one piece, under a secret of this table's: a hasher that is fed in pieces spends
-/// as much again on its buffer.
-#[derive(Clone)]
-struct ByWhole(Sip);
-
-impl ByWhole {
-    fn random() -> Self {
-        let random = RandomState::new();
-        let halves = [0_u64, 1].map(|half| random.hash_one(half).to_le_bytes());
-        let mut key = [0; 16];
-        key.copy_from_slice(halves.as_flattened());
-        Self(Sip::folded(&key))
-    }
-}
-
-impl BuildHasher for ByWhole {
-    type Hasher = WholeHasher;
-
-    #[inline]
-    fn build_hasher(&self) -> WholeHasher {
-        WholeHasher {
-            sip: self.0,
-            hash: 0,
-        }
-    }
-}
-
-impl fmt::Debug for ByWhole {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("ByWhole")
-    }
-}
-
-/// Hashes what is written to it last; an id is written once.
-struct WholeHasher {
-    sip: Sip,
-    hash: u64,
-}
-
-impl Hasher for WholeHasher {
-    #[inline]
-    fn write(&mut self, bytes: &[u8]) {
-        let hash = u128::from_le_bytes(self.sip.hash(bytes));
-        self.hash = hash as u64;
-    }
-
-    #[inline]
-    fn finish(&self) -> u64 {
-        self.hash
-    }
 }
 
 #[derive(Debug)]
@@ -101,7 +46,7 @@ struct Orders {
 impl Part {
     pub(super) fn new(shelf: &Shelf) -> Self {
         Self {
-            kept: DashMap::with_hasher(ByWhole::random()),
+            kept: DashMap::new(),
             orders: Mutex::default(),
             keys_max: shelf.bounds.api_keys_max,
         }

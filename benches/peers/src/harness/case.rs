@@ -2,8 +2,13 @@
 
 use std::time::Duration;
 
+use super::clock::Spent;
+
 /// Does the work as often as it is told.
 pub type Run = Box<dyn FnMut(u64)>;
+
+/// Does the work as often as it is told, and returns the cost of all of it, on whichever thread.
+pub type Meter = Box<dyn FnMut(u64) -> Spent>;
 
 /// Does the work for so long, by the clock on the wall, and returns how often in a second.
 pub type Rate = Box<dyn FnMut(Duration) -> f64>;
@@ -13,7 +18,7 @@ pub struct Case {
     pub name: &'static str,
     pub who: Who,
     pub(super) measure: Measure,
-    pub(super) is_whole: bool,
+    pub(super) share: BareShare,
 }
 
 /// Whose row it is.
@@ -35,6 +40,17 @@ impl Who {
     }
 }
 
+/// Whether the cost of a row has that of a bare service in it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum BareShare {
+    /// It is taken off.
+    TakenOff,
+    /// It is left in; of the allocations, it is taken off.
+    LeftIn,
+    /// There is none.
+    None,
+}
+
 /// What a gauge's value counts.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Unit {
@@ -45,7 +61,9 @@ pub enum Unit {
 }
 
 pub(super) enum Measure {
-    Time(Run),
+    Time(Meter),
+    /// The cost of other rows of ours together, each above its bare service.
+    Sum(&'static [&'static str]),
     Rate(Rate),
     Gauge(Unit, Box<dyn FnOnce() -> f64>),
 }
@@ -69,7 +87,7 @@ impl Case {
             name,
             who,
             measure: Measure::Rate(rate),
-            is_whole: true,
+            share: BareShare::LeftIn,
         }
     }
 
@@ -84,14 +102,14 @@ impl Case {
             name,
             who,
             measure: Measure::Gauge(unit, Box::new(read)),
-            is_whole: true,
+            share: BareShare::LeftIn,
         }
     }
 
     /// Takes no bare service off this row's cost: there is none in it.
     pub fn whole(self) -> Self {
         Self {
-            is_whole: true,
+            share: BareShare::LeftIn,
             ..self
         }
     }
@@ -101,12 +119,45 @@ impl Case {
     }
 
     /// Makes a row of anyone's.
-    pub fn timed(name: &'static str, who: Who, run: Run) -> Self {
+    pub fn timed(name: &'static str, who: Who, mut run: Run) -> Self {
+        let meter = Box::new(move |iterations| {
+            let before = Spent::by_this_thread();
+            run(iterations);
+            Spent::by_this_thread().since(before)
+        });
+        Self::metered(name, who, meter)
+    }
+
+    /// Makes a row that reads its cost itself, because another thread does the work.
+    pub fn metered(name: &'static str, who: Who, meter: Meter) -> Self {
         Self {
             name,
             who,
-            measure: Measure::Time(run),
-            is_whole: who == Who::Bare,
+            measure: Measure::Time(meter),
+            share: match who {
+                Who::Bare => BareShare::LeftIn,
+                Who::Ours | Who::Peer(_) => BareShare::TakenOff,
+            },
+        }
+    }
+
+    /// Makes a row that costs what our rows `parts` cost together, each above its bare service.
+    ///
+    /// It must stand behind its parts.
+    pub fn sum(name: &'static str, who: Who, parts: &'static [&'static str]) -> Self {
+        Self {
+            name,
+            who,
+            measure: Measure::Sum(parts),
+            share: BareShare::None,
+        }
+    }
+
+    /// Returns the names of the rows whose cost this row adds up.
+    pub fn parts(&self) -> &'static [&'static str] {
+        match self.measure {
+            Measure::Sum(parts) => parts,
+            Measure::Time(_) | Measure::Rate(_) | Measure::Gauge(..) => &[],
         }
     }
 }

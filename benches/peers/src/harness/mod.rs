@@ -1,11 +1,14 @@
 //! Measures rows in turn and reports how they compare; knows nothing of HTTP.
 
 pub mod allocator;
+mod base;
 mod case;
 mod clock;
 mod report;
 mod round;
 
-pub use case::{Case, Rate, Run, Unit, Who};
-pub use report::{base_of, print};
+pub use base::base_of;
+pub use case::{Case, Meter, Rate, Run, Unit, Who};
+pub use clock::Spent;
+pub use report::print;
 pub use round::{Effort, measure};

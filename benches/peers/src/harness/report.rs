@@ -1,5 +1,6 @@
 //! Prints a table for people, then one line for each figure for machines.
 
+use super::base::{base, paired, under};
 use super::case::{Unit, Who};
 use super::round::{Readings, Row, Sample};
 
@@ -10,19 +11,6 @@ pub fn print(rows: &[Row]) {
     rows.iter()
         .filter(|row| row.who == Who::Ours)
         .for_each(|ours| figures(ours, rows));
-}
-
-/// Returns the bare service that stands under a case: the longest of `bare` that its name begins
-/// with, a whole path segment at a time.
-pub fn base_of<'a>(name: &str, bare: &[&'a str]) -> Option<&'a str> {
-    let is_under = |base: &str| {
-        name.strip_prefix(base)
-            .is_some_and(|rest| rest.starts_with('/'))
-    };
-    bare.iter()
-        .copied()
-        .filter(|base| is_under(base))
-        .max_by_key(|base| base.len())
 }
 
 fn table(rows: &[Row]) {
@@ -110,18 +98,44 @@ fn figures(ours: &Row, rows: &[Row]) {
             Some(ratio) => println!("RATIO {} {} {ratio:.3}", ours.name, peer.who.name()),
             None => println!("RATIO {} {} n/a", ours.name, peer.who.name()),
         }
+        if let Some(overhead) = overhead(ours, peer, rows) {
+            println!("OVERHEAD {} {} {overhead:.3}", ours.name, peer.who.name());
+        }
+    }
+}
+
+/// Returns the median of our cost above the bare service of the same case, divided by the peer's.
+fn overhead(ours: &Row, peer: &Row, rows: &[Row]) -> Option<f64> {
+    let is_beside = |row: &&Row| row.who == Who::Bare && row.name == ours.name;
+    let bare = rows.iter().find(is_beside)?;
+    if peer.who == Who::Bare {
+        return None;
+    }
+    let (ours, peer) = (costs_above(ours, bare)?, costs_above(peer, bare)?);
+    median_ratio(&ours, &peer)
+}
+
+fn costs_above(row: &Row, bare: &Row) -> Option<Vec<f64>> {
+    match (&row.readings, &bare.readings) {
+        (Readings::Timed(row), Readings::Timed(bare)) => {
+            Some(paired(row, bare, |row, bare| row.nanos - bare.nanos))
+        }
+        (Readings::Timed(_) | Readings::Rates(_) | Readings::Gauge(..), _) => None,
     }
 }
 
 /// Returns the median of our cost divided by the peer's, or `None` where the peer costs so little
 /// above its bare service that noise is all there is to divide by.
 fn ratio(ours: &Row, peer: &Row, rows: &[Row]) -> Option<f64> {
-    let (ours, peer) = (costs(ours, rows), costs(peer, rows));
+    median_ratio(&costs(ours, rows), &costs(peer, rows))
+}
+
+fn median_ratio(ours: &[f64], peer: &[f64]) -> Option<f64> {
     let measurable = peer.iter().filter(|cost| **cost > 0.0).count();
     if measurable * 4 < peer.len() * 3 {
         return None;
     }
-    let pairs = ours.iter().zip(&peer).filter(|(_, peer)| **peer > 0.0);
+    let pairs = ours.iter().zip(peer).filter(|(_, peer)| **peer > 0.0);
     Some(median(pairs.map(|(ours, peer)| ours / peer).collect()))
 }
 
@@ -137,35 +151,8 @@ fn costs(row: &Row, rows: &[Row]) -> Vec<f64> {
     }
 }
 
-fn base<'a>(row: &Row, rows: &'a [Row]) -> Option<&'a [Sample]> {
-    if row.is_whole {
-        return None;
-    }
-    under(row, rows)
-}
-
-/// Returns the bare service that stands under a row, whether or not it is taken off.
-fn under<'a>(row: &Row, rows: &'a [Row]) -> Option<&'a [Sample]> {
-    let bare = || rows.iter().filter(|row| row.who == Who::Bare);
-    let name = base_of(row.name, &bare().map(|row| row.name).collect::<Vec<_>>())?;
-    bare()
-        .filter(|row| row.name == name)
-        .find_map(|row| match &row.readings {
-            Readings::Timed(samples) => Some(samples.as_slice()),
-            Readings::Rates(_) | Readings::Gauge(..) => None,
-        })
-}
-
 fn each(samples: &[Sample], of: impl Fn(&Sample) -> f64) -> Vec<f64> {
     samples.iter().map(of).collect()
-}
-
-fn paired(samples: &[Sample], others: &[Sample], of: impl Fn(&Sample, &Sample) -> f64) -> Vec<f64> {
-    samples
-        .iter()
-        .zip(others)
-        .map(|(sample, other)| of(sample, other))
-        .collect()
 }
 
 fn median(mut values: Vec<f64>) -> f64 {

@@ -1,10 +1,11 @@
 //! Rounds: each runs every row once, in turn, so that what disturbs the machine disturbs all.
 
+use std::iter::Sum;
+use std::ops::Sub;
 use std::time::Duration;
 
-use super::allocator::Counts;
-use super::case::{Case, Measure, Rate, Run, Unit, Who};
-use super::clock::thread_cpu_nanos;
+use super::base;
+use super::case::{BareShare, Case, Measure, Meter, Rate, Unit, Who};
 
 /// How many rounds are run, and how long each row runs in one of them.
 #[derive(Clone, Copy)]
@@ -40,11 +41,38 @@ pub struct Sample {
     pub bytes: f64,
 }
 
+impl Sub for Sample {
+    type Output = Self;
+
+    fn sub(self, other: Self) -> Self {
+        Self {
+            nanos: self.nanos - other.nanos,
+            allocations: self.allocations - other.allocations,
+            bytes: self.bytes - other.bytes,
+        }
+    }
+}
+
+impl Sum for Sample {
+    fn sum<I: Iterator<Item = Self>>(samples: I) -> Self {
+        let none = Self {
+            nanos: 0.0,
+            allocations: 0.0,
+            bytes: 0.0,
+        };
+        samples.fold(none, |sum, sample| Self {
+            nanos: sum.nanos + sample.nanos,
+            allocations: sum.allocations + sample.allocations,
+            bytes: sum.bytes + sample.bytes,
+        })
+    }
+}
+
 /// A row with what was measured of it.
 pub struct Row {
     pub name: &'static str,
     pub who: Who,
-    pub is_whole: bool,
+    pub(super) share: BareShare,
     pub readings: Readings,
 }
 
@@ -72,19 +100,24 @@ pub fn measure(cases: Vec<Case>, effort: Effort) -> Vec<Row> {
         }
     }
     // The gauges come last: one that fills the memory leaves an allocator behind that is slower.
-    started.into_iter().map(Started::finish).collect()
+    let mut rows = Vec::with_capacity(started.len());
+    for row in started {
+        let row = row.finish(&rows);
+        rows.push(row);
+    }
+    rows
 }
 
 struct Started {
     name: &'static str,
     who: Who,
-    is_whole: bool,
+    share: BareShare,
     work: Work,
 }
 
 enum Work {
     Timed {
-        run: Run,
+        run: Meter,
         iterations: u64,
         samples: Vec<Sample>,
     },
@@ -96,6 +129,7 @@ enum Work {
         unit: Unit,
         read: Box<dyn FnOnce() -> f64>,
     },
+    Sum(&'static [&'static str]),
 }
 
 impl Started {
@@ -104,10 +138,11 @@ impl Started {
             name,
             who,
             measure,
-            is_whole,
+            share,
         } = case;
         let work = match measure {
             Measure::Gauge(unit, read) => Work::Gauge { unit, read },
+            Measure::Sum(parts) => Work::Sum(parts),
             Measure::Rate(mut rate) => {
                 // To warm up.
                 rate(effort.rate_for);
@@ -128,7 +163,7 @@ impl Started {
         Self {
             name,
             who,
-            is_whole,
+            share,
             work,
         }
     }
@@ -143,33 +178,35 @@ impl Started {
             Work::Rated { rate, rates } if round < effort.rate_rounds => {
                 rates.push(rate(effort.rate_for));
             }
-            Work::Timed { .. } | Work::Rated { .. } | Work::Gauge { .. } => {}
+            Work::Timed { .. } | Work::Rated { .. } | Work::Gauge { .. } | Work::Sum(_) => {}
         }
     }
 
-    fn finish(self) -> Row {
+    /// Returns the row; `before` are those that stand before it.
+    fn finish(self, before: &[Row]) -> Row {
         let Self {
             name,
             who,
-            is_whole,
+            share,
             work,
         } = self;
         let readings = match work {
             Work::Timed { samples, .. } => Readings::Timed(samples),
             Work::Rated { rates, .. } => Readings::Rates(rates),
             Work::Gauge { unit, read } => Readings::Gauge(unit, read()),
+            Work::Sum(parts) => Readings::Timed(base::sum(parts, before)),
         };
         Row {
             name,
             who,
-            is_whole,
+            share,
             readings,
         }
     }
 }
 
 /// Finds how many operations fill a batch, and warms the row up on the way.
-fn calibrate(run: &mut Run, batch_nanos: u64) -> u64 {
+fn calibrate(run: &mut Meter, batch_nanos: u64) -> u64 {
     let mut iterations = 16;
     loop {
         // The least of a few: a cost that is paid once must not make every batch too short.
@@ -184,14 +221,12 @@ fn calibrate(run: &mut Run, batch_nanos: u64) -> u64 {
     }
 }
 
-fn sample(run: &mut Run, iterations: u64) -> Sample {
-    let (counts, nanos) = (Counts::now(), thread_cpu_nanos());
-    run(iterations);
-    let (nanos, after) = (thread_cpu_nanos() - nanos, Counts::now());
+fn sample(run: &mut Meter, iterations: u64) -> Sample {
+    let spent = run(iterations);
     let per_operation = |total: u64| total as f64 / iterations as f64;
     Sample {
-        nanos: per_operation(nanos),
-        allocations: per_operation(after.allocations - counts.allocations),
-        bytes: per_operation(after.bytes - counts.bytes),
+        nanos: per_operation(spent.nanos),
+        allocations: per_operation(spent.allocations),
+        bytes: per_operation(spent.bytes),
     }
 }

@@ -1,14 +1,16 @@
 //! Our API keys, beside the peers.
 
-use http::{HeaderName, HeaderValue};
+use axum::body::Body;
+use http::{HeaderName, HeaderValue, Request};
 use portcullis::{
+    Identity,
     api_key::{ApiKeyLayer, KeyManager, KeyRing, NewKey, Pepper},
     store::MemoryStore,
 };
-use tower::Layer;
+use tower::{Layer, Service, util::MapRequest};
 
 use crate::harness::Case;
-use crate::workload::{Requests, drive, origin};
+use crate::workload::{Requests, drive, next_client, origin};
 
 pub fn cases() -> Vec<Case> {
     let keys = Keys::new();
@@ -22,6 +24,7 @@ pub fn cases() -> Vec<Case> {
 pub struct Keys {
     ring: KeyRing,
     secrets: Vec<HeaderValue>,
+    identities: Vec<Identity>,
 }
 
 impl Keys {
@@ -34,20 +37,47 @@ impl Keys {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .build()
             .expect("a runtime without I/O");
-        let secrets = (0..1024)
+        let (secrets, identities) = (0..1024)
             .map(|client| {
                 let created = manager.create(NewKey::of_owner(format!("client-{client}")));
                 let key = runtime.block_on(created).expect("the store has room");
-                HeaderValue::try_from(key.expose_secret()).expect("keys are ASCII")
+                let secret = HeaderValue::try_from(key.expose_secret()).expect("keys are ASCII");
+                (secret, key.record().identity().clone())
             })
-            .collect();
-        Self { ring, secrets }
+            .unzip();
+        Self {
+            ring,
+            secrets,
+            identities,
+        }
     }
 
     pub fn layer(&self) -> ApiKeyLayer {
         ApiKeyLayer::builder(&self.ring)
             .build()
             .expect("the defaults are valid")
+    }
+
+    pub fn secrets(&self) -> &[HeaderValue] {
+        &self.secrets
+    }
+
+    /// Puts the identity of the next client into each request, as the layer of keys does.
+    ///
+    /// The clients take turns as they do in [`Keys::requests`].
+    pub fn identified<S>(
+        &self,
+        service: S,
+    ) -> impl Service<Request<Body>, Response = S::Response, Error = S::Error> + use<S>
+    where
+        S: Service<Request<Body>>,
+    {
+        let (identities, mut client) = (self.identities.clone(), 0);
+        MapRequest::new(service, move |mut request: Request<Body>| {
+            client = next_client(client);
+            request.extensions_mut().insert(identities[client].clone());
+            request
+        })
     }
 
     pub fn requests(&self) -> Requests {

@@ -2,6 +2,7 @@
 
 pub mod cache;
 pub mod cache_store;
+pub mod http;
 pub mod keys;
 pub mod limits;
 pub mod log;

@@ -3,6 +3,7 @@
 pub mod axum_gcra;
 pub mod axum_response_cache;
 pub mod cache_floor;
+pub mod glued;
 pub mod governor;
 pub mod hmac;
 pub mod http_cache;

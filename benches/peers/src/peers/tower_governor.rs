@@ -55,7 +55,7 @@ pub fn cases() -> Vec<Case> {
     ]
 }
 
-fn layer<K, M>(config: Option<GovernorConfig<K, M>>) -> GovernorLayer<K, M, Body>
+pub fn layer<K, M>(config: Option<GovernorConfig<K, M>>) -> GovernorLayer<K, M, Body>
 where
     K: KeyExtractor,
     M: RateLimitingMiddleware<QuantaInstant>,
@@ -64,7 +64,7 @@ where
 }
 
 /// So wide that no row is ever denied.
-fn wide() -> GovernorConfigBuilder<PeerIpKeyExtractor, NoOpMiddleware> {
+pub fn wide() -> GovernorConfigBuilder<PeerIpKeyExtractor, NoOpMiddleware> {
     let mut builder = GovernorConfigBuilder::default();
     builder
         .period(Duration::from_nanos(1))

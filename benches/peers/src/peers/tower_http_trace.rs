@@ -3,24 +3,20 @@
 use std::io;
 
 use tower::Layer;
-use tower_http::trace::{DefaultMakeSpan, DefaultOnResponse, TraceLayer};
-use tracing::Level;
+use tower_http::trace::{DefaultMakeSpan, DefaultOnResponse, HttpMakeClassifier, TraceLayer};
+use tracing::{Level, Subscriber};
 
 use crate::harness::{Case, Run};
 use crate::workload::{Requests, drive, origin};
 
 pub fn cases() -> Vec<Case> {
     let requests = Requests::default;
-    // A span and one event for each request: the least that is an access log.
-    let one_event = TraceLayer::new_for_http()
-        .make_span_with(DefaultMakeSpan::new().level(Level::INFO))
-        .on_response(DefaultOnResponse::new().level(Level::INFO));
     let as_it_comes = TraceLayer::new_for_http();
     vec![
         Case::peer(
             "log/json",
             "tower-http-json",
-            in_json(Level::INFO, drive(one_event.layer(origin()), requests())),
+            in_json(Level::INFO, drive(one_event().layer(origin()), requests())),
         ),
         Case::peer(
             "log/json",
@@ -38,16 +34,27 @@ pub fn cases() -> Vec<Case> {
     ]
 }
 
+/// A span and one event for each request: the least that is an access log.
+pub fn one_event() -> TraceLayer<HttpMakeClassifier> {
+    TraceLayer::new_for_http()
+        .make_span_with(DefaultMakeSpan::new().level(Level::INFO))
+        .on_response(DefaultOnResponse::new().level(Level::INFO))
+}
+
+/// Returns what listens to spans and events, and writes them as JSON to a sink.
+pub fn json_subscriber(level: Level) -> impl Subscriber + Send + Sync {
+    tracing_subscriber::fmt()
+        .json()
+        .with_max_level(level)
+        .with_writer(io::sink)
+        .finish()
+}
+
 /// Listens while `run` runs and no longer: a subscriber that lives would be asked by the rows
 /// that measure what it costs to have none.
-fn in_json(level: Level, mut run: Run) -> Run {
+pub fn in_json(level: Level, mut run: Run) -> Run {
     Box::new(move |iterations| {
-        let subscriber = tracing_subscriber::fmt()
-            .json()
-            .with_max_level(level)
-            .with_writer(io::sink)
-            .finish();
-        tracing::subscriber::with_default(subscriber, || run(iterations));
+        tracing::subscriber::with_default(json_subscriber(level), || run(iterations));
         tracing::callsite::rebuild_interest_cache();
     })
 }

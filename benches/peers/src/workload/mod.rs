@@ -3,14 +3,17 @@
 mod clients;
 mod decisions;
 mod exchange;
+mod http;
 mod origin;
 pub mod redis;
 mod requests;
 pub mod trace;
 
+pub use self::http::{serve, serve_hits};
+pub use clients::next_client;
 pub use decisions::{Key, bytes_per_key, decisions};
 pub use exchange::{answered, drive, drive_hits};
-pub use origin::{CachedOrigin, origin, router};
+pub use origin::{CachedOrigin, JsonOrigin, origin, router};
 pub use requests::{CREDENTIAL, Requests};
 
 use crate::harness::Case;

@@ -5,12 +5,15 @@ use std::future::{Ready, ready};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use axum::Router;
 use axum::body::Body;
+use axum::extract::Path;
+use axum::response::IntoResponse;
 use axum::routing::get;
+use axum::{Json, Router};
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, LAST_MODIFIED};
 use http::{HeaderValue, Request, Response};
+use serde::Serialize;
 use tower::{Service, service_fn};
 
 /// Returns a `service_fn` that answers a few bytes of JSON.
@@ -86,4 +89,88 @@ impl CachedOrigin {
 async fn counted(asked: Arc<AtomicU64>) -> Result<Response<Body>, Infallible> {
     asked.fetch_add(1, Ordering::Relaxed);
     Ok(CachedOrigin::response())
+}
+
+/// The handler of a route that renders 1 KiB of JSON, which a cache may store or not.
+#[derive(Clone, Default)]
+pub struct JsonOrigin {
+    asked: Arc<AtomicU64>,
+    is_cacheable: bool,
+}
+
+impl JsonOrigin {
+    pub fn cacheable() -> Self {
+        Self {
+            is_cacheable: true,
+            ..Self::default()
+        }
+    }
+
+    /// Returns a `Router` with the one route of [`router`].
+    pub fn router(&self) -> Router {
+        let origin = self.clone();
+        let handler = move |Path(number): Path<u32>| {
+            let response = origin.respond(number);
+            async { response }
+        };
+        Router::new().route("/v1/items/{id}", get(handler))
+    }
+
+    /// Returns how many responses were made so far.
+    pub fn asked(&self) -> u64 {
+        self.asked.load(Ordering::Relaxed)
+    }
+
+    fn respond(&self, number: u32) -> Response<Body> {
+        self.asked.fetch_add(1, Ordering::Relaxed);
+        let mut response = Json(Order::numbered(number)).into_response();
+        if self.is_cacheable {
+            response.headers_mut().insert(
+                CACHE_CONTROL,
+                HeaderValue::from_static("public, max-age=3600"),
+            );
+        }
+        response
+    }
+}
+
+/// What a handler would have read from a table.
+#[derive(Serialize)]
+struct Order {
+    id: u32,
+    status: &'static str,
+    customer: String,
+    items: Vec<Item>,
+}
+
+#[derive(Serialize)]
+struct Item {
+    sku: String,
+    name: &'static str,
+    quantity: u32,
+    price_cents: u64,
+    in_stock: bool,
+}
+
+impl Order {
+    fn numbered(id: u32) -> Self {
+        Self {
+            id,
+            status: "shipped",
+            customer: format!("customer-{id:08}"),
+            items: (0..10).map(|at| Item::of_order(id, at)).collect(),
+        }
+    }
+}
+
+impl Item {
+    fn of_order(order: u32, at: u32) -> Self {
+        Self {
+            sku: format!("SKU-{order:06}-{at:02}"),
+            name: "Bolt, hexagonal, M8",
+            quantity: at + 1,
+            price_cents: 1_299,
+            in_stock: true,
+        }
+    }
 }
