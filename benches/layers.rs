@@ -134,7 +134,7 @@ fn limits(partition: Partition) -> RateLimitLayerBuilder {
 fn allocations<S, B>(runtime: &Runtime, key: &Key, mut service: S) -> u64
 where
     S: Service<Request<Full<Bytes>>, Response = Response<B>, Error = Infallible>,
-    B: http_body::Body<Data = Bytes, Error = Infallible>,
+    B: http_body::Body<Data = Bytes, Error: std::fmt::Debug>,
 {
     let mut run = |requests: u64| {
         runtime.block_on(async {

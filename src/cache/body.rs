@@ -15,8 +15,14 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
-use super::{collapse::PumpOffer, config::Config, fill::Fill, reason::Reason};
-use crate::body::ResponseBody;
+use super::{
+    collapse::{PumpOffer, Wait},
+    config::Config,
+    fill::{Fill, Finishing},
+    reason::Reason,
+    relay::{Feed, RelayReader},
+};
+use crate::{body::ResponseBody, error::BoxError, runtime::Task};
 
 /// The maximum number of frames that are read before the head of the response is sent.
 const FRAMES_AHEAD_MAX: usize = 64;
@@ -25,9 +31,12 @@ pin_project! {
     /// The body of a response that passed the cache.
     ///
     /// A body from the handler streams through frame by frame, trailers included. If it is stored, a
-    /// copy is taken as it passes. While other requests wait for the stored response, the body is read
-    /// at the handler's pace, up to the size that the cache stores, however slowly its client reads.
-    /// The default is an empty body.
+    /// copy is taken as it passes. While other requests wait for it, the body is read at the handler's
+    /// pace, up to the size that the cache stores, however slowly its client reads, and they stream the
+    /// same bytes. The default is an empty body.
+    ///
+    /// Errors of the handler's body are passed on. A body that streams another request's response ends
+    /// with [`InterruptedError`](super::InterruptedError) if that response does not arrive whole.
     pub struct CacheBody<B>
     where
         B: Body,
@@ -46,6 +55,8 @@ pin_project! {
         Passing { #[pin] body: ResponseBody<B> },
         Filling { filling: Filling<B> },
         Stored { bytes: Option<Bytes> },
+        // The body of another request's response, while that is being stored.
+        Streamed { streamed: Box<Streamed> },
         // A body that was read to its end before its head was sent.
         Read { frames: VecDeque<Frame<Bytes>> },
     }
@@ -56,7 +67,16 @@ pin_project! {
 struct Filling<B: Body> {
     tee: Arc<Tee<B>>,
     /// Set where the body is known to be `Send`.
-    finish: fn(Pin<Box<Tapped<B>>>),
+    finish: Finish<B>,
+}
+
+type Finish<B> = fn(Arc<Tee<B>>, Pin<Box<Tapped<B>>>);
+
+/// A stream of a response that another request fills.
+struct Streamed {
+    reader: RelayReader,
+    /// Counts this request among the waiters of the flight, for whom the body is read.
+    _wait: Wait,
 }
 
 /// A body that is read by its client, or by a [pump](pump) on behalf of requests that wait for it.
@@ -78,6 +98,11 @@ struct TeeState<B: Body> {
     size: SizeHint,
     taken_bytes: u64,
     client_is_gone: bool,
+    /// The bytes of `frames`, and the pump's task, while it waits for the client to take some.
+    queued_bytes: u64,
+    pump: Option<Waker>,
+    /// Whether a request came to wait for the body as the pump gave it back.
+    is_wanted: bool,
 }
 
 /// The owner of the rest of a body.
@@ -99,6 +124,8 @@ pin_project! {
         #[pin]
         body: ResponseBody<B>,
         fill: Option<Fill>,
+        // Present once other requests may stream it, until the body has ended.
+        feed: Option<Feed>,
     }
 }
 
@@ -119,11 +146,27 @@ impl<B: Body> CacheBody<B> {
         }
     }
 
+    /// Streams the response that another request fills.
+    pub(super) fn streamed(reader: RelayReader, wait: Wait) -> Self {
+        let streamed = Streamed {
+            reader,
+            _wait: wait,
+        };
+        Self {
+            kind: Kind::Streamed {
+                streamed: Box::new(streamed),
+            },
+        }
+    }
+
     /// Returns whether it is still being stored.
     pub(super) fn is_filling(&self) -> bool {
         match &self.kind {
             Kind::Filling { filling } => filling.tee.lock().is_filling(),
-            Kind::Passing { .. } | Kind::Stored { .. } | Kind::Read { .. } => false,
+            Kind::Passing { .. }
+            | Kind::Stored { .. }
+            | Kind::Streamed { .. }
+            | Kind::Read { .. } => false,
         }
     }
 }
@@ -146,7 +189,9 @@ where
             Kind::Stored { bytes } => {
                 Self::tapping(ResponseBody::full(bytes.unwrap_or_default()), fill, cx)
             }
-            kind @ (Kind::Filling { .. } | Kind::Read { .. }) => Self { kind },
+            kind @ (Kind::Filling { .. } | Kind::Streamed { .. } | Kind::Read { .. }) => {
+                Self { kind }
+            }
         }
     }
 
@@ -171,7 +216,11 @@ where
             false => 0,
         };
         let fill = Some(fill);
-        let mut tapped = Box::pin(Tapped { body, fill });
+        let mut tapped = Box::pin(Tapped {
+            body,
+            fill,
+            feed: None,
+        });
         let mut frames = VecDeque::new();
         let mut first = None;
         let source = loop {
@@ -199,8 +248,12 @@ where
             return Self::stored(bytes.clone());
         }
         frames.extend(first);
+        let queued_bytes = frames.iter().map(bytes_of).sum();
         let state = TeeState {
             frames,
+            queued_bytes,
+            pump: None,
+            is_wanted: false,
             source,
             client: None,
             start: None,
@@ -259,9 +312,8 @@ where
         match mem::replace(&mut state.source, Source::Pumped) {
             Source::Client(tapped) => {
                 drop(state);
-                let tapped = Some(tapped);
-                let pumped = Pumped { tee: own, tapped };
-                config.spawn(Box::pin(pump(pumped, Arc::clone(config))));
+                let pumped = Pumped::new(own, tapped, config);
+                config.spawn(Box::pin(pump(pumped, None)));
             }
             Source::Polled => {
                 state.source = Source::Polled;
@@ -276,7 +328,124 @@ where
 /// A body that the pump reads. Dropped, it is its client's again.
 struct Pumped<B: Body> {
     tee: Arc<Tee<B>>,
+    config: Arc<Config>,
     tapped: Option<Pin<Box<Tapped<B>>>>,
+    /// The end of the time for which a body is read that nobody waits for, or that does not come.
+    deadline: Option<Task>,
+    /// Whether a frame has come since that time began.
+    has_moved: bool,
+    /// The end of the time for which the slowest reader may stall the body, while it does.
+    stall: Option<Task>,
+}
+
+impl<B: Body> Pumped<B> {
+    fn new(tee: Arc<Tee<B>>, tapped: Pin<Box<Tapped<B>>>, config: &Arc<Config>) -> Self {
+        Self {
+            tee,
+            config: Arc::clone(config),
+            tapped: Some(tapped),
+            deadline: config.sleep(config.wait_at_most),
+            has_moved: false,
+            stall: None,
+        }
+    }
+
+    /// Lets the requests that wait for the response stream it. No request is sent its head while an
+    /// older response could still be sent to another one.
+    async fn publish(&mut self) {
+        let Some(tapped) = self.tapped.as_mut().filter(|tapped| tapped.feed.is_none()) else {
+            return;
+        };
+        let replaced = tapped.fill.as_ref().and_then(|fill| fill.replaced.clone());
+        if let Some(replaced) = replaced {
+            let demoted = self.config.keeping.bound(replaced.demote(&self.config));
+            // A store that failed keeps it until it expires.
+            let _ = demoted.await;
+        }
+        if let Some(tapped) = &mut self.tapped {
+            tapped.as_mut().publish();
+        }
+    }
+
+    /// Waits until the slowest reader has taken more, and interrupts it if it does not.
+    fn stall(&mut self, leader_stalls: bool, cx: &mut Context<'_>) -> Poll<()> {
+        if self.stall.is_none() {
+            self.stall = self.config.sleep(self.config.wait_at_most);
+        }
+        let Some(stall) = &mut self.stall else {
+            return Poll::Pending;
+        };
+        ready!(stall.as_mut().poll(cx));
+        self.stall = None;
+        let feed = self.tapped.as_ref().and_then(|tapped| tapped.feed.as_ref());
+        match feed {
+            // The client of the call itself loses nothing; without the others it sets the pace.
+            Some(feed) if leader_stalls => feed.interrupt(),
+            Some(feed) => feed.cut_slowest(),
+            None => {}
+        }
+        Poll::Ready(())
+    }
+
+    /// Waits for the body, until nobody else does.
+    fn wait(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(deadline) = &mut self.deadline else {
+            return Poll::Pending;
+        };
+        ready!(deadline.as_mut().poll(cx));
+        let tapped = self.tapped.as_ref().filter(|tapped| tapped.has_waiters());
+        let Some(tapped) = tapped else {
+            // A body that hangs is its client's again.
+            return Poll::Ready(());
+        };
+        if let (false, Some(fill)) = (mem::take(&mut self.has_moved), &tapped.fill) {
+            fill.retire();
+        }
+        self.deadline = self.config.sleep(self.config.wait_at_most);
+        if let Some(deadline) = &mut self.deadline
+            && deadline.as_mut().poll(cx).is_ready()
+        {
+            cx.waker().wake_by_ref();
+        }
+        Poll::Pending
+    }
+}
+
+impl<B: Body<Data = Bytes>> Pumped<B> {
+    /// Reads a body at the handler's pace for as long as it is stored or streamed.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            let Some(tapped) = self.tapped.as_mut().filter(|tapped| tapped.is_awaited()) else {
+                return Poll::Ready(());
+            };
+            let bytes_max = self.config.rules.body_bytes_max;
+            let leader_stalls = tapped.fill.is_none() && !self.tee.has_room(bytes_max, cx);
+            let feed = tapped.feed.as_ref();
+            if leader_stalls || feed.is_some_and(|feed| !feed.has_room(bytes_max, cx)) {
+                ready!(self.stall(leader_stalls, cx));
+                continue;
+            }
+            match tapped.as_mut().poll_frame(cx) {
+                Poll::Ready(Some(frame)) => {
+                    self.stall = None;
+                    self.has_moved = true;
+                    self.tee.push(frame);
+                }
+                Poll::Ready(None) => self.tapped = None,
+                Poll::Pending => match self.take_complete() {
+                    Some(complete) => complete.commit(),
+                    None => return self.wait(cx),
+                },
+            }
+        }
+    }
+
+    /// Takes the fill if all that was announced has come, and nobody waits for what else may come.
+    fn take_complete(&mut self) -> Option<Fill> {
+        let tapped = self.tapped.as_mut()?;
+        let is_unread = self.tee.lock().client_is_gone && !tapped.has_readers();
+        is_unread.then(|| tapped.as_mut().take_complete())?
+    }
 }
 
 impl<B: Body> Drop for Pumped<B> {
@@ -291,37 +460,28 @@ impl<B: Body> Drop for Pumped<B> {
     }
 }
 
-/// Reads a body at the handler's pace while it is being stored, and gives it back to its client once
-/// it is not.
-async fn pump<B>(mut pumped: Pumped<B>, config: Arc<Config>)
+/// Reads a body without its client, and gives it back once nobody else waits for it.
+async fn pump<B>(mut pumped: Pumped<B>, finishing: Option<Finishing>)
 where
-    B: Body<Data = Bytes>,
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Send,
 {
-    // A body that hangs is its client's again.
-    let mut deadline = config.sleep(config.wait_at_most);
-    poll_fn(|cx| {
-        let is_filling = |tapped: &&mut Pin<Box<Tapped<B>>>| tapped.fill.is_some();
-        while let Some(body) = pumped.tapped.as_mut().filter(is_filling) {
-            match body.as_mut().poll_frame(cx) {
-                Poll::Ready(Some(frame)) => pumped.tee.push(frame),
-                Poll::Ready(None) => pumped.tapped = None,
-                Poll::Pending => {
-                    return match &mut deadline {
-                        Some(deadline) => deadline.as_mut().poll(cx),
-                        None => Poll::Pending,
-                    };
-                }
-            }
-        }
-        Poll::Ready(())
-    })
-    .await;
+    pumped.publish().await;
+    poll_fn(|cx| pumped.poll(cx)).await;
+    drop(finishing);
+    let (tee, config) = (Arc::clone(&pumped.tee), Arc::clone(&pumped.config));
+    drop(pumped);
+    let is_wanted = mem::take(&mut tee.lock().is_wanted);
+    if is_wanted {
+        Tee::start_pump(&Arc::downgrade(&tee), &config);
+    }
 }
 
 impl<B: Body> Tee<B> {
     fn push(&self, frame: Result<Frame<Bytes>, B::Error>) {
         let mut state = self.lock();
         if !state.client_is_gone {
+            state.queued_bytes += bytes_of(&frame);
             state.frames.push_back(frame);
         }
         let client = state.client.take();
@@ -331,10 +491,22 @@ impl<B: Body> Tee<B> {
         }
     }
 
+    /// Returns whether the client has room for more. If not, the task is woken once it has.
+    fn has_room(&self, bytes_max: u64, cx: &Context<'_>) -> bool {
+        let mut state = self.lock();
+        let has_room = state.client_is_gone || state.queued_bytes < bytes_max;
+        if !has_room {
+            state.pump = Some(cx.waker().clone());
+        }
+        has_room
+    }
+
     /// Gives the rest of a body back to its client.
     fn give_back(&self, rest: Source<B>) {
         let mut state = self.lock();
         if !state.client_is_gone {
+            // A request that joins from here on finds that its client reads it.
+            state.is_wanted = matches!(&rest, Source::Client(tapped) if tapped.is_wanted());
             state.source = rest;
         }
         let client = state.client.take();
@@ -354,7 +526,13 @@ impl<B: Body<Data = Bytes>> Tee<B> {
     fn poll_frame(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         let mut state = self.lock();
         if let Some(frame) = state.frames.pop_front() {
+            state.queued_bytes -= bytes_of(&frame);
             state.count(&frame);
+            let pump = state.pump.take();
+            drop(state);
+            if let Some(pump) = pump {
+                pump.wake();
+            }
             return Poll::Ready(Some(frame));
         }
         match mem::replace(&mut state.source, Source::Polled) {
@@ -427,8 +605,7 @@ impl<B: Body> TeeState<B> {
     }
 
     fn count(&mut self, frame: &Result<Frame<Bytes>, B::Error>) {
-        let data = frame.as_ref().ok().and_then(Frame::data_ref);
-        self.taken_bytes += data.map_or(0, |data| data.len() as u64);
+        self.taken_bytes += bytes_of(frame);
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -450,18 +627,23 @@ impl<B: Body<Data = Bytes>> TeeState<B> {
     }
 }
 
-impl<B: Body<Data = Bytes>> Body for CacheBody<B> {
+impl<B> Body for CacheBody<B>
+where
+    B: Body<Data = Bytes>,
+    B::Error: Into<BoxError>,
+{
     type Data = Bytes;
-    type Error = B::Error;
+    type Error = BoxError;
 
     #[inline]
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         match self.project().kind.project() {
-            KindProj::Passing { body } => body.poll_frame(cx),
-            KindProj::Filling { filling } => filling.tee.poll_frame(cx),
+            KindProj::Passing { body } => body.poll_frame(cx).map_err(Into::into),
+            KindProj::Filling { filling } => filling.tee.poll_frame(cx).map_err(Into::into),
+            KindProj::Streamed { streamed } => streamed.reader.poll_frame(cx).map_err(Into::into),
             KindProj::Stored { bytes } => {
                 Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes))))
             }
@@ -475,6 +657,7 @@ impl<B: Body<Data = Bytes>> Body for CacheBody<B> {
             Kind::Passing { body } => body.is_end_stream(),
             Kind::Filling { filling } => filling.tee.lock().is_end_stream(),
             Kind::Stored { bytes } => bytes.is_none(),
+            Kind::Streamed { streamed } => streamed.reader.is_end_stream(),
             Kind::Read { frames } => frames.is_empty(),
         }
     }
@@ -486,9 +669,15 @@ impl<B: Body<Data = Bytes>> Body for CacheBody<B> {
             Kind::Stored { bytes } => {
                 SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
             }
+            Kind::Streamed { streamed } => streamed.reader.size_hint(),
             Kind::Read { frames } => SizeHint::with_exact(data_bytes(frames)),
         }
     }
+}
+
+fn bytes_of<E>(frame: &Result<Frame<Bytes>, E>) -> u64 {
+    let data = frame.as_ref().ok().and_then(Frame::data_ref);
+    data.map_or(0, |data| data.len() as u64)
 }
 
 fn data_bytes(frames: &VecDeque<Frame<Bytes>>) -> u64 {
@@ -501,6 +690,7 @@ impl<B: Body> fmt::Debug for CacheBody<B> {
         f.write_str(match &self.kind {
             Kind::Passing { .. } => "CacheBody(passing)",
             Kind::Filling { .. } => "CacheBody(filling)",
+            Kind::Streamed { .. } => "CacheBody(streamed)",
             Kind::Stored { .. } | Kind::Read { .. } => "CacheBody(stored)",
         })
     }
@@ -510,6 +700,32 @@ impl<B> Tapped<B> {
     /// Takes the fill, if all that was announced has come.
     fn take_complete(self: Pin<&mut Self>) -> Option<Fill> {
         self.project().fill.take_if(|fill| fill.is_complete())
+    }
+
+    fn has_readers(&self) -> bool {
+        self.feed.as_ref().is_some_and(Feed::has_readers)
+    }
+
+    /// Returns whether another request waits for the response, or streams it.
+    fn has_waiters(&self) -> bool {
+        self.is_wanted() || self.has_readers()
+    }
+
+    /// Returns whether another request waits for the response to be stored.
+    fn is_wanted(&self) -> bool {
+        self.fill.as_ref().is_some_and(Fill::has_waiters)
+    }
+
+    /// Returns whether the body is stored or streamed.
+    fn is_awaited(&self) -> bool {
+        self.fill.is_some() || self.has_readers()
+    }
+
+    /// Lets the requests that wait for the response stream it.
+    fn publish(self: Pin<&mut Self>) {
+        let this = self.project();
+        let relay = this.fill.as_mut().and_then(Fill::stream);
+        *this.feed = relay.map(|relay| Feed::new(&relay));
     }
 }
 
@@ -521,7 +737,24 @@ impl<B: Body<Data = Bytes>> Tapped<B> {
         let mut this = self.project();
         let frame = ready!(this.body.as_mut().poll_frame(cx));
         take_in(this.fill, frame.as_ref(), || this.body.is_end_stream());
+        if let Some(feed) = this.feed {
+            pass_to(feed, frame.as_ref(), || this.body.is_end_stream());
+        }
         Poll::Ready(frame)
+    }
+}
+
+/// Passes a frame to the requests that stream the response. The fill has taken it in.
+fn pass_to<E>(feed: &Feed, frame: Option<&Result<Frame<Bytes>, E>>, at_end: impl FnOnce() -> bool) {
+    match frame {
+        None => feed.end(),
+        Some(Err(_)) => feed.interrupt(),
+        Some(Ok(frame)) => {
+            feed.push(frame);
+            if at_end() {
+                feed.end();
+            }
+        }
     }
 }
 
@@ -565,13 +798,17 @@ impl<B: Body> Drop for Filling<B> {
         state.client_is_gone = true;
         state.frames.clear();
         let source = mem::replace(&mut state.source, Source::Ended);
+        let pump = state.pump.take();
         drop(state);
+        if let Some(pump) = pump {
+            pump.wake();
+        }
         let Source::Client(mut tapped) = source else {
             return;
         };
         match tapped.as_mut().take_complete() {
             Some(complete) => complete.commit(),
-            None if tapped.fill.is_some() => (self.finish)(tapped),
+            None if tapped.fill.is_some() => (self.finish)(Arc::clone(&self.tee), tapped),
             None => {}
         }
     }
@@ -579,32 +816,14 @@ impl<B: Body> Drop for Filling<B> {
 
 /// Reads a body to its end after its client has gone away, if little is left of it or others wait for
 /// it.
-fn finish<B: Body<Data = Bytes> + Send + 'static>(mut tapped: Pin<Box<Tapped<B>>>) {
-    let Some(finishing) = tapped.fill.as_ref().and_then(Fill::begin_to_finish) else {
-        return;
-    };
-    let config = Arc::clone(finishing.config());
-    config.spawn(Box::pin(async move {
-        let mut deadline = finishing.deadline();
-        poll_fn(|cx| {
-            while tapped.fill.is_some() {
-                if let Some(deadline) = &mut deadline
-                    && deadline.as_mut().poll(cx).is_ready()
-                {
-                    return Poll::Ready(());
-                }
-                match tapped.as_mut().poll_frame(cx) {
-                    Poll::Ready(Some(Ok(_))) => {}
-                    Poll::Ready(Some(Err(_)) | None) => return Poll::Ready(()),
-                    // No client waits for what else may come.
-                    Poll::Pending => match tapped.as_mut().take_complete() {
-                        Some(complete) => complete.commit(),
-                        None => return Poll::Pending,
-                    },
-                }
-            }
-            Poll::Ready(())
-        })
-        .await;
-    }));
+fn finish<B>(tee: Arc<Tee<B>>, tapped: Pin<Box<Tapped<B>>>)
+where
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Send,
+{
+    if let Some(finishing) = tapped.fill.as_ref().and_then(Fill::begin_to_finish) {
+        let config = Arc::clone(finishing.config());
+        let pumped = Pumped::new(tee, tapped, &config);
+        config.spawn(Box::pin(pump(pumped, Some(finishing))));
+    }
 }

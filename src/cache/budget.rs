@@ -75,7 +75,8 @@ impl Budget {
         lock(&open.pieces).take()
     }
 
-    fn take_free(&self, bytes: u64) -> bool {
+    /// Takes some bytes if they are free.
+    pub(super) fn take_free(&self, bytes: u64) -> bool {
         let taken = self.taken_bytes.fetch_add(bytes, Ordering::Relaxed);
         let fits = taken.saturating_add(bytes) <= self.bytes_max;
         if !fits {
@@ -100,7 +101,36 @@ impl Budget {
     }
 }
 
+/// A piece of a response that is being stored.
+pub(super) enum Piece {
+    Retained(Bytes),
+    /// It has not come yet.
+    Awaited,
+    /// The response has given way.
+    Gone,
+}
+
 impl Open {
+    /// Returns a piece by its number.
+    pub(super) fn get(&self, number: usize) -> Piece {
+        match lock(&self.pieces).as_ref() {
+            None => Piece::Gone,
+            Some(pieces) => match pieces.get(number) {
+                Some(piece) => Piece::Retained(piece.clone()),
+                None => Piece::Awaited,
+            },
+        }
+    }
+
+    /// Returns the number of pieces.
+    pub(super) fn len(&self) -> usize {
+        lock(&self.pieces).as_ref().map_or(0, Vec::len)
+    }
+
+    pub(super) fn has_given_way(&self) -> bool {
+        lock(&self.pieces).is_none()
+    }
+
     /// Adds a piece, whose bytes are taken. Returns whether the answer has not given way.
     pub(super) fn push(&self, piece: Bytes) -> bool {
         let mut pieces = lock(&self.pieces);

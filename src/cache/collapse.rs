@@ -1,6 +1,7 @@
 //! Single flight: one call of the handler for many concurrent requests for the same response.
 //!
-//! A waiter never receives the leader's response directly: it looks its own cache key up again.
+//! A waiter looks its own cache key up again once the flight has landed. While the body of a storable
+//! response is on its way, the waiter may stream it instead.
 
 use std::{
     collections::HashMap,
@@ -14,6 +15,7 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
+use super::relay::Relay;
 use crate::store_key::LongStoreKey;
 
 /// The maximum number of concurrent flights. A request beyond it calls the handler on its own.
@@ -51,6 +53,14 @@ pub(super) enum Landing {
     /// The leader was dropped before its response came, or the response was purged: one of the
     /// waiters takes over.
     Abandoned,
+}
+
+/// The end of a wait.
+#[derive(Debug)]
+pub(super) enum Awaited {
+    Landing(Landing),
+    /// The head of a storable response has come. Returned once to each waiter.
+    Relay(Arc<Relay>),
 }
 
 impl Flights {
@@ -102,6 +112,7 @@ impl Flights {
             key: *key,
             flight,
             id,
+            may_stream: true,
         };
         match can_wait {
             true => Boarding::Wait(wait),
@@ -166,6 +177,10 @@ struct FlightState {
     next_id: u64,
     /// Present while the body of a storable response is not complete.
     pump: Option<Pump>,
+    /// Present once that body is read on behalf of waiters.
+    relay: Option<Arc<Relay>>,
+    /// Whether a request has waited in vain for that body to be stored.
+    is_slow: bool,
 }
 
 impl FlightState {
@@ -190,9 +205,9 @@ impl Flight {
         let mut state = lock(&self.state);
         state.landing = Some(landing);
         let waiting = std::mem::take(&mut state.waiting);
-        let pump = state.pump.take();
+        let (pump, relay) = (state.pump.take(), state.relay.take());
         drop(state);
-        drop(pump);
+        drop((pump, relay));
         for waker in waiting.into_values() {
             waker.wake();
         }
@@ -225,12 +240,23 @@ impl Lead {
 
     /// Waits for the leader's own flight.
     pub(super) fn wait(&self) -> Wait {
-        Wait {
-            flights: Arc::clone(&self.flights),
-            key: self.key,
-            id: lock(&self.flight.state).join(),
-            flight: Arc::clone(&self.flight),
+        Wait::of(&self.flights, self.key, &self.flight)
+    }
+
+    /// Lets the requests that wait stream the response, and those that come later.
+    pub(super) fn publish(&self, relay: Arc<Relay>) {
+        let mut state = lock(&self.flight.state);
+        state.relay = Some(relay);
+        let waiting = std::mem::take(&mut state.waiting);
+        drop(state);
+        for waker in waiting.into_values() {
+            waker.wake();
         }
+    }
+
+    /// Takes the flight out of the table: no further request waits for it.
+    pub(super) fn retire(&self) {
+        self.flights.remove(&self.key, &self.flight);
     }
 
     /// Returns where to offer a pump for the body of the leader's response.
@@ -286,12 +312,42 @@ pub(super) struct Wait {
     key: LongStoreKey,
     flight: Arc<Flight>,
     id: u64,
+    may_stream: bool,
 }
 
 impl Wait {
-    /// Takes the flight out of the table: it has taken too long, and no further request waits for it.
-    pub(super) fn retire(&self) {
+    /// Waits for the landing of a flight alone.
+    fn of(flights: &Arc<Flights>, key: LongStoreKey, flight: &Arc<Flight>) -> Self {
+        Self {
+            flights: Arc::clone(flights),
+            key,
+            id: lock(&flight.state).join(),
+            flight: Arc::clone(flight),
+            may_stream: false,
+        }
+    }
+
+    /// Notes that the flight has taken too long: no further request waits for it. Returns its landing
+    /// as far as it concerns a request that cannot stream the response, if others can.
+    pub(super) fn give_up(&self) -> Option<Landing> {
+        let mut state = lock(&self.flight.state);
+        if state.relay.is_some() {
+            state.is_slow = true;
+            return Some(Landing::NotStored);
+        }
+        drop(state);
         self.flights.remove(&self.key, &self.flight);
+        None
+    }
+
+    /// Waits for the same flight once more, without its response.
+    pub(super) fn again(&self) -> Self {
+        Self::of(&self.flights, self.key, &self.flight)
+    }
+
+    /// Returns whether it would be in vain to wait until the response is stored.
+    pub(super) fn is_slow(&self) -> bool {
+        lock(&self.flight.state).is_slow
     }
 }
 
@@ -302,17 +358,20 @@ impl fmt::Debug for Wait {
 }
 
 impl Future for Wait {
-    type Output = Landing;
+    type Output = Awaited;
 
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Landing> {
-        let mut state = lock(&self.flight.state);
-        match state.landing {
-            Some(landing) => Poll::Ready(landing),
-            None => {
-                state.waiting.insert(self.id, cx.waker().clone());
-                Poll::Pending
-            }
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Awaited> {
+        let this = &mut *self;
+        let mut state = lock(&this.flight.state);
+        if let Some(landing) = state.landing {
+            return Poll::Ready(Awaited::Landing(landing));
         }
+        if let Some(relay) = state.relay.as_ref().filter(|_| this.may_stream) {
+            this.may_stream = false;
+            return Poll::Ready(Awaited::Relay(Arc::clone(relay)));
+        }
+        state.waiting.insert(this.id, cx.waker().clone());
+        Poll::Pending
     }
 }
 
@@ -356,7 +415,11 @@ mod tests {
     }
 
     fn poll(wait: &mut Wait) -> Poll<Landing> {
-        Pin::new(wait).poll(&mut Context::from_waker(Waker::noop()))
+        let awaited = Pin::new(wait).poll(&mut Context::from_waker(Waker::noop()));
+        awaited.map(|awaited| match awaited {
+            Awaited::Landing(landing) => landing,
+            Awaited::Relay(relay) => panic!("{relay:?}"),
+        })
     }
 
     #[test]
@@ -388,7 +451,7 @@ mod tests {
         let flights = Arc::new(Flights::new(10));
         let hung = lead(&flights);
         let mut late = wait(&flights);
-        late.retire();
+        assert_eq!(late.give_up(), None);
         let next = lead(&flights);
         let mut one = wait(&flights);
         hung.land(Landing::NotStored);

@@ -56,7 +56,7 @@ pub(super) struct Config {
     /// For how long an answer that can be validated is kept after it went stale.
     pub(super) validated_for: Duration,
     pub(super) jitter: Jitter,
-    pub(super) filling: Budget,
+    pub(super) filling: Arc<Budget>,
     pub(super) purges: Purges,
     pub(super) reloads: Reloads,
     /// How many bytes may be left of an answer that is finished without its client.

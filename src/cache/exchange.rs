@@ -37,7 +37,7 @@ use super::{
 };
 use crate::{
     audit::AuditEvent,
-    error::{StoreError, StoreErrorKind},
+    error::{BoxError, StoreError, StoreErrorKind},
     record::{CacheSource, RecordHandle},
     store_future::StoreFuture,
     store_key::StoreKey,
@@ -1150,7 +1150,7 @@ impl Keep {
     ) -> Response<CacheBody<B>>
     where
         B: Body<Data = Bytes> + Send + 'static,
-        B::Error: Send,
+        B::Error: Into<BoxError> + Send,
     {
         let (exchange, mut asked) = (self.exchange, self.as_got.asked);
         let fill = match answer {

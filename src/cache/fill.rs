@@ -18,9 +18,10 @@ use super::{
     key::CacheKey,
     lease::HeldLease,
     order::Turn,
-    packing::Packer,
+    packing::{self, Packer},
     part::join,
     reason::Reason,
+    relay::Relay,
     replaced::Replaced,
     storable::Storable,
     store::{Fence, PurgeMode, PurgeTarget, Put, PutOutcome},
@@ -57,6 +58,8 @@ pub(super) struct Fill {
     /// Their place while more of the body is waited for.
     open: Option<Arc<Open>>,
     bytes: u64,
+    /// The requests that read the body meanwhile.
+    relay: Option<Arc<Relay>>,
 }
 
 /// All of a stored answer but its body.
@@ -96,6 +99,57 @@ impl Fill {
             chunks: Vec::new(),
             open: None,
             bytes: 0,
+            relay: None,
+        }
+    }
+
+    /// Begins to stream the response to the requests that wait for it. `None` if they have to wait
+    /// until it is stored: it is a part, or nobody waits for it.
+    pub(super) fn stream(&mut self) -> Option<Arc<Relay>> {
+        let is_part = self.part.is_some() || self.head.status == StatusCode::PARTIAL_CONTENT;
+        if is_part || self.lead.is_none() {
+            return None;
+        }
+        let open = Arc::clone(self.lay_down());
+        let head = &self.head;
+        let relay = Relay::new(
+            head.key,
+            head.fence,
+            self.turn,
+            self.streamed_head(),
+            self.expected_bytes,
+            open,
+        );
+        let relay = Arc::new(relay);
+        self.relay = Some(Arc::clone(&relay));
+        if let Some(lead) = &self.lead {
+            lead.publish(Arc::clone(&relay));
+        }
+        Some(relay)
+    }
+
+    /// Returns the response without its body.
+    fn streamed_head(&self) -> StoredResponse {
+        let head = &self.head;
+        let mut headers = head.headers.clone();
+        if let Some(bytes) = self.expected_bytes {
+            headers.insert(header::CONTENT_LENGTH, HeaderValue::from(bytes));
+        }
+        if self.packer.is_some() {
+            packing::vary_by_coding(&mut headers);
+        }
+        StoredResponse {
+            status: head.status,
+            headers,
+            body: Bytes::new(),
+            freshness: head.freshness,
+            vary: head.vary.clone(),
+            variant: head.variant,
+            partition: head.partition,
+            says_shared: head.says_shared,
+            tags: head.tags.clone(),
+            packed: None,
+            seal: None,
         }
     }
 
@@ -123,11 +177,17 @@ impl Fill {
 
     /// Lays down what has come, until more does. It may have to give way by then.
     pub(super) fn wait_for_more(&mut self) {
-        if self.open.is_none() && self.bytes > 0 {
+        if self.bytes > 0 {
+            self.lay_down();
+        }
+    }
+
+    fn lay_down(&mut self) -> &Arc<Open> {
+        self.open.get_or_insert_with(|| {
             let pieces = std::mem::take(&mut self.chunks);
             let now = self.config.clock.coarse();
-            self.open = Some(self.config.filling.open(pieces, now));
-        }
+            self.config.filling.open(pieces, now)
+        })
     }
 
     /// Takes up again what was laid down. Returns whether it had not to give way.
@@ -135,12 +195,14 @@ impl Fill {
         let Some(open) = self.open.take() else {
             return true;
         };
-        match self.config.filling.close(&open) {
+        let pieces = self.config.filling.close(&open);
+        let has_all = pieces.is_some();
+        match pieces {
             Some(pieces) => self.chunks = pieces,
             // Whoever took them has given the bytes back.
             None => self.bytes = 0,
         }
-        self.bytes > 0
+        has_all
     }
 
     /// Returns whether all that was announced has come.
@@ -157,11 +219,22 @@ impl Fill {
         bytes_max > 0 && all.saturating_sub(self.bytes) <= bytes_max
     }
 
+    /// Returns whether another request waits for the response.
+    pub(super) fn has_waiters(&self) -> bool {
+        self.lead.as_ref().is_some_and(Lead::has_waiters)
+    }
+
+    /// Lets no further request wait for the response, or stream it: its body hangs.
+    pub(super) fn retire(&self) {
+        if let Some(lead) = &self.lead {
+            lead.retire();
+        }
+    }
+
     /// Begins to finish the response without its client, if others wait for it or little enough is left
     /// of it, and few enough others are being finished.
     pub(super) fn begin_to_finish(&self) -> Option<Finishing> {
-        let is_awaited = self.lead.as_ref().is_some_and(Lead::has_waiters);
-        if !is_awaited && !self.is_short() {
+        if !self.has_waiters() && !self.is_short() {
             return None;
         }
         let finishing = Finishing {
@@ -194,6 +267,8 @@ impl Fill {
             put: self.put(packer.is_some()),
             config: Arc::clone(&config),
         };
+        let relay = self.relay.take();
+        let relay = relay.map(|relay| (relay, done.put.entry.body.clone()));
         match packer {
             // It takes a while, and nobody waits for it: the answer has gone to its client already.
             Some(packer) if config.can_spawn() => config.spawn(Box::pin(async move {
@@ -207,6 +282,10 @@ impl Fill {
                     config.spawn(rest);
                 }
             }
+        }
+        // Where the store is in memory, a client that has read all of it finds it stored.
+        if let Some((relay, body)) = relay {
+            relay.complete(body);
         }
     }
 
@@ -223,6 +302,19 @@ impl Fill {
             storable.set(url, self.route.as_ref(), Storable::No, now);
         }
         self.end(Landing::NotStored);
+        if let Some(relay) = self.relay.take() {
+            self.pass_on(&relay, reason);
+        }
+    }
+
+    /// Leaves what has come to the requests that read it. The response goes on, and is not stored.
+    fn pass_on(&mut self, relay: &Relay, reason: Reason) {
+        if reason == Reason::Incomplete {
+            return relay.interrupt();
+        }
+        self.take_up();
+        self.bytes = 0;
+        relay.pass_on(std::mem::take(&mut self.chunks), &self.config.filling);
     }
 
     /// Ends the flight without a stored response, once what this one replaces is invalid.
@@ -453,11 +545,6 @@ pub(super) struct Finishing {
 impl Finishing {
     pub(super) fn config(&self) -> &Arc<Config> {
         &self.config
-    }
-
-    /// Returns what is ready when the answer is given up: when nobody waits for it any more.
-    pub(super) fn deadline(&self) -> Option<Task> {
-        self.config.sleep(self.config.wait_at_most)
     }
 }
 

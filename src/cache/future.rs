@@ -21,11 +21,12 @@ use super::{
     exchange::{Conclusion, Exchange, Keep, Settling, StandIn},
     lookup::{Come, Next, Waiting, go_on},
     refresh::refresh,
+    relay::RelayReader,
     search::Shown,
     shown::Whole,
     store::Lookup,
 };
-use crate::{runtime::Task, store_future::StoreFuture};
+use crate::{error::BoxError, runtime::Task, store_future::StoreFuture};
 
 pin_project! {
     /// The response to one request. Dropped at any moment, it leaves nothing half done.
@@ -51,7 +52,7 @@ pin_project! {
     // StandingIn => done
     // Settling => Keeping | done
     // Keeping  => done
-    // Answered, Whole => done
+    // Answered, Whole, Streamed => done
     #[project = StateProj]
     enum State<S, SFut, E, ReqBody, ResBody>
     where
@@ -86,6 +87,8 @@ pin_project! {
         },
         Answered { response: Option<Response<Bytes>> },
         Whole { whole: Option<Whole> },
+        // The body of another request's response, while that is being stored.
+        Streamed { response: Option<Box<Response<(RelayReader, Wait)>>> },
     }
 }
 
@@ -95,6 +98,9 @@ impl<S, SFut, E, ReqBody, ResBody: Body> State<S, SFut, E, ReqBody, ResBody> {
         match shown {
             Shown::Whole(whole) => Self::Whole { whole: Some(whole) },
             Shown::Made(response) => Self::made(response),
+            Shown::Streamed(response) => Self::Streamed {
+                response: Some(response),
+            },
         }
     }
 
@@ -178,7 +184,7 @@ where
     S::Error: Send,
     ReqBody: Send + 'static,
     ResBody: Body<Data = Bytes> + Send + 'static,
-    ResBody::Error: Send,
+    ResBody::Error: Into<BoxError> + Send,
 {
     type Output = Result<Response<CacheBody<ResBody>>, S::Error>;
 
@@ -260,6 +266,12 @@ where
                     let whole = whole.take().expect(ONE_END);
                     Break(Ok(whole.into_response(CacheBody::stored)))
                 }
+                StateProj::Streamed { response } => {
+                    let response = response.take().expect(ONE_END);
+                    Break(Ok(
+                        response.map(|(reader, wait)| CacheBody::streamed(reader, wait))
+                    ))
+                }
                 StateProj::Answered { response } => {
                     let response = response.take().expect(ONE_END);
                     Break(Ok(response.map(CacheBody::stored)))
@@ -286,7 +298,7 @@ fn called<S, SFut, E, ReqBody, ResBody>(
 where
     ReqBody: 'static,
     ResBody: Body<Data = Bytes> + Send + 'static,
-    ResBody::Error: Send,
+    ResBody::Error: Into<BoxError> + Send,
 {
     match response {
         Ok(response) => {
@@ -359,7 +371,7 @@ where
     S::Future: Send + 'static,
     ReqBody: Send + 'static,
     ResBody: Body<Data = Bytes> + Send + 'static,
-    ResBody::Error: Send,
+    ResBody::Error: Into<BoxError> + Send,
 {
     let asked = request.as_mut().expect(ONE_END);
     let waiter = exchange.as_mut().expect(ONE_END);
@@ -425,11 +437,15 @@ fn concluded<S, SFut, E, ReqBody: 'static, ResBody: Body>(
 }
 
 /// Reads a body while it is being stored, or for as long as others would wait for it.
-fn read<B: Body<Data = Bytes>>(
+fn read<B>(
     mut body: Pin<&mut CacheBody<B>>,
     deadline: &mut Option<Task>,
     cx: &mut Context<'_>,
-) -> Poll<()> {
+) -> Poll<()>
+where
+    B: Body<Data = Bytes>,
+    B::Error: Into<BoxError>,
+{
     while body.is_filling() {
         match body.as_mut().poll_frame(cx) {
             Poll::Ready(Some(Ok(_))) => {}

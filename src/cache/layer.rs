@@ -369,8 +369,9 @@ impl CacheLayerBuilder {
         self
     }
 
-    /// Sets the maximum number of requests that wait for the response to one of them. Requests beyond
-    /// it call the handler at once. Defaults to 1024; zero switches collapsing off.
+    /// Sets the maximum number of requests that wait for the response to one of them, or stream it while
+    /// it is being stored. Requests beyond it call the handler at once. Defaults to 1024; zero switches
+    /// collapsing off.
     ///
     /// Concurrent requests for the same response are one call of the handler, whatever conditions or
     /// ranges they have. A URL or route whose last response could not be stored is excluded for three
@@ -383,6 +384,10 @@ impl CacheLayerBuilder {
 
     /// Sets the maximum time that a request waits for the response to another one. It calls the handler
     /// then, or is answered by a stale response that may stand in. Defaults to 5 seconds.
+    ///
+    /// A request that streams the response while it is being stored may take longer. The time then limits
+    /// how long it may stall the other requests, and for how long the body is read after the last client
+    /// has disconnected.
     ///
     /// The time is measured by [`runtime`](Self::runtime). Without a runtime, or with a Tokio runtime
     /// that has no time driver, a request waits for others of this process without a bound, and does
@@ -425,11 +430,13 @@ impl CacheLayerBuilder {
         self
     }
 
-    /// Sets how many bytes may be left of an answer whose client goes away for it to be read to its
-    /// end all the same, and stored for the next one; of 64 answers at most at one moment, each no
-    /// longer than others would [wait](Self::wait_at_most) for it. What is left of one that does
-    /// not announce its length is what it may have [at most](Self::body_bytes_max). 256 KiB by
-    /// default; with zero, every such answer is dropped.
+    /// Sets the maximum number of bytes that are read of a response after its client has disconnected,
+    /// so that it can be stored. Defaults to 256 KiB; with zero, every such response is dropped.
+    ///
+    /// A response with more left is dropped, unless other requests wait for it. A response that does not
+    /// announce its length counts as one of [`body_bytes_max`](Self::body_bytes_max). At most 64 responses
+    /// are read at a time, each for at most [`wait_at_most`](Self::wait_at_most), or for as long as
+    /// other requests stream it.
     pub fn finish_bytes_max(mut self, bytes: u64) -> Self {
         self.finish_bytes_max = bytes;
         self
@@ -576,7 +583,7 @@ impl CacheLayerBuilder {
                 variants_max: self.variants_max,
                 validated_for: self.validated_for,
                 jitter: self.jitter,
-                filling: Budget::new(self.filling_bytes_max, self.filling_time_max),
+                filling: Arc::new(Budget::new(self.filling_bytes_max, self.filling_time_max)),
                 purges: Purges::default(),
                 flights: Arc::new(Flights::new(self.waiters_max)),
                 storable: StorableMemory::default(),

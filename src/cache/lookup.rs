@@ -9,8 +9,8 @@ use std::{
 use http::Request;
 
 use super::{
-    collapse::{Landing, Wait},
-    search::{Answer, Search, Step},
+    collapse::{Awaited, Landing, Wait},
+    search::{Answer, Joining, Search, Step},
     store::{Lease, Lookup},
 };
 use crate::{
@@ -27,17 +27,25 @@ pub(super) enum Waiting {
     Flight(Wait, Option<Task>),
     /// One turn of the executor.
     Turn { has_passed: bool },
+    /// The store's word on whether a response that is still being stored was purged.
+    Check(Checking),
     /// The lease.
     Lease(Pending<Lease>),
     /// Another process.
     Pause(Task),
 }
 
+/// The store's reply, and the request that waits for it.
+type Checking = Pin<Box<dyn Future<Output = (Result<bool, StoreError>, Box<Joining>)> + Send>>;
+
 /// The end of a wait.
 pub(super) enum Come {
     Lookup(Result<Lookup, StoreError>),
     /// No landing, if the wait was too long.
     Landing(Option<Landing>),
+    /// The head of the response that another request fills.
+    Relay(Box<Joining>),
+    Checked(Result<bool, StoreError>, Box<Joining>),
     Turn,
     Lease(Result<Lease, StoreError>),
     Paused,
@@ -64,6 +72,8 @@ pub(super) fn go_on<ReqBody: 'static>(
             None => Step::Ask,
             Some(Come::Lookup(answer)) => search.learn(answer, request),
             Some(Come::Landing(landing)) => search.landed(landing),
+            Some(Come::Relay(joining)) => search.head_came(joining, request),
+            Some(Come::Checked(purged, joining)) => search.checked(purged, joining),
             Some(Come::Turn) => search.turned(request),
             Some(Come::Lease(answer)) => search.leased(answer),
             Some(Come::Paused) => search.paused(),
@@ -78,6 +88,13 @@ pub(super) fn go_on<ReqBody: 'static>(
                 Ok(answer) => come = Some(Come::Lease(answer)),
                 Err(pending) => return Next::Wait(Waiting::Lease(pending)),
             },
+            Step::Check(purged, joining) => match purged.into_ready() {
+                Ok(purged) => come = Some(Come::Checked(purged, joining)),
+                Err(pending) => {
+                    let checking = Box::pin(async move { (pending.await, joining) });
+                    return Next::Wait(Waiting::Check(checking));
+                }
+            },
             Step::Pause(pause) => return Next::Wait(Waiting::Pause(pause)),
             Step::Turn => return Next::Wait(Waiting::Turn { has_passed: false }),
             Step::Call => return Next::Call,
@@ -88,6 +105,9 @@ pub(super) fn go_on<ReqBody: 'static>(
             Step::Wait(wait, at_most) => {
                 let deadline = search.config.sleep(at_most);
                 return Next::Wait(Waiting::Flight(wait, deadline));
+            }
+            Step::WaitOn(joining) => {
+                return Next::Wait(Waiting::Flight(joining.wait, joining.deadline));
             }
         }
     }
@@ -105,18 +125,29 @@ impl Waiting {
                 cx.waker().wake_by_ref();
                 Poll::Pending
             }
-            Self::Flight(wait, deadline) => {
-                if let Poll::Ready(landing) = Pin::new(&mut *wait).poll(cx) {
-                    return Poll::Ready(Come::Landing(Some(landing)));
-                }
-                let Some(deadline) = deadline else {
-                    return Poll::Pending;
-                };
-                ready!(deadline.as_mut().poll(cx));
-                // No further request waits for it.
-                wait.retire();
-                Poll::Ready(Come::Landing(None))
+            Self::Check(checking) => {
+                let (purged, joining) = ready!(checking.as_mut().poll(cx));
+                Poll::Ready(Come::Checked(purged, joining))
             }
+            Self::Flight(wait, deadline) => match Pin::new(&mut *wait).poll(cx) {
+                Poll::Ready(Awaited::Landing(landing)) => Poll::Ready(Come::Landing(Some(landing))),
+                Poll::Ready(Awaited::Relay(relay)) => {
+                    let (wait, deadline) = (wait.again(), deadline.take());
+                    let joining = Joining {
+                        relay,
+                        wait,
+                        deadline,
+                    };
+                    Poll::Ready(Come::Relay(Box::new(joining)))
+                }
+                Poll::Pending => {
+                    let Some(deadline) = deadline else {
+                        return Poll::Pending;
+                    };
+                    ready!(deadline.as_mut().poll(cx));
+                    Poll::Ready(Come::Landing(wait.give_up()))
+                }
+            },
         }
     }
 }

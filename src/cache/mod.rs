@@ -113,6 +113,7 @@ mod purger;
 mod range;
 mod reason;
 mod refresh;
+mod relay;
 mod reloads;
 mod replaced;
 mod request;
@@ -139,6 +140,7 @@ pub use self::layer::{CacheLayer, CacheLayerBuilder};
 pub use self::policy::CachePolicy;
 pub use self::purger::{CachePurger, Purge};
 pub use self::reason::Reason;
+pub use self::relay::InterruptedError;
 pub use self::service::Cache;
 pub use self::store::{
     CacheStore, Fence, Found, Lease, LeaseToken, Lookup, PurgeMode, PurgeTarget, Put, PutOutcome,

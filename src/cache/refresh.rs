@@ -19,7 +19,7 @@ use super::{
     lookup::{Come, Next, go_on},
     store::Lease,
 };
-use crate::store_future::StoreFuture;
+use crate::{error::BoxError, store_future::StoreFuture};
 
 /// Calls the handler in the background to refresh a stale response: at once, or if the store gives the
 /// lease.
@@ -33,7 +33,7 @@ pub(super) fn refresh<S, ReqBody, ResBody>(
     S::Future: Send + 'static,
     ReqBody: Send + 'static,
     ResBody: Body<Data = Bytes> + Send + 'static,
-    ResBody::Error: Send,
+    ResBody::Error: Into<BoxError> + Send,
 {
     let config = Arc::clone(&exchange.config);
     let stale = exchange.refreshed();
@@ -67,7 +67,7 @@ async fn refreshed<S, ReqBody, ResBody>(
     S: Service<Request<ReqBody>, Response = Response<ResBody>>,
     ReqBody: 'static,
     ResBody: Body<Data = Bytes> + Send + 'static,
-    ResBody::Error: Send,
+    ResBody::Error: Into<BoxError> + Send,
 {
     if let Some(leased) = leased
         && !is_leader(&mut exchange, leased, &mut request).await
@@ -154,7 +154,11 @@ async fn is_leader<ReqBody: 'static>(
 }
 
 /// Reads a body while it is being stored.
-async fn drain<B: Body<Data = Bytes>>(body: CacheBody<B>) {
+async fn drain<B>(body: CacheBody<B>)
+where
+    B: Body<Data = Bytes>,
+    B::Error: Into<BoxError>,
+{
     let mut body = pin!(body);
     while body.is_filling() {
         let Some(Ok(_)) = poll_fn(|cx| body.as_mut().poll_frame(cx)).await else {

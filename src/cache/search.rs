@@ -8,6 +8,7 @@ use http::{HeaderMap, Request, Response, StatusCode};
 use super::{
     cache_status::{Forward, Report},
     collapse::{Boarding, Landing, Wait},
+    condition,
     config::Config,
     entry::{StoredResponse, fits},
     key::CacheKey,
@@ -16,6 +17,7 @@ use super::{
     plan::{Collapsing, Look, Stale},
     policy::CachePolicy,
     reason::Reason,
+    relay::{Relay, RelayReader},
     shown::{Told, Whole},
     storability::Caller,
     storable::Storable,
@@ -51,6 +53,10 @@ pub(super) enum Step {
     AnswerAndRefresh(Answer, Option<StoreFuture<Lease>>),
     /// A wait for another request of this process, for this long at most.
     Wait(Wait, Duration),
+    /// A question to the store: whether a response that is still being stored was purged.
+    Check(StoreFuture<bool>, Box<Joining>),
+    /// The same wait as before, until the response is stored.
+    WaitOn(Box<Joining>),
     /// A turn of the executor, in which other requests may come to wait for this one.
     Turn,
     /// A request for the lease.
@@ -65,12 +71,30 @@ pub(super) enum Answer {
     Fresh(Arc<StoredResponse>, Option<Reason>),
     /// Any other one.
     Made(Box<Response<Bytes>>),
+    /// A response that is still being stored.
+    Streamed(Box<RelayedResponse>),
+}
+
+/// A request that waits for a response whose head has come.
+pub(super) struct Joining {
+    pub(super) relay: Arc<Relay>,
+    pub(super) wait: Wait,
+    /// The end of the time for which it waits until the response is stored.
+    pub(super) deadline: Option<Task>,
+}
+
+/// A request that streams a response while that is being stored.
+pub(super) struct RelayedResponse {
+    relay: Arc<Relay>,
+    reader: RelayReader,
+    wait: Wait,
 }
 
 /// A response as the client is sent it.
 pub(super) enum Shown {
     Whole(Whole),
     Made(Response<Bytes>),
+    Streamed(Box<Response<(RelayReader, Wait)>>),
 }
 
 impl Search<'_> {
@@ -107,6 +131,7 @@ impl Search<'_> {
         let (entry, reason) = match answer {
             Answer::Fresh(entry, reason) => (entry, reason),
             Answer::Made(response) => return Shown::Made(*response),
+            Answer::Streamed(streaming) => return self.show_streamed(*streaming, request),
         };
         let now = self.look.asked_at;
         let report = Report::hit(CacheSource::Hit, entry.freshness.ttl_secs(now));
@@ -130,6 +155,28 @@ impl Search<'_> {
                 let asked = request.headers();
                 Shown::Made(told.stored(&entry, self.look, asked, now, report))
             }
+        }
+    }
+
+    /// Makes a response of one that is still being stored.
+    #[cold]
+    fn show_streamed<B>(&self, relayed: RelayedResponse, request: &Request<B>) -> Shown {
+        let RelayedResponse {
+            relay,
+            reader,
+            wait,
+        } = relayed;
+        let now = self.look.asked_at;
+        let report = Report {
+            forward: Some(Forward::UriMiss),
+            collapsed: true,
+            ..Report::hit(CacheSource::Hit, relay.head.freshness.ttl_secs(now))
+        };
+        let told = self.told(request);
+        let response = told.stored(&relay.head, self.look, request.headers(), now, report);
+        match self.look.head_only || response.status() == StatusCode::NOT_MODIFIED {
+            true => Shown::Made(response),
+            false => Shown::Streamed(Box::new(response.map(|_| (reader, wait)))),
         }
     }
 
@@ -238,6 +285,70 @@ impl Search<'_> {
             None => self.give_up(),
         }
         self.look_again()
+    }
+
+    /// Takes the head of the response that another request fills: this one streams it if it would be
+    /// answered with it once it is stored.
+    pub(super) fn head_came<B>(&mut self, joining: Box<Joining>, request: &Request<B>) -> Step {
+        let relay = &joining.relay;
+        self.look.asked_at = self.config.clock.coarse();
+        if !self.may_stream(relay, request.headers()) {
+            return self.wait_on(joining);
+        }
+        let (config, head) = (self.config, &relay.head);
+        let purged = config.store.is_purged_since(&relay.key, head, relay.fence);
+        let purged = config.deadline.bound(purged);
+        let purged = config.watch.over(purged, || self.record(request).cloned());
+        Step::Check(purged, joining)
+    }
+
+    /// Streams a response that is still being stored, unless it was purged meanwhile.
+    pub(super) fn checked(
+        &mut self,
+        purged: Result<bool, StoreError>,
+        joining: Box<Joining>,
+    ) -> Step {
+        let reader = match purged {
+            Ok(false) => joining.relay.reader(),
+            Ok(true) | Err(_) => None,
+        };
+        let Some(reader) = reader else {
+            return self.wait_on(joining);
+        };
+        self.look.resume(self.config);
+        let Joining { relay, wait, .. } = *joining;
+        Step::Answer(Answer::Streamed(Box::new(RelayedResponse {
+            relay,
+            reader,
+            wait,
+        })))
+    }
+
+    /// Waits until the response is stored, unless that has taken too long already.
+    fn wait_on(&mut self, joining: Box<Joining>) -> Step {
+        match joining.wait.is_slow() {
+            true => self.landed(Some(Landing::NotStored)),
+            false => Step::WaitOn(joining),
+        }
+    }
+
+    /// Returns whether the request would be answered with a response once that is stored. A range is
+    /// cut from the whole.
+    fn may_stream(&mut self, relay: &Relay, asked: &HeaderMap) -> bool {
+        let (config, look) = (self.config, &mut *self.look);
+        look.in_own = look.own == Some(relay.key);
+        let head = &relay.head;
+        let is_unchanged =
+            head.status == StatusCode::OK && condition::is_not_modified(asked, &head.headers);
+        look.key() == Some(&relay.key)
+            && !look.refreshes
+            && !look.precondition
+            && (!look.wants_part || is_unchanged)
+            && look.is_meant_for_caller(head)
+            && fits(&Selection::new(asked, config.keys.variants()), head)
+            && look.is_fresh(head)
+            && look.is_fresh_enough(head)
+            && !config.order.is_refused(relay.turn)
     }
 
     /// Gives up waiting for a flight that takes too long.

@@ -22,6 +22,7 @@ use super::{
     refresh::refresh,
     search::Search,
 };
+use crate::error::BoxError;
 
 /// Middleware that answers from a store what has been answered before. Made by
 /// [`CacheLayer`](super::CacheLayer).
@@ -38,7 +39,7 @@ where
     S::Error: Send,
     ReqBody: Body + Send + 'static,
     ResBody: Body<Data = Bytes> + Send + 'static,
-    ResBody::Error: Send,
+    ResBody::Error: Into<BoxError> + Send,
 {
     type Response = Response<CacheBody<ResBody>>;
     type Error = S::Error;

@@ -79,6 +79,22 @@ pub trait CacheStore: Send + Sync + 'static {
     /// after a [`put`](CacheStore::put) whose lookup began before.
     fn purge(&self, targets: &[PurgeTarget], mode: PurgeMode) -> StoreFuture<()>;
 
+    /// Returns whether an entry that is being filled has been purged, hard or softly, since the lookup
+    /// that returned the fence.
+    ///
+    /// The cache calls it before it streams a response to a further request while the response is
+    /// still being stored. `entry` has the names by which it is purged, and no body. The default
+    /// returns true: such requests then wait until the entry is stored.
+    fn is_purged_since(
+        &self,
+        key: &CacheKey,
+        entry: &StoredResponse,
+        fence: Fence,
+    ) -> StoreFuture<bool> {
+        let _ = (key, entry, fence);
+        StoreFuture::ready(true)
+    }
+
     /// Tries to become the one that makes an answer, among all processes that share the store.
     ///
     /// A store of one process has nothing to say here: the cache sees to that itself.
@@ -119,6 +135,15 @@ impl<S: CacheStore + ?Sized> CacheStore for Arc<S> {
 
     fn purge(&self, targets: &[PurgeTarget], mode: PurgeMode) -> StoreFuture<()> {
         (**self).purge(targets, mode)
+    }
+
+    fn is_purged_since(
+        &self,
+        key: &CacheKey,
+        entry: &StoredResponse,
+        fence: Fence,
+    ) -> StoreFuture<bool> {
+        (**self).is_purged_since(key, entry, fence)
     }
 
     fn lease(&self, key: &CacheKey, at_most: Duration) -> StoreFuture<Lease> {

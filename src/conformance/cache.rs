@@ -66,6 +66,7 @@ where
     suite.a_purge_reaches_what_it_names_and_nothing_else().await;
     suite.purges_of_other_names_remove_no_entry().await;
     suite.a_purge_reaches_what_is_being_made().await;
+    suite.fills_learn_of_each_purge().await;
     suite.a_soft_purge_ends_with_the_next_answer().await;
     suite.what_is_large_is_kept_whole_or_not_at_all().await;
     suite.what_is_given_up_is_not_half_done().await;
@@ -380,6 +381,30 @@ where
             self.puts(self.put_of(&own, fence)).await;
             if let Some((.., expired)) = shown(&self.get(&own).await) {
                 assert!(expired, "a soft purge of {target:?} missed what was made");
+            }
+        }
+    }
+
+    async fn fills_learn_of_each_purge(&self) {
+        let own = Sample {
+            caller: Some(7),
+            tags: vec!["filling"],
+            ..page("/filling")
+        };
+        let targets = [
+            self.samples.uri(&own),
+            self.samples.tag("filling"),
+            self.samples.caller(7),
+            PurgeTarget::All,
+        ];
+        for target in targets {
+            for mode in [PurgeMode::Hard, PurgeMode::Soft] {
+                let fence = self.get(&own).await.fence;
+                self.purge(&[target], mode).await;
+                let put = self.put_of(&own, fence);
+                let purged = self.store.is_purged_since(&put.key, &put.entry, fence);
+                let purged = purged.await.expect("the store is available");
+                assert!(purged, "a fill did not learn of a purge of {target:?}");
             }
         }
     }

@@ -11,7 +11,7 @@ use portcullis::{
     Clock, ManualClock, StoreFuture, StoreKey, StoreKeys, Timestamp,
     cache::{
         CacheKey, CacheStore, Fence, Found, Lease, LeaseToken, Lookup, PurgeMode, PurgeTarget, Put,
-        PutOutcome, Selection, Stamp, Touch,
+        PutOutcome, Selection, Stamp, StoredResponse, Touch,
     },
     conformance,
     store::MemoryStore,
@@ -77,6 +77,8 @@ enum Fault {
     KeepsAllVariants,
     KeepsOneVariant,
     KeepsNothing,
+    /// Fills do not learn of purges.
+    HidesPurges,
     AsksForEver,
     LeasesToAll,
     AnybodyReleases,
@@ -217,6 +219,18 @@ impl CacheStore for Wrong {
         self.memory.purge(&targets, mode)
     }
 
+    fn is_purged_since(
+        &self,
+        key: &CacheKey,
+        entry: &StoredResponse,
+        fence: Fence,
+    ) -> StoreFuture<bool> {
+        match self.is(Fault::HidesPurges) {
+            true => StoreFuture::ready(false),
+            false => self.memory.is_purged_since(key, entry, fence),
+        }
+    }
+
     fn lease(&self, key: &CacheKey, at_most: Duration) -> StoreFuture<Lease> {
         let now = self.clock.now();
         let mut leases = self.leases.lock().unwrap();
@@ -256,6 +270,7 @@ fn a_store_that_breaks_a_promise_does_not_pass() {
         (Fault::PurgesSoftly, purged),
         (Fault::PurgesHard, "is not found"),
         (Fault::SoftPurgesNothing, "is expired: false"),
+        (Fault::HidesPurges, "a fill did not learn of a purge"),
         (Fault::ForgetsTags, purged),
         (Fault::ForgetsCallers, purged),
         (Fault::PurgesEverything, "is not found"),

@@ -20,7 +20,7 @@ use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body::{Body, Frame};
 use http_body_util::{BodyExt, Full};
 use portcullis::{
-    cache::{CacheLayer, Purge, PurgeMode},
+    cache::{CacheLayer, InterruptedError, Purge, PurgeMode},
     store::MemoryStore,
 };
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
@@ -140,13 +140,16 @@ async fn a_body_that_panics_while_others_wait_ends_its_client_too() {
     let asked = service.clone().oneshot(get("/a"));
     let leader = tokio::spawn(async { asked.await.unwrap().collect().await.unwrap().to_bytes() });
     let_all_run().await;
-    let follower = tokio::spawn(service.oneshot(get("/a")));
+    let asked = service.oneshot(get("/a"));
+    let follower = tokio::spawn(async { asked.await.unwrap().collect().await.map(drop) });
     let_all_run().await;
     assert!(!leader.is_finished() && !follower.is_finished());
     go_on.send(()).unwrap();
     let_all_run().await;
     assert!(leader.is_finished(), "the leader's client hangs");
     assert!(leader.await.unwrap_err().is_panic());
+    let error = follower.await.unwrap().unwrap_err();
+    assert!(error.is::<InterruptedError>(), "{error}");
 }
 
 /// A body of a great many frames, each there at once.

@@ -24,7 +24,7 @@ use http::{
 use http_body::{Body, Frame};
 use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
 use portcullis::{
-    Allowance, Identity, IdentityBuilder,
+    Allowance, BoxError, Identity, IdentityBuilder,
     api_key::{ApiKeyLayer, KeyManager, KeyRing, KeyUpdate, NewKey, Pepper},
     cache::CacheLayer,
     store::MemoryStore,
@@ -56,9 +56,17 @@ where
     );
 }
 
+fn infallible<B>(body: B) -> UnsyncBoxBody<Bytes, Infallible>
+where
+    B: Body<Data = Bytes, Error = BoxError> + Send + 'static,
+{
+    body.map_err(|error| -> Infallible { panic!("{error}") })
+        .boxed_unsync()
+}
+
 fn ours(handler: Client) -> Client {
     let service = ServiceBuilder::new()
-        .map_response(|answer: Response<_>| answer.map(BodyExt::boxed_unsync))
+        .map_response(|response: Response<_>| response.map(infallible))
         .layer(CacheLayer::new(MemoryStore::new()))
         .service(handler);
     BoxCloneService::new(service)

@@ -558,7 +558,7 @@ impl World {
         while let Poll::Ready(frame) = body.as_mut().poll_frame(&mut cx) {
             match frame {
                 Some(Ok(frame)) => asking.read.extend_from_slice(frame.data_ref().unwrap()),
-                Some(Err(never)) => match never {},
+                Some(Err(error)) => panic!("seed {}: {error}", self.seed),
                 None => {
                     let seen = String::from_utf8(std::mem::take(&mut asking.read)).unwrap();
                     let status = response.headers().get("cache-status").unwrap();

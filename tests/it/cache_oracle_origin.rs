@@ -26,8 +26,8 @@ use http_body_util::Full;
 use portcullis::{
     Clock, Identity, ManualClock, Runtime, StoreFuture, StoreKeys, Task,
     cache::{
-        Cache, CacheBody, CacheKey, CacheLayer, CachePurger, CacheStore, Lookup, Purge, PurgeMode,
-        PurgeTarget, Put, PutOutcome, Selection, Touch,
+        Cache, CacheBody, CacheKey, CacheLayer, CachePurger, CacheStore, Fence, Lookup, Purge,
+        PurgeMode, PurgeTarget, Put, PutOutcome, Selection, StoredResponse, Touch,
     },
     store::MemoryStore,
 };
@@ -132,6 +132,15 @@ impl CacheStore for Store {
             true => CacheStore::touch(&self.inner, touch),
             false => StoreFuture::ready(true),
         }
+    }
+
+    fn is_purged_since(
+        &self,
+        key: &CacheKey,
+        entry: &StoredResponse,
+        fence: Fence,
+    ) -> StoreFuture<bool> {
+        self.inner.is_purged_since(key, entry, fence)
     }
 
     fn purge(&self, targets: &[PurgeTarget], mode: PurgeMode) -> StoreFuture<()> {
@@ -651,6 +660,15 @@ struct Asking {
     read: Vec<u8>,
 }
 
+impl Asking {
+    /// Returns whether it streams the response of another request.
+    fn streams(&self) -> bool {
+        let response = self.answer.as_ref().map(|(response, _)| response);
+        let status = response.and_then(|response| header(response.headers(), "cache-status"));
+        status.is_some_and(|status| status.contains("; collapsed"))
+    }
+}
+
 /// What a client has asked for.
 struct Asked {
     method: Method,
@@ -779,7 +797,12 @@ impl World {
         let origin = self.origin.lock().unwrap();
         for asking in &self.asking {
             let mut calls = origin.calls.iter();
-            let own = |call: &Call| call.asker == Some(asking.id) && call.hangs;
+            // A request that streams the response of another one hangs with it.
+            let streamed = asking.streams().then_some(asking.asked.place.path);
+            let own = |call: &Call| {
+                let is_own = call.asker == Some(asking.id);
+                call.hangs && (is_own || streamed == Some(call.place.path))
+            };
             let hangs = calls.any(|call| own(call) && call.alive.strong_count() > 0);
             assert!(
                 hangs,
@@ -1026,6 +1049,7 @@ struct Seen {
     range: Option<String>,
     is_hit: bool,
     is_stored: bool,
+    is_collapsed: bool,
     is_broken: bool,
     overlaps: bool,
     /// Whether it tells of the current version.
@@ -1056,6 +1080,7 @@ impl Seen {
             range: text("content-range"),
             is_hit: reported.contains("; hit"),
             is_stored: reported.contains("; stored"),
+            is_collapsed: reported.contains("; collapsed"),
             overlaps,
             is_broken: headers.contains_key("x-broken"),
             is_final,
@@ -1066,7 +1091,7 @@ impl Seen {
     /// Returns whether an older response may still be stored before the body of this one is complete: that
     /// of a call which was under way beside its own.
     fn is_overtakable(&self) -> bool {
-        self.overlaps && self.is_stored
+        self.overlaps && (self.is_stored || self.is_collapsed)
     }
 
     fn check(&self, asked: &Asked) -> Result<(), &'static str> {

@@ -69,6 +69,7 @@ mod cache_purges;
 mod cache_refresh;
 mod cache_revalidation;
 mod cache_shared_store;
+mod cache_streaming;
 mod cache_target;
 mod cache_targeted;
 mod cache_ttl;

@@ -18,9 +18,11 @@ use tokio::task::JoinSet;
 
 use crate::support::{
     get,
+    hands::Hands,
     instance::{Instance, commands, settle},
     redis::{Reply, Server, keys, patient},
     request,
+    trickle::{End, Streaming, Trickle, assert_all},
 };
 
 fn store(server: &Server) -> RedisStore {
@@ -476,4 +478,40 @@ async fn several_instances_make_what_is_stale_anew_once() {
             "{shown:?}, {anew}"
         );
     }
+}
+
+/// Waits until something is so.
+async fn until(is_so: impl Fn() -> bool) {
+    while !is_so() {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn requests_of_an_instance_stream_its_fill_until_another_instance_purges_it() {
+    let server = Server::start();
+    let origin = Trickle::with(&[("cache-control", "max-age=60")]);
+    let layer = CacheLayer::secure(store(&server));
+    let site = Streaming::over(&origin, Hands::default(), layer);
+    let ask = || site.client(get("http://acme.test/a"));
+    let leader = ask().await;
+    until(|| leader.has_head()).await;
+    let waiter = ask().await;
+    origin.sends(1, "old, ").await;
+    until(|| waiter.body() == "old, ").await;
+    assert_eq!(waiter.end(), None);
+
+    let uri = "http://acme.test/a".parse().unwrap();
+    let other = CacheLayer::new(store(&server)).purger();
+    let purged = other.purge([Purge::uri(uri)], PurgeMode::Hard);
+    purged.await.unwrap();
+    let late = ask().await;
+    origin.sends(1, "all").await;
+    origin.ends(1).await;
+    until(|| waiter.end().is_some()).await;
+    assert_all(&[&leader, &waiter], "old, all", &Some(End::Complete));
+    until(|| origin.calls() == 2).await;
+    origin.sends(2, "new").await;
+    until(|| late.has_head()).await;
+    assert_all(&[&late], "new", &None);
 }

@@ -14,7 +14,7 @@ pub use self::seal::EncryptionKey;
 use self::seal::{Place, key_id, nonce, open};
 use crate::{
     cache::{
-        CacheKey, CacheStore, Found, Lease, LeaseToken, Lookup, PurgeMode, PurgeTarget, Put,
+        CacheKey, CacheStore, Fence, Found, Lease, LeaseToken, Lookup, PurgeMode, PurgeTarget, Put,
         PutOutcome, Selection, StoredResponse, Touch,
     },
     error::{ConfigError, StoreError},
@@ -246,6 +246,15 @@ impl<S: CacheStore> CacheStore for EncryptedStore<S> {
 
     fn purge(&self, targets: &[PurgeTarget], mode: PurgeMode) -> StoreFuture<()> {
         self.inner.purge(targets, mode)
+    }
+
+    fn is_purged_since(
+        &self,
+        key: &CacheKey,
+        entry: &StoredResponse,
+        fence: Fence,
+    ) -> StoreFuture<bool> {
+        self.inner.is_purged_since(key, entry, fence)
     }
 
     fn lease(&self, key: &CacheKey, at_most: Duration) -> StoreFuture<Lease> {

@@ -263,6 +263,16 @@ impl CacheStore for MemoryStore {
         StoreFuture::ready(self.shared.cache.touch(touch, now))
     }
 
+    fn is_purged_since(
+        &self,
+        key: &CacheKey,
+        entry: &StoredResponse,
+        fence: Fence,
+    ) -> StoreFuture<bool> {
+        let purges = &self.shared.cache.purges;
+        StoreFuture::ready(purges.is_purged_since(names_of(key, entry), fence.0))
+    }
+
     fn purge(&self, targets: &[PurgeTarget], mode: PurgeMode) -> StoreFuture<()> {
         let names = targets.iter().map(Name::of);
         self.shared.cache.purges.purge(names, mode);

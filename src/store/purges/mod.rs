@@ -100,6 +100,24 @@ impl Purges {
         (!is_purged).then_some(stored)
     }
 
+    /// Returns whether an entry with these names was purged since the lookup with this fence: hard or
+    /// softly. An entry that is not stored may be taken for a purged one.
+    pub(in crate::store) fn is_purged_since(
+        &self,
+        names: impl Iterator<Item = Name>,
+        fence: u64,
+    ) -> bool {
+        if fence >= self.now() {
+            return false;
+        }
+        let (hard, soft) = self.all.last_of_each();
+        let mut last = names.map(|name| {
+            let soft = self.last_of(&name, PurgeMode::Soft);
+            self.last_of(&name, PurgeMode::Hard).max(soft)
+        });
+        hard.max(soft) >= fence || last.any(|last| last >= fence)
+    }
+
     fn hold_all(self: &Arc<Self>, names: impl Iterator<Item = Name>) -> StoredNames {
         let mut cells = names.map(|name| self.hold(name));
         let first = std::array::from_fn(|_| cells.next());
@@ -113,9 +131,14 @@ impl Purges {
 
     /// Returns when a name was last purged hard, or later.
     fn last(&self, name: &Name) -> u64 {
+        self.last_of(name, PurgeMode::Hard)
+    }
+
+    /// Returns when a name was last purged in this mode, or later.
+    fn last_of(&self, name: &Name, mode: PurgeMode) -> u64 {
         match self.shard(name).get(name) {
-            Some(place) => self.cells.get(place.cell).last(PurgeMode::Hard),
-            None => self.unstored_hard.last(name),
+            Some(place) => self.cells.get(place.cell).last(mode),
+            None => self.unstored(mode).last(name),
         }
     }
 

@@ -44,6 +44,8 @@ static PUT: LazyLock<Script> =
     LazyLock::new(|| Script::new(&[PURGES, TOKENS, include_str!("scripts/cache_put.lua")]));
 static TOUCH: LazyLock<Script> =
     LazyLock::new(|| Script::new(&[PURGES, TOKENS, include_str!("scripts/cache_touch.lua")]));
+static SINCE: LazyLock<Script> =
+    LazyLock::new(|| Script::new(&[PURGES, include_str!("scripts/cache_since.lua")]));
 static PURGE: LazyLock<Script> =
     LazyLock::new(|| Script::new(&[PURGES, include_str!("scripts/cache_purge.lua")]));
 static DROP: LazyLock<Script> =
@@ -425,6 +427,21 @@ impl CacheStore for RedisStore {
             // Where a node of a Cluster is away the others purge all the same.
             let purged = together(purges).await;
             purged.into_iter().collect()
+        })
+    }
+
+    fn is_purged_since(
+        &self,
+        key: &CacheKey,
+        entry: &StoredResponse,
+        fence: Fence,
+    ) -> StoreFuture<bool> {
+        let share = self.shared.cache.share_of(key.uri());
+        let mut call = SINCE.call(&[&share.purges]);
+        call.arg(fence.0).arg(Names::of(key, entry).as_bytes());
+        self.ask_cache(&share.purges, call, |reply| match reply {
+            [Value::Int(purged)] => Some(*purged != 0),
+            _ => None,
         })
     }
 

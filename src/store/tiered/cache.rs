@@ -248,6 +248,15 @@ impl CacheStore for TieredStore {
         self.changing(purging, move |near| near.purge(names.iter().copied()))
     }
 
+    fn is_purged_since(
+        &self,
+        key: &CacheKey,
+        entry: &StoredResponse,
+        fence: Fence,
+    ) -> StoreFuture<bool> {
+        self.far.is_purged_since(key, entry, fence)
+    }
+
     fn lease(&self, key: &CacheKey, at_most: Duration) -> StoreFuture<Lease> {
         // The leader of a fill first checks on the server whether another instance has filled the entry.
         self.near.forget(key);

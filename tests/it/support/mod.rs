@@ -19,6 +19,7 @@ pub(crate) mod refusing;
 pub(crate) mod slow_store;
 pub(crate) mod stack;
 pub(crate) mod strict;
+pub(crate) mod trickle;
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response};

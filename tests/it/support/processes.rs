@@ -18,8 +18,9 @@ use http_body_util::Full;
 use portcullis::{
     StoreFuture, StoreKeys,
     cache::{
-        Cache, CacheBody, CacheKey, CacheLayer, CacheLayerBuilder, CacheStore, Lease, LeaseToken,
-        Lookup, PurgeMode, PurgeTarget, Put, PutOutcome, Selection, Touch,
+        Cache, CacheBody, CacheKey, CacheLayer, CacheLayerBuilder, CacheStore, Fence, Lease,
+        LeaseToken, Lookup, PurgeMode, PurgeTarget, Put, PutOutcome, Selection, StoredResponse,
+        Touch,
     },
     store::MemoryStore,
 };
@@ -99,6 +100,16 @@ impl CacheStore for Shared {
 
     fn touch(&self, touch: Touch) -> StoreFuture<bool> {
         self.answer(|store| CacheStore::touch(store, touch))
+    }
+
+    fn is_purged_since(
+        &self,
+        key: &CacheKey,
+        entry: &StoredResponse,
+        fence: Fence,
+    ) -> StoreFuture<bool> {
+        let (key, entry) = (*key, entry.clone());
+        self.answer(move |store| store.is_purged_since(&key, &entry, fence))
     }
 
     fn purge(&self, targets: &[PurgeTarget], mode: PurgeMode) -> StoreFuture<()> {

@@ -12,8 +12,8 @@ use portcullis::{
     StoreErrorKind, StoreFuture, StoreKey, StoreKeys, Timestamp,
     api_key::{ApiKeyStore, KeyId, KeyPage, KeyQuery, KeyUse, StoredKey},
     cache::{
-        CacheKey, CacheStore, Lease, LeaseToken, Lookup, PurgeMode, PurgeTarget, Put, PutOutcome,
-        Selection, Touch,
+        CacheKey, CacheStore, Fence, Lease, LeaseToken, Lookup, PurgeMode, PurgeTarget, Put,
+        PutOutcome, Selection, StoredResponse, Touch,
     },
     rate_limit::{Charge, Decisions, Policy, RateLimitStore, Refund},
     store::MemoryStore,
@@ -130,6 +130,15 @@ impl CacheStore for SlowStore {
 
     fn touch(&self, touch: Touch) -> StoreFuture<bool> {
         self.later(CacheStore::touch(&self.store, touch))
+    }
+
+    fn is_purged_since(
+        &self,
+        key: &CacheKey,
+        entry: &StoredResponse,
+        fence: Fence,
+    ) -> StoreFuture<bool> {
+        self.later(self.store.is_purged_since(key, entry, fence))
     }
 
     fn purge(&self, targets: &[PurgeTarget], mode: PurgeMode) -> StoreFuture<()> {
