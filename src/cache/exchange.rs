@@ -20,6 +20,7 @@ use super::{
     freshness::Times,
     invalidate,
     key::{CacheKey, Partition, Target},
+    lines::Lines,
     packing,
     part::{self, Place},
     plan::{AsGot, Asked, Change, Collapsing, Look, Plan, Question, RequestLine, Stale},
@@ -28,7 +29,7 @@ use super::{
     replaced::Replaced,
     search::Search,
     shown::Told,
-    storability::{Caller, Verdict, Wanted, is_explicit, judge},
+    storability::{Caller, Seen, Verdict, Wanted, is_explicit, judge},
     storable::Storable,
     store::{Fence, Found, Lookup, PurgeMode, PurgeTarget, Touch},
     tags::{self, CacheTags},
@@ -41,6 +42,7 @@ use crate::{
     record::{CacheSource, RecordHandle},
     store_future::StoreFuture,
     store_key::StoreKey,
+    time::Timestamp,
 };
 
 /// The next step after a response of the handler.
@@ -122,11 +124,13 @@ impl From<StoreFuture<()>> for Settling {
 
 impl Exchange {
     /// Goes past the store with a request.
+    #[inline(always)]
     pub(super) fn past<B>(config: &Arc<Config>, plan: Plan, request: &Request<B>) -> Self {
         let course = match plan {
             Plan::Pass(forward, reason) => Course::Pass(forward, reason),
             Plan::Change(change) => Course::Change(change),
-            Plan::Look(look) => Course::Look(Box::new(Asked::new(look))),
+            // Made where it stays: it is large.
+            Plan::Look(look) => Course::Look(Box::write(Box::new_uninit(), Asked::new(look))),
         };
         Self {
             config: Arc::clone(config),
@@ -216,8 +220,8 @@ impl Exchange {
             Course::Pass(forward, reason) => {
                 self.take_tags_off(response.headers_mut());
                 let report = Report::forwarded(CacheSource::Bypass, forward).reason(reason);
-                let response = response.map(CacheBody::inner);
-                Conclusion::Send(self.told(None).reported(report, response), None)
+                self.told(None).report(report, &mut response);
+                Conclusion::Send(response.map(CacheBody::inner), None)
             }
             Course::Change(change) => {
                 let (response, settling) = self.conclude_change(*change, response);
@@ -260,10 +264,8 @@ impl Exchange {
             (settled, _) => {
                 self.take_tags_off(response.headers_mut());
                 let report = Report::forwarded(CacheSource::Bypass, Forward::Method);
-                (
-                    self.told(None).reported(report, response),
-                    settled.map(Settling::from),
-                )
+                self.told(None).report(report, &mut response);
+                (response, settled.map(Settling::from))
             }
         }
     }
@@ -473,7 +475,7 @@ impl Exchange {
                 Landing::Failed
             }
             None if is_last_try => {
-                self.remember(look, Storable::No);
+                self.remember(look, Storable::No, now);
                 Landing::Failed
             }
             None => Landing::Abandoned,
@@ -512,12 +514,11 @@ impl Exchange {
     }
 
     /// Remembers for all callers whether the responses of a URL and its route can be stored.
-    fn remember(&self, look: &Look, storable: Storable) {
-        let (Some(key), now) = (look.first_key(), self.config.clock.coarse()) else {
-            return;
-        };
-        let memory = &self.config.storable;
-        memory.set(key.uri(), look.route.as_ref(), storable, now);
+    fn remember(&self, look: &Look, storable: Storable, now: Timestamp) {
+        if let Some(key) = look.first_key() {
+            let memory = &self.config.storable;
+            memory.set(key.uri(), look.route.as_ref(), storable, now);
+        }
     }
 
     /// Sends the stored response, which the origin has confirmed by a `304`, or by the response to a
@@ -544,7 +545,8 @@ impl Exchange {
         let times = self.times(look);
         let (rules, status) = (&self.config.rules, stale.entry.status);
         let wanted = wanted(look, answer);
-        let verdict = judge(rules, &look.caller, status, &dated, &wanted, &times);
+        let seen = Seen::of(&dated, rules);
+        let verdict = judge(rules, &look.caller, status, &seen, &wanted, &times);
         let verdict = verdict.and_then(|verdict| stays(look, stale, verdict));
         let mut entry = StoredResponse {
             headers,
@@ -563,7 +565,7 @@ impl Exchange {
         };
         let stored = verdict.is_ok() && write.is_some();
         if verdict.is_err() {
-            self.remember(look, Storable::No);
+            self.remember(look, Storable::No, times.received_at);
         }
         let lead = look.lead.take();
         let now = self.config.clock.now();
@@ -644,11 +646,17 @@ impl Exchange {
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Send,
     {
-        let filling = self.filling(&asked, &response);
-        self.take_tags_off(response.headers_mut());
+        let times = self.times(&asked.look);
+        let now = times.received_at;
+        let seen = Seen::of(response.headers(), &self.config.rules);
+        let has_tags = seen.tags;
+        let filling = self.filling(&asked, &response, &seen, &times);
+        if has_tags {
+            self.take_tags_off(response.headers_mut());
+        }
         let mut fill = match filling {
             Ok(fill) => fill,
-            Err(reason) => return self.not_stored(asked, response, reason, replaced),
+            Err(reason) => return self.not_stored(asked, response, reason, replaced, now),
         };
         let look = &mut asked.look;
         self.config.backoffs.succeeded(fill.head.key.full());
@@ -658,6 +666,7 @@ impl Exchange {
                 true => Storable::Shared,
                 false => Storable::Own,
             },
+            now,
         );
         self.hand_over(look, &mut fill);
         let mut settling = None;
@@ -680,7 +689,7 @@ impl Exchange {
             }
         }
         let look = &asked.look;
-        let response = self.report_stored(look, &mut fill, response);
+        self.report_stored(look, &mut fill, &mut response);
         let response = response.map(|body| CacheBody::filling(body, fill, cx));
         // The client is sent a newer head: no later request is sent what is older than that.
         if let Some(replaced) = replaced
@@ -710,12 +719,7 @@ impl Exchange {
     }
 
     /// Adds to a response that is being stored what the cache does.
-    fn report_stored<B>(
-        &self,
-        look: &Look,
-        fill: &mut Fill,
-        mut response: Response<B>,
-    ) -> Response<B> {
+    fn report_stored<B>(&self, look: &Look, fill: &mut Fill, response: &mut Response<B>) {
         let freshness = &fill.head.freshness;
         let mut report = Report::forwarded(CacheSource::Miss, look.forward);
         report.stored = true;
@@ -723,7 +727,7 @@ impl Exchange {
         report.forward_status = look.forward_status(response.status());
         fill.record.clone_from(&self.record);
         Self::negotiates(fill, response.headers_mut());
-        self.told(Some(look)).reported(report, response)
+        self.told(Some(look)).report(report, response);
     }
 
     /// Reads a body into the store, for a client that wants a part of it, a comparison, or its head.
@@ -755,6 +759,7 @@ impl Exchange {
         response: Response<B>,
         reason: Option<Reason>,
         replaced: Option<Replaced>,
+        now: Timestamp,
     ) -> Conclusion<B>
     where
         B: Body<Data = Bytes> + Send + 'static,
@@ -771,7 +776,7 @@ impl Exchange {
             false => Landing::Abandoned,
         };
         if tells {
-            self.remember(look, Storable::No);
+            self.remember(look, Storable::No, now);
         }
         if look.is_last_word(response.status()) {
             for key in [&look.shared, &look.own].into_iter().flatten() {
@@ -790,6 +795,7 @@ impl Exchange {
     }
 
     /// Makes the client's response of one that is not stored.
+    #[inline(always)]
     fn passed<B>(
         &self,
         asked: &Asked,
@@ -806,15 +812,22 @@ impl Exchange {
         };
         let mut report = Report::forwarded(source, look.forward).reason(reason);
         report.forward_status = look.forward_status(response.status());
-        let response = match look.is_selective() && look.question != Question::AsIs {
+        let mut response = match look.is_selective() && look.question != Question::AsIs {
             true => selected(asked, response),
             false => response.map(CacheBody::inner),
         };
-        self.told(Some(look)).reported(report, response)
+        self.told(Some(look)).report(report, &mut response);
+        response
     }
 
     /// Begins to store an answer, or says why it is not kept.
-    fn filling<B>(&self, asked: &Asked, response: &Response<B>) -> Result<Fill, Option<Reason>>
+    fn filling<B>(
+        &self,
+        asked: &Asked,
+        response: &Response<B>,
+        seen: &Seen<'_>,
+        times: &Times<'_>,
+    ) -> Result<Fill, Option<Reason>>
     where
         B: Body<Data = Bytes> + Send + 'static,
     {
@@ -829,10 +842,8 @@ impl Exchange {
         if look.asks.no_store {
             return Err(Some(Reason::RequestDirective));
         }
-        let times = self.times(look);
-        let headers = response.headers();
         let rules = &self.config.rules;
-        let mut expected_bytes = expected_bytes(response)?;
+        let mut expected_bytes = expected_bytes(seen, response.body())?;
         let place = self.place(look, response, expected_bytes)?;
         let status = match place {
             // A part is kept as a `200` that is not complete.
@@ -840,12 +851,12 @@ impl Exchange {
             None => response.status(),
         };
         let wanted = wanted(look, response);
-        let verdict = judge(rules, &look.caller, status, headers, &wanted, &times)?;
+        let verdict = judge(rules, &look.caller, status, seen, &wanted, times)?;
         expected_bytes = place.map_or(expected_bytes, |place| Some(place.len() as u64));
         if expected_bytes.is_some_and(|bytes| bytes > rules.body_bytes_max) {
             return Err(Some(Reason::TooLarge));
         }
-        let mut head = self.head(asked, &verdict, fence, response, &times)?;
+        let mut head = self.head(asked, &verdict, fence, response, times)?;
         if let Some(place) = place {
             head.headers.insert(header::CONTENT_RANGE, place.to_value());
         }
@@ -1159,23 +1170,26 @@ impl Keep {
             }
             Ok(lookup) => {
                 asked.look.fence = Some(lookup.fence);
-                exchange.filling(&asked, &response)
+                let seen = Seen::of(response.headers(), &exchange.config.rules);
+                exchange.filling(&asked, &response, &seen, &exchange.times(&asked.look))
             }
             Err(_) => Err(Some(Reason::Store)),
         };
         exchange.take_tags_off(response.headers_mut());
         let mut report = Report::forwarded(CacheSource::Bypass, Forward::Method);
         match fill {
-            Err(reason) => exchange
-                .told(None)
-                .reported(report.reason(reason), response),
+            Err(reason) => {
+                let report = report.reason(reason);
+                exchange.told(None).report(report, &mut response);
+                response
+            }
             Ok(mut fill) => {
                 let freshness = &fill.head.freshness;
                 report.stored = true;
                 report.ttl_secs = Some(freshness.ttl_secs(freshness.received_at));
                 fill.record.clone_from(&exchange.record);
                 Exchange::negotiates(&fill, response.headers_mut());
-                let response = exchange.told(None).reported(report, response);
+                exchange.told(None).report(report, &mut response);
                 response.map(|body| body.filled(fill, cx))
             }
         }
@@ -1311,17 +1325,16 @@ fn stands_in_for(status: StatusCode) -> bool {
 
 /// Returns how long a body will be, if that was announced. One that contradicts itself is not
 /// kept.
-fn expected_bytes<B: Body>(response: &Response<B>) -> Result<Option<u64>, Reason> {
-    let mut lines = response.headers().get_all(header::CONTENT_LENGTH).iter();
-    let announced = match (lines.next(), lines.next()) {
-        (None, _) => None,
-        (Some(line), None) => {
+fn expected_bytes<B: Body>(seen: &Seen<'_>, body: &B) -> Result<Option<u64>, Reason> {
+    let announced = match seen.content_length {
+        Lines::None => None,
+        Lines::One(line) => {
             let bytes = line.to_str().ok().and_then(|line| line.parse().ok());
             Some(bytes.ok_or(Reason::Incomplete)?)
         }
-        (Some(_), Some(_)) => return Err(Reason::Incomplete),
+        Lines::Several => return Err(Reason::Incomplete),
     };
-    match (announced, response.body().size_hint().exact()) {
+    match (announced, body.size_hint().exact()) {
         (Some(announced), Some(exact)) if announced != exact => Err(Reason::Incomplete),
         (announced, exact) => Ok(announced.or(exact)),
     }

@@ -264,7 +264,8 @@ where
                 }
                 StateProj::Whole { whole } => {
                     let whole = whole.take().expect(ONE_END);
-                    Break(Ok(whole.into_response(CacheBody::stored)))
+                    // Returned at once: a response is large, and is not moved where nothing follows.
+                    return Poll::Ready(Ok(whole.into_response(CacheBody::stored)));
                 }
                 StateProj::Streamed { response } => {
                     let response = response.take().expect(ONE_END);
@@ -290,6 +291,7 @@ type Turned<S, SFut, E, ReqBody, ResBody> =
     ControlFlow<Result<Response<CacheBody<ResBody>>, E>, State<S, SFut, E, ReqBody, ResBody>>;
 
 /// Takes the end of a call of the handler.
+#[inline(always)]
 fn called<S, SFut, E, ReqBody, ResBody>(
     response: Result<Response<ResBody>, E>,
     exchange: &mut Option<Exchange>,
@@ -403,6 +405,7 @@ where
 }
 
 /// Returns what follows from a conclusion.
+#[inline(always)]
 fn concluded<S, SFut, E, ReqBody: 'static, ResBody: Body>(
     conclusion: Conclusion<ResBody>,
     exchange: &mut Option<Exchange>,

@@ -2,11 +2,12 @@
 
 use std::fmt;
 
-use http::{HeaderMap, HeaderName, HeaderValue, Uri};
+use http::{HeaderMap, HeaderName, Uri};
 
 use super::{
     directives::Targeted,
     field_names::FieldNames,
+    lines::Lines,
     normal_form, rerouting,
     vary::{VariantId, Variants},
 };
@@ -87,25 +88,6 @@ impl Uris<'_> {
     }
 }
 
-/// What a request's `Host` fields say.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Host<'a> {
-    #[default]
-    None,
-    One(&'a HeaderValue),
-    Several,
-}
-
-impl<'a> Host<'a> {
-    /// Takes one more of them.
-    pub(super) fn and(self, value: &'a HeaderValue) -> Self {
-        match self {
-            Self::None => Self::One(value),
-            Self::One(_) | Self::Several => Self::Several,
-        }
-    }
-}
-
 impl<'a> Target<'a> {
     /// Returns the target of a URL of this authority.
     pub(super) fn plain(authority: &'a str, uri: &'a Uri) -> Self {
@@ -125,23 +107,20 @@ impl<'a> Target<'a> {
     /// that contradicts the URI.
     pub(super) fn of(
         uris: Uris<'a>,
-        host: Host<'a>,
+        host: Lines<'a>,
         headers: &'a HeaderMap,
         rerouted: bool,
     ) -> Option<Self> {
         let host = match host {
-            Host::None => None,
-            Host::One(host) if host.as_bytes().is_ascii() => Some(host.as_bytes()),
-            Host::One(_) | Host::Several => return None,
+            Lines::None => None,
+            Lines::One(host) if host.as_bytes().is_ascii() => Some(host.as_bytes()),
+            Lines::One(_) | Lines::Several => return None,
         };
         let scheme = uris.client.scheme_str().unwrap_or_default();
-        let named = uris
-            .client
-            .authority()
-            .map(|named| named.as_str().as_bytes());
-        let [named, host] = [named, host].map(|authority| {
-            authority.map(|authority| normal_form::without_default_port(scheme, authority))
-        });
+        let without_port = |authority| normal_form::without_default_port(scheme, authority);
+        let host = host.map(without_port);
+        let named = uris.client.authority();
+        let named = named.map(|named| without_port(named.as_str().as_bytes()));
         let authority = match (named, host) {
             (Some(named), Some(host)) if !named.eq_ignore_ascii_case(host) => return None,
             (Some(named), _) => named,
@@ -416,6 +395,8 @@ fn write_lines(key: &mut LongKeyWriter<'_>, names: &[HeaderName], headers: &Head
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderValue;
+
     use super::*;
 
     impl KeyMaker {
@@ -549,7 +530,7 @@ mod tests {
         let key = |uri: &'static str, host: Option<&'static str>| {
             let (uri, headers) = (Uri::from_static(uri), HeaderMap::new());
             let host = host.map(HeaderValue::from_static);
-            let host = host.as_ref().map_or(Host::None, Host::One);
+            let host = host.as_ref().map_or(Lines::None, Lines::One);
             let uris = Uris {
                 client: &uri,
                 inner: &uri,
@@ -627,7 +608,9 @@ mod tests {
         let odd = HeaderValue::from_bytes(b"\xe4").unwrap();
         let headers = HeaderMap::new();
         let is_told = |uri: &'static str, hosts: &[&HeaderValue]| {
-            let host = hosts.iter().fold(Host::None, |host, value| host.and(value));
+            let host = hosts
+                .iter()
+                .fold(Lines::None, |host, value| host.and(value));
             let uri = Uri::from_static(uri);
             let uris = Uris {
                 client: &uri,

@@ -100,6 +100,7 @@ mod jitter;
 mod key;
 mod layer;
 mod lease;
+mod lines;
 mod lookup;
 mod normal_form;
 mod order;

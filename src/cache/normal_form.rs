@@ -36,7 +36,7 @@ pub(super) fn authority(authority: &[u8]) -> Cow<'_, [u8]> {
 /// Returns whether an authority without user information is in the form that [`authority`] gives it.
 #[inline]
 pub(super) fn is_authority(own: &[u8]) -> bool {
-    split_port(own).is_none() || authority(own).len() == own.len()
+    !matches!(own, [.., b':' | b'0'..=b'9']) || authority(own).len() == own.len()
 }
 
 /// Returns whether a text contains a byte. It compares eight bytes at a time: the texts of a URL are too
@@ -44,11 +44,22 @@ pub(super) fn is_authority(own: &[u8]) -> bool {
 #[inline]
 pub(super) fn has_byte(text: &[u8], wanted: u8) -> bool {
     let Some(last) = text.last_chunk() else {
-        return text.contains(&wanted);
+        return few_have_byte(text, wanted);
     };
     let (words, _) = text.as_chunks();
     let found = |found: bool, word| found | word_has_byte(word, wanted);
     words.iter().fold(word_has_byte(last, wanted), found)
+}
+
+/// The same for less than eight bytes: the first and the last four are one word.
+#[inline]
+fn few_have_byte(text: &[u8], wanted: u8) -> bool {
+    match (text.first_chunk(), text.last_chunk()) {
+        (Some([a, b, c, d]), Some([e, f, g, h])) => {
+            word_has_byte(&[*a, *b, *c, *d, *e, *f, *g, *h], wanted)
+        }
+        (_, _) => text.contains(&wanted),
+    }
 }
 
 #[inline]
@@ -144,6 +155,19 @@ fn is_unreserved(byte: u8) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn has_byte_finds_it_in_each_place_of_a_text_of_any_length() {
+        for len in 0..20 {
+            let text = vec![b'a'; len];
+            assert!(!has_byte(&text, b'%'), "{len}");
+            for at in 0..len {
+                let mut text = text.clone();
+                text[at] = b'%';
+                assert!(has_byte(&text, b'%'), "{at} of {len}");
+            }
+        }
+    }
 
     #[test]
     fn default_port_is_removed_by_scheme() {

@@ -16,7 +16,7 @@ use super::{
     config::Config,
     directives::RequestDirectives,
     entry::StoredResponse,
-    key::{CacheKey, Target, Uris},
+    key::{CacheKey, Uris},
     lease::Leasing,
     normal_form,
     order::Moment,
@@ -185,6 +185,7 @@ pub(super) struct RequestLine {
 }
 
 impl Asked {
+    #[inline(always)]
     pub(super) fn new(look: Look) -> Self {
         Self {
             look,
@@ -313,6 +314,7 @@ impl Plan {
         plan
     }
 
+    #[inline]
     fn get<B>(
         config: &Config,
         request: &Request<B>,
@@ -335,21 +337,21 @@ impl Plan {
         policy: Option<CachePolicy>,
     ) -> Self {
         let target = facts.target(uris, request.headers());
-        let Some(target) = target.filter(|target| !target.has_user_info()) else {
+        let Some(mut target) = target.filter(|target| !target.has_user_info()) else {
             return Self::Pass(Forward::Bypass, Reason::Authority);
         };
         let wishes = policy.as_ref().map(CachePolicy::wishes);
         let identity = request.extensions().get::<Identity>();
+        let headers = request.headers();
+        let vary_by = wishes.map(|wishes| &*wishes.vary_by);
+        let vary_by = vary_by.filter(|vary_by| !vary_by.is_empty());
+        target.vary_by = vary_by.map(|vary_by| (vary_by, headers));
         match caller(config, wishes, facts, identity) {
             Err(reason) => Self::Pass(Forward::Bypass, reason),
-            Ok(caller) => Self::Look(Look::new(
-                config,
-                facts,
-                target,
-                caller,
-                policy,
-                request.headers(),
-            )),
+            Ok(caller) => {
+                let shared = config.keys.shared(&target);
+                Self::Look(Look::new(config, facts, shared, caller, policy, headers))
+            }
         }
     }
 
@@ -431,21 +433,14 @@ fn caller(
 impl Look {
     // Where it is called: so large a thing is best made where it stays.
     #[inline(always)]
-    fn new<'a>(
+    fn new(
         config: &Config,
         facts: &Facts<'_>,
-        target: Target<'a>,
+        shared: CacheKey,
         caller: Caller,
         policy: Option<CachePolicy>,
-        headers: &'a HeaderMap,
+        headers: &HeaderMap,
     ) -> Self {
-        let vary_by = policy.as_ref().map(|policy| &*policy.wishes().vary_by);
-        let shared = config.keys.shared(&Target {
-            vary_by: vary_by
-                .filter(|vary_by| !vary_by.is_empty())
-                .map(|vary_by| (vary_by, headers)),
-            ..target
-        });
         // Beside the caller's own credential another one may say for whom it asks.
         let credentials = facts.credential.then(|| {
             let wishes = policy.as_ref().map(CachePolicy::wishes);

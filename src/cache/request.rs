@@ -4,8 +4,9 @@ use http::{HeaderMap, HeaderValue, Method, Request};
 use http_body::Body;
 
 use super::{
-    field_names::{FieldNames, length_bit},
-    key::{Host, Target, Uris},
+    field_names::{FieldNames, mark},
+    key::{Target, Uris},
+    lines::Lines,
     reason::Reason,
     rerouting::{may_mislead, overrides_method, reroutes},
     rules::Rules,
@@ -21,7 +22,7 @@ pub(super) struct Facts<'a> {
     /// Whether it has a body, for which a GET bypasses the cache.
     pub(super) has_body: bool,
     /// To which host it was sent.
-    pub(super) host: Host<'a>,
+    pub(super) host: Lines<'a>,
     /// Whether it bears a credential.
     pub(super) credential: bool,
     /// Whether a field may lead it elsewhere than its target says.
@@ -123,16 +124,16 @@ impl<'a> Facts<'a> {
     }
 
     fn read_fields(&mut self, headers: &'a HeaderMap, credentials: &FieldNames) {
-        let telling = TELLING_LENGTHS | credentials.lengths();
+        let telling = TELLING_MARKS | credentials.marks();
         for (name, value) in headers {
             let text = name.as_str();
-            let length = length_bit(text);
-            // Most fields say nothing to the cache: their length or their first letters tell.
-            if telling & length == 0 && !may_mislead(text) {
+            let mark = mark(text);
+            // Most fields say nothing to the cache: their mark or their first letters tell.
+            if telling & mark == 0 && !may_mislead(text) {
                 continue;
             }
             self.credential |=
-                credentials.lengths() & length != 0 && credentials.as_slice().contains(name);
+                credentials.marks() & mark != 0 && credentials.as_slice().contains(name);
             let bypass = match text {
                 "host" => {
                     self.host = self.host.and(value);
@@ -185,13 +186,13 @@ const TELLING: [&str; 12] = [
     "connection",
 ];
 
-/// A bit for each length that one of them has.
-const TELLING_LENGTHS: u64 = lengths(&TELLING);
+/// The marks of all of them.
+const TELLING_MARKS: u64 = marks(&TELLING);
 
-const fn lengths(names: &[&str]) -> u64 {
+const fn marks(names: &[&str]) -> u64 {
     let (mut bits, mut at) = (0, 0);
     while at < names.len() {
-        bits |= length_bit(names[at]);
+        bits |= mark(names[at]);
         at += 1;
     }
     bits
@@ -252,7 +253,7 @@ mod tests {
 
     fn facts(fields: &[(&'static str, &'static str)]) -> Facts<'static> {
         with_facts(fields, |facts| Facts {
-            host: Host::None,
+            host: Lines::None,
             ..facts
         })
     }
@@ -391,9 +392,17 @@ mod tests {
     }
 
     #[test]
-    fn no_field_that_says_something_is_passed_over_by_its_length() {
+    fn only_fields_that_say_nothing_are_passed_over_by_their_marks() {
         for name in TELLING {
-            assert_ne!(TELLING_LENGTHS & length_bit(name), 0, "{name}");
+            assert_ne!(TELLING_MARKS & mark(name), 0, "{name}");
+        }
+        for name in [
+            "accept-encoding",
+            "accept-language",
+            "referer",
+            "user-agent",
+        ] {
+            assert_eq!(TELLING_MARKS & mark(name), 0, "{name}");
         }
         for name in REROUTING.into_iter().chain(OVERRIDING) {
             assert!(may_mislead(name), "{name}");

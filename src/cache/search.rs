@@ -580,7 +580,8 @@ impl Search<'_> {
             ..Report::forwarded(CacheSource::Miss, Forward::UriMiss)
         };
         let report = report.reason(Reason::OnlyIfCached);
-        Answer::Made(Box::new(self.told(request).reported(report, response)))
+        self.told(request).report(report, &mut response);
+        Answer::Made(Box::new(response))
     }
 }
 

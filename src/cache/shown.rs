@@ -38,11 +38,11 @@ impl Whole {
     /// Makes a response of it.
     #[inline(always)]
     pub(super) fn into_response<B>(self, body: impl FnOnce(Bytes) -> B) -> Response<B> {
-        let mut headers = self.entry.headers.clone();
-        fill_places(&mut headers, answer::age(self.age_secs), self.status);
         let mut response = Response::new(body(self.entry.body.clone()));
         *response.status_mut() = self.entry.status;
-        *response.headers_mut() = headers;
+        *response.headers_mut() = self.entry.headers.clone();
+        let age = answer::age(self.age_secs);
+        fill_places(response.headers_mut(), age, self.status);
         response
     }
 }
@@ -88,13 +88,12 @@ impl Told<'_> {
         response
     }
 
-    /// Adds to a response that is not from the store what the cache did.
-    pub(super) fn reported<B>(self, report: Report, mut response: Response<B>) -> Response<B> {
+    /// Reports in a response that is not from the store, and to the record.
+    pub(super) fn report<B>(self, report: Report, response: &mut Response<B>) {
         if let Some(status) = self.status(report) {
             response.headers_mut().append(CACHE_STATUS, status);
         }
-        self.note(report, &mut response);
-        response
+        self.note(report, response);
     }
 
     #[inline]

@@ -5,8 +5,9 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
 use super::{
-    directives::{DELTA_SECS_MAX, ResponseDirectives, Targeted},
+    directives::{DELTA_SECS_MAX, ResponseDirectives},
     freshness::{Freshness, Times, explicit_lifetime_secs, heuristic_lifetime_secs},
+    lines::Lines,
     policy::{CachePolicy, Ttl, Wishes},
     reason::Reason,
     rules::Rules,
@@ -80,11 +81,11 @@ pub(super) fn judge(
     rules: &Rules,
     caller: &Caller,
     status: StatusCode,
-    headers: &HeaderMap,
+    seen: &Seen<'_>,
     wanted: &Wanted<'_>,
     times: &Times<'_>,
 ) -> Result<Verdict, Reason> {
-    let seen = Seen::of(headers, &rules.targeted);
+    let headers = seen.headers;
     let mut directives = match seen.directives {
         true => ResponseDirectives::of(headers, &rules.targeted),
         false => ResponseDirectives::default(),
@@ -111,8 +112,8 @@ pub(super) fn judge(
     if let Some(reason) = seen.content_type.and_then(stream) {
         return Err(reason);
     }
-    let vary = vary(rules, headers, wanted, &seen, shared)?;
-    let stated = seen.stated_lifetime_secs(&directives, headers, times);
+    let vary = vary(rules, wanted, seen, shared)?;
+    let stated = seen.stated_lifetime_secs(&directives, times);
     let heuristic = || match rules.heuristic {
         true => heuristic_lifetime_secs(status, &directives, headers, times),
         false => None,
@@ -122,7 +123,7 @@ pub(super) fn judge(
         false => wanted.ttl(status, at_most),
     };
     let lifetime_secs = lifetime_secs(stated, heuristic, ttl, at_most);
-    let freshness = freshness(rules, &directives, lifetime_secs, headers, times, &seen)?;
+    let freshness = freshness(rules, &directives, lifetime_secs, times, seen)?;
     Ok(Verdict {
         shared,
         says_shared,
@@ -170,7 +171,6 @@ fn admit(
 /// Returns the fields that a response varies by, if it may be stored with them.
 fn vary(
     rules: &Rules,
-    headers: &HeaderMap,
     wanted: &Wanted<'_>,
     seen: &Seen<'_>,
     shared: bool,
@@ -178,7 +178,7 @@ fn vary(
     if !seen.vary {
         return Ok(VarySpec::default());
     }
-    let vary = VarySpec::of(headers)?;
+    let vary = VarySpec::of(seen.headers)?;
     if !shared || rules.share_where_must_revalidate {
         return Ok(vary);
     }
@@ -214,13 +214,12 @@ fn delta(duration: Duration) -> u32 {
         .min(DELTA_SECS_MAX)
 }
 
-/// Returns why an answer of this status is one to a request's own fields, and to no other request, if
-/// it is.
 /// Returns whether a response of this status is not stored, whatever a policy lists.
 pub(super) fn is_never_stored(status: StatusCode) -> bool {
     answers_one_request(status).is_some()
 }
 
+/// Returns why a response of this status is for one request alone, if it is.
 fn answers_one_request(status: StatusCode) -> Option<Reason> {
     match status {
         StatusCode::NOT_MODIFIED => Some(Reason::Status),
@@ -258,9 +257,11 @@ fn shared(caller: &Caller, says_shared: bool) -> Result<bool, Reason> {
     }
 }
 
-/// Which fields an answer has, of those that decide about it.
-#[derive(Clone, Copy, Debug, Default)]
-struct Seen<'a> {
+/// The fields of a response that decide whether it is stored.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Seen<'a> {
+    /// All fields.
+    headers: &'a HeaderMap,
     /// Whether one of them tells caches what to do.
     directives: bool,
     expires: bool,
@@ -269,23 +270,39 @@ struct Seen<'a> {
     vary: bool,
     /// The first one.
     content_type: Option<&'a HeaderValue>,
+    pub(super) content_length: Lines<'a>,
+    /// Whether one of them names tags.
+    pub(super) tags: bool,
 }
 
 impl<'a> Seen<'a> {
-    /// Looks in one pass over the few that are there: each name that is looked up would be hashed.
-    fn of(headers: &'a HeaderMap, targeted: &[Targeted]) -> Self {
-        let mut seen = Self::default();
+    /// Reads the fields of a response in one pass: each name that is looked up would be hashed.
+    pub(super) fn of(headers: &'a HeaderMap, rules: &Rules) -> Self {
+        let mut seen = Self {
+            headers,
+            directives: false,
+            expires: false,
+            for_one_client: false,
+            validator: false,
+            vary: false,
+            content_type: None,
+            content_length: Lines::None,
+            tags: false,
+        };
         for (name, value) in headers {
             match name.as_str() {
                 "cache-control" => seen.directives = true,
+                "content-length" => seen.content_length = seen.content_length.and(value),
                 "content-type" => seen.content_type = seen.content_type.or(Some(value)),
                 "etag" | "last-modified" => seen.validator = true,
                 "expires" => seen.expires = true,
                 "vary" => seen.vary = true,
                 text => seen.for_one_client |= is_for_one_client(text),
             }
-            // One of these may bear any name.
-            seen.directives |= targeted.iter().any(|field| *name == *field.name());
+            // These may bear any name.
+            let mut targeted = rules.targeted.iter();
+            seen.directives |= targeted.any(|field| *name == *field.name());
+            seen.tags |= rules.tag_headers.contains(name);
         }
         seen
     }
@@ -294,11 +311,10 @@ impl<'a> Seen<'a> {
     fn stated_lifetime_secs(
         &self,
         directives: &ResponseDirectives,
-        headers: &HeaderMap,
         times: &Times<'_>,
     ) -> Option<u32> {
         match self.expires || directives.says_lifetime() {
-            true => explicit_lifetime_secs(directives, headers, times),
+            true => explicit_lifetime_secs(directives, self.headers, times),
             false => None,
         }
     }
@@ -342,7 +358,6 @@ fn freshness(
     rules: &Rules,
     directives: &ResponseDirectives,
     lifetime_secs: Option<u32>,
-    headers: &HeaderMap,
     times: &Times<'_>,
     seen: &Seen<'_>,
 ) -> Result<Freshness, Reason> {
@@ -353,7 +368,7 @@ fn freshness(
         None if directives.no_cache && has_validator => 0,
         None => return Err(Reason::NoFreshness),
     };
-    let initial_age_secs = times.initial_age_secs(headers);
+    let initial_age_secs = times.initial_age_secs(seen.headers);
     let freshness = Freshness {
         received_at: times.received_at,
         initial_age_secs,
@@ -415,7 +430,7 @@ mod tests {
             &Rules::secure(),
             &caller,
             status,
-            &headers,
+            &Seen::of(&headers, &Rules::secure()),
             &Wanted::default(),
             &times,
         )
