@@ -7,9 +7,11 @@ use tower_layer::{Identity as Open, Layer, Stack};
 use crate::{
     access_log::{AccessLogLayer, CountRequestBodyLayer},
     api_key::ApiKeyLayer,
-    audit::{Audit, Auditor},
     cache::CacheLayer,
-    error::ConfigError,
+    core::{
+        audit::{Audit, Auditor},
+        error::ConfigError,
+    },
     rate_limit::RateLimitLayer,
 };
 

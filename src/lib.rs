@@ -77,48 +77,7 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 // Ground: the words that all slices share.
-mod allowance;
-mod audit;
-mod body;
-mod client_addr;
-mod client_uri;
-#[cfg(any(feature = "api-key", feature = "cache", feature = "rate-limit"))]
-mod deadline;
-mod error;
-mod forwarded;
-mod framework;
-mod identity;
-mod ip_network;
-mod json;
-#[cfg(any(
-    feature = "access-log",
-    feature = "api-key",
-    feature = "cache",
-    feature = "rate-limit"
-))]
-mod layer_order;
-#[cfg(feature = "rate-limit")]
-mod live;
-mod mac;
-mod notice;
-#[cfg(any(
-    feature = "api-key",
-    feature = "cache",
-    feature = "rate-limit",
-    feature = "redis"
-))]
-mod onset;
-mod peer_addr;
-mod record;
-mod rejection;
-mod request_head;
-mod request_id;
-mod runtime;
-mod store_future;
-mod store_key;
-#[cfg(any(feature = "api-key", feature = "cache", feature = "rate-limit"))]
-mod store_watch;
-mod time;
+mod core;
 
 // Four slices: each imports ground alone.
 #[cfg(feature = "access-log")]
@@ -147,14 +106,6 @@ pub mod store;
 #[cfg(all(feature = "redis", feature = "test-util"))]
 pub mod test_util;
 
-pub use self::allowance::Allowance;
-pub use self::audit::{AuditEvent, Auditor};
-pub use self::body::ResponseBody;
-pub use self::client_addr::{
-    ClientAddr, ClientAddrResolver, ForwardedHeader, MissingClientAddr, PeerAddr, TrustedProxies,
-};
-pub use self::client_uri::ClientUri;
-pub use self::error::{BoxError, ConfigError, StoreError, StoreErrorKind};
 #[cfg(all(
     feature = "api-key",
     feature = "rate-limit",
@@ -162,24 +113,32 @@ pub use self::error::{BoxError, ConfigError, StoreError, StoreErrorKind};
     feature = "access-log"
 ))]
 pub use self::gate::{Gate, GateLayer};
-pub use self::identity::{Identity, IdentityBuilder};
-pub use self::ip_network::IpNetwork;
-pub use self::peer_addr::{PeerAddrLayer, PeerAddrService};
-pub use self::record::{
+pub use crate::core::allowance::Allowance;
+pub use crate::core::audit::{AuditEvent, Auditor};
+pub use crate::core::error::{BoxError, ConfigError, StoreError, StoreErrorKind};
+pub use crate::core::http::body::ResponseBody;
+pub use crate::core::http::client_uri::ClientUri;
+pub use crate::core::http::rejection::{Dialect, Rejection, Responder};
+pub use crate::core::http::request_head::RequestHead;
+pub use crate::core::http::request_id::RequestId;
+pub use crate::core::identity::{Identity, IdentityBuilder};
+pub use crate::core::net::client_addr::{
+    ClientAddr, ClientAddrResolver, ForwardedHeader, MissingClientAddr, PeerAddr, TrustedProxies,
+};
+pub use crate::core::net::ip_network::IpNetwork;
+pub use crate::core::net::peer_addr::{PeerAddrLayer, PeerAddrService};
+pub use crate::core::record::{
     AuthDenial, AuthOutcome, CacheOutcome, CacheSource, FieldValue, PolicyOutcome,
     RateLimitDecision, RateLimitOutcome, RecordHandle, RecordSlots, StoreCall,
 };
-pub use self::rejection::{Dialect, Rejection, Responder};
-pub use self::request_head::RequestHead;
-pub use self::request_id::RequestId;
 #[cfg(feature = "tokio")]
-pub use self::runtime::TokioRuntime;
-pub use self::runtime::{Runtime, Task};
-pub use self::store_future::{Pending, StoreFuture};
-pub use self::store_key::{
+pub use crate::core::runtime::TokioRuntime;
+pub use crate::core::runtime::{Runtime, Task};
+pub use crate::core::store_api::store_future::{Pending, StoreFuture};
+pub use crate::core::store_api::store_key::{
     KeySpace, LongKeyWriter, LongStoreKey, ShortKeyWriter, StoreKey, StoreKeys,
 };
-pub use self::time::{Clock, ManualClock, SystemClock, Timestamp};
+pub use crate::core::time::{Clock, ManualClock, SystemClock, Timestamp};
 
 // The README's code compiles, or the tests fail.
 #[cfg(doctest)]

@@ -5,8 +5,8 @@ use std::convert::Infallible;
 use axum::extract::FromRequestParts;
 use http::request::Parts;
 
-use super::request_log::RequestLog;
-use crate::framework;
+use super::record::request_log::RequestLog;
+use crate::core::framework;
 
 /// Extracts what writes into the request's record, and tells the record the route. It never fails.
 impl<S: Send + Sync> FromRequestParts<S> for RequestLog {

@@ -10,7 +10,7 @@ use bytes::Buf;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
-use super::{guard::Guard, record::Outcome};
+use super::record::{guard::Guard, record::Outcome};
 
 pin_project! {
     /// A response body whose end completes the record of its request.

@@ -10,13 +10,14 @@ use std::{
 use http::{Request, request::Parts};
 
 use super::{
-    level::Level, observer::Observer, record::Record, redact::Redaction, scope::Scopes, sink::Sink,
-    span_source::SpanSource, stats::LogStats, trust::Trust,
+    emit::{level::Level, observer::Observer, stats::LogStats},
+    record::{record::Record, redact::Redaction, trust::Trust},
+    sinks::{scope::Scopes, sink::Sink, span_source::SpanSource},
 };
-use crate::{
+use crate::core::{
     audit::Audit,
-    client_addr::ClientAddrResolver,
     error::ConfigError,
+    net::client_addr::ClientAddrResolver,
     runtime::{self, Runtime, Task},
     time::{Clock, SystemClock},
 };
@@ -39,7 +40,7 @@ pub(super) enum Wanted {
 
 /// Everything that the layer was told.
 #[derive(Clone)]
-pub(super) struct Config {
+pub(crate) struct Config {
     pub(super) sinks: Vec<Arc<dyn Sink>>,
     pub(super) observers: Vec<Arc<dyn Observer>>,
     pub(super) clock: Arc<dyn Clock>,

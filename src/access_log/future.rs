@@ -11,7 +11,10 @@ use http::Response;
 use http_body::Body;
 use pin_project_lite::pin_project;
 
-use super::{body::AccessLogBody, guard::Guard, record::Outcome};
+use super::{
+    body::AccessLogBody,
+    record::{guard::Guard, record::Outcome},
+};
 
 pin_project! {
     /// The future of [`AccessLog`](super::AccessLog): the inner service's, under watch.

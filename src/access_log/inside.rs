@@ -13,7 +13,7 @@ use pin_project_lite::pin_project;
 use tower::Service;
 use tower_layer::Layer;
 
-use crate::{framework, record::RecordHandle};
+use crate::core::{framework, record::RecordHandle};
 
 /// Makes a layer of a type that was told nothing: its service is around the inner one.
 macro_rules! plain_layer {

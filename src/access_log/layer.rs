@@ -7,22 +7,19 @@ use tower_layer::Layer;
 
 use super::{
     config::Config,
-    emit::Emitter,
-    json_lines::JsonLines,
-    level::Level,
-    observer::Observer,
-    recent::RecentRecords,
-    record::Record,
-    redact::{SecretPath, Users},
+    emit::{emit::Emitter, level::Level, observer::Observer, stats::LogStats},
+    record::{
+        record::Record,
+        redact::{SecretPath, Users},
+        trust::Trust,
+    },
     service::AccessLog,
-    sink::Sink,
-    stats::LogStats,
-    trust::Trust,
+    sinks::{json_lines::JsonLines, recent::RecentRecords, sink::Sink},
 };
-use crate::{
+use crate::core::{
     audit::{Audit, Auditor},
-    client_addr::ClientAddrResolver,
     error::ConfigError,
+    net::client_addr::ClientAddrResolver,
     time::Clock,
 };
 

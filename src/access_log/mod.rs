@@ -82,80 +82,47 @@
 //! outside of the router it needs a [`RecordRouteLayer`] inside, or a handler that asks for its
 //! [`RequestLog`].
 
-mod arrival;
 #[cfg(feature = "axum")]
 mod axum;
-mod backlog;
 mod body;
 mod config;
 mod emit;
-mod encode;
-mod fold;
 mod future;
-mod guard;
 mod inside;
-mod json_lines;
-mod key_text;
 mod layer;
-mod level;
-mod lines;
-mod losses;
-#[cfg(feature = "metrics")]
-mod metrics;
-mod observer;
 mod placement;
-mod pretty;
-mod queue;
-mod recent;
 mod record;
-mod redact;
-mod request_id;
-mod request_log;
-mod ring;
-mod sample;
-mod schema;
-mod scope;
 mod service;
-mod sink;
-#[cfg(feature = "tracing")]
-mod span;
-mod span_source;
+mod sinks;
 mod start_options;
-mod stats;
 mod store;
-mod target;
-mod trace_context;
 mod trace_options;
-#[cfg(feature = "tracing")]
-mod tracing_sink;
-mod trust;
-mod weight;
 
 pub use self::body::AccessLogBody;
+pub use self::emit::level::Level;
+pub use self::emit::losses::Losses;
+pub use self::emit::observer::Observer;
+pub use self::emit::stats::LogStats;
 pub use self::future::ResponseFuture;
 pub use self::inside::{
     CountRequestBody, CountRequestBodyLayer, CountedBody, RecordRoute, RecordRouteLayer,
 };
-pub use self::json_lines::JsonLines;
 pub use self::layer::{AccessLogBuilder, AccessLogLayer};
-pub use self::level::Level;
-pub use self::losses::Losses;
-#[cfg(feature = "metrics")]
-pub use self::metrics::Metrics;
-pub use self::observer::Observer;
-pub use self::pretty::PrettyLines;
-pub use self::queue::{LogQueue, LogQueueBuilder};
-pub use self::recent::RecentRecords;
-pub use self::record::{Outcome, Record, User};
-pub use self::request_log::RequestLog;
-#[cfg(feature = "memory")]
-pub(crate) use self::ring::Ring;
-pub use self::schema::{Names, SCHEMA_VERSION};
+pub use self::record::record::{Outcome, Record, User};
+pub use self::record::request_log::RequestLog;
+pub use self::record::schema::{Names, SCHEMA_VERSION};
+pub use self::record::trace_context::TraceContext;
+pub use self::record::trust::Trust;
 pub use self::service::AccessLog;
-pub use self::sink::Sink;
-pub use self::stats::LogStats;
-pub use self::store::{LogEntry, LogQuery, LogStore, Trail};
-pub use self::trace_context::TraceContext;
+pub use self::sinks::json_lines::JsonLines;
+#[cfg(feature = "metrics")]
+pub use self::sinks::metrics::Metrics;
+pub use self::sinks::pretty::PrettyLines;
+pub use self::sinks::queue::{LogQueue, LogQueueBuilder};
+pub use self::sinks::recent::RecentRecords;
+#[cfg(feature = "memory")]
+pub(crate) use self::sinks::ring::Ring;
+pub use self::sinks::sink::Sink;
 #[cfg(feature = "tracing")]
-pub use self::tracing_sink::TracingSink;
-pub use self::trust::Trust;
+pub use self::sinks::tracing::TracingSink;
+pub use self::store::{LogEntry, LogQuery, LogStore, Trail};

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use http::Extensions;
 
-use super::emit::Emitter;
-use crate::{
+use super::emit::emit::Emitter;
+use crate::core::{
     error::ConfigError,
     layer_order::{self, LayerKind, PassedLayer, Placed, Placement},
 };

@@ -10,7 +10,9 @@ use http::{Request, Response};
 use http_body::Body;
 use tower::Service;
 
-use super::{body::AccessLogBody, emit::Emitter, future::ResponseFuture, guard::Guard};
+use super::{
+    body::AccessLogBody, emit::emit::Emitter, future::ResponseFuture, record::guard::Guard,
+};
 
 /// Keeps one record of each request; made by [`AccessLogLayer`](super::AccessLogLayer).
 #[derive(Clone)]

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use http::request::Parts;
 
 use super::layer::AccessLogBuilder;
-use crate::runtime::Runtime;
+use crate::core::runtime::Runtime;
 
 impl AccessLogBuilder {
     /// Also writes a start record of requests that match the predicate, before the inner service is

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use crate::{store_future::StoreFuture, time::Timestamp};
+use crate::core::{store_api::store_future::StoreFuture, time::Timestamp};
 
 /// Keeps records, and shows the latest again.
 ///

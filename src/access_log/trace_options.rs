@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{layer::AccessLogBuilder, trace_context::TraceContext};
+use super::{layer::AccessLogBuilder, record::trace_context::TraceContext};
 
 impl AccessLogBuilder {
     /// Sets the function that returns the ids of the current span: the record then has the `span_id` and

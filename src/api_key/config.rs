@@ -8,30 +8,35 @@ use http::{
 };
 
 use super::{
-    audit::Audit,
-    extract::{self, KeySource, Presented},
-    failures::{Counted, Failures},
-    guesses::{Asking, Fingerprint, Good, scoped},
-    key::ParsedKey,
-    record::{Overlap, StoredKey},
-    refusal::{Challenges, Denied, Named},
-    ring::KeyRing,
-    scopes::Requirement,
-    verifier::Verifier,
-    verify::verify,
+    authenticate::{
+        extract::{self, KeySource, Presented},
+        failure_limiter::{Counted, Failures},
+        guesses::{Asking, Fingerprint, Good, scoped},
+        rejection::{Challenges, Denied, Named},
+        verifier::Verifier,
+    },
+    key::{format::ParsedKey, verify::verify},
+    manage::audit::Audit,
+    record::{
+        record::{Overlap, StoredKey},
+        scopes::Requirement,
+    },
+    ring::builder::KeyRing,
 };
-use crate::{
-    body::ResponseBody,
-    client_addr::ClientAddrResolver,
+use crate::core::{
     error::{StoreError, StoreErrorKind},
+    http::{
+        body::ResponseBody,
+        rejection::{Dialect, Responder},
+    },
     identity::Identity,
     layer_order::{self, Placement},
+    net::client_addr::ClientAddrResolver,
     record::{AuthDenial, AuthOutcome, RecordHandle},
-    rejection::{Dialect, Responder},
     time::Timestamp,
 };
 
-pub(super) struct Config {
+pub(crate) struct Config {
     pub(super) ring: KeyRing,
     pub(super) sources: Vec<KeySource>,
     pub(super) optional: bool,

@@ -12,11 +12,13 @@ use pin_project_lite::pin_project;
 use tower::Service;
 
 use super::{
-    check::{self, Decision, Question, Step},
+    authenticate::{
+        pipeline::{self, Decision, Question, Step},
+        rejection::Denied,
+    },
     config::{Admission, Config, Refused, SharedConfig},
-    refusal::Denied,
 };
-use crate::body::ResponseBody;
+use crate::core::http::body::ResponseBody;
 
 pin_project! {
     /// The future of [`ApiKey`](super::ApiKey).
@@ -113,7 +115,7 @@ where
                     let asked = request
                         .as_ref()
                         .expect("a request waits until it is decided");
-                    match check::go_on(this.config, asked, reply) {
+                    match pipeline::go_on(this.config, asked, reply) {
                         Step::Wait(next) => {
                             *question = next;
                             continue;

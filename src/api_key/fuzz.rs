@@ -3,8 +3,8 @@
 use http::{HeaderValue, Request, header};
 
 use super::{
-    extract::{self, KeySource, Presented},
-    key::{KeyFormat, KeyId, scan},
+    authenticate::extract::{self, KeySource, Presented},
+    key::format::{KeyFormat, KeyId, scan},
 };
 
 pub fn key(data: &[u8]) {

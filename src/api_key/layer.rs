@@ -5,22 +5,21 @@ use std::{fmt, sync::Arc, time::Duration};
 use tower_layer::Layer;
 
 use super::{
-    audit::Audit,
+    authenticate::{
+        extract::KeySource, failure_limiter::Failures, rejection::Challenges, verifier::Verifier,
+    },
     config::{self, Config},
-    extract::KeySource,
-    failures::Failures,
-    refusal::Challenges,
-    ring::{KeyRing, next_number},
-    scopes::Requirement,
+    manage::audit::Audit,
+    record::scopes::Requirement,
+    ring::builder::{KeyRing, next_number},
     service::ApiKey,
-    verifier::Verifier,
 };
-use crate::{
+use crate::core::{
     audit::{self, Auditor},
-    client_addr::ClientAddrResolver,
     error::ConfigError,
+    http::rejection::Responder,
     layer_order::{LayerKind, Placement},
-    rejection::Responder,
+    net::client_addr::ClientAddrResolver,
 };
 
 /// Lets a request through if it bears a key of the ring, and tells the inner service whose it is.

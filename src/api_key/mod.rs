@@ -60,76 +60,43 @@
 
 #[cfg(feature = "admin")]
 pub mod admin;
-#[cfg(feature = "argon2")]
-mod argon2;
-#[cfg(not(feature = "argon2"))]
-#[path = "no_argon2.rs"]
-mod argon2;
-mod audit;
-mod authority;
-mod changes;
-mod check;
-mod codec;
+mod authenticate;
 mod config;
-mod constraints;
-mod creating;
-mod digest;
-mod encoding;
-mod expiring;
-mod extract;
-mod failures;
-mod flight;
-mod foreign;
 mod future;
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub mod fuzz;
-mod guesses;
-mod hashing;
-mod invalid;
+mod import;
 mod key;
 mod layer;
-mod lookup;
-mod manager;
-mod new_key;
-mod owner_rules;
-mod patient;
+mod manage;
 mod placement;
 mod record;
-mod redigest;
-mod refusal;
-mod require_scopes;
 mod ring;
-mod scopes;
-mod secret;
 mod service;
-mod shared;
 mod store;
-mod tag;
-mod update;
-mod usage;
-mod verifier;
-mod verify;
 
-pub use self::changes::{ChangeFeed, KeyChanges};
-pub use self::constraints::Constraints;
-pub use self::digest::{DigestAlgorithm, ForeignAlgorithm, Pepper};
-pub use self::extract::KeySource;
-pub use self::foreign::{ForeignHash, ForeignKey, ForeignKeys};
+pub use self::authenticate::extract::KeySource;
+pub use self::authenticate::require_scopes::{
+    RequireScopes, RequireScopesFuture, RequireScopesLayer,
+};
+pub use self::authenticate::verifier::{Credential, StaticKeys, Verified, Verifier};
 pub use self::future::ResponseFuture;
-pub use self::invalid::Invalid;
-pub use self::key::{KeyId, Malformed, scan};
+pub use self::import::imported::{ForeignHash, ForeignKey, ForeignKeys};
+pub use self::key::checksum_tag::KeyedTag;
+pub use self::key::digest::{DigestAlgorithm, ForeignAlgorithm, Pepper};
+pub use self::key::format::{KeyId, Malformed, scan};
+pub use self::key::secret::SecretKey;
 pub use self::layer::{ApiKeyLayer, ApiKeyLayerBuilder};
-pub use self::manager::{GeneratedKey, KeyError, KeyManager};
-pub use self::new_key::NewKey;
-pub use self::record::{KeyRecord, KeyState, KeyStatus, StateChange, StoredKey};
-pub use self::require_scopes::{RequireScopes, RequireScopesFuture, RequireScopesLayer};
-pub use self::ring::{KeyRing, KeyRingBuilder};
-pub use self::secret::SecretKey;
+pub use self::manage::manager::{GeneratedKey, KeyError, KeyManager};
+pub use self::manage::new_key::NewKey;
+pub use self::manage::update::KeyUpdate;
+pub use self::record::constraints::Constraints;
+pub use self::record::invalid::Invalid;
+pub use self::record::record::{KeyRecord, KeyState, KeyStatus, StateChange, StoredKey};
+pub use self::ring::builder::{KeyRing, KeyRingBuilder};
+pub use self::ring::change_feed::{ChangeFeed, KeyChanges};
 pub use self::service::ApiKey;
 pub use self::store::{
     ApiKeyStore, KeyCount, KeyCreation, KeyCursor, KeyPage, KeyQuery, KeyUse, ListedKey,
 };
-pub use self::tag::KeyedTag;
-pub use self::update::KeyUpdate;
-pub use self::verifier::{Credential, StaticKeys, Verified, Verifier};

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use http::Extensions;
 
 use super::config::Config;
-use crate::{
+use crate::core::{
     error::ConfigError,
     layer_order::{self, Placed, Placement},
 };

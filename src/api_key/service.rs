@@ -9,12 +9,12 @@ use http::{Request, Response};
 use tower::Service;
 
 use super::{
-    check::{self, Decision, Step},
+    authenticate::pipeline::{self, Decision, Step},
     config::SharedConfig,
     future::ResponseFuture,
     placement,
 };
-use crate::body::ResponseBody;
+use crate::core::http::body::ResponseBody;
 
 /// Checks the key of each request before the inner service sees it.
 #[derive(Clone)]
@@ -45,7 +45,7 @@ where
         if self.config.placement.is_open() {
             placement::check(&self.config, request.extensions_mut());
         }
-        let step = check::begin(&self.config, &request);
+        let step = pipeline::begin(&self.config, &request);
         let config = &self.config;
         match step {
             // A store in memory answers at once: the readied service is called where it stands.

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use super::{
-    changes::ChangeFeed,
-    key::KeyId,
-    record::{KeyRecord, StoredKey},
+    key::format::KeyId,
+    record::record::{KeyRecord, StoredKey},
+    ring::change_feed::ChangeFeed,
 };
-use crate::{store_future::StoreFuture, time::Timestamp};
+use crate::core::{store_api::store_future::StoreFuture, time::Timestamp};
 
 /// Where the service keeps what it knows of its keys.
 ///

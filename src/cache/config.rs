@@ -12,34 +12,30 @@ use std::{
 use http::Request;
 
 use super::{
-    backoff::Backoffs,
-    budget::Budget,
-    collapse::Flights,
-    empty_body::EmptyBodies,
-    jitter::Jitter,
-    key::KeyMaker,
-    order::Order,
+    entry::{jitter::Jitter, key::KeyMaker},
+    fill::{budget::Budget, empty_body::EmptyBodies, order::Order},
+    http::profile::Rules,
+    lookup::{
+        backoff::Backoffs, reloads::Reloads, single_flight::Flights, storable::StorableMemory,
+    },
     policy::CachePolicy,
     policy_probe::Probes,
-    reloads::Reloads,
-    rules::Rules,
-    storable::StorableMemory,
     store::{CacheStore, PurgeMode, PurgeTarget},
 };
-use crate::{
+use crate::core::{
     audit::Audit,
-    deadline::Deadline,
+    http::request_head::RequestHead,
     layer_order::Placement,
-    request_head::RequestHead,
     runtime::{Runtime, Task},
-    store_future::StoreFuture,
-    store_key::StoreKey,
-    store_watch::StoreWatch,
+    store_api::{
+        store_future::StoreFuture, store_key::StoreKey, store_monitor::StoreWatch,
+        timeout::Deadline,
+    },
     time::Clock,
 };
 
 /// Everything that the layer was told.
-pub(super) struct Config {
+pub(crate) struct Config {
     pub(super) store: Arc<dyn CacheStore>,
     pub(super) keys: KeyMaker,
     pub(super) rules: Rules,

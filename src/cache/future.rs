@@ -15,18 +15,22 @@ use pin_project_lite::pin_project;
 use tower::Service;
 
 use super::{
-    body::CacheBody,
-    collapse::Wait,
     config::Config,
-    exchange::{Conclusion, Exchange, Keep, Settling, StandIn},
-    lookup::{Come, Next, Waiting, go_on},
-    refresh::refresh,
-    relay::RelayReader,
-    search::Shown,
-    shown::Whole,
+    fill::{
+        body::CacheBody,
+        exchange::{Conclusion, Exchange, Keep, Settling, StandIn},
+        relay::RelayReader,
+    },
+    lookup::{
+        lookup::{Come, Next, Waiting, go_on},
+        refresh::refresh,
+        search::Shown,
+        shown::Whole,
+        single_flight::Wait,
+    },
     store::Lookup,
 };
-use crate::{error::BoxError, runtime::Task, store_future::StoreFuture};
+use crate::core::{error::BoxError, runtime::Task, store_api::store_future::StoreFuture};
 
 pin_project! {
     /// The response to one request. Dropped at any moment, it leaves nothing half done.

@@ -4,14 +4,16 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 use super::{
-    codec, date,
-    directives::{DELTA_SECS_MAX, RequestDirectives, ResponseDirectives, Targeted},
-    entry::StoredResponse,
-    range::{self, Part},
-    structured,
-    vary::{Selection, Variants, VarySpec},
+    entry::{codec, entry::StoredResponse},
+    http::{
+        cache_control::{DELTA_SECS_MAX, RequestDirectives, ResponseDirectives, Targeted},
+        date,
+        range::{self, Part},
+        structured_fields,
+        vary::{Selection, Variants, VarySpec},
+    },
 };
-use crate::store_key::StoreKeys;
+use crate::core::store_api::store_key::StoreKeys;
 
 pub fn cache_control(data: &[u8]) {
     let targeted = [
@@ -114,7 +116,7 @@ pub fn date(data: &[u8]) {
 pub fn structured(data: &[u8]) {
     let Some(members) = std::str::from_utf8(data)
         .ok()
-        .and_then(structured::dictionary)
+        .and_then(structured_fields::dictionary)
     else {
         return;
     };

@@ -10,33 +10,32 @@ use http::{HeaderName, header::CACHE_CONTROL};
 use tower_layer::Layer;
 
 use super::{
-    backoff::Backoffs,
-    budget::Budget,
-    collapse::Flights,
     config::{Config, PolicyBy, Purges},
-    directives::Targeted,
-    empty_body::EmptyBodies,
-    field_names::FieldNames,
-    jitter::{self, Jitter},
-    key::KeyMaker,
+    entry::{
+        jitter::{self, Jitter},
+        key::KeyMaker,
+    },
+    fill::{budget::Budget, empty_body::EmptyBodies},
+    http::{
+        cache_control::Targeted, field_names::FieldNames, profile::Rules,
+        storability::is_never_stored,
+    },
+    lookup::{
+        backoff::Backoffs, reloads::Reloads, single_flight::Flights, storable::StorableMemory,
+    },
     policy::CachePolicy,
     purger::CachePurger,
-    reloads::Reloads,
-    rules::Rules,
     service::Cache,
-    storability::is_never_stored,
-    storable::StorableMemory,
     store::CacheStore,
 };
-use crate::{
+use crate::core::{
     audit::{Audit, Auditor},
-    deadline::Deadline,
     error::ConfigError,
+    http::request_head::RequestHead,
     layer_order::{LayerKind, Placement},
     notice,
-    request_head::RequestHead,
     runtime::{self, Runtime},
-    store_watch::StoreWatch,
+    store_api::{store_monitor::StoreWatch, timeout::Deadline},
     time::{Clock, SystemClock},
 };
 

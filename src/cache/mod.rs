@@ -70,83 +70,40 @@
 //! # }
 //! ```
 
-mod answer;
-mod assured;
-mod backoff;
-mod body;
-mod budget;
-mod cache_status;
-mod codec;
-mod collapse;
-mod common;
-#[cfg(feature = "compression")]
-mod compression;
-mod condition;
 mod config;
-mod date;
-mod directives;
-mod empty_body;
 mod entry;
-mod exchange;
-mod field_names;
 mod fill;
-mod freshness;
 mod future;
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub mod fuzz;
-mod invalidate;
-mod jitter;
-mod key;
+mod http;
 mod layer;
-mod lease;
-mod lines;
 mod lookup;
-mod normal_form;
-mod order;
-mod packing;
-mod part;
 mod placement;
-mod plan;
 mod policy;
 mod policy_probe;
 mod purger;
-mod range;
-mod reason;
-mod refresh;
-mod relay;
-mod reloads;
-mod replaced;
-mod request;
-mod rerouting;
-mod rules;
 #[cfg(feature = "test-util")]
 pub(crate) mod sample;
-mod search;
 mod service;
-mod shown;
-mod storability;
-mod storable;
 mod store;
-mod structured;
 mod tags;
-mod validation;
-mod vary;
 
-pub use self::body::CacheBody;
-pub use self::entry::StoredResponse;
+pub use self::entry::entry::StoredResponse;
+pub use self::entry::key::CacheKey;
+pub use self::fill::body::CacheBody;
+pub use self::fill::relay::InterruptedError;
 pub use self::future::ResponseFuture;
-pub use self::key::CacheKey;
+pub use self::http::vary::{Selection, VariantId, VarySpec};
 pub use self::layer::{CacheLayer, CacheLayerBuilder};
+pub use self::lookup::reason::Reason;
 pub use self::policy::CachePolicy;
 pub use self::purger::{CachePurger, Purge};
-pub use self::reason::Reason;
-pub use self::relay::InterruptedError;
 pub use self::service::Cache;
 pub use self::store::{
     CacheStore, Fence, Found, Lease, LeaseToken, Lookup, PurgeMode, PurgeTarget, Put, PutOutcome,
     Stamp, Touch,
 };
 pub use self::tags::CacheTags;
-pub use self::vary::{Selection, VariantId, VarySpec};
-pub use crate::request_head::RequestHead;
+pub use crate::core::http::request_head::RequestHead;

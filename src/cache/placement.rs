@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use http::{Extensions, Request};
 
-use super::{config::Config, plan::Plan, policy::CachePolicy};
-use crate::{
+use super::{config::Config, lookup::plan::Plan, policy::CachePolicy};
+use crate::core::{
     error::ConfigError,
     identity::Identity,
     layer_order::{self, Placed, Placement},

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use http::{HeaderName, StatusCode, Uri, uri::PathAndQuery};
 
 use super::{
-    field_names::FieldNames,
+    http::field_names::FieldNames,
     policy_probe::{Probe, Probes},
 };
 

@@ -8,7 +8,7 @@ use std::{
     },
 };
 
-use crate::{error::ConfigError, notice};
+use crate::core::{error::ConfigError, notice};
 
 /// The number of requests that are probed.
 const PROBED_MAX: u32 = 256;

@@ -6,10 +6,10 @@ use http::Uri;
 
 use super::{
     config::Config,
-    key::{Partition, Target},
+    entry::key::{Partition, Target},
     store::{PurgeMode, PurgeTarget},
 };
-use crate::{identity::Identity, store_future::StoreFuture};
+use crate::core::{identity::Identity, store_api::store_future::StoreFuture};
 
 /// Lets go of what a cache has stored. Made by [`CacheLayer::purger`](super::CacheLayer::purger).
 ///

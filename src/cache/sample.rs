@@ -6,13 +6,17 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, StatusCode};
 
 use super::{
-    entry::StoredResponse,
-    freshness::Freshness,
-    key::{CacheKey, KeyMaker, Partition, Target},
+    entry::{
+        entry::StoredResponse,
+        key::{CacheKey, KeyMaker, Partition, Target},
+    },
+    http::{
+        freshness::Freshness,
+        vary::{Selection, VarySpec},
+    },
     store::PurgeTarget,
-    vary::{Selection, VarySpec},
 };
-use crate::{store_key::StoreKeys, time::Timestamp};
+use crate::core::{store_api::store_key::StoreKeys, time::Timestamp};
 
 /// What an answer is made of.
 #[derive(Clone, Debug, Default)]

@@ -12,17 +12,18 @@ use http_body::Body;
 use tower::Service;
 
 use super::{
-    body::CacheBody,
     config::Config,
-    exchange::Exchange,
+    fill::{body::CacheBody, exchange::Exchange},
     future::ResponseFuture,
-    lookup::{Next, go_on},
+    lookup::{
+        lookup::{Next, go_on},
+        plan::Plan,
+        refresh::refresh,
+        search::Search,
+    },
     placement,
-    plan::Plan,
-    refresh::refresh,
-    search::Search,
 };
-use crate::error::BoxError;
+use crate::core::error::BoxError;
 
 /// Middleware that answers from a store what has been answered before. Made by
 /// [`CacheLayer`](super::CacheLayer).

@@ -3,11 +3,10 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{
-    entry::StoredResponse,
-    key::CacheKey,
-    vary::{Selection, VarySpec},
+    entry::{entry::StoredResponse, key::CacheKey},
+    http::vary::{Selection, VarySpec},
 };
-use crate::{
+use crate::core::store_api::{
     store_future::StoreFuture,
     store_key::{StoreKey, StoreKeys},
 };

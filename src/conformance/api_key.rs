@@ -13,9 +13,11 @@ use crate::{
         ApiKeyStore, KeyCreation, KeyCursor, KeyId, KeyManager, KeyPage, KeyQuery, KeyRecord,
         KeyRing, KeyUpdate, KeyUse, NewKey, StoredKey,
     },
-    error::{StoreError, StoreErrorKind},
-    store_future::StoreFuture,
-    time::{ManualClock, Timestamp},
+    core::{
+        error::{StoreError, StoreErrorKind},
+        store_api::store_future::StoreFuture,
+        time::{ManualClock, Timestamp},
+    },
 };
 
 /// Checks what layers and managers rely on in a store of API keys.

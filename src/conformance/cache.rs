@@ -12,7 +12,7 @@ use crate::{
         PutOutcome, Stamp, StoredResponse, Touch, VariantId,
         sample::{Sample, Samples},
     },
-    store_key::StoreKey,
+    core::store_api::store_key::StoreKey,
 };
 
 /// Checks that a store of answers keeps the promises that the cache relies on.

@@ -2,7 +2,7 @@
 
 use crate::{
     access_log::{LogEntry, LogQuery, LogStore, Trail},
-    time::Timestamp,
+    core::time::Timestamp,
 };
 
 /// Checks a store of log entries that is empty and has room for sixteen.

@@ -4,9 +4,8 @@ use std::{collections::HashMap, time::Duration};
 
 use super::kit::{Random, join};
 use crate::{
-    error::ConfigError,
+    core::{error::ConfigError, store_api::store_key::StoreKey},
     rate_limit::{Charge, Decisions, Policy, Quota, RateLimitStore, Refund, State, decide_all},
-    store_key::StoreKey,
 };
 
 /// Checks that a store of rate limits keeps the promises that the layer relies on.

@@ -3,13 +3,16 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use super::{
-    callers::CallerRules, charging::Charging, counted::Checks, headers::RateLimitFields,
-    penalty::Bans, stores::Stores, waiting::TurnQueue,
+    admission::{charging::Charging, penalty::Bans, queue::TurnQueue},
+    counted::Checks,
+    failover::stores::Stores,
+    headers::RateLimitFields,
+    partition::caller_list::CallerRules,
 };
-use crate::{audit::Audit, rejection::Responder, store_key::StoreKey};
+use crate::core::{audit::Audit, http::rejection::Responder, store_api::store_key::StoreKey};
 
 /// The options of a limiter.
-pub(super) struct Config {
+pub(crate) struct Config {
     pub(super) stores: Stores,
     pub(super) charging: Charging,
     pub(super) callers: CallerRules,

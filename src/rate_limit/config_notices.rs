@@ -2,12 +2,12 @@
 
 use std::num::NonZeroU32;
 
-use super::{
-    mode::Mode,
+use super::policy::{
     policy::Policy,
-    policy_set::{PolicySet, PolicySets, Tiers},
+    sync_mode::Mode,
+    tiers::{PolicySet, PolicySets, Tiers},
 };
-use crate::{error::ConfigError, notice};
+use crate::core::{error::ConfigError, notice};
 
 /// The options of a limiter that are compared with one another.
 pub(super) struct LimitNotices<'a> {

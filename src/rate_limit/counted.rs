@@ -2,10 +2,13 @@
 
 use std::sync::atomic::AtomicBool;
 
-use super::{partition::StoredPartition, policy::Policy, policy_set::PolicySets};
-use crate::{
+use super::{
+    partition::partition::StoredPartition,
+    policy::{policy::Policy, tiers::PolicySets},
+};
+use crate::core::{
     layer_order::{LayerKind, Placement},
-    store_key::StoreKey,
+    store_api::store_key::StoreKey,
 };
 
 /// The checks of a limiter against the other layers of the process.

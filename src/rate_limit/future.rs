@@ -14,10 +14,13 @@ use pin_project_lite::pin_project;
 use tower::Service;
 
 use super::{
-    admission::{AdmissionEnd, Note, PendingAdmission, Progress, RejectedRequest},
+    admission::{
+        admission::{AdmissionEnd, PendingAdmission, Progress},
+        note::{Note, RejectedRequest},
+    },
     config::Config,
 };
-use crate::body::ResponseBody;
+use crate::core::http::body::ResponseBody;
 
 pin_project! {
     /// The response future of [`RateLimit`](super::RateLimit).

@@ -1,6 +1,6 @@
 //! What fuzzers drive: each function panics if what it reads breaks a promise.
 
-use super::quota::Quota;
+use super::policy::quota::Quota;
 
 pub fn quota(data: &[u8]) {
     let Some(quota) = std::str::from_utf8(data)

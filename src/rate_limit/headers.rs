@@ -5,8 +5,8 @@ use std::{cmp::Ordering, time::Duration};
 use http::{HeaderMap, HeaderName, HeaderValue, Response};
 use smallvec::SmallVec;
 
-use super::{decision::Decision, policy::Policy};
-use crate::time::Timestamp;
+use super::{decision::decision::Decision, policy::policy::Policy};
+use crate::core::time::Timestamp;
 
 static RATELIMIT: HeaderName = HeaderName::from_static("ratelimit");
 static RATELIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
@@ -48,7 +48,7 @@ pub enum ResetForm {
 
 /// What is said of a list of policies whatever is decided: rendered once.
 #[derive(Debug)]
-pub(super) struct Texts {
+pub(crate) struct Texts {
     /// `"burst";q=20;w=2, "daily";q=1000;w=86400`
     policy: HeaderValue,
     /// What stands before what remains: `"burst";r=`, and `, "daily";r=`. Nothing for a policy that
@@ -309,7 +309,7 @@ fn value(text: &[u8]) -> HeaderValue {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rate_limit::{decision::Receipt, quota::Quota};
+    use crate::rate_limit::{decision::decision::Receipt, policy::quota::Quota};
 
     fn policies() -> [Policy; 2] {
         [

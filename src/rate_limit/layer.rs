@@ -5,30 +5,38 @@ use std::{borrow::Cow, fmt, future::Future, sync::Arc, time::Duration};
 use tower_layer::Layer;
 
 use super::{
-    callers::{CallerRules, Callers},
-    charging::{Charging, ChargingOptions},
+    admission::{
+        charging::{Charging, ChargingOptions},
+        handle::Limits,
+        penalty::{Bans, Penalty},
+        queue::TurnQueue,
+    },
     config::{Config, ResponseOptions},
     counted::{Checks, Counted},
+    failover::{
+        on_store_error::OnStoreError,
+        stores::{StoreOptions, Stores},
+    },
     headers::RateLimitFields,
-    limits::Limits,
-    on_store_error::OnStoreError,
-    own_sets::{OwnSets, Reads},
-    partition::{Partition, SingleComponent, StoredPartition},
-    penalty::{Bans, Penalty},
+    partition::{
+        caller_list::{CallerRules, Callers},
+        partition::{Partition, SingleComponent, StoredPartition},
+    },
     placement,
-    policy::Policy,
-    policy_set::{LiveSets, PolicyList, PolicySets, Tiers},
+    policy::{
+        overrides::{OwnSets, Reads},
+        policy::Policy,
+        spec::{LimitSpec, has_queue},
+        tiers::{LiveSets, PolicyList, PolicySets, Tiers},
+    },
     request_head::RequestHead,
     service::RateLimit,
     store::RateLimitStore,
-    stores::{StoreOptions, Stores},
-    waiting::TurnQueue,
-    wanted::{LimitSpec, has_queue},
 };
-use crate::{
+use crate::core::{
     audit::{Audit, Auditor},
     error::ConfigError,
-    rejection::Responder,
+    http::rejection::Responder,
     runtime::Runtime,
 };
 
@@ -495,10 +503,14 @@ mod tests {
 
     use super::*;
     use crate::{
-        error::StoreErrorKind,
+        core::{
+            error::StoreErrorKind,
+            store_api::{
+                store_future::StoreFuture,
+                store_key::{StoreKey, StoreKeys},
+            },
+        },
         rate_limit::{Charge, Decisions, Quota, Refund},
-        store_future::StoreFuture,
-        store_key::{StoreKey, StoreKeys},
     };
 
     /// A store whose calls all fail.

@@ -87,67 +87,42 @@
 //! in shadow mode reject nothing then either.
 
 mod admission;
-mod algorithm;
-mod callers;
-mod canonical;
-mod charge;
-mod charging;
 mod config;
 mod config_notices;
 mod counted;
 mod decision;
-mod failure_override;
+mod failover;
 mod future;
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub mod fuzz;
 mod headers;
 mod layer;
-mod limits;
-mod local_store;
-mod mode;
-mod on_store_error;
-mod own_sets;
-mod paid;
 mod partition;
-mod penalty;
 mod placement;
 mod policy;
-mod policy_set;
-mod quota;
-#[cfg(feature = "governor")]
-mod quota_governor;
-#[cfg(feature = "serde")]
-mod quota_serde;
-mod quota_text;
 mod service;
-mod settlement;
 mod store;
-mod stores;
-mod terms;
-mod waiting;
-mod wanted;
-mod watched;
 
-pub use self::algorithm::{Log, State};
-pub use self::callers::Callers;
-pub use self::charge::{Charge, Memory, decide_all, decide_all_with_logs};
-pub use self::decision::{Decision, Decisions, Receipt};
+pub use self::admission::handle::{Limits, Taken};
+pub use self::admission::penalty::Penalty;
+pub use self::admission::settlement::Settlement;
+pub use self::decision::algorithm::{Log, State};
+pub use self::decision::charge::{Charge, Memory, decide_all, decide_all_with_logs};
+pub use self::decision::decision::{Decision, Decisions, Receipt};
+pub use self::failover::on_store_error::OnStoreError;
 pub use self::future::ResponseFuture;
 pub use self::headers::{RateLimitFields, ResetForm};
 pub use self::layer::{RateLimitLayer, RateLimitLayerBuilder};
-pub use self::limits::{Limits, Taken};
-pub use self::mode::Mode;
-pub use self::on_store_error::OnStoreError;
-pub use self::partition::Partition;
-pub use self::penalty::Penalty;
-pub use self::policy::{Carry, Policy};
-pub use self::policy_set::{PolicyList, Tiers};
-pub use self::quota::Quota;
-pub use self::quota_text::Quotas;
+pub use self::partition::caller_list::Callers;
+pub use self::partition::partition::Partition;
+pub use self::policy::params::Terms;
+pub use self::policy::policy::{Carry, Policy};
+pub use self::policy::quota::Quota;
+pub use self::policy::quota_text::Quotas;
+pub use self::policy::sync_mode::Mode;
+pub use self::policy::tiers::{PolicyList, Tiers};
 pub use self::service::RateLimit;
-pub use self::settlement::Settlement;
 pub use self::store::{RateLimitStore, Refund};
-pub use self::terms::Terms;
-use crate::request_head;
-pub use crate::request_head::RequestHead;
+use crate::core::http::request_head;
+pub use crate::core::http::request_head::RequestHead;

@@ -4,8 +4,8 @@ use std::sync::{Arc, atomic::Ordering};
 
 use http::Extensions;
 
-use super::{config::Config, policy::Policy};
-use crate::{
+use super::{config::Config, policy::policy::Policy};
+use crate::core::{
     error::ConfigError,
     framework,
     identity::Identity,

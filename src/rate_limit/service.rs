@@ -10,13 +10,16 @@ use http::{Request, Response};
 use tower::Service;
 
 use super::{
-    admission::{self, AdmissionEnd, FastAdmission, Progress},
+    admission::{
+        admission::{self, AdmissionEnd, Progress},
+        fast_path::FastAdmission,
+    },
     config::Config,
     future::{PendingCall, ResponseFuture},
     placement,
     request_head::RequestHead,
 };
-use crate::body::ResponseBody;
+use crate::core::http::body::ResponseBody;
 
 /// Limits how often requests reach the inner service. See the [module](super).
 #[derive(Clone, Debug)]

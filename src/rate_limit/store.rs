@@ -3,14 +3,18 @@
 use std::{fmt, sync::Arc};
 
 use super::{
-    charge::Charge,
-    decision::{Decision, Decisions, Receipt},
-    policy::Policy,
+    decision::{
+        charge::Charge,
+        decision::{Decision, Decisions, Receipt},
+    },
+    policy::policy::Policy,
 };
-use crate::{
+use crate::core::{
     error::{ConfigError, StoreErrorKind},
-    store_future::StoreFuture,
-    store_key::{StoreKey, StoreKeys},
+    store_api::{
+        store_future::StoreFuture,
+        store_key::{StoreKey, StoreKeys},
+    },
     time::Timestamp,
 };
 

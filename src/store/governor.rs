@@ -10,11 +10,15 @@ use governor::{
 };
 
 use crate::{
-    error::{ConfigError, StoreError, StoreErrorKind},
+    core::{
+        error::{ConfigError, StoreError, StoreErrorKind},
+        store_api::{
+            store_future::StoreFuture,
+            store_key::{StoreKey, StoreKeys},
+        },
+        time::{Clock, SystemClock},
+    },
     rate_limit::{Charge, Decision, Decisions, Policy, RateLimitStore, Receipt, Refund},
-    store_future::StoreFuture,
-    store_key::{StoreKey, StoreKeys},
-    time::{Clock, SystemClock},
 };
 
 /// The kind of `governor`'s limiters that a [`GovernorStore`] asks.

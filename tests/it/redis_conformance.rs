@@ -11,8 +11,10 @@ use portcullis::{
     store::{RedisConfig, RedisStore, TieredStore},
 };
 
-use crate::redis_logs::counts_logs_exactly;
-use crate::support::redis::{Cluster, Reply, Server, keys, patient};
+use crate::{
+    redis_logs::counts_logs_exactly,
+    support::redis::{Cluster, Reply, Server, keys, patient},
+};
 
 /// Runs the suites of all four ports beside one another: most of the time they wait.
 async fn keeps_every_promise<S>(store: &S)

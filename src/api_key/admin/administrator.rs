@@ -3,8 +3,8 @@
 use http::request::Parts;
 
 use crate::{
-    api_key::{manager::KeyManager, record::KeyRecord},
-    store_future::StoreFuture,
+    api_key::{manage::manager::KeyManager, record::record::KeyRecord},
+    core::store_api::store_future::StoreFuture,
 };
 
 /// Says who sent a request, and what they may do to keys.

@@ -20,10 +20,10 @@ use super::{
     problem::{self, Problem},
 };
 use crate::api_key::{
-    encoding::decode_percent,
-    key::KeyId,
-    manager::{KeyError, KeyManager},
-    record::StoredKey,
+    authenticate::encoding::decode_percent,
+    key::format::KeyId,
+    manage::manager::{KeyError, KeyManager},
+    record::record::StoredKey,
 };
 
 /// What a body may have: the bounds of a record, in JSON.

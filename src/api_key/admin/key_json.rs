@@ -10,15 +10,15 @@ use super::{
     problem::{self, Problem},
 };
 use crate::{
-    allowance::Allowance,
     api_key::{
-        constraints::Constraints,
-        new_key::NewKey,
-        record::{KeyRecord, KeyState, KeyStatus},
+        manage::{new_key::NewKey, update::KeyUpdate},
+        record::{
+            constraints::Constraints,
+            record::{KeyRecord, KeyState, KeyStatus},
+        },
         store::{KeyCursor, ListedKey},
-        update::KeyUpdate,
     },
-    time::Timestamp,
+    core::{allowance::Allowance, time::Timestamp},
 };
 
 /// Writes a key. There is no secret in it, and no digest.

@@ -5,7 +5,10 @@ use std::{borrow::Cow, time::Duration};
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
 
-use crate::{api_key::manager::KeyError, error::StoreError, rejection::Rejection};
+use crate::{
+    api_key::manage::manager::KeyError,
+    core::{error::StoreError, http::rejection::Rejection},
+};
 
 /// A rejection in a box: what nearly never comes makes nothing larger.
 #[derive(Debug)]

@@ -23,12 +23,12 @@ use super::{
 };
 use crate::{
     api_key::{
-        key::KeyId,
-        manager::{GeneratedKey, KeyManager},
-        record::StoredKey,
+        key::format::KeyId,
+        manage::manager::{GeneratedKey, KeyManager},
+        record::record::StoredKey,
         store::{KeyPage, KeyQuery},
     },
-    time::Timestamp,
+    core::time::Timestamp,
 };
 
 /// The most keys of an owner, unless the manager says otherwise.

@@ -2,20 +2,20 @@
 
 use std::slice;
 
-use super::{Note, ruling::policy_outcome};
+use super::{note::Note, ruling::policy_outcome};
 use crate::{
+    core::{
+        record::{RateLimitDecision, RateLimitOutcome, RecordHandle},
+        store_api::store_key::StoreKey,
+        time::Timestamp,
+    },
     rate_limit::{
-        charge::Charge,
         config::Config,
-        decision::Decision,
+        decision::{charge::Charge, decision::Decision},
         headers::{Lines, RateLimitFields},
-        policy::Policy,
-        policy_set::PolicySet,
+        policy::{policy::Policy, tiers::PolicySet},
         request_head::RequestHead,
     },
-    record::{RateLimitDecision, RateLimitOutcome, RecordHandle},
-    store_key::StoreKey,
-    time::Timestamp,
 };
 
 /// The result of the fast path.

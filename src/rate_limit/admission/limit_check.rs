@@ -5,24 +5,29 @@ use std::{sync::Arc, time::Duration};
 use http::{Extensions, Request};
 use smallvec::SmallVec;
 
-use super::{Note, PendingAdmission, Progress, Ruling, rejections};
+use super::{
+    admission::{PendingAdmission, Progress},
+    charged::{Costs, Paid},
+    note::Note,
+    queue::Waiter,
+    rejections,
+    ruling::Ruling,
+};
 use crate::{
-    error::{StoreError, StoreErrorKind},
-    rate_limit::{
-        charge::Charge,
-        config::Config,
-        decision::Decisions,
-        headers::Lines,
-        paid::{Costs, Paid},
-        policy_set::Chosen,
-        request_head::RequestHead,
-        stores::DecidingStore,
-        waiting::Waiter,
+    core::{
+        error::{StoreError, StoreErrorKind},
+        http::rejection::Rejection,
+        record::RateLimitDecision,
+        store_api::{store_future::StoreFuture, store_key::StoreKey},
     },
-    record::RateLimitDecision,
-    rejection::Rejection,
-    store_future::StoreFuture,
-    store_key::StoreKey,
+    rate_limit::{
+        config::Config,
+        decision::{charge::Charge, decision::Decisions},
+        failover::stores::DecidingStore,
+        headers::Lines,
+        policy::tiers::Chosen,
+        request_head::RequestHead,
+    },
 };
 
 /// A request that a store decides.
@@ -37,7 +42,7 @@ pub(in crate::rate_limit) struct LimitCheck<'a> {
 struct QueueFull;
 
 impl<'a> LimitCheck<'a> {
-    pub(super) fn new(partition: StoreKey, set: Chosen<'a>, costs: Costs) -> Self {
+    pub(crate) fn new(partition: StoreKey, set: Chosen<'a>, costs: Costs) -> Self {
         Self {
             partition,
             set,
@@ -48,7 +53,7 @@ impl<'a> LimitCheck<'a> {
 
     /// Charges the store for the request, and decides by its reply.
     #[inline]
-    pub(super) fn take<B>(self, config: &Arc<Config>, request: &mut Request<B>) -> Progress {
+    pub(crate) fn take<B>(self, config: &Arc<Config>, request: &mut Request<B>) -> Progress {
         match self.charge(config, request.extensions()).into_ready() {
             Ok(reply) => self.decide(config, request, reply),
             Err(pending) => Progress::Wait(PendingAdmission::Deciding(pending, self.into_owned())),
@@ -80,7 +85,7 @@ impl<'a> LimitCheck<'a> {
     }
 
     /// Decides the request by the reply of the store.
-    pub(super) fn decide<B>(
+    pub(crate) fn decide<B>(
         &self,
         config: &Arc<Config>,
         request: &mut Request<B>,

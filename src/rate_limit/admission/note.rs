@@ -4,12 +4,17 @@ use std::{fmt, mem, sync::Arc};
 
 use http::{Extensions, Response, Version};
 
+use super::{charged::Paid, settlement::Bill};
 use crate::{
-    body::ResponseBody,
-    rate_limit::{config::Config, headers::Lines, paid::Paid, settlement::Bill},
-    record::{RateLimitOutcome, RecordHandle},
-    rejection::{Dialect, Rejection, Responder, meant_status},
-    store_key::StoreKey,
+    core::{
+        http::{
+            body::ResponseBody,
+            rejection::{Dialect, Rejection, Responder, meant_status},
+        },
+        record::{RateLimitOutcome, RecordHandle},
+        store_api::store_key::StoreKey,
+    },
+    rate_limit::{config::Config, headers::Lines},
 };
 
 /// The effects of an admission on the response.
@@ -48,7 +53,7 @@ impl Note {
     /// Creates the note of an admitted request. The outcome is written to the request's record, and
     /// from there to the response; it is not built for a request without a record.
     #[inline]
-    pub(super) fn admitted(
+    pub(crate) fn admitted(
         extensions: &Extensions,
         lines: Lines,
         outcome: impl FnOnce() -> RateLimitOutcome,
@@ -70,7 +75,7 @@ impl Note {
     }
 
     /// Creates the note of a rejected request, with the outcome in the extensions of the response.
-    pub(super) fn denied(extensions: &Extensions, lines: Lines, outcome: RateLimitOutcome) -> Self {
+    pub(crate) fn denied(extensions: &Extensions, lines: Lines, outcome: RateLimitOutcome) -> Self {
         match RecordHandle::of(extensions) {
             None => Self::with_outcome(lines, outcome),
             Some(record) => Self::recorded(record, lines, outcome),
@@ -94,7 +99,7 @@ impl Note {
     }
 
     /// Settles the charges once the response has ended.
-    pub(super) fn settle(&mut self, paid: Paid, extensions: &mut Extensions) {
+    pub(crate) fn settle(&mut self, paid: Paid, extensions: &mut Extensions) {
         let bill = Bill::open(paid, extensions);
         self.extra.get_or_insert_default().bill = Some(bill);
     }
@@ -167,7 +172,7 @@ impl fmt::Debug for AuthJudgment {
 }
 
 impl RejectedRequest {
-    pub(super) fn new(
+    pub(crate) fn new(
         rejection: Rejection,
         dialect: Dialect,
         responder: Responder,

@@ -5,13 +5,11 @@ use std::{borrow::Cow, sync::atomic::AtomicBool, time::Duration};
 use http::StatusCode;
 
 use crate::{
-    notice,
+    core::{http::rejection::Rejection, notice},
     rate_limit::{
-        decision::{Decision, Decisions},
-        policy::Policy,
-        policy_set::PolicySet,
+        decision::decision::{Decision, Decisions},
+        policy::{policy::Policy, tiers::PolicySet},
     },
-    rejection::Rejection,
 };
 
 /// The time after which a request may be repeated that a failure of the store has rejected.
@@ -73,7 +71,7 @@ fn denying<'a>(
     each.filter(|(policy, decision)| !policy.is_shadow() && !decision.is_admitted())
 }
 
-pub(super) fn store_failed() -> Rejection {
+pub(crate) fn store_failed() -> Rejection {
     Rejection::new(
         StatusCode::SERVICE_UNAVAILABLE,
         "rate-limit-unavailable",
@@ -83,7 +81,7 @@ pub(super) fn store_failed() -> Rejection {
 }
 
 /// Returns the rejection of a request that would have to wait this long among too many others.
-pub(super) fn queue_full(delay: Duration) -> Rejection {
+pub(crate) fn queue_full(delay: Duration) -> Rejection {
     Rejection::new(
         StatusCode::SERVICE_UNAVAILABLE,
         Cow::Borrowed("https://iana.org/assignments/http-problem-types#temporary-reduced-capacity"),

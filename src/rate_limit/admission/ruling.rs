@@ -6,18 +6,19 @@ use http::Extensions;
 
 use super::rejections;
 use crate::{
-    audit::{Audit, AuditEvent},
-    error::StoreError,
-    identity::Identity,
-    rate_limit::{
-        decision::{Decision, Decisions},
-        headers::{Lines, RateLimitFields},
-        policy::Policy,
-        policy_set::PolicySet,
-        stores::DecidingStore,
+    core::{
+        audit::{Audit, AuditEvent},
+        error::StoreError,
+        http::rejection::Rejection,
+        identity::Identity,
+        record::{PolicyOutcome, RateLimitDecision, RateLimitOutcome},
     },
-    record::{PolicyOutcome, RateLimitDecision, RateLimitOutcome},
-    rejection::Rejection,
+    rate_limit::{
+        decision::decision::{Decision, Decisions},
+        failover::stores::DecidingStore,
+        headers::{Lines, RateLimitFields},
+        policy::{policy::Policy, tiers::PolicySet},
+    },
 };
 
 /// The ruling on a request.
@@ -31,7 +32,7 @@ pub(in crate::rate_limit) struct Ruling<'a> {
 impl<'a> Ruling<'a> {
     /// `admit_undecided` returns whether the request passes if no store has decided.
     #[inline]
-    pub(super) fn new(
+    pub(crate) fn new(
         reply: &'a Result<Decisions, StoreError>,
         store: &DecidingStore,
         set: &'a PolicySet,
@@ -74,7 +75,7 @@ impl<'a> Ruling<'a> {
         }
     }
 
-    pub(super) fn decision(&self) -> RateLimitDecision {
+    pub(crate) fn decision(&self) -> RateLimitDecision {
         self.decision
     }
 
@@ -110,7 +111,7 @@ impl<'a> Ruling<'a> {
 
     /// Returns the header field lines of the response.
     #[inline]
-    pub(super) fn lines(&self, fields: RateLimitFields) -> Lines {
+    pub(crate) fn lines(&self, fields: RateLimitFields) -> Lines {
         let Some(decisions) = self.decisions else {
             return Lines::None;
         };
@@ -120,7 +121,7 @@ impl<'a> Ruling<'a> {
 
     /// Returns the rejection of a request that is not admitted.
     #[inline]
-    pub(super) fn rejection(&self, jitter: impl FnOnce() -> Duration) -> Option<Rejection> {
+    pub(crate) fn rejection(&self, jitter: impl FnOnce() -> Duration) -> Option<Rejection> {
         match (self.decision, self.decisions) {
             (RateLimitDecision::Denied, Some(decisions)) => {
                 Some(rejections::quota_exceeded(self.set, decisions, jitter()))

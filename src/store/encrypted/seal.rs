@@ -11,7 +11,7 @@ use hmac::{Hmac, Mac};
 use sha2::Sha256;
 use zeroize::Zeroizing;
 
-use crate::error::{ConfigError, StoreError, StoreErrorKind};
+use crate::core::error::{ConfigError, StoreError, StoreErrorKind};
 
 /// The version of the form: version, key id, nonce, what is sealed, tag.
 const FORM: u8 = 1;

@@ -1,6 +1,6 @@
 //! The empty room of a layer that is not built.
 
-use super::Shelf;
+use super::store::Shelf;
 
 /// Nothing: its layer's feature is off.
 #[derive(Debug)]

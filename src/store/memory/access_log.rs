@@ -5,10 +5,10 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use super::{MemoryStore, Shelf};
+use super::store::{MemoryStore, Shelf};
 use crate::{
     access_log::{LogEntry, LogQuery, LogStore, Ring, Trail},
-    store_future::StoreFuture,
+    core::store_api::store_future::StoreFuture,
 };
 
 /// The latest entries of each trail, each trail within the bounds.

@@ -7,15 +7,13 @@ use std::{
 
 use dashmap::DashMap;
 
-use super::{MemoryStore, Shelf};
+use super::store::{MemoryStore, Shelf};
 use crate::{
     api_key::{
         ApiKeyStore, ChangeFeed, KeyCount, KeyCreation, KeyCursor, KeyId, KeyPage, KeyQuery,
         KeyUse, ListedKey, StoredKey,
     },
-    error::StoreErrorKind,
-    store_future::StoreFuture,
-    time::Timestamp,
+    core::{error::StoreErrorKind, store_api::store_future::StoreFuture, time::Timestamp},
 };
 
 /// Records by id, and the orders in which they are listed.

@@ -17,16 +17,17 @@ use quick_cache::{
     sync::{Cache, DefaultLifecycle},
 };
 
-use super::{MemoryStore, Shelf};
+use super::store::{MemoryStore, Shelf};
 use crate::{
     cache::{
         CacheKey, CacheStore, Fence, Found, Lookup, PurgeMode, PurgeTarget, Put, PutOutcome,
         Selection, Stamp, StoredResponse, Touch, VariantId, VarySpec,
     },
+    core::{
+        store_api::{store_future::StoreFuture, store_key::StoreKeys},
+        time::Timestamp,
+    },
     store::purges::{DigestHasher, NAME_BYTES, Name, Purges, Standing, StoredNames, names_of},
-    store_future::StoreFuture,
-    store_key::StoreKeys,
-    time::Timestamp,
 };
 
 /// What a place in the map weighs beside what stands in it: the map grows by doubling, and keeps
@@ -332,8 +333,7 @@ mod tests {
     use super::*;
     use crate::{
         cache::sample::{Sample, Samples},
-        store_key::StoreKey,
-        time::ManualClock,
+        core::{store_api::store_key::StoreKey, time::ManualClock},
     };
 
     const LONG: Duration = Duration::from_secs(3_600);

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use super::{Shared, link::Link};
-use crate::store_key::StoreKeys;
+use super::{connection::client::Link, store::Shared};
+use crate::core::store_api::store_key::StoreKeys;
 
 /// Nothing: its layer's feature is off.
 #[derive(Debug)]

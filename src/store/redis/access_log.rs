@@ -5,16 +5,19 @@ use std::{fmt, sync::LazyLock, time::Duration};
 use redis::Value;
 
 use super::{
-    RedisStore,
-    link::{Link, Turn},
-    script::Script,
+    connection::{
+        client::{Link, Turn},
+        script::Script,
+    },
+    store::RedisStore,
 };
 use crate::{
     access_log::{LogEntry, LogQuery, LogStore, Trail},
-    error::{StoreError, StoreErrorKind},
-    store_future::StoreFuture,
-    store_key::StoreKeys,
-    time::Timestamp,
+    core::{
+        error::{StoreError, StoreErrorKind},
+        store_api::{store_future::StoreFuture, store_key::StoreKeys},
+        time::Timestamp,
+    },
 };
 
 static APPEND: LazyLock<Script> =

@@ -13,21 +13,27 @@ use std::{
 use redis::Value;
 
 use super::{
-    RedisStore,
-    channel::{Listening, News, OnNews},
-    link::{Link, Turn},
+    connection::{
+        client::{Link, Turn},
+        pubsub::{Listening, News, OnNews},
+        script::{Script, ScriptCall},
+    },
     receipts::acknowledge,
-    script::{Script, ScriptCall},
+    store::RedisStore,
 };
 use crate::{
     api_key::{
         ApiKeyStore, ChangeFeed, KeyChanges, KeyCount, KeyCreation, KeyCursor, KeyId, KeyPage,
         KeyQuery, KeyRecord, KeyUse, ListedKey, StoredKey,
     },
-    error::{StoreError, StoreErrorKind},
-    store_future::StoreFuture,
-    store_key::{KeySpace, StoreKeys},
-    time::Timestamp,
+    core::{
+        error::{StoreError, StoreErrorKind},
+        store_api::{
+            store_future::StoreFuture,
+            store_key::{KeySpace, StoreKeys},
+        },
+        time::Timestamp,
+    },
 };
 
 static FIND: LazyLock<Script> =

@@ -18,21 +18,27 @@ use bytes::Bytes;
 use redis::Value;
 
 use super::{
-    RedisStore, Shared,
     cache_names::{NAME_BYTES, Names},
-    channel::{Listening, News},
-    ground::together,
-    link::{Link, Turn},
-    script::{Script, ScriptCall},
+    connection::{
+        client::{Link, Turn},
+        ground::together,
+        pubsub::{Listening, News},
+        script::{Script, ScriptCall},
+    },
+    store::{RedisStore, Shared},
 };
 use crate::{
     cache::{
         CacheKey, CacheStore, Fence, Found, Lease, LeaseToken, Lookup, PurgeMode, PurgeTarget, Put,
         PutOutcome, Selection, Stamp, StoredResponse, Touch, VariantId, VarySpec,
     },
-    error::{StoreError, StoreErrorKind},
-    store_future::StoreFuture,
-    store_key::{StoreKey, StoreKeys},
+    core::{
+        error::{StoreError, StoreErrorKind},
+        store_api::{
+            store_future::StoreFuture,
+            store_key::{StoreKey, StoreKeys},
+        },
+    },
 };
 
 const PURGES: &str = include_str!("scripts/cache_purges.lua");
@@ -259,7 +265,7 @@ impl Shared {
     fn answers(&self, key: &CacheKey) -> Vec<u8> {
         let mut name = self.cache.share_of(key.uri()).start.clone();
         name.push(b':');
-        super::link::push_base64(&mut name, key.full().as_bytes());
+        super::connection::client::push_base64(&mut name, key.full().as_bytes());
         name
     }
 

@@ -1,9 +1,9 @@
 //! Names by which entries are purged, as they stand on a server.
 
-use super::link::push_base64;
+use super::connection::client::push_base64;
 use crate::{
     cache::{CacheKey, PurgeTarget, StoredResponse},
-    store_key::StoreKey,
+    core::store_api::store_key::StoreKey,
 };
 
 /// The length of a name: its kind, and a digest.

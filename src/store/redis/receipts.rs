@@ -7,8 +7,11 @@ use std::{
 
 use redis::Value;
 
-use super::{RedisStore, link::Link, script::Script};
-use crate::{
+use super::{
+    connection::{client::Link, script::Script},
+    store::RedisStore,
+};
+use crate::core::{
     error::{StoreError, StoreErrorKind},
     time::{Clock, SystemClock},
 };

@@ -1,9 +1,9 @@
 //! The log goes to the server.
 
-use super::TieredStore;
+use super::store::TieredStore;
 use crate::{
     access_log::{LogEntry, LogQuery, LogStore, Trail},
-    store_future::StoreFuture,
+    core::store_api::store_future::StoreFuture,
 };
 
 impl LogStore for TieredStore {

@@ -1,10 +1,9 @@
 //! Keys are asked for at the server: a ring remembers what it is answered.
 
-use super::TieredStore;
+use super::store::TieredStore;
 use crate::{
     api_key::{ApiKeyStore, ChangeFeed, KeyCreation, KeyId, KeyPage, KeyQuery, KeyUse, StoredKey},
-    store_future::StoreFuture,
-    time::Timestamp,
+    core::{store_api::store_future::StoreFuture, time::Timestamp},
 };
 
 impl ApiKeyStore for TieredStore {

@@ -11,20 +11,21 @@ use std::{
 
 use quick_cache::{Weighter, unsync::Cache};
 
-use super::TieredStore;
+use super::store::TieredStore;
 use crate::{
     cache::{
         CacheKey, CacheStore, Fence, Found, Lease, LeaseToken, Lookup, PurgeMode, PurgeTarget, Put,
         PutOutcome, Selection, Stamp, StoredResponse, Touch, VariantId,
+    },
+    core::{
+        store_api::{store_future::StoreFuture, store_key::StoreKeys},
+        time::{Clock, SystemClock, Timestamp},
     },
     store::{
         RedisStore,
         purges::{self, Name, Purges, Standing, StoredNames, names_of},
         redis::{Listening, NAME_BYTES, Purged, Seen},
     },
-    store_future::StoreFuture,
-    store_key::StoreKeys,
-    time::{Clock, SystemClock, Timestamp},
 };
 
 /// The time for which an entry is used without asking the server: at most as long as it takes to find out that
@@ -312,7 +313,7 @@ mod tests {
     use super::*;
     use crate::{
         cache::sample::{Sample, Samples},
-        store_key::StoreKey,
+        core::store_api::store_key::StoreKey,
     };
 
     struct Tier {

@@ -1,10 +1,12 @@
 //! Limits are counted at the server: what each process counts for itself is no limit of all.
 
-use super::TieredStore;
+use super::store::TieredStore;
 use crate::{
+    core::store_api::{
+        store_future::StoreFuture,
+        store_key::{StoreKey, StoreKeys},
+    },
     rate_limit::{Charge, Decisions, Policy, RateLimitStore, Refund},
-    store_future::StoreFuture,
-    store_key::{StoreKey, StoreKeys},
 };
 
 impl RateLimitStore for TieredStore {

@@ -5,7 +5,10 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use crate::{rate_limit::Log, store_key::StoreKey, time::Timestamp};
+use crate::{
+    core::{store_api::store_key::StoreKey, time::Timestamp},
+    rate_limit::Log,
+};
 
 /// The logs are kept in so many shards, each under a lock of its own.
 const SHARDS: usize = 64;
@@ -130,8 +133,8 @@ mod tests {
 
     use super::*;
     use crate::{
+        core::store_api::store_key::StoreKeys,
         rate_limit::{Charge, Memory, Policy, Quota, decide_all_with_logs},
-        store_key::StoreKeys,
     };
 
     const NOW: Timestamp = Timestamp::from_secs(1_000);

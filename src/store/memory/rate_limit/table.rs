@@ -38,7 +38,10 @@ use smallvec::SmallVec;
 use super::seam::{
     AtomicBool, AtomicU64, COMPACT_GROUPS, GROUP, Mutex, MutexGuard, Ordering, spin_loop, yield_now,
 };
-use crate::{rate_limit::State, store_key::StoreKey, time::Timestamp};
+use crate::{
+    core::{store_api::store_key::StoreKey, time::Timestamp},
+    rate_limit::State,
+};
 
 /// So many slots from a key's own are looked at before the tags are.
 const NEAR: usize = 4;
@@ -580,8 +583,8 @@ mod tests {
 
     use super::*;
     use crate::{
+        core::store_api::store_key::StoreKeys,
         rate_limit::{Charge, Policy, Quota, decide_all},
-        store_key::StoreKeys,
     };
 
     const NOW: Timestamp = Timestamp::from_secs(1_000);

@@ -15,11 +15,11 @@ use super::{
     scripts::{Choice, Task, script_for},
 };
 use crate::{
-    error::StoreError,
-    store::redis::{
-        fault::Fault,
+    core::error::StoreError,
+    store::redis::connection::{
+        client::{Link, Messenger, Turn},
+        error::Fault,
         ground::within,
-        link::{Link, Messenger, Turn},
         patience::Patience,
         script::ScriptCall,
     },

@@ -13,12 +13,13 @@ use super::{
     scripts::{Choice, Task, script_for},
 };
 use crate::{
-    error::StoreError,
+    core::{
+        error::StoreError,
+        store_api::{store_future::StoreFuture, store_key::StoreKey},
+        time::Timestamp,
+    },
     rate_limit::{Carry, Charge, Policy},
-    store::redis::RedisStore,
-    store_future::StoreFuture,
-    store_key::StoreKey,
-    time::Timestamp,
+    store::redis::store::RedisStore,
 };
 
 /// The most partitions and policies that are remembered. Beyond them all are forgotten, and carried

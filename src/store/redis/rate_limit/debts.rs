@@ -12,10 +12,12 @@ use std::{
 use smallvec::SmallVec;
 
 use crate::{
-    error::{StoreError, StoreErrorKind},
+    core::{
+        error::{StoreError, StoreErrorKind},
+        store_api::store_key::StoreKey,
+        time::Timestamp,
+    },
     rate_limit::{Charge, Decisions, Mode, Policy, State, decide_all},
-    store_key::StoreKey,
-    time::Timestamp,
 };
 
 /// Of so many partitions at most something is admitted without asking.
@@ -413,7 +415,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::{rate_limit::Quota, store_key::StoreKeys};
+    use crate::{core::store_api::store_key::StoreKeys, rate_limit::Quota};
 
     fn at(millis: u64) -> Timestamp {
         Timestamp::from_micros(millis * 1_000)

@@ -12,9 +12,8 @@ use std::{
 use smallvec::SmallVec;
 
 use crate::{
+    core::{store_api::store_key::StoreKey, time::Timestamp},
     rate_limit::{Charge, Decisions, Log, Memory, State, decide_all, decide_all_with_logs},
-    store_key::StoreKey,
-    time::Timestamp,
 };
 
 /// The states by which partitions were denied, as the server had them.
@@ -261,8 +260,8 @@ fn is_firm(charges: &[Charge<'_>], decisions: &Decisions) -> bool {
 mod tests {
     use super::*;
     use crate::{
+        core::store_api::store_key::StoreKeys,
         rate_limit::{Policy, Quota},
-        store_key::StoreKeys,
     };
 
     const SERVER: u64 = 1_000_000_000;

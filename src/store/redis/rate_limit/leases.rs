@@ -13,9 +13,8 @@ use smallvec::SmallVec;
 
 use super::question::{Ahead, Unspent};
 use crate::{
+    core::{store_api::store_key::StoreKey, time::Timestamp},
     rate_limit::{Charge, Decision, Decisions, Mode, Policy, Receipt},
-    store_key::StoreKey,
-    time::Timestamp,
 };
 
 /// The most partitions of which tokens are leased. Requests of others are decided by the server.
@@ -450,7 +449,7 @@ mod tests {
     use std::num::NonZeroU32;
 
     use super::*;
-    use crate::{rate_limit::Quota, store_key::StoreKeys};
+    use crate::{core::store_api::store_key::StoreKeys, rate_limit::Quota};
 
     fn at(millis: u64) -> Timestamp {
         Timestamp::from_micros(millis * 1_000)

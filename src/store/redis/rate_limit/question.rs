@@ -7,9 +7,9 @@ use smallvec::SmallVec;
 
 use super::scripts::{Choice, Task};
 use crate::{
+    core::time::Timestamp,
     rate_limit::{Charge, Decision, Decisions, Policy, Receipt, State},
-    store::redis::fault::Fault,
-    time::Timestamp,
+    store::redis::connection::error::Fault,
 };
 
 /// What each policy takes of the arguments of take.lua.
@@ -297,7 +297,7 @@ fn read_decision([verdict, remaining, reset_after, detail, ..]: [u64; 6]) -> Dec
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{error::StoreErrorKind, rate_limit::Quota};
+    use crate::{core::error::StoreErrorKind, rate_limit::Quota};
 
     fn question(wish: Wish) -> Question {
         let policy = Policy::token_bucket("b", Quota::per_second(3)).unwrap();

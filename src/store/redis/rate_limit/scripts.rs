@@ -2,7 +2,7 @@
 
 use std::sync::{LazyLock, OnceLock};
 
-use crate::{rate_limit::Policy, store::redis::script::Script};
+use crate::{rate_limit::Policy, store::redis::connection::script::Script};
 
 /// What a script does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

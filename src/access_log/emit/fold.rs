@@ -1,0 +1,151 @@
+//! Repeated denials, folded into one record with a count.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    time::Duration,
+};
+
+use crate::core::time::Timestamp;
+
+/// Denials of how many kinds are folded at once. Further kinds are not folded until a window ends.
+const KINDS_MAX: usize = 1_024;
+
+/// Denials of one kind: the first is shown at once, the later ones of its window are counted, and
+/// the last of them stands for all when the window is over.
+#[derive(Debug)]
+pub(super) struct Folds<T> {
+    window: Duration,
+    kinds: HashMap<u64, Kind<T>>,
+    /// The kinds by the time at which their windows began.
+    order: VecDeque<(Timestamp, u64)>,
+}
+
+#[derive(Debug)]
+struct Kind<T> {
+    last: Option<T>,
+    count: u64,
+}
+
+impl<T> Folds<T> {
+    pub(crate) fn new(window: Duration) -> Self {
+        Self {
+            window,
+            kinds: HashMap::new(),
+            order: VecDeque::new(),
+        }
+    }
+
+    /// Takes in a denial, and returns it if it is to be shown at once.
+    pub(crate) fn offer(&mut self, kind: u64, denial: T, now: Timestamp) -> Option<T> {
+        if let Some(known) = self.kinds.get_mut(&kind) {
+            known.last = Some(denial);
+            known.count += 1;
+            return None;
+        }
+        if self.kinds.len() < KINDS_MAX {
+            let first = Kind {
+                last: None,
+                count: 0,
+            };
+            self.kinds.insert(kind, first);
+            self.order.push_back((now, kind));
+        }
+        Some(denial)
+    }
+
+    /// Takes out the next denial whose window is over, and how many it stands for.
+    pub(super) fn take_due(&mut self, now: Timestamp) -> Option<(T, u64)> {
+        while self.next_due().is_some_and(|due| due <= now) {
+            if let Some(folded) = self.take_oldest() {
+                return Some(folded);
+            }
+        }
+        None
+    }
+
+    /// Takes out a denial whose window is not over, and how many it stands for: at the end.
+    pub(super) fn take_any(&mut self) -> Option<(T, u64)> {
+        while !self.order.is_empty() {
+            if let Some(folded) = self.take_oldest() {
+                return Some(folded);
+            }
+        }
+        None
+    }
+
+    /// Returns when the next window is over.
+    pub(super) fn next_due(&self) -> Option<Timestamp> {
+        self.order.front().map(|(began, _)| *began + self.window)
+    }
+
+    fn take_oldest(&mut self) -> Option<(T, u64)> {
+        let (_, kind) = self.order.pop_front()?;
+        let kind = self.kinds.remove(&kind)?;
+        Some((kind.last?, kind.count))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const WINDOW: Duration = Duration::from_secs(10);
+
+    fn at(secs: u64) -> Timestamp {
+        Timestamp::from_secs(secs)
+    }
+
+    #[test]
+    fn the_first_is_shown_at_once_and_the_last_stands_for_the_rest() {
+        let mut folds = Folds::new(WINDOW);
+        assert_eq!(folds.offer(7, "first", at(0)), Some("first"));
+        assert_eq!(folds.offer(7, "second", at(1)), None);
+        assert_eq!(folds.offer(7, "third", at(9)), None);
+        assert_eq!(folds.take_due(at(9)), None);
+        assert_eq!(folds.take_due(at(10)), Some(("third", 2)));
+        assert_eq!(folds.take_due(at(10)), None);
+        assert_eq!(folds.offer(7, "fourth", at(10)), Some("fourth"));
+        assert_eq!(
+            folds.take_due(at(99)),
+            None,
+            "one that was shown is no repetition"
+        );
+    }
+
+    #[test]
+    fn kinds_beyond_the_bound_are_shown_as_they_come() {
+        let mut folds = Folds::new(WINDOW);
+        for kind in 0..5_000 {
+            assert!(folds.offer(kind, (), at(0)).is_some());
+            assert_eq!(
+                folds.offer(kind, (), at(0)).is_some(),
+                kind >= KINDS_MAX as u64
+            );
+        }
+        assert_eq!(folds.order.len(), KINDS_MAX);
+    }
+
+    proptest! {
+        #[test]
+        fn each_denial_is_shown_or_counted_once(
+            steps in prop::collection::vec((0_u64..5, 0_u64..4), 0..200)
+        ) {
+            let mut folds = Folds::new(WINDOW);
+            let (mut now, mut accounted, offered) = (0, 0, steps.len() as u64);
+            for (kind, later) in steps {
+                now += later;
+                while let Some((_, count)) = folds.take_due(at(now)) {
+                    accounted += count;
+                }
+                accounted += u64::from(folds.offer(kind, (), at(now)).is_some());
+            }
+            while let Some((_, count)) = folds.take_any() {
+                accounted += count;
+            }
+            prop_assert_eq!(accounted, offered);
+            prop_assert!(folds.kinds.is_empty());
+        }
+    }
+}

@@ -1,0 +1,25 @@
+//! What is lost first when room is scarce.
+
+use super::level::Level;
+use crate::access_log::record::record::Record;
+
+/// What becomes of a record or an event when room is scarce.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Weight {
+    /// A request that went well: it may take three quarters of the room.
+    Routine,
+    /// A request that failed or was denied: it may take seven eighths.
+    Important,
+    /// An event for auditors: it has the last eighth to itself.
+    Audit,
+}
+
+impl Weight {
+    pub(crate) fn of(record: &Record<'_>) -> Self {
+        if record.is_denied() || record.level() >= Level::Warn {
+            Self::Important
+        } else {
+            Self::Routine
+        }
+    }
+}

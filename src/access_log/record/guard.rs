@@ -1,0 +1,392 @@
+//! The record in the making: it is emitted when this is dropped, however that comes about.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    task::Context,
+};
+
+use http::{
+    HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header::CONTENT_TYPE,
+};
+use http_body::Body;
+
+use super::{
+    arrival::{Call, X_REQUEST_ID, arrival, content_length},
+    record::{Arrival, Departure, GrpcStatus, Outcome},
+    redact::Headers,
+    trace_context::TraceContext,
+};
+use crate::{
+    access_log::{
+        config::Wanted,
+        emit::{
+            emit::{Emitter, Ended},
+            level::Level,
+            sample,
+            stats::Active,
+        },
+        placement,
+        sinks::{
+            scope::Scope,
+            span_source::{self, OwnSpan},
+        },
+    },
+    core::{record::KeptRecord, runtime::Task, time::Timestamp},
+};
+
+/// The media type of server-sent events.
+const EVENT_STREAM: &[u8] = b"text/event-stream";
+
+/// The record in the making.
+///
+/// It goes from the service into the future, and from there into the body. Whoever finds the
+/// request's end says which it is; if nobody does before the drop, the drop itself is the end.
+/// While code of the user's runs, `polling` is set: a drop that finds it set comes from unwinding.
+pub(crate) struct Guard {
+    emitter: Arc<Emitter>,
+    record: Option<KeptRecord<Arrival>>,
+    started: Timestamp,
+    polling: bool,
+    head: Option<Head>,
+    /// Boxed: a record without options is moved around several times.
+    options: Option<Box<Options>>,
+    has_start_record: bool,
+    grpc_status: Option<GrpcStatus>,
+    response_bytes: u64,
+    end: Option<End>,
+    scope: Option<Box<dyn Scope>>,
+    _active: Active,
+}
+
+/// The state of options that most logs do not use.
+#[derive(Default)]
+struct Options {
+    span: OwnSpan,
+    /// Until the start record of a request that runs for long. The mutex makes it `Sync`.
+    start_timer: Option<Mutex<Task>>,
+}
+
+/// What the response's head said.
+struct Head {
+    status: StatusCode,
+    headers: Headers,
+    at: Timestamp,
+    is_stream: bool,
+    /// How long the body is, where that is known before it comes.
+    bytes_expected: Option<u64>,
+}
+
+struct End {
+    outcome: Outcome,
+    at: Timestamp,
+}
+
+impl Guard {
+    /// Begins the records that a request has, unless no sink would take them. The extensions of the
+    /// request then hold the handle of the record.
+    pub(crate) fn open<B>(
+        emitter: &Arc<Emitter>,
+        request: &mut Request<B>,
+        wanted: Wanted,
+    ) -> Option<Self> {
+        if wanted == Wanted::Nothing || !emitter.is_wanted() {
+            return None;
+        }
+        if emitter.placement.is_open() {
+            placement::check(emitter, request.extensions_mut());
+        }
+        let config = &emitter.config;
+        let started = config.clock.now();
+        let arrival = arrival(config, &Call::of(request));
+        emitter.arrived(&arrival.method);
+        let scope = emitter.scope(&arrival);
+        let record = KeptRecord::new(arrival);
+        request.extensions_mut().insert(record.handle());
+        let mut guard = Self {
+            record: Some(record),
+            started,
+            polling: false,
+            head: None,
+            options: None,
+            has_start_record: false,
+            grpc_status: None,
+            response_bytes: 0,
+            end: None,
+            scope,
+            _active: config.stats.enter(),
+            emitter: Arc::clone(emitter),
+        };
+        if config.spans.is_used() {
+            guard.find_span(request);
+        }
+        if let Some(timer) = config.start_timer() {
+            guard.options().start_timer = Some(Mutex::new(timer));
+        }
+        if wanted == Wanted::StartAndEnd {
+            guard.emit_start();
+        }
+        Some(guard)
+    }
+
+    /// Finds the ids of the request's own span before the inner service is called. They are in the
+    /// extensions of the request, and those that are created are its `traceparent`.
+    fn find_span<B>(&mut self, request: &mut Request<B>) {
+        let config = &self.emitter.config;
+        let Some(record) = &self.record else { return };
+        let arrival = record.beside();
+        let caller = arrival.trace.as_ref();
+        let current = self.in_scope(|| config.spans.current(caller, &config.stats));
+        let sampled = || sample::keeps(arrival.request_id.as_str(), config.one_in);
+        let span = match current {
+            Some(ids) => OwnSpan::Reported(ids),
+            None => config.spans.create(caller, sampled),
+        };
+        if let OwnSpan::Created(ids) = &span {
+            span_source::propagate(request.headers_mut(), ids, caller);
+        }
+        if let Some(ids) = span.ids() {
+            if let Some(scope) = &self.scope {
+                scope.identify(&ids, caller);
+            }
+            request.extensions_mut().insert(ids);
+        }
+        self.options().span = span;
+    }
+
+    fn options(&mut self) -> &mut Options {
+        self.options.get_or_insert_default()
+    }
+
+    fn span(&self) -> OwnSpan {
+        let options = self.options.as_deref();
+        options.map_or(OwnSpan::Unknown, |options| options.span)
+    }
+
+    /// Asks again for the ids of the request's own span once it has ended: in its scope these are the
+    /// final ones, elsewhere only if there were none before.
+    fn settle_span(&mut self) {
+        let config = &self.emitter.config;
+        if !config.spans.is_used() {
+            return;
+        }
+        let asks = match self.span() {
+            OwnSpan::Unknown => true,
+            OwnSpan::Reported(_) => self.scope.is_some(),
+            OwnSpan::Created(_) => false,
+        };
+        let caller = self
+            .record
+            .as_ref()
+            .and_then(|record| record.beside().trace);
+        if asks && let Some(ids) = config.spans.current(caller.as_ref(), &config.stats) {
+            self.options().span = OwnSpan::Reported(ids);
+        }
+    }
+
+    /// Returns the ids of the request's own span. Those that were set inside have priority.
+    fn own_span(&self) -> Option<Box<TraceContext>> {
+        let record = self.record.as_ref();
+        let inner = record.and_then(|record| record.beside().inner_span.get());
+        inner.cloned().or_else(|| self.span().ids().map(Box::new))
+    }
+
+    /// Emits the start record.
+    fn emit_start(&mut self) {
+        let Some(record) = &self.record else { return };
+        let head = self.head.as_ref();
+        let departure = Departure {
+            outcome: Outcome::Running,
+            span: self.own_span(),
+            status: head.map(|head| head.status),
+            grpc_status: self.grpc_status,
+            is_stream: head.is_some_and(|head| head.is_stream),
+            time_to_head: head.map(|head| head.at - self.started),
+            headers: head.map(|head| head.headers.clone()).unwrap_or_default(),
+            ..Departure::default()
+        };
+        let emit = |slots: &_| self.emitter.emit_start(record.beside(), &departure, slots);
+        self.in_scope(|| record.handle().read(emit));
+        self.has_start_record = true;
+        if let Some(options) = &mut self.options {
+            options.start_timer = None;
+        }
+    }
+
+    /// Emits the start record of a request that has been running for long enough.
+    pub(crate) fn poll_start(&mut self, cx: &mut Context<'_>) {
+        let options = self.options.as_mut();
+        let Some(timer) = options.and_then(|options| options.start_timer.as_mut()) else {
+            return;
+        };
+        let timer = timer.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if timer.as_mut().poll(cx).is_ready() {
+            self.emit_start();
+        }
+    }
+
+    /// Runs what panics on no account inside of the scope.
+    fn in_scope<T>(&self, run: impl FnOnce() -> T) -> T {
+        if let Some(scope) = &self.scope {
+            scope.enter();
+        }
+        let done = run();
+        if let Some(scope) = &self.scope {
+            scope.leave();
+        }
+        done
+    }
+
+    /// Says that code of the user's begins to run.
+    pub(crate) fn enter(&mut self) {
+        self.polling = true;
+        if let Some(scope) = &self.scope {
+            scope.enter();
+        }
+    }
+
+    /// Says that code of the user's has returned.
+    pub(crate) fn leave(&mut self) {
+        self.polling = false;
+        if let Some(scope) = &self.scope {
+            scope.leave();
+        }
+    }
+
+    /// Notes the response's head; returns nothing if the response ends with it.
+    pub(crate) fn head<B: Body>(mut self, response: &mut Response<B>) -> Option<Self> {
+        let at = self.emitter.config.clock.now();
+        let headers = response.headers();
+        let arrival = self.record.as_ref()?.beside();
+        // gRPC needs HTTP/2; a response without a body has its status in the head.
+        if arrival.version >= Version::HTTP_2 {
+            self.grpc_status = GrpcStatus::of(headers);
+        }
+        self.head = Some(Head {
+            status: response.status(),
+            headers: self.emitter.config.redaction.response_headers(headers),
+            at,
+            is_stream: is_stream(&arrival.method, response),
+            bytes_expected: bytes_expected(&arrival.method, response),
+        });
+        if self.emitter.config.echo_request_id {
+            let name = arrival.request_id.header_value();
+            response.headers_mut().insert(X_REQUEST_ID, name);
+        }
+        if response.body().is_end_stream() {
+            self.end = Some(End {
+                outcome: Outcome::Completed,
+                at,
+            });
+            return None;
+        }
+        if self.emitter.config.start_streams && self.is_stream() && !self.has_start_record {
+            self.emit_start();
+        }
+        Some(self)
+    }
+
+    fn is_stream(&self) -> bool {
+        self.head.as_ref().is_some_and(|head| head.is_stream)
+    }
+
+    /// Notes bytes that were handed to the server.
+    pub(crate) fn count(&mut self, bytes: u64) {
+        self.response_bytes += bytes;
+    }
+
+    /// Notes the trailers.
+    pub(crate) fn trailers(&mut self, trailers: &HeaderMap) {
+        self.grpc_status = GrpcStatus::of(trailers).or(self.grpc_status);
+    }
+
+    /// Ends the record.
+    pub(crate) fn finish(mut self, outcome: Outcome) {
+        let at = self.emitter.config.clock.now();
+        self.end = Some(End { outcome, at });
+    }
+
+    /// Returns what a drop means that nobody announced.
+    fn outcome_of_drop(&self) -> Outcome {
+        match &self.head {
+            _ if self.polling => Outcome::Panicked,
+            None => Outcome::Dropped,
+            // A server asks no further once it has all the bytes that it waits for.
+            Some(head) if head.bytes_expected == Some(self.response_bytes) => Outcome::Completed,
+            Some(_) => Outcome::BodyDropped,
+        }
+    }
+
+    /// Returns how the request ended, and when.
+    fn departure(&mut self) -> (Departure, Timestamp) {
+        let end = self.end.take().unwrap_or_else(|| End {
+            outcome: self.outcome_of_drop(),
+            at: self.emitter.config.clock.now(),
+        });
+        let head = self.head.take();
+        let departure = Departure {
+            outcome: end.outcome,
+            span: self.own_span(),
+            status: head.as_ref().map(|head| head.status),
+            grpc_status: self.grpc_status,
+            is_stream: head.as_ref().is_some_and(|head| head.is_stream),
+            time_to_head: head.as_ref().map(|head| head.at - self.started),
+            headers: head.map(|head| head.headers).unwrap_or_default(),
+            duration: end.at - self.started,
+            response_bytes: self.response_bytes,
+        };
+        (departure, end.at)
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        // One that unwinding has left open stays open for the record.
+        if let Some(scope) = self.scope.as_ref().filter(|_| !self.polling) {
+            scope.enter();
+        }
+        self.settle_span();
+        let (departure, at) = self.departure();
+        // Nothing takes the record away but this.
+        if let Some(record) = self.record.take() {
+            let ended = Ended {
+                level: Level::Info,
+                slots: record.take(),
+                record,
+                departure,
+            };
+            if let Some(scope) = &self.scope {
+                self.emitter.end_scope(&**scope, &ended);
+            }
+            self.emitter.emit(ended, at);
+        }
+        if let Some(scope) = self.scope.take() {
+            scope.leave();
+        }
+    }
+}
+
+/// Returns whether the head of a response begins a stream.
+fn is_stream<B>(method: &Method, response: &Response<B>) -> bool {
+    let status = response.status();
+    let is_tunnel = method == Method::CONNECT && status.is_success();
+    let event_stream = |value: &HeaderValue| {
+        let media_type = value.as_bytes().split(|&byte| byte == b';').next();
+        media_type.is_some_and(|name| name.trim_ascii().eq_ignore_ascii_case(EVENT_STREAM))
+    };
+    let content_type = response.headers().get(CONTENT_TYPE);
+    status == StatusCode::SWITCHING_PROTOCOLS || is_tunnel || content_type.is_some_and(event_stream)
+}
+
+/// Returns how many bytes the server will ask a body for, where that is known.
+fn bytes_expected<B: Body>(method: &Method, response: &Response<B>) -> Option<u64> {
+    let status = response.status();
+    let bodiless = *method == Method::HEAD
+        || (*method == Method::CONNECT && status.is_success())
+        || status.is_informational()
+        || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    if bodiless {
+        return Some(0);
+    }
+    let exact = response.body().size_hint().exact();
+    exact.or_else(|| content_length(response.headers()))
+}

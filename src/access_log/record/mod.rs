@@ -1,0 +1,12 @@
+//! The record of one request while it is being filled.
+
+pub(super) mod arrival;
+pub(super) mod guard;
+pub(super) mod key_text;
+pub(super) mod record;
+pub(super) mod redact;
+pub(super) mod request_id;
+pub(super) mod request_log;
+pub(super) mod schema;
+pub(super) mod trace_context;
+pub(super) mod trust;

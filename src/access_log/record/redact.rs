@@ -1,0 +1,556 @@
+//! What of a request may be written down. What is not named here is not.
+
+use std::{borrow::Cow, fmt};
+
+use http::{
+    HeaderMap, HeaderName, HeaderValue,
+    header::{AUTHORIZATION, COOKIE, PROXY_AUTHORIZATION, SET_COOKIE},
+};
+
+use hmac::{Hmac, KeyInit, Mac};
+use sha2::Sha256;
+
+pub(crate) use super::key_text::{REDACTED, hide_keys, holds_key};
+use crate::core::error::ConfigError;
+
+/// What stands at the end of a text that was longer.
+const CUT: &str = "…";
+
+/// The longest text of a field.
+pub(crate) const TEXT_BYTES_MAX: usize = 1_024;
+
+/// The longest value of a header that is written down, and the longest name.
+pub(crate) const SHORT_BYTES_MAX: usize = 256;
+
+/// The longest name of a parameter: what is longer is a value in a name's place.
+const PARAMETER_BYTES_MAX: usize = 64;
+
+/// Headers that bear credentials: never written, not even on demand.
+const CREDENTIALS: [HeaderName; 9] = [
+    AUTHORIZATION,
+    PROXY_AUTHORIZATION,
+    COOKIE,
+    SET_COOKIE,
+    HeaderName::from_static("x-api-key"),
+    HeaderName::from_static("api-key"),
+    HeaderName::from_static("x-auth-token"),
+    HeaderName::from_static("x-csrf-token"),
+    HeaderName::from_static("x-amz-security-token"),
+];
+
+/// The headers of a request or a response that are written down, each with all its values.
+pub(super) type Headers = Vec<(HeaderName, HeaderValue)>;
+
+/// What may be written down.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Redaction {
+    /// Parameters of the query whose values are no secrets.
+    pub(crate) query: Vec<String>,
+    pub(crate) request_headers: Vec<HeaderName>,
+    pub(crate) response_headers: Vec<HeaderName>,
+    /// Headers that are as secret as [`CREDENTIALS`].
+    pub(crate) secret_headers: Vec<HeaderName>,
+    pub(crate) secret_paths: Vec<SecretPath>,
+    pub(crate) users: Users,
+    /// Whether a part of the cache's key is written down.
+    pub(crate) cache_key: bool,
+}
+
+/// What is written down of the owner of the caller's key.
+#[derive(Clone, Default)]
+pub(crate) enum Users {
+    #[default]
+    Nothing,
+    Id,
+    /// A digest under this secret.
+    Hash(Hmac<Sha256>),
+}
+
+impl Users {
+    /// Hashes owners under a secret.
+    pub(crate) fn hashed(secret: &[u8]) -> Self {
+        Self::Hash(Hmac::new_from_slice(secret).expect("HMAC takes a key of any length"))
+    }
+}
+
+impl fmt::Debug for Users {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Nothing => "Nothing",
+            Self::Id => "Id",
+            Self::Hash(_) => "Hash",
+        })
+    }
+}
+
+/// Returns the first half of an owner's digest, as hexadecimal digits.
+pub(crate) fn user_hash(keyed: &Hmac<Sha256>, owner: &str) -> String {
+    let digest = keyed.clone().chain_update(owner).finalize().into_bytes();
+    hex(&digest[..16])
+}
+
+/// Returns bytes as hexadecimal digits.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The bytes of which names and addresses of hosts are made, but for one.
+const HOST: [bool; 256] = {
+    let mut host = [false; 256];
+    let mut byte = 0_u8;
+    while byte < 128 {
+        host[byte as usize] = byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'.';
+        byte += 1;
+    }
+    host
+};
+
+/// Returns the host's name or address, and the port, of an authority that is well formed.
+pub(super) fn host_and_port(authority: &str) -> Option<(&str, Option<u16>)> {
+    const HOST_BYTES_MAX: usize = 255;
+
+    // By bytes: a search for a character prepares for long texts, and these are short.
+    let colon = authority.bytes().rposition(|byte| byte == b':');
+    let (host, port) = match colon.map(|at| (&authority[..at], &authority[at + 1..])) {
+        Some((host, port)) if !port.ends_with(']') => (host, Some(port.parse().ok()?)),
+        Some(_) | None => (authority, None),
+    };
+    let (host, beside) = match host
+        .strip_prefix('[')
+        .and_then(|host| host.strip_suffix(']'))
+    {
+        Some(host) => (host, b':'),
+        None => (host, b'_'),
+    };
+    let plain = |byte: u8| HOST[usize::from(byte)] || byte == beside;
+    let valid = (1..=HOST_BYTES_MAX).contains(&host.len()) && host.bytes().all(plain);
+    valid.then_some((host, port))
+}
+
+impl Redaction {
+    /// Refuses to write down what bears credentials.
+    pub(crate) fn check(&self) -> Result<(), ConfigError> {
+        let secret =
+            |name: &&HeaderName| CREDENTIALS.contains(name) || self.secret_headers.contains(name);
+        let asked = [
+            ("request_headers", &self.request_headers),
+            ("response_headers", &self.response_headers),
+        ];
+        for (option, names) in asked {
+            if let Some(name) = names.iter().find(secret) {
+                return Err(
+                    ConfigError::new(option, name, "this header bears credentials")
+                        .fix("take it from the list; the key's public id is in the record anyway"),
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns the headers of a request that are written down.
+    pub(crate) fn request_headers(&self, headers: &HeaderMap) -> Headers {
+        allowed(&self.request_headers, headers)
+    }
+
+    /// Returns the headers of a response that are written down.
+    pub(crate) fn response_headers(&self, headers: &HeaderMap) -> Headers {
+        allowed(&self.response_headers, headers)
+    }
+
+    /// Returns a path without its secret segments, of bounded length.
+    pub(crate) fn path<'a>(&self, path: &'a str) -> Cow<'a, str> {
+        let hidden = match self.hide_segments(path) {
+            Some(hidden) => Cow::Owned(hide_keys(&hidden).into_owned()),
+            None => hide_keys(path),
+        };
+        match hidden {
+            Cow::Borrowed(path) => capped(path, TEXT_BYTES_MAX),
+            Cow::Owned(path) => Cow::Owned(capped(&path, TEXT_BYTES_MAX).into_owned()),
+        }
+    }
+
+    /// Returns a path without the segments that any of the secret paths hides.
+    fn hide_segments(&self, path: &str) -> Option<String> {
+        let mut secret: Vec<usize> = Vec::new();
+        for pattern in self.secret_paths.iter().filter(|own| own.fits(path)) {
+            secret.extend(pattern.secret_segments());
+        }
+        if secret.is_empty() {
+            return None;
+        }
+        let mut out = String::with_capacity(path.len());
+        let mut number = 0;
+        for (at, part) in path.split('/').enumerate() {
+            if at > 0 {
+                out.push('/');
+            }
+            let is_secret = !part.is_empty() && secret.contains(&number);
+            number += usize::from(!part.is_empty());
+            out.push_str(if is_secret { REDACTED } else { part });
+        }
+        Some(out)
+    }
+
+    /// Shows a query without its values, but for those of the parameters that are allowed, piece by
+    /// piece.
+    ///
+    /// A name is kept only where a value follows it: what stands alone may be a token, and one in
+    /// Base64 ends with equals signs.
+    pub(crate) fn query(&self, query: &str, mut show: impl FnMut(&str)) {
+        let mut shown = 0;
+        let mut show = |piece: &str| {
+            shown += piece.len();
+            show(piece);
+            shown <= TEXT_BYTES_MAX
+        };
+        let mut rest = Some(query);
+        let mut room = true;
+        while let Some(query) = rest {
+            let (parameter, behind) = split_at_byte(query, b'&');
+            if !room || !self.parameter(parameter, &mut show) {
+                show(CUT);
+                return;
+            }
+            rest = behind;
+            room = rest.is_none() || show("&");
+        }
+    }
+
+    /// Shows a parameter, and returns whether there is room for another.
+    fn parameter(&self, parameter: &str, mut show: impl FnMut(&str) -> bool) -> bool {
+        let (name, value) = split_at_byte(parameter, b'=');
+        let value = value.unwrap_or_default();
+        if self.query.iter().any(|allowed| allowed == name) {
+            return show(&capped(&hide_keys(parameter), SHORT_BYTES_MAX));
+        }
+        if value.bytes().any(|byte| byte != b'=') && name.len() <= PARAMETER_BYTES_MAX {
+            show(&hide_keys(name));
+            show("=");
+        }
+        show(REDACTED)
+    }
+}
+
+/// Returns what stands before and behind the first such byte of ASCII; nothing behind if there is
+/// none.
+fn split_at_byte(text: &str, byte: u8) -> (&str, Option<&str>) {
+    match text.bytes().position(|own| own == byte) {
+        Some(at) => (&text[..at], Some(&text[at + 1..])),
+        None => (text, None),
+    }
+}
+
+/// A path some of whose segments are secret: `/reset/{token}`.
+#[derive(Clone, Debug)]
+pub(crate) struct SecretPath {
+    segments: Vec<Segment>,
+}
+
+#[derive(Clone, Debug)]
+enum Segment {
+    Plain(String),
+    Secret,
+}
+
+impl Segment {
+    /// Returns whether the segment is plain and has a character that no path has unescaped.
+    fn matches_no_path(&self) -> bool {
+        match self {
+            Self::Plain(text) => text.contains(['{', '}', '?', '#']) || text == "*",
+            Self::Secret => false,
+        }
+    }
+}
+
+impl SecretPath {
+    /// Reads a pattern: segments in braces are secret, the others are as they stand.
+    pub(crate) fn parse(pattern: &str) -> Result<Self, ConfigError> {
+        let segment = |text: &str| {
+            let inner = text
+                .strip_prefix('{')
+                .and_then(|text| text.strip_suffix('}'));
+            match inner.filter(|inner| !inner.contains(['{', '}'])) {
+                Some(_) => Segment::Secret,
+                None => Segment::Plain(text.to_owned()),
+            }
+        };
+        let segments: Vec<_> = segments(pattern).map(segment).collect();
+        if !segments
+            .iter()
+            .any(|segment| matches!(segment, Segment::Secret))
+        {
+            let problem = "no segment stands in braces, so nothing would be hidden";
+            return Err(ConfigError::new("secret_path", pattern, problem)
+                .fix("name the secret segment: `/reset/{token}`"));
+        }
+        if let Some(Segment::Plain(text)) =
+            segments.iter().find(|segment| segment.matches_no_path())
+        {
+            let problem =
+                format!("the segment `{text}` is compared as it is written, and no path has it");
+            return Err(ConfigError::new("secret_path", pattern, problem).fix(
+                "put whole segments in braces, `/reset/{token}`, and leave out query and wildcards",
+            ));
+        }
+        Ok(Self { segments })
+    }
+
+    /// Returns whether a path begins like this one. A path that ends earlier has nothing to hide
+    /// behind its end.
+    ///
+    /// Neither doubled slashes nor escaped letters let a path slip through.
+    fn fits(&self, path: &str) -> bool {
+        self.segments
+            .iter()
+            .zip(segments(path))
+            .all(|(own, part)| match own {
+                Segment::Secret => true,
+                Segment::Plain(text) => unescaped_eq(part, text),
+            })
+    }
+
+    /// Returns the numbers of the secret segments.
+    fn secret_segments(&self) -> impl Iterator<Item = usize> {
+        let numbered = self.segments.iter().enumerate();
+        numbered.filter_map(|(number, own)| match own {
+            Segment::Secret => Some(number),
+            Segment::Plain(_) => None,
+        })
+    }
+}
+
+/// Returns a text, cut and marked where it is longer.
+pub(crate) fn capped(text: &str, bytes_max: usize) -> Cow<'_, str> {
+    if text.len() <= bytes_max {
+        return Cow::Borrowed(text);
+    }
+    let boundary = (0..=bytes_max).rev().find(|at| text.is_char_boundary(*at));
+    let mut cut = text[..boundary.unwrap_or(0)].to_owned();
+    cut.push_str(CUT);
+    Cow::Owned(cut)
+}
+
+/// Returns a header's value as it is written down.
+pub(super) fn header_text(value: &HeaderValue) -> Cow<'_, str> {
+    if value.is_sensitive() {
+        return Cow::Borrowed(REDACTED);
+    }
+    let bytes = value.as_bytes();
+    let bounded = &bytes[..bytes.len().min(SHORT_BYTES_MAX + 1)];
+    match String::from_utf8_lossy(bounded) {
+        Cow::Borrowed(text) => shown_short(text),
+        Cow::Owned(text) => Cow::Owned(shown_short(&text).into_owned()),
+    }
+}
+
+/// Returns a short text as it is written down, without the secrets of API keys.
+fn shown_short(text: &str) -> Cow<'_, str> {
+    match hide_keys(text) {
+        Cow::Borrowed(text) => capped(text, SHORT_BYTES_MAX),
+        Cow::Owned(text) => Cow::Owned(capped(&text, SHORT_BYTES_MAX).into_owned()),
+    }
+}
+
+fn allowed(names: &[HeaderName], headers: &HeaderMap) -> Headers {
+    names
+        .iter()
+        .flat_map(|name| headers.get_all(name).iter().map(move |value| (name, value)))
+        .map(|(name, value)| (name.clone(), value.clone()))
+        .collect()
+}
+
+fn segments(path: &str) -> impl Iterator<Item = &str> {
+    path.split('/').filter(|segment| !segment.is_empty())
+}
+
+/// Whether a segment is this text, once its percent escapes are read.
+fn unescaped_eq(segment: &str, text: &str) -> bool {
+    let mut bytes = segment.bytes();
+    let digit = |byte: Option<u8>| byte.and_then(|byte| char::from(byte).to_digit(16));
+    let mut unescaped = Vec::with_capacity(segment.len());
+    while let Some(byte) = bytes.next() {
+        let mut ahead = bytes.clone();
+        match (byte, digit(ahead.next()), digit(ahead.next())) {
+            (b'%', Some(high), Some(low)) => {
+                unescaped.push((high << 4 | low) as u8);
+                bytes = ahead;
+            }
+            (plain, ..) => unescaped.push(plain),
+        }
+    }
+    unescaped == text.as_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn query(allowed: &[&str], query: &str) -> String {
+        let redaction = Redaction {
+            query: allowed.iter().map(ToString::to_string).collect(),
+            ..Redaction::default()
+        };
+        let mut out = String::new();
+        redaction.query(query, |piece| out.push_str(piece));
+        out
+    }
+
+    fn path(pattern: &str, path: &str) -> String {
+        let redaction = Redaction {
+            secret_paths: vec![SecretPath::parse(pattern).unwrap()],
+            ..Redaction::default()
+        };
+        redaction.path(path).into_owned()
+    }
+
+    #[test]
+    fn a_host_is_written_as_it_was_asked_for_or_not_at_all() {
+        for (authority, host, port) in [
+            ("acme.test", "acme.test", None),
+            ("acme_1.test:8080", "acme_1.test", Some(8080)),
+            ("127.0.0.1:80", "127.0.0.1", Some(80)),
+            ("[2001:db8::1]", "2001:db8::1", None),
+            ("[2001:db8::1]:443", "2001:db8::1", Some(443)),
+        ] {
+            assert_eq!(host_and_port(authority), Some((host, port)));
+        }
+        for bad in [
+            "",
+            ":80",
+            "a b",
+            "a:b",
+            "a:99999",
+            "::1",
+            "a\"b",
+            "user@host",
+            "grüße",
+            "[",
+            "a/b",
+        ] {
+            assert_eq!(host_and_port(bad), None, "{bad}");
+        }
+        assert_eq!(host_and_port(&"a".repeat(256)), None);
+    }
+
+    #[test]
+    fn an_owner_is_hashed_under_a_secret_that_no_debugging_shows() {
+        let hash = |secret: &[u8], owner| match Users::hashed(secret) {
+            Users::Hash(keyed) => user_hash(&keyed, owner),
+            Users::Nothing | Users::Id => unreachable!(),
+        };
+        let freya = hash(b"secret", "freya");
+        assert_eq!(freya.len(), 32);
+        assert_eq!(freya, hash(b"secret", "freya"));
+        assert_ne!(freya, hash(b"another", "freya"));
+        assert_ne!(freya, hash(b"secret", "loki"));
+        assert_eq!(format!("{:?}", Users::hashed(b"secret")), "Hash");
+    }
+
+    #[test]
+    fn names_are_kept_and_values_are_not() {
+        assert_eq!(
+            query(&["page"], "token=abc&page=2&q=a%20b"),
+            "token=REDACTED&page=2&q=REDACTED"
+        );
+    }
+
+    #[test]
+    fn a_name_is_allowed_as_it_is_spelled() {
+        assert_eq!(
+            query(&["page"], "Page=2&pages=3"),
+            "Page=REDACTED&pages=REDACTED"
+        );
+    }
+
+    #[test]
+    fn what_stands_without_a_value_may_be_a_token() {
+        for bare in ["sk_live_1234", "c2VjcmV0=", "c2VjcmV0cw==", &"n".repeat(65)] {
+            assert_eq!(query(&[], bare), REDACTED);
+        }
+        assert_eq!(query(&[], &format!("{}=v", "n".repeat(65))), REDACTED);
+    }
+
+    #[test]
+    fn a_long_query_is_cut() {
+        let cut = query(&[], &"a=b&".repeat(10_000));
+        assert!(cut.len() < TEXT_BYTES_MAX + 32 && cut.ends_with(CUT));
+    }
+
+    #[test]
+    fn secret_segments_are_hidden_and_the_rest_is_kept() {
+        assert_eq!(
+            path("/reset/{token}", "/reset/s3cret/done"),
+            "/reset/REDACTED/done"
+        );
+        assert_eq!(path("/reset/{token}", "/resets/s3cret"), "/resets/s3cret");
+        assert_eq!(path("/reset/{token}", "/reset"), "/reset");
+    }
+
+    #[test]
+    fn no_spelling_of_a_secret_path_slips_through() {
+        for spelled in ["//reset/s3cret", "/reset//s3cret", "/%72eset/s3cret"] {
+            assert!(
+                !path("/reset/{token}", spelled).contains("s3cret"),
+                "{spelled}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_pattern_that_hides_nothing_is_refused() {
+        assert_eq!(
+            SecretPath::parse("/reset").unwrap_err().option(),
+            "secret_path"
+        );
+    }
+
+    #[test]
+    fn a_header_that_bears_credentials_cannot_be_asked_for() {
+        let redaction = Redaction {
+            request_headers: vec![COOKIE],
+            ..Redaction::default()
+        };
+        assert_eq!(redaction.check().unwrap_err().value(), "cookie");
+        let redaction = Redaction {
+            response_headers: vec![HeaderName::from_static("x-session")],
+            secret_headers: vec![HeaderName::from_static("x-session")],
+            ..Redaction::default()
+        };
+        assert_eq!(redaction.check().unwrap_err().option(), "response_headers");
+    }
+
+    #[test]
+    fn a_value_that_is_marked_sensitive_is_not_written() {
+        let mut value = HeaderValue::from_static("s3cret");
+        assert_eq!(header_text(&value), "s3cret");
+        value.set_sensitive(true);
+        assert_eq!(header_text(&value), REDACTED);
+    }
+
+    proptest! {
+        #[test]
+        fn no_value_is_ever_in_a_query(
+            parameters in prop::collection::vec(("[a-z]{0,9}", "[A-Z0-9=]{0,9}"), 0..9)
+        ) {
+            let text: Vec<_> = parameters.iter().map(|(name, value)| format!("{name}={value}")).collect();
+            let hidden = query(&[], &text.join("&")).replace(REDACTED, "");
+            prop_assert!(!hidden.contains(|char: char| char.is_ascii_uppercase()));
+        }
+
+        #[test]
+        fn a_cut_text_is_a_bounded_beginning(text in any::<String>(), max in 0_usize..20) {
+            let cut = capped(&text, max);
+            prop_assert!(cut.len() <= max + CUT.len());
+            prop_assert!(text.starts_with(cut.trim_end_matches(CUT)));
+        }
+
+        #[test]
+        fn any_header_value_can_be_written(bytes in prop::collection::vec(32_u8..=255, 0..600)) {
+            if let Ok(value) = HeaderValue::from_bytes(&bytes) {
+                prop_assert!(header_text(&value).chars().count() <= SHORT_BYTES_MAX + 1);
+            }
+        }
+    }
+}

@@ -1,0 +1,179 @@
+//! What the fields of a record are called.
+
+/// The version of the record's schema, written into each record.
+///
+/// It is raised when a field changes its name, its type or its meaning; a new field leaves it. Version 2
+/// writes the caller's span as `parent_id`; version 1 wrote it as `span_id`.
+pub const SCHEMA_VERSION: u32 = 2;
+
+/// The event name of the record of a request.
+pub(crate) const EVENT_NAME: &str = "http.server.request";
+
+/// The event name of a start record.
+pub(crate) const START_EVENT_NAME: &str = "http.server.request.start";
+
+/// What the event is called that tells of lost records.
+pub(crate) const LOSS_EVENT_NAME: &str = "portcullis.log.lost";
+
+/// The event name of a notice.
+pub(crate) const NOTICE_EVENT_NAME: &str = "portcullis.notice";
+
+/// By whose convention the fields are named.
+///
+/// OpenTelemetry has no word for what this crate adds, so those fields stand under `portcullis.`
+/// in all but the short names.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Names {
+    /// OpenTelemetry's semantic conventions, the stable names where there are some.
+    #[default]
+    Otel,
+    /// The Elastic Common Schema.
+    Ecs,
+    /// Short ones, for who reads the log by eye or pays by the byte.
+    Short,
+}
+
+impl Names {
+    /// Returns a field's name as a member of a JSON object begins with it: `,"name":`.
+    pub(crate) const fn member(self, field: Field) -> &'static str {
+        let [otel, ecs, short] = field.members();
+        match self {
+            Self::Otel => otel,
+            Self::Ecs => ecs,
+            Self::Short => short,
+        }
+    }
+
+    /// Returns a field's name.
+    pub(crate) fn of(self, field: Field) -> &'static str {
+        let member = self.member(field);
+        &member[2..member.len() - 2]
+    }
+
+    /// Returns whether a field of ours has this name.
+    pub(crate) fn contains(self, name: &str) -> bool {
+        Field::ALL.iter().any(|field| self.of(*field) == name)
+    }
+}
+
+macro_rules! fields {
+    ($($field:ident: $otel:literal, $ecs:literal, $short:literal;)+) => {
+        /// The fields of a record, in the order in which they are written.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub(crate) enum Field {
+            $($field,)+
+        }
+
+        impl Field {
+            /// All fields.
+            const ALL: &[Self] = &[$(Self::$field,)+];
+
+            const fn members(self) -> [&'static str; 3] {
+                match self {
+                    $(Self::$field => [
+                        concat!(",\"", $otel, "\":"),
+                        concat!(",\"", $ecs, "\":"),
+                        concat!(",\"", $short, "\":"),
+                    ],)+
+                }
+            }
+        }
+    };
+}
+
+// Field: by OpenTelemetry, by ECS, short.
+fields! {
+    Timestamp: "timestamp", "@timestamp", "ts";
+    SeverityText: "severity_text", "log.level", "level";
+    SeverityNumber: "severity_number", "event.severity", "severity";
+    EventName: "event.name", "event.action", "event";
+    SchemaVersion: "portcullis.schema.version", "portcullis.schema.version", "v";
+    RecordUid: "log.record.uid", "event.id", "uid";
+    RequestId: "portcullis.request.id", "http.request.id", "id";
+    TraceId: "trace_id", "trace.id", "trace_id";
+    SpanId: "span_id", "span.id", "span_id";
+    ParentId: "parent_id", "parent.id", "parent_id";
+    TraceFlags: "trace_flags", "portcullis.trace.flags", "trace_flags";
+    Method: "http.request.method", "http.request.method", "method";
+    MethodOriginal: "http.request.method_original", "portcullis.request.method_original", "method_original";
+    Scheme: "url.scheme", "url.scheme", "scheme";
+    Path: "url.path", "url.path", "path";
+    Query: "url.query", "url.query", "query";
+    Route: "http.route", "portcullis.route", "route";
+    ServerAddress: "server.address", "server.address", "host";
+    ServerPort: "server.port", "server.port", "port";
+    ProtocolVersion: "network.protocol.version", "http.version", "version";
+    ClientAddress: "client.address", "client.ip", "client";
+    ClientMasked: "portcullis.client.masked", "portcullis.client.masked", "client_masked";
+    PeerAddress: "network.peer.address", "source.ip", "peer";
+    PeerPort: "network.peer.port", "source.port", "peer_port";
+    UserAgent: "user_agent.original", "user_agent.original", "agent";
+    Status: "http.response.status_code", "http.response.status_code", "status";
+    GrpcStatus: "rpc.response.status_code", "portcullis.grpc.status", "grpc";
+    Outcome: "portcullis.outcome", "portcullis.outcome", "outcome";
+    ErrorType: "error.type", "error.type", "error";
+    Duration: "http.server.request.duration", "event.duration", "dur";
+    TimeToHead: "portcullis.response.ttfb", "portcullis.response.ttfb", "ttfb";
+    Slow: "portcullis.slow", "portcullis.slow", "slow";
+    SampleRate: "portcullis.sample_rate", "portcullis.sample_rate", "sample_rate";
+    RepeatCount: "portcullis.repeat_count", "portcullis.repeat_count", "repeats";
+    RequestBytes: "http.request.body.size", "http.request.body.bytes", "in";
+    RequestBytesDeclared: "portcullis.request.body.declared", "portcullis.request.body.declared", "in_declared";
+    ResponseBytes: "http.response.body.size", "http.response.body.bytes", "out";
+    AuthOutcome: "portcullis.auth.outcome", "portcullis.auth.outcome", "auth";
+    AuthReason: "portcullis.auth.reason", "portcullis.auth.reason", "auth_reason";
+    AuthKeyId: "portcullis.auth.key_id", "portcullis.auth.key_id", "key_id";
+    AuthTier: "portcullis.auth.tier", "portcullis.auth.tier", "tier";
+    UserId: "user.id", "user.id", "user";
+    UserHash: "user.hash", "user.hash", "user_hash";
+    RateLimitOutcome: "portcullis.rate_limit.outcome", "portcullis.rate_limit.outcome", "limit";
+    RateLimitPolicy: "portcullis.rate_limit.policy", "portcullis.rate_limit.policy", "limit_policy";
+    RateLimitLimit: "portcullis.rate_limit.limit", "portcullis.rate_limit.limit", "limit_quota";
+    RateLimitRemaining: "portcullis.rate_limit.remaining", "portcullis.rate_limit.remaining", "limit_left";
+    RateLimitRetryAfter: "portcullis.rate_limit.retry_after", "portcullis.rate_limit.retry_after", "limit_retry";
+    RateLimitDelay: "portcullis.rate_limit.delay", "portcullis.rate_limit.delay", "limit_delay";
+    CacheOutcome: "portcullis.cache.outcome", "portcullis.cache.outcome", "cache";
+    CacheDetail: "portcullis.cache.detail", "portcullis.cache.detail", "cache_detail";
+    CacheTtl: "portcullis.cache.ttl", "portcullis.cache.ttl", "cache_ttl";
+    CacheStored: "portcullis.cache.stored", "portcullis.cache.stored", "cache_stored";
+    CacheCollapsed: "portcullis.cache.collapsed", "portcullis.cache.collapsed", "cache_collapsed";
+    CacheWaited: "portcullis.cache.waited", "portcullis.cache.waited", "cache_waited";
+    CacheKeyHash: "portcullis.cache.key_hash", "portcullis.cache.key_hash", "cache_key";
+    StoreDuration: "portcullis.store.duration", "portcullis.store.duration", "store_dur";
+    StoreErrors: "portcullis.store.errors", "portcullis.store.errors", "store_errors";
+    AuditBy: "portcullis.audit.by", "portcullis.audit.by", "by";
+    AuditSubject: "portcullis.audit.subject", "portcullis.audit.subject", "subject";
+    AuditSuccessor: "portcullis.audit.successor", "portcullis.audit.successor", "successor";
+    AuditStore: "portcullis.audit.store", "portcullis.audit.store", "store";
+    AuditCount: "portcullis.audit.count", "portcullis.audit.count", "count";
+    AuditCause: "portcullis.audit.cause", "portcullis.audit.cause", "cause";
+    AuditMessage: "portcullis.audit.message", "message", "message";
+    Lost: "portcullis.log.lost", "portcullis.log.lost", "lost";
+    FieldsLeftOut: "portcullis.fields_left_out", "portcullis.fields_left_out", "fields_left_out";
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn no_name_stands_for_two_fields() {
+        for names in [Names::Otel, Names::Ecs, Names::Short] {
+            let distinct: HashSet<_> = Field::ALL.iter().map(|field| names.of(*field)).collect();
+            assert_eq!(distinct.len(), Field::ALL.len(), "{names:?}");
+        }
+    }
+
+    #[test]
+    fn names_need_no_escape_in_json() {
+        let plain = |byte: u8| byte.is_ascii_lowercase() || b"@._0123456789".contains(&byte);
+        for field in Field::ALL {
+            for names in [Names::Otel, Names::Ecs, Names::Short] {
+                assert!(names.of(*field).bytes().all(plain), "{field:?}");
+            }
+        }
+    }
+}

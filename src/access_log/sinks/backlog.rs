@@ -1,0 +1,198 @@
+//! Entries that wait to be stored, within bounds: what matters least is lost first.
+
+use std::collections::VecDeque;
+
+use crate::access_log::{
+    emit::{losses::Losses, weight::Weight},
+    store::LogEntry,
+};
+
+/// What an entry takes beside its text.
+const OVERHEAD_BYTES: usize = size_of::<LogEntry>() + 32;
+
+/// How many, and how many bytes of, entries may wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Bounds {
+    pub(super) entries_max: usize,
+    pub(crate) bytes_max: usize,
+}
+
+impl Bounds {
+    /// Returns a share of the bounds, in eighths.
+    fn eighths(self, eighths: usize) -> Self {
+        Self {
+            entries_max: self.entries_max * eighths / 8,
+            bytes_max: self.bytes_max / 8 * eighths,
+        }
+    }
+}
+
+/// Entries that wait to be stored. Those that are being stored count as waiting.
+#[derive(Debug)]
+pub(super) struct Backlog {
+    waiting: VecDeque<LogEntry>,
+    /// How many there are, those that are being stored included.
+    entries: usize,
+    bytes: usize,
+    bounds: Bounds,
+    losses: Losses,
+}
+
+impl Backlog {
+    pub(crate) fn new(bounds: Bounds) -> Self {
+        Self {
+            waiting: VecDeque::new(),
+            entries: 0,
+            bytes: 0,
+            bounds,
+            losses: Losses::default(),
+        }
+    }
+
+    /// Takes an entry in, or counts it as lost.
+    pub(crate) fn offer(&mut self, weight: Weight, entry: LogEntry) {
+        let bounds = match weight {
+            Weight::Routine => self.bounds.eighths(6),
+            Weight::Important => self.bounds.eighths(7),
+            Weight::Audit => self.bounds.eighths(1),
+        };
+        let cost = cost(&entry);
+        if self.entries >= bounds.entries_max || self.bytes + cost > bounds.bytes_max {
+            self.losses.queue_full += 1;
+            return;
+        }
+        self.entries += 1;
+        self.bytes += cost;
+        self.waiting.push_back(entry);
+    }
+
+    /// Takes out the oldest entries.
+    pub(crate) fn take(&mut self, entries_max: usize) -> Option<Vec<LogEntry>> {
+        let count = self.waiting.len().min(entries_max);
+        (count > 0).then(|| self.waiting.drain(..count).collect())
+    }
+
+    /// Forgets a batch that was stored.
+    pub(crate) fn stored(&mut self, batch: &[LogEntry]) {
+        self.entries -= batch.len();
+        self.bytes -= batch.iter().map(cost).sum::<usize>();
+    }
+
+    /// Forgets a batch that the store lost.
+    pub(crate) fn lost(&mut self, batch: &[LogEntry]) {
+        self.stored(batch);
+        self.losses.store_failed += batch.len() as u64;
+    }
+
+    /// Puts a batch back in front, to be tried again.
+    pub(crate) fn put_back(&mut self, batch: Vec<LogEntry>) {
+        for entry in batch.into_iter().rev() {
+            self.waiting.push_front(entry);
+        }
+    }
+
+    /// Returns how many entries wait and are not being stored.
+    pub(crate) fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
+    pub(crate) fn losses(&self) -> Losses {
+        self.losses
+    }
+}
+
+fn cost(entry: &LogEntry) -> usize {
+    entry.json.len() + OVERHEAD_BYTES
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::core::time::Timestamp;
+
+    fn entry(number: u64) -> LogEntry {
+        LogEntry::new(Timestamp::from_micros(number), "{}")
+    }
+
+    fn roomy(entries_max: usize) -> Backlog {
+        Backlog::new(Bounds {
+            entries_max,
+            bytes_max: 1 << 20,
+        })
+    }
+
+    #[test]
+    fn what_matters_less_is_lost_first() {
+        let mut backlog = roomy(16);
+        for number in 0..20 {
+            backlog.offer(Weight::Routine, entry(number));
+        }
+        assert_eq!((backlog.waiting(), backlog.losses().queue_full), (12, 8));
+        for number in 0..4 {
+            backlog.offer(Weight::Important, entry(number));
+        }
+        assert_eq!((backlog.waiting(), backlog.losses().queue_full), (14, 10));
+    }
+
+    #[test]
+    fn audit_events_have_an_eighth_of_the_room() {
+        let mut backlog = roomy(16);
+        for number in 0..3 {
+            backlog.offer(Weight::Audit, entry(number));
+        }
+        assert_eq!((backlog.waiting(), backlog.losses().queue_full), (2, 1));
+    }
+
+    #[test]
+    fn bytes_are_bounded_as_entries_are() {
+        let mut backlog = Backlog::new(Bounds {
+            entries_max: 1_000,
+            bytes_max: 8_000,
+        });
+        for _ in 0..100 {
+            backlog.offer(
+                Weight::Routine,
+                LogEntry::new(Timestamp::EPOCH, vec![b'x'; 900]),
+            );
+        }
+        assert_eq!(backlog.waiting(), 6);
+        assert_eq!(backlog.losses().total(), 94);
+    }
+
+    proptest! {
+        /// Steps: offer, take, and one of three ends of the batch taken first.
+        #[test]
+        fn nothing_is_lost_uncounted_nothing_stands_twice_and_order_is_kept(
+            steps in prop::collection::vec((0_u8..5, 1_usize..4), 0..200)
+        ) {
+            let mut backlog = roomy(16);
+            let (mut offered, mut stored, mut taken) = (0_u64, Vec::new(), VecDeque::new());
+            for (step, count) in steps {
+                match step {
+                    0 | 1 => {
+                        backlog.offer(Weight::Routine, entry(offered));
+                        offered += 1;
+                    }
+                    2 => taken.extend(backlog.take(count)),
+                    3 => if let Some(batch) = taken.pop_front() {
+                        backlog.stored(&batch);
+                        stored.extend(batch);
+                    },
+                    _ => if let Some(batch) = taken.pop_back() {
+                        backlog.put_back(batch);
+                    },
+                }
+                prop_assert!(backlog.entries <= 12);
+            }
+            let in_flight: usize = taken.iter().map(|batch: &Vec<_>| batch.len()).sum();
+            let accounted = stored.len() + in_flight + backlog.waiting();
+            prop_assert_eq!(offered, accounted as u64 + backlog.losses().total());
+            prop_assert!(stored.is_sorted_by_key(|entry| entry.at));
+            let held: usize = backlog.waiting.iter().map(cost).sum::<usize>()
+                + taken.iter().flatten().map(cost).sum::<usize>();
+            prop_assert_eq!(backlog.bytes, held);
+        }
+    }
+}

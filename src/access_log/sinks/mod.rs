@@ -1,0 +1,20 @@
+//! Sinks: the destinations of records.
+
+pub(super) mod backlog;
+pub(super) mod encode;
+pub(super) mod json_lines;
+pub(super) mod lines;
+#[cfg(feature = "metrics")]
+pub(super) mod metrics;
+pub(super) mod pretty;
+pub(super) mod queue;
+pub(super) mod recent;
+pub(super) mod ring;
+pub(super) mod scope;
+pub(super) mod sink;
+#[cfg(feature = "tracing")]
+pub(super) mod span;
+pub(super) mod span_source;
+pub(super) mod target;
+#[cfg(feature = "tracing")]
+pub(super) mod tracing;

@@ -1,0 +1,184 @@
+//! Records as text for a terminal, while one develops.
+
+use std::{
+    borrow::Cow,
+    fmt::{self, Write as _},
+    io::{self, Write},
+    sync::Arc,
+    time::Duration,
+};
+
+use super::{
+    encode,
+    lines::{Lines, Words},
+    sink::Sink,
+};
+use crate::{
+    access_log::{
+        emit::{losses::Losses, weight::Weight},
+        record::{record::Record, schema::LOSS_EVENT_NAME},
+    },
+    core::{
+        json, notice,
+        record::AuthOutcome,
+        time::{Clock, SystemClock, Timestamp},
+    },
+};
+
+/// Writes each record as one line for people: for a terminal, while one develops.
+///
+/// ```text
+/// 12:00:00.123 INFO  200 GET /things/7?page=REDACTED 7.2ms 5B key=key_7 limit=allowed cache=hit
+/// ```
+///
+/// Its form is nobody's to rely on. What comes from a request is escaped as in JSON, so that it
+/// can neither break the line nor command the terminal.
+///
+/// ```
+/// use portcullis::access_log::{AccessLogLayer, PrettyLines};
+///
+/// let layer = AccessLogLayer::new(PrettyLines::stderr());
+/// # let _ = layer;
+/// ```
+#[derive(Clone, Debug)]
+pub struct PrettyLines {
+    lines: Arc<Lines>,
+}
+
+impl PrettyLines {
+    /// Writes to stderr.
+    pub fn stderr() -> Self {
+        Self::writer(io::stderr())
+    }
+
+    /// Writes to this writer, on a thread of its own: see [`JsonLines`](crate::access_log::JsonLines).
+    pub fn writer(writer: impl Write + Send + 'static) -> Self {
+        Self::new(Lines::queued(writer, PrettyWords))
+    }
+
+    /// Writes to this writer on the thread that serves the request.
+    pub fn direct(writer: impl Write + Send + 'static) -> Self {
+        Self::new(Lines::direct(writer, PrettyWords))
+    }
+
+    fn new(lines: Arc<Lines>) -> Self {
+        Self { lines }
+    }
+
+    /// Waits until the writer has taken all lines, but not longer than this, and returns whether it
+    /// has. The thread that calls it is blocked meanwhile.
+    pub fn flush(&self, at_most: Duration) -> bool {
+        self.lines.flush(at_most)
+    }
+
+    /// Returns how many lines were lost so far, and why.
+    pub fn losses(&self) -> Losses {
+        self.lines.losses()
+    }
+}
+
+impl Sink for PrettyLines {
+    fn write(&self, record: &Record<'_>) {
+        let mut line = String::with_capacity(160);
+        push_line(&mut line, record).expect("a string takes all that is written");
+        let (weight, at) = (Weight::of(record), record.arrived_at());
+        self.lines.take(weight, line.as_bytes(), at);
+    }
+
+    fn losses(&self) -> Losses {
+        self.lines.losses()
+    }
+}
+
+/// Lines that are no records, as text.
+struct PrettyWords;
+
+impl Words for PrettyWords {
+    fn loss(&self, _: Timestamp, reason: &'static str, lost: u64) -> Vec<u8> {
+        format!("{LOSS_EVENT_NAME}={lost} reason={reason}\n").into_bytes()
+    }
+
+    fn notice(&self, message: &str) -> (Timestamp, Vec<u8>) {
+        (SystemClock::new().wall(), notice::plain(message))
+    }
+}
+
+fn push_line(out: &mut String, record: &Record<'_>) -> fmt::Result {
+    let time = record.arrived_at().as_millis();
+    let (secs, millis) = (time / 1_000 % 86_400, time % 1_000);
+    let (hours, minutes, secs) = (secs / 3_600, secs / 60 % 60, secs % 60);
+    write!(out, "{hours:02}:{minutes:02}:{secs:02}.{millis:03} ")?;
+    write!(out, "{:<5} ", record.level().as_str())?;
+    match record.status() {
+        Some(status) => write!(out, "{} ", status.as_str())?,
+        None => out.push_str("--- "),
+    }
+    write!(out, "{} {}", record.method(), escaped(&record.path()))?;
+    if let Some(query) = record.query() {
+        write!(out, "?{}", escaped(&query))?;
+    }
+    if record.is_start() {
+        out.push_str(" started");
+    } else {
+        let (duration, bytes) = (Millis(record.duration()), record.response_bytes());
+        write!(out, " {duration} {bytes}B")?;
+    }
+    push_notes(out, record)?;
+    out.push('\n');
+    Ok(())
+}
+
+/// Writes what is not the same for every request.
+fn push_notes(out: &mut String, record: &Record<'_>) -> fmt::Result {
+    if let Some(error) = record.error_type() {
+        write!(out, " error={error}")?;
+    }
+    if record.is_slow() {
+        out.push_str(" slow");
+    }
+    if record.repeat_count() > 1 {
+        write!(out, " repeats={}", record.repeat_count())?;
+    }
+    let auth = record.slots().auth();
+    if let Some(key_id) = encode::auth_key_id(auth) {
+        write!(out, " key={}", escaped(key_id))?;
+    }
+    if let Some(AuthOutcome::Denied { reason, .. }) = auth {
+        write!(out, " denied={}", reason.as_str())?;
+    }
+    if let Some((decision, _)) = record.rate_limit() {
+        write!(out, " limit={}", decision.as_str())?;
+    }
+    if let Some(cache) = record.cache() {
+        write!(out, " cache={}", cache.source.as_str())?;
+    }
+    if let Some(trace_id) = record.trace_id() {
+        write!(out, " trace={trace_id}")?;
+    }
+    if let Some(fields) = record.fields_json() {
+        write!(out, " {fields}")?;
+    }
+    Ok(())
+}
+
+/// A duration in milliseconds, to a tenth.
+struct Millis(Duration);
+
+impl fmt::Display for Millis {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let tenths = self.0.as_micros() / 100;
+        write!(f, "{}.{}ms", tenths / 10, tenths % 10)
+    }
+}
+
+/// Returns a text escaped as in JSON, without the quotes around it.
+fn escaped(text: &str) -> Cow<'_, str> {
+    let plain = |byte: u8| (0x20..0x7f).contains(&byte) && byte != b'"' && byte != b'\\';
+    if text.bytes().all(plain) {
+        return Cow::Borrowed(text);
+    }
+    let mut quoted = Vec::with_capacity(text.len() + 2);
+    json::push_string(&mut quoted, text);
+    let inner = &quoted[1..quoted.len() - 1];
+    Cow::Owned(String::from_utf8_lossy(inner).into_owned())
+}

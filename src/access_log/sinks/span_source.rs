@@ -1,0 +1,93 @@
+//! The ids of a request's own span: from the tracing of the application, or created.
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+};
+
+use http::{HeaderMap, HeaderName};
+
+use crate::access_log::{
+    emit::stats::LogStats,
+    record::trace_context::{TRACEPARENT, TraceContext},
+};
+
+const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
+
+/// Returns the span that is current on this thread.
+pub(super) type CurrentSpan = dyn Fn() -> Option<TraceContext> + Send + Sync;
+
+/// Sources of the ids of a request's own span.
+#[derive(Clone, Default)]
+pub(crate) struct SpanSource {
+    pub(crate) current: Option<Arc<CurrentSpan>>,
+    pub(crate) creates: bool,
+}
+
+/// The ids of a request's own span.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) enum OwnSpan {
+    #[default]
+    Unknown,
+    /// The application's tracing reported them.
+    Reported(TraceContext),
+    /// They were created, and the request carries them.
+    Created(TraceContext),
+}
+
+impl OwnSpan {
+    pub(crate) fn ids(self) -> Option<TraceContext> {
+        match self {
+            Self::Unknown => None,
+            Self::Reported(ids) | Self::Created(ids) => Some(ids),
+        }
+    }
+}
+
+impl SpanSource {
+    /// Returns whether a request may have ids of its own.
+    pub(crate) fn is_used(&self) -> bool {
+        self.creates || self.current.is_some()
+    }
+
+    /// Returns the current span, unless it is that of the caller: a remote span is no span of ours.
+    pub(crate) fn current(
+        &self,
+        caller: Option<&TraceContext>,
+        stats: &LogStats,
+    ) -> Option<TraceContext> {
+        let current = self.current.as_ref()?;
+        let span = catch_unwind(AssertUnwindSafe(|| current())).unwrap_or_else(|_| {
+            stats.count_failed();
+            None
+        })?;
+        let is_callers = caller.is_some_and(|caller| caller.span_id() == span.span_id());
+        (!is_callers).then_some(span)
+    }
+
+    /// Creates a span in the trace of the caller, or in a new one, unless that is off.
+    pub(crate) fn create(
+        &self,
+        caller: Option<&TraceContext>,
+        sampled: impl FnOnce() -> bool,
+    ) -> OwnSpan {
+        match caller {
+            _ if !self.creates => OwnSpan::Unknown,
+            Some(caller) => OwnSpan::Created(caller.child()),
+            None => OwnSpan::Created(TraceContext::root(sampled())),
+        }
+    }
+}
+
+/// Writes a created span into the fields of its request. The vendor data of another trace is removed.
+pub(crate) fn propagate(
+    headers: &mut HeaderMap,
+    span: &TraceContext,
+    caller: Option<&TraceContext>,
+) {
+    if caller.is_none() {
+        headers.remove(TRACESTATE);
+    }
+    // A request with as many fields as a map can hold passes without it.
+    let _ = headers.try_insert(TRACEPARENT, span.traceparent());
+}

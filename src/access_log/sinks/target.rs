@@ -1,0 +1,127 @@
+//! The stream or file behind a writer of lines, and whether it takes them.
+
+use std::{
+    any::{Any, type_name},
+    fs::File,
+    io::{self, BufWriter, ErrorKind, LineWriter},
+    path::PathBuf,
+    sync::atomic::{AtomicBool, Ordering},
+};
+
+use crate::core::notice::{self, Stream};
+
+/// The stream or file behind a writer. The first failure after a success is one notice.
+pub(crate) struct Target {
+    name: String,
+    pub(crate) stream: Option<Stream>,
+    is_failing: AtomicBool,
+}
+
+impl Target {
+    pub(crate) fn of<W: Any>(writer: &W) -> Self {
+        let stream = stream(writer);
+        let name = match stream {
+            Some(Stream::Stderr) => "stderr".to_owned(),
+            Some(Stream::Stdout) => "stdout".to_owned(),
+            None => match file(writer).and_then(path) {
+                Some(path) => format!("`{}`", path.display()),
+                None => format!("its writer (`{}`)", type_name::<W>()),
+            },
+        };
+        Self {
+            name,
+            stream,
+            is_failing: AtomicBool::new(false),
+        }
+    }
+
+    pub(super) fn is_failing(&self) -> bool {
+        self.is_failing.load(Ordering::Relaxed)
+    }
+
+    /// Notes how a write ended. Called without a lock: a notice may go to other lines.
+    pub(crate) fn note(&self, written: Result<(), &io::Error>) {
+        match written {
+            Ok(()) if self.is_failing() => self.is_failing.store(false, Ordering::Relaxed),
+            Ok(()) => {}
+            Err(error) if !self.is_failing.swap(true, Ordering::Relaxed) => {
+                notice::once(&AtomicBool::new(false), || self.failure(error));
+            }
+            Err(_) => {}
+        }
+    }
+
+    fn failure(&self, error: &io::Error) -> String {
+        let (name, fix) = (&self.name, fix(error.kind()));
+        format!(
+            "the access log cannot write to {name}: {error}; its records are lost, and counted, until it \
+             can: {fix}"
+        )
+    }
+}
+
+fn fix(kind: ErrorKind) -> &'static str {
+    match kind {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => {
+            "free space on its device"
+        }
+        ErrorKind::BrokenPipe => "restart the reader of the pipe, and this process",
+        ErrorKind::NotFound => "create the directory of the file again",
+        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
+            "allow this process to write the file"
+        }
+        _ => "check that it is open for writing",
+    }
+}
+
+fn stream(writer: &dyn Any) -> Option<Stream> {
+    if writer.is::<io::Stderr>() {
+        Some(Stream::Stderr)
+    } else if writer.is::<io::Stdout>() {
+        Some(Stream::Stdout)
+    } else {
+        None
+    }
+}
+
+fn file(writer: &dyn Any) -> Option<&File> {
+    let plain = writer.downcast_ref::<File>();
+    let buffered = || writer.downcast_ref().map(BufWriter::get_ref);
+    let by_lines = || writer.downcast_ref().map(LineWriter::get_ref);
+    plain.or_else(buffered).or_else(by_lines)
+}
+
+/// Returns the path of an open file, where the operating system tells it.
+#[cfg(target_os = "linux")]
+fn path(file: &File) -> Option<PathBuf> {
+    use std::os::fd::AsRawFd;
+
+    std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())).ok()
+}
+
+#[cfg(not(target_os = "linux"))]
+fn path(_: &File) -> Option<PathBuf> {
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_target_is_named_by_its_stream_its_path_or_its_type() {
+        assert_eq!(Target::of(&io::stderr()).name, "stderr");
+        assert_eq!(Target::of(&io::stdout()).name, "stdout");
+        let memory = Target::of(&Vec::<u8>::new()).name;
+        assert!(memory.contains("Vec<u8>"), "{memory}");
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_file_is_named_by_its_path_also_behind_a_buffer() {
+        let open = || File::options().write(true).open("/dev/null").unwrap();
+        assert_eq!(Target::of(&open()).name, "`/dev/null`");
+        assert_eq!(Target::of(&BufWriter::new(open())).name, "`/dev/null`");
+        assert_eq!(Target::of(&LineWriter::new(open())).name, "`/dev/null`");
+    }
+}

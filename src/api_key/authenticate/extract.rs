@@ -1,0 +1,604 @@
+//! Where a request bears its key.
+
+use std::ops::Deref;
+
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Request, Uri,
+    header::{AUTHORIZATION, COOKIE, Entry},
+};
+use zeroize::Zeroizing;
+
+use super::{
+    encoding::{decode_base64, decode_percent},
+    rejection::Named,
+};
+use crate::core::{error::ConfigError, http::client_uri::ClientUri};
+
+const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
+
+/// A place of a request where a key is looked for.
+///
+/// ```
+/// use portcullis::api_key::KeySource;
+///
+/// let sources = [KeySource::bearer(), KeySource::header("x-acme-key")?];
+/// # let _ = sources;
+/// # Ok::<(), portcullis::ConfigError>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeySource {
+    place: Place,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Place {
+    /// The whole value of a header.
+    Header(HeaderName),
+    /// What stands behind a scheme in `Authorization`.
+    Scheme(&'static str),
+    /// The password, or else the name, of `Authorization: Basic`.
+    Basic,
+    /// A cookie of this name.
+    Cookie(String),
+    /// A parameter of this name in the query.
+    Query(String),
+}
+
+impl KeySource {
+    /// Looks at the whole value of a header.
+    ///
+    /// # Errors
+    ///
+    /// If this is no header's name, or that of `authorization` or `cookie`, whose values hold more
+    /// than a key.
+    pub fn header(name: &str) -> Result<Self, ConfigError> {
+        let refused = |problem: &str| {
+            ConfigError::new("header", name, problem)
+                .fix("take `x-api-key`, or `KeySource::bearer()` for `Authorization: Bearer`")
+        };
+        match HeaderName::from_bytes(name.as_bytes()) {
+            Ok(AUTHORIZATION | COOKIE) => Err(refused("its value holds more than a key")),
+            Ok(header) => Ok(Self {
+                place: Place::Header(header),
+            }),
+            Err(_) => Err(refused("this is no name of a header")),
+        }
+    }
+
+    /// Looks at `x-api-key`.
+    pub fn x_api_key() -> Self {
+        Self {
+            place: Place::Header(X_API_KEY),
+        }
+    }
+
+    /// Looks at `Authorization: Bearer`.
+    pub fn bearer() -> Self {
+        Self {
+            place: Place::Scheme("Bearer"),
+        }
+    }
+
+    /// Looks at `Authorization: ApiKey`.
+    pub fn api_key_scheme() -> Self {
+        Self {
+            place: Place::Scheme("ApiKey"),
+        }
+    }
+
+    /// Looks at `Authorization: Basic`: at the password or, where that is empty, at the user's
+    /// name, as in `curl -u KEY:`. A browser that is challenged by it asks its user for a password.
+    pub fn basic() -> Self {
+        Self {
+            place: Place::Basic,
+        }
+    }
+
+    /// Looks at a cookie. A browser sends it with whatever page asks: mind forged requests.
+    ///
+    /// # Errors
+    ///
+    /// If this is no cookie's name.
+    pub fn cookie(name: &str) -> Result<Self, ConfigError> {
+        let place = Place::Cookie(token("cookie", name)?);
+        Ok(Self { place })
+    }
+
+    /// Looks at a parameter of the query.
+    ///
+    /// A query is written to access logs, histories and `Referer` by everyone on its way: a key in
+    /// it is a key that leaks. Accept it for clients that cannot do otherwise, and from nobody else.
+    ///
+    /// # Errors
+    ///
+    /// If the name is not made of letters, digits, `-`, `_`, `.` and `~`.
+    pub fn query_parameter_that_will_leak_into_logs(name: &str) -> Result<Self, ConfigError> {
+        let place = Place::Query(token("query parameter", name)?);
+        Ok(Self { place })
+    }
+
+    /// Returns the scheme that a challenge names for this place.
+    pub(crate) fn challenge_scheme(&self) -> &'static str {
+        match &self.place {
+            Place::Header(_) | Place::Cookie(_) | Place::Query(_) => "ApiKey",
+            Place::Scheme(scheme) => scheme,
+            Place::Basic => "Basic",
+        }
+    }
+
+    /// Returns what a credential in this place is called, where not all of them are API keys.
+    pub(crate) fn names_credential(&self) -> Named {
+        match &self.place {
+            Place::Scheme("Bearer") => Named::BearerToken,
+            Place::Scheme("ApiKey") => Named::ApiKey,
+            Place::Header(name) if *name == X_API_KEY => Named::ApiKey,
+            Place::Header(_)
+            | Place::Scheme(_)
+            | Place::Basic
+            | Place::Cookie(_)
+            | Place::Query(_) => Named::Credential,
+        }
+    }
+
+    /// Returns the header whose value decides what is answered, if it is one.
+    pub(crate) fn header_name(&self) -> Option<&HeaderName> {
+        match &self.place {
+            Place::Header(name) => Some(name),
+            Place::Scheme(_) | Place::Basic => Some(&AUTHORIZATION),
+            Place::Cookie(_) => Some(&COOKIE),
+            Place::Query(_) => None,
+        }
+    }
+}
+
+/// Returns a name of unreserved characters: it is written in one way, and so found in one way.
+fn token(option: &'static str, name: &str) -> Result<String, ConfigError> {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte);
+    if name.is_empty() || !name.bytes().all(plain) {
+        return Err(ConfigError::new(
+            option,
+            name.escape_debug(),
+            "a name is one or more of letters, digits, `-`, `_`, `.` and `~`",
+        )
+        .fix("name it as in `api_key`"));
+    }
+    Ok(name.to_owned())
+}
+
+/// What a request bears.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Presented<'a> {
+    /// Nothing that is for this layer.
+    Nothing,
+    /// One key, or what pretends to be one.
+    Key(Material<'a>),
+    /// Two keys, or one in two places.
+    Ambiguous,
+}
+
+/// The bytes of what pretends to be a key: those of the request, or decoded ones, which are
+/// overwritten when they are dropped.
+#[derive(PartialEq, Eq)]
+pub(crate) enum Material<'a> {
+    Borrowed(&'a [u8]),
+    Decoded(Zeroizing<Vec<u8>>),
+}
+
+impl Deref for Material<'_> {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Borrowed(bytes) => bytes,
+            Self::Decoded(bytes) => bytes,
+        }
+    }
+}
+
+impl std::fmt::Debug for Material<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Material")
+    }
+}
+
+/// Looks for a key in each place.
+pub(crate) fn extract<'a, B>(sources: &[KeySource], request: &'a Request<B>) -> Presented<'a> {
+    let mut found = Presented::Nothing;
+    for source in sources {
+        let here = source.look(request.headers(), request.uri());
+        found = match (found, here) {
+            (found, Presented::Nothing) => found,
+            (Presented::Nothing, here) => here,
+            (Presented::Key(_) | Presented::Ambiguous, _) => return Presented::Ambiguous,
+        };
+    }
+    found
+}
+
+/// Returns the place where a request bears its credential.
+pub(crate) fn source<'a, B>(
+    sources: &'a [KeySource],
+    request: &Request<B>,
+) -> Option<&'a KeySource> {
+    sources.iter().find(|source| {
+        let here = source.look(request.headers(), request.uri());
+        !matches!(here, Presented::Nothing)
+    })
+}
+
+/// Removes the key from each place, including the URI that the client sent where a request's
+/// extensions bear it.
+pub(crate) fn strip<B>(sources: &[KeySource], request: &mut Request<B>) {
+    for source in sources {
+        match &source.place {
+            Place::Header(name) => drop(request.headers_mut().remove(name)),
+            Place::Scheme(scheme) => strip_scheme(scheme, request.headers_mut()),
+            Place::Basic => strip_scheme("Basic", request.headers_mut()),
+            Place::Cookie(name) => strip_cookie(name, request.headers_mut()),
+            Place::Query(name) => {
+                strip_query(name, request.uri_mut());
+                ClientUri::change(request.extensions_mut(), |uri| strip_query(name, uri));
+            }
+        }
+    }
+}
+
+/// Marks the key as a secret where it stays in the request: who logs the headers does not see it.
+pub(crate) fn mark_sensitive<B>(sources: &[KeySource], request: &mut Request<B>) {
+    for name in sources.iter().filter_map(KeySource::header_name) {
+        if let Entry::Occupied(mut lines) = request.headers_mut().entry(name) {
+            lines.iter_mut().for_each(|line| line.set_sensitive(true));
+        }
+    }
+}
+
+impl KeySource {
+    fn look<'a>(&self, headers: &'a HeaderMap, uri: &'a Uri) -> Presented<'a> {
+        match &self.place {
+            Place::Header(name) => alone(headers, name, |line| {
+                Some(Material::Borrowed(line.as_bytes().trim_ascii()))
+            }),
+            Place::Scheme(scheme) => alone(headers, &AUTHORIZATION, |line| {
+                credentials(line, scheme).map(Material::Borrowed)
+            }),
+            Place::Basic => alone(headers, &AUTHORIZATION, |line| {
+                credentials(line, "Basic").map(|encoded| Material::Decoded(basic_key(encoded)))
+            }),
+            Place::Cookie(name) => {
+                let lines = headers.get_all(COOKIE).iter();
+                let pairs = lines.flat_map(|line| cookies(line.as_bytes()));
+                only(pairs.filter_map(|pair| value_of(name, pair.trim_ascii())))
+            }
+            Place::Query(name) => {
+                let pairs = uri.query().unwrap_or_default().split('&');
+                let values = pairs.filter_map(|pair| value_of(name, pair.as_bytes()));
+                match only(values) {
+                    Presented::Key(Material::Borrowed(value)) if value.contains(&b'%') => {
+                        Presented::Key(Material::Decoded(decode_percent(value)))
+                    }
+                    other => other,
+                }
+            }
+        }
+    }
+}
+
+/// Reads a header that has one line. A second line is a second key, or an attempt to have two
+/// readers see two of them.
+fn alone<'a>(
+    headers: &'a HeaderMap,
+    name: &HeaderName,
+    read: impl FnOnce(&'a HeaderValue) -> Option<Material<'a>>,
+) -> Presented<'a> {
+    let mut lines = headers.get_all(name).iter();
+    match (lines.next(), lines.next()) {
+        (None, _) => Presented::Nothing,
+        (Some(line), None) => read(line).map_or(Presented::Nothing, Presented::Key),
+        (Some(_), Some(_)) => Presented::Ambiguous,
+    }
+}
+
+fn only<'a>(mut values: impl Iterator<Item = &'a [u8]>) -> Presented<'a> {
+    match (values.next(), values.next()) {
+        (None, _) => Presented::Nothing,
+        (Some(value), None) => Presented::Key(Material::Borrowed(value)),
+        (Some(_), Some(_)) => Presented::Ambiguous,
+    }
+}
+
+/// Returns what stands behind a scheme, if the value has this scheme, in whatever case.
+fn credentials<'a>(value: &'a HeaderValue, scheme: &str) -> Option<&'a [u8]> {
+    let value = value.as_bytes().trim_ascii();
+    let (found, rest) = value.split_at_checked(scheme.len())?;
+    let ends = rest
+        .first()
+        .is_none_or(|byte| *byte == b' ' || *byte == b'\t');
+    (ends && found.eq_ignore_ascii_case(scheme.as_bytes())).then(|| rest.trim_ascii())
+}
+
+/// Returns the password of Basic credentials or, where that is empty, the name (RFC 7617).
+fn basic_key(encoded: &[u8]) -> Zeroizing<Vec<u8>> {
+    let decoded = decode_base64(encoded).unwrap_or_default();
+    let colon = decoded.iter().position(|byte| *byte == b':');
+    let (name, password) = decoded.split_at(colon.unwrap_or(decoded.len()));
+    let key = match password {
+        [] | [b':'] => name,
+        [_, password @ ..] => password,
+    };
+    Zeroizing::new(key.to_vec())
+}
+
+fn cookies(line: &[u8]) -> impl Iterator<Item = &[u8]> {
+    line.split(|byte| *byte == b';')
+}
+
+fn value_of<'a>(name: &str, pair: &'a [u8]) -> Option<&'a [u8]> {
+    match pair.strip_prefix(name.as_bytes())? {
+        [] => Some(&[]),
+        [b'=', value @ ..] => Some(value),
+        [_, ..] => None,
+    }
+}
+
+fn strip_scheme(scheme: &str, headers: &mut HeaderMap) {
+    let is_ours = |value: &HeaderValue| credentials(value, scheme).is_some();
+    if headers.get(AUTHORIZATION).is_some_and(is_ours) {
+        headers.remove(AUTHORIZATION);
+    }
+}
+
+/// Takes one cookie out, and leaves the others as they stand.
+fn strip_cookie(name: &str, headers: &mut HeaderMap) {
+    let is_ours = |pair: &&[u8]| value_of(name, pair.trim_ascii()).is_some();
+    let lines = || headers.get_all(COOKIE).iter();
+    if !lines().any(|line| cookies(line.as_bytes()).any(|pair| is_ours(&pair))) {
+        return;
+    }
+    let kept: Vec<HeaderValue> = lines()
+        .filter_map(|line| {
+            let pairs = cookies(line.as_bytes()).filter(|pair| !is_ours(pair));
+            let joined = pairs.collect::<Vec<_>>().join(&b';');
+            HeaderValue::from_bytes(joined.trim_ascii()).ok()
+        })
+        .filter(|line| !line.is_empty())
+        .collect();
+    headers.remove(COOKIE);
+    for line in kept {
+        headers.append(COOKIE, line);
+    }
+}
+
+/// Takes one parameter out, and leaves the others byte for byte and in their order.
+fn strip_query(name: &str, uri: &mut Uri) {
+    let Some(query) = uri.query() else { return };
+    let is_ours = |pair: &&str| value_of(name, pair.as_bytes()).is_some();
+    if !query.split('&').any(|pair| is_ours(&pair)) {
+        return;
+    }
+    let kept: Vec<&str> = query.split('&').filter(|pair| !is_ours(pair)).collect();
+    let separator = if kept.is_empty() { "" } else { "?" };
+    let path_and_query = format!("{}{separator}{}", uri.path(), kept.join("&"));
+    let mut parts = uri.clone().into_parts();
+    parts.path_and_query = Some(
+        path_and_query
+            .parse()
+            .expect("a path and a part of its query are a path and a query"),
+    );
+    *uri = Uri::from_parts(parts).expect("the other parts have not changed");
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn sources() -> [KeySource; 2] {
+        [KeySource::bearer(), KeySource::x_api_key()]
+    }
+
+    fn key(bytes: &[u8]) -> Presented<'_> {
+        Presented::Key(Material::Borrowed(bytes))
+    }
+
+    fn request(headers: &[(&str, &str)]) -> Request<()> {
+        let mut request = Request::builder();
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        request.body(()).unwrap()
+    }
+
+    #[test]
+    fn a_key_is_found_in_either_place_whatever_the_case_of_the_scheme() {
+        for header in [
+            ("x-api-key", "k"),
+            ("X-Api-Key", " \tk "),
+            ("authorization", "Bearer k"),
+            ("authorization", "bEARER   k"),
+        ] {
+            let request = request(&[header]);
+            assert_eq!(extract(&sources(), &request), key(b"k"), "{header:?}");
+        }
+    }
+
+    #[test]
+    fn another_scheme_presents_nothing() {
+        for value in ["Basic a2V5", "Bearerk", "Bear", ""] {
+            let request = request(&[("authorization", value)]);
+            assert_eq!(extract(&sources(), &request), Presented::Nothing, "{value}");
+        }
+    }
+
+    #[test]
+    fn an_empty_key_is_a_key() {
+        for header in [("x-api-key", ""), ("authorization", "Bearer")] {
+            let request = request(&[header]);
+            assert_eq!(extract(&sources(), &request), key(b""), "{header:?}");
+        }
+    }
+
+    /// Threat A9: no two readers of a request can see two keys.
+    #[test]
+    fn two_keys_are_ambiguous_even_if_they_are_the_same() {
+        let doubles: [&[(&str, &str)]; 7] = [
+            &[("x-api-key", "k"), ("x-api-key", "k")],
+            &[("x-api-key", "k"), ("X-API-KEY", "l")],
+            &[("authorization", "Bearer k"), ("authorization", "Bearer k")],
+            &[("authorization", "Basic k"), ("authorization", "Bearer k")],
+            &[("authorization", "Bearer k"), ("authorization", "")],
+            &[("authorization", "Bearer k"), ("x-api-key", "k")],
+            &[("authorization", "Bearer"), ("x-api-key", "")],
+        ];
+        for headers in doubles {
+            let request = request(headers);
+            assert_eq!(
+                extract(&sources(), &request),
+                Presented::Ambiguous,
+                "{headers:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_comma_does_not_make_a_list() {
+        let request = request(&[("x-api-key", "k, l")]);
+        assert_eq!(extract(&sources(), &request), key(b"k, l"));
+    }
+
+    /// Threat A11: the key is taken out of each place, and nothing else is.
+    #[test]
+    fn stripping_takes_the_key_and_nothing_else() {
+        let mut both = request(&[
+            ("x-api-key", "k"),
+            ("authorization", "Bearer k"),
+            ("x", "y"),
+        ]);
+        strip(&sources(), &mut both);
+        assert_eq!(both.headers().len(), 1);
+        let mut basic = request(&[("authorization", "Basic k")]);
+        strip(&sources(), &mut basic);
+        assert_eq!(basic.headers().len(), 1);
+    }
+
+    fn everywhere() -> [KeySource; 5] {
+        [
+            KeySource::x_api_key(),
+            KeySource::bearer(),
+            KeySource::basic(),
+            KeySource::cookie("key").unwrap(),
+            KeySource::query_parameter_that_will_leak_into_logs("key").unwrap(),
+        ]
+    }
+
+    fn found(uri: &str, headers: &[(&str, &str)]) -> Option<String> {
+        let mut request = request(headers);
+        *request.uri_mut() = uri.parse().unwrap();
+        match extract(&everywhere(), &request) {
+            Presented::Nothing => None,
+            Presented::Key(material) => Some(String::from_utf8_lossy(&material).into_owned()),
+            Presented::Ambiguous => Some("ambiguous".to_owned()),
+        }
+    }
+
+    #[test]
+    fn a_key_is_found_in_basic_credentials_a_cookie_and_the_query() {
+        let found = |uri, headers: &[_]| found(uri, headers).unwrap_or_default();
+        assert_eq!(found("/", &[("authorization", "Basic dTpwdw==")]), "pw");
+        assert_eq!(found("/", &[("authorization", "basic azo=")]), "k");
+        assert_eq!(found("/", &[("authorization", "Basic aw==")]), "k");
+        assert_eq!(found("/", &[("authorization", "Basic dTphOmI=")]), "a:b");
+        assert_eq!(found("/", &[("authorization", "Basic !")]), "");
+        assert_eq!(found("/", &[("cookie", "a=b; key=k;c=d")]), "k");
+        assert_eq!(found("/?a=b&key=k&c", &[]), "k");
+        assert_eq!(found("/?key=k%5Fl", &[]), "k_l");
+        assert_eq!(
+            found("/?keys=k&xkey=k", &[("cookie", "keys=k; xkey=k")]),
+            ""
+        );
+    }
+
+    /// Threat A9: a key in two places, wherever they are.
+    #[test]
+    fn each_two_places_are_ambiguous() {
+        let headers = [
+            ("x-api-key", "k"),
+            ("authorization", "Bearer k"),
+            ("authorization", "Basic azo="),
+            ("cookie", "key=k"),
+        ];
+        for (at, one) in headers.iter().enumerate() {
+            for other in &headers[at..] {
+                let both = found("/", &[*one, *other]);
+                assert_eq!(both.as_deref(), Some("ambiguous"), "{one:?} {other:?}");
+            }
+            let both = found("/?key=k", &[*one]);
+            assert_eq!(both.as_deref(), Some("ambiguous"), "{one:?} and the query");
+        }
+        assert_eq!(found("/?key=k&key=k", &[]).as_deref(), Some("ambiguous"));
+        let twice = [("cookie", "key=k; key=k")];
+        assert_eq!(found("/", &twice).as_deref(), Some("ambiguous"));
+    }
+
+    /// Threat A11: all that is no key stays byte for byte, and in its order.
+    #[test]
+    fn stripping_a_cookie_or_a_parameter_leaves_its_neighbours_alone() {
+        for (before, after) in [
+            ("/p?key=k", "/p"),
+            ("/p?a=%41&key=k&&b=+c&d", "/p?a=%41&&b=+c&d"),
+            ("/p?a=b&key", "/p?a=b"),
+            ("/p?keys=1", "/p?keys=1"),
+            ("http://h:1/p%2Fq?key=k&x=%zz", "http://h:1/p%2Fq?x=%zz"),
+            ("/p?", "/p?"),
+        ] {
+            let mut request = Request::builder().uri(before).body(()).unwrap();
+            let sent = ClientUri(request.uri().clone());
+            request.extensions_mut().insert(sent);
+            strip(&everywhere(), &mut request);
+            assert_eq!(request.uri().to_string(), after);
+            let sent = ClientUri::of(request.extensions()).unwrap();
+            assert_eq!(sent.to_string(), after);
+        }
+        let mut request = request(&[("cookie", "a=b; key=k; c=\"d\""), ("cookie", "key=k")]);
+        strip(&everywhere(), &mut request);
+        let lines: Vec<_> = request.headers().get_all(COOKIE).iter().collect();
+        assert_eq!(lines, ["a=b; c=\"d\""]);
+    }
+
+    #[test]
+    fn a_name_that_could_be_written_in_two_ways_is_refused() {
+        for wrong in ["", "a b", "a=b", "k%65y", "ä"] {
+            assert!(KeySource::cookie(wrong).is_err(), "{wrong}");
+            let query = KeySource::query_parameter_that_will_leak_into_logs(wrong);
+            assert!(query.is_err(), "{wrong}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_headers_and_any_query_are_read_without_a_panic(
+            header in proptest::collection::vec(any::<u8>(), 0..80),
+            query in "[ -~]{0,60}",
+        ) {
+            let mut request = Request::new(());
+            if let Ok(uri) = format!("/?{query}").parse() {
+                *request.uri_mut() = uri;
+            }
+            if let Ok(value) = HeaderValue::from_bytes(&header) {
+                for name in ["authorization", "cookie", "x-api-key"] {
+                    request.headers_mut().insert(name, value.clone());
+                    let _ = extract(&everywhere(), &request);
+                    strip(&everywhere(), &mut request);
+                }
+            }
+            prop_assert_eq!(extract(&everywhere(), &request), Presented::Nothing);
+        }
+    }
+
+    #[test]
+    fn authorization_is_not_a_plain_header() {
+        assert!(KeySource::header("Authorization").is_err());
+        assert!(KeySource::header("cookie").is_err());
+        assert!(KeySource::header("x key").is_err());
+    }
+}

@@ -1,0 +1,187 @@
+//! Credentials that were wrong a moment ago, and those that were good within the last hour.
+
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use super::ttl_map::Expiring;
+use crate::core::{record::AuthDenial, time::Timestamp};
+
+/// The maximum number of good credentials that are remembered, in at most 2 MiB.
+const GOOD_MAX: usize = 16_384;
+/// The minimum time for which a good credential is remembered.
+const GOOD_FOR: Duration = Duration::from_secs(3_600);
+/// A use renews a memory that is older than this: a busy credential does not crowd out the others.
+const GOOD_RENEWED_AFTER: Duration = Duration::from_secs(600);
+
+/// Identifies a whole credential, secret included, and tells nothing of it.
+pub(crate) type Fingerprint = [u8; 16];
+
+/// Returns the fingerprint of a credential that one layer alone can judge: a verifier of another layer
+/// may know better.
+pub(crate) fn scoped(mut fingerprint: Fingerprint, layer: u64) -> Fingerprint {
+    for (byte, own) in fingerprint.iter_mut().zip(layer.to_le_bytes()) {
+        *byte ^= own;
+    }
+    fingerprint
+}
+
+/// A ring's memory of credentials.
+pub(crate) struct Guesses {
+    wrong: Mutex<Expiring<Fingerprint, AuthDenial>>,
+    good: Mutex<Expiring<Fingerprint, Timestamp>>,
+    /// The number of concurrent requests for each credential.
+    asking: Mutex<HashMap<Fingerprint, usize>>,
+}
+
+/// A request that asks about a credential. While it does, others with the same credential are not
+/// counted: together they are one guess.
+#[derive(Debug)]
+pub(crate) struct Asking {
+    guesses: Arc<Guesses>,
+    fingerprint: Fingerprint,
+}
+
+impl Drop for Asking {
+    fn drop(&mut self) {
+        let mut asking = lock(&self.guesses.asking);
+        if let Entry::Occupied(mut own) = asking.entry(self.fingerprint) {
+            *own.get_mut() -= 1;
+            if *own.get() == 0 {
+                own.remove();
+            }
+        }
+    }
+}
+
+/// A good credential.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Good {
+    /// It was good within the last hour.
+    Recently,
+    /// The same, but its last renewal was a while ago: it is due if the credential is good again.
+    LongAgo,
+    /// Nothing is known.
+    Unknown,
+}
+
+impl Guesses {
+    /// Remembers this many wrong credentials at most, for this long.
+    pub(crate) fn new(wrong_max: usize, wrong_for: Duration) -> Self {
+        let good_for = GOOD_FOR + GOOD_RENEWED_AFTER;
+        Self {
+            wrong: Mutex::new(Expiring::new(wrong_max, wrong_for)),
+            good: Mutex::new(Expiring::new(GOOD_MAX, good_for)),
+            asking: Mutex::default(),
+        }
+    }
+
+    /// Begins to ask about a credential. Returns whether others ask about it already.
+    pub(crate) fn ask(self: &Arc<Self>, fingerprint: Fingerprint) -> (Asking, bool) {
+        let mut asking = lock(&self.asking);
+        let count = asking.entry(fingerprint).or_default();
+        *count += 1;
+        let is_joined = *count > 1;
+        drop(asking);
+        let guesses = Arc::clone(self);
+        let asking = Asking {
+            guesses,
+            fingerprint,
+        };
+        (asking, is_joined)
+    }
+
+    /// Returns why a credential was rejected a moment ago.
+    pub(crate) fn wrong(&self, key: &Fingerprint, now: Timestamp) -> Option<AuthDenial> {
+        lock(&self.wrong).get(key, now).copied()
+    }
+
+    pub(crate) fn remember_wrong(&self, key: Fingerprint, reason: AuthDenial, now: Timestamp) {
+        lock(&self.wrong).insert(key, reason, now);
+    }
+
+    pub(crate) fn good(&self, key: &Fingerprint, now: Timestamp) -> Good {
+        match lock(&self.good).get(key, now) {
+            Some(since) if now < *since + GOOD_RENEWED_AFTER => Good::Recently,
+            Some(_) => Good::LongAgo,
+            None => Good::Unknown,
+        }
+    }
+
+    pub(crate) fn remember_good(&self, key: Fingerprint, now: Timestamp) {
+        lock(&self.good).insert(key, now, now);
+    }
+
+    pub(crate) fn forget_good(&self, key: &Fingerprint) {
+        lock(&self.good).remove(key);
+    }
+}
+
+impl fmt::Debug for Guesses {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Guesses")
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // No foreign code runs under these locks.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOON: Timestamp = Timestamp::from_secs(1_000_000);
+
+    fn guesses() -> Guesses {
+        Guesses::new(10, Duration::from_secs(5))
+    }
+
+    #[test]
+    fn a_good_credential_is_known_for_an_hour_after_its_last_use() {
+        let guesses = guesses();
+        guesses.remember_good([1; 16], NOON);
+        let just_before = NOON + GOOD_RENEWED_AFTER - Duration::from_micros(1);
+        assert_eq!(guesses.good(&[1; 16], just_before), Good::Recently);
+        let an_hour_later = just_before + GOOD_FOR;
+        assert_eq!(guesses.good(&[1; 16], an_hour_later), Good::LongAgo);
+        let end = NOON + GOOD_FOR + GOOD_RENEWED_AFTER;
+        assert_eq!(guesses.good(&[1; 16], end), Good::Unknown);
+    }
+
+    #[test]
+    fn requests_with_one_credential_are_one_guess_while_one_of_them_asks() {
+        let guesses = Arc::new(guesses());
+        let (first, joined) = guesses.ask([1; 16]);
+        assert!(!joined);
+        let (second, joined) = guesses.ask([1; 16]);
+        assert!(joined && !guesses.ask([2; 16]).1);
+        drop(first);
+        assert!(guesses.ask([1; 16]).1);
+        drop(second);
+        assert!(!guesses.ask([1; 16]).1);
+        assert!(lock(&guesses.asking).is_empty());
+    }
+
+    #[test]
+    fn a_flood_of_good_credentials_is_bounded() {
+        let guesses = guesses();
+        for number in 0..100_000_u128 {
+            guesses.remember_good(number.to_le_bytes(), NOON);
+        }
+        let known = (0..100_000_u128)
+            .filter(|number| guesses.good(&number.to_le_bytes(), NOON) != Good::Unknown);
+        assert!(known.count() <= GOOD_MAX);
+    }
+
+    #[test]
+    fn layers_do_not_share_what_only_one_of_them_can_judge() {
+        let fingerprint = [7; 16];
+        assert_ne!(scoped(fingerprint, 1), scoped(fingerprint, 2));
+        assert_ne!(scoped(fingerprint, 1), fingerprint);
+    }
+}

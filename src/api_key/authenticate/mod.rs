@@ -1,0 +1,13 @@
+//! Authentication of one request.
+
+pub(super) mod encoding;
+pub(super) mod extract;
+pub(super) mod failure_limiter;
+pub(super) mod flight;
+pub(super) mod guesses;
+pub(super) mod lookup;
+pub(super) mod pipeline;
+pub(super) mod rejection;
+pub(super) mod require_scopes;
+pub(super) mod ttl_map;
+pub(super) mod verifier;

@@ -1,0 +1,352 @@
+//! What becomes of a request: the questions asked about its credential, one after the other.
+
+use std::{
+    fmt,
+    panic::{AssertUnwindSafe, catch_unwind},
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use http::{
+    Method, Request,
+    header::{ACCESS_CONTROL_REQUEST_METHOD, ORIGIN},
+};
+
+use super::{
+    extract::{self, Presented},
+    lookup::{Asked, Wait},
+    rejection::Denied,
+    verifier::{Credential, Verified},
+};
+use crate::{
+    api_key::{
+        config::{Attempt, Caller, Config},
+        key::format::ParsedKey,
+        record::record::StoredKey,
+    },
+    core::{
+        error::StoreError,
+        record::{AuthDenial, RecordHandle},
+        store_api::store_future::Pending,
+    },
+};
+
+/// What is to become of a request, or what must be known first.
+#[derive(Debug)]
+pub(crate) enum Step {
+    /// It is decided.
+    Decided(Decision),
+    /// Somebody has been asked, and answers later.
+    Wait(Question),
+}
+
+/// What is to become of a request.
+#[derive(Debug)]
+pub(crate) enum Decision {
+    /// The caller is known.
+    Admit(Caller),
+    /// The caller presented nothing, and need not.
+    AdmitAnonymous,
+    /// The caller is turned away.
+    Refuse(Denied),
+}
+
+impl<C: Into<Caller>> From<Result<C, Denied>> for Step {
+    fn from(verdict: Result<C, Denied>) -> Self {
+        match verdict {
+            Ok(caller) => Self::Decided(Decision::Admit(caller.into())),
+            Err(denied) => refuse(denied),
+        }
+    }
+}
+
+/// A question that is answered later.
+pub(crate) enum Question {
+    /// The store is asked for a record.
+    Record(Wait, Option<Attempt>),
+    /// The verifier of this number is asked.
+    Verifier(Pending<Verified>, usize, Attempt),
+    /// A slow hash is computed for a record.
+    Proof(Pending<bool>, StoredKey, Option<Attempt>),
+}
+
+/// The answer to a question.
+#[derive(Debug)]
+pub(crate) enum Reply {
+    Record(Result<Option<StoredKey>, StoreError>, Option<Attempt>),
+    Verifier(Result<Verified, StoreError>, usize, Attempt),
+    Proof(Result<bool, StoreError>, StoredKey, Option<Attempt>),
+    /// A verifier panicked.
+    Panicked(Attempt),
+}
+
+impl Question {
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Reply> {
+        Poll::Ready(match self {
+            Self::Record(wait, attempt) => {
+                let answer = ready!(Pin::new(wait).poll(cx));
+                Reply::Record(answer, attempt.take())
+            }
+            Self::Verifier(pending, number, attempt) => {
+                let polled = catch_unwind(AssertUnwindSafe(|| pending.as_mut().poll(cx)));
+                match polled {
+                    Ok(polled) => Reply::Verifier(ready!(polled), *number, attempt.clone()),
+                    Err(_) => Reply::Panicked(attempt.clone()),
+                }
+            }
+            Self::Proof(pending, record, attempt) => {
+                let proved = ready!(pending.as_mut().poll(cx));
+                Reply::Proof(proved, record.clone(), attempt.take())
+            }
+        })
+    }
+}
+
+impl fmt::Debug for Question {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Record(wait, _) => f.debug_tuple("Record").field(wait).finish(),
+            Self::Verifier(_, number, _) => f.debug_tuple("Verifier").field(number).finish(),
+            Self::Proof(_, record, _) => f.debug_tuple("Proof").field(record).finish(),
+        }
+    }
+}
+
+fn refuse(denied: Denied) -> Step {
+    Step::Decided(Decision::Refuse(denied))
+}
+
+fn anonymous() -> Step {
+    Step::Decided(Decision::AdmitAnonymous)
+}
+
+/// Looks at a request, and asks the first question about it.
+pub(crate) fn begin<B>(config: &Config, request: &Request<B>) -> Step {
+    let presented = match extract::extract(&config.sources, request) {
+        Presented::Nothing if config.optional => return anonymous(),
+        Presented::Nothing if config.allows_preflight && is_preflight(request) => {
+            return anonymous();
+        }
+        Presented::Nothing => return refuse(Denied::new(AuthDenial::Missing, None)),
+        Presented::Ambiguous => return refuse(Denied::new(AuthDenial::Ambiguous, None)),
+        Presented::Key(presented) => presented,
+    };
+    match config.ring.shared.format.parse(&presented) {
+        Ok(key) => ask_record(config, request, &key, None),
+        Err(_) => guess(config, request, &presented),
+    }
+}
+
+/// Checks a credential that does not have the form of the ring's keys. Whoever tries many of them is
+/// turned away before a verifier or the store is asked.
+fn guess<B>(config: &Config, request: &Request<B>, presented: &[u8]) -> Step {
+    if config.verifiers.is_empty()
+        && let Err(denied) = config.ring.shared.read(presented)
+    {
+        return refuse(denied);
+    }
+    match config.begin_guess(request, presented) {
+        Ok(attempt) => ask_verifiers(config, request, presented, 0, attempt),
+        Err(denied) => refuse(denied),
+    }
+}
+
+/// Goes on with the answer to a question. The credential is read from the request again: no copy
+/// of a secret has waited with it.
+pub(crate) fn go_on<B>(config: &Config, request: &Request<B>, reply: Reply) -> Step {
+    let Presented::Key(presented) = extract::extract(&config.sources, request) else {
+        return refuse(Denied::new(AuthDenial::Malformed, None));
+    };
+    let read = || config.ring.shared.read(&presented);
+    match reply {
+        Reply::Record(answer, attempt) => match read() {
+            Ok(key) => answered(config, request, &key, attempt, answer),
+            Err(denied) => refuse(denied),
+        },
+        Reply::Proof(proved, record, attempt) => match read() {
+            Ok(key) => {
+                let (answer, proved) = match proved {
+                    Ok(proved) => (Ok(Some(record)), Some(proved)),
+                    Err(error) => (Err(error), None),
+                };
+                let settled = config.settle(request, &key, attempt, answer, proved);
+                settled.into()
+            }
+            Err(denied) => refuse(denied),
+        },
+        Reply::Verifier(answer, number, attempt) => verified(config, request, &attempt, answer)
+            .unwrap_or_else(|| ask_verifiers(config, request, &presented, number + 1, attempt)),
+        Reply::Panicked(attempt) => panicked(config, &attempt),
+    }
+}
+
+/// Finds a record, and decides by it if it is at hand.
+fn ask_record<B>(
+    config: &Config,
+    request: &Request<B>,
+    key: &ParsedKey<'_>,
+    attempt: Option<Attempt>,
+) -> Step {
+    match find(config, request, key, attempt) {
+        Ok((Asked::Now(answer), attempt)) => answered(config, request, key, attempt, answer),
+        Ok((Asked::Later(wait), attempt)) => Step::Wait(Question::Record(wait, attempt)),
+        Err(denied) => refuse(denied),
+    }
+}
+
+/// Decides by a record, once it is proved where that takes long.
+fn answered<B>(
+    config: &Config,
+    request: &Request<B>,
+    key: &ParsedKey<'_>,
+    attempt: Option<Attempt>,
+    answer: Result<Option<StoredKey>, StoreError>,
+) -> Step {
+    match answer {
+        Ok(Some(record)) if record.brief().is_slow => {
+            prove(config, request, key, attempt, record).unwrap_or_else(refuse)
+        }
+        answer => config.settle(request, key, attempt, answer, None).into(),
+    }
+}
+
+/// Has a slow hash computed, unless this key was wrong a moment ago or its client has presented too
+/// many wrong ones.
+fn prove<B>(
+    config: &Config,
+    request: &Request<B>,
+    key: &ParsedKey<'_>,
+    attempt: Option<Attempt>,
+    record: StoredKey,
+) -> Result<Step, Denied> {
+    let ring = &config.ring.shared;
+    let Some(hash) = record.slow_hash() else {
+        return Err(Denied::internal());
+    };
+    if !ring.honors(&record, key) || !ring.trusts(&record) {
+        return Ok(config
+            .settle(request, key, attempt, Ok(Some(record)), None)
+            .into());
+    }
+    let attempt = match attempt {
+        Some(attempt) => attempt,
+        None => config.begin_attempt(request, ring.peppers.fingerprint(key.bytes))?,
+    };
+    Ok(match ring.prove_slowly(hash, &record, key).into_ready() {
+        Err(pending) => Step::Wait(Question::Proof(pending, record, Some(attempt))),
+        Ok(Ok(proved)) => {
+            let answer = Ok(Some(record));
+            let settled = config.settle(request, key, Some(attempt), answer, Some(proved));
+            settled.into()
+        }
+        Ok(Err(error)) => config
+            .settle(request, key, Some(attempt), Err(error), None)
+            .into(),
+    })
+}
+
+/// Finds a record. A server is asked only for a key that was not wrong a moment ago, by a client
+/// that has not presented too many wrong ones; a key that was good within the last hour is always
+/// asked for.
+fn find<B>(
+    config: &Config,
+    request: &Request<B>,
+    key: &ParsedKey<'_>,
+    attempt: Option<Attempt>,
+) -> Result<(Asked, Option<Attempt>), Denied> {
+    let ring = &config.ring.shared;
+    let record = || RecordHandle::of(request.extensions()).cloned();
+    if let Some(at_hand) = ring.lookup.at_hand(key.id, record) {
+        return Ok((at_hand, attempt));
+    }
+    if let Some(attempt) = attempt {
+        let joined = ring.lookup.join(key.id).map(Asked::Later);
+        let asked = joined.unwrap_or_else(|| ring.lookup.ask(key.id, record));
+        return Ok((asked, Some(attempt)));
+    }
+    let fingerprint = ring.peppers.fingerprint(key.bytes);
+    if let Some(reason) = ring.guesses.wrong(&fingerprint, ring.clock.now()) {
+        return Err(Denied::new(reason, None));
+    }
+    if let Some(wait) = ring.lookup.join(key.id) {
+        let attempt = Attempt::uncounted(fingerprint);
+        return Ok((Asked::Later(wait), Some(attempt)));
+    }
+    let attempt = config.begin_attempt(request, fingerprint)?;
+    Ok((ring.lookup.ask(key.id, record), Some(attempt)))
+}
+
+/// Asks the verifiers from this number on, until one decides or answers later.
+fn ask_verifiers<B>(
+    config: &Config,
+    request: &Request<B>,
+    presented: &[u8],
+    from: usize,
+    attempt: Attempt,
+) -> Step {
+    for (number, verifier) in config.verifiers.iter().enumerate().skip(from) {
+        let credential = Credential::new(presented);
+        let asked = catch_unwind(AssertUnwindSafe(|| verifier.verify(&credential)));
+        let Ok(asked) = asked else {
+            return panicked(config, &attempt);
+        };
+        match asked.into_ready() {
+            Ok(answer) => {
+                if let Some(step) = verified(config, request, &attempt, answer) {
+                    return step;
+                }
+            }
+            Err(pending) => return Step::Wait(Question::Verifier(pending, number, attempt)),
+        }
+    }
+    // Nobody's so far: of the ring's, if it was made elsewhere.
+    match config.ring.shared.read(presented) {
+        Ok(key) => ask_record(config, request, &key, Some(attempt)),
+        Err(denied) => refuse(unread(config, request, &attempt, denied)),
+    }
+}
+
+/// Settles an attempt with a credential that nobody can read: a wrong one, unless the fault is ours.
+fn unread<B>(config: &Config, request: &Request<B>, attempt: &Attempt, denied: Denied) -> Denied {
+    if denied.is_malformed() {
+        return config.settle_wrong(request, attempt, AuthDenial::Malformed);
+    }
+    config.release(attempt);
+    denied
+}
+
+/// Decides by what a verifier said, unless the credential was none of its own.
+fn verified<B>(
+    config: &Config,
+    request: &Request<B>,
+    attempt: &Attempt,
+    answer: Result<Verified, StoreError>,
+) -> Option<Step> {
+    Some(match answer {
+        Ok(Verified::Caller(identity)) => {
+            config.settle_good(attempt);
+            config.admit_scopes(identity).into()
+        }
+        Ok(Verified::Rejected) => {
+            refuse(config.settle_wrong(request, attempt, AuthDenial::Unknown))
+        }
+        Ok(Verified::NotMine) => return None,
+        Err(error) => {
+            config.release(attempt);
+            let now = config.ring.shared.clock.wall();
+            refuse(Denied::store_failed(&error, now))
+        }
+    })
+}
+
+/// Refuses a request whose verifier panicked. That is nobody's failure.
+fn panicked(config: &Config, attempt: &Attempt) -> Step {
+    config.release(attempt);
+    refuse(Denied::internal())
+}
+
+/// Returns whether a browser asks what it may ask (the CORS protocol of the Fetch standard).
+fn is_preflight<B>(request: &Request<B>) -> bool {
+    let has = |name| request.headers().contains_key(name);
+    request.method() == Method::OPTIONS && has(ORIGIN) && has(ACCESS_CONTROL_REQUEST_METHOD)
+}

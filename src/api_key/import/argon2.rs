@@ -1,0 +1,136 @@
+//! Hashes of argon2: read, bounded, and computed.
+
+use argon2::{Algorithm, Argon2, Params, Version};
+use subtle::ConstantTimeEq;
+use zeroize::Zeroizing;
+
+use super::imported::{ForeignHash, HashKind};
+use crate::{
+    api_key::{authenticate::encoding::decode_base64, record::invalid::Invalid},
+    core::error::{StoreError, StoreErrorKind},
+};
+
+/// What a hash may cost, so that no record takes the process's memory or a minute of its time.
+const MEMORY_KIB_MAX: u32 = 256 * 1024;
+const PASSES_MAX: u32 = 16;
+const LANES_MAX: u32 = 16;
+const TEXT_LEN_MAX: usize = 512;
+
+impl ForeignHash {
+    /// Reads a hash of argon2 in its usual text: `$argon2id$v=19$m=19456,t=2,p=1$salt$hash`.
+    ///
+    /// It is computed once for each key, on one of two threads beside the requests; while 64 wait
+    /// there, further callers are answered `503`. Whether such a key exists can be told by how long
+    /// the answer takes, until the key has been used.
+    ///
+    /// # Errors
+    ///
+    /// If it is not that, or would take more than 256 MiB, 16 passes or 16 lanes.
+    pub fn argon2(text: &str) -> Result<Self, Invalid> {
+        let refused = || Invalid::new("argon2", "is not of its text, or costs too much");
+        Hash::read(text).ok_or_else(refused)?;
+        Ok(Self::of(HashKind::Argon2(text.to_owned())))
+    }
+}
+
+/// Computes whether a key is the one that was hashed.
+pub(crate) fn is_hash_of(text: &str, key: &[u8]) -> Result<bool, StoreError> {
+    let hash = Hash::read(text).ok_or(StoreErrorKind::Corrupt)?;
+    let mut computed = Zeroizing::new(vec![0; hash.output.len()]);
+    hash.argon2
+        .hash_password_into(key, &hash.salt, &mut computed)
+        .map_err(|error| StoreError::with_source(StoreErrorKind::Unavailable, error.to_string()))?;
+    Ok(computed.ct_eq(&hash.output).into())
+}
+
+struct Hash {
+    argon2: Argon2<'static>,
+    salt: Zeroizing<Vec<u8>>,
+    output: Zeroizing<Vec<u8>>,
+}
+
+impl Hash {
+    fn read(text: &str) -> Option<Self> {
+        if text.len() > TEXT_LEN_MAX {
+            return None;
+        }
+        let mut parts = text.strip_prefix('$')?.split('$');
+        let algorithm = match parts.next()? {
+            "argon2id" => Algorithm::Argon2id,
+            "argon2i" => Algorithm::Argon2i,
+            "argon2d" => Algorithm::Argon2d,
+            _ => return None,
+        };
+        let mut part = parts.next()?;
+        let version = match part.strip_prefix("v=") {
+            Some("19") => Version::V0x13,
+            Some("16") => Version::V0x10,
+            Some(_) => return None,
+            // The first hashes had no version.
+            None => Version::V0x10,
+        };
+        if part.starts_with("v=") {
+            part = parts.next()?;
+        }
+        let mut costs = part.split(',');
+        let mut cost = |name: &str, most: u32| {
+            let number = costs.next()?.strip_prefix(name)?;
+            number.parse().ok().filter(|cost| (1..=most).contains(cost))
+        };
+        let memory = cost("m=", MEMORY_KIB_MAX)?;
+        let (passes, lanes) = (cost("t=", PASSES_MAX)?, cost("p=", LANES_MAX)?);
+        let salt = decode_base64(parts.next()?.as_bytes())?;
+        let output = decode_base64(parts.next()?.as_bytes())?;
+        let whole = costs.next().is_none() && parts.next().is_none();
+        let lengths = (8..=64).contains(&salt.len()) && (16..=64).contains(&output.len());
+        let params = Params::new(memory, passes, lanes, Some(output.len())).ok()?;
+        (whole && lengths).then(|| Self {
+            argon2: Argon2::new(algorithm, version, params),
+            salt,
+            output,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Of the reference implementation: `echo -n password | argon2 somesalt -t 2 -m 16 -p 1`.
+    const REFERENCE: &str = "$argon2i$v=19$m=65536,t=2,p=1$c29tZXNhbHQ$\
+                             wWKIMhR9lyDFvRz9YTZweHKfbftvj+qf+YFY4NeBbtA";
+
+    #[test]
+    fn the_reference_implementations_hash_is_met_by_its_password_alone() {
+        assert!(is_hash_of(REFERENCE, b"password").unwrap());
+        assert!(!is_hash_of(REFERENCE, b"Password").unwrap());
+        assert!(ForeignHash::argon2(REFERENCE).is_ok());
+    }
+
+    #[test]
+    fn what_is_no_hash_or_costs_too_much_is_refused() {
+        for (from, to) in [
+            ("$argon2i$", "$argon2x$"),
+            ("$argon2i$", "argon2i$"),
+            ("v=19", "v=20"),
+            ("m=65536", "m=262145"),
+            ("m=65536", "m=1"),
+            ("m=65536", "m=-1"),
+            ("t=2", "t=17"),
+            ("t=2", "t=0"),
+            ("p=1", "p=17"),
+            ("p=1", "p=1,data=x"),
+            ("$c29tZXNhbHQ$", "$c29t$"),
+            ("BbtA", "BbtA$x"),
+            ("BbtA", "B!tA"),
+        ] {
+            let wrong = REFERENCE.replace(from, to);
+            assert!(ForeignHash::argon2(&wrong).is_err(), "{wrong}");
+        }
+        let long = REFERENCE.replace("BbtA", &"A".repeat(600));
+        assert!(ForeignHash::argon2(&long).is_err());
+        for end in 0..REFERENCE.len() - 30 {
+            assert!(ForeignHash::argon2(&REFERENCE[..end]).is_err());
+        }
+    }
+}

@@ -1,0 +1,327 @@
+//! Keys that were made elsewhere: what is known of them, and how they are found.
+
+use std::{
+    fmt,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+};
+
+use sha2::{Digest, Sha256, Sha512};
+
+use crate::{
+    api_key::{
+        authenticate::rejection::Denied,
+        key::format::{KeyId, ParsedKey},
+        record::invalid::Invalid,
+    },
+    core::record::AuthDenial,
+};
+
+/// What can be a foreign key: printable ASCII of this length. All else is turned away unread.
+const FOREIGN_LEN_MIN: usize = 16;
+const FOREIGN_LEN_MAX: usize = 512;
+
+/// How keys that were made elsewhere are found: a record is looked up by a public id, which such a
+/// key does not have in our form.
+///
+/// The id is derived from what the key has instead, so that the same key gives the same id in each
+/// process and under each pepper.
+///
+/// ```
+/// use portcullis::{
+///     api_key::{ForeignHash, ForeignKey, ForeignKeys, KeyManager, KeyRing, NewKey, Pepper},
+///     store::MemoryStore,
+/// };
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let ring = KeyRing::builder("acmepay", MemoryStore::new())
+///     .pepper(Pepper::random(1))
+///     .foreign_keys(ForeignKeys::by_sha256())
+///     .build()?;
+///
+/// // From the former system's table: the SHA-256 of a key that nobody here has ever seen.
+/// let hash = ForeignHash::sha256("9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08")?;
+/// let new = NewKey::of_owner("acme").tier("pro");
+/// let record = KeyManager::new(&ring).import(new, ForeignKey::new(hash)).await?;
+/// assert_eq!(record.owner(), "acme");
+/// # Ok(()) }
+/// ```
+#[derive(Clone)]
+pub struct ForeignKeys {
+    rule: Rule,
+}
+
+#[derive(Clone)]
+enum Rule {
+    Sha256,
+    Sha512,
+    PublicPart(Arc<PublicPart>),
+}
+
+type PublicPart = dyn for<'a> Fn(&'a str) -> Option<&'a str> + Send + Sync;
+
+impl ForeignKeys {
+    /// Finds a key by the SHA-256 of the whole of it, as the former system kept it.
+    ///
+    /// The id is made of the hash, and ids stand in logs: keys of less than 128 random bits could be
+    /// guessed from there. Have those hashed by argon2, and found by a public part.
+    pub fn by_sha256() -> Self {
+        Self { rule: Rule::Sha256 }
+    }
+
+    /// Finds a key by the SHA-512 of the whole of it. See [`ForeignKeys::by_sha256`].
+    pub fn by_sha512() -> Self {
+        Self { rule: Rule::Sha512 }
+    }
+
+    /// Finds a key by a part of it that is no secret, which the function returns; nothing, if this is
+    /// no key of the former system. A key as in `pk7d2.secret` has one before the dot.
+    ///
+    /// The function is asked of whatever a client sends, printable ASCII of 16 to 512 bytes.
+    pub fn by_public_part<F>(part: F) -> Self
+    where
+        F: for<'a> Fn(&'a str) -> Option<&'a str> + Send + Sync + 'static,
+    {
+        Self {
+            rule: Rule::PublicPart(Arc::new(part)),
+        }
+    }
+
+    /// Reads what a client presented as a foreign key.
+    pub(crate) fn parse<'a>(&self, presented: &'a [u8]) -> Result<ParsedKey<'a>, Denied> {
+        let malformed = || Denied::new(AuthDenial::Malformed, None);
+        let is_key = (FOREIGN_LEN_MIN..=FOREIGN_LEN_MAX).contains(&presented.len())
+            && presented.iter().all(u8::is_ascii_graphic);
+        let text = std::str::from_utf8(presented).map_err(|_| malformed())?;
+        if !is_key {
+            return Err(malformed());
+        }
+        let id = match &self.rule {
+            Rule::Sha256 => id_of(self.kind(), &Sha256::digest(presented)),
+            Rule::Sha512 => id_of(self.kind(), &Sha512::digest(presented)),
+            Rule::PublicPart(part) => {
+                let part = catch_unwind(AssertUnwindSafe(|| part(text)));
+                let part = part.map_err(|_| Denied::internal())?;
+                id_of(self.kind(), part.ok_or_else(malformed)?.as_bytes())
+            }
+        };
+        Ok(ParsedKey {
+            id,
+            bytes: presented,
+        })
+    }
+
+    /// Returns whether a presented key is one of the former system's, found under its own id.
+    pub(crate) fn finds(&self, key: &ParsedKey<'_>) -> bool {
+        self.parse(key.bytes).is_ok_and(|own| own.id == key.id)
+    }
+
+    /// Returns the id by which a key will be found.
+    pub(crate) fn id(&self, key: &ForeignKey) -> Result<KeyId, Invalid> {
+        let refused = |problem| Err(Invalid::new("foreign key", problem));
+        match (&self.rule, &key.hash.kind, &key.public_part) {
+            (Rule::Sha256, HashKind::Sha256(hash), None) => Ok(id_of(self.kind(), hash)),
+            (Rule::Sha512, HashKind::Sha512(hash), None) => Ok(id_of(self.kind(), hash)),
+            (Rule::PublicPart(_), _, Some(part)) => Ok(id_of(self.kind(), part.as_bytes())),
+            (Rule::PublicPart(_), _, None) => refused("has no public part, and is found by it"),
+            (Rule::Sha256 | Rule::Sha512, _, Some(_)) => {
+                refused("has a public part, and is not found by it")
+            }
+            (Rule::Sha256 | Rule::Sha512, _, None) => {
+                refused("is hashed otherwise than the ring finds keys by")
+            }
+        }
+    }
+
+    fn kind(&self) -> &'static [u8] {
+        match self.rule {
+            Rule::Sha256 => b"sha256",
+            Rule::Sha512 => b"sha512",
+            Rule::PublicPart(_) => b"part",
+        }
+    }
+}
+
+impl fmt::Debug for ForeignKeys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.rule {
+            Rule::Sha256 => "ForeignKeys(by SHA-256)",
+            Rule::Sha512 => "ForeignKeys(by SHA-512)",
+            Rule::PublicPart(_) => "ForeignKeys(by public part)",
+        })
+    }
+}
+
+/// Derives an id of our form. Nothing else has its purpose, so no two kinds give the same one.
+fn id_of(kind: &[u8], what: &[u8]) -> KeyId {
+    let digest = Sha256::new_with_prefix(b"apikey-v1 foreign id\0")
+        .chain_update(kind)
+        .chain_update([0])
+        .chain_update(what)
+        .finalize();
+    KeyId::of_digest(&digest.into())
+}
+
+/// A key that was made elsewhere, as the former system knows it.
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct ForeignKey {
+    hash: ForeignHash,
+    public_part: Option<String>,
+}
+
+impl ForeignKey {
+    /// Takes the hash of a key.
+    pub fn new(hash: ForeignHash) -> Self {
+        Self {
+            hash,
+            public_part: None,
+        }
+    }
+
+    /// Sets the part of the key that is no secret, where keys are found
+    /// [by it](ForeignKeys::by_public_part).
+    pub fn found_by(mut self, public_part: impl Into<String>) -> Self {
+        self.public_part = Some(public_part.into());
+        self
+    }
+
+    pub(crate) fn hash(&self) -> &HashKind {
+        &self.hash.kind
+    }
+}
+
+/// The hash of a foreign key, as the former system kept it. It is of the whole key, without a salt
+/// beside it unless the hash is argon2's.
+#[derive(Clone)]
+pub struct ForeignHash {
+    kind: HashKind,
+}
+
+/// A hash that was read.
+#[derive(Clone)]
+pub(crate) enum HashKind {
+    Sha256([u8; 32]),
+    Sha512([u8; 64]),
+    /// In the text that argon2's hashes are written in.
+    #[allow(dead_code, reason = "made where argon2 can be checked")]
+    Argon2(String),
+}
+
+impl ForeignHash {
+    /// Reads a SHA-256 of 64 hexadecimal digits.
+    ///
+    /// # Errors
+    ///
+    /// If it is not that.
+    pub fn sha256(hex: &str) -> Result<Self, Invalid> {
+        let refused = || Invalid::new("SHA-256", "is not of 64 hexadecimal digits");
+        let hash = read_hex(hex).ok_or_else(refused)?;
+        Ok(Self::of(HashKind::Sha256(hash)))
+    }
+
+    /// Reads a SHA-512 of 128 hexadecimal digits.
+    ///
+    /// # Errors
+    ///
+    /// If it is not that.
+    pub fn sha512(hex: &str) -> Result<Self, Invalid> {
+        let refused = || Invalid::new("SHA-512", "is not of 128 hexadecimal digits");
+        let hash = read_hex(hex).ok_or_else(refused)?;
+        Ok(Self::of(HashKind::Sha512(hash)))
+    }
+
+    pub(crate) fn of(kind: HashKind) -> Self {
+        Self { kind }
+    }
+}
+
+impl fmt::Debug for ForeignHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.kind {
+            HashKind::Sha256(_) => "ForeignHash(SHA-256)",
+            HashKind::Sha512(_) => "ForeignHash(SHA-512)",
+            HashKind::Argon2(_) => "ForeignHash(argon2)",
+        })
+    }
+}
+
+fn read_hex<const N: usize>(hex: &str) -> Option<[u8; N]> {
+    let digits = hex.as_bytes();
+    if digits.len() != 2 * N {
+        return None;
+    }
+    let mut bytes = [0; N];
+    for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
+        let digit = |digit: u8| char::from(digit).to_digit(16);
+        *byte = u8::try_from(digit(pair[0])? << 4 | digit(pair[1])?).ok()?;
+    }
+    Some(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEY: &str = "sk_former_system_0123456789";
+
+    fn hex(bytes: &[u8]) -> String {
+        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    #[test]
+    fn a_key_has_the_id_that_its_hash_or_its_part_was_imported_under() {
+        let sha256 = ForeignHash::sha256(&hex(&Sha256::digest(KEY))).unwrap();
+        let sha512 = ForeignHash::sha512(&hex(&Sha512::digest(KEY)).to_uppercase()).unwrap();
+        let part: ForeignKeys = ForeignKeys::by_public_part(|key| key.split('_').nth(1));
+        let cases = [
+            (ForeignKeys::by_sha256(), ForeignKey::new(sha256.clone())),
+            (ForeignKeys::by_sha512(), ForeignKey::new(sha512)),
+            (part, ForeignKey::new(sha256).found_by("former")),
+        ];
+        let mut ids = Vec::new();
+        for (rule, key) in cases {
+            let id = rule.id(&key).unwrap();
+            let presented = rule.parse(KEY.as_bytes()).unwrap();
+            assert_eq!(presented.id, id, "{rule:?}");
+            ids.push(id);
+        }
+        ids.dedup();
+        assert_eq!(ids.len(), 3);
+    }
+
+    #[test]
+    fn what_would_never_be_found_is_not_imported() {
+        let sha256 = ForeignKey::new(ForeignHash::sha256(&hex(&[7; 32])).unwrap());
+        let by_part = ForeignKeys::by_public_part(|key| key.get(..4));
+        assert!(ForeignKeys::by_sha512().id(&sha256).is_err());
+        assert!(by_part.id(&sha256).is_err());
+        assert!(ForeignKeys::by_sha256().id(&sha256.found_by("x")).is_err());
+    }
+
+    #[test]
+    fn what_is_no_hash_is_refused_and_none_is_shown() {
+        for wrong in ["", "ab", &"g".repeat(64), &"a".repeat(63), &"é".repeat(32)] {
+            assert!(ForeignHash::sha256(wrong).is_err(), "{wrong}");
+            assert!(ForeignHash::sha512(wrong).is_err(), "{wrong}");
+        }
+        let key = ForeignKey::new(ForeignHash::sha256(&"ab".repeat(32)).unwrap());
+        assert!(!format!("{key:?}").contains("ab"), "{key:?}");
+    }
+
+    #[test]
+    fn what_is_no_key_is_not_asked_for() {
+        let rule = ForeignKeys::by_sha256();
+        for wrong in [
+            &b""[..],
+            b"short",
+            &[b'a'; 513],
+            "ключ-который-не-ключ".as_bytes(),
+            b"with a space in it!",
+        ] {
+            assert!(rule.parse(wrong).is_err());
+        }
+        let panicking = ForeignKeys::by_public_part(|_| panic!("as it was asked"));
+        assert!(panicking.parse(KEY.as_bytes()).is_err());
+    }
+}

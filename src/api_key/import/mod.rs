@@ -1,0 +1,9 @@
+//! Keys that another system issued.
+
+#[cfg(feature = "argon2")]
+pub(super) mod argon2;
+#[cfg(not(feature = "argon2"))]
+#[path = "no_argon2.rs"]
+pub(super) mod argon2;
+pub(super) mod hash_pool;
+pub(super) mod imported;

@@ -1,0 +1,489 @@
+//! What is kept of a key in place of its secret.
+
+use std::fmt;
+
+use hmac::{Hmac, KeyInit, Mac};
+use sha2::{Digest, Sha256, Sha512};
+use subtle::{Choice, ConstantTimeEq};
+use zeroize::{Zeroize, Zeroizing};
+
+use crate::core::error::ConfigError;
+
+/// Separates these digests from any other use of the same pepper.
+const PURPOSE: &[u8] = b"apikey-v1\0";
+const FOREIGN_PURPOSE: &[u8] = b"apikey-v1 foreign\0";
+const SLOW_HASH_PURPOSE: &[u8] = b"apikey-v1 slow hash\0";
+const SEAL_PURPOSE: &[u8] = b"apikey-v1 record\0";
+const FINGERPRINT_PURPOSE: &[u8] = b"apikey-v1 fingerprint\0";
+
+/// A secret of the service, under which keys are digested: whoever reads the store can neither
+/// forge a key nor tell whether one that was found belongs to it.
+///
+/// It stands outside the store, in a secret manager. There is no default.
+///
+/// ```
+/// use portcullis::api_key::Pepper;
+///
+/// let pepper = Pepper::new(1, b"thirty-two bytes or more, from a secret manager")?;
+/// assert_eq!(pepper.id(), 1);
+/// assert!(Pepper::new(2, b"too short").is_err());
+/// # Ok::<(), portcullis::ConfigError>(())
+/// ```
+#[derive(Clone)]
+pub struct Pepper {
+    id: u16,
+    keyed: Hmac<Sha256>,
+    is_random: bool,
+}
+
+impl Pepper {
+    /// Names a pepper. The id stands in each record that was digested under it.
+    ///
+    /// # Errors
+    ///
+    /// If the pepper has fewer than 32 bytes, or all of them are equal.
+    pub fn new(id: u16, pepper: impl AsRef<[u8]>) -> Result<Self, ConfigError> {
+        let pepper = pepper.as_ref();
+        let refused = |problem: &str| {
+            ConfigError::new(
+                "pepper",
+                format_args!("{} bytes long", pepper.len()),
+                problem,
+            )
+            .fix("generate one with `openssl rand -hex 32`, and keep it apart from the store")
+        };
+        if pepper.len() < 32 {
+            return Err(refused("a pepper under 32 bytes can be guessed"));
+        }
+        if pepper.iter().all(|byte| *byte == pepper[0]) {
+            return Err(refused("a pepper of equal bytes is no secret"));
+        }
+        Ok(Self {
+            id,
+            keyed: Hmac::new_from_slice(pepper).expect("HMAC takes a key of any length"),
+            is_random: false,
+        })
+    }
+
+    /// Makes up a pepper for this process alone: for demos and tests. No key that is made under it
+    /// is valid in another process, or after a restart.
+    ///
+    /// # Panics
+    ///
+    /// If the system has no source of randomness, as the standard library's maps do.
+    pub fn random(id: u16) -> Self {
+        let mut bytes = Zeroizing::new([0; 32]);
+        getrandom::fill(&mut *bytes).expect("the system has a source of randomness");
+        Self {
+            id,
+            keyed: Hmac::new_from_slice(&*bytes).expect("HMAC takes a key of any length"),
+            is_random: true,
+        }
+    }
+
+    /// Returns whether the pepper is of this process alone.
+    pub(crate) fn is_random(&self) -> bool {
+        self.is_random
+    }
+
+    /// Returns the pepper's name.
+    pub fn id(&self) -> u16 {
+        self.id
+    }
+
+    fn digest(&self, purpose: &[u8], key: &[u8]) -> KeyDigest {
+        #[cfg(test)]
+        tests::count(|steps| &mut steps.digests);
+        let mut mac = self.keyed.clone();
+        mac.update(purpose);
+        mac.update(key);
+        KeyDigest(mac.finalize().into_bytes().into())
+    }
+}
+
+impl fmt::Debug for Pepper {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Pepper")
+    }
+}
+
+/// A digest of a whole key, 256 bits.
+///
+/// It has no comparison but one of constant time, and `Debug` prints the type's name.
+#[derive(Clone)]
+pub(crate) struct KeyDigest([u8; 32]);
+
+impl KeyDigest {
+    pub(crate) fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    pub(crate) fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+
+    /// Returns whether both are the same digest, in the same time for any two.
+    pub(crate) fn matches(&self, other: &Self) -> bool {
+        #[cfg(test)]
+        tests::count(|steps| &mut steps.comparisons);
+        // Word by word: byte by byte takes as long as half the digest.
+        let equal = self
+            .words()
+            .zip(other.words())
+            .map(|(own, other)| own.ct_eq(&other));
+        equal.fold(Choice::from(1), |all, one| all & one).into()
+    }
+
+    fn words(&self) -> impl Iterator<Item = u64> {
+        let words = self.0.as_chunks().0.iter();
+        words.map(|word| u64::from_ne_bytes(*word))
+    }
+}
+
+impl Drop for KeyDigest {
+    fn drop(&mut self) {
+        self.0.zeroize();
+    }
+}
+
+impl fmt::Debug for KeyDigest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("KeyDigest")
+    }
+}
+
+/// How a record's digest was made. It stands in the record: a key never chooses it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum DigestAlgorithm {
+    /// HMAC-SHA-256 under a pepper.
+    HmacSha256 {
+        /// Which pepper.
+        pepper_id: u16,
+    },
+    /// SHA-256 alone: the service has no pepper.
+    Sha256,
+    /// The key was made elsewhere, and has not been used yet: a digest of the former system's hash.
+    Foreign {
+        /// How the former system hashed keys.
+        hash: ForeignAlgorithm,
+        /// Under which pepper the hash was digested, if there was one.
+        pepper_id: Option<u16>,
+    },
+}
+
+/// How a key that was made elsewhere was hashed there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ForeignAlgorithm {
+    /// SHA-256 of the key.
+    Sha256,
+    /// SHA-512 of the key.
+    Sha512,
+    /// Argon2, salted.
+    Argon2,
+}
+
+/// The peppers of a service: the one that new digests are made under, and former ones.
+#[derive(Clone, Debug)]
+pub(crate) struct Peppers {
+    current: Option<Pepper>,
+    former: Vec<Pepper>,
+    /// Whether digests without a pepper are taken beside those with one.
+    plain_too: bool,
+}
+
+/// What tells that a record is as it was written: a keyed digest of it.
+#[derive(Clone)]
+pub(crate) struct Seal {
+    pub(crate) pepper_id: u16,
+    pub(crate) digest: KeyDigest,
+}
+
+impl Peppers {
+    pub(crate) fn new(
+        current: Option<Pepper>,
+        former: Vec<Pepper>,
+        plain_too: bool,
+    ) -> Result<Self, ConfigError> {
+        let mut ids: Vec<u16> = current.iter().chain(&former).map(Pepper::id).collect();
+        ids.sort_unstable();
+        if let Some(twice) = ids.windows(2).find(|pair| pair[0] == pair[1]) {
+            return Err(ConfigError::new(
+                "former_pepper",
+                twice[0],
+                "two peppers of one id cannot be told apart",
+            )
+            .fix("give each pepper an id of its own, and never use one again"));
+        }
+        Ok(Self {
+            current,
+            former,
+            plain_too,
+        })
+    }
+
+    /// Returns how new digests are made.
+    pub(crate) fn current_algorithm(&self) -> DigestAlgorithm {
+        match &self.current {
+            Some(pepper) => DigestAlgorithm::HmacSha256 {
+                pepper_id: pepper.id,
+            },
+            None => DigestAlgorithm::Sha256,
+        }
+    }
+
+    /// Digests a key as new ones are.
+    pub(crate) fn digest_new(&self, key: &[u8]) -> KeyDigest {
+        self.digest_for(PURPOSE, key)
+    }
+
+    /// Digests the hash of a former system: what is kept is of no use to who reads the store.
+    pub(crate) fn digest_foreign(&self, hash: &[u8]) -> KeyDigest {
+        self.digest_for(FOREIGN_PURPOSE, hash)
+    }
+
+    /// Binds a slow hash to the pepper. A record with a slow hash holds this digest, so a writer of
+    /// the store that does not know the pepper cannot put its own hash into a record.
+    pub(crate) fn bind_slow_hash(&self, text: &str) -> KeyDigest {
+        self.digest_for(SLOW_HASH_PURPOSE, text.as_bytes())
+    }
+
+    /// Returns whether a record's slow hash was put there by a holder of the pepper.
+    pub(crate) fn binds_slow_hash(
+        &self,
+        algorithm: DigestAlgorithm,
+        text: &str,
+        digest: &KeyDigest,
+    ) -> bool {
+        match algorithm {
+            DigestAlgorithm::Foreign {
+                hash: ForeignAlgorithm::Argon2,
+                pepper_id,
+            } => {
+                let bound = self.digest_under(pepper_id, SLOW_HASH_PURPOSE, text.as_bytes());
+                bound.is_some_and(|bound| bound.matches(digest))
+            }
+            DigestAlgorithm::Foreign {
+                hash: ForeignAlgorithm::Sha256 | ForeignAlgorithm::Sha512,
+                ..
+            }
+            | DigestAlgorithm::HmacSha256 { .. }
+            | DigestAlgorithm::Sha256 => false,
+        }
+    }
+
+    /// Returns how a former system's hash is digested.
+    pub(crate) fn foreign_algorithm(&self, hash: ForeignAlgorithm) -> DigestAlgorithm {
+        DigestAlgorithm::Foreign {
+            hash,
+            pepper_id: self.current.as_ref().map(Pepper::id),
+        }
+    }
+
+    /// Returns what tells a presented key from any other, without telling anything of it.
+    pub(crate) fn fingerprint(&self, key: &[u8]) -> [u8; 16] {
+        let digest = self.digest_for(FINGERPRINT_PURPOSE, key);
+        std::array::from_fn(|at| digest.0[at])
+    }
+
+    fn digest_for(&self, purpose: &[u8], key: &[u8]) -> KeyDigest {
+        match &self.current {
+            Some(pepper) => pepper.digest(purpose, key),
+            None => sha256(purpose, key),
+        }
+    }
+
+    /// Seals a record's bytes, if there is a pepper.
+    pub(crate) fn seal(&self, record: &[u8]) -> Option<Seal> {
+        self.current.as_ref().map(|pepper| Seal {
+            pepper_id: pepper.id,
+            digest: pepper.digest(SEAL_PURPOSE, record),
+        })
+    }
+
+    /// Returns whether these are the bytes that were sealed.
+    pub(crate) fn is_sealed(&self, seal: &Seal, record: &[u8]) -> bool {
+        let pepper = self.find(seal.pepper_id);
+        pepper.is_some_and(|pepper| pepper.digest(SEAL_PURPOSE, record).matches(&seal.digest))
+    }
+
+    fn find(&self, id: u16) -> Option<&Pepper> {
+        let mut peppers = self.current.iter().chain(&self.former);
+        peppers.find(|pepper| pepper.id == id)
+    }
+
+    /// Digests a key as a record's was, or returns nothing if the pepper is not known here.
+    ///
+    /// Where there is a pepper, a record without one is not believed: whoever can write to the
+    /// store could have made it.
+    pub(crate) fn digest_as(&self, algorithm: DigestAlgorithm, key: &[u8]) -> Option<KeyDigest> {
+        match algorithm {
+            DigestAlgorithm::HmacSha256 { pepper_id } => {
+                self.digest_under(Some(pepper_id), PURPOSE, key)
+            }
+            DigestAlgorithm::Sha256 => self.digest_under(None, PURPOSE, key),
+            DigestAlgorithm::Foreign { hash, pepper_id } => match hash {
+                ForeignAlgorithm::Sha256 => {
+                    self.digest_under(pepper_id, FOREIGN_PURPOSE, &Sha256::digest(key))
+                }
+                ForeignAlgorithm::Sha512 => {
+                    self.digest_under(pepper_id, FOREIGN_PURPOSE, &Sha512::digest(key))
+                }
+                // It takes long, and is computed elsewhere.
+                ForeignAlgorithm::Argon2 => None,
+            },
+        }
+    }
+
+    fn digest_under(
+        &self,
+        pepper_id: Option<u16>,
+        purpose: &[u8],
+        key: &[u8],
+    ) -> Option<KeyDigest> {
+        match pepper_id {
+            Some(id) => self.find(id).map(|pepper| pepper.digest(purpose, key)),
+            None if self.current.is_none() || self.plain_too => Some(sha256(purpose, key)),
+            None => None,
+        }
+    }
+}
+
+fn sha256(purpose: &[u8], key: &[u8]) -> KeyDigest {
+    KeyDigest(
+        Sha256::new_with_prefix(purpose)
+            .chain_update(key)
+            .finalize()
+            .into(),
+    )
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    /// What this thread has done so far.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    pub(crate) struct Steps {
+        pub(crate) digests: u32,
+        pub(crate) comparisons: u32,
+    }
+
+    thread_local! {
+        static STEPS: Cell<Steps> = Cell::default();
+    }
+
+    pub(super) fn count(which: fn(&mut Steps) -> &mut u32) {
+        let mut steps = STEPS.get();
+        *which(&mut steps) += 1;
+        STEPS.set(steps);
+    }
+
+    /// Returns what was done since the last time.
+    pub(crate) fn take_steps() -> Steps {
+        STEPS.take()
+    }
+
+    fn hex(digest: &KeyDigest) -> String {
+        digest
+            .as_bytes()
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect()
+    }
+
+    fn pepper(id: u16) -> Pepper {
+        let bytes: Vec<u8> = (0..32)
+            .map(|byte| byte + u8::try_from(id).unwrap() - 1)
+            .collect();
+        Pepper::new(id, bytes).unwrap()
+    }
+
+    /// Threat A4: a digest has 32 bytes, and these are they.
+    #[test]
+    fn the_published_vectors_are_met() {
+        let vectors = [
+            (
+                "acme_live_1AAAAAAAAAAAAAAA_00000000000000000000000000000000000000000000w2Xzo",
+                "d4a75af03d9b6b40550f7e5c748e7f18388ffeca5da051213ba520def3a9e761",
+            ),
+            (
+                "acme_test_1abcdefGHIJK0123_ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopq49Kuff",
+                "9c4d3096ebc687850ffbbe7b3c16b3fe678853ef0935f01b63397b9ad6f89271",
+            ),
+            (
+                "my_co_live_1zzzzzzzzzzzzzzz_zzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzz1q7m5L",
+                "f4befd3efaf6bf4edc096ac3f64983464c045f769a4ec2b167220e192d3a6011",
+            ),
+        ];
+        let peppers = Peppers::new(Some(pepper(1)), Vec::new(), false).unwrap();
+        for (key, digest) in vectors {
+            assert_eq!(hex(&peppers.digest_new(key.as_bytes())), digest);
+        }
+        let unpeppered = Peppers::new(None, Vec::new(), false).unwrap();
+        assert_eq!(
+            hex(&unpeppered.digest_new(vectors[0].0.as_bytes())),
+            "9879173fe1e6406851b981cbc01740b73913c649e45de5ecdb98949b9a50c5e8",
+        );
+    }
+
+    /// Threat A13: no weak pepper is taken, and none is shown.
+    #[test]
+    fn a_weak_pepper_is_refused_without_being_shown() {
+        let error = Pepper::new(1, b"hunter2").unwrap_err();
+        assert_eq!((error.option(), error.value()), ("pepper", "7 bytes long"));
+        assert!(Pepper::new(1, [7; 64]).is_err());
+    }
+
+    #[test]
+    fn a_former_pepper_still_tells_its_own_digests() {
+        let before = Peppers::new(Some(pepper(1)), Vec::new(), false).unwrap();
+        let after = Peppers::new(Some(pepper(2)), vec![pepper(1)], false).unwrap();
+        let old = before.digest_new(b"key");
+        let algorithm = before.current_algorithm();
+        assert!(after.digest_as(algorithm, b"key").unwrap().matches(&old));
+        assert!(!after.digest_new(b"key").matches(&old));
+    }
+
+    #[test]
+    fn an_unknown_pepper_gives_no_digest() {
+        let peppers = Peppers::new(Some(pepper(1)), Vec::new(), false).unwrap();
+        let unknown = DigestAlgorithm::HmacSha256 { pepper_id: 9 };
+        assert!(peppers.digest_as(unknown, b"key").is_none());
+    }
+
+    /// Threat A14: who can write to the store cannot leave the pepper out.
+    #[test]
+    fn where_there_is_a_pepper_a_digest_without_one_is_not_believed() {
+        let peppers = |plain_too| Peppers::new(Some(pepper(1)), Vec::new(), plain_too).unwrap();
+        assert!(
+            peppers(false)
+                .digest_as(DigestAlgorithm::Sha256, b"key")
+                .is_none()
+        );
+        assert!(
+            peppers(true)
+                .digest_as(DigestAlgorithm::Sha256, b"key")
+                .is_some()
+        );
+    }
+
+    #[test]
+    fn digests_that_differ_in_one_bit_do_not_match() {
+        let digest = KeyDigest::from_bytes(std::array::from_fn(|at| at as u8));
+        assert!(digest.matches(&digest.clone()));
+        for bit in 0..256 {
+            let mut other = *digest.as_bytes();
+            other[bit / 8] ^= 1 << (bit % 8);
+            assert!(!digest.matches(&KeyDigest::from_bytes(other)), "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn two_peppers_of_one_id_are_refused() {
+        assert!(Peppers::new(Some(pepper(1)), vec![pepper(1)], false).is_err());
+    }
+}

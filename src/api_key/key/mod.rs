@@ -1,0 +1,7 @@
+//! API keys: format, secret and digest.
+
+pub(super) mod checksum_tag;
+pub(super) mod digest;
+pub(super) mod format;
+pub(super) mod secret;
+pub(super) mod verify;

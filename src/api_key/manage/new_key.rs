@@ -1,0 +1,205 @@
+//! What a new key is to be.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use crate::{
+    api_key::record::{
+        constraints::Constraints, invalid::Invalid, record::KeyRecord, scopes::is_scope,
+    },
+    core::{allowance::Allowance, time::Timestamp},
+};
+
+const OWNER_LEN_MAX: usize = 256;
+const NAME_LEN_MAX: usize = 256;
+const TIER_LEN_MAX: usize = 64;
+const SCOPES_MAX: usize = 64;
+const METADATA_MAX: usize = 64;
+/// Names and values together.
+const METADATA_BYTES_MAX: usize = 4_096;
+
+/// What a new key is to be: whose it is, and what it may do.
+///
+/// ```
+/// use std::time::Duration;
+/// use portcullis::api_key::NewKey;
+///
+/// let new = NewKey::of_owner("acme")
+///     .name("continuous integration")
+///     .tier("pro")
+///     .scopes(["data.read", "data.write"])
+///     .expires_in(Duration::from_secs(90 * 24 * 60 * 60));
+/// # let _ = new;
+/// ```
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct NewKey {
+    pub(crate) owner: String,
+    pub(crate) environment: Option<String>,
+    pub(crate) name: Option<String>,
+    pub(crate) tier: Option<String>,
+    pub(crate) credits: Option<Allowance>,
+    pub(crate) limit: Option<Allowance>,
+    pub(crate) scopes: Vec<String>,
+    pub(crate) not_before: Option<Timestamp>,
+    pub(crate) expiry: Expiry,
+    pub(crate) metadata: BTreeMap<String, String>,
+    pub(crate) constraints: Constraints,
+}
+
+/// When a new key ends.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Expiry {
+    Never,
+    At(Timestamp),
+    In(Duration),
+}
+
+impl Expiry {
+    pub(crate) fn from(self, now: Timestamp) -> Option<Timestamp> {
+        match self {
+            Self::Never => None,
+            Self::At(at) => Some(at),
+            Self::In(duration) => Some(now + duration),
+        }
+    }
+}
+
+impl NewKey {
+    /// Begins a key of this owner, which may do nothing yet and never ends.
+    pub fn of_owner(owner: impl Into<String>) -> Self {
+        Self {
+            owner: owner.into(),
+            environment: None,
+            name: None,
+            tier: None,
+            credits: None,
+            limit: None,
+            scopes: Vec::new(),
+            not_before: None,
+            expiry: Expiry::Never,
+            metadata: BTreeMap::new(),
+            constraints: Constraints::new(),
+        }
+    }
+
+    /// Sets the environment. The first one of the ring by default.
+    pub fn environment(mut self, environment: impl Into<String>) -> Self {
+        self.environment = Some(environment.into());
+        self
+    }
+
+    /// Sets what the owner calls it.
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.name = Some(name.into());
+        self
+    }
+
+    /// Sets the tier that chooses the limits.
+    pub fn tier(mut self, tier: impl Into<String>) -> Self {
+        self.tier = Some(tier.into());
+        self
+    }
+
+    /// Sets how much the key, and all that it is rotated to, may use in a period. A limiter inside
+    /// that is told to charges it.
+    pub fn credits(mut self, credits: Allowance) -> Self {
+        self.credits = Some(credits);
+        self
+    }
+
+    /// Sets a limit in the place of the tier's. A limiter inside that is told to holds the key to
+    /// it.
+    pub fn limit(mut self, limit: Allowance) -> Self {
+        self.limit = Some(limit);
+        self
+    }
+
+    /// Adds what the key may do.
+    pub fn scopes<I>(mut self, scopes: I) -> Self
+    where
+        I: IntoIterator,
+        I::Item: Into<String>,
+    {
+        self.scopes.extend(scopes.into_iter().map(Into::into));
+        self
+    }
+
+    /// Sets the moment before which the key is not accepted.
+    pub fn not_before(mut self, from: Timestamp) -> Self {
+        self.not_before = Some(from);
+        self
+    }
+
+    /// Sets the moment from which on the key is not accepted.
+    pub fn expires_at(mut self, at: Timestamp) -> Self {
+        self.expiry = Expiry::At(at);
+        self
+    }
+
+    /// Sets for how long the key is accepted, from its creation on.
+    pub fn expires_in(mut self, duration: Duration) -> Self {
+        self.expiry = Expiry::In(duration);
+        self
+    }
+
+    /// Restricts from where, and for what, the key may be used.
+    pub fn constraints(mut self, constraints: Constraints) -> Self {
+        self.constraints = constraints;
+        self
+    }
+
+    /// Adds something else to be known of the key. Every layer inside can read it.
+    pub fn metadata(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.metadata.insert(name.into(), value.into());
+        self
+    }
+}
+
+/// Sorts a record's scopes, and says what is out of bounds.
+pub(super) fn check_record(record: &mut KeyRecord) -> Result<(), Invalid> {
+    check_len("owner", &record.owner, OWNER_LEN_MAX)?;
+    if let Some(name) = &record.name {
+        check_len("name", name, NAME_LEN_MAX)?;
+    }
+    if let Some(tier) = &record.tier {
+        check_len("tier", tier, TIER_LEN_MAX)?;
+    }
+    check_scopes(&mut record.scopes)?;
+    check_metadata(&record.metadata)?;
+    record.constraints.check()
+}
+
+fn check_len(field: &'static str, value: &str, bytes_max: usize) -> Result<(), Invalid> {
+    let problem = match value.len() {
+        0 => "is empty",
+        len if len > bytes_max => "is too long",
+        _ => return Ok(()),
+    };
+    Err(Invalid::new(field, problem))
+}
+
+fn check_scopes(scopes: &mut Vec<String>) -> Result<(), Invalid> {
+    let invalid = |problem| Invalid::new("scopes", problem);
+    scopes.sort_unstable();
+    scopes.dedup();
+    if scopes.len() > SCOPES_MAX {
+        return Err(invalid("has more than 64 entries"));
+    }
+    if !scopes.iter().all(|scope| is_scope(scope)) {
+        return Err(invalid(
+            "has an entry that is not 1 to 128 visible ASCII characters, or has a quote or a \
+             backslash",
+        ));
+    }
+    Ok(())
+}
+
+fn check_metadata(metadata: &BTreeMap<String, String>) -> Result<(), Invalid> {
+    let len = |(name, value): (&String, &String)| name.len() + value.len();
+    let bytes: usize = metadata.iter().map(len).sum();
+    if metadata.len() > METADATA_MAX || bytes > METADATA_BYTES_MAX {
+        let problem = "has more than 64 entries or 4096 bytes";
+        return Err(Invalid::new("metadata", problem));
+    }
+    Ok(())
+}

@@ -1,0 +1,159 @@
+//! What is to become different about a key.
+
+use std::collections::BTreeMap;
+
+use super::new_key;
+use crate::{
+    api_key::record::{constraints::Constraints, invalid::Invalid, record::KeyRecord},
+    core::{allowance::Allowance, time::Timestamp},
+};
+
+/// What is to become different about a key; what is not named stays.
+///
+/// ```
+/// use portcullis::api_key::KeyUpdate;
+///
+/// let update = KeyUpdate::new()
+///     .tier("pro")
+///     .scopes(["data.read", "data.write"])
+///     .if_version(3);
+/// # let _ = update;
+/// ```
+#[derive(Clone, Debug, Default)]
+#[must_use]
+pub struct KeyUpdate {
+    name: Option<Option<String>>,
+    pub(crate) tier: Option<Option<String>>,
+    credits: Option<Option<Allowance>>,
+    limit: Option<Option<Allowance>>,
+    pub(crate) scopes: Option<Vec<String>>,
+    pub(crate) not_before: Option<Option<Timestamp>>,
+    pub(crate) expires_at: Option<Option<Timestamp>>,
+    metadata: BTreeMap<String, Option<String>>,
+    pub(crate) constraints: Option<Constraints>,
+    version: Option<u64>,
+}
+
+impl KeyUpdate {
+    /// Begins an update that changes nothing.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Sets or takes away what the owner calls it.
+    pub fn name<'a>(mut self, name: impl Into<Option<&'a str>>) -> Self {
+        self.name = Some(name.into().map(str::to_owned));
+        self
+    }
+
+    /// Sets or takes away the tier. The new limits hold from the next request on; what has been
+    /// used stays used.
+    pub fn tier<'a>(mut self, tier: impl Into<Option<&'a str>>) -> Self {
+        self.tier = Some(tier.into().map(str::to_owned));
+        self
+    }
+
+    /// Sets or takes away how much the key may use in a period. The new amount holds from the next
+    /// request on; what has been used of the period stays used.
+    pub fn credits(mut self, credits: impl Into<Option<Allowance>>) -> Self {
+        self.credits = Some(credits.into());
+        self
+    }
+
+    /// Sets or takes away the limit that stands in the place of the tier's.
+    pub fn limit(mut self, limit: impl Into<Option<Allowance>>) -> Self {
+        self.limit = Some(limit.into());
+        self
+    }
+
+    /// Sets what the key may do, in the place of what it may do now.
+    pub fn scopes<I>(mut self, scopes: I) -> Self
+    where
+        I: IntoIterator,
+        I::Item: Into<String>,
+    {
+        self.scopes = Some(scopes.into_iter().map(Into::into).collect());
+        self
+    }
+
+    /// Sets or takes away the moment before which the key is not accepted.
+    pub fn not_before(mut self, from: impl Into<Option<Timestamp>>) -> Self {
+        self.not_before = Some(from.into());
+        self
+    }
+
+    /// Sets or takes away the moment from which on the key is not accepted. The overlap of a
+    /// rotation is not lengthened by it.
+    pub fn expires_at(mut self, at: impl Into<Option<Timestamp>>) -> Self {
+        self.expires_at = Some(at.into());
+        self
+    }
+
+    /// Sets from where, and for what, the key may be used, in the place of what holds now.
+    pub fn constraints(mut self, constraints: Constraints) -> Self {
+        self.constraints = Some(constraints);
+        self
+    }
+
+    /// Sets or takes away one entry of the metadata.
+    pub fn metadata<'a>(
+        mut self,
+        name: impl Into<String>,
+        value: impl Into<Option<&'a str>>,
+    ) -> Self {
+        let value = value.into().map(str::to_owned);
+        self.metadata.insert(name.into(), value);
+        self
+    }
+
+    /// Makes the update conditional: if the key has another version by then, nothing is changed.
+    pub fn if_version(mut self, version: u64) -> Self {
+        self.version = Some(version);
+        self
+    }
+
+    /// Returns whether the update sets credits, a limit or metadata, which are the service's alone.
+    pub(super) fn sets_allowances(&self) -> bool {
+        self.credits.is_some() || self.limit.is_some() || !self.metadata.is_empty()
+    }
+
+    /// Returns whether the update is meant for this version of the record.
+    pub(crate) fn is_for(&self, record: &KeyRecord) -> bool {
+        self.version.is_none_or(|version| version == record.version)
+    }
+
+    pub(crate) fn apply(&self, record: &mut KeyRecord) -> Result<(), Invalid> {
+        let update = self.clone();
+        if let Some(name) = update.name {
+            record.name = name;
+        }
+        if let Some(tier) = update.tier {
+            record.tier = tier;
+        }
+        if let Some(credits) = update.credits {
+            record.credits = credits;
+        }
+        if let Some(limit) = update.limit {
+            record.limit = limit;
+        }
+        if let Some(scopes) = update.scopes {
+            record.scopes = scopes;
+        }
+        if let Some(from) = update.not_before {
+            record.not_before = from;
+        }
+        if let Some(at) = update.expires_at {
+            record.expires_at = at;
+        }
+        if let Some(constraints) = update.constraints {
+            record.constraints = constraints;
+        }
+        for (name, value) in update.metadata {
+            match value {
+                Some(value) => drop(record.metadata.insert(name, value)),
+                None => drop(record.metadata.remove(&name)),
+            }
+        }
+        new_key::check_record(record)
+    }
+}

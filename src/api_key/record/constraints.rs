@@ -1,0 +1,222 @@
+//! From where, and for what, a key may be used.
+
+use std::net::IpAddr;
+
+use http::{HeaderMap, Method, header::ORIGIN};
+
+use super::invalid::Invalid;
+use crate::core::net::ip_network::IpNetwork;
+
+const ENTRIES_MAX: usize = 64;
+const ENTRY_LEN_MAX: usize = 256;
+
+/// From where, and for what, a key may be used. An empty list restricts nothing.
+///
+/// ```
+/// use http::Method;
+/// use portcullis::api_key::Constraints;
+///
+/// let office_reads = Constraints::new()
+///     .networks(["203.0.113.0/24".parse()?])
+///     .methods([Method::GET, Method::HEAD]);
+/// # let _ = office_reads;
+/// # Ok::<(), portcullis::ConfigError>(())
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[must_use]
+pub struct Constraints {
+    pub(crate) networks: Vec<IpNetwork>,
+    pub(crate) methods: Vec<Method>,
+    pub(crate) origins: Vec<String>,
+}
+
+impl Constraints {
+    /// Begins constraints that restrict nothing.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Restricts the key to clients of these networks. A client whose address is not known is
+    /// turned away.
+    pub fn networks(mut self, networks: impl IntoIterator<Item = IpNetwork>) -> Self {
+        self.networks = networks.into_iter().collect();
+        self
+    }
+
+    /// Restricts the key to these methods.
+    pub fn methods(mut self, methods: impl IntoIterator<Item = Method>) -> Self {
+        self.methods = methods.into_iter().collect();
+        self
+    }
+
+    /// Restricts the key to pages of these origins, as a browser writes them in `Origin`:
+    /// `https://app.example`. A request without one is turned away. This keeps other people's
+    /// pages from using the key; a client that is no browser can write what it likes.
+    pub fn origins<I>(mut self, origins: I) -> Self
+    where
+        I: IntoIterator,
+        I::Item: Into<String>,
+    {
+        self.origins = origins.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// Returns whether a request may use the key. The address is asked for only if it matters.
+    pub(crate) fn admit(
+        &self,
+        method: &Method,
+        headers: &HeaderMap,
+        address: impl FnOnce() -> Option<IpAddr>,
+    ) -> bool {
+        let method_fits = self.methods.is_empty() || self.methods.contains(method);
+        let origin_fits = self.origins.is_empty() || self.admits_origin(headers);
+        let network_fits = || {
+            self.networks.is_empty()
+                || address().is_some_and(|ip| self.networks.iter().any(|own| own.contains(ip)))
+        };
+        method_fits && origin_fits && network_fits()
+    }
+
+    /// Returns whether these admit no request that the others do not admit.
+    pub(crate) fn are_within(&self, others: &Self) -> bool {
+        let networks = is_within(&self.networks, &others.networks, |own, other| {
+            other.contains_network(own)
+        });
+        let methods = is_within(&self.methods, &others.methods, Method::eq);
+        let origins = is_within(&self.origins, &others.origins, String::eq);
+        networks && methods && origins
+    }
+
+    fn admits_origin(&self, headers: &HeaderMap) -> bool {
+        let mut lines = headers.get_all(ORIGIN).iter();
+        match (lines.next(), lines.next()) {
+            (Some(origin), None) => self.origins.iter().any(|own| origin == own.as_str()),
+            (None, _) | (Some(_), Some(_)) => false,
+        }
+    }
+
+    pub(crate) fn check(&self) -> Result<(), Invalid> {
+        let lists = [
+            ("networks", self.networks.len()),
+            ("methods", self.methods.len()),
+            ("origins", self.origins.len()),
+        ];
+        if let Some((field, _)) = lists.into_iter().find(|(_, len)| *len > ENTRIES_MAX) {
+            return Err(Invalid::new(field, "has more than 64 entries"));
+        }
+        let is_origin = |origin: &String| {
+            origin.contains("://") && origin.len() <= ENTRY_LEN_MAX && !origin.ends_with('/')
+        };
+        if !self.origins.iter().all(is_origin) {
+            return Err(Invalid::new(
+                "origins",
+                "has an entry that is not like `https://app.example`",
+            ));
+        }
+        if self
+            .methods
+            .iter()
+            .any(|own| own.as_str().len() > ENTRY_LEN_MAX)
+        {
+            return Err(Invalid::new("methods", "has an entry that is too long"));
+        }
+        Ok(())
+    }
+}
+
+/// Returns whether each entry lies within one of the others. An empty list restricts nothing.
+fn is_within<T>(own: &[T], others: &[T], lies_in: impl Fn(&T, &T) -> bool) -> bool {
+    let lies_in_one = |one: &T| others.iter().any(|other| lies_in(one, other));
+    others.is_empty() || (!own.is_empty() && own.iter().all(lies_in_one))
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    fn office() -> Constraints {
+        Constraints::new().networks(["203.0.113.0/24".parse().unwrap()])
+    }
+
+    /// Threat A16: an address in another guise, or none at all, opens nothing.
+    #[test]
+    fn a_network_is_judged_by_the_address_that_is_meant() {
+        let admits = |ip: Option<&str>| {
+            let ip = ip.map(|ip| ip.parse().unwrap());
+            office().admit(&Method::GET, &HeaderMap::new(), || ip)
+        };
+        assert!(admits(Some("203.0.113.9")));
+        assert!(admits(Some("::ffff:203.0.113.9")));
+        assert!(!admits(Some("198.51.100.1")));
+        assert!(!admits(Some("::203.0.113.9")));
+        assert!(!admits(None));
+    }
+
+    #[test]
+    fn an_origin_is_taken_whole_and_alone() {
+        let app = Constraints::new().origins(["https://app.example"]);
+        let admits = |lines: &[&'static str]| {
+            let mut headers = HeaderMap::new();
+            for line in lines {
+                headers.append(ORIGIN, HeaderValue::from_static(line));
+            }
+            app.admit(&Method::GET, &headers, || None)
+        };
+        assert!(admits(&["https://app.example"]));
+        for wrong in ["null", "https://app.example.evil", "http://app.example", ""] {
+            assert!(!admits(&[wrong]), "{wrong}");
+        }
+        assert!(!admits(&[]));
+        assert!(!admits(&["https://app.example", "https://app.example"]));
+    }
+
+    #[test]
+    fn a_method_is_one_of_the_list() {
+        let reads = Constraints::new().methods([Method::GET, Method::HEAD]);
+        let admits = |method| reads.admit(&method, &HeaderMap::new(), || None);
+        assert!(admits(Method::HEAD));
+        assert!(!admits(Method::POST));
+    }
+
+    #[test]
+    fn an_address_is_not_asked_for_without_need() {
+        let anywhere = Constraints::new();
+        let asked = || panic!("nobody needs it");
+        assert!(anywhere.admit(&Method::GET, &HeaderMap::new(), asked));
+    }
+
+    #[test]
+    fn constraints_are_within_others_if_they_admit_nothing_more() {
+        let wide = Constraints::new()
+            .networks(["10.0.0.0/8".parse().unwrap(), "fd00::/8".parse().unwrap()])
+            .methods([Method::GET, Method::HEAD]);
+        let network = |text: &str| wide.clone().networks([text.parse().unwrap()]);
+        assert!(wide.are_within(&wide));
+        assert!(wide.are_within(&Constraints::new()));
+        assert!(!Constraints::new().are_within(&wide));
+        assert!(network("10.1.0.0/16").are_within(&wide));
+        for wider in ["11.0.0.0/8", "0.0.0.0/0", "::/0", "10.0.0.0/7"] {
+            assert!(!network(wider).are_within(&wide), "{wider}");
+        }
+        assert!(wide.clone().methods([Method::GET]).are_within(&wide));
+        assert!(!wide.clone().methods([Method::PUT]).are_within(&wide));
+        assert!(!wide.clone().methods([]).are_within(&wide));
+        assert!(
+            wide.clone()
+                .origins(["https://a.example"])
+                .are_within(&wide)
+        );
+    }
+
+    #[test]
+    fn what_is_no_origin_is_refused() {
+        for wrong in ["app.example", "https://app.example/", ""] {
+            assert!(
+                Constraints::new().origins([wrong]).check().is_err(),
+                "{wrong}"
+            );
+        }
+    }
+}

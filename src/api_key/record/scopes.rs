@@ -1,0 +1,151 @@
+//! Scopes: what a key may do, and what a route asks for.
+
+use std::sync::atomic::AtomicBool;
+
+use crate::core::{error::ConfigError, identity::Identity, notice};
+
+const SCOPE_LEN_MAX: usize = 128;
+
+/// Returns whether this can be a scope: 1 to 128 of the characters that RFC 6749 section 3.3
+/// allows, so that a challenge can name it.
+pub(crate) fn is_scope(scope: &str) -> bool {
+    let plain = |byte: u8| matches!(byte, 0x21 | 0x23..=0x5b | 0x5d..=0x7e);
+    (1..=SCOPE_LEN_MAX).contains(&scope.len()) && scope.bytes().all(plain)
+}
+
+/// What a route, or a layer, asks of a caller.
+#[derive(Clone, Debug)]
+pub(crate) enum Requirement {
+    /// An identity, whatever it may do.
+    Nothing,
+    /// Each of these scopes.
+    All(Vec<String>),
+    /// At least one of these scopes.
+    Any(Vec<String>),
+}
+
+impl Requirement {
+    pub(crate) fn all<I>(scopes: I) -> Result<Self, ConfigError>
+    where
+        I: IntoIterator,
+        I::Item: Into<String>,
+    {
+        checked(scopes).map(Self::All)
+    }
+
+    pub(crate) fn any<I>(scopes: I) -> Result<Self, ConfigError>
+    where
+        I: IntoIterator,
+        I::Item: Into<String>,
+    {
+        checked(scopes).map(Self::Any)
+    }
+
+    /// Returns the requirement that an option makes of these scopes, unless there is one already.
+    pub(crate) fn then<I>(
+        self,
+        scopes: I,
+        make: impl FnOnce(I) -> Result<Self, ConfigError>,
+    ) -> Result<Self, ConfigError> {
+        match self {
+            Self::Nothing => make(scopes),
+            Self::All(_) | Self::Any(_) => {
+                let problem =
+                    "scopes are required twice, and the second call would replace the first";
+                Err(
+                    ConfigError::new("scopes", self.to_challenge(), problem).fix(
+                        "name all scopes in one call; for those of a route, use `RequireScopesLayer`",
+                    ),
+                )
+            }
+        }
+    }
+
+    /// Reports once that a caller lacks a scope which it has in another case.
+    pub(crate) fn report_case(&self, caller: &Identity) {
+        static SAID: AtomicBool = AtomicBool::new(false);
+
+        let wanted = match self {
+            Self::Nothing => return,
+            Self::All(scopes) | Self::Any(scopes) => scopes,
+        };
+        let differs = |wanted: &str, own: &str| wanted != own && wanted.eq_ignore_ascii_case(own);
+        let alike = wanted
+            .iter()
+            .filter(|wanted| !caller.has_scope(wanted))
+            .find_map(|wanted| Some((wanted, caller.scopes().find(|own| differs(wanted, own))?)));
+        if let Some((wanted, own)) = alike {
+            notice::misconfigured(&SAID, || {
+                let problem = format!("a key was denied that has the scope `{own}`");
+                ConfigError::new("scopes", wanted, problem)
+                    .fix("use one spelling for the route and for the keys")
+            });
+        }
+    }
+
+    pub(crate) fn is_met_by(&self, identity: &Identity) -> bool {
+        match self {
+            Self::Nothing => true,
+            Self::All(scopes) => scopes.iter().all(|scope| identity.has_scope(scope)),
+            Self::Any(scopes) => scopes.iter().any(|scope| identity.has_scope(scope)),
+        }
+    }
+
+    /// Returns the scopes as a challenge names them: with a space between each two.
+    pub(crate) fn to_challenge(&self) -> String {
+        match self {
+            Self::Nothing => String::new(),
+            Self::All(scopes) | Self::Any(scopes) => scopes.join(" "),
+        }
+    }
+}
+
+fn checked<I>(scopes: I) -> Result<Vec<String>, ConfigError>
+where
+    I: IntoIterator,
+    I::Item: Into<String>,
+{
+    let scopes: Vec<String> = scopes.into_iter().map(Into::into).collect();
+    if scopes.is_empty() {
+        return Err(
+            ConfigError::new("scopes", "empty", "no list of no scopes can be asked for")
+                .fix("name a scope, or ask for no more than an identity"),
+        );
+    }
+    if let Some(wrong) = scopes.iter().find(|scope| !is_scope(scope)) {
+        return Err(ConfigError::new(
+            "scopes",
+            wrong.escape_debug(),
+            "a scope is 1 to 128 visible ASCII characters, without quote, backslash and space",
+        )
+        .fix("name it as in `orders.read`"));
+    }
+    Ok(scopes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn caller() -> Identity {
+        Identity::trusted("k").scopes(["a", "b"]).build()
+    }
+
+    #[test]
+    fn all_asks_for_each_and_any_for_one() {
+        let met = |requirement: Result<Requirement, _>| requirement.unwrap().is_met_by(&caller());
+        assert!(met(Requirement::all(["a", "b"])));
+        assert!(!met(Requirement::all(["a", "c"])));
+        assert!(met(Requirement::any(["c", "b"])));
+        assert!(!met(Requirement::any(["c", "d"])));
+        assert!(Requirement::Nothing.is_met_by(&caller()));
+    }
+
+    #[test]
+    fn a_scope_that_would_break_a_challenge_is_refused() {
+        for wrong in ["", "a b", "a\"b", "a\\b", "a\nb", "ä", &"a".repeat(129)] {
+            assert!(Requirement::all([wrong]).is_err(), "{wrong:?}");
+        }
+        assert!(Requirement::any(Vec::<String>::new()).is_err());
+    }
+}

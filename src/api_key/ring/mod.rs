@@ -1,0 +1,7 @@
+//! The state that the layers and managers of one key ring share.
+
+pub(super) mod builder;
+pub(super) mod change_feed;
+pub(super) mod rehash;
+pub(super) mod state;
+pub(super) mod usage;

@@ -1,0 +1,67 @@
+//! Keys that were presented and whose digests are to be renewed under the current pepper.
+
+use std::{
+    collections::HashMap,
+    fmt, mem,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use crate::api_key::{
+    key::{digest::KeyDigest, format::KeyId},
+    record::record::Brief,
+};
+
+/// How many wait at most; further ones are renewed when they are next used.
+const WAITING_MAX: usize = 1_024;
+
+/// New digests, until they are written.
+#[derive(Default)]
+pub(crate) struct Redigests {
+    waiting: Mutex<HashMap<KeyId, Redigest>>,
+}
+
+/// A new digest and the one that it replaces: a record that holds another digest by now is another
+/// key's, and stays as it is.
+pub(crate) struct Redigest {
+    pub(crate) replaced: KeyDigest,
+    pub(crate) digest: KeyDigest,
+}
+
+impl Redigests {
+    /// Adds a digest for a record, unless one waits already or there is no room.
+    pub(crate) fn add(&self, record: &Brief, digest: impl FnOnce() -> KeyDigest) {
+        let mut waiting = lock(&self.waiting);
+        if waiting.len() >= WAITING_MAX || waiting.contains_key(&record.id) {
+            return;
+        }
+        let redigest = Redigest {
+            replaced: record.digest.clone(),
+            digest: digest(),
+        };
+        waiting.insert(record.id, redigest);
+    }
+
+    /// Returns the digest that waits for a record as it is.
+    pub(crate) fn of(&self, record: &Brief) -> Option<KeyDigest> {
+        let waiting = lock(&self.waiting);
+        let own = waiting.get(&record.id)?;
+        own.replaced
+            .matches(&record.digest)
+            .then(|| own.digest.clone())
+    }
+
+    pub(crate) fn take(&self) -> HashMap<KeyId, Redigest> {
+        mem::take(&mut *lock(&self.waiting))
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // No foreign code runs under this lock.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl fmt::Debug for Redigests {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Redigests")
+    }
+}

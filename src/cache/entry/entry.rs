@@ -1,0 +1,417 @@
+//! A stored answer: what is kept of a response, frozen.
+
+use std::{fmt, time::Duration};
+
+use bytes::Bytes;
+use http::{
+    HeaderMap, HeaderName, HeaderValue, StatusCode,
+    header::{self, AGE},
+};
+
+use super::header_set;
+use crate::{
+    cache::http::{
+        cache_status::CACHE_STATUS,
+        freshness::Freshness,
+        vary::{Selection, VariantId, VarySpec},
+    },
+    core::{
+        error::{StoreError, StoreErrorKind},
+        store_api::store_key::StoreKey,
+    },
+};
+
+/// What an entry weighs beside its bytes: its own struct, reference counts, and its place in a
+/// store's index.
+const OVERHEAD_BYTES: usize = 640;
+/// What a field weighs in a map of fields, beside its bytes.
+const FIELD_BYTES: usize = 160;
+
+/// A stored answer: status, header fields, body, and what the cache knows of them.
+///
+/// It does not change once it is stored. A store in memory keeps it as it is; one on a server
+/// keeps [`StoredResponse::encode_head`] beside [`StoredResponse::body`], or both in one piece
+/// ([`StoredResponse::to_bytes`]).
+#[derive(Clone)]
+// What a hit reads comes first, so that it lies in few lines of memory.
+#[repr(C)]
+pub struct StoredResponse {
+    pub(crate) freshness: Freshness,
+    pub(crate) vary: VarySpec,
+    // In a box: few have one, and each hit asks.
+    pub(crate) seal: Option<Box<Seal>>,
+    pub(crate) status: StatusCode,
+    /// Whether the answer itself says that it may be shared among callers.
+    pub(crate) says_shared: bool,
+    /// How long the body is that is kept compressed, if it is. The fields are the plain one's.
+    pub(crate) packed: Option<u32>,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
+    pub(crate) variant: VariantId,
+    pub(crate) partition: StoreKey,
+    pub(crate) tags: Vec<StoreKey>,
+}
+
+/// What somebody has made of an answer who changes its bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Seal {
+    /// Only its body and these bytes are there, in a form that the cache does not know. It is
+    /// never shown.
+    Sealed { head: Bytes },
+    /// It can be read, and this is its body as it lies in the store.
+    Opened { body: Bytes },
+}
+
+impl StoredResponse {
+    /// Returns the answer's body, as it is kept.
+    pub fn body(&self) -> &Bytes {
+        &self.body
+    }
+
+    /// Returns the length of the body, decompressed.
+    pub(crate) fn plain_bytes(&self) -> u64 {
+        self.packed.map_or(self.body.len() as u64, u64::from)
+    }
+
+    /// Returns what the answer varies by.
+    pub fn vary(&self) -> &VarySpec {
+        &self.vary
+    }
+
+    /// Returns which one of its URL's answers this is.
+    pub fn variant(&self) -> VariantId {
+        self.variant
+    }
+
+    /// Returns the key by which all that its caller got is purged.
+    pub fn partition(&self) -> &StoreKey {
+        &self.partition
+    }
+
+    /// Returns the keys of the tags by which it is purged.
+    pub fn tags(&self) -> &[StoreKey] {
+        &self.tags
+    }
+
+    /// Returns how many bytes of memory the answer takes, headers and bookkeeping included.
+    pub fn weight_bytes(&self) -> usize {
+        let fields: usize = self
+            .headers
+            .iter()
+            .map(|(name, value)| name.as_str().len() + value.len() + FIELD_BYTES)
+            .sum();
+        let keys = self.tags.len() * size_of::<StoreKey>();
+        let sealed = self.sealed_head().map_or(0, Bytes::len);
+        OVERHEAD_BYTES + fields + keys + sealed + self.body.len()
+    }
+
+    /// Returns what a store is given in the place of this answer by somebody who changes its
+    /// bytes: who encrypts, say.
+    ///
+    /// `head` stands for [`StoredResponse::encode_head`], `body` for the body. Beside them the
+    /// store sees what it has to know: the variant and the names of the fields that it is chosen
+    /// by, and the digests of partition and tags. The cache never shows an answer in this form.
+    #[must_use]
+    pub fn seal(&self, head: Bytes, body: Bytes) -> Self {
+        Self {
+            status: StatusCode::OK,
+            headers: HeaderMap::new(),
+            body,
+            freshness: Freshness::default(),
+            vary: self.vary.clone(),
+            variant: self.variant,
+            partition: self.partition,
+            says_shared: false,
+            tags: self.tags.clone(),
+            packed: None,
+            seal: Some(Box::new(Seal::Sealed { head })),
+        }
+    }
+
+    /// Returns the head that this answer was sealed with, if it was.
+    pub fn sealed_head(&self) -> Option<&Bytes> {
+        match self.seal.as_deref() {
+            Some(Seal::Sealed { head }) => Some(head),
+            Some(Seal::Opened { .. }) | None => None,
+        }
+    }
+
+    /// Returns the body as it lies in the store, if this answer was opened.
+    ///
+    /// A head that replaces this one's stands before that very body:
+    /// [`CacheStore::touch`](crate::cache::CacheStore::touch) leaves it in its place.
+    pub fn sealed_body(&self) -> Option<&Bytes> {
+        match self.seal.as_deref() {
+            Some(Seal::Opened { body }) => Some(body),
+            Some(Seal::Sealed { .. }) | None => None,
+        }
+    }
+
+    /// Returns the answer that this one is sealed of, from its head and body as they were before
+    /// [`StoredResponse::seal`].
+    ///
+    /// # Errors
+    ///
+    /// [`StoreErrorKind::Corrupt`](crate::StoreErrorKind::Corrupt) if they are not what this
+    /// version wrote, or not of the variant, partition and tags that stand outside.
+    pub fn open(&self, head: Bytes, body: Bytes) -> Result<Self, StoreError> {
+        let opened = Self::decode(head, body)?;
+        let outside = (self.variant, &self.vary, self.partition, &self.tags);
+        let inside = (opened.variant, &opened.vary, opened.partition, &opened.tags);
+        if outside != inside || opened.sealed_head().is_some() {
+            return Err(StoreErrorKind::Corrupt.into());
+        }
+        let body = self.body.clone();
+        Ok(Self {
+            seal: Some(Box::new(Seal::Opened { body })),
+            ..opened
+        })
+    }
+}
+
+impl fmt::Debug for StoredResponse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Neither fields nor body: they are one caller's.
+        f.debug_struct("StoredResponse")
+            .field("status", &self.status)
+            .field("bytes", &self.body.len())
+            .field("freshness", &self.freshness)
+            .field("vary", &self.vary)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Returns whether an answer fits a request, by the fields that it varies by. One that nobody has
+/// opened fits none.
+pub(crate) fn fits(selection: &Selection<'_>, entry: &StoredResponse) -> bool {
+    entry.sealed_head().is_none()
+        && (entry.vary.is_empty() || selection.variant(&entry.vary) == entry.variant)
+}
+
+/// Copies fields so that they share one exact piece of memory of their own, and not that of the
+/// connection's buffers, which are larger. Common values take none.
+pub(crate) fn compact(headers: &HeaderMap) -> HeaderMap {
+    compact_with(headers, &[]).0
+}
+
+/// Copies fields, and a body behind them: what shares one piece of memory is counted in one place, to
+/// which each hit has to go.
+pub(crate) fn compact_with(headers: &HeaderMap, body: &[Bytes]) -> (HeaderMap, Bytes) {
+    let pieces = || {
+        let values = headers.values().map(HeaderValue::as_bytes);
+        values.chain(body.iter().map(|piece| &**piece))
+    };
+    let mut bytes = Vec::with_capacity(pieces().map(<[u8]>::len).sum());
+    pieces().for_each(|piece| bytes.extend_from_slice(piece));
+    let bytes = Bytes::from(bytes);
+    let mut compact = HeaderMap::with_capacity(headers.len());
+    // What is written anew with each hit stands first, where it is found soonest.
+    let is_place = |name: &HeaderName, value: &HeaderValue| {
+        *name == AGE || (*name == CACHE_STATUS && value.is_empty())
+    };
+    for name in [AGE, CACHE_STATUS] {
+        if headers
+            .get(&name)
+            .is_some_and(|value| is_place(&name, value))
+        {
+            compact.insert(name, HeaderValue::from_static(""));
+        }
+    }
+    let mut from = 0;
+    for (name, value) in headers {
+        let to = from + value.len();
+        if !is_place(name, value) {
+            let mut copy = header_set::of(value).unwrap_or_else(|| {
+                HeaderValue::from_maybe_shared(bytes.slice(from..to))
+                    .expect("the bytes are those of a header value")
+            });
+            copy.set_sensitive(value.is_sensitive());
+            compact.append(name.clone(), copy);
+        }
+        from = to;
+    }
+    (compact, bytes.slice(from..))
+}
+
+/// Fields that are of one connection, or of one exchange, and never kept.
+const NEVER_KEPT: [&str; 12] = [
+    "age",
+    "cache-status",
+    "connection",
+    "keep-alive",
+    "proxy-authenticate",
+    "proxy-authentication-info",
+    "proxy-authorization",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+];
+
+/// Removes the fields that are never kept, and those that `Connection` lists.
+pub(crate) fn remove_hop_by_hop(headers: &mut HeaderMap) {
+    let listed: Vec<HeaderName> = headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .flat_map(|line| line.as_bytes().split(|byte| *byte == b','))
+        .filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok())
+        .collect();
+    for name in listed {
+        headers.remove(name);
+    }
+    // Most often there is none of them, and a look at those that are there tells.
+    let never_kept = |name: &&HeaderName| NEVER_KEPT.contains(&name.as_str());
+    let there: Vec<_> = headers.keys().filter(never_kept).cloned().collect();
+    for name in there {
+        headers.remove(name);
+    }
+}
+
+/// Returns for how long a store keeps an answer.
+pub(crate) fn retain(
+    freshness: &Freshness,
+    has_validator: bool,
+    validated_for: Duration,
+) -> Duration {
+    freshness.retain(if has_validator {
+        validated_for
+    } else {
+        Duration::ZERO
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cache::http::vary::Variants;
+    use crate::core::{store_api::store_key::StoreKeys, time::Timestamp};
+
+    fn entry() -> StoredResponse {
+        let mut headers = HeaderMap::new();
+        headers.append("x-a", HeaderValue::from_static("1"));
+        headers.append("x-a", HeaderValue::from_bytes(b"\xff").unwrap());
+        headers.append("x-b", HeaderValue::from_static(""));
+        StoredResponse {
+            status: StatusCode::NOT_FOUND,
+            headers,
+            body: Bytes::from_static(b"body"),
+            freshness: Freshness {
+                received_at: Timestamp::from_secs(1),
+                initial_age_secs: 2,
+                lifetime_secs: 3,
+                while_revalidate_secs: 4,
+                if_error_secs: 5,
+                always_validate: true,
+                never_stale: false,
+            },
+            vary: VarySpec::from_names(vec![header::ACCEPT]).unwrap(),
+            variant: VariantId::from_bytes([6; 16]),
+            partition: StoreKey::from_bytes([7; 16]),
+            says_shared: true,
+            tags: vec![StoreKey::from_bytes([8; 16])],
+            packed: None,
+            seal: None,
+        }
+    }
+
+    #[test]
+    fn a_compact_copy_is_equal_and_shares_nothing_larger() {
+        let mut headers = entry().headers;
+        headers.insert("content-type", HeaderValue::from_static("application/json"));
+        assert_eq!(compact(&headers), headers);
+    }
+
+    #[test]
+    fn a_body_stands_behind_the_fields_and_is_its_own() {
+        let headers = entry().headers;
+        let pieces = [Bytes::from_static(b"bo"), Bytes::from_static(b"dy")];
+        let (copy, body) = compact_with(&headers, &pieces);
+        assert_eq!((copy, &*body), (headers, &b"body"[..]));
+        assert_eq!(Vec::from(body), b"body");
+        assert!(compact_with(&HeaderMap::new(), &[]).1.is_empty());
+    }
+
+    #[test]
+    fn what_each_hit_writes_anew_stands_first() {
+        let mut headers = entry().headers;
+        headers.insert(AGE, HeaderValue::from_static("7"));
+        headers.insert(CACHE_STATUS, HeaderValue::from_static(""));
+        let compact = compact(&headers);
+        let first: Vec<_> = compact.iter().take(2).collect();
+        let empty = HeaderValue::from_static("");
+        assert_eq!(first, [(&AGE, &empty), (&CACHE_STATUS, &empty)]);
+        assert_eq!(compact.len(), headers.len());
+
+        // What another cache said is no place of ours.
+        headers.insert(CACHE_STATUS, HeaderValue::from_static("far; hit"));
+        assert_eq!(super::compact(&headers)[CACHE_STATUS], "far; hit");
+    }
+
+    #[test]
+    fn the_connections_own_fields_are_not_kept() {
+        let mut headers = HeaderMap::new();
+        for name in ["connection", "x-hop", "x-end", "keep-alive", "age"] {
+            headers.insert(name, HeaderValue::from_static("close, X-Hop"));
+        }
+        remove_hop_by_hop(&mut headers);
+        assert_eq!(headers.keys().collect::<Vec<_>>(), ["x-end"]);
+    }
+
+    #[test]
+    fn debug_shows_neither_fields_nor_body() {
+        let debug = format!("{:?}", entry());
+        assert!(!debug.contains("x-a") && !debug.contains("body"));
+    }
+
+    #[test]
+    fn what_is_sealed_opens_to_what_it_was_and_to_nothing_else() {
+        let entry = entry();
+        let head = Bytes::from(entry.encode_head().unwrap());
+        let sealed = entry.seal(Bytes::from_static(b"h"), Bytes::from_static(b"b"));
+        assert_eq!(
+            (&sealed.headers, sealed.tags()),
+            (&HeaderMap::new(), entry.tags())
+        );
+        assert_eq!(sealed.sealed_head().unwrap(), "h");
+
+        let opened = sealed.open(head.clone(), entry.body.clone()).unwrap();
+        assert_eq!(
+            (&opened.headers, &opened.body),
+            (&entry.headers, &entry.body)
+        );
+        assert_eq!(opened.sealed_body().unwrap(), "b");
+
+        let other_variant = StoredResponse {
+            variant: VariantId::from_bytes([9; 16]),
+            ..sealed.clone()
+        };
+        let other_caller = StoredResponse {
+            partition: StoreKey::from_bytes([9; 16]),
+            ..sealed.clone()
+        };
+        let untagged = StoredResponse {
+            tags: Vec::new(),
+            ..sealed.clone()
+        };
+        for moved in [other_variant, other_caller, untagged] {
+            assert!(moved.open(head.clone(), entry.body.clone()).is_err());
+        }
+        let twice = Bytes::from(sealed.encode_head().unwrap());
+        assert!(sealed.open(twice, sealed.body.clone()).is_err());
+    }
+
+    #[test]
+    fn what_is_sealed_is_never_shown() {
+        let keys = StoreKeys::from_secret(&[1; 32]).unwrap();
+        let variants = Variants::new(keys.space("v"), false);
+        let headers = HeaderMap::new();
+        let selection = Selection::new(&headers, &variants);
+        let plain = StoredResponse {
+            vary: VarySpec::default(),
+            ..entry()
+        };
+        assert!(fits(&selection, &plain));
+        assert!(!fits(&selection, &plain.seal(Bytes::new(), Bytes::new())));
+    }
+}

@@ -1,0 +1,208 @@
+//! How many bytes the answers that are being stored take together, and who gives way when they are too
+//! many.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+
+use crate::core::time::Timestamp;
+
+/// How many bytes all answers that are being stored at one moment may take together.
+///
+/// An answer whose body goes on lies here. Who has taken its time gives way when another one has need
+/// of the room: otherwise clients that stop reading could take all of it for as long as they like.
+pub(crate) struct Budget {
+    taken_bytes: AtomicU64,
+    bytes_max: u64,
+    time_max: Duration,
+    /// In the order in which they began.
+    open: Mutex<BTreeMap<u64, Arc<Open>>>,
+    opened: AtomicU64,
+}
+
+/// The pieces of an answer that more are to follow.
+#[derive(Debug)]
+pub(crate) struct Open {
+    number: u64,
+    began_at: Timestamp,
+    /// None of them, once the answer has given way.
+    pieces: Mutex<Option<Vec<Bytes>>>,
+}
+
+impl Budget {
+    pub(crate) fn new(bytes_max: u64, time_max: Duration) -> Self {
+        Self {
+            taken_bytes: AtomicU64::new(0),
+            bytes_max,
+            time_max,
+            open: Mutex::default(),
+            opened: AtomicU64::new(0),
+        }
+    }
+
+    /// Takes some bytes, if need be from whoever has held them for too long by now. Returns whether
+    /// they were there to be taken.
+    pub(crate) fn take(&self, bytes: u64, now: impl FnOnce() -> Timestamp) -> bool {
+        self.take_free(bytes) || (self.reclaim(now()) && self.take_free(bytes))
+    }
+
+    pub(crate) fn give_back(&self, bytes: u64) {
+        self.taken_bytes.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    /// Lays down the pieces of an answer, whose bytes are taken, until more of them come.
+    pub(crate) fn open(&self, pieces: Vec<Bytes>, now: Timestamp) -> Arc<Open> {
+        let open = Arc::new(Open {
+            number: self.opened.fetch_add(1, Ordering::Relaxed),
+            began_at: now,
+            pieces: Mutex::new(Some(pieces)),
+        });
+        lock(&self.open).insert(open.number, Arc::clone(&open));
+        open
+    }
+
+    /// Returns the pieces, if the answer has not given way. Their bytes stay taken.
+    pub(crate) fn close(&self, open: &Open) -> Option<Vec<Bytes>> {
+        lock(&self.open).remove(&open.number);
+        lock(&open.pieces).take()
+    }
+
+    /// Takes some bytes if they are free.
+    pub(super) fn take_free(&self, bytes: u64) -> bool {
+        let taken = self.taken_bytes.fetch_add(bytes, Ordering::Relaxed);
+        let fits = taken.saturating_add(bytes) <= self.bytes_max;
+        if !fits {
+            self.give_back(bytes);
+        }
+        fits
+    }
+
+    /// Takes back what has been held for too long. Returns whether that was anything.
+    fn reclaim(&self, now: Timestamp) -> bool {
+        let mut open = lock(&self.open);
+        let mut freed_bytes = 0;
+        while let Some(first) = open.first_entry() {
+            if first.get().began_at + self.time_max > now {
+                break;
+            }
+            let pieces = lock(&first.remove().pieces).take();
+            freed_bytes += pieces.iter().flatten().map(Bytes::len).sum::<usize>();
+        }
+        self.give_back(freed_bytes as u64);
+        freed_bytes > 0
+    }
+}
+
+/// A piece of a response that is being stored.
+pub(crate) enum Piece {
+    Retained(Bytes),
+    /// It has not come yet.
+    Awaited,
+    /// The response has given way.
+    Gone,
+}
+
+impl Open {
+    /// Returns a piece by its number.
+    pub(crate) fn get(&self, number: usize) -> Piece {
+        match lock(&self.pieces).as_ref() {
+            None => Piece::Gone,
+            Some(pieces) => match pieces.get(number) {
+                Some(piece) => Piece::Retained(piece.clone()),
+                None => Piece::Awaited,
+            },
+        }
+    }
+
+    /// Returns the number of pieces.
+    pub(crate) fn len(&self) -> usize {
+        lock(&self.pieces).as_ref().map_or(0, Vec::len)
+    }
+
+    pub(super) fn has_given_way(&self) -> bool {
+        lock(&self.pieces).is_none()
+    }
+
+    /// Adds a piece, whose bytes are taken. Returns whether the answer has not given way.
+    pub(crate) fn push(&self, piece: Bytes) -> bool {
+        let mut pieces = lock(&self.pieces);
+        pieces.as_mut().map(|pieces| pieces.push(piece)).is_some()
+    }
+}
+
+impl fmt::Debug for Budget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Budget")
+            .field("taken_bytes", &self.taken_bytes)
+            .field("bytes_max", &self.bytes_max)
+            .field("time_max", &self.time_max)
+            .finish_non_exhaustive()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Each holder leaves a whole state behind, also by a panic.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MINUTE: Duration = Duration::from_secs(60);
+    const NOW: Timestamp = Timestamp::from_secs(1_000);
+
+    fn piece(len: usize) -> Vec<Bytes> {
+        vec![Bytes::from(vec![0; len])]
+    }
+
+    #[test]
+    fn a_spent_budget_gives_nothing_until_some_is_given_back() {
+        let budget = Budget::new(10, MINUTE);
+        assert!(budget.take(6, || NOW));
+        assert!(!budget.take(5, || NOW));
+        assert!(budget.take(4, || NOW));
+        budget.give_back(6);
+        assert!(budget.take(6, || NOW));
+    }
+
+    #[test]
+    fn who_has_held_for_too_long_gives_way_to_who_has_need() {
+        let budget = Budget::new(10, MINUTE);
+        assert!(budget.take(6, || NOW));
+        let old = budget.open(piece(6), NOW);
+        assert!(budget.take(4, || NOW));
+        let young = budget.open(piece(4), NOW + MINUTE / 2);
+        assert!(!budget.take(1, || NOW + MINUTE / 2));
+        assert!(old.push(Bytes::new()));
+
+        assert!(budget.take(6, || NOW + MINUTE));
+        assert!(!old.push(Bytes::new()), "it has given way");
+        assert_eq!(budget.close(&old), None);
+        assert!(!budget.take(1, || NOW + MINUTE));
+        assert_eq!(budget.close(&young), Some(piece(4)));
+        assert!(
+            !budget.take(1, || NOW + MINUTE * 9),
+            "its bytes are taken still"
+        );
+        budget.give_back(10);
+        assert!(budget.take(10, || NOW));
+    }
+
+    #[test]
+    fn nobody_gives_way_where_there_is_room() {
+        let budget = Budget::new(10, MINUTE);
+        assert!(budget.take(6, || NOW));
+        let old = budget.open(piece(6), NOW);
+        assert!(budget.take(4, || NOW + MINUTE * 9));
+        assert_eq!(budget.close(&old), Some(piece(6)));
+    }
+}

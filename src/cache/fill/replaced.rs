@@ -1,0 +1,85 @@
+//! A stored response that a newer one of the origin replaces, or invalidates where it is not stored.
+
+use std::{sync::Arc, time::Duration};
+
+use crate::{
+    cache::{
+        config::Config,
+        entry::key::CacheKey,
+        http::{freshness::Freshness, vary::VariantId},
+        lookup::{assured::assured, plan::Stale},
+        store::Touch,
+    },
+    core::store_api::store_future::StoreFuture,
+};
+
+/// A stored response that is no longer the origin's last word.
+#[derive(Clone, Debug)]
+pub(crate) struct Replaced {
+    stale: Stale,
+}
+
+impl Replaced {
+    pub(crate) fn new(stale: &Stale) -> Self {
+        Self {
+            stale: stale.clone(),
+        }
+    }
+
+    /// Returns whether a response under this key and variant takes its place in the store.
+    pub(super) fn is_at(&self, key: &CacheKey, variant: &VariantId) -> bool {
+        self.stale.key == *key && self.stale.entry.variant == *variant
+    }
+
+    /// Removes it from the store, unless another one has taken its place. It is never served again,
+    /// also not in place of an error.
+    pub(crate) fn invalidate(&self, config: &Arc<Config>) -> StoreFuture<()> {
+        self.hold(config, Duration::ZERO)
+    }
+
+    /// Holds it for the origin to confirm at each use, unless another one has taken its place.
+    pub(super) fn demote(&self, config: &Arc<Config>) -> StoreFuture<()> {
+        self.hold(config, config.validated_for)
+    }
+
+    fn hold(&self, config: &Arc<Config>, retain: Duration) -> StoreFuture<()> {
+        let mut entry = (*self.stale.entry).clone();
+        entry.freshness = Freshness {
+            lifetime_secs: 0,
+            while_revalidate_secs: 0,
+            if_error_secs: 0,
+            always_validate: true,
+            never_stale: true,
+            ..entry.freshness
+        };
+        let touched = config.store.touch(Touch {
+            key: self.stale.key,
+            entry: Arc::new(entry),
+            stamp: self.stale.stamp,
+            fence: self.stale.fence,
+            retain,
+        });
+        let touched = match touched.into_ready() {
+            Ok(touched) => touched.map(drop).into(),
+            Err(pending) => StoreFuture::pending(async { pending.await.map(drop) }),
+        };
+        assured(config, touched, drop)
+    }
+
+    /// Removes it, in the background where that takes time, and then does `then`.
+    pub(super) fn invalidate_before(
+        &self,
+        config: &Arc<Config>,
+        then: impl FnOnce() + Send + 'static,
+    ) {
+        let invalidated = config.keeping.bound(self.invalidate(config));
+        match config.watch.over(invalidated, || None).into_ready() {
+            Ok(_) => then(),
+            Err(pending) => config.spawn(Box::pin(async move {
+                // A store that failed keeps it until it expires.
+                let _ = pending.await;
+                then();
+            })),
+        }
+    }
+}

@@ -1,0 +1,572 @@
+//! An answer on its way into the store, while it streams to the client.
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+
+use super::{budget::Open, order::Turn, relay::Relay, replaced::Replaced};
+use crate::{
+    cache::{
+        config::Config,
+        entry::{
+            entry::{StoredResponse, compact, compact_with},
+            key::CacheKey,
+            packing::{self, Packer},
+        },
+        http::{
+            content_range::join,
+            freshness::Freshness,
+            vary::{VariantId, VarySpec},
+        },
+        lookup::{
+            assured::assured,
+            lease::HeldLease,
+            reason::Reason,
+            single_flight::{Landing, Lead},
+            storable::Storable,
+        },
+        store::{Fence, PurgeMode, PurgeTarget, Put, PutOutcome},
+    },
+    core::{
+        error::StoreError, record::RecordHandle, runtime::Task, store_api::store_key::StoreKey,
+    },
+};
+
+/// An answer on its way into the store.
+///
+/// It is committed when its body has ended well, with the length that was announced; dropped
+/// before, it leaves nothing.
+#[derive(Debug)]
+pub(crate) struct Fill {
+    pub(crate) config: Arc<Config>,
+    pub(crate) head: Head,
+    pub(super) expected_bytes: Option<u64>,
+    /// The stored part that this part completes.
+    pub(crate) part: Option<Arc<StoredResponse>>,
+    /// Others wait for this answer.
+    pub(crate) lead: Option<Lead>,
+    /// Other processes do. It is given back when the answer is in the store.
+    pub(crate) lease: Option<Box<HeldLease>>,
+    /// The compression of the body, if it may be compressed.
+    pub(crate) packer: Option<Packer>,
+    /// The request's record, which says that the answer is being stored.
+    pub(crate) record: Option<RecordHandle>,
+    /// The stored response that is invalid once this one cannot be stored.
+    pub(crate) replaced: Option<Box<Replaced>>,
+    /// The URL's route, if it has one.
+    pub(crate) route: Option<StoreKey>,
+    /// Its place among the responses of its key and variant.
+    turn: Turn,
+    chunks: Vec<Bytes>,
+    /// Their place while more of the body is waited for.
+    open: Option<Arc<Open>>,
+    bytes: u64,
+    /// The requests that read the body meanwhile.
+    relay: Option<Arc<Relay>>,
+}
+
+/// All of a stored answer but its body.
+#[derive(Debug)]
+pub(crate) struct Head {
+    pub(crate) key: CacheKey,
+    pub(crate) fence: Fence,
+    pub(crate) retain: Duration,
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) freshness: Freshness,
+    pub(crate) vary: VarySpec,
+    pub(crate) variant: VariantId,
+    pub(crate) partition: StoreKey,
+    /// Whether it is for everybody.
+    pub(crate) is_shared: bool,
+    pub(crate) says_shared: bool,
+    pub(crate) tags: Vec<StoreKey>,
+}
+
+impl Fill {
+    pub(crate) fn new(config: Arc<Config>, head: Head, expected_bytes: Option<u64>) -> Self {
+        let variant = (!head.vary.is_empty()).then_some(&head.variant);
+        let turn = config.order.begin(head.key.full(), variant);
+        Self {
+            turn,
+            config,
+            head,
+            expected_bytes,
+            part: None,
+            lead: None,
+            lease: None,
+            packer: None,
+            record: None,
+            replaced: None,
+            route: None,
+            chunks: Vec::new(),
+            open: None,
+            bytes: 0,
+            relay: None,
+        }
+    }
+
+    /// Begins to stream the response to the requests that wait for it. `None` if they have to wait
+    /// until it is stored: it is a part, or nobody waits for it.
+    pub(crate) fn stream(&mut self) -> Option<Arc<Relay>> {
+        let is_part = self.part.is_some() || self.head.status == StatusCode::PARTIAL_CONTENT;
+        if is_part || self.lead.is_none() {
+            return None;
+        }
+        let open = Arc::clone(self.lay_down());
+        let head = &self.head;
+        let relay = Relay::new(
+            head.key,
+            head.fence,
+            self.turn,
+            self.streamed_head(),
+            self.expected_bytes,
+            open,
+        );
+        let relay = Arc::new(relay);
+        self.relay = Some(Arc::clone(&relay));
+        if let Some(lead) = &self.lead {
+            lead.publish(Arc::clone(&relay));
+        }
+        Some(relay)
+    }
+
+    /// Returns the response without its body.
+    fn streamed_head(&self) -> StoredResponse {
+        let head = &self.head;
+        let mut headers = head.headers.clone();
+        if let Some(bytes) = self.expected_bytes {
+            headers.insert(header::CONTENT_LENGTH, HeaderValue::from(bytes));
+        }
+        if self.packer.is_some() {
+            packing::vary_by_coding(&mut headers);
+        }
+        StoredResponse {
+            status: head.status,
+            headers,
+            body: Bytes::new(),
+            freshness: head.freshness,
+            vary: head.vary.clone(),
+            variant: head.variant,
+            partition: head.partition,
+            says_shared: head.says_shared,
+            tags: head.tags.clone(),
+            packed: None,
+            seal: None,
+        }
+    }
+
+    /// Keeps a piece of the body. If there is no room for it, the answer is not stored.
+    pub(crate) fn push(&mut self, chunk: &Bytes) -> Result<(), Reason> {
+        let bytes = chunk.len() as u64;
+        if self.bytes + bytes > self.config.rules.body_bytes_max {
+            return Err(Reason::TooLarge);
+        }
+        let config = &self.config;
+        if !config.filling.take(bytes, || config.clock.coarse()) {
+            return Err(Reason::Busy);
+        }
+        self.bytes += bytes;
+        match &self.open {
+            None => self.chunks.push(chunk.clone()),
+            Some(open) if open.push(chunk.clone()) => {}
+            Some(_) => {
+                config.filling.give_back(bytes);
+                return Err(Reason::Busy);
+            }
+        }
+        Ok(())
+    }
+
+    /// Lays down what has come, until more does. It may have to give way by then.
+    pub(super) fn wait_for_more(&mut self) {
+        if self.bytes > 0 {
+            self.lay_down();
+        }
+    }
+
+    fn lay_down(&mut self) -> &Arc<Open> {
+        self.open.get_or_insert_with(|| {
+            let pieces = std::mem::take(&mut self.chunks);
+            let now = self.config.clock.coarse();
+            self.config.filling.open(pieces, now)
+        })
+    }
+
+    /// Takes up again what was laid down. Returns whether it had not to give way.
+    fn take_up(&mut self) -> bool {
+        let Some(open) = self.open.take() else {
+            return true;
+        };
+        let pieces = self.config.filling.close(&open);
+        let has_all = pieces.is_some();
+        match pieces {
+            Some(pieces) => self.chunks = pieces,
+            // Whoever took them has given the bytes back.
+            None => self.bytes = 0,
+        }
+        has_all
+    }
+
+    /// Returns whether all that was announced has come.
+    pub(super) fn is_complete(&self) -> bool {
+        self.expected_bytes == Some(self.bytes)
+    }
+
+    /// Returns whether so little is left of the body that it is read without its client.
+    pub(super) fn is_short(&self) -> bool {
+        let all = self
+            .expected_bytes
+            .unwrap_or(self.config.rules.body_bytes_max);
+        let bytes_max = self.config.finish_bytes_max;
+        bytes_max > 0 && all.saturating_sub(self.bytes) <= bytes_max
+    }
+
+    /// Returns whether another request waits for the response.
+    pub(crate) fn has_waiters(&self) -> bool {
+        self.lead.as_ref().is_some_and(Lead::has_waiters)
+    }
+
+    /// Lets no further request wait for the response, or stream it: its body hangs.
+    pub(crate) fn retire(&self) {
+        if let Some(lead) = &self.lead {
+            lead.retire();
+        }
+    }
+
+    /// Begins to finish the response without its client, if others wait for it or little enough is left
+    /// of it, and few enough others are being finished.
+    pub(super) fn begin_to_finish(&self) -> Option<Finishing> {
+        if !self.has_waiters() && !self.is_short() {
+            return None;
+        }
+        let finishing = Finishing {
+            config: Arc::clone(&self.config),
+        };
+        let others = self.config.finishing.fetch_add(1, Ordering::Relaxed);
+        // Dropped, it counts itself out again.
+        (others < FINISHING_MAX).then_some(finishing)
+    }
+
+    /// Stores the answer, now that its body has ended well.
+    pub(super) fn commit(mut self) {
+        if self
+            .expected_bytes
+            .is_some_and(|expected| expected != self.bytes)
+        {
+            return self.abandon(Reason::Incomplete);
+        }
+        if !self.take_up() {
+            return self.abandon(Reason::Busy);
+        }
+        let config = Arc::clone(&self.config);
+        let packer = self.packer.filter(|packer| self.bytes >= packer.bytes_min);
+        let done = Done {
+            lead: self.lead.take(),
+            lease: self.lease.take(),
+            record: self.record.take(),
+            replaced: self.replaced.take(),
+            turn: self.turn,
+            put: self.put(packer.is_some()),
+            config: Arc::clone(&config),
+        };
+        let relay = self.relay.take();
+        let relay = relay.map(|relay| (relay, done.put.entry.body.clone()));
+        match packer {
+            // It takes a while, and nobody waits for it: the answer has gone to its client already.
+            Some(packer) if config.can_spawn() => config.spawn(Box::pin(async move {
+                if let Some(rest) = done.packed(packer).keep() {
+                    rest.await;
+                }
+            })),
+            Some(packer) => drop(done.packed(packer).keep()),
+            None => {
+                if let Some(rest) = done.keep() {
+                    config.spawn(rest);
+                }
+            }
+        }
+        // Where the store is in memory, a client that has read all of it finds it stored.
+        if let Some((relay, body)) = relay {
+            relay.complete(body);
+        }
+    }
+
+    /// Gives up: the response turned out not to be storable.
+    pub(super) fn abandon(mut self, reason: Reason) {
+        amend(self.record.take(), reason);
+        if self.config.order.refuse(self.turn) {
+            purge_url(&self.config, &self.head.key);
+        }
+        // A response that found no room may find some next time.
+        if reason != Reason::Busy {
+            let (url, now) = (self.head.key.uri(), self.config.clock.coarse());
+            let storable = &self.config.storable;
+            storable.set(url, self.route.as_ref(), Storable::No, now);
+        }
+        self.end(Landing::NotStored);
+        if let Some(relay) = self.relay.take() {
+            self.pass_on(&relay, reason);
+        }
+    }
+
+    /// Leaves what has come to the requests that read it. The response goes on, and is not stored.
+    fn pass_on(&mut self, relay: &Relay, reason: Reason) {
+        if reason == Reason::Incomplete {
+            return relay.interrupt();
+        }
+        self.take_up();
+        self.bytes = 0;
+        relay.pass_on(std::mem::take(&mut self.chunks), &self.config.filling);
+    }
+
+    /// Ends the flight without a stored response, once what this one replaces is invalid.
+    fn end(&mut self, landing: Landing) {
+        let landed = Landed {
+            replaced: self.replaced.take(),
+            lead: self.lead.take(),
+            lease: self.lease.take(),
+            record: None,
+        };
+        landed.end(&self.config, landing);
+    }
+
+    /// Returns fields and body, joined to the part that the store has already, if this is one too.
+    fn whole(&mut self) -> (HeaderMap, Vec<Bytes>) {
+        let head = &mut self.head;
+        let headers = std::mem::take(&mut head.headers);
+        let body = std::mem::take(&mut self.chunks);
+        // Parts of one caller's one variant alone are parts of one whole.
+        let part = self.part.take().filter(|part| {
+            let place = (part.partition, &part.vary, part.variant);
+            place == (head.partition, &head.vary, head.variant)
+        });
+        let bytes_max = self.config.rules.body_bytes_max;
+        match part.and_then(|part| join(&part, &headers, &joined(&body), bytes_max)) {
+            Some(joined) => {
+                if joined.whole {
+                    head.status = StatusCode::OK;
+                }
+                (joined.headers, vec![joined.body])
+            }
+            None => (headers, body),
+        }
+    }
+
+    /// Makes what is given to the store. A body that is to be compressed stands alone: it is let go.
+    fn put(&mut self, is_packed: bool) -> Put {
+        let (mut headers, body) = self.whole();
+        let len: usize = body.iter().map(Bytes::len).sum();
+        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(len));
+        let (headers, body) = match is_packed {
+            true => (compact(&headers), joined(&body)),
+            false => compact_with(&headers, &body),
+        };
+        let head = &mut self.head;
+        let entry = StoredResponse {
+            status: head.status,
+            headers,
+            body,
+            freshness: head.freshness,
+            vary: head.vary.clone(),
+            variant: head.variant,
+            partition: head.partition,
+            says_shared: head.says_shared,
+            tags: std::mem::take(&mut head.tags),
+            packed: None,
+            seal: None,
+        };
+        Put {
+            key: head.key,
+            entry: Arc::new(entry),
+            fence: head.fence,
+            retain: head.retain,
+            variants_max: self.config.variants_max,
+        }
+    }
+}
+
+/// Copies pieces into one of exactly their length: a piece may hold on to a buffer that is far larger
+/// than itself.
+fn joined(pieces: &[Bytes]) -> Bytes {
+    let mut joined = Vec::with_capacity(pieces.iter().map(Bytes::len).sum());
+    for piece in pieces {
+        joined.extend_from_slice(piece);
+    }
+    joined.into()
+}
+
+/// An answer that is complete.
+struct Done {
+    config: Arc<Config>,
+    lead: Option<Lead>,
+    lease: Option<Box<HeldLease>>,
+    record: Option<RecordHandle>,
+    replaced: Option<Box<Replaced>>,
+    turn: Turn,
+    put: Put,
+}
+
+impl Done {
+    /// Compresses the body, if that makes it shorter.
+    fn packed(mut self, packer: Packer) -> Self {
+        let entry = Arc::get_mut(&mut self.put.entry).expect("nobody else has seen it");
+        let len = u32::try_from(entry.body.len()).ok();
+        if let Some((len, body)) = len.zip((packer.pack)(&entry.body)) {
+            entry.packed = Some(len);
+            entry.body = body;
+        }
+        self
+    }
+
+    /// Gives the answer to the store. Returns what is still to be done, if the store does not say at
+    /// once what became of it.
+    fn keep(self) -> Option<Task> {
+        let Self {
+            config,
+            lead,
+            lease,
+            record,
+            replaced,
+            turn,
+            put,
+        } = self;
+        let landing = Landed {
+            replaced,
+            lead,
+            lease,
+            record,
+        };
+        if !config.order.complete(turn) {
+            if config.order.refuse(turn) {
+                purge_url(&config, &put.key);
+            }
+            landing.give_way(&config);
+            return None;
+        }
+        let key = put.key;
+        let stored = config.keeping.bound(config.store.put(put));
+        let stored = config.watch.over(stored, || None).into_ready();
+        let landed = move |outcome| {
+            if config.order.is_refused(turn) {
+                purge_url(&config, &key);
+            }
+            landing.land(&config, &outcome);
+        };
+        match stored {
+            Ok(outcome) => {
+                landed(outcome);
+                None
+            }
+            Err(pending) => Some(Box::pin(async move { landed(pending.await) })),
+        }
+    }
+}
+
+/// The holders that are released once a response is stored, or is known not to be.
+struct Landed {
+    replaced: Option<Box<Replaced>>,
+    lead: Option<Lead>,
+    lease: Option<Box<HeldLease>>,
+    record: Option<RecordHandle>,
+}
+
+impl Landed {
+    /// Ends the flight, and amends the record if it is still open.
+    fn land(self, config: &Arc<Config>, outcome: &Result<PutOutcome, StoreError>) {
+        let (landing, reason) = match outcome {
+            Ok(PutOutcome::Stored) => (Landing::Stored, None),
+            // The response was purged while it was made: a waiter asks for another one.
+            Ok(PutOutcome::Purged) => (Landing::Abandoned, Some(Reason::Purged)),
+            Ok(PutOutcome::TooLarge) => (Landing::NotStored, Some(Reason::TooLarge)),
+            Err(_) => (Landing::NotStored, Some(Reason::Store)),
+        };
+        if self.lead.is_none() {
+            config.flights.count_stored();
+        }
+        match reason {
+            None => self.finish(landing),
+            Some(reason) => {
+                amend(self.record.clone(), reason);
+                self.end(config, landing);
+            }
+        }
+    }
+
+    /// Ends the flight without a stored response: a newer one has come.
+    fn give_way(self, config: &Arc<Config>) {
+        amend(self.record.clone(), Reason::Superseded);
+        self.end(config, Landing::Abandoned);
+    }
+
+    fn end(mut self, config: &Arc<Config>, landing: Landing) {
+        match self.replaced.take() {
+            None => self.finish(landing),
+            Some(replaced) => replaced.invalidate_before(config, move || self.finish(landing)),
+        }
+    }
+
+    fn finish(self, landing: Landing) {
+        drop(self.lease);
+        if let Some(lead) = self.lead {
+            lead.land(landing);
+        }
+    }
+}
+
+/// Removes the responses of a URL, in the background where that takes time: an older response was stored
+/// at the very moment when the newest one turned out not to be storable.
+fn purge_url(config: &Arc<Config>, key: &CacheKey) {
+    let purge = config.purge(&[PurgeTarget::Uri(*key.uri())], PurgeMode::Hard);
+    if let Err(pending) = assured(config, purge, drop).into_ready() {
+        config.spawn(Box::pin(async move {
+            // A store that failed keeps it until it expires.
+            let _ = pending.await;
+        }));
+    }
+}
+
+/// Takes back what a record says of an answer that was being stored.
+fn amend(record: Option<RecordHandle>, reason: Reason) {
+    if let Some(record) = record {
+        record.amend_cache(|outcome| {
+            outcome.stored = false;
+            outcome.ttl_secs = None;
+            outcome.detail = Some(reason.as_str());
+        });
+    }
+}
+
+/// The most answers that are being finished without their clients at one moment.
+const FINISHING_MAX: usize = 64;
+
+/// Counts an answer that is being finished without its client.
+pub(super) struct Finishing {
+    config: Arc<Config>,
+}
+
+impl Finishing {
+    pub(crate) fn config(&self) -> &Arc<Config> {
+        &self.config
+    }
+}
+
+impl Drop for Finishing {
+    fn drop(&mut self) {
+        self.config.finishing.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Fill {
+    fn drop(&mut self) {
+        // Neither committed nor given up: its body broke off, or nobody read it to its end.
+        amend(self.record.take(), Reason::Incomplete);
+        self.end(Landing::Abandoned);
+        self.take_up();
+        self.config.filling.give_back(self.bytes);
+    }
+}

@@ -1,0 +1,235 @@
+//! `Cache-Status` (RFC 9211), and the same words for the record.
+
+use http::{HeaderName, HeaderValue, StatusCode};
+
+use crate::{
+    cache::lookup::reason::Reason,
+    core::record::{CacheOutcome, CacheSource},
+};
+
+/// The field's name.
+pub(crate) const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
+
+/// What the cache did with one request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Report {
+    pub(crate) source: CacheSource,
+    /// Why the handler was called, if it was.
+    pub(crate) forward: Option<Forward>,
+    /// What the handler answered, where the client is shown another status.
+    pub(crate) forward_status: Option<StatusCode>,
+    /// For how long the answer stays fresh.
+    pub(crate) ttl_secs: Option<i64>,
+    pub(crate) stored: bool,
+    pub(crate) collapsed: bool,
+    pub(crate) reason: Option<Reason>,
+}
+
+/// Why the handler was called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Forward {
+    Bypass,
+    Method,
+    UriMiss,
+    VaryMiss,
+    Partial,
+    Request,
+    Stale,
+}
+
+impl Forward {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Bypass => "bypass",
+            Self::Method => "method",
+            Self::UriMiss => "uri-miss",
+            Self::VaryMiss => "vary-miss",
+            Self::Partial => "partial",
+            Self::Request => "request",
+            Self::Stale => "stale",
+        }
+    }
+}
+
+impl Report {
+    /// Begins a report on an answer from the store.
+    pub(crate) fn hit(source: CacheSource, ttl_secs: i64) -> Self {
+        Self {
+            source,
+            forward: None,
+            forward_status: None,
+            ttl_secs: Some(ttl_secs),
+            stored: false,
+            collapsed: false,
+            reason: None,
+        }
+    }
+
+    /// Begins a report on an answer from the handler.
+    pub(crate) fn forwarded(source: CacheSource, forward: Forward) -> Self {
+        Self {
+            source,
+            forward: Some(forward),
+            forward_status: None,
+            ttl_secs: None,
+            stored: false,
+            collapsed: false,
+            reason: None,
+        }
+    }
+
+    pub(crate) fn reason(self, reason: impl Into<Option<Reason>>) -> Self {
+        Self {
+            reason: reason.into(),
+            ..self
+        }
+    }
+
+    /// Returns the field's value, as the cache of this name writes it.
+    pub(crate) fn to_value(self, name: &str, key: Option<[u8; 8]>) -> HeaderValue {
+        let mut line = Line::default();
+        line.push(name);
+        match self.forward {
+            None if self.source == CacheSource::Miss => {}
+            None => line.push("; hit"),
+            Some(forward) => line.push_pair("; fwd=", forward.as_str()),
+        }
+        if let Some(status) = self.forward_status {
+            line.push_pair("; fwd-status=", status.as_str());
+        }
+        if self.stored {
+            line.push("; stored");
+        }
+        if self.collapsed {
+            line.push("; collapsed");
+        }
+        if let Some(secs) = self.ttl_secs {
+            line.push("; ttl=");
+            line.push_number(secs);
+        }
+        if let Some(key) = key {
+            line.push("; key=\"");
+            for byte in key {
+                line.push_hex(byte);
+            }
+            line.push("\"");
+        }
+        if let Some(reason) = self.reason {
+            line.push_pair("; detail=", reason.as_str());
+        }
+        HeaderValue::from_bytes(line.as_bytes()).expect("a token, and words of our own")
+    }
+
+    /// Returns the same for the record.
+    pub(crate) fn to_outcome(self) -> CacheOutcome {
+        let mut outcome = CacheOutcome::new(self.source);
+        outcome.detail = self.reason.map(Reason::as_str);
+        outcome.ttl_secs = self.ttl_secs;
+        outcome.stored = self.stored;
+        outcome.collapsed = self.collapsed;
+        outcome
+    }
+}
+
+/// A short line, written where no allocation is needed. What does not fit is left out: the longest
+/// line that can be written is shorter.
+struct Line {
+    bytes: [u8; 256],
+    len: usize,
+}
+
+impl Default for Line {
+    fn default() -> Self {
+        Self {
+            bytes: [0; 256],
+            len: 0,
+        }
+    }
+}
+
+impl Line {
+    #[inline(always)]
+    fn push(&mut self, text: &str) {
+        if let Some(room) = self.bytes.get_mut(self.len..self.len + text.len()) {
+            room.copy_from_slice(text.as_bytes());
+            self.len += text.len();
+        }
+    }
+
+    fn push_pair(&mut self, name: &str, value: &str) {
+        self.push(name);
+        self.push(value);
+    }
+
+    fn push_hex(&mut self, byte: u8) {
+        for digit in [byte >> 4, byte & 0xf] {
+            let digit = b"0123456789abcdef"[usize::from(digit)];
+            self.push(std::str::from_utf8(&[digit]).expect("a digit is ASCII"));
+        }
+    }
+
+    fn push_number(&mut self, number: i64) {
+        if number < 0 {
+            self.push("-");
+        }
+        let mut rest = number.unsigned_abs();
+        let digits = rest.checked_ilog10().unwrap_or(0) as usize + 1;
+        if let Some(room) = self.bytes.get_mut(self.len..self.len + digits) {
+            for place in room.iter_mut().rev() {
+                *place = b'0' + (rest % 10) as u8;
+                rest /= 10;
+            }
+            self.len += digits;
+        }
+    }
+
+    fn as_bytes(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hit_says_how_long_it_stays_fresh() {
+        let report = Report::hit(CacheSource::Hit, 57);
+        assert_eq!(
+            report.to_value("portcullis", None),
+            "portcullis; hit; ttl=57"
+        );
+        let stale = Report::hit(CacheSource::Stale, -3).reason(Reason::Store);
+        assert_eq!(stale.to_value("p", None), "p; hit; ttl=-3; detail=store");
+    }
+
+    #[test]
+    fn an_answer_from_the_handler_says_why() {
+        let mut report = Report::forwarded(CacheSource::Miss, Forward::UriMiss);
+        report.stored = true;
+        assert_eq!(report.to_value("p", None), "p; fwd=uri-miss; stored");
+        report.forward_status = Some(StatusCode::NOT_MODIFIED);
+        report.collapsed = true;
+        report.ttl_secs = Some(0);
+        let line = "p; fwd=uri-miss; fwd-status=304; stored; collapsed; ttl=0";
+        assert_eq!(report.to_value("p", None), line);
+    }
+
+    #[test]
+    fn the_longest_line_fits() {
+        let mut report = Report::hit(CacheSource::Miss, i64::MIN);
+        report.forward = Some(Forward::UriMiss);
+        report.forward_status = Some(StatusCode::OK);
+        report.stored = true;
+        report.collapsed = true;
+        report.reason = Some(Reason::CredentialWithoutIdentity);
+        let name = "n".repeat(64);
+        let value = report.to_value(&name, Some([0xa5; 8]));
+        assert!(
+            value
+                .to_str()
+                .unwrap()
+                .ends_with("a5\"; detail=credential-without-identity")
+        );
+    }
+}

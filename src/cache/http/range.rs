@@ -1,0 +1,168 @@
+//! Parts of a stored body.
+
+use std::ops::Range;
+
+use http::{HeaderMap, header::RANGE};
+
+use super::preconditions::is_same_version;
+
+/// What of a stored body a request is to get.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Part {
+    /// All of it: no part was asked for, or several, or of another version.
+    Whole,
+    /// These bytes.
+    Bytes(Range<usize>),
+    /// None: it ends before the part begins.
+    Unsatisfiable,
+}
+
+/// Decides which part of a body of `len` bytes a request is to get (RFC 9110 section 14.2).
+///
+/// One range is served. Several at once cost a server far more than a client: they get the whole.
+pub(crate) fn part(request: &HeaderMap, stored: &HeaderMap, len: usize) -> Part {
+    let mut lines = request.get_all(RANGE).iter();
+    let (Some(line), None) = (lines.next(), lines.next()) else {
+        return Part::Whole;
+    };
+    if !is_same_version(request, stored) {
+        return Part::Whole;
+    }
+    let asked = line.to_str().ok().and_then(|line| {
+        let (unit, range) = line.split_once('=')?;
+        unit.trim()
+            .eq_ignore_ascii_case("bytes")
+            .then_some(range.trim())
+    });
+    asked
+        .and_then(|range| resolve(range, len))
+        .unwrap_or(Part::Whole)
+}
+
+/// Resolves `first-last`, `first-` or `-suffix`. `None` if it is none of them.
+fn resolve(range: &str, len: usize) -> Option<Part> {
+    let (first, last) = range.split_once('-')?;
+    let bytes = match (number(first)?, number(last)?) {
+        (None, None) => return None,
+        (None, Some(suffix)) => len.saturating_sub(suffix)..len,
+        (Some(first), None) => first..len,
+        (Some(first), Some(last)) if first > last => return None,
+        (Some(first), Some(last)) => first..len.min(last.saturating_add(1)),
+    };
+    Some(match bytes.is_empty() || bytes.start >= len {
+        true => Part::Unsatisfiable,
+        false => Part::Bytes(bytes),
+    })
+}
+
+/// Reads a number, or none where nothing stands. What is too large is as good as the largest.
+fn number(text: &str) -> Option<Option<usize>> {
+    if text.is_empty() {
+        return Some(None);
+    }
+    let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+    digits.then(|| Some(text.parse().unwrap_or(usize::MAX)))
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{
+        HeaderName, HeaderValue,
+        header::{DATE, ETAG, IF_RANGE, LAST_MODIFIED},
+    };
+
+    use super::*;
+
+    fn headers(fields: &[(HeaderName, &'static str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in fields {
+            headers.append(name.clone(), HeaderValue::from_static(value));
+        }
+        headers
+    }
+
+    fn of_ten(range: &'static str) -> Part {
+        part(&headers(&[(RANGE, range)]), &HeaderMap::new(), 10)
+    }
+
+    #[test]
+    fn a_single_range_is_served() {
+        assert_eq!(of_ten("bytes=0-1"), Part::Bytes(0..2));
+        assert_eq!(of_ten("Bytes=3-"), Part::Bytes(3..10));
+        assert_eq!(of_ten("bytes=-4"), Part::Bytes(6..10));
+        assert_eq!(of_ten("bytes=-40"), Part::Bytes(0..10));
+        assert_eq!(
+            of_ten("bytes=9-99999999999999999999999"),
+            Part::Bytes(9..10)
+        );
+    }
+
+    #[test]
+    fn what_begins_after_the_end_cannot_be_had() {
+        assert_eq!(of_ten("bytes=10-"), Part::Unsatisfiable);
+        assert_eq!(of_ten("bytes=-0"), Part::Unsatisfiable);
+        assert_eq!(
+            of_ten("bytes=99999999999999999999999-"),
+            Part::Unsatisfiable
+        );
+    }
+
+    #[test]
+    fn all_else_gets_the_whole() {
+        for range in [
+            "bytes=0-1,3-4",
+            "bytes=4-3",
+            "bytes=-",
+            "bytes=a-b",
+            "lines=0-1",
+            "bytes",
+        ] {
+            assert_eq!(of_ten(range), Part::Whole, "{range}");
+        }
+        let twice = headers(&[(RANGE, "bytes=0-1"), (RANGE, "bytes=0-1")]);
+        assert_eq!(part(&twice, &HeaderMap::new(), 10), Part::Whole);
+    }
+
+    #[test]
+    fn a_part_of_another_version_gets_the_whole() {
+        let stored = headers(&[
+            (ETAG, "\"a\""),
+            (LAST_MODIFIED, "Sun, 06 Nov 1994 08:49:37 GMT"),
+            (DATE, "Sun, 06 Nov 1994 08:49:38 GMT"),
+        ]);
+        let asked = |condition| {
+            part(
+                &headers(&[(RANGE, "bytes=0-1"), (IF_RANGE, condition)]),
+                &stored,
+                10,
+            )
+        };
+        assert_eq!(asked("\"a\""), Part::Bytes(0..2));
+        assert_eq!(asked("Sun, 06 Nov 1994 08:49:37 GMT"), Part::Bytes(0..2));
+        for condition in ["\"b\"", "W/\"a\"", "Sun, 06 Nov 1994 08:49:38 GMT", ""] {
+            assert_eq!(asked(condition), Part::Whole, "{condition}");
+        }
+    }
+
+    #[test]
+    fn a_date_of_the_second_in_which_it_was_sent_does_not_tell_a_version() {
+        let changed = "Sun, 06 Nov 1994 08:49:37 GMT";
+        let asked = headers(&[(RANGE, "bytes=0-1"), (IF_RANGE, changed)]);
+        for sent in [None, Some(changed), Some("Sun, 06 Nov 1994 08:49:36 GMT")] {
+            let date = sent.map(|sent| (DATE, sent));
+            let fields: Vec<_> = [(LAST_MODIFIED, changed)].into_iter().chain(date).collect();
+            assert_eq!(part(&asked, &headers(&fields), 10), Part::Whole, "{sent:?}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn what_is_served_lies_within_the_body(range in "[bytes=0-9,-]{0,24}", len in 0_usize..20) {
+            let mut request = HeaderMap::new();
+            request.insert(RANGE, HeaderValue::from_str(&format!("bytes={range}")).unwrap());
+            if let Part::Bytes(bytes) = part(&request, &HeaderMap::new(), len) {
+                proptest::prop_assert!(bytes.start < bytes.end && bytes.end <= len);
+            }
+        }
+    }
+}

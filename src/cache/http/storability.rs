@@ -1,0 +1,598 @@
+//! Which answers are kept, where, and for how long.
+
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+
+use super::{
+    cache_control::{DELTA_SECS_MAX, ResponseDirectives},
+    freshness::{Freshness, Times, explicit_lifetime_secs, heuristic_lifetime_secs},
+    lines::Lines,
+    profile::Rules,
+    vary::VarySpec,
+};
+use crate::cache::{
+    lookup::reason::Reason,
+    policy::{CachePolicy, Ttl, Wishes},
+};
+
+/// Who asks, and so where the answer may go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Caller {
+    /// Nobody in particular: the answer goes to the shared partition.
+    Anonymous,
+    /// A known caller: the answer goes to a partition of its own, or to the shared one where the
+    /// route and the answer say so.
+    Known {
+        digest: [u8; 32],
+        share_where_public: bool,
+    },
+    /// A credential that nobody vouches for: shared where the route and the answer say so, and
+    /// not kept otherwise.
+    Unvouched,
+}
+
+/// Where an answer is kept, and what of it.
+#[derive(Debug)]
+pub(crate) struct Verdict {
+    /// Whether it goes to the shared partition, and not to the caller's own.
+    pub(crate) shared: bool,
+    /// Whether the answer itself says that it may be shared among callers.
+    pub(crate) says_shared: bool,
+    pub(crate) freshness: Freshness,
+    pub(crate) vary: VarySpec,
+    /// Whether the handler can be asked if it has changed.
+    pub(crate) has_validator: bool,
+    /// Fields that are left out of what is kept.
+    pub(crate) without: Vec<HeaderName>,
+}
+
+/// The policies of a response and of its route.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Wanted<'a> {
+    pub(crate) by_answer: Option<&'a CachePolicy>,
+    pub(crate) by_route: Option<&'a CachePolicy>,
+}
+
+impl<'a> Wanted<'a> {
+    /// Returns the policies, that of the response first.
+    fn said(&self) -> impl Iterator<Item = &'a Wishes> {
+        let policies = [self.by_answer, self.by_route];
+        policies.into_iter().flatten().map(CachePolicy::wishes)
+    }
+
+    /// Returns the TTL of responses with this status. `at_most` is given if a policy lists it, and is
+    /// the default TTL where no other one is set.
+    fn ttl(&self, status: StatusCode, at_most: Option<Duration>) -> Option<Ttl> {
+        let applies = at_most.is_some() || has_ttl_unlisted(status);
+        let ttl = self.said().find_map(Wishes::ttl).filter(|_| applies);
+        ttl.or(at_most.map(Ttl::Default))
+    }
+}
+
+/// Returns whether a TTL applies to a status that no policy lists. A part is judged as a `200`.
+fn has_ttl_unlisted(status: StatusCode) -> bool {
+    matches!(
+        status,
+        StatusCode::OK | StatusCode::NON_AUTHORITATIVE_INFORMATION | StatusCode::PARTIAL_CONTENT
+    )
+}
+
+/// Decides whether a response may be stored, for whom, and how long it is fresh (RFC 9111 section 3).
+pub(crate) fn judge(
+    rules: &Rules,
+    caller: &Caller,
+    status: StatusCode,
+    seen: &Seen<'_>,
+    wanted: &Wanted<'_>,
+    times: &Times<'_>,
+) -> Result<Verdict, Reason> {
+    let headers = seen.headers;
+    let mut directives = match seen.directives {
+        true => ResponseDirectives::of(headers, &rules.targeted),
+        false => ResponseDirectives::default(),
+    };
+    if wanted.said().any(|wishes| wishes.off) {
+        return Err(Reason::Off);
+    }
+    directives.private |= wanted.said().any(|wishes| wishes.private);
+    let at_most = wanted.said().find_map(|wishes| wishes.at_most(status));
+    admit(rules, status, &directives, at_most.is_some())?;
+    let says_shared = says_shared(rules, &directives);
+    let shared = shared(caller, says_shared)?;
+    if shared && directives.private {
+        return Err(Reason::Private);
+    }
+    let mut without = directives.no_cache_fields.clone();
+    if shared {
+        without.extend_from_slice(&directives.private_fields);
+    }
+    let for_one_client = seen.for_one_client && acts_on_one_client(headers, &without);
+    if for_one_client && !rules.keep_set_cookie {
+        return Err(Reason::SetCookie);
+    }
+    if let Some(reason) = seen.content_type.and_then(stream) {
+        return Err(reason);
+    }
+    let vary = vary(rules, wanted, seen, shared)?;
+    let stated = seen.stated_lifetime_secs(&directives, times);
+    let heuristic = || match rules.heuristic {
+        true => heuristic_lifetime_secs(status, &directives, headers, times),
+        false => None,
+    };
+    let ttl = match for_one_client {
+        true => None,
+        false => wanted.ttl(status, at_most),
+    };
+    let lifetime_secs = lifetime_secs(stated, heuristic, ttl, at_most);
+    let freshness = freshness(rules, &directives, lifetime_secs, times, seen)?;
+    Ok(Verdict {
+        shared,
+        says_shared,
+        freshness,
+        vary,
+        has_validator: seen.validator,
+        without,
+    })
+}
+
+/// Returns whether an answer itself says for how long it is fresh.
+pub(crate) fn is_explicit(rules: &Rules, headers: &HeaderMap, times: &Times<'_>) -> bool {
+    let directives = ResponseDirectives::of(headers, &rules.targeted);
+    explicit_lifetime_secs(&directives, headers, times).is_some()
+}
+
+/// Rejects responses that may not be stored for their status or for `no-store`. `listed` is whether
+/// a policy lists the status.
+fn admit(
+    rules: &Rules,
+    status: StatusCode,
+    directives: &ResponseDirectives,
+    listed: bool,
+) -> Result<(), Reason> {
+    if status == StatusCode::PARTIAL_CONTENT {
+        return Err(Reason::Partial);
+    }
+    if let Some(reason) = answers_one_request(status) {
+        return Err(reason);
+    }
+    // `no-store` beside `must-understand` is for caches that do not understand the status (RFC 9111
+    // section 5.2.2.3).
+    if directives.must_understand && !is_understood(status) {
+        return Err(Reason::Status);
+    }
+    if directives.no_store && !directives.must_understand {
+        return Err(Reason::NoStore);
+    }
+    match listed || rules.statuses.admit(status) {
+        true => Ok(()),
+        false => Err(Reason::Status),
+    }
+}
+
+/// Returns the fields that a response varies by, if it may be stored with them.
+fn vary(
+    rules: &Rules,
+    wanted: &Wanted<'_>,
+    seen: &Seen<'_>,
+    shared: bool,
+) -> Result<VarySpec, Reason> {
+    if !seen.vary {
+        return Ok(VarySpec::default());
+    }
+    let vary = VarySpec::of(seen.headers)?;
+    if !shared || rules.share_where_must_revalidate {
+        return Ok(vary);
+    }
+    let by_route = wanted.by_route.map(CachePolicy::wishes);
+    let by_route = by_route.and_then(|wishes| wishes.credentials.as_ref());
+    let credentials = by_route.unwrap_or(&rules.credential_headers);
+    match vary.names().iter().any(|name| credentials.contains(name)) {
+        true => Err(Reason::VaryCredential),
+        false => Ok(vary),
+    }
+}
+
+/// Chooses the freshness lifetime: an override, the stated one, the default TTL or the heuristic one,
+/// in this order. `at_most` limits it.
+fn lifetime_secs(
+    stated: Option<u32>,
+    heuristic: impl FnOnce() -> Option<u32>,
+    ttl: Option<Ttl>,
+    at_most: Option<Duration>,
+) -> Option<u32> {
+    let lifetime = match ttl {
+        Some(Ttl::Override(ttl)) => Some(delta(ttl)),
+        Some(Ttl::Default(ttl)) => stated.or(Some(delta(ttl))),
+        None => stated.or_else(heuristic),
+    };
+    let limit = at_most.map_or(DELTA_SECS_MAX, delta);
+    lifetime.map(|secs| secs.min(limit))
+}
+
+fn delta(duration: Duration) -> u32 {
+    u32::try_from(duration.as_secs())
+        .unwrap_or(DELTA_SECS_MAX)
+        .min(DELTA_SECS_MAX)
+}
+
+/// Returns whether a response of this status is not stored, whatever a policy lists.
+pub(crate) fn is_never_stored(status: StatusCode) -> bool {
+    answers_one_request(status).is_some()
+}
+
+/// Returns why a response of this status is for one request alone, if it is.
+fn answers_one_request(status: StatusCode) -> Option<Reason> {
+    match status {
+        StatusCode::NOT_MODIFIED => Some(Reason::Status),
+        StatusCode::PRECONDITION_FAILED | StatusCode::EXPECTATION_FAILED => Some(Reason::Condition),
+        StatusCode::RANGE_NOT_SATISFIABLE => Some(Reason::Range),
+        status => status.is_informational().then_some(Reason::Status),
+    }
+}
+
+/// Returns whether the cache knows what a status asks of it.
+fn is_understood(status: StatusCode) -> bool {
+    matches!(
+        status.as_u16(),
+        200 | 203 | 204 | 300 | 301 | 302 | 303 | 307 | 308 | 404 | 405 | 410 | 414 | 501
+    )
+}
+
+/// Returns whether an answer says that it is the same for callers with credentials.
+fn says_shared(rules: &Rules, directives: &ResponseDirectives) -> bool {
+    let says_so = directives.public
+        || directives.s_maxage_secs.is_some()
+        || (rules.share_where_must_revalidate && directives.must_revalidate);
+    says_so && !directives.private
+}
+
+/// Decides between the shared partition and the caller's own.
+fn shared(caller: &Caller, says_shared: bool) -> Result<bool, Reason> {
+    match caller {
+        Caller::Anonymous => Ok(true),
+        Caller::Known {
+            share_where_public, ..
+        } => Ok(*share_where_public && says_shared),
+        Caller::Unvouched if says_shared => Ok(true),
+        Caller::Unvouched => Err(Reason::Credential),
+    }
+}
+
+/// The fields of a response that decide whether it is stored.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Seen<'a> {
+    /// All fields.
+    headers: &'a HeaderMap,
+    /// Whether one of them tells caches what to do.
+    directives: bool,
+    expires: bool,
+    for_one_client: bool,
+    validator: bool,
+    vary: bool,
+    /// The first one.
+    content_type: Option<&'a HeaderValue>,
+    pub(crate) content_length: Lines<'a>,
+    /// Whether one of them names tags.
+    pub(crate) tags: bool,
+}
+
+impl<'a> Seen<'a> {
+    /// Reads the fields of a response in one pass: each name that is looked up would be hashed.
+    pub(crate) fn of(headers: &'a HeaderMap, rules: &Rules) -> Self {
+        let mut seen = Self {
+            headers,
+            directives: false,
+            expires: false,
+            for_one_client: false,
+            validator: false,
+            vary: false,
+            content_type: None,
+            content_length: Lines::None,
+            tags: false,
+        };
+        for (name, value) in headers {
+            match name.as_str() {
+                "cache-control" => seen.directives = true,
+                "content-length" => seen.content_length = seen.content_length.and(value),
+                "content-type" => seen.content_type = seen.content_type.or(Some(value)),
+                "etag" | "last-modified" => seen.validator = true,
+                "expires" => seen.expires = true,
+                "vary" => seen.vary = true,
+                text => seen.for_one_client |= is_for_one_client(text),
+            }
+            // These may bear any name.
+            let mut targeted = rules.targeted.iter();
+            seen.directives |= targeted.any(|field| *name == *field.name());
+            seen.tags |= rules.tag_headers.contains(name);
+        }
+        seen
+    }
+
+    /// Returns the freshness lifetime that the fields state, if they state one.
+    fn stated_lifetime_secs(
+        &self,
+        directives: &ResponseDirectives,
+        times: &Times<'_>,
+    ) -> Option<u32> {
+        match self.expires || directives.says_lifetime() {
+            true => explicit_lifetime_secs(directives, self.headers, times),
+            false => None,
+        }
+    }
+}
+
+/// Returns whether this is a field that does something to the one client that asked.
+fn is_for_one_client(name: &str) -> bool {
+    matches!(
+        name,
+        "authentication-info"
+            | "clear-site-data"
+            | "set-cookie"
+            | "set-cookie2"
+            | "www-authenticate"
+    )
+}
+
+/// Returns whether an answer does something to the one client that asked.
+fn acts_on_one_client(headers: &HeaderMap, without: &[HeaderName]) -> bool {
+    let mut names = headers.keys();
+    names.any(|name| is_for_one_client(name.as_str()) && !without.contains(name))
+}
+
+/// Returns why an answer is a stream that has no end to wait for.
+fn stream(content_type: &HeaderValue) -> Option<Reason> {
+    let content_type = content_type.as_bytes();
+    let begins = |with: &[u8]| {
+        let head = content_type.get(..with.len());
+        head.is_some_and(|head| head.eq_ignore_ascii_case(with))
+    };
+    if begins(b"application/grpc") {
+        Some(Reason::Grpc)
+    } else if begins(b"text/event-stream") {
+        Some(Reason::EventStream)
+    } else {
+        None
+    }
+}
+
+fn freshness(
+    rules: &Rules,
+    directives: &ResponseDirectives,
+    lifetime_secs: Option<u32>,
+    times: &Times<'_>,
+    seen: &Seen<'_>,
+) -> Result<Freshness, Reason> {
+    let has_validator = seen.validator;
+    let lifetime_secs = match lifetime_secs {
+        Some(secs) => secs,
+        // It may be served after revalidation, which needs a validator.
+        None if directives.no_cache && has_validator => 0,
+        None => return Err(Reason::NoFreshness),
+    };
+    let initial_age_secs = times.initial_age_secs(seen.headers);
+    let freshness = Freshness {
+        received_at: times.received_at,
+        initial_age_secs,
+        lifetime_secs,
+        while_revalidate_secs: directives.stale_while_revalidate_secs.unwrap_or(0),
+        if_error_secs: directives.stale_if_error_secs.unwrap_or(0),
+        always_validate: directives.no_cache,
+        never_stale: directives.must_revalidate
+            || directives.proxy_revalidate
+            || directives.s_maxage_secs.is_some(),
+    };
+    let stale_is_of_use = has_validator
+        || rules.stale_on_error
+        || freshness.while_revalidate_secs > 0
+        || freshness.if_error_secs > 0;
+    let stale = lifetime_secs <= initial_age_secs || freshness.always_validate;
+    if stale && !stale_is_of_use {
+        return Err(Reason::Expired);
+    }
+    Ok(freshness)
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{
+        HeaderValue,
+        header::{CACHE_CONTROL, SET_COOKIE},
+    };
+
+    use super::*;
+    use crate::core::time::Timestamp;
+
+    const NOW: Timestamp = Timestamp::from_secs(784_111_777);
+    const KNOWN: Caller = Caller::Known {
+        digest: [0; 32],
+        share_where_public: false,
+    };
+    const SHARING: Caller = Caller::Known {
+        digest: [0; 32],
+        share_where_public: true,
+    };
+
+    fn judged(
+        caller: Caller,
+        status: u16,
+        fields: &[(&'static str, &'static str)],
+    ) -> Result<Verdict, Reason> {
+        let mut headers = HeaderMap::new();
+        for (name, value) in fields {
+            headers.append(*name, HeaderValue::from_static(value));
+        }
+        let status = StatusCode::from_u16(status).unwrap();
+        let times = Times {
+            asked_at: NOW,
+            received_at: NOW,
+            clock: &crate::core::time::ManualClock::new(NOW),
+        };
+        judge(
+            &Rules::secure(),
+            &caller,
+            status,
+            &Seen::of(&headers, &Rules::secure()),
+            &Wanted::default(),
+            &times,
+        )
+    }
+
+    fn refused(caller: Caller, status: u16, fields: &[(&'static str, &'static str)]) -> Reason {
+        judged(caller, status, fields).unwrap_err()
+    }
+
+    fn control(value: &'static str) -> [(&'static str, &'static str); 1] {
+        [(CACHE_CONTROL.as_str(), value)]
+    }
+
+    #[test]
+    fn nothing_is_kept_that_does_not_say_for_how_long() {
+        assert_eq!(refused(Caller::Anonymous, 200, &[]), Reason::NoFreshness);
+        assert_eq!(
+            refused(Caller::Anonymous, 200, &control("public")),
+            Reason::NoFreshness
+        );
+        assert!(
+            judged(Caller::Anonymous, 200, &control("max-age=1"))
+                .unwrap()
+                .shared
+        );
+    }
+
+    #[test]
+    fn what_is_private_goes_to_its_callers_partition_alone() {
+        assert_eq!(
+            refused(Caller::Anonymous, 200, &control("private, max-age=9")),
+            Reason::Private
+        );
+        assert!(
+            !judged(KNOWN, 200, &control("private, max-age=9"))
+                .unwrap()
+                .shared
+        );
+        assert!(
+            !judged(SHARING, 200, &control("private, public, max-age=9"))
+                .unwrap()
+                .shared
+        );
+    }
+
+    #[test]
+    fn an_answer_to_a_known_caller_is_shared_only_where_route_and_answer_say_so() {
+        assert!(
+            !judged(KNOWN, 200, &control("public, max-age=9"))
+                .unwrap()
+                .shared
+        );
+        assert!(!judged(SHARING, 200, &control("max-age=9")).unwrap().shared);
+        assert!(
+            judged(SHARING, 200, &control("public, max-age=9"))
+                .unwrap()
+                .shared
+        );
+        assert!(judged(SHARING, 200, &control("s-maxage=9")).unwrap().shared);
+    }
+
+    #[test]
+    fn an_answer_to_an_unvouched_credential_is_kept_only_if_it_says_so() {
+        assert_eq!(
+            refused(Caller::Unvouched, 200, &control("max-age=9")),
+            Reason::Credential
+        );
+        assert!(
+            judged(Caller::Unvouched, 200, &control("public, max-age=9"))
+                .unwrap()
+                .shared
+        );
+    }
+
+    #[test]
+    fn no_store_in_any_case_on_any_line_is_obeyed() {
+        let lines = [
+            ("cache-control", "max-age=9"),
+            ("cache-control", "No-Store"),
+        ];
+        assert_eq!(refused(Caller::Anonymous, 200, &lines), Reason::NoStore);
+        assert_eq!(refused(KNOWN, 200, &lines), Reason::NoStore);
+    }
+
+    #[test]
+    fn what_must_be_understood_is_kept_where_it_is() {
+        let both = control("no-store, must-understand, max-age=9");
+        assert!(judged(Caller::Anonymous, 200, &both).is_ok());
+        assert_eq!(refused(Caller::Anonymous, 299, &both), Reason::Status);
+    }
+
+    #[test]
+    fn only_listed_statuses_are_kept() {
+        for status in [201, 204, 302, 304, 400, 401, 403, 429, 500, 503] {
+            assert_eq!(
+                refused(Caller::Anonymous, status, &control("max-age=9")),
+                Reason::Status
+            );
+        }
+        assert_eq!(
+            refused(Caller::Anonymous, 206, &control("max-age=9")),
+            Reason::Partial
+        );
+        for status in [200, 203, 300, 301, 308, 404, 410] {
+            assert!(judged(Caller::Anonymous, status, &control("max-age=9")).is_ok());
+        }
+    }
+
+    #[test]
+    fn what_sets_a_cookie_is_for_one_client() {
+        let fields = [("cache-control", "max-age=9"), ("set-cookie", "a=1")];
+        assert_eq!(refused(Caller::Anonymous, 200, &fields), Reason::SetCookie);
+        assert_eq!(refused(KNOWN, 200, &fields), Reason::SetCookie);
+        let spared = [
+            ("cache-control", "max-age=9, no-cache=set-cookie"),
+            ("set-cookie", "a=1"),
+        ];
+        assert_eq!(judged(KNOWN, 200, &spared).unwrap().without, [SET_COOKIE]);
+    }
+
+    #[test]
+    fn what_varies_by_a_credential_is_not_shared() {
+        let fields = [("cache-control", "max-age=9"), ("vary", "X-Api-Key")];
+        assert_eq!(
+            refused(Caller::Anonymous, 200, &fields),
+            Reason::VaryCredential
+        );
+        assert!(judged(KNOWN, 200, &fields).is_ok());
+    }
+
+    #[test]
+    fn streams_without_an_end_are_not_kept() {
+        let stream = |kind| {
+            refused(
+                KNOWN,
+                200,
+                &[("cache-control", "max-age=9"), ("content-type", kind)],
+            )
+        };
+        assert_eq!(
+            stream("text/event-stream;charset=utf-8"),
+            Reason::EventStream
+        );
+        assert_eq!(stream("application/grpc+proto"), Reason::Grpc);
+    }
+
+    #[test]
+    fn what_is_stale_at_once_is_kept_only_if_it_can_be_validated() {
+        assert_eq!(refused(KNOWN, 200, &control("max-age=0")), Reason::Expired);
+        assert_eq!(
+            refused(KNOWN, 200, &control("no-cache, max-age=9")),
+            Reason::Expired
+        );
+        let tagged = [("cache-control", "no-cache"), ("etag", "\"a\"")];
+        assert!(
+            judged(KNOWN, 200, &tagged)
+                .unwrap()
+                .freshness
+                .always_validate
+        );
+        assert!(judged(KNOWN, 200, &control("max-age=0, stale-if-error=9")).is_ok());
+    }
+}

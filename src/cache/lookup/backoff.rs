@@ -1,0 +1,172 @@
+//! The pause after a failure of the origin, during which stale responses stand in.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use crate::core::{store_api::store_key::LongStoreKey, time::Timestamp};
+
+/// The maximum number of cache keys in backoff. Failures of further keys are not remembered.
+const KEYS_MAX: usize = 4_096;
+
+/// The cache keys whose last request to the origin failed.
+pub(crate) struct Backoffs {
+    keys: Mutex<HashMap<LongStoreKey, Backoff>>,
+    /// The size of the map: where it is empty, no lock is taken.
+    len: AtomicUsize,
+    initial: Duration,
+    max: Duration,
+}
+
+#[derive(Clone, Copy)]
+struct Backoff {
+    until: Timestamp,
+    pause: Duration,
+}
+
+impl Backoffs {
+    pub(crate) fn new(initial: Duration, max: Duration) -> Self {
+        Self {
+            keys: Mutex::default(),
+            len: AtomicUsize::new(0),
+            initial,
+            max: max.max(initial),
+        }
+    }
+
+    /// Returns whether the origin is not to be asked for this key now.
+    pub(crate) fn holds(&self, key: &LongStoreKey, now: Timestamp) -> bool {
+        self.len.load(Ordering::Relaxed) > 0
+            && self
+                .lock()
+                .get(key)
+                .is_some_and(|backoff| now < backoff.until)
+    }
+
+    /// Begins the pause after a failure, twice as long as the one before.
+    pub(crate) fn failed(&self, key: &LongStoreKey, now: Timestamp) {
+        if self.initial.is_zero() {
+            return;
+        }
+        let mut keys = self.lock();
+        if keys.len() >= KEYS_MAX && !keys.contains_key(key) {
+            // A pause that ended a while ago is over for good.
+            keys.retain(|_, backoff| now < backoff.until + backoff.pause);
+        }
+        let pause = match keys.get(key) {
+            // Concurrent failures are one.
+            Some(backoff) if now < backoff.until => return,
+            Some(backoff) => backoff.pause.saturating_mul(2).min(self.max),
+            None => self.initial,
+        };
+        if keys.len() < KEYS_MAX || keys.contains_key(key) {
+            let until = now + jittered(pause, key, now);
+            keys.insert(*key, Backoff { until, pause });
+        }
+        self.len.store(keys.len(), Ordering::Relaxed);
+    }
+
+    /// Ends the pauses of a key: the origin has answered.
+    pub(crate) fn succeeded(&self, key: &LongStoreKey) {
+        if self.len.load(Ordering::Relaxed) > 0 {
+            let mut keys = self.lock();
+            keys.remove(key);
+            self.len.store(keys.len(), Ordering::Relaxed);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<LongStoreKey, Backoff>> {
+        // No user code runs under the lock.
+        self.keys.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Spreads a pause by up to a tenth in either direction, by the digest of the key and the time.
+fn jittered(pause: Duration, key: &LongStoreKey, now: Timestamp) -> Duration {
+    let word = *key.as_bytes().first_chunk().expect("a digest has 32 bytes");
+    let mixed = (u64::from_le_bytes(word) ^ now.as_micros()).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    let spread = (mixed >> 56) as u32;
+    pause * 9 / 10 + pause / 5 * spread / 256
+}
+
+impl fmt::Debug for Backoffs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Backoffs")
+            .field("initial", &self.initial)
+            .field("max", &self.max)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::store_api::store_key::StoreKeys;
+
+    const NOW: Timestamp = Timestamp::from_secs(1_000);
+
+    fn key(number: u64) -> LongStoreKey {
+        let space = StoreKeys::from_secret(&[5; 32]).unwrap().space("b");
+        let mut key = space.long();
+        key.field(&number.to_le_bytes());
+        key.finish()
+    }
+
+    fn backoffs() -> Backoffs {
+        Backoffs::new(Duration::from_secs(1), Duration::from_secs(30))
+    }
+
+    #[test]
+    fn pauses_double_up_to_the_maximum_and_end_with_a_success() {
+        let (backoffs, key) = (backoffs(), key(1));
+        let mut now = NOW;
+        for secs in [1, 2, 4, 8, 16, 30, 30] {
+            let pause = Duration::from_secs(secs);
+            backoffs.failed(&key, now);
+            assert!(backoffs.holds(&key, now + pause * 89 / 100), "{secs}");
+            assert!(!backoffs.holds(&key, now + pause * 111 / 100), "{secs}");
+            now = now + pause * 111 / 100;
+        }
+        backoffs.succeeded(&key);
+        backoffs.failed(&key, now);
+        assert!(!backoffs.holds(&key, now + Duration::from_secs(2)));
+    }
+
+    #[test]
+    fn concurrent_failures_count_once() {
+        let (backoffs, key) = (backoffs(), key(1));
+        (0..50).for_each(|_| backoffs.failed(&key, NOW));
+        assert!(!backoffs.holds(&key, NOW + Duration::from_secs(2)));
+    }
+
+    #[test]
+    fn other_keys_are_not_affected() {
+        let backoffs = backoffs();
+        backoffs.failed(&key(1), NOW);
+        assert!(backoffs.holds(&key(1), NOW) && !backoffs.holds(&key(2), NOW));
+    }
+
+    #[test]
+    fn the_number_of_keys_is_bounded() {
+        let backoffs = backoffs();
+        for number in 0..(KEYS_MAX as u64 + 10) {
+            backoffs.failed(&key(number), NOW);
+        }
+        assert_eq!(backoffs.lock().len(), KEYS_MAX);
+        backoffs.failed(&key(1 << 40), NOW + Duration::from_secs(60));
+        assert_eq!(backoffs.lock().len(), 1);
+    }
+
+    #[test]
+    fn a_zero_pause_turns_backoff_off() {
+        let backoffs = Backoffs::new(Duration::ZERO, Duration::from_secs(30));
+        backoffs.failed(&key(1), NOW);
+        assert!(!backoffs.holds(&key(1), NOW));
+    }
+}

@@ -1,0 +1,149 @@
+//! What the client is shown of an answer, and what it and the record are told of the cache.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Response, header::AGE};
+
+use super::{plan::Look, response};
+use crate::{
+    cache::{
+        config::Config,
+        entry::{entry::StoredResponse, key::CacheKey},
+        http::cache_status::{CACHE_STATUS, Report},
+    },
+    core::{record::RecordHandle, time::Timestamp},
+};
+
+/// Who is told what the cache did with a request: its client, and its record.
+#[derive(Clone, Copy)]
+pub(crate) struct Told<'a> {
+    pub(crate) config: &'a Config,
+    pub(crate) record: Option<&'a RecordHandle>,
+    /// The key under which the store was asked first, if it was asked.
+    pub(crate) key: Option<&'a CacheKey>,
+    /// The time that the request waited for others, if it did.
+    pub(crate) waited: Option<Duration>,
+}
+
+/// What is shown of a stored answer to whoever wants all of it. It is made a response of when it is
+/// taken, and lies in less room until then.
+pub(crate) struct Whole {
+    entry: Arc<StoredResponse>,
+    age_secs: u32,
+    status: Option<HeaderValue>,
+}
+
+impl Whole {
+    /// Makes a response of it.
+    #[inline(always)]
+    pub(crate) fn into_response<B>(self, body: impl FnOnce(Bytes) -> B) -> Response<B> {
+        let mut response = Response::new(body(self.entry.body.clone()));
+        *response.status_mut() = self.entry.status;
+        *response.headers_mut() = self.entry.headers.clone();
+        let age = response::age(self.age_secs);
+        fill_places(response.headers_mut(), age, self.status);
+        response
+    }
+}
+
+impl Told<'_> {
+    /// Shows a stored answer to a request that wants all of it, as it is kept, where no record is to be
+    /// told; gives it back to others.
+    #[inline(always)]
+    pub(crate) fn whole(
+        self,
+        entry: Arc<StoredResponse>,
+        look: &Look,
+        now: Timestamp,
+        report: Report,
+    ) -> Result<Whole, Arc<StoredResponse>> {
+        let is_kept_whole = entry.packed.is_none();
+        if !is_kept_whole || look.selective || look.head_only || self.record.is_some() {
+            return Err(entry);
+        }
+        Ok(Whole {
+            age_secs: entry.freshness.age_secs(now),
+            status: self.status(report),
+            entry,
+        })
+    }
+
+    /// Shows a stored answer, as the request wants it.
+    pub(crate) fn stored(
+        self,
+        entry: &StoredResponse,
+        look: &Look,
+        asked: &HeaderMap,
+        now: Timestamp,
+        report: Report,
+    ) -> Response<Bytes> {
+        let asked = look.selective.then_some(asked);
+        let (plain, targeted) = (look.plain.as_ref(), &self.config.rules.targeted);
+        let mut response = response::respond(entry, plain, asked, look.head_only, targeted);
+        let age = response::age(entry.freshness.age_secs(now));
+        let status = self.status(report);
+        fill_places(response.headers_mut(), age, status);
+        self.note(report, &mut response);
+        response
+    }
+
+    /// Reports in a response that is not from the store, and to the record.
+    pub(crate) fn report<B>(self, report: Report, response: &mut Response<B>) {
+        if let Some(status) = self.status(report) {
+            response.headers_mut().append(CACHE_STATUS, status);
+        }
+        self.note(report, response);
+    }
+
+    #[inline]
+    fn status(self, report: Report) -> Option<HeaderValue> {
+        let name = self.config.name.as_ref()?;
+        let key = self.key.filter(|_| self.config.shows_key);
+        Some(report.to_value(name, key.map(hash)))
+    }
+
+    #[inline]
+    fn note<B>(self, report: Report, response: &mut Response<B>) {
+        if let Some(record) = self.record {
+            let mut outcome = report.to_outcome();
+            outcome.key_hash = self.key.map(hash);
+            outcome.waited = self.waited;
+            record.set_cache(outcome.clone());
+            response.extensions_mut().insert(outcome);
+        }
+    }
+}
+
+/// Returns the part of a key by which it is known in records.
+fn hash(key: &CacheKey) -> [u8; 8] {
+    let first = key.full().as_bytes().first_chunk();
+    *first.expect("a digest has 32 bytes")
+}
+
+/// Writes what is new with each hit to the places that a stored answer has for it.
+#[inline]
+fn fill_places(headers: &mut HeaderMap, age: HeaderValue, status: Option<HeaderValue>) {
+    let mut fields = headers.iter_mut();
+    // Most often they are the first ones: `entry::compact` sees to that.
+    if let (Some((first, age_place)), Some((second, status_place))) = (fields.next(), fields.next())
+        && first == AGE
+        && second == CACHE_STATUS
+        && status_place.is_empty()
+        && status.is_some()
+    {
+        *age_place = age;
+        if let Some(status) = status {
+            *status_place = status;
+        }
+        return;
+    }
+    headers.insert(AGE, age);
+    let place = headers.get_mut(CACHE_STATUS);
+    match (status, place.filter(|place| place.is_empty())) {
+        (Some(status), Some(place)) => *place = status,
+        (Some(status), None) => drop(headers.append(CACHE_STATUS, status)),
+        (None, Some(_)) => drop(headers.remove(CACHE_STATUS)),
+        (None, None) => {}
+    }
+}

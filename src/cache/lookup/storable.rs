@@ -1,0 +1,227 @@
+//! Memory of the URLs and routes whose last response could, or could not, be stored.
+
+use std::{
+    fmt,
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    time::Duration,
+};
+
+use crate::core::{store_api::store_key::StoreKey, time::Timestamp};
+
+/// The time for which the last response of a URL or route is remembered.
+const REMEMBERED_FOR: Duration = Duration::from_secs(180);
+
+/// The maximum number of URLs that are remembered, in 64 KiB.
+const URLS_MAX: usize = 8_192;
+/// The maximum number of routes that are remembered, in 8 KiB.
+const ROUTES_MAX: usize = 1_024;
+
+/// The partition in which the last response of a URL was stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Storable {
+    /// In the partition that is looked up first: the shared one, unless the route shares nothing.
+    Shared,
+    /// In the caller's own partition, of a route that shares.
+    Own,
+    /// None: it was not stored. Requests do not wait for each other.
+    No,
+}
+
+/// Remembers for each URL and each route how its last response was stored, for all callers.
+///
+/// Bounded: a forgotten URL costs one more wait, and a mistaken one a call of the handler.
+#[derive(Debug)]
+pub(crate) struct StorableMemory {
+    urls: Marks,
+    routes: Marks,
+    /// Whether anything is marked: most caches never meet a response that is not storable, and spend
+    /// nothing on the tables.
+    is_marked: AtomicBool,
+}
+
+impl Default for StorableMemory {
+    fn default() -> Self {
+        Self {
+            urls: Marks::new(URLS_MAX),
+            routes: Marks::new(ROUTES_MAX),
+            is_marked: AtomicBool::new(false),
+        }
+    }
+}
+
+impl StorableMemory {
+    /// Returns the partition of a URL's own last response, or else of its route's.
+    pub(crate) fn get(
+        &self,
+        url: &StoreKey,
+        route: Option<&StoreKey>,
+        now: Timestamp,
+    ) -> Option<Storable> {
+        if !self.is_marked.load(Ordering::Relaxed) {
+            return None;
+        }
+        let of_route = || route.and_then(|route| self.routes.get(route, now));
+        self.urls.get(url, now).or_else(of_route)
+    }
+
+    /// Remembers a response.
+    pub(crate) fn set(
+        &self,
+        url: &StoreKey,
+        route: Option<&StoreKey>,
+        storable: Storable,
+        now: Timestamp,
+    ) {
+        let is_default = storable == Storable::Shared;
+        if !self.is_marked.load(Ordering::Relaxed) {
+            if is_default {
+                return;
+            }
+            self.is_marked.store(true, Ordering::Relaxed);
+        }
+        let until = now + REMEMBERED_FOR;
+        self.urls.set(url, storable, until);
+        if let Some(route) = route {
+            self.routes.set(route, storable, until);
+        }
+    }
+}
+
+/// A fixed table of marks: 30 bits of a digest, two of what is known, and 32 of seconds.
+struct Marks {
+    shelves: Box<[Shelf]>,
+}
+
+/// As many marks as fit in one cache line.
+type Shelf = [AtomicU64; 8];
+
+const SECONDS: u64 = u32::MAX as u64;
+const STORABLE: u64 = 0b11 << 32;
+const DIGEST: u64 = !(SECONDS | STORABLE);
+
+impl Marks {
+    fn new(marks_max: usize) -> Self {
+        let shelves = (marks_max / 8).max(1);
+        Self {
+            shelves: (0..shelves).map(|_| Shelf::default()).collect(),
+        }
+    }
+
+    fn set(&self, name: &StoreKey, storable: Storable, until: Timestamp) {
+        let (shelf, digest) = self.place(name);
+        let found = |place: &AtomicU64| place.load(Ordering::Relaxed);
+        // In its own place, or in that of the mark that ends first.
+        let own = shelf.iter().find(|place| found(place) & DIGEST == digest);
+        let place = own.or_else(|| shelf.iter().min_by_key(|place| found(place) & SECONDS));
+        if let Some(place) = place {
+            place.store(digest | storable.bits() | seconds(until), Ordering::Relaxed);
+        }
+    }
+
+    #[inline]
+    fn get(&self, name: &StoreKey, now: Timestamp) -> Option<Storable> {
+        let (shelf, digest) = self.place(name);
+        let marks = shelf.iter().map(|place| place.load(Ordering::Relaxed));
+        let mut own = marks.filter(|mark| mark & DIGEST == digest);
+        own.find(|mark| mark & SECONDS > seconds(now))
+            .and_then(Storable::from_bits)
+    }
+
+    #[inline]
+    fn place(&self, name: &StoreKey) -> (&Shelf, u64) {
+        let word = *name
+            .as_bytes()
+            .first_chunk()
+            .expect("a digest has 16 bytes");
+        let word = u64::from_le_bytes(word);
+        let at = usize::from(word as u16) % self.shelves.len();
+        (&self.shelves[at], word & DIGEST)
+    }
+}
+
+impl fmt::Debug for Marks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Marks")
+    }
+}
+
+impl Storable {
+    fn bits(self) -> u64 {
+        let bits = match self {
+            Self::Shared => 1,
+            Self::Own => 2,
+            Self::No => 3,
+        };
+        bits << 32
+    }
+
+    fn from_bits(mark: u64) -> Option<Self> {
+        match (mark & STORABLE) >> 32 {
+            1 => Some(Self::Shared),
+            2 => Some(Self::Own),
+            3 => Some(Self::No),
+            _ => None,
+        }
+    }
+}
+
+fn seconds(at: Timestamp) -> u64 {
+    at.as_secs() & SECONDS
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Timestamp = Timestamp::from_secs(1_000);
+
+    fn name(number: u64) -> StoreKey {
+        let mut bytes = [0; 16];
+        bytes[..8].copy_from_slice(&(number << 34).to_le_bytes());
+        StoreKey::from_bytes(bytes)
+    }
+
+    #[test]
+    fn a_response_is_remembered_for_at_least_two_minutes() {
+        let memory = StorableMemory::default();
+        memory.set(&name(1), None, Storable::No, NOW);
+        let at = |secs| memory.get(&name(1), None, NOW + Duration::from_secs(secs));
+        assert_eq!(at(0), Some(Storable::No));
+        assert_eq!(at(120), Some(Storable::No));
+        assert_eq!(at(181), None);
+    }
+
+    #[test]
+    fn a_url_without_a_response_is_known_by_its_route() {
+        let memory = StorableMemory::default();
+        memory.set(&name(1), Some(&name(9)), Storable::No, NOW);
+        assert_eq!(
+            memory.get(&name(2), Some(&name(9)), NOW),
+            Some(Storable::No)
+        );
+        assert_eq!(memory.get(&name(2), None, NOW), None);
+        memory.set(&name(2), Some(&name(9)), Storable::Own, NOW);
+        assert_eq!(
+            memory.get(&name(3), Some(&name(9)), NOW),
+            Some(Storable::Own)
+        );
+        assert_eq!(
+            memory.get(&name(1), Some(&name(9)), NOW),
+            Some(Storable::No)
+        );
+    }
+
+    #[test]
+    fn a_full_shelf_forgets_the_mark_that_ends_first() {
+        let marks = Marks::new(8);
+        for number in 0..9 {
+            marks.set(
+                &name(number + 1),
+                Storable::Shared,
+                NOW + Duration::from_secs(number + 1),
+            );
+        }
+        assert_eq!(marks.get(&name(1), NOW), None);
+        assert!((1..9).all(|number| marks.get(&name(number + 1), NOW).is_some()));
+    }
+}

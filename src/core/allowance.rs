@@ -1,0 +1,224 @@
+//! How much one caller may use in how much time.
+
+use std::{fmt, str::FromStr, time::Duration};
+
+use super::error::ConfigError;
+
+/// The most that is counted exactly.
+const AMOUNT_MAX: u64 = 1 << 53;
+const PERIOD_MAX: Duration = Duration::from_secs(10 * 366 * DAY_SECS);
+const DAY_SECS: u64 = 24 * 60 * 60;
+
+/// So much in so much time, for one caller alone: the credits of a key, or a limit of its own.
+///
+/// As text it is an amount and a period: `1000/day`, `50000/month`, `20/90s`.
+///
+/// ```
+/// use portcullis::Allowance;
+///
+/// let credits: Allowance = "50000/month".parse()?;
+/// assert_eq!(credits, Allowance::per_month(50_000)?);
+/// assert_eq!(Allowance::per_day(1_000)?.to_string(), "1000/day");
+/// assert!("0/day".parse::<Allowance>().is_err());
+/// # Ok::<(), portcullis::ConfigError>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Allowance {
+    amount: u64,
+    period: Period,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Period {
+    Every(Duration),
+    Month,
+}
+
+impl Allowance {
+    /// Allows this much in each period, which begins with the first use of it.
+    ///
+    /// # Errors
+    ///
+    /// If the amount is zero or more than 2^53, or the period is not of whole milliseconds, at
+    /// least one and at most ten years.
+    pub fn new(amount: u64, period: Duration) -> Result<Self, ConfigError> {
+        Self::checked(amount, Period::Every(period))
+    }
+
+    /// Allows this much in each hour.
+    ///
+    /// # Errors
+    ///
+    /// If the amount is zero or more than 2^53; so for the others.
+    pub fn per_hour(amount: u64) -> Result<Self, ConfigError> {
+        Self::new(amount, Duration::from_secs(60 * 60))
+    }
+
+    /// Allows this much in each 24 hours.
+    ///
+    /// # Errors
+    ///
+    /// See [`Allowance::per_hour`].
+    pub fn per_day(amount: u64) -> Result<Self, ConfigError> {
+        Self::new(amount, Duration::from_secs(DAY_SECS))
+    }
+
+    /// Allows this much in each month of the calendar, which begins at midnight UTC.
+    ///
+    /// # Errors
+    ///
+    /// See [`Allowance::per_hour`].
+    pub fn per_month(amount: u64) -> Result<Self, ConfigError> {
+        Self::checked(amount, Period::Month)
+    }
+
+    /// Returns how much is allowed in each period.
+    pub const fn amount(&self) -> u64 {
+        self.amount
+    }
+
+    /// Returns the period; `None` if it is a month of the calendar.
+    pub const fn period(&self) -> Option<Duration> {
+        match self.period {
+            Period::Every(period) => Some(period),
+            Period::Month => None,
+        }
+    }
+
+    fn checked(amount: u64, period: Period) -> Result<Self, ConfigError> {
+        let own = Self { amount, period };
+        let refused =
+            |problem: &str, fix: &str| Err(ConfigError::new("allowance", own, problem).fix(fix));
+        if !(1..=AMOUNT_MAX).contains(&amount) {
+            return refused(
+                "an amount is at least 1, and at most 2^53",
+                "to allow nothing, disable the key",
+            );
+        }
+        match period {
+            Period::Every(period)
+                if period.is_zero()
+                    || period > PERIOD_MAX
+                    || period.subsec_nanos() % 1_000_000 != 0 =>
+            {
+                refused(
+                    "a period is of whole milliseconds, at least one and at most ten years",
+                    "give an hour, a day or a month",
+                )
+            }
+            Period::Every(_) | Period::Month => Ok(own),
+        }
+    }
+}
+
+impl fmt::Display for Allowance {
+    /// Writes what [`str::parse`] reads.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/", self.amount)?;
+        let Period::Every(period) = self.period else {
+            return f.write_str("month");
+        };
+        match NAMED
+            .iter()
+            .find(|(_, secs)| period == Duration::from_secs(*secs))
+        {
+            Some((name, _)) => f.write_str(name),
+            None if period.subsec_nanos() == 0 => write!(f, "{}s", period.as_secs()),
+            None => write!(f, "{}ms", period.as_millis()),
+        }
+    }
+}
+
+const NAMED: [(&str, u64); 4] = [
+    ("second", 1),
+    ("minute", 60),
+    ("hour", 60 * 60),
+    ("day", DAY_SECS),
+];
+
+impl FromStr for Allowance {
+    type Err = ConfigError;
+
+    fn from_str(text: &str) -> Result<Self, ConfigError> {
+        let read = || {
+            let (amount, period) = text.split_once('/')?;
+            let plain = amount.bytes().all(|byte| byte.is_ascii_digit());
+            let amount = amount.parse().ok().filter(|_| plain)?;
+            Some((amount, read_period(period)?))
+        };
+        let (amount, period) = read().ok_or_else(|| {
+            let shown: String = text.chars().take(64).collect();
+            ConfigError::new(
+                "allowance",
+                shown.escape_debug(),
+                "this is no amount and period",
+            )
+            .fix("write it as `1000/day`, `50000/month` or `20/90s`")
+        })?;
+        Self::checked(amount, period)
+    }
+}
+
+fn read_period(text: &str) -> Option<Period> {
+    if text == "month" {
+        return Some(Period::Month);
+    }
+    if let Some((_, secs)) = NAMED.iter().find(|(name, _)| *name == text) {
+        return Some(Period::Every(Duration::from_secs(*secs)));
+    }
+    let (number, unit): (_, fn(u64) -> Duration) = match text.strip_suffix("ms") {
+        Some(number) => (number, Duration::from_millis),
+        None => (text.strip_suffix('s')?, Duration::from_secs),
+    };
+    let plain = number.bytes().all(|byte| byte.is_ascii_digit());
+    let number = number.parse().ok().filter(|_| plain)?;
+    Some(Period::Every(unit(number)))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn what_allows_nothing_or_for_no_time_is_refused() {
+        for wrong in [
+            "",
+            "/",
+            "5",
+            "5/",
+            "/day",
+            "0/day",
+            "+5/day",
+            "5/ day",
+            "5/0s",
+            "5/0ms",
+            "5/-1s",
+            "9007199254740993/day",
+            "5/fortnight",
+            "5/316224001s",
+            "5/s",
+            "5/1.5s",
+        ] {
+            assert!(wrong.parse::<Allowance>().is_err(), "{wrong}");
+        }
+        assert!(Allowance::new(1, Duration::from_micros(1_500)).is_err());
+        assert!(Allowance::new(1, Duration::MAX).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read(amount in 1..=AMOUNT_MAX, millis in 1..=316_224_000_000_u64) {
+            let own = Allowance::new(amount, Duration::from_millis(millis)).unwrap();
+            prop_assert_eq!(own.to_string().parse(), Ok(own));
+            let monthly = Allowance::per_month(amount).unwrap();
+            prop_assert_eq!(monthly.to_string().parse(), Ok(monthly));
+        }
+
+        #[test]
+        fn any_text_is_read_without_a_panic(text in any::<String>()) {
+            let _ = text.parse::<Allowance>();
+        }
+    }
+}

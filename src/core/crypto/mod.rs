@@ -1,0 +1,3 @@
+//! Hashes and message authentication codes.
+
+pub(crate) mod mac;

@@ -1,0 +1,215 @@
+//! axum: `ConnectInfo` is the peer, `MatchedPath` the route, `OriginalUri` the URI that the client
+//! sent, and `Identity` is an extractor.
+
+use std::{
+    any::{Any, TypeId},
+    convert::Infallible,
+    net::SocketAddr,
+};
+
+use axum::{
+    body::Body,
+    extract::{
+        ConnectInfo, FromRequestParts, MatchedPath, OptionalFromRequestParts, OriginalUri,
+        connect_info::MockConnectInfo,
+    },
+    response::{IntoResponse, Response},
+};
+use http::{Extensions, HeaderValue, StatusCode, Uri, header::WWW_AUTHENTICATE, request::Parts};
+
+use crate::core::{
+    http::rejection::{Dialect, Rejection, Responder},
+    identity::Identity,
+};
+
+/// Returns the address at the other end of the connection.
+///
+/// It is there if the app is served with `into_make_service_with_connect_info::<SocketAddr>()`. In
+/// a test, axum's own stand-in for it counts as well.
+#[inline]
+pub(crate) fn peer_addr(extensions: &Extensions) -> Option<&SocketAddr> {
+    let served = extensions.get().map(|ConnectInfo(addr)| addr);
+    served.or_else(|| extensions.get().map(|MockConnectInfo(addr)| addr))
+}
+
+/// Returns the route that axum matched, as it was written: `/users/{id}`.
+///
+/// A layer that wraps the whole `Router` from outside runs before a route is matched, and finds none.
+#[cfg_attr(
+    not(any(feature = "access-log", feature = "cache", feature = "rate-limit")),
+    allow(dead_code)
+)]
+pub(crate) fn matched_path(extensions: &Extensions) -> Option<&str> {
+    extensions.get().map(MatchedPath::as_str)
+}
+
+/// Returns the URI as the outermost `Router` received it. Inside of `nest` the request's own URI lacks
+/// the prefix.
+#[inline]
+pub(crate) fn original_uri(extensions: &Extensions) -> Option<&Uri> {
+    extensions.get().map(|OriginalUri(uri)| uri)
+}
+
+/// Returns the URI as the outermost `Router` received it, to change it.
+pub(crate) fn original_uri_mut(extensions: &mut Extensions) -> Option<&mut Uri> {
+    extensions.get_mut().map(|OriginalUri(uri)| uri)
+}
+
+/// Returns the type of axum's request body.
+#[cfg_attr(not(feature = "cache"), allow(dead_code))]
+pub(crate) fn body_type() -> Option<TypeId> {
+    Some(TypeId::of::<Body>())
+}
+
+/// Returns an empty body of axum's.
+#[cfg_attr(not(feature = "cache"), allow(dead_code))]
+pub(crate) fn empty_body() -> Option<Box<dyn Any>> {
+    Some(Box::new(Body::empty()))
+}
+
+/// Extracts who calls. A request of nobody known is answered `401`, and the handler does not run.
+impl<S: Send + Sync> FromRequestParts<S> for Identity {
+    type Rejection = Rejection;
+
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Rejection> {
+        parts.extensions.get().cloned().ok_or_else(missing_identity)
+    }
+}
+
+/// Extracts who calls, if that is known: for handlers that also serve callers without a key.
+impl<S: Send + Sync> OptionalFromRequestParts<S> for Identity {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Option<Self>, Infallible> {
+        Ok(parts.extensions.get().cloned())
+    }
+}
+
+/// Answers as the layers do, with `application/problem+json`.
+impl IntoResponse for Rejection {
+    fn into_response(self) -> Response {
+        self.into_response::<Body>(Dialect::Http, &Responder::default())
+            .map(Body::new)
+    }
+}
+
+fn missing_identity() -> Rejection {
+    // RFC 9110, section 15.5.2: no 401 without a challenge.
+    let challenge = HeaderValue::from_static("Bearer realm=\"api\"");
+    Rejection::new(
+        StatusCode::UNAUTHORIZED,
+        "missing-credentials",
+        "Credentials required",
+    )
+    .header(WWW_AUTHENTICATE, challenge)
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::{Router, routing::get};
+    use http::Request;
+    use tower::{ServiceExt, service_fn};
+
+    use super::*;
+
+    fn addr(text: &str) -> SocketAddr {
+        text.parse().unwrap()
+    }
+
+    fn request(path: &str) -> Request<Body> {
+        Request::get(path).body(Body::empty()).unwrap()
+    }
+
+    async fn body(response: Response) -> String {
+        let bytes = axum::body::to_bytes(response.into_body(), 1_024).await;
+        String::from_utf8(bytes.unwrap().into()).unwrap()
+    }
+
+    /// Answers with the caller's key id, or `nobody` on the route where that is allowed.
+    fn who() -> Router {
+        Router::new()
+            .route("/me", get(async |who: Identity| who.key_id().to_owned()))
+            .route(
+                "/anyone",
+                get(async |who: Option<Identity>| {
+                    who.map_or("nobody".into(), |who| who.key_id().to_owned())
+                }),
+            )
+    }
+
+    fn by_alice(path: &str) -> Request<Body> {
+        let mut request = request(path);
+        let alice = Identity::trusted("alice").build();
+        request.extensions_mut().insert(alice);
+        request
+    }
+
+    #[test]
+    fn the_peer_is_what_connect_info_says_or_its_stand_in_for_tests() {
+        let mut extensions = Extensions::new();
+        assert_eq!(peer_addr(&extensions), None);
+        extensions.insert(MockConnectInfo(addr("198.51.100.1:1")));
+        assert_eq!(peer_addr(&extensions), Some(&addr("198.51.100.1:1")));
+        extensions.insert(ConnectInfo(addr("203.0.113.9:4711")));
+        assert_eq!(peer_addr(&extensions), Some(&addr("203.0.113.9:4711")));
+    }
+
+    #[tokio::test]
+    async fn the_route_is_known_below_the_router_as_it_was_written() {
+        let app = Router::new().route_service(
+            "/users/{id}",
+            service_fn(async |request: Request<Body>| {
+                let path = matched_path(request.extensions()).unwrap_or("none");
+                Ok(path.to_owned().into_response())
+            }),
+        );
+        let response = app.oneshot(request("/users/7")).await.unwrap();
+        assert_eq!(body(response).await, "/users/{id}");
+    }
+
+    #[test]
+    fn outside_of_the_router_no_route_is_known() {
+        assert_eq!(matched_path(&Extensions::new()), None);
+    }
+
+    #[tokio::test]
+    async fn original_uri_keeps_the_prefix_of_a_nested_router() {
+        let inner = Router::new().route_service(
+            "/orders",
+            service_fn(async |mut request: Request<Body>| {
+                let seen = request.uri().to_string();
+                let original = original_uri_mut(request.extensions_mut()).unwrap();
+                let sent = std::mem::take(original);
+                assert_eq!(original_uri(request.extensions()), Some(&Uri::default()));
+                Ok(format!("{sent} as {seen}").into_response())
+            }),
+        );
+        let app = Router::new().nest("/{tenant}", inner);
+        let response = app.oneshot(request("/acme/orders?a")).await.unwrap();
+        assert_eq!(body(response).await, "/acme/orders?a as /orders?a");
+        assert_eq!(original_uri(&Extensions::new()), None);
+    }
+
+    #[tokio::test]
+    async fn a_handler_learns_who_calls() {
+        for path in ["/me", "/anyone"] {
+            let response = who().oneshot(by_alice(path)).await.unwrap();
+            assert_eq!(body(response).await, "alice");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_caller_who_is_not_known_is_answered_401_with_a_challenge() {
+        let response = who().oneshot(request("/me")).await.unwrap();
+        assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
+        assert_eq!(response.headers()[WWW_AUTHENTICATE], "Bearer realm=\"api\"");
+        assert_eq!(response.headers()["cache-control"], "no-store");
+        assert!(body(response).await.contains("missing-credentials"));
+    }
+
+    #[tokio::test]
+    async fn a_handler_may_serve_callers_who_are_not_known() {
+        let response = who().oneshot(request("/anyone")).await.unwrap();
+        assert_eq!(body(response).await, "nobody");
+    }
+}

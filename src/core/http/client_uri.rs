@@ -1,0 +1,82 @@
+//! The URI that the client sent, where the request's own has been rewritten on its way.
+
+use http::{Extensions, Uri};
+
+use crate::core::framework;
+
+/// The URI that the client sent, for requests whose own URI a layer rewrites.
+///
+/// The cache makes its keys from the client's URI, purges by it, and resolves `Location` against it.
+/// It takes the URI from this request extension if it is present, else from axum's `OriginalUri`
+/// (feature `axum`; an axum `Router` sets it), else from the request itself.
+///
+/// A layer that rewrites URIs outside of the cache must insert this extension before it does, unless
+/// an axum `Router` stands further outside. Otherwise the cache takes the rewritten URI for the
+/// client's: two URIs that become one share a cache entry, and purges and invalidation by the
+/// client's URI do not reach it.
+///
+/// ```
+/// use http::{Request, Uri};
+/// use portcullis::ClientUri;
+/// use tower::{ServiceBuilder, ServiceExt, service_fn};
+///
+/// /// Removes the tenant in front of the path.
+/// fn strip_tenant(mut request: Request<()>) -> Request<()> {
+///     let sent = request.uri().clone();
+///     let path = sent.path().trim_start_matches("/acme");
+///     *request.uri_mut() = path.parse().unwrap();
+///     request.extensions_mut().insert(ClientUri(sent));
+///     request
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// let service = ServiceBuilder::new()
+///     .map_request(strip_tenant)
+///     // .layer(cache)
+///     .service(service_fn(async |request: Request<()>| {
+///         let sent = request.extensions().get::<ClientUri>().unwrap();
+///         Ok::<_, std::convert::Infallible>(format!("{} as {}", sent.0, request.uri()))
+///     }));
+/// let request = Request::get("/acme/orders").body(()).unwrap();
+/// assert_eq!(service.oneshot(request).await.unwrap(), "/acme/orders as /orders");
+/// # }
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientUri(pub Uri);
+
+impl ClientUri {
+    /// Returns the URI that the client sent, if it is known to the extensions of a request.
+    #[inline]
+    #[cfg_attr(not(feature = "cache"), allow(dead_code))]
+    pub(crate) fn of(extensions: &Extensions) -> Option<&Uri> {
+        let inserted = extensions.get().map(|Self(uri)| uri);
+        inserted.or_else(|| framework::original_uri(extensions))
+    }
+
+    /// Changes the URI wherever the extensions of a request bear it.
+    #[cfg_attr(not(feature = "api-key"), allow(dead_code))]
+    pub(crate) fn change(extensions: &mut Extensions, change: impl Fn(&mut Uri)) {
+        if let Some(Self(uri)) = extensions.get_mut() {
+            change(uri);
+        }
+        if let Some(uri) = framework::original_uri_mut(extensions) {
+            change(uri);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn change_reaches_the_inserted_uri() {
+        let mut extensions = Extensions::new();
+        ClientUri::change(&mut extensions, |_| unreachable!("no URI is known"));
+        assert_eq!(ClientUri::of(&extensions), None);
+        extensions.insert(ClientUri(Uri::from_static("/a")));
+        ClientUri::change(&mut extensions, |uri| *uri = Uri::from_static("/b"));
+        assert_eq!(ClientUri::of(&extensions), Some(&Uri::from_static("/b")));
+    }
+}

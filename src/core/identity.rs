@@ -1,0 +1,407 @@
+//! Who calls.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{Arc, atomic::AtomicBool},
+};
+
+use sha2::{Digest, Sha256};
+
+use super::{allowance::Allowance, error::ConfigError, notice};
+
+/// Who calls: the answer of authentication, which every other layer may read.
+///
+/// It stands in the request's extensions. The limiter counts by its lineage or owner and chooses
+/// its limits by the tier, the cache partitions its responses by [`Identity::digest`], and the
+/// access log writes its key id. A clone is one reference count.
+///
+/// The API-key layer makes it. Whoever authenticates by other means makes it by
+/// [`Identity::trusted`], a name that says what the caller promises.
+///
+/// ```
+/// use portcullis::Identity;
+///
+/// let caller = Identity::trusted("user-42")
+///     .owner("acme")
+///     .tier("pro")
+///     .scopes(["data.read"])
+///     .build();
+/// assert!(caller.has_scope("data.read"));
+/// assert_eq!(caller.lineage(), "user-42");
+/// ```
+#[derive(Clone)]
+pub struct Identity {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    key_id: String,
+    lineage: String,
+    owner: Option<String>,
+    tier: Option<String>,
+    credits: Option<Allowance>,
+    limit: Option<Allowance>,
+    scopes: Vec<String>,
+    metadata: BTreeMap<String, String>,
+    digest: [u8; 32],
+}
+
+impl Identity {
+    /// Begins an identity that the application has verified by its own means.
+    ///
+    /// All inner layers trust it. `key_id` is public: it is written to logs. It must be unique among
+    /// all callers of the service, across owners, tenants and ways to authenticate: the rate limiter
+    /// counts by the [lineage](Self::lineage), which is the key id by default. If users are known by
+    /// a tenant and a name, use both, as in `acme/alice`.
+    ///
+    /// The cache shares responses between two requests only if their identities are equal in
+    /// everything that a handler can read. A handler must not take what a response depends on from
+    /// anywhere else, such as another request extension; put it into the
+    /// [metadata](IdentityBuilder::metadata).
+    pub fn trusted(key_id: impl Into<String>) -> IdentityBuilder {
+        let key_id = key_id.into();
+        IdentityBuilder {
+            inner: Inner {
+                lineage: key_id.clone(),
+                key_id,
+                owner: None,
+                tier: None,
+                credits: None,
+                limit: None,
+                scopes: Vec::new(),
+                metadata: BTreeMap::new(),
+                digest: [0; 32],
+            },
+        }
+    }
+
+    /// Has the processor fetch what a clone will count on, beside whatever is fetched or computed next:
+    /// an identity that was not used a moment ago is not in its cache.
+    #[inline]
+    #[cfg_attr(not(feature = "api-key"), allow(dead_code))]
+    pub(crate) fn fetch(&self) {
+        std::hint::black_box(Arc::strong_count(&self.inner));
+    }
+
+    /// Returns the public id of the key that was presented.
+    pub fn key_id(&self) -> &str {
+        &self.inner.key_id
+    }
+
+    /// Returns what stays the same when the key is rotated: the id of the first key of its line.
+    pub fn lineage(&self) -> &str {
+        &self.inner.lineage
+    }
+
+    /// Returns whose key it is, if that is known.
+    pub fn owner(&self) -> Option<&str> {
+        self.inner.owner.as_deref()
+    }
+
+    /// Returns the name of the tier that chooses the limits, if the key has one.
+    pub fn tier(&self) -> Option<&str> {
+        self.inner.tier.as_deref()
+    }
+
+    /// Returns how much the caller's line of keys may use in a period, if it has credits. A limiter
+    /// that is told to charges them.
+    pub fn credits(&self) -> Option<Allowance> {
+        self.inner.credits
+    }
+
+    /// Returns the caller's own limit, which a limiter that is told to puts in the place of the
+    /// tier's.
+    pub fn limit(&self) -> Option<Allowance> {
+        self.inner.limit
+    }
+
+    /// Returns what the caller may do, sorted, each scope once.
+    pub fn scopes(&self) -> impl ExactSizeIterator<Item = &str> {
+        self.inner.scopes.iter().map(String::as_str)
+    }
+
+    /// Returns whether the caller has this scope.
+    pub fn has_scope(&self, scope: &str) -> bool {
+        self.inner
+            .scopes
+            .binary_search_by(|own| own.as_str().cmp(scope))
+            .is_ok()
+    }
+
+    /// Returns what else is known of the key.
+    pub fn metadata(&self) -> &BTreeMap<String, String> {
+        &self.inner.metadata
+    }
+
+    /// Returns a digest of everything that a handler can read from this identity: key id, lineage,
+    /// owner, tier, credits, limit, scopes and metadata.
+    ///
+    /// The cache partitions by it. A key that is changed in any of these gets another digest, and
+    /// receives none of the responses that were cached for it before the change. It is computed once,
+    /// when the identity is built.
+    pub fn digest(&self) -> &[u8; 32] {
+        &self.inner.digest
+    }
+}
+
+impl fmt::Debug for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Identity")
+            .field("key_id", &self.inner.key_id)
+            .field("lineage", &self.inner.lineage)
+            .field("owner", &self.inner.owner)
+            .field("tier", &self.inner.tier)
+            .field("scopes", &self.inner.scopes)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Builds an [`Identity`].
+#[must_use]
+pub struct IdentityBuilder {
+    inner: Inner,
+}
+
+impl IdentityBuilder {
+    /// Says what stays the same when the key is rotated. The key id, unless this is called.
+    pub fn lineage(mut self, lineage: impl Into<String>) -> Self {
+        self.inner.lineage = lineage.into();
+        self
+    }
+
+    /// Says whose key it is.
+    pub fn owner(mut self, owner: impl Into<String>) -> Self {
+        self.inner.owner = Some(owner.into());
+        self
+    }
+
+    /// Says which tier chooses the limits.
+    pub fn tier(mut self, tier: impl Into<String>) -> Self {
+        self.inner.tier = Some(tier.into());
+        self
+    }
+
+    /// Says how much the caller's line of keys may use in a period.
+    pub fn credits(mut self, credits: Allowance) -> Self {
+        self.inner.credits = Some(credits);
+        self
+    }
+
+    /// Says what limit the caller has in the place of its tier's.
+    pub fn limit(mut self, limit: Allowance) -> Self {
+        self.inner.limit = Some(limit);
+        self
+    }
+
+    /// Adds what the caller may do.
+    pub fn scopes<I>(mut self, scopes: I) -> Self
+    where
+        I: IntoIterator,
+        I::Item: Into<String>,
+    {
+        self.inner.scopes.extend(scopes.into_iter().map(Into::into));
+        self
+    }
+
+    /// Adds something else that is known of the key.
+    pub fn metadata(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.inner.metadata.insert(name.into(), value.into());
+        self
+    }
+
+    /// Returns the identity.
+    pub fn build(mut self) -> Identity {
+        static SAID: AtomicBool = AtomicBool::new(false);
+
+        if self.inner.key_id.is_empty() {
+            notice::misconfigured(&SAID, empty_key_id);
+        }
+        self.inner.scopes.sort_unstable();
+        self.inner.scopes.dedup();
+        self.inner.digest = digest(&self.inner);
+        Identity {
+            inner: Arc::new(self.inner),
+        }
+    }
+}
+
+fn empty_key_id() -> ConfigError {
+    let problem =
+        "all such callers are one to the rate limiter, and to the cache if they are alike";
+    ConfigError::new("Identity::trusted", "an empty key id", problem)
+        .fix("give each caller an id of its own, and insert no identity for unknown callers")
+}
+
+impl fmt::Debug for IdentityBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("IdentityBuilder")
+            .field("key_id", &self.inner.key_id)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Digests all fields. Each text follows its length, each list its number of members, and each option
+/// a mark of its presence, so that two identities that differ have different inputs.
+fn digest(inner: &Inner) -> [u8; 32] {
+    let Inner {
+        key_id,
+        lineage,
+        owner,
+        tier,
+        credits,
+        limit,
+        scopes,
+        metadata,
+        digest: _,
+    } = inner;
+    let mut fields = Fields(Sha256::new_with_prefix(b"portcullis-v2 identity"));
+    fields.text(key_id);
+    fields.text(lineage);
+    fields.option(owner.as_deref(), Fields::text);
+    fields.option(tier.as_deref(), Fields::text);
+    fields.option(*credits, Fields::allowance);
+    fields.option(*limit, Fields::allowance);
+    fields.number(scopes.len() as u64);
+    scopes.iter().for_each(|scope| fields.text(scope));
+    fields.number(metadata.len() as u64);
+    for (name, value) in metadata {
+        fields.text(name);
+        fields.text(value);
+    }
+    fields.0.finalize().into()
+}
+
+/// Writes fields into a hash.
+struct Fields(Sha256);
+
+impl Fields {
+    fn number(&mut self, number: u64) {
+        self.0.update(number.to_le_bytes());
+    }
+
+    fn text(&mut self, text: &str) {
+        self.number(text.len() as u64);
+        self.0.update(text);
+    }
+
+    fn option<T>(&mut self, option: Option<T>, write: impl FnOnce(&mut Self, T)) {
+        self.0.update([u8::from(option.is_some())]);
+        if let Some(value) = option {
+            write(self, value);
+        }
+    }
+
+    fn allowance(&mut self, allowance: Allowance) {
+        self.number(allowance.amount());
+        // Whole milliseconds; `None` is a month of the calendar.
+        let millis = allowance.period().map(|period| period.as_millis() as u64);
+        self.option(millis, Self::number);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scopes_are_a_set() {
+        let one = Identity::trusted("k").scopes(["b", "a", "b"]).build();
+        let two = Identity::trusted("k").scopes(["a", "b"]).build();
+        assert_eq!(one.scopes().collect::<Vec<_>>(), ["a", "b"]);
+        assert_eq!(one.digest(), two.digest());
+    }
+
+    #[test]
+    fn each_difference_changes_the_digest() {
+        let alice = || Identity::trusted("k");
+        let allowance = |text: &str| -> Allowance { text.parse().unwrap() };
+        let digests = [
+            alice(),
+            Identity::trusted("l"),
+            Identity::trusted("l").lineage("k"),
+            alice().lineage("l"),
+            alice().owner(""),
+            alice().owner("pro"),
+            alice().tier(""),
+            alice().tier("pro"),
+            alice().scopes([""]),
+            alice().scopes(["pro"]),
+            alice().scopes(["p", "ro"]),
+            alice().metadata("", ""),
+            alice().metadata("p", "ro"),
+            alice().metadata("pr", "o"),
+            alice().metadata("p", "").metadata("ro", ""),
+            alice().scopes(["p"]).metadata("r", "o"),
+            alice().credits(allowance("1/day")),
+            alice().credits(allowance("2/day")),
+            alice().credits(allowance("1/hour")),
+            alice().credits(allowance("1/month")),
+            alice().limit(allowance("1/day")),
+        ]
+        .map(IdentityBuilder::build)
+        .map(|identity| *identity.digest());
+        for (at, digest) in digests.iter().enumerate() {
+            assert!(
+                !digests[at + 1..].contains(digest),
+                "digest {at} stands twice"
+            );
+        }
+    }
+
+    #[test]
+    fn order_in_which_an_identity_is_built_does_not_count() {
+        let one = Identity::trusted("k").metadata("a", "1").metadata("b", "2");
+        let two = Identity::trusted("k").metadata("b", "2").metadata("a", "1");
+        assert_eq!(one.build().digest(), two.build().digest());
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn digests_are_equal_only_for_equal_identities(
+            one in parts(),
+            two in parts(),
+        ) {
+            proptest::prop_assert_eq!(one == two, built(&one).digest() == built(&two).digest());
+        }
+    }
+
+    type Parts = (
+        String,
+        Option<String>,
+        Option<String>,
+        std::collections::BTreeSet<String>,
+        BTreeMap<String, String>,
+    );
+
+    fn parts() -> impl proptest::strategy::Strategy<Value = Parts> {
+        use proptest::{collection, option};
+        (
+            "[ab]{0,1}",
+            option::of("[ab]{0,1}"),
+            option::of("[ab]{0,1}"),
+            collection::btree_set("[ab]{0,1}", 0..2),
+            collection::btree_map("[ab]{0,1}", "[ab]{0,1}", 0..2),
+        )
+    }
+
+    fn built((lineage, owner, tier, scopes, metadata): &Parts) -> Identity {
+        let mut identity = Identity::trusted("k").lineage(lineage).scopes(scopes);
+        if let Some(owner) = owner {
+            identity = identity.owner(owner);
+        }
+        if let Some(tier) = tier {
+            identity = identity.tier(tier);
+        }
+        for (name, value) in metadata {
+            identity = identity.metadata(name, value);
+        }
+        identity.build()
+    }
+
+    #[test]
+    fn debug_leaves_metadata_out() {
+        let identity = Identity::trusted("k").metadata("note", "canary").build();
+        assert!(!format!("{identity:?}").contains("canary"));
+    }
+}

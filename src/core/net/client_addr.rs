@@ -1,0 +1,1083 @@
+//! The client's address: the peer's, or what trusted proxies say of it; never what a client says.
+
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::atomic::{AtomicBool, AtomicU32, Ordering},
+};
+
+use http::{
+    Extensions, HeaderMap,
+    header::{FORWARDED, HeaderName},
+};
+
+use super::{
+    forwarded::{hops, parse_element, parse_node, rsplit_unquoted},
+    ip_network::IpNetwork,
+};
+use crate::core::{
+    error::ConfigError,
+    framework, notice,
+    store_api::store_key::{KeySpace, StoreKey},
+};
+
+/// How many bits of an IPv6 address name one client, unless it is said otherwise.
+const DEFAULT_IPV6_PREFIX: u8 = 56;
+
+/// The number of requests of this process in which the trusted proxies are checked.
+const PROXIES_CHECKED_MAX: u32 = 1_024;
+
+/// The networks that nobody reaches from the Internet: RFC 1918, RFC 4193, and the host itself.
+const PRIVATE_NETWORKS: [&str; 6] = [
+    "127.0.0.0/8",
+    "::1/128",
+    "10.0.0.0/8",
+    "172.16.0.0/12",
+    "192.168.0.0/16",
+    "fc00::/7",
+];
+
+static X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+
+/// The peer address of the connection, as a request extension.
+///
+/// A server on bare hyper inserts it into each request. It has priority over the address that a
+/// framework left there; axum's `ConnectInfo<SocketAddr>` needs no `PeerAddr`. For tonic and other
+/// servers, [`PeerAddrLayer`](crate::PeerAddrLayer) inserts it.
+///
+/// A Unix socket has no peer address. If the proxy connects through one, insert a loopback address:
+/// `PeerAddr(([127, 0, 0, 1], 0).into())` is the address of the proxy, the first hop to be trusted.
+///
+/// ```
+/// use portcullis::PeerAddr;
+///
+/// # fn main() -> Result<(), std::net::AddrParseError> {
+/// // What `TcpListener::accept` returned beside the stream.
+/// let addr = "203.0.113.9:4711".parse()?;
+///
+/// let mut request = http::Request::new(());
+/// request.extensions_mut().insert(PeerAddr(addr));
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct PeerAddr(pub SocketAddr);
+
+/// Which proxies are believed when they say whom they forward for.
+///
+/// Each proxy adds the address that it was called from on the right of a forwarded header; all that
+/// stands further left came with the request, and the client may have written it. So the header is
+/// read from the right, and only as far as the proxies are trusted. Never is the leftmost entry
+/// taken because it is the leftmost.
+///
+/// ```
+/// use portcullis::TrustedProxies;
+///
+/// # fn main() -> Result<(), portcullis::ConfigError> {
+/// // Nothing in front: the peer is the client.
+/// let direct = TrustedProxies::None;
+///
+/// // One load balancer in front, and no way around it.
+/// let behind_one = TrustedProxies::Hops(1);
+///
+/// // Proxies that are known by where they stand; a client that comes past them is seen as itself.
+/// let behind_known = TrustedProxies::cidrs(["10.0.0.0/8", "fd00::/8"])?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum TrustedProxies {
+    /// Nobody: the peer is the client, and forwarded headers are not read.
+    #[default]
+    None,
+    /// As many proxies as this, the peer among them: the client is the entry that far from the right.
+    ///
+    /// Only right if *every* request passes all of them: who can reach the second proxy past the
+    /// first writes the entry that is taken. With fewer entries the leftmost is the client, with
+    /// none the peer. `Hops(0)` is the same as `None`; more than 64 hops are not followed.
+    Hops(usize),
+    /// The proxies in these networks: the client is the first from the right that is in none of them.
+    ///
+    /// If the peer is in none, it is the client. If all are, the client is the leftmost. Made by
+    /// [`cidrs`](Self::cidrs), which also refuses lists that can only be a mistake.
+    Cidrs(Vec<IpNetwork>),
+}
+
+impl TrustedProxies {
+    /// Trusts the proxies in these networks, such as `10.0.0.0/8`, `fd00::/8` or `192.0.2.7`.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if one of them is not a network, if one holds every address (each client
+    /// would choose its own), or if there are none at all.
+    pub fn cidrs<I>(networks: I) -> Result<Self, ConfigError>
+    where
+        I: IntoIterator,
+        I::Item: AsRef<str>,
+    {
+        let networks = networks
+            .into_iter()
+            .map(|network| trusted_network(network.as_ref()))
+            .collect::<Result<Vec<_>, _>>()?;
+        if networks.is_empty() {
+            return Err(trusted_proxies_error("", "an empty list trusts nobody")
+                .fix("name the proxies' networks, or say `TrustedProxies::None`"));
+        }
+        Ok(Self::Cidrs(networks))
+    }
+
+    /// Trusts the proxies in the private networks, and those on this host.
+    ///
+    /// These are `10.0.0.0/8`, `172.16.0.0/12`, `192.168.0.0/16` (RFC 1918), `fc00::/7` (RFC 4193),
+    /// `127.0.0.0/8` and `::1`. A client that calls from one of them is taken for a proxy too, and
+    /// may write its own address: where that matters, name the proxies by [`cidrs`](Self::cidrs).
+    pub fn private_networks() -> Self {
+        Self::cidrs(PRIVATE_NETWORKS).expect("the private networks are networks")
+    }
+
+    /// Finds the client among the peer and the entries, which come from the right.
+    ///
+    /// An entry that is `None` does not parse: the walk ends before it.
+    fn client(&self, peer: IpAddr, entries: impl Iterator<Item = Option<IpAddr>>) -> IpAddr {
+        let mut entries = entries.map_while(|entry| entry);
+        match self {
+            Self::None => peer,
+            Self::Hops(hops) => entries.take(*hops).last().unwrap_or(peer),
+            Self::Cidrs(networks) => {
+                let is_proxy = |ip| networks.iter().any(|network| network.contains(ip));
+                let mut client = peer;
+                while is_proxy(client) {
+                    let Some(further) = entries.next() else { break };
+                    client = further;
+                }
+                client
+            }
+        }
+    }
+}
+
+/// The header in which the trusted proxies say whom they forward for.
+///
+/// Only one is ever read: a proxy that writes the one passes the other on as the client sent it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ForwardedHeader {
+    /// `X-Forwarded-For: 203.0.113.9, 10.0.0.7`, which nearly all proxies write.
+    #[default]
+    XForwardedFor,
+    /// `Forwarded: for=203.0.113.9, for="[2001:db8::1]:4711";proto=https` (RFC 7239, section 4).
+    Forwarded,
+}
+
+impl ForwardedHeader {
+    fn name(self) -> &'static HeaderName {
+        match self {
+            Self::XForwardedFor => &X_FORWARDED_FOR,
+            Self::Forwarded => &FORWARDED,
+        }
+    }
+
+    fn other(self) -> Self {
+        match self {
+            Self::XForwardedFor => Self::Forwarded,
+            Self::Forwarded => Self::XForwardedFor,
+        }
+    }
+}
+
+/// Finds the client's address of a request.
+///
+/// By default this is the peer's: [`PeerAddr`] if the request has one, else what the framework
+/// knows (axum's `ConnectInfo<SocketAddr>`, with feature `axum`). Behind proxies that is the last
+/// proxy, so say which to trust:
+///
+/// ```
+/// use http::{Extensions, HeaderMap, HeaderValue};
+/// use portcullis::{ClientAddrResolver, PeerAddr, TrustedProxies};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let resolver = ClientAddrResolver::new(TrustedProxies::cidrs(["10.0.0.0/8"])?);
+///
+/// let mut extensions = Extensions::new();
+/// extensions.insert(PeerAddr("10.0.0.7:443".parse()?));
+/// let mut headers = HeaderMap::new();
+/// // The client sent the first entry, the proxy added the second.
+/// headers.insert("x-forwarded-for", HeaderValue::from_static("1.1.1.1, 203.0.113.9"));
+///
+/// assert_eq!(resolver.resolve(&extensions, &headers)?.to_string(), "203.0.113.9");
+/// # Ok(())
+/// # }
+/// ```
+///
+/// All lines of the header count as one list. An entry is an address with or without a port; an
+/// IPv6 address with a port stands in brackets. One that is anything else (`unknown`, an obfuscated
+/// `_name`, a zone id) ends the walk: the client is then the hop to its right, and nothing further
+/// left is believed. IPv4 addresses written as IPv6 (`::ffff:192.0.2.1`) are taken as IPv4.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientAddrResolver {
+    trusted_proxies: TrustedProxies,
+    forwarded_header: ForwardedHeader,
+    ipv6_prefix: u8,
+}
+
+impl ClientAddrResolver {
+    /// Creates a resolver that believes these proxies.
+    ///
+    /// It reads `X-Forwarded-For`, and takes each IPv6 /56 for one client.
+    pub fn new(trusted_proxies: TrustedProxies) -> Self {
+        Self {
+            trusted_proxies,
+            forwarded_header: ForwardedHeader::default(),
+            ipv6_prefix: DEFAULT_IPV6_PREFIX,
+        }
+    }
+
+    /// Sets the header that the trusted proxies write.
+    ///
+    /// It must be the one that each of them writes itself: a header that they pass on untouched
+    /// says what the client likes.
+    #[must_use]
+    pub fn forwarded_header(mut self, header: ForwardedHeader) -> Self {
+        self.forwarded_header = header;
+        self
+    }
+
+    /// Sets how many leading bits of an IPv6 address name one client: 32 to 128, 56 by default.
+    ///
+    /// A customer of a provider holds a whole network, often a /56 or a /64, and can call from each
+    /// of its addresses. A longer prefix lets one client count as many; a shorter one makes
+    /// neighbours share.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if the prefix is shorter than 32 bits or longer than 128.
+    pub fn ipv6_prefix(mut self, bits: u8) -> Result<Self, ConfigError> {
+        if !(32..=128).contains(&bits) {
+            let problem = "an IPv6 client is named by 32 to 128 bits of its address";
+            return Err(ConfigError::new("ipv6_prefix", bits, problem).fix("give 56 or 64"));
+        }
+        self.ipv6_prefix = bits;
+        Ok(self)
+    }
+
+    /// Returns the client's address, from a request's extensions and headers.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if nobody said who the peer is; it is never guessed, and forwarded headers
+    /// do not stand in for it. The first time, this is also reported to the operator.
+    pub fn resolve(
+        &self,
+        extensions: &Extensions,
+        headers: &HeaderMap,
+    ) -> Result<ClientAddr, MissingClientAddr> {
+        let peer = peer_ip(extensions)?;
+        match self.trusted_proxies {
+            TrustedProxies::None => self.report_unnamed_proxy(peer, headers),
+            TrustedProxies::Hops(_) | TrustedProxies::Cidrs(_) => self.check_proxies(peer, headers),
+        }
+        Ok(self.client(peer, headers))
+    }
+
+    /// Returns the key of the client that [`resolve`](Self::resolve) finds, without a word to the
+    /// operator: for who asks that too, of each client that is new.
+    #[inline(always)]
+    #[cfg_attr(not(feature = "rate-limit"), allow(dead_code))]
+    pub(crate) fn key_in(
+        &self,
+        space: &KeySpace,
+        extensions: &Extensions,
+        headers: &HeaderMap,
+    ) -> Option<StoreKey> {
+        let peer = peer_addr(extensions)?;
+        if let (SocketAddr::V4(peer), TrustedProxies::None) = (peer, &self.trusted_proxies) {
+            return Some(key_of_ipv4(*peer.ip(), space));
+        }
+        let client = self.client(peer.ip().to_canonical(), headers);
+        Some(client.key_in(space))
+    }
+
+    fn client(&self, peer: IpAddr, headers: &HeaderMap) -> ClientAddr {
+        let ip = if matches!(self.trusted_proxies, TrustedProxies::None) {
+            peer
+        } else {
+            self.client_behind(peer, headers)
+        };
+        ClientAddr {
+            ip,
+            ipv6_prefix: self.ipv6_prefix,
+        }
+    }
+
+    #[inline(never)]
+    fn client_behind(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
+        let lines = headers.get_all(self.forwarded_header.name()).iter().rev();
+        match self.forwarded_header {
+            ForwardedHeader::XForwardedFor => {
+                let entries = lines.flat_map(|line| line.as_bytes().rsplit(|&byte| byte == b','));
+                self.trusted_proxies
+                    .client(peer, hops(entries).map(parse_node))
+            }
+            ForwardedHeader::Forwarded => {
+                let entries = lines.flat_map(|line| rsplit_unquoted(line.as_bytes(), b','));
+                self.trusted_proxies
+                    .client(peer, hops(entries).map(parse_element))
+            }
+        }
+    }
+
+    /// Checks what the trusted proxies send, for the first requests of the process.
+    #[inline]
+    fn check_proxies(&self, peer: IpAddr, headers: &HeaderMap) {
+        static LEFT: AtomicU32 = AtomicU32::new(PROXIES_CHECKED_MAX);
+
+        let left = LEFT.load(Ordering::Relaxed);
+        if left == 0 {
+            return;
+        }
+        LEFT.store(left - 1, Ordering::Relaxed);
+        match self.trusts(peer) {
+            false => self.report_unnamed_proxy(peer, headers),
+            true => self.report_other_header(headers),
+        }
+    }
+
+    /// Returns whether the peer is a proxy whose forwarded header is read.
+    fn trusts(&self, peer: IpAddr) -> bool {
+        match &self.trusted_proxies {
+            TrustedProxies::None | TrustedProxies::Hops(0) => false,
+            TrustedProxies::Hops(_) => true,
+            TrustedProxies::Cidrs(networks) => {
+                networks.iter().any(|network| network.contains(peer))
+            }
+        }
+    }
+
+    /// Reports once that trusted proxies write another header than the one that is read.
+    fn report_other_header(&self, headers: &HeaderMap) {
+        static SAID: AtomicBool = AtomicBool::new(false);
+
+        let (own, other) = (self.forwarded_header, self.forwarded_header.other());
+        if !SAID.load(Ordering::Relaxed)
+            && !headers.contains_key(own.name())
+            && headers.contains_key(other.name())
+        {
+            notice::misconfigured(&SAID, || other_header(own, other));
+        }
+    }
+
+    /// Says once that a proxy seems to stand in front which nobody named.
+    fn report_unnamed_proxy(&self, peer: IpAddr, headers: &HeaderMap) {
+        static SAID: AtomicBool = AtomicBool::new(false);
+
+        if is_neighbour(peer)
+            && !SAID.load(Ordering::Relaxed)
+            && headers.contains_key(self.forwarded_header.name())
+        {
+            notice::once(&SAID, || unnamed_proxy_notice(peer, self.forwarded_header));
+        }
+    }
+}
+
+impl Default for ClientAddrResolver {
+    fn default() -> Self {
+        Self::new(TrustedProxies::None)
+    }
+}
+
+/// The address of a client, and how much of it names the client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ClientAddr {
+    ip: IpAddr,
+    ipv6_prefix: u8,
+}
+
+impl ClientAddr {
+    /// Returns the address: an IPv4 address is never in its IPv6 form.
+    pub fn ip(&self) -> IpAddr {
+        self.ip
+    }
+
+    /// Returns the network that counts as this one client: an IPv4 address, or an IPv6 prefix.
+    pub fn network(&self) -> IpNetwork {
+        IpNetwork::around(self.ip, self.prefix())
+    }
+
+    /// Returns the network in bytes: the same for all addresses of one client, and for no other.
+    #[inline]
+    pub fn partition_bytes(&self) -> [u8; 17] {
+        // The first byte keeps the families apart, and resolvers that group differently: no prefix
+        // of an IPv6 client is as short as 4.
+        let mut bytes = [0; 17];
+        match self.ip {
+            IpAddr::V4(ip) => {
+                bytes[0] = 4;
+                bytes[1..5].copy_from_slice(&ip.octets());
+            }
+            IpAddr::V6(ip) => {
+                let host_bits = 128 - u32::from(self.ipv6_prefix);
+                let network = u128::MAX.checked_shl(host_bits).unwrap_or(0) & u128::from(ip);
+                bytes[0] = self.ipv6_prefix;
+                bytes[1..].copy_from_slice(&network.to_be_bytes());
+            }
+        }
+        bytes
+    }
+
+    /// Returns the key by which a store tells this client from all others of a space.
+    #[inline]
+    pub fn key_in(&self, space: &KeySpace) -> StoreKey {
+        match self.ip {
+            IpAddr::V4(ip) => key_of_ipv4(ip, space),
+            IpAddr::V6(_) => {
+                // Beyond the prefix all is zero, and the prefix stands in the first byte.
+                let named = 1 + usize::from(self.ipv6_prefix.div_ceil(8));
+                space.short_of(&self.partition_bytes()[..named])
+            }
+        }
+    }
+
+    fn prefix(&self) -> u8 {
+        match self.ip {
+            IpAddr::V4(_) => 32,
+            IpAddr::V6(_) => self.ipv6_prefix,
+        }
+    }
+}
+
+/// Takes an address that was found in another way; an IPv6 client is then its /56.
+impl From<IpAddr> for ClientAddr {
+    fn from(ip: IpAddr) -> Self {
+        Self {
+            ip: ip.to_canonical(),
+            ipv6_prefix: DEFAULT_IPV6_PREFIX,
+        }
+    }
+}
+
+impl fmt::Display for ClientAddr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.ip.fmt(f)
+    }
+}
+
+/// Nobody said who the peer of a request is, so the client is not known.
+///
+/// A layer that needs the address answers `500`: the server is set up wrongly, and to let all
+/// unknown clients count as one would let one of them lock out the others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the client's address is not known: serve with \
+     `into_make_service_with_connect_info::<SocketAddr>()` (axum, with portcullis's feature `axum`), \
+     or insert `portcullis::PeerAddr(addr)` into each request's extensions (hyper; for tonic's \
+     `TcpConnectInfo` by `portcullis::PeerAddrLayer`)"
+)]
+#[non_exhaustive]
+pub struct MissingClientAddr;
+
+fn other_header(own: ForwardedHeader, other: ForwardedHeader) -> ConfigError {
+    let problem = format!(
+        "a trusted proxy sent `{}` and not this field, so the proxy is taken for the client",
+        other.name()
+    );
+    ConfigError::new("forwarded_header", own.name(), problem).fix(format!(
+        "call `forwarded_header(ForwardedHeader::{other:?})`, or have the proxy write `{}`",
+        own.name()
+    ))
+}
+
+fn trusted_network(text: &str) -> Result<IpNetwork, ConfigError> {
+    let network = IpNetwork::parse("trusted_proxies", text)?;
+    if network.prefix_len() == 0 {
+        let problem = "where everybody is a proxy, each client chooses its own address";
+        return Err(trusted_proxies_error(text, problem)
+            .fix("name the proxies' networks, or count the proxies by `TrustedProxies::Hops`"));
+    }
+    Ok(network)
+}
+
+fn trusted_proxies_error(value: &str, problem: &str) -> ConfigError {
+    ConfigError::new("trusted_proxies", value, problem)
+}
+
+/// Returns the address at the other end of the connection, if somebody said so.
+#[inline]
+pub(crate) fn peer_addr(extensions: &Extensions) -> Option<&SocketAddr> {
+    let inserted = extensions.get().map(|PeerAddr(addr)| addr);
+    inserted.or_else(|| framework::peer_addr(extensions))
+}
+
+fn peer_ip(extensions: &Extensions) -> Result<IpAddr, MissingClientAddr> {
+    static SAID: AtomicBool = AtomicBool::new(false);
+
+    match peer_addr(extensions) {
+        Some(addr) => Ok(addr.ip().to_canonical()),
+        None => {
+            notice::once(&SAID, || MissingClientAddr.to_string());
+            Err(MissingClientAddr)
+        }
+    }
+}
+
+#[inline]
+fn key_of_ipv4(ip: Ipv4Addr, space: &KeySpace) -> StoreKey {
+    let [a, b, c, d] = ip.octets();
+    space.short_of(&[4, a, b, c, d])
+}
+
+fn is_neighbour(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => ip.is_private() || ip.is_loopback(),
+        IpAddr::V6(ip) => ip.is_unique_local() || ip.is_loopback(),
+    }
+}
+
+fn unnamed_proxy_notice(peer: IpAddr, header: ForwardedHeader) -> String {
+    format!(
+        "{peer} sends `{}`, but it is not a trusted proxy: if it is a proxy, all clients behind it count \
+         as one; name it by `TrustedProxies`",
+        header.name()
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+    use proptest::{collection::vec, prelude::*};
+
+    use super::*;
+    use crate::core::{
+        net::forwarded::{MAX_ENTRIES, MAX_NODE_BYTES},
+        store_api::store_key::StoreKeys,
+    };
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    fn networks(networks: &[&str]) -> ClientAddrResolver {
+        ClientAddrResolver::new(TrustedProxies::cidrs(networks).unwrap())
+    }
+
+    fn hop_count(hops: usize) -> ClientAddrResolver {
+        ClientAddrResolver::new(TrustedProxies::Hops(hops))
+    }
+
+    fn from_peer(peer: IpAddr) -> Extensions {
+        let mut extensions = Extensions::new();
+        extensions.insert(PeerAddr((peer, 4711).into()));
+        extensions
+    }
+
+    fn header_lines<L: AsRef<[u8]>>(name: &'static HeaderName, lines: &[L]) -> HeaderMap {
+        let value = |line: &L| HeaderValue::from_bytes(line.as_ref()).unwrap();
+        lines.iter().map(|line| (name, value(line))).fold(
+            HeaderMap::new(),
+            |mut headers, (name, value)| {
+                headers.append(name, value);
+                headers
+            },
+        )
+    }
+
+    /// The client as the resolver sees it, if these are the lines of the header that it reads.
+    fn client(resolver: &ClientAddrResolver, peer: &str, lines: &[&str]) -> String {
+        let headers = header_lines(resolver.forwarded_header.name(), lines);
+        let client = resolver.resolve(&from_peer(ip(peer)), &headers);
+        client.unwrap().to_string()
+    }
+
+    /// The same behind one proxy that writes `Forwarded`, if this is its whole value.
+    fn forwarded(value: &str) -> String {
+        let resolver = hop_count(1).forwarded_header(ForwardedHeader::Forwarded);
+        client(&resolver, "10.0.0.7", &[value])
+    }
+
+    #[test]
+    fn by_default_the_peer_is_the_client_whatever_the_headers_say() {
+        let resolver = ClientAddrResolver::default();
+        for peer in ["203.0.113.9", "10.0.0.7"] {
+            assert_eq!(client(&resolver, peer, &["1.1.1.1"]), peer);
+        }
+    }
+
+    #[test]
+    fn a_peer_that_nobody_knows_is_an_error_that_names_the_calls_to_add() {
+        let headers = header_lines(&X_FORWARDED_FOR, &["1.1.1.1"]);
+        for resolver in [ClientAddrResolver::default(), hop_count(1)] {
+            let error = resolver.resolve(&Extensions::new(), &headers).unwrap_err();
+            let text = error.to_string();
+            assert!(text.contains("into_make_service_with_connect_info::<SocketAddr>()"));
+            assert!(text.contains("portcullis::PeerAddr(addr)"));
+        }
+    }
+
+    #[test]
+    fn a_peer_outside_of_the_trusted_networks_is_the_client() {
+        let resolver = networks(&["10.0.0.0/8"]);
+        assert_eq!(
+            client(&resolver, "203.0.113.9", &["1.1.1.1"]),
+            "203.0.113.9"
+        );
+    }
+
+    #[test]
+    fn the_first_untrusted_hop_from_the_right_is_the_client() {
+        let resolver = networks(&["10.0.0.0/8", "fd00::/8"]);
+        let entries = "1.1.1.1, 203.0.113.9, 10.0.0.8, fd00::2";
+        assert_eq!(client(&resolver, "10.0.0.7", &[entries]), "203.0.113.9");
+        assert_eq!(client(&resolver, "fd00::1", &[entries]), "203.0.113.9");
+    }
+
+    #[test]
+    fn where_every_hop_is_trusted_the_leftmost_is_the_client() {
+        let resolver = networks(&["10.0.0.0/8"]);
+        assert_eq!(
+            client(&resolver, "10.0.0.7", &["10.0.0.9, 10.0.0.8"]),
+            "10.0.0.9"
+        );
+        assert_eq!(client(&resolver, "10.0.0.7", &[]), "10.0.0.7");
+    }
+
+    #[test]
+    fn an_entry_that_does_not_parse_ends_the_walk() {
+        let resolver = networks(&["10.0.0.0/8"]);
+        for entry in [
+            "unknown",
+            "_hidden",
+            "10.0.0.x",
+            "\u{661}.1.1.1",
+            "for=10.0.0.9",
+        ] {
+            let right = format!("1.1.1.1, {entry}, 10.0.0.8");
+            assert_eq!(client(&resolver, "10.0.0.7", &[&right]), "10.0.0.8");
+            let rightmost = format!("1.1.1.1, {entry}");
+            assert_eq!(client(&resolver, "10.0.0.7", &[&rightmost]), "10.0.0.7");
+            assert_eq!(client(&hop_count(2), "10.0.0.7", &[&rightmost]), "10.0.0.7");
+        }
+    }
+
+    #[test]
+    fn all_lines_of_the_header_are_one_list() {
+        let lines = ["1.1.1.1", "203.0.113.9, 10.0.0.9", "10.0.0.8"];
+        assert_eq!(
+            client(&networks(&["10.0.0.0/8"]), "10.0.0.7", &lines),
+            "203.0.113.9"
+        );
+        assert_eq!(client(&hop_count(3), "10.0.0.7", &lines), "203.0.113.9");
+    }
+
+    #[test]
+    fn behind_n_hops_the_client_is_the_nth_entry_from_the_right() {
+        let entries = ["1.1.1.1, 203.0.113.9, 198.51.100.1"];
+        for (hops, expected) in [(0, "10.0.0.7"), (1, "198.51.100.1"), (2, "203.0.113.9")] {
+            assert_eq!(client(&hop_count(hops), "10.0.0.7", &entries), expected);
+        }
+    }
+
+    #[test]
+    fn with_fewer_entries_than_hops_the_leftmost_is_the_client() {
+        assert_eq!(
+            client(&hop_count(3), "10.0.0.7", &["203.0.113.9"]),
+            "203.0.113.9"
+        );
+        assert_eq!(client(&hop_count(3), "10.0.0.7", &[]), "10.0.0.7");
+    }
+
+    #[test]
+    fn empty_entries_are_no_hops_and_spaces_do_not_count() {
+        let entries = ["203.0.113.9 ,, \t10.0.0.8\t , ", ""];
+        assert_eq!(client(&hop_count(2), "10.0.0.7", &entries), "203.0.113.9");
+    }
+
+    #[test]
+    fn no_more_entries_are_read_than_the_bound() {
+        let trusted = ["10.0.0.8"; MAX_ENTRIES].join(",");
+        let reachable = format!("203.0.113.9{}", &trusted["10.0.0.8".len()..]);
+        let beyond = format!("203.0.113.9,{trusted}");
+        let resolver = networks(&["10.0.0.0/8"]);
+        assert_eq!(client(&resolver, "10.0.0.7", &[&reachable]), "203.0.113.9");
+        assert_eq!(client(&resolver, "10.0.0.7", &[&beyond]), "10.0.0.8");
+        let empty = format!("203.0.113.9{}", ",".repeat(MAX_ENTRIES));
+        assert_eq!(client(&resolver, "10.0.0.7", &[&empty]), "10.0.0.7");
+    }
+
+    #[test]
+    fn only_the_header_that_was_chosen_is_read() {
+        let mut headers = header_lines(&X_FORWARDED_FOR, &["203.0.113.9"]);
+        headers.insert(FORWARDED, HeaderValue::from_static("for=198.51.100.1"));
+        for (header, expected) in [
+            (ForwardedHeader::XForwardedFor, "203.0.113.9"),
+            (ForwardedHeader::Forwarded, "198.51.100.1"),
+        ] {
+            let resolver = hop_count(1).forwarded_header(header);
+            let client = resolver.resolve(&from_peer(ip("10.0.0.7")), &headers);
+            assert_eq!(client.unwrap().ip(), ip(expected));
+        }
+    }
+
+    #[test]
+    fn an_address_may_have_a_port_and_ipv6_brackets() {
+        for (node, expected) in [
+            ("192.0.2.1", "192.0.2.1"),
+            ("192.0.2.1:80", "192.0.2.1"),
+            ("192.0.2.1:_http", "192.0.2.1"),
+            ("2001:db8::1", "2001:db8::1"),
+            ("[2001:db8::1]", "2001:db8::1"),
+            ("[2001:db8::1]:80", "2001:db8::1"),
+            ("2001:DB8::192.0.2.1", "2001:db8::c000:201"),
+            ("::ffff:192.0.2.1", "192.0.2.1"),
+            ("[::FFFF:c000:201]:80", "192.0.2.1"),
+        ] {
+            assert_eq!(parse_node(node.as_bytes()), Some(ip(expected)), "{node}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_quite_an_address_does_not_parse() {
+        let long = format!("[2001:db8::1]:_{}", "a".repeat(MAX_NODE_BYTES));
+        for node in [
+            "",
+            "unknown",
+            "_hidden",
+            "example.com",
+            "192.0.2",
+            "192.0.2.01",
+            "192.0.2.1:",
+            "192.0.2.1:+80",
+            "192.0.2.1:123456",
+            "192.0.2.1:_",
+            "192.0.2.1:80:80",
+            "[192.0.2.1]:80",
+            "[2001:db8::1",
+            "2001:db8::1]",
+            "[2001:db8::1]80",
+            "[2001:db8::1]:",
+            "[2001:db8::1]:x",
+            "fe80::1%eth0",
+            "fe80::1%1",
+            "[fe80::1%1]:80",
+            "\"192.0.2.1\"",
+            &long,
+        ] {
+            assert_eq!(parse_node(node.as_bytes()), None, "{node}");
+        }
+        assert_eq!(parse_node(b"192.0.2.1\xff"), None);
+    }
+
+    #[test]
+    fn a_forwarded_element_gives_its_for_address() {
+        for (value, expected) in [
+            ("for=192.0.2.1", "192.0.2.1"),
+            ("FOR=192.0.2.1", "192.0.2.1"),
+            ("for=\"192.0.2.1\"", "192.0.2.1"),
+            ("for=\"[2001:db8::1]:4711\"", "2001:db8::1"),
+            ("proto=https;for=192.0.2.1;by=203.0.113.43", "192.0.2.1"),
+            (";; for=192.0.2.1 ; proto=https ;", "192.0.2.1"),
+            ("for=1.1.1.1, for=192.0.2.1;host=\"a,b;for=c\"", "192.0.2.1"),
+            (
+                r#"host="a\", for=1.1.1.1;x=\"b";for=192.0.2.1"#,
+                "192.0.2.1",
+            ),
+            (r#"for=192.0.2.1;host="a\\""#, "192.0.2.1"),
+            (r#"for=192.0.2.1;host="a\\\"b""#, "192.0.2.1"),
+        ] {
+            assert_eq!(forwarded(value), expected, "{value}");
+        }
+    }
+
+    #[test]
+    fn a_forwarded_element_without_one_clear_address_ends_the_walk() {
+        for value in [
+            "for=unknown",
+            "for=_hidden",
+            "for=\"_hidden:80\"",
+            "for=",
+            "for=\"\"",
+            "for",
+            "proto=https",
+            "for=192.0.2.1;secure",
+            "for=192.0.2.1;for=192.0.2.1",
+            "for=\"192.0.2.1",
+            "for=192.0.2.1\"",
+            "for=\"192.0.2.1\"x",
+            "for=\"\"192.0.2.1\"\"",
+            "for=192.0.2.1;host=\"",
+            "192.0.2.1",
+            "xfor=192.0.2.1",
+        ] {
+            let value = format!("for=1.1.1.1, {value}");
+            assert_eq!(forwarded(&value), "10.0.0.7", "{value}");
+        }
+    }
+
+    #[test]
+    fn a_quote_that_the_client_leaves_open_swallows_no_entry_of_the_proxy() {
+        for forged in [
+            r#"for=""#,
+            r#"for=1.1.1.1;x=""#,
+            r#"x="\"#,
+            r#"""#,
+            r#"x=",for=1.1.1.1;y=""#,
+        ] {
+            for added in ["for=203.0.113.9", r#"for="203.0.113.9:80";host="a""#] {
+                assert_eq!(forwarded(&format!("{forged}, {added}")), "203.0.113.9");
+            }
+        }
+    }
+
+    #[test]
+    fn an_ipv4_peer_in_ipv6_form_is_an_ipv4_client_and_proxy() {
+        assert_eq!(client(&hop_count(0), "::ffff:192.0.2.1", &[]), "192.0.2.1");
+        let resolver = networks(&["10.0.0.0/8"]);
+        let entries = ["::ffff:203.0.113.9, ::ffff:10.0.0.8"];
+        assert_eq!(
+            client(&resolver, "::ffff:10.0.0.7", &entries),
+            "203.0.113.9"
+        );
+        let resolver = networks(&["::ffff:10.0.0.0/104"]);
+        assert_eq!(client(&resolver, "10.0.0.7", &entries), "203.0.113.9");
+    }
+
+    #[test]
+    fn the_addresses_of_one_ipv6_customer_are_one_client() {
+        let resolver = ClientAddrResolver::default();
+        let bytes = |resolver: &ClientAddrResolver, peer| {
+            let client = resolver.resolve(&from_peer(ip(peer)), &HeaderMap::new());
+            client.unwrap().partition_bytes()
+        };
+        let home = bytes(&resolver, "2001:db8:0:a00::1");
+        assert_eq!(home, bytes(&resolver, "2001:db8:0:aff:ffff::1"));
+        assert_ne!(home, bytes(&resolver, "2001:db8:0:b00::1"));
+
+        let single = resolver.ipv6_prefix(128).unwrap();
+        let home = bytes(&single, "2001:db8:0:a00::1");
+        assert_ne!(home, bytes(&single, "2001:db8:0:a00::2"));
+    }
+
+    #[test]
+    fn no_two_networks_have_the_same_bytes() {
+        let bytes = |addr: &str, prefix| {
+            let ipv6_prefix = prefix;
+            let ip = ip(addr);
+            ClientAddr { ip, ipv6_prefix }.partition_bytes()
+        };
+        assert_eq!(bytes("1.2.3.4", 56), bytes("1.2.3.4", 64));
+        assert_ne!(bytes("1.2.3.4", 56), bytes("1.2.3.5", 56));
+        assert_ne!(bytes("1.2.3.4", 32), bytes("102:304::", 32));
+        assert_ne!(bytes("2001:db8::", 56), bytes("2001:db8::", 64));
+    }
+
+    #[test]
+    fn clients_whose_bytes_differ_have_different_keys_and_no_others() {
+        let space = StoreKeys::from_secret(&[7; 32]).unwrap().space("s");
+        let addresses = [
+            "1.2.3.4",
+            "4.3.2.1",
+            "102:304::",
+            "2001:db8::",
+            "2001:db8:0:a00::1",
+        ];
+        let clients: Vec<_> = addresses
+            .iter()
+            .flat_map(|addr| [32, 33, 56, 64, 127, 128].map(|ipv6_prefix| (ip(addr), ipv6_prefix)))
+            .map(|(ip, ipv6_prefix)| ClientAddr { ip, ipv6_prefix })
+            .collect();
+        for one in &clients {
+            for other in &clients {
+                let same = one.partition_bytes() == other.partition_bytes();
+                assert_eq!(one.key_in(&space) == other.key_in(&space), same);
+            }
+        }
+    }
+
+    #[test]
+    fn a_network_is_shown_as_it_is_counted() {
+        let client = ClientAddr::from(ip("2001:db8:0:aff::1"));
+        assert_eq!(client.network().to_string(), "2001:db8:0:a00::/56");
+        let client = ClientAddr::from(ip("::ffff:192.0.2.1"));
+        assert_eq!(client.network().to_string(), "192.0.2.1/32");
+    }
+
+    #[test]
+    fn a_prefix_that_names_no_client_is_refused() {
+        for bits in [0, 31, 129, 255] {
+            let error = ClientAddrResolver::default().ipv6_prefix(bits).unwrap_err();
+            assert_eq!(error.option(), "ipv6_prefix");
+            assert_eq!(error.value(), bits.to_string());
+        }
+    }
+
+    #[test]
+    fn lists_of_networks_that_can_only_be_a_mistake_are_refused() {
+        for network in [
+            "0.0.0.0/0",
+            "::/0",
+            "::ffff:0:0/96",
+            "10.0.0.0/33",
+            "10.0.0.1/8",
+            "lb",
+            "",
+        ] {
+            let error = TrustedProxies::cidrs(["192.168.0.0/16", network]).unwrap_err();
+            assert_eq!(error.option(), "trusted_proxies");
+            assert_eq!(error.value(), network);
+        }
+        let none: [&str; 0] = [];
+        assert!(TrustedProxies::cidrs(none).is_err());
+    }
+
+    #[test]
+    fn a_network_with_bits_beyond_its_prefix_is_told_apart_from_what_was_meant() {
+        let error = "10.0.0.1/8".parse::<IpNetwork>().unwrap_err().to_string();
+        assert!(
+            error.contains("write 10.0.0.0/8, or 10.0.0.1 alone"),
+            "{error}"
+        );
+        assert_eq!(
+            "10.0.0.1".parse::<IpNetwork>().unwrap().to_string(),
+            "10.0.0.1/32"
+        );
+    }
+
+    #[test]
+    fn private_networks_are_neighbours_and_the_internet_is_not() {
+        let resolver = ClientAddrResolver::new(TrustedProxies::private_networks());
+        for peer in [
+            "127.0.0.1",
+            "::1",
+            "10.1.2.3",
+            "172.31.0.1",
+            "192.168.1.1",
+            "fd00::1",
+        ] {
+            assert!(is_neighbour(ip(peer)), "{peer}");
+            assert_eq!(client(&resolver, peer, &["203.0.113.9"]), "203.0.113.9");
+        }
+        for peer in ["172.32.0.1", "192.169.0.1", "2001:db8::1"] {
+            assert!(!is_neighbour(ip(peer)), "{peer}");
+            assert_eq!(client(&resolver, peer, &["203.0.113.9"]), peer);
+        }
+    }
+
+    /// What a client may send in a header, with more of what matters than chance would give.
+    fn forged_line() -> impl Strategy<Value = Vec<u8>> {
+        let byte = prop_oneof![
+            // All that a header may hold; the bytes that matter to a parser come on top.
+            Just(b'\t'),
+            0x20..=0x7e_u8,
+            0x80..=0xff_u8,
+            prop::sample::select(b"\",;=\\ []:.01f".to_vec()),
+        ];
+        let piece = prop_oneof![
+            vec(byte, 0..8),
+            prop::sample::select(vec!["for=10.0.0.9", "10.0.0.9", ", ", "x=\"", "unknown"])
+                .prop_map(|piece| piece.as_bytes().to_vec()),
+        ];
+        vec(piece, 0..8).prop_map(|pieces| pieces.concat())
+    }
+
+    fn untrusted_ip() -> impl Strategy<Value = IpAddr> {
+        any::<IpAddr>()
+            .prop_map(|ip| ip.to_canonical())
+            .prop_filter("trusted", |ip| {
+                !ip.to_string().starts_with("10.") && !ip.to_string().starts_with("fd")
+            })
+    }
+
+    fn trusted_ip() -> impl Strategy<Value = IpAddr> {
+        prop_oneof![
+            any::<[u8; 3]>().prop_map(|[a, b, c]| IpAddr::from([10, a, b, c])),
+            any::<[u8; 3]>().prop_map(|[a, b, c]| IpAddr::from([
+                0,
+                0,
+                0,
+                0,
+                0,
+                0xffff,
+                0x0a00 | u16::from(a),
+                u16::from_be_bytes([b, c])
+            ])),
+            any::<u16>().prop_map(|a| IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, a])),
+        ]
+    }
+
+    /// An entry as a proxy writes it, with or without port and brackets.
+    fn entry(header: ForwardedHeader, ip: IpAddr, with_port: bool) -> String {
+        let node = match with_port {
+            true => SocketAddr::from((ip, 4711)).to_string(),
+            false => ip.to_string(),
+        };
+        match header {
+            ForwardedHeader::XForwardedFor => node,
+            ForwardedHeader::Forwarded => format!("for=\"{node}\";host=\"a,\\\";b\""),
+        }
+    }
+
+    fn header() -> impl Strategy<Value = ForwardedHeader> {
+        prop::sample::select(vec![
+            ForwardedHeader::XForwardedFor,
+            ForwardedHeader::Forwarded,
+        ])
+    }
+
+    proptest! {
+        /// The client sends what it likes; then each proxy adds whom it was called by.
+        #[test]
+        fn a_forged_header_changes_nothing_unless_every_hop_right_of_it_is_trusted(
+            header in header(),
+            forged in vec(forged_line(), 0..4),
+            client in untrusted_ip(),
+            proxies in vec((trusted_ip(), any::<bool>(), any::<bool>()), 0..4),
+        ) {
+            let mut lines = forged;
+            let mut caller = client;
+            for &(proxy, with_port, own_line) in &proxies {
+                let added = entry(header, caller, with_port);
+                match lines.last_mut() {
+                    Some(line) if !own_line => line.extend(format!(", {added}").bytes()),
+                    _ => lines.push(added.into_bytes()),
+                }
+                caller = proxy;
+            }
+            let headers = header_lines(header.name(), &lines);
+            let known = networks(&["10.0.0.0/8", "fd00::/8"]);
+            for resolver in [known, hop_count(proxies.len())] {
+                let resolver = resolver.forwarded_header(header);
+                let found = resolver.resolve(&from_peer(caller), &headers).unwrap();
+                prop_assert_eq!(found.ip(), client);
+            }
+        }
+
+        #[test]
+        fn no_bytes_of_a_header_panic(
+            header in header(),
+            lines in vec(forged_line(), 0..4),
+            hops in 0_usize..100,
+        ) {
+            let headers = header_lines(header.name(), &lines);
+            for resolver in [networks(&["10.0.0.0/8"]), hop_count(hops)] {
+                let resolver = resolver.forwarded_header(header);
+                let found = resolver.resolve(&from_peer(ip("10.0.0.7")), &headers);
+                prop_assert!(found.is_ok());
+            }
+        }
+
+        #[test]
+        fn no_bytes_panic_in_a_parser(bytes in vec(any::<u8>(), 0..80), text in ".{0,80}") {
+            for bytes in [&bytes, text.as_bytes()] {
+                let _ = (parse_node(bytes), parse_element(bytes));
+            }
+            let _ = text.parse::<IpNetwork>();
+        }
+
+        #[test]
+        fn every_address_that_is_written_is_read_back(ip in any::<IpAddr>(), port: u16) {
+            let expected = Some(ip.to_canonical());
+            prop_assert_eq!(parse_node(ip.to_string().as_bytes()), expected);
+            let with_port = SocketAddr::from((ip, port)).to_string();
+            prop_assert_eq!(parse_node(with_port.as_bytes()), expected);
+        }
+    }
+}

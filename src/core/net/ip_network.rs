@@ -1,0 +1,95 @@
+//! A network of addresses.
+
+use std::{fmt, net::IpAddr, str::FromStr};
+
+use ipnet::{IpNet, Ipv4Net};
+
+use crate::core::error::ConfigError;
+
+/// A network of IP addresses, written as `10.0.0.0/8`, `2001:db8::/32`, or one address alone.
+///
+/// ```
+/// use portcullis::IpNetwork;
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let office: IpNetwork = "203.0.113.0/24".parse()?;
+/// assert!(office.contains("203.0.113.9".parse()?));
+/// assert!(office.contains("::ffff:203.0.113.9".parse()?));
+/// assert!(!office.contains("198.51.100.1".parse()?));
+///
+/// let mistaken = "203.0.113.9/24".parse::<IpNetwork>();
+/// assert!(mistaken.is_err(), "one host, or its whole network?");
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct IpNetwork(IpNet);
+
+impl IpNetwork {
+    /// Returns the network's first address.
+    pub fn address(&self) -> IpAddr {
+        self.0.network()
+    }
+
+    /// Returns how many bits the addresses of the network share.
+    pub fn prefix_len(&self) -> u8 {
+        self.0.prefix_len()
+    }
+
+    /// Returns whether the address is in the network.
+    ///
+    /// An IPv4 address in its IPv6 form (`::ffff:192.0.2.1`) is taken as IPv4, on both sides: no
+    /// IPv6 network but those of `::ffff:0:0/96` holds one.
+    pub fn contains(&self, ip: IpAddr) -> bool {
+        self.0.contains(&ip.to_canonical())
+    }
+
+    /// Returns whether every address of the other network is in this one.
+    #[cfg_attr(not(feature = "api-key"), allow(dead_code))]
+    pub(crate) fn contains_network(&self, other: &Self) -> bool {
+        self.0.contains(&other.0)
+    }
+
+    /// Returns the network around an address that shares this many bits with it.
+    pub(crate) fn around(ip: IpAddr, prefix_len: u8) -> Self {
+        Self(IpNet::new_assert(ip, prefix_len).trunc())
+    }
+
+    /// Parses a network for an option, which the error then names.
+    pub(crate) fn parse(option: &'static str, text: &str) -> Result<Self, ConfigError> {
+        let error = |problem| ConfigError::new(option, text, problem);
+        let network = match text.parse::<IpAddr>() {
+            Ok(ip) => IpNet::from(ip),
+            Err(_) => text.parse().map_err(|_| {
+                error("this is not a network").fix("write one such as 10.0.0.0/8 or fd00::/8")
+            })?,
+        };
+        if network.trunc() != network {
+            let fix = format!("write {}, or {} alone", network.trunc(), network.addr());
+            return Err(error("the address has bits to the right of the prefix").fix(fix));
+        }
+        Ok(Self(fold(network)))
+    }
+}
+
+impl FromStr for IpNetwork {
+    type Err = ConfigError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Self::parse("network", text)
+    }
+}
+
+impl fmt::Display for IpNetwork {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Takes a network of IPv4 addresses in their IPv6 form as the IPv4 network that it is.
+fn fold(network: IpNet) -> IpNet {
+    match (network.addr().to_canonical(), network.prefix_len()) {
+        (IpAddr::V4(ip), bits @ 96..) => IpNet::V4(Ipv4Net::new_assert(ip, bits - 96)),
+        _ => network,
+    }
+}

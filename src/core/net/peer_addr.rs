@@ -1,0 +1,144 @@
+//! A layer that inserts the peer address which another framework left in the extensions.
+
+use std::{
+    any::type_name,
+    fmt,
+    net::SocketAddr,
+    task::{Context, Poll},
+};
+
+use http::{Extensions, Request};
+use tower::Service;
+use tower_layer::Layer;
+
+use super::client_addr::PeerAddr;
+
+/// Inserts [`PeerAddr`] into each request, read from the request's extensions by a function.
+///
+/// Servers leave the peer address in a type of their own. axum's `ConnectInfo<SocketAddr>` needs no
+/// layer (feature `axum`); for any other server this layer goes outside of all others, which then
+/// find the address: rate limits by address, network constraints of keys, and the access log.
+///
+/// A request that has a `PeerAddr` already is passed on unchanged, and so is one for which the
+/// function returns `None`.
+///
+/// # tonic
+///
+/// tonic's server leaves a `TcpConnectInfo`, over TLS too:
+///
+/// ```
+/// # // tonic's type, without a dependency on tonic.
+/// # mod tonic { pub mod transport { pub mod server {
+/// #     #[derive(Clone)]
+/// #     pub struct TcpConnectInfo(pub std::net::SocketAddr);
+/// #     impl TcpConnectInfo {
+/// #         pub fn remote_addr(&self) -> Option<std::net::SocketAddr> { Some(self.0) }
+/// #     }
+/// # } } }
+/// use portcullis::{PeerAddr, PeerAddrLayer};
+/// use tonic::transport::server::TcpConnectInfo;
+///
+/// let peer_addr = PeerAddrLayer::new(|extensions| extensions.get::<TcpConnectInfo>()?.remote_addr());
+/// // tonic::transport::Server::builder().layer(peer_addr).layer(gate).add_service(..)
+/// # use tower::{Layer, ServiceExt, service_fn};
+/// # let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+/// # runtime.block_on(async {
+/// # let peer = std::net::SocketAddr::from(([203, 0, 113, 9], 4711));
+/// # let service = peer_addr.layer(service_fn(async |request: http::Request<()>| {
+/// #     Ok::<_, std::convert::Infallible>(request.extensions().get::<PeerAddr>().copied())
+/// # }));
+/// # let mut request = http::Request::new(());
+/// # request.extensions_mut().insert(TcpConnectInfo(peer));
+/// # assert_eq!(service.oneshot(request).await, Ok(Some(PeerAddr(peer))));
+/// # });
+/// ```
+#[derive(Clone, Copy)]
+pub struct PeerAddrLayer<F> {
+    read: F,
+}
+
+impl<F> PeerAddrLayer<F>
+where
+    F: Fn(&Extensions) -> Option<SocketAddr>,
+{
+    /// Creates a layer that reads the peer address by this function.
+    ///
+    /// The function runs once for each request without a [`PeerAddr`].
+    pub fn new(read: F) -> Self {
+        Self { read }
+    }
+}
+
+impl<S, F: Clone> Layer<S> for PeerAddrLayer<F> {
+    type Service = PeerAddrService<S, F>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        let read = self.read.clone();
+        PeerAddrService { inner, read }
+    }
+}
+
+impl<F> fmt::Debug for PeerAddrLayer<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PeerAddrLayer")
+            .field("read", &type_name::<F>())
+            .finish()
+    }
+}
+
+/// Inserts [`PeerAddr`] into each request; created by [`PeerAddrLayer`].
+#[derive(Clone, Copy)]
+pub struct PeerAddrService<S, F> {
+    inner: S,
+    read: F,
+}
+
+impl<S, F> PeerAddrService<S, F> {
+    /// Returns a reference to the inner service.
+    pub fn get_ref(&self) -> &S {
+        &self.inner
+    }
+
+    /// Returns a mutable reference to the inner service.
+    pub fn get_mut(&mut self) -> &mut S {
+        &mut self.inner
+    }
+
+    /// Returns the inner service.
+    pub fn into_inner(self) -> S {
+        self.inner
+    }
+}
+
+impl<S, F, B> Service<Request<B>> for PeerAddrService<S, F>
+where
+    S: Service<Request<B>>,
+    F: Fn(&Extensions) -> Option<SocketAddr>,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = S::Future;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        let extensions = request.extensions_mut();
+        if extensions.get::<PeerAddr>().is_none()
+            && let Some(addr) = (self.read)(extensions)
+        {
+            extensions.insert(PeerAddr(addr));
+        }
+        self.inner.call(request)
+    }
+}
+
+impl<S: fmt::Debug, F> fmt::Debug for PeerAddrService<S, F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PeerAddrService")
+            .field("inner", &self.inner)
+            .field("read", &type_name::<F>())
+            .finish()
+    }
+}

@@ -1,0 +1,97 @@
+//! Notices of misconfiguration, each emitted once: as a `tracing` event, as a line of the access log on a
+//! standard stream, or as a line of stderr.
+
+#[cfg(not(feature = "tracing"))]
+use super::stderr::say;
+#[cfg(feature = "tracing")]
+use super::tracing::say;
+use crate::core::error::ConfigError;
+use std::sync::{
+    Arc, Mutex, MutexGuard, PoisonError,
+    atomic::{AtomicBool, Ordering},
+};
+
+/// Emits a notice, unless the flag is set; sets the flag.
+///
+/// Every request may meet the same misconfiguration; the operator is notified once. The message is
+/// formatted only if it is emitted: afterwards each call costs one load.
+pub(crate) fn once(said: &AtomicBool, message: impl FnOnce() -> String) {
+    // A plain load first: requests on all cores would fight over the line that a swap takes.
+    if !said.load(Ordering::Relaxed) && !said.swap(true, Ordering::Relaxed) {
+        let message = message();
+        say(&message);
+        tell(&message);
+    }
+}
+
+/// Emits a notice of a configuration that cannot be meant, unless the flag is set; sets the flag.
+pub(crate) fn misconfigured(said: &AtomicBool, error: impl FnOnce() -> ConfigError) {
+    once(said, || error().to_string());
+}
+
+/// Emits a notice of a configuration that cannot be meant: for whatever is built once.
+#[cfg_attr(
+    not(any(
+        feature = "api-key",
+        feature = "cache",
+        feature = "rate-limit",
+        feature = "redis"
+    )),
+    allow(dead_code)
+)]
+pub(crate) fn built_wrong(error: &ConfigError) {
+    once(&AtomicBool::new(false), || error.to_string());
+}
+
+/// Hears notices, and says whether it wants to hear more.
+pub(super) type Listener = dyn Fn(&str) -> bool + Send + Sync;
+
+pub(super) static LISTENERS: Mutex<Vec<Arc<Listener>>> = Mutex::new(Vec::new());
+
+/// Tells all further notices of this process to a listener, until it returns that it is enough.
+#[cfg_attr(not(feature = "access-log"), allow(dead_code))]
+pub(crate) fn listen(listener: impl Fn(&str) -> bool + Send + Sync + 'static) {
+    listeners().push(Arc::new(listener));
+}
+
+pub(super) fn tell(message: &str) {
+    // A listener is foreign code: it is called without the lock.
+    let all = listeners().clone();
+    let content: Vec<_> = all.into_iter().filter(|hear| !hear(message)).collect();
+    let is_content = |one: &Arc<Listener>| content.iter().any(|other| Arc::ptr_eq(one, other));
+    listeners().retain(|listener| !is_content(listener));
+}
+
+pub(super) fn listeners() -> MutexGuard<'static, Vec<Arc<Listener>>> {
+    LISTENERS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_notice_is_said_once_and_not_even_written_again() {
+        let said = AtomicBool::new(false);
+        let mut written = 0;
+        for _ in 0..3 {
+            once(&said, || {
+                written += 1;
+                String::from("a notice from a test")
+            });
+        }
+        assert_eq!(written, 1);
+    }
+
+    #[test]
+    fn two_notices_are_each_said() {
+        let mut written = 0;
+        for said in [AtomicBool::new(false), AtomicBool::new(false)] {
+            once(&said, || {
+                written += 1;
+                String::from("a notice from a test")
+            });
+        }
+        assert_eq!(written, 2);
+    }
+}

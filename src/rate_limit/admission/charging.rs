@@ -1,0 +1,97 @@
+//! The charge of a request: its partition, its policies, and their costs.
+
+use std::{borrow::Cow, future::Future, pin::Pin, sync::Arc};
+
+use super::charged::Costs;
+use crate::{
+    core::{identity::Identity, store_api::store_key::StoreKey},
+    rate_limit::{
+        partition::partition::{SingleComponent, StoredPartition},
+        policy::{
+            overrides::OwnSets,
+            policy::Policy,
+            tiers::{Chosen, LiveSets, PolicyList, PolicySet},
+        },
+        request_head::RequestHead,
+    },
+};
+
+/// A function that returns the tier of a request.
+type TierFn = dyn for<'a> Fn(&RequestHead<'a>) -> Option<Cow<'a, str>> + Send + Sync;
+/// A function that looks up the policies of a request.
+type PoliciesFn = dyn Fn(&RequestHead<'_>) -> PolicyLookup + Send + Sync;
+/// A function that returns the cost of a request.
+type CostFn = dyn Fn(&RequestHead<'_>, &Policy) -> u64 + Send + Sync;
+
+/// A lookup of the policies of one request.
+pub(super) type PolicyLookup = Pin<Box<dyn Future<Output = Option<PolicyList>> + Send>>;
+
+/// The options of a limiter that decide what a request is charged.
+#[derive(Default)]
+pub(crate) struct ChargingOptions {
+    pub(crate) tier_by: Option<Arc<TierFn>>,
+    pub(crate) policies_by: Option<Arc<PoliciesFn>>,
+    pub(crate) cost: Option<Arc<CostFn>>,
+    /// Whether the cost is an estimate, to be settled later.
+    pub(crate) settles: bool,
+}
+
+/// The charges of a limiter.
+pub(crate) struct Charging {
+    pub(crate) partition: StoredPartition,
+    /// The component that requests are counted by on the
+    /// [fast path](super::admission::FastAdmission), if they can take it.
+    pub(crate) fast: Option<SingleComponent>,
+    pub(crate) sets: LiveSets,
+    pub(crate) own: Option<OwnSets>,
+    pub(crate) options: ChargingOptions,
+}
+
+impl ChargingOptions {
+    pub(crate) fn tier<'a>(&self, head: &RequestHead<'a>) -> Option<Cow<'a, str>> {
+        match &self.tier_by {
+            Some(tier_by) => tier_by(head),
+            None => {
+                let tier = head.extensions.get().and_then(Identity::tier);
+                tier.map(Cow::Borrowed)
+            }
+        }
+    }
+
+    /// Returns the cost of a request for each policy. Calls the function once for each.
+    #[inline]
+    pub(crate) fn costs(&self, set: &PolicySet, head: &RequestHead<'_>) -> Costs {
+        let mut costs = Costs::new();
+        for policy in set.policies() {
+            costs.push(self.cost.as_ref().map_or(1, |cost| cost(head, policy)));
+        }
+        costs
+    }
+
+    /// Returns whether a function of the application takes part.
+    pub(crate) fn has_functions(&self) -> bool {
+        self.tier_by.is_some() || self.policies_by.is_some() || self.cost.is_some()
+    }
+}
+
+impl Charging {
+    /// Returns the policies of a request that no function chooses.
+    #[inline]
+    pub(crate) fn policies(&self, head: &RequestHead<'_>) -> Chosen<'_> {
+        let set = self.sets.choose(|| self.options.tier(head));
+        match &self.own {
+            Some(own) => own.of_caller(set, head.extensions.get()),
+            None => set,
+        }
+    }
+
+    /// Returns the partition of a request and its policies, for calls that no request waits for.
+    pub(crate) fn find(&self, head: &RequestHead<'_>) -> Option<(StoreKey, Arc<PolicySet>)> {
+        let set = self.policies(head);
+        if set.policies().is_empty() {
+            return None;
+        }
+        let partition = self.partition.key(head).ok()??;
+        Some((partition, set.into_owned()))
+    }
+}

@@ -1,0 +1,209 @@
+//! The handle that reads and changes limits in use.
+
+use std::{sync::Arc, time::Duration};
+
+use smallvec::SmallVec;
+
+use super::{
+    charged::{Costs, Paid},
+    ruling::Ruling,
+};
+use crate::{
+    core::{
+        error::{ConfigError, StoreError},
+        record::RateLimitOutcome,
+    },
+    rate_limit::{
+        config::Config,
+        failover::stores::{DecidingStore, equal_charges},
+        policy::{overrides::OwnSets, policy::Policy, spec::LimitSpec, tiers::Tiers},
+        request_head::RequestHead,
+    },
+};
+
+/// Reads and changes the limits of a layer in use. Created by
+/// [`RateLimitLayer::limits`](crate::rate_limit::RateLimitLayer::limits).
+#[derive(Clone, Debug)]
+pub struct Limits {
+    config: Arc<Config>,
+}
+
+/// The result of [`Limits::take`].
+#[derive(Debug)]
+#[must_use = "it says whether it was admitted"]
+pub struct Taken {
+    outcome: RateLimitOutcome,
+    paid: Option<Paid>,
+}
+
+impl Limits {
+    pub(crate) fn new(config: Arc<Config>) -> Self {
+        Self { config }
+    }
+
+    /// Replaces the active policies and tiers of all services that the layer has created.
+    ///
+    /// A policy that keeps its name, its [scope](Policy::scope) and its algorithm is not refilled. A
+    /// window keeps its count: 10 used of 10 become 10 used of 1000. A bucket keeps the share that is
+    /// left: an empty one stays empty, and a half-full one stays half full. If the window changes, other
+    /// layers and instances that use the previous policy are not affected; see [`Policy::replacing`].
+    ///
+    /// # Errors
+    ///
+    /// If [`build`](crate::rate_limit::RateLimitLayerBuilder::build) would reject them. Then nothing changes.
+    pub fn replace(
+        &self,
+        policies: impl IntoIterator<Item = Policy>,
+        tiers: Option<Tiers>,
+    ) -> Result<(), ConfigError> {
+        let charging = &self.config.charging;
+        let (policies, tiers) = charging.sets.successors(policies, tiers);
+        let spec = LimitSpec {
+            policies: &policies,
+            tiers: tiers.as_ref(),
+            reads: charging
+                .own
+                .as_ref()
+                .map(OwnSets::reads)
+                .unwrap_or_default(),
+            bans: self.config.bans.as_deref(),
+            stores: &self.config.stores.options,
+            charging: &charging.options,
+        };
+        charging.sets.replace(spec.sets()?);
+        Ok(())
+    }
+
+    /// Returns the remaining quota of a request with this head; `None` if no policy applies to it.
+    ///
+    /// Lists of callers and [`policies_by`](crate::rate_limit::RateLimitLayerBuilder::policies_by) are not
+    /// consulted, here and in the other methods.
+    ///
+    /// # Errors
+    ///
+    /// If the store fails.
+    pub async fn peek(
+        &self,
+        head: &RequestHead<'_>,
+    ) -> Result<Option<RateLimitOutcome>, StoreError> {
+        let Some((partition, set)) = self.config.charging.find(head) else {
+            return Ok(None);
+        };
+        let store = &self.config.stores.background;
+        let peeked = store.peek(&partition, &equal_charges(&set, 0)).await?;
+        let ruling = Ruling::of_store(&peeked, &set);
+        Ok(Some(ruling.outcome(Duration::ZERO)))
+    }
+
+    /// Charges what a request with this head would be charged at this cost; `None` if no policy
+    /// applies to it. For background jobs, and for messages on a connection that stays open.
+    ///
+    /// If one policy denies, none is charged. The caller waits for its turn in a
+    /// [queue](Policy::leaky_queue) itself: [`delayed`](RateLimitOutcome::delayed) is the time. A denial
+    /// does not count toward a [ban](crate::rate_limit::Penalty), and bans do not apply.
+    ///
+    /// ```
+    /// use portcullis::{
+    ///     Identity,
+    ///     rate_limit::{Partition, Policy, Quota, RateLimitLayer, RequestHead},
+    ///     store::MemoryStore,
+    /// };
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let layer = RateLimitLayer::builder(MemoryStore::new(), Partition::identity())
+    ///     .policy(Policy::fixed_window("messages", Quota::per_minute(10))?)
+    ///     .build()?;
+    /// # let mut upgrade = http::Request::new(());
+    /// # upgrade.extensions_mut().insert(Identity::trusted("k1").build());
+    /// let (limits, head) = (layer.limits(), RequestHead::of(&upgrade));
+    /// let taken = limits.take(&head, 4).await?.expect("its caller is known");
+    /// assert!(taken.is_admitted());
+    /// // Three of the four messages failed.
+    /// limits.refund(taken, 3).await?;
+    /// assert_eq!(limits.peek(&head).await?.unwrap().policies[0].remaining, 9);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// If the store fails. The local store is not used.
+    pub async fn take(
+        &self,
+        head: &RequestHead<'_>,
+        cost: u64,
+    ) -> Result<Option<Taken>, StoreError> {
+        let Some((partition, set)) = self.config.charging.find(head) else {
+            return Ok(None);
+        };
+        let stores = &self.config.stores;
+        let reply = stores
+            .background
+            .take(&partition, &equal_charges(&set, cost));
+        let reply = reply.await?;
+        let ruling = Ruling::of_store(&reply, &set);
+        let costs: Costs = set.policies().iter().map(|_| cost).collect();
+        let charged = ruling.charged().map(|decisions| {
+            stores.charged(&DecidingStore::Main, partition, &set, &costs, decisions)
+        });
+        Ok(Some(Taken {
+            outcome: ruling.outcome(ruling.delay(&costs)),
+            paid: charged,
+        }))
+    }
+
+    /// Refunds an amount, at most the one that was charged. The refund applies to the window of the
+    /// charge, and to no later one.
+    ///
+    /// # Errors
+    ///
+    /// If the store fails.
+    pub async fn refund(&self, taken: Taken, amount: u64) -> Result<(), StoreError> {
+        match &taken.paid {
+            Some(paid) => paid.refund(amount).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Charges each policy of a request with this head an amount that was used already, even if the
+    /// quota is exceeded.
+    ///
+    /// # Errors
+    ///
+    /// If the store fails, or cannot [charge](crate::rate_limit::RateLimitStore::charge).
+    pub async fn charge(&self, head: &RequestHead<'_>, cost: u64) -> Result<(), StoreError> {
+        let Some((partition, set)) = self.config.charging.find(head) else {
+            return Ok(());
+        };
+        let store = &self.config.stores.background;
+        store.charge(&partition, &equal_charges(&set, cost)).await
+    }
+
+    /// Resets the counts of a request with this head, and lifts a ban of its partition.
+    ///
+    /// # Errors
+    ///
+    /// If the store fails.
+    pub async fn reset(&self, head: &RequestHead<'_>) -> Result<(), StoreError> {
+        let Some((partition, set)) = self.config.charging.find(head) else {
+            return Ok(());
+        };
+        let bans = self.config.bans.iter().flat_map(|bans| bans.policies());
+        let policies = set.policies().iter().flat_map(Policy::with_previous);
+        let policies: SmallVec<[&Policy; 4]> = policies.chain(bans).collect();
+        self.config.stores.reset(&partition, &policies).await
+    }
+}
+
+impl Taken {
+    /// Returns whether the request was admitted and charged.
+    pub fn is_admitted(&self) -> bool {
+        self.paid.is_some()
+    }
+
+    /// Returns the decisions of the policies.
+    pub fn outcome(&self) -> &RateLimitOutcome {
+        &self.outcome
+    }
+}

@@ -1,0 +1,218 @@
+//! Bans of partitions that are denied too often, or fail to authenticate.
+
+use std::{borrow::Cow, sync::Arc, time::Duration};
+
+use http::StatusCode;
+
+use crate::{
+    core::{
+        audit::{Audit, AuditEvent},
+        error::ConfigError,
+        http::rejection::Rejection,
+        record::PolicyOutcome,
+        store_api::store_key::StoreKey,
+    },
+    rate_limit::{
+        decision::{charge::Charge, decision::Decision},
+        failover::stores::Stores,
+        policy::{policy::Policy, quota::Quota},
+        store::RateLimitStore,
+    },
+};
+
+/// Bans partitions that are denied too often.
+///
+/// Denials and bans are counted in the limiter's store, by the partition of its policies, so all
+/// instances on one store share them. Partitions that were never denied take no memory. A ban ends
+/// after its duration, whatever the partition does meanwhile, and the count of denials restarts at
+/// zero. While the store fails, no partition is banned.
+///
+/// ```
+/// use std::time::Duration;
+/// use portcullis::rate_limit::Penalty;
+///
+/// // Bans for ten minutes after 20 denials or failed authentications within a minute.
+/// let penalty = Penalty::after(20)
+///     .denials_within(Duration::from_secs(60))
+///     .ban_for(Duration::from_secs(10 * 60))
+///     .failed_auth();
+/// # let _ = penalty;
+/// ```
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct Penalty {
+    name: String,
+    denials: u64,
+    within: Duration,
+    ban_for: Duration,
+    failed_auth: bool,
+    forbids: bool,
+}
+
+impl Penalty {
+    /// Bans after this many denials, at least 1. By default within 1 minute, and for 10 minutes.
+    pub fn after(denials: u64) -> Self {
+        Self {
+            name: "penalty".to_owned(),
+            denials,
+            within: Duration::from_secs(60),
+            ban_for: Duration::from_secs(10 * 60),
+            failed_auth: false,
+            forbids: false,
+        }
+    }
+
+    /// Sets the window that counts denials. Defaults to 1 minute.
+    pub fn denials_within(mut self, window: Duration) -> Self {
+        self.within = window;
+        self
+    }
+
+    /// Sets the duration of a ban. Defaults to 10 minutes.
+    pub fn ban_for(mut self, duration: Duration) -> Self {
+        self.ban_for = duration;
+        self
+    }
+
+    /// Counts responses of `401` and `403` as denials too. The limiter must be outside of the layer
+    /// that authenticates. Off by default.
+    ///
+    /// Rejections by a layer of this crate count by their HTTP status, even if the client receives a
+    /// gRPC status instead. Over HTTP/2, the gRPC statuses `UNAUTHENTICATED` and `PERMISSION_DENIED` in
+    /// the head of a response count as well.
+    pub fn failed_auth(mut self) -> Self {
+        self.failed_auth = true;
+        self
+    }
+
+    /// Rejects banned requests with `403`. Defaults to `429`. Both have `Retry-After`.
+    pub fn forbid(mut self) -> Self {
+        self.forbids = true;
+        self
+    }
+
+    /// Sets the name under which the ban appears in audit events, records and responses. Defaults to
+    /// `penalty`.
+    ///
+    /// Limiters on one store whose penalties have the same name and the same [`ban_for`](Self::ban_for)
+    /// share the bans of a partition. Penalties whose bans last for different times never affect one
+    /// another.
+    pub fn named(mut self, name: impl Into<String>) -> Self {
+        self.name = name.into();
+        self
+    }
+
+    pub(crate) fn build(self) -> Result<Bans, ConfigError> {
+        if self.name.len() > 48 {
+            return Err(ConfigError::new(
+                "penalty",
+                &self.name,
+                "a penalty is named by at most 48 characters",
+            )
+            .fix("give a shorter name"));
+        }
+        let denials = Quota::new(self.denials, self.within);
+        let ban = Quota::new(1, self.ban_for);
+        let denials = Policy::fixed_window(&format!("{} denials", self.name), denials)?;
+        Ok(Bans {
+            // A ban resets them: they belong to it.
+            denials: denials.scope(&format!("ban of {:?}", self.ban_for)),
+            ban: Policy::fixed_window(&self.name, ban)?.scope("ban"),
+            failed_auth: self.failed_auth,
+            forbids: self.forbids,
+        })
+    }
+}
+
+/// The policies of a penalty.
+#[derive(Clone, Debug)]
+pub(crate) struct Bans {
+    denials: Policy,
+    // One window of it is a ban.
+    ban: Policy,
+    failed_auth: bool,
+    forbids: bool,
+}
+
+impl Bans {
+    /// Returns the policy whose decision at cost 0 tells whether there is a ban.
+    pub(crate) fn policy(&self) -> &Policy {
+        &self.ban
+    }
+
+    /// Returns all policies.
+    pub(crate) fn policies(&self) -> [&Policy; 2] {
+        [&self.denials, &self.ban]
+    }
+
+    /// Returns whether responses may count as denials.
+    pub(crate) fn counts_auth(&self) -> bool {
+        self.failed_auth
+    }
+
+    /// Returns whether a response of this status counts as a denial.
+    pub(crate) fn count(&self, status: StatusCode) -> bool {
+        self.failed_auth && matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)
+    }
+
+    /// Returns the rejection of a banned request, if the decision tells of a ban.
+    pub(crate) fn rejection(&self, said: &Decision) -> Option<(Rejection, PolicyOutcome)> {
+        if said.remaining() > 0 {
+            return None;
+        }
+        let status = match self.forbids {
+            true => StatusCode::FORBIDDEN,
+            false => StatusCode::TOO_MANY_REQUESTS,
+        };
+        let rejection = Rejection::new(
+            status,
+            Cow::Borrowed(
+                "https://iana.org/assignments/http-problem-types#abnormal-usage-detected",
+            ),
+            "Request not satisfied due to detection of abnormal request pattern",
+        )
+        .retry_after(said.reset_after())
+        .member("violated-policies", [self.ban.name()]);
+        let wait = said.reset_after();
+        let name = Arc::clone(self.ban.shared_name());
+        let outcome = PolicyOutcome::denied(name, 1, 0, Some(wait), wait);
+        Some((rejection, outcome))
+    }
+
+    /// Counts a denial of a partition in the background.
+    pub(super) fn count_denial(
+        self: &Arc<Self>,
+        stores: &Stores,
+        partition: StoreKey,
+        subject: Arc<str>,
+        audit: &Audit,
+    ) {
+        let (bans, store, audit) = (self.clone(), stores.background.clone(), audit.clone());
+        stores.run(Box::pin(bans.denied(store, partition, subject, audit)));
+    }
+
+    /// Counts a denial, and raises a ban if there are too many. A call that fails is not repeated.
+    async fn denied(
+        self: Arc<Self>,
+        store: Arc<dyn RateLimitStore>,
+        partition: StoreKey,
+        subject: Arc<str>,
+        audit: Audit,
+    ) {
+        let one = |policy| [Charge::new(policy, 1)];
+        let counted = store.take(&partition, &one(&self.denials));
+        let Ok(counted) = counted.await else { return };
+        let count = counted.each().first();
+        if count.is_none_or(|count| count.remaining() > 0) {
+            return;
+        }
+        let raised = store.take(&partition, &one(&self.ban));
+        if raised.await.is_ok_and(|raised| raised.is_admitted()) {
+            audit.tell(|| AuditEvent::BanRaised {
+                subject,
+                policy: Arc::clone(self.ban.shared_name()),
+            });
+            let _ = store.reset(&partition, &[&self.denials]).await;
+        }
+    }
+}

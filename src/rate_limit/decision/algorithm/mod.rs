@@ -1,0 +1,21 @@
+//! The algorithms: pure functions of a stored state, the time and a cost.
+
+mod algorithm;
+mod fixed_window;
+mod leaky_bucket;
+mod leaky_queue;
+mod sliding_log;
+mod sliding_window;
+mod token_bucket;
+
+pub(crate) use self::algorithm::Algorithm;
+pub use self::algorithm::State;
+pub use self::sliding_log::Log;
+pub(super) use self::sliding_log::SlidingLog;
+pub(crate) use self::{
+    fixed_window::{Alignment, FixedWindow},
+    leaky_bucket::LeakyBucket,
+    leaky_queue::LeakyQueue,
+    sliding_window::SlidingWindow,
+    token_bucket::TokenBucket,
+};

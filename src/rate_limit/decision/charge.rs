@@ -1,0 +1,218 @@
+//! Several policies on one request: denied by one, charged to none.
+
+use smallvec::SmallVec;
+
+use super::{
+    algorithm::{Log, State},
+    decision::{Decision, Decisions},
+};
+use crate::{core::time::Timestamp, rate_limit::policy::policy::Policy};
+
+/// What a request asks of one policy.
+#[derive(Clone, Copy, Debug)]
+pub struct Charge<'a> {
+    /// The policy.
+    pub policy: &'a Policy,
+    /// How much the request costs; with zero nothing is charged.
+    pub cost: u64,
+}
+
+impl<'a> Charge<'a> {
+    /// Creates a charge of this much.
+    pub fn new(policy: &'a Policy, cost: u64) -> Self {
+        Self { policy, cost }
+    }
+
+    /// Returns whether this decision lets the request pass.
+    fn passes(&self, decision: &Decision) -> bool {
+        decision.is_admitted() || self.policy.is_shadow()
+    }
+}
+
+/// Decides a request by all its policies at once, and writes what to remember into the states.
+///
+/// The states stand in the order of the charges. If one policy denies, none is charged; what the
+/// others say is then what they had left before. A policy that only watches denies nothing, and is
+/// charged if the others admit and it would.
+///
+/// A store reads all states, asks this, and writes them all back, as one step.
+///
+/// ```
+/// use portcullis::{Timestamp, rate_limit::{Charge, Policy, Quota, State, decide_all}};
+///
+/// let two = Policy::fixed_window("two", Quota::per_minute(2))?;
+/// let one = Policy::fixed_window("one", Quota::per_minute(1))?;
+/// let charges = [Charge::new(&two, 1), Charge::new(&one, 1)];
+/// let (now, mut states) = (Timestamp::EPOCH, [State::NONE; 2]);
+///
+/// assert!(decide_all(&charges, &mut states, now).is_admitted());
+/// let denied = decide_all(&charges, &mut states, now);
+/// assert!(!denied.is_admitted());
+/// assert_eq!(denied.each()[0].remaining(), 1);
+/// # Ok::<(), portcullis::ConfigError>(())
+/// ```
+///
+/// # Panics
+///
+/// If there are fewer states than charges.
+#[inline]
+pub fn decide_all(charges: &[Charge<'_>], states: &mut [State], now: Timestamp) -> Decisions {
+    if let ([charge], [state, ..]) = (charges, &mut *states) {
+        let (decision, next) = charge.policy.decide(*state, now, charge.cost);
+        *state = next;
+        return Decisions::one(charge.passes(&decision), now, decision);
+    }
+    settle(charges, states, now)
+}
+
+/// What a store remembers of one partition under one policy.
+#[derive(Debug)]
+pub enum Memory<'a> {
+    /// Three words: any policy can be decided on them.
+    State(&'a mut State),
+    /// A log, for a policy that [keeps one](Policy::keeps_a_log).
+    Log(&'a mut Log),
+}
+
+/// Decides as [`decide_all`] does, for a store that also keeps logs.
+///
+/// # Panics
+///
+/// If there are fewer memories than charges, or a log for a policy that keeps none.
+pub fn decide_all_with_logs(
+    charges: &[Charge<'_>],
+    memories: &mut [Memory<'_>],
+    now: Timestamp,
+) -> Decisions {
+    settle(charges, memories, now)
+}
+
+/// What is decided on and written, in whatever form.
+trait Recall {
+    /// What would be remembered after the charge.
+    type Next;
+
+    /// Decides a charge, and does not yet remember it.
+    fn decide(&mut self, charge: &Charge<'_>, now: Timestamp) -> (Decision, Self::Next);
+
+    /// Remembers the charge.
+    fn keep(&mut self, charge: &Charge<'_>, now: Timestamp, next: Self::Next);
+}
+
+fn settle<R: Recall>(charges: &[Charge<'_>], memories: &mut [R], now: Timestamp) -> Decisions {
+    assert!(charges.len() <= memories.len(), "each charge has a memory");
+    let decided: SmallVec<[(Decision, R::Next); 4]> = charges
+        .iter()
+        .zip(&mut *memories)
+        .map(|(charge, memory)| memory.decide(charge, now))
+        .collect();
+    let admitted = charges
+        .iter()
+        .zip(&decided)
+        .all(|(charge, (decision, _))| charge.passes(decision));
+    let settled = charges.iter().zip(memories).zip(decided);
+    let each = settled.map(|((charge, memory), (decision, next))| {
+        if admitted || !decision.is_admitted() {
+            memory.keep(charge, now, next);
+            return decision;
+        }
+        // Not charged after all: what the policy has left is what it had before.
+        let peek = Charge { cost: 0, ..*charge };
+        let (decision, kept) = memory.decide(&peek, now);
+        memory.keep(&peek, now, kept);
+        decision
+    });
+    Decisions::new(admitted, now, each)
+}
+
+impl Recall for State {
+    type Next = State;
+
+    fn decide(&mut self, charge: &Charge<'_>, now: Timestamp) -> (Decision, State) {
+        charge.policy.decide(*self, now, charge.cost)
+    }
+
+    fn keep(&mut self, _: &Charge<'_>, _: Timestamp, next: State) {
+        *self = next;
+    }
+}
+
+impl Recall for Memory<'_> {
+    /// A state; for a log, whether to record the charge.
+    type Next = Result<State, bool>;
+
+    fn decide(&mut self, charge: &Charge<'_>, now: Timestamp) -> (Decision, Self::Next) {
+        match self {
+            Self::State(state) => {
+                let (decision, next) = charge.policy.decide(**state, now, charge.cost);
+                (decision, Ok(next))
+            }
+            Self::Log(log) => {
+                let algorithm = charge.policy.algorithm();
+                let decision = algorithm
+                    .decide_log(log, now, charge.cost)
+                    .expect("a log is only given to a policy that keeps one");
+                (decision, Err(decision.is_admitted()))
+            }
+        }
+    }
+
+    fn keep(&mut self, charge: &Charge<'_>, now: Timestamp, next: Self::Next) {
+        match (self, next) {
+            (Self::State(state), Ok(next)) => **state = next,
+            (Self::Log(log), Err(true)) => {
+                charge.policy.algorithm().record(log, now, charge.cost);
+            }
+            (Self::State(_), Err(_)) | (Self::Log(_), Ok(_) | Err(false)) => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use proptest::{collection::vec, prelude::*};
+
+    use super::*;
+    use crate::rate_limit::policy::quota::Quota;
+
+    fn policies(limits: [u64; 3]) -> [Policy; 3] {
+        let quota = |limit| Quota::new(limit, Duration::from_secs(1));
+        [
+            Policy::token_bucket("bucket", quota(limits[0])).unwrap(),
+            Policy::fixed_window("anchored", quota(limits[1])).unwrap(),
+            Policy::aligned_window("aligned", quota(limits[2])).unwrap(),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(10_000))]
+
+        #[test]
+        fn denied_by_one_is_charged_to_none_and_admitted_is_charged_to_all(
+            limits in [1_u64..6, 1_u64..6, 1_u64..6],
+            steps in vec((0_u64..300_000, [0_u64..4, 0_u64..4, 0_u64..4]), 1..60),
+        ) {
+            let policies = policies(limits);
+            let (mut now, mut states) = (0, [State::NONE; 3]);
+            for (pause, costs) in steps {
+                now += pause;
+                let at = Timestamp::from_micros(now);
+                let charges = [0, 1, 2].map(|i| Charge::new(&policies[i], costs[i]));
+                let alone = [0, 1, 2].map(|i| policies[i].decide(states[i], at, costs[i]));
+                let before = [0, 1, 2].map(|i| policies[i].decide(states[i], at, 0).0.remaining());
+                let together = decide_all(&charges, &mut states, at);
+                let admitted = alone.iter().all(|(decision, _)| decision.is_admitted());
+                prop_assert_eq!(together.is_admitted(), admitted);
+                for i in 0..3 {
+                    let left = policies[i].decide(states[i], at, 0).0.remaining();
+                    let spent = if admitted { costs[i] } else { 0 };
+                    prop_assert_eq!(left, before[i] - spent);
+                    prop_assert_eq!(together.each()[i].remaining(), left);
+                    prop_assert!(left <= limits[i]);
+                }
+            }
+        }
+    }
+}

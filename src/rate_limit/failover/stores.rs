@@ -1,0 +1,250 @@
+//! The stores of a limiter: one that decides, and one that decides while the first one fails.
+
+use std::{
+    num::NonZeroU32,
+    sync::Arc,
+    task::{Context, Waker},
+    time::Duration,
+};
+
+use http::Extensions;
+use smallvec::SmallVec;
+
+use super::{local_store::LocalStore, on_store_error::OnStoreError, watched::BackgroundStore};
+use crate::{
+    core::{
+        audit::Audit,
+        error::{ConfigError, StoreErrorKind},
+        record::RecordHandle,
+        runtime::{self, Runtime, Task},
+        store_api::{
+            store_future::StoreFuture, store_key::StoreKey, store_monitor::StoreWatch,
+            timeout::Deadline,
+        },
+    },
+    rate_limit::{
+        admission::charged::Paid,
+        decision::{charge::Charge, decision::Decisions},
+        policy::{
+            policy::Policy,
+            tiers::{FailureRule, PolicySet},
+        },
+        store::RateLimitStore,
+    },
+};
+
+/// The default time that a request waits for the store.
+const STORE_TIMEOUT: Duration = Duration::from_millis(25);
+
+/// The options of a limiter that concern its stores.
+pub(crate) struct StoreOptions {
+    pub(crate) store: Arc<dyn RateLimitStore>,
+    pub(crate) on_error: OnStoreError,
+    pub(crate) deadline: Deadline,
+    pub(crate) runtime: Option<Arc<dyn Runtime>>,
+}
+
+/// The stores of a limiter.
+pub(crate) struct Stores {
+    pub(crate) options: StoreOptions,
+    /// The same store, for calls that no request waits for.
+    pub(crate) background: Arc<dyn RateLimitStore>,
+    local: Option<Arc<LocalStore>>,
+    watch: StoreWatch,
+}
+
+/// The store that decides a request.
+pub(crate) enum DecidingStore {
+    Main,
+    /// The local store, and the failure of the main one.
+    Local(Arc<LocalStore>, StoreErrorKind),
+}
+
+impl StoreOptions {
+    pub(crate) fn new(store: Arc<dyn RateLimitStore>) -> Self {
+        Self {
+            store,
+            on_error: OnStoreError::default(),
+            deadline: Deadline::after(STORE_TIMEOUT),
+            runtime: runtime::ambient(),
+        }
+    }
+
+    /// Sets the runtime that spawns, and that sleeps for queues and for the store's deadline.
+    pub(crate) fn run_on(&mut self, runtime: Arc<dyn Runtime>) {
+        self.deadline.sleep_on(Arc::clone(&runtime));
+        self.runtime = Some(runtime);
+    }
+
+    /// Returns the number of instances that divide the quotas of a local store.
+    fn share(&self) -> Option<NonZeroU32> {
+        self.on_error.share().ok().flatten()
+    }
+
+    /// # Errors
+    ///
+    /// If the timeout is zero.
+    pub(crate) fn check_timeout(&self) -> Result<(), ConfigError> {
+        if !self.deadline.is_zero() {
+            return Ok(());
+        }
+        let problem =
+            "no store replies within it, so every request is decided as if the store failed";
+        let error = ConfigError::new("store_deadline", "0ns", problem);
+        Err(error.fix("set some tens of milliseconds, or call `without_store_deadline`"))
+    }
+
+    /// # Errors
+    ///
+    /// If the store cannot change what it has charged.
+    pub(crate) fn check_settlement(&self) -> Result<(), ConfigError> {
+        if self.store.can_settle() {
+            return Ok(());
+        }
+        let problem = "the store can neither charge nor refund";
+        let error = ConfigError::new("settle", format_args!("{:?}", self.store), problem);
+        Err(error.fix("use a store that can, such as `MemoryStore`"))
+    }
+}
+
+impl Stores {
+    pub(crate) fn new(options: StoreOptions, audit: Audit) -> Self {
+        let watch = StoreWatch::new("rate_limit", audit);
+        let deadline = options.deadline.beside(options.store.has_deadline());
+        Self {
+            background: Arc::new(BackgroundStore::new(&options.store, &watch)),
+            local: options.on_error.store().map(LocalStore::new).map(Arc::new),
+            options: StoreOptions {
+                deadline,
+                ..options
+            },
+            watch,
+        }
+    }
+
+    /// Notes that the main store has replied at once.
+    #[inline]
+    pub(crate) fn note_reply(&self) {
+        self.watch.answered_at_once();
+    }
+
+    /// Charges a request that waits for the reply.
+    #[inline]
+    pub(crate) fn take(
+        &self,
+        store: &DecidingStore,
+        partition: &StoreKey,
+        charges: &[Charge<'_>],
+        extensions: &Extensions,
+    ) -> StoreFuture<Decisions> {
+        match store {
+            DecidingStore::Main => {
+                let reply = self.options.store.take(partition, charges);
+                let record = || RecordHandle::of(extensions).cloned();
+                self.watch.over(self.options.deadline.bound(reply), record)
+            }
+            DecidingStore::Local(local, _) => local.take(partition, charges),
+        }
+    }
+
+    /// Returns the local store and the policies that it decides by after the main store has failed,
+    /// if it decides in place of this one.
+    pub(crate) fn fallback(
+        &self,
+        store: &DecidingStore,
+        set: &PolicySet,
+        failure: StoreErrorKind,
+    ) -> Option<(DecidingStore, Arc<PolicySet>)> {
+        match (store, &self.local) {
+            (DecidingStore::Main, Some(local)) => {
+                let set = set.local(self.options.share())?;
+                Some((DecidingStore::Local(Arc::clone(local), failure), set))
+            }
+            (DecidingStore::Main, None) | (DecidingStore::Local(..), _) => None,
+        }
+    }
+
+    /// Returns whether a request passes that no store has decided.
+    pub(crate) fn admit_undecided(&self, set: &PolicySet) -> bool {
+        match (set.failure_rule(), &self.options.on_error) {
+            (FailureRule::Allow, _) | (FailureRule::AsLimiter, OnStoreError::Allow) => true,
+            (FailureRule::Deny, _)
+            | (FailureRule::AsLimiter, OnStoreError::Local { .. } | OnStoreError::Deny) => false,
+        }
+    }
+
+    /// Returns the charges of an admitted request, to be settled or refunded.
+    pub(crate) fn charged(
+        &self,
+        store: &DecidingStore,
+        partition: StoreKey,
+        set: &Arc<PolicySet>,
+        costs: &[u64],
+        decisions: &Decisions,
+    ) -> Paid {
+        let store = match store {
+            DecidingStore::Main => Arc::clone(&self.background),
+            DecidingStore::Local(local, _) => Arc::clone(local) as Arc<dyn RateLimitStore>,
+        };
+        let runtime = self.options.runtime.as_ref();
+        Paid::new(store, runtime, partition, set, costs, decisions)
+    }
+
+    /// Returns whether the local store may have admitted requests that the main one was not
+    /// charged for.
+    #[inline]
+    pub(crate) fn has_unsent(&self) -> bool {
+        self.local.as_ref().is_some_and(|local| local.has_unsent())
+    }
+
+    /// Charges the main store in the background for the requests of a partition that the local
+    /// store has admitted.
+    #[inline]
+    pub(crate) fn charge_unsent(&self, partition: &StoreKey, set: &Arc<PolicySet>) {
+        if let Some(local) = &self.local
+            && self.options.store.can_settle()
+        {
+            self.charge_unsent_of(local, partition, set);
+        }
+    }
+
+    fn charge_unsent_of(
+        &self,
+        local: &Arc<LocalStore>,
+        partition: &StoreKey,
+        set: &Arc<PolicySet>,
+    ) {
+        let Some(local_set) = set.local(self.options.share()) else {
+            return;
+        };
+        if let Some(payment) = local.payment(partition, local_set) {
+            let (store, set) = (Arc::clone(&self.background), Arc::clone(set));
+            self.run(Box::pin(payment.send(store, set)));
+        }
+    }
+
+    /// Resets these policies of a partition in all stores.
+    pub(crate) fn reset(&self, partition: &StoreKey, policies: &[&Policy]) -> StoreFuture<()> {
+        if let Some(local) = &self.local {
+            // A store in memory is done by now; a caller does not wait for another one.
+            drop(local.reset(partition, policies));
+        }
+        self.background.reset(partition, policies)
+    }
+
+    /// Runs a task in the background. With a store in memory it completes at once.
+    pub(crate) fn run(&self, mut task: Task) {
+        let mut no_waker = Context::from_waker(Waker::noop());
+        if task.as_mut().poll(&mut no_waker).is_pending()
+            && let Some(runtime) = &self.options.runtime
+        {
+            runtime.spawn(task);
+        }
+    }
+}
+
+/// Returns one charge for each policy, all of the same cost.
+pub(crate) fn equal_charges(set: &PolicySet, cost: u64) -> SmallVec<[Charge<'_>; 4]> {
+    let policies = set.policies().iter();
+    policies.map(|policy| Charge::new(policy, cost)).collect()
+}

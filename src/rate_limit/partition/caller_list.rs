@@ -1,0 +1,170 @@
+//! Lists of callers that are exempt or denied.
+
+use std::{fmt, sync::Arc};
+
+use crate::{
+    core::{
+        identity::Identity,
+        net::{
+            client_addr::{ClientAddrResolver, MissingClientAddr},
+            ip_network::IpNetwork,
+        },
+    },
+    rate_limit::request_head::RequestHead,
+};
+
+/// A list of callers, by network or by identity.
+///
+/// ```
+/// use portcullis::{ClientAddrResolver, rate_limit::Callers};
+///
+/// let office = Callers::new()
+///     .networks(ClientAddrResolver::default(), ["203.0.113.0/24".parse()?])
+///     .lineages(["monitoring"]);
+/// # let _ = office;
+/// # Ok::<(), portcullis::ConfigError>(())
+/// ```
+#[derive(Clone, Default)]
+#[must_use]
+pub struct Callers {
+    networks: Vec<(ClientAddrResolver, Vec<IpNetwork>)>,
+    lineages: Vec<String>,
+    owners: Vec<String>,
+}
+
+impl Callers {
+    /// Creates an empty list.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds callers whose address, as the resolver determines it, is in one of these networks.
+    pub fn networks(
+        mut self,
+        resolver: ClientAddrResolver,
+        networks: impl IntoIterator<Item = IpNetwork>,
+    ) -> Self {
+        self.networks
+            .push((resolver, networks.into_iter().collect()));
+        self
+    }
+
+    /// Adds the identities of these lineages.
+    pub fn lineages<I>(mut self, lineages: I) -> Self
+    where
+        I: IntoIterator,
+        I::Item: Into<String>,
+    {
+        self.lineages.extend(lineages.into_iter().map(Into::into));
+        self
+    }
+
+    /// Adds the identities of these owners.
+    pub fn owners<I>(mut self, owners: I) -> Self
+    where
+        I: IntoIterator,
+        I::Item: Into<String>,
+    {
+        self.owners.extend(owners.into_iter().map(Into::into));
+        self
+    }
+
+    /// Returns whether the list includes the caller of a request.
+    #[inline]
+    fn include(&self, head: &RequestHead<'_>) -> Result<bool, MissingClientAddr> {
+        Ok(!self.is_empty() && self.include_one(head)?)
+    }
+
+    #[inline]
+    fn is_empty(&self) -> bool {
+        self.networks.is_empty() && self.lineages.is_empty() && self.owners.is_empty()
+    }
+
+    /// Returns whether the list includes callers by identity.
+    fn reads_identity(&self) -> bool {
+        !self.lineages.is_empty() || !self.owners.is_empty()
+    }
+
+    #[inline(never)]
+    fn include_one(&self, head: &RequestHead<'_>) -> Result<bool, MissingClientAddr> {
+        if let Some(identity) = head.extensions.get::<Identity>() {
+            let is = |name: Option<&str>, names: &[String]| {
+                name.is_some_and(|name| names.iter().any(|one| one == name))
+            };
+            if is(Some(identity.lineage()), &self.lineages) || is(identity.owner(), &self.owners) {
+                return Ok(true);
+            }
+        }
+        for (resolver, networks) in &self.networks {
+            let ip = resolver.resolve(head.extensions, head.headers)?.ip();
+            if networks.iter().any(|network| network.contains(ip)) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+}
+
+/// A function that exempts requests.
+type SkipFn = dyn Fn(&RequestHead<'_>) -> bool + Send + Sync;
+
+/// The callers that a limiter denies, and the requests that it exempts.
+#[derive(Default)]
+pub(crate) struct CallerRules {
+    pub(crate) deny: Callers,
+    pub(crate) allow: Callers,
+    pub(crate) skip: Option<Arc<SkipFn>>,
+}
+
+/// The treatment of a request by the [`CallerRules`].
+pub(crate) enum Access {
+    Denied,
+    /// No policy applies.
+    Exempt,
+    Limited,
+}
+
+impl CallerRules {
+    /// Returns the treatment of a request. Denials take precedence.
+    #[inline]
+    pub(crate) fn access(&self, head: &RequestHead<'_>) -> Result<Access, MissingClientAddr> {
+        if self.deny.include(head)? {
+            return Ok(Access::Denied);
+        }
+        let is_skipped = self.skip.as_ref().is_some_and(|skip| skip(head));
+        Ok(match is_skipped || self.allow.include(head)? {
+            true => Access::Exempt,
+            false => Access::Limited,
+        })
+    }
+
+    /// Returns whether every request is limited.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.deny.is_empty() && !self.exempts()
+    }
+
+    /// Returns whether some requests may be exempt.
+    pub(crate) fn exempts(&self) -> bool {
+        !self.allow.is_empty() || self.skip.is_some()
+    }
+
+    /// Returns whether the identity of the caller is read.
+    pub(crate) fn reads_identity(&self) -> bool {
+        self.allow.reads_identity() || self.deny.reads_identity()
+    }
+}
+
+impl fmt::Debug for Callers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let networks: usize = self
+            .networks
+            .iter()
+            .map(|(_, networks)| networks.len())
+            .sum();
+        f.debug_struct("Callers")
+            .field("networks", &networks)
+            .field("lineages", &self.lineages.len())
+            .field("owners", &self.owners.len())
+            .finish()
+    }
+}

@@ -1,0 +1,5 @@
+//! Partitions: the requests that share a quota.
+
+pub(super) mod caller_list;
+pub(super) mod canonical;
+pub(super) mod partition;

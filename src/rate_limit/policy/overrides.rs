@@ -1,0 +1,182 @@
+//! Policies of one caller alone: what its credits and its own limit make of those that all have.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, PoisonError, RwLock},
+};
+
+use super::{
+    policy::Policy,
+    quota::Quota,
+    tiers::{Chosen, PolicySet},
+};
+use crate::core::{allowance::Allowance, error::ConfigError, identity::Identity};
+
+/// So many sets are remembered. Beyond, all are forgotten and made anew as they are asked for.
+const SETS_MAX: usize = 1_024;
+
+/// What policies of a caller's own are called.
+const CREDITS: &str = "credits";
+const OWN_LIMIT: &str = "own";
+
+/// Which of a caller's own allowances a limiter reads.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Reads {
+    pub(crate) credits: bool,
+    pub(crate) limit: bool,
+}
+
+impl Reads {
+    pub(crate) fn any(self) -> bool {
+        self.credits || self.limit
+    }
+
+    fn of(self, caller: &Identity) -> Own {
+        Own {
+            credits: caller.credits().filter(|_| self.credits),
+            limit: caller.limit().filter(|_| self.limit),
+        }
+    }
+}
+
+/// What a caller has of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Own {
+    credits: Option<Allowance>,
+    limit: Option<Allowance>,
+}
+
+/// The sets that were made for callers with something of their own. Many callers have the same, so
+/// one set serves many.
+#[derive(Debug)]
+pub(crate) struct OwnSets {
+    reads: Reads,
+    made: RwLock<HashMap<(usize, Own), Made>>,
+}
+
+/// A set, and the one that it was made of: as long as that is kept here, its place in memory is no
+/// other's, and tells it from others.
+#[derive(Debug)]
+struct Made {
+    base: Arc<PolicySet>,
+    set: Arc<PolicySet>,
+}
+
+impl OwnSets {
+    pub(crate) fn new(reads: Reads) -> Self {
+        Self {
+            reads,
+            made: RwLock::default(),
+        }
+    }
+
+    pub(crate) fn reads(&self) -> Reads {
+        self.reads
+    }
+
+    /// Returns the set that a caller must pass, where the other one is that of all callers like it.
+    pub(crate) fn of_caller<'a>(&self, base: Chosen<'a>, caller: Option<&Identity>) -> Chosen<'a> {
+        let Some(own) = caller.map(|caller| self.reads.of(caller)) else {
+            return base;
+        };
+        if own.credits.is_none() && own.limit.is_none() {
+            return base;
+        }
+        let base = base.shared();
+        let place = (Arc::as_ptr(base).addr(), own);
+        let made = self.made.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = made.get(&place) {
+            return Chosen::Latest(Arc::clone(&known.set));
+        }
+        drop(made);
+        let set = Arc::new(own.make(base));
+        let mut made = self.made.write().unwrap_or_else(PoisonError::into_inner);
+        if made.len() >= SETS_MAX {
+            made.clear();
+        }
+        let base = Arc::clone(base);
+        let made = made.entry(place).or_insert(Made { base, set });
+        debug_assert_eq!(Arc::as_ptr(&made.base).addr(), place.0);
+        Chosen::Latest(Arc::clone(&made.set))
+    }
+}
+
+impl Own {
+    fn make(self, base: &PolicySet) -> PolicySet {
+        let kept = match self.limit {
+            Some(_) => base.for_all(),
+            None => base.policies(),
+        };
+        let limit = self.limit.map(|own| bucket(OWN_LIMIT, own));
+        let credits = self.credits.map(|own| window(CREDITS, own));
+        let policies = kept.iter().cloned().chain(limit).chain(credits);
+        base.with_policies(policies.collect())
+    }
+}
+
+/// Counts in periods that begin with their first use: so much is there in each, all of it at once.
+fn window(name: &str, own: Allowance) -> Policy {
+    let policy = match own.period() {
+        Some(period) => Policy::fixed_window(name, Quota::new(own.amount(), period)),
+        None => Policy::calendar_month(name, own.amount()),
+    };
+    policy
+        .expect("an allowance can be counted in a window")
+        .of_any_window()
+}
+
+/// Counts by a bucket that holds the amount; what is too much for a bucket to count exactly is
+/// counted in windows.
+fn bucket(name: &str, own: Allowance) -> Policy {
+    let bucket = own
+        .period()
+        .map(|period| Policy::token_bucket(name, Quota::new(own.amount(), period)));
+    match bucket {
+        Some(Ok(policy)) => policy.of_any_window(),
+        Some(Err(_)) | None => window(name, own),
+    }
+}
+
+/// Refuses policies that a caller's own would be taken for.
+pub(super) fn check_names<'a>(
+    reads: Reads,
+    mut policies: impl Iterator<Item = &'a Policy>,
+) -> Result<(), ConfigError> {
+    let taken = |policy: &&Policy| {
+        (reads.credits && policy.name() == CREDITS) || (reads.limit && policy.name() == OWN_LIMIT)
+    };
+    match policies.find(taken) {
+        None => Ok(()),
+        Some(policy) => Err(ConfigError::new(
+            "policies",
+            policy.name(),
+            "a caller's own allowance is counted under this name",
+        )
+        .fix("name the policy by what it is for")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn whatever_is_an_allowance_can_be_counted(
+            amount in prop_oneof![1..100_u64, 1..=1_u64 << 53],
+            millis in prop_oneof![1..100_u64, 1..=316_224_000_000_u64],
+        ) {
+            for own in [
+                Allowance::new(amount, Duration::from_millis(millis)).unwrap(),
+                Allowance::per_month(amount).unwrap(),
+            ] {
+                prop_assert_eq!(window("w", own).capacity(), amount);
+                prop_assert_eq!(bucket("b", own).capacity(), amount);
+            }
+        }
+    }
+}

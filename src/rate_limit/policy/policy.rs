@@ -1,0 +1,733 @@
+//! A policy: a named quota, and how it is counted.
+
+use std::{
+    num::NonZeroU32,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use super::{
+    params::Terms,
+    quota::{Period, Quota},
+    sync_mode::Mode,
+};
+use crate::{
+    core::{error::ConfigError, time::Timestamp},
+    rate_limit::{
+        decision::{
+            algorithm::{Algorithm, Alignment, Log, State},
+            decision::{Decision, Receipt},
+        },
+        failover::failure_override::FailureOverride,
+    },
+};
+
+/// A named quota, and how it is counted.
+///
+/// The name is shown to callers in the `RateLimit` fields and in the body of a `429`.
+///
+/// # Sharing a count
+///
+/// A store keeps one count for each partition and each combination of name, algorithm and window.
+/// Two layers or routes on one store that agree in all four share a count, even if their limits
+/// differ. Policies of one name whose windows differ never affect one another. To give a route its
+/// own count, call [`scope`](Self::scope):
+///
+/// ```
+/// use portcullis::rate_limit::{Policy, Quota};
+///
+/// let calls = Policy::token_bucket("calls", Quota::per_second(10))?;
+/// let search = calls.clone().scope("search");
+/// assert_ne!(calls.id(), search.id());
+/// # Ok::<(), portcullis::ConfigError>(())
+/// ```
+///
+/// # Changing a quota
+///
+/// A change of the quota refills nothing. A window keeps its count: 10 used of 10 become 10 used of
+/// 1000. A bucket keeps the share that is left: a spent one stays spent, and a half-full one stays
+/// half full, to within a microsecond of the time it takes to fill. This applies to
+/// [`Limits::replace`](crate::rate_limit::Limits::replace), to any two policies that share a count, and, where a
+/// deployment changes the window, to a policy that [replaces](Self::replacing) another.
+///
+/// # Choosing an algorithm
+///
+/// | | admits at most | choose it when |
+/// |---|---|---|
+/// | [`token_bucket`](Self::token_bucket) | the burst, and the rate from then on | traffic should be steady, and bursts are fine |
+/// | [`fixed_window`](Self::fixed_window) | the limit in each window from a client's first request | "100 in a minute" should mean just that to the client |
+/// | [`aligned_window`](Self::aligned_window) | the limit in each window of the clock | quotas are by the hour or the day |
+/// | [`calendar_month`](Self::calendar_month) | the limit in each month | quotas are billed |
+/// | [`sliding_window`](Self::sliding_window) | the limit in each window of the clock, and at most twice that in any other | windows should have no edge to wait for |
+/// | [`sliding_log`](Self::sliding_log) | the limit in any window at all | limits are small and strict |
+/// | [`leaky_bucket`](Self::leaky_bucket) | what a token bucket does | that is the name you know it by |
+/// | [`leaky_queue`](Self::leaky_queue) | one each interval; the others wait for their turn | callers would rather wait than be denied |
+///
+/// A bucket that may burst its whole limit admits up to twice the limit in the first window: the
+/// burst, and what is gained meanwhile. Windows admit up to twice the limit around an edge. For
+/// less, give the bucket a smaller burst.
+///
+/// ```
+/// use portcullis::rate_limit::{Policy, Quota};
+///
+/// let burst = Policy::token_bucket("burst", Quota::per_second(10).burst(20))?;
+/// let daily = Policy::aligned_window("daily", Quota::per_day(10_000))?;
+/// assert_eq!((burst.capacity(), daily.capacity()), (20, 10_000));
+/// # Ok::<(), portcullis::ConfigError>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Policy {
+    name: Arc<str>,
+    quota: Quota,
+    algorithm: Algorithm,
+    id: u64,
+    scope: u64,
+    shadow: bool,
+    mode: Mode,
+    when_store_fails: Option<FailureOverride>,
+    bears_coarse_time: bool,
+    previous: Option<Arc<Previous>>,
+}
+
+impl Policy {
+    /// Counts in windows, each of which begins with the first request that finds none open.
+    ///
+    /// # Errors
+    ///
+    /// If the name or the quota cannot be used; so for all constructors.
+    pub fn fixed_window(name: &str, quota: Quota) -> Result<Self, ConfigError> {
+        let algorithm = Algorithm::fixed_window(&quota, Alignment::FirstRequest)?;
+        Self::new(name, quota, algorithm)
+    }
+
+    /// Counts in windows that begin at whole multiples of their length since the Unix epoch: on
+    /// the minute, on the hour, at midnight UTC. A quota [per month](Quota::per_month) or
+    /// [per year](Quota::per_year) is counted in months or years of the calendar.
+    pub fn aligned_window(name: &str, quota: Quota) -> Result<Self, ConfigError> {
+        let alignment = match quota.period() {
+            Period::Fixed(_) => Alignment::Clock,
+            Period::Month => Alignment::Month,
+            Period::Year => Alignment::Year,
+        };
+        Self::new(name, quota, Algorithm::fixed_window(&quota, alignment)?)
+    }
+
+    /// Counts in months of the calendar, which begin at midnight UTC.
+    pub fn calendar_month(name: &str, limit: u64) -> Result<Self, ConfigError> {
+        Self::aligned_window(name, Quota::per_month(limit))
+    }
+
+    /// Counts the current window of the clock, and a share of the previous one as if its requests had
+    /// been evenly spaced.
+    ///
+    /// A caller whose requests are evenly spaced at the limit's rate is never denied. A stretch of time
+    /// as long as the window admits at most twice the limit, and only if the previous requests all came
+    /// at the end of their window; see [`max_per_window`](Self::max_per_window).
+    pub fn sliding_window(name: &str, quota: Quota) -> Result<Self, ConfigError> {
+        Self::new(name, quota, Algorithm::sliding_window(&quota)?)
+    }
+
+    /// Remembers each request of the last window: in any window at all at most the limit is
+    /// admitted.
+    ///
+    /// The limit is at most 10 000, and each partition may take 16 bytes times that, on a Redis server
+    /// 20. Both count exactly; a store that keeps words alone counts as
+    /// [`sliding_window`](Self::sliding_window) does.
+    pub fn sliding_log(name: &str, quota: Quota) -> Result<Self, ConfigError> {
+        Self::new(name, quota, Algorithm::sliding_log(&quota)?)
+    }
+
+    /// Counts by a bucket that leaks at the quota's rate, and holds its burst: what would overflow
+    /// it is denied.
+    pub fn leaky_bucket(name: &str, quota: Quota) -> Result<Self, ConfigError> {
+        Self::new(name, quota, Algorithm::leaky_bucket(&quota)?)
+    }
+
+    /// Lets requests go on at the quota's rate: one that comes too early waits for its turn, and one
+    /// that would wait longer than `max_wait` is denied.
+    ///
+    /// As many as the burst of the quota go on at once after a pause: one, unless the quota names
+    /// another. Then the queue has a place for each that has its turn within `max_wait`, and those
+    /// and the burst are the policy's [`capacity`](Self::capacity). A request stands in the queue
+    /// for all that it costs.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use portcullis::rate_limit::{Policy, Quota};
+    ///
+    /// // Ten in a second, 100 ms apart; who would wait for more than two seconds is denied.
+    /// let steady = Policy::leaky_queue("steady", Quota::per_second(10), Duration::from_secs(2))?;
+    /// assert_eq!(steady.capacity(), 1 + 20);
+    /// # Ok::<(), portcullis::ConfigError>(())
+    /// ```
+    pub fn leaky_queue(name: &str, quota: Quota, max_wait: Duration) -> Result<Self, ConfigError> {
+        Self::new(name, quota, Algorithm::leaky_queue(&quota, max_wait)?)
+    }
+
+    /// Counts by a bucket that refills at the quota's rate, up to its burst.
+    pub fn token_bucket(name: &str, quota: Quota) -> Result<Self, ConfigError> {
+        Self::new(name, quota, Algorithm::token_bucket(&quota)?)
+    }
+
+    fn new(name: &str, quota: Quota, algorithm: Algorithm) -> Result<Self, ConfigError> {
+        let shown = |byte: u8| (0x20..=0x7e).contains(&byte);
+        if name.is_empty() || name.len() > 64 || !name.bytes().all(shown) {
+            return Err(ConfigError::new(
+                "policy name",
+                name,
+                "a policy is named in a header by 1 to 64 printable ASCII characters",
+            )
+            .fix("name it by what it is for, such as `burst` or `daily`"));
+        }
+        Ok(Self {
+            id: Id::of(name, algorithm.letter()).number(quota.window_id()).0,
+            name: name.into(),
+            quota,
+            algorithm,
+            scope: 0,
+            shadow: false,
+            mode: Mode::Exact,
+            when_store_fails: None,
+            bears_coarse_time: algorithm.horizon_micros() >= 100_000
+                && algorithm.log().is_none()
+                && algorithm.queue().is_none(),
+            previous: None,
+        })
+    }
+
+    /// Counts apart from policies of the same name, algorithm and window that have another scope, or
+    /// none. No scope by default; the scope is not shown to callers.
+    #[must_use]
+    pub fn scope(mut self, scope: &str) -> Self {
+        self.id = Id(self.id).text(scope).0;
+        self.scope = Id(self.scope).text(scope).0;
+        self
+    }
+
+    /// Counts under the name and the algorithm alone, for policies of which a partition has one at a
+    /// time: a change of the window is then a change of the quota.
+    pub(super) fn of_any_window(mut self) -> Self {
+        self.id = Id::of(&self.name, self.algorithm.letter()).0;
+        self
+    }
+
+    /// Declares that this policy replaces another whose window differs, so that callers do not start
+    /// with a full quota when it is deployed.
+    ///
+    /// The previous policy has the same algorithm, and the name and [scope](Self::scope) under which
+    /// it counted. What a partition had used of it when this policy was first used carries over, for
+    /// at most the time in which the whole quota comes back; see [the type](Self#changing-a-quota).
+    /// Instances that still use the previous policy are not affected. Once all instances use the new
+    /// policy, remove the call.
+    ///
+    /// Not needed where only the limit or the burst changes, nor for
+    /// [`Limits::replace`](crate::rate_limit::Limits::replace).
+    ///
+    /// ```
+    /// use portcullis::rate_limit::{Policy, Quota};
+    ///
+    /// let previous = Policy::token_bucket("calls", Quota::per_second(10))?;
+    /// let calls = Policy::token_bucket("calls", Quota::per_hour(1_000))?.replacing(&previous)?;
+    /// # let _ = calls;
+    /// # Ok::<(), portcullis::ConfigError>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// If the algorithms differ.
+    pub fn replacing(mut self, previous: &Self) -> Result<Self, ConfigError> {
+        if self.algorithm.letter() != previous.algorithm.letter() {
+            return Err(ConfigError::new(
+                "replacing",
+                &previous.name,
+                "the previous policy counts by another algorithm",
+            )
+            .fix("use the same algorithm, or drop the call to start with a full quota"));
+        }
+        self.previous = Previous::of(previous, self.id);
+        Ok(self)
+    }
+
+    /// Returns this policy as the successor of another, if that has the same name and algorithm.
+    pub(super) fn succeeding(&self, previous: Option<&Self>) -> Self {
+        let same = |previous: &&Self| {
+            previous.name == self.name
+                && previous.scope == self.scope
+                && previous.algorithm.letter() == self.algorithm.letter()
+        };
+        let previous = match previous.filter(same).map(Self::last_used) {
+            Some(_) if self.previous.is_some() => self.previous.clone(),
+            // The policy itself is active again.
+            Some(previous) if previous.id == self.id => previous.previous.clone(),
+            Some(previous) => Previous::of(previous, self.id),
+            None => self.previous.clone(),
+        };
+        Self {
+            previous,
+            ..self.clone()
+        }
+    }
+
+    /// Returns the last policy of those that this one replaces, and of itself, by which a request was
+    /// decided.
+    fn last_used(&self) -> &Self {
+        match &self.previous {
+            Some(previous) if previous.changed_at.get().is_none() => previous.policy.last_used(),
+            Some(_) | None => self,
+        }
+    }
+
+    /// Returns the same policy, [replacing](Self::replacing) no other: for a store that has carried over
+    /// what there is.
+    #[must_use]
+    pub fn without_previous(&self) -> Self {
+        Self {
+            previous: None,
+            ..self.clone()
+        }
+    }
+
+    /// Returns the policy with a chain of at most `changes` policies that it replaces.
+    fn trimmed(&self, changes: usize) -> Self {
+        let trim = |previous: &Arc<Previous>| {
+            Arc::new(Previous {
+                policy: previous.policy.trimmed(changes - 1),
+                changed_at: previous.changed_at.clone(),
+            })
+        };
+        Self {
+            previous: self.previous.as_ref().filter(|_| changes > 0).map(trim),
+            ..self.clone()
+        }
+    }
+
+    /// Returns this policy and those that it replaces, one after the other.
+    pub(crate) fn with_previous(&self) -> impl Iterator<Item = &Self> {
+        std::iter::successors(Some(self), |policy| Some(&policy.previous.as_ref()?.policy))
+    }
+
+    /// Returns what a store has to carry over for this policy before it decides, if anything: see
+    /// [`Carry`].
+    #[inline]
+    pub fn carry(&self, now: Timestamp) -> Option<Carry<'_>> {
+        self.previous.as_ref()?.carry(self, now)
+    }
+
+    /// Returns whether the policy [replaces](Self::replacing) another.
+    #[inline]
+    #[cfg_attr(
+        not(all(
+            feature = "access-log",
+            feature = "api-key",
+            feature = "cache",
+            feature = "rate-limit"
+        )),
+        allow(dead_code)
+    )]
+    pub(crate) fn has_previous(&self) -> bool {
+        self.previous.is_some()
+    }
+
+    /// Only watches: what the policy would deny is admitted all the same.
+    ///
+    /// It counts as it would if it were enforced, and its word stands in the record, but no header
+    /// and no answer speaks of it. For trying a limit on real traffic before it turns anyone away.
+    #[must_use]
+    pub fn shadow(mut self) -> Self {
+        self.shadow = true;
+        self
+    }
+
+    /// Sets how the instances that share a store count together. Exactly by default.
+    #[must_use]
+    pub fn mode(mut self, mode: Mode) -> Self {
+        self.mode = mode;
+        self
+    }
+
+    /// Returns how the instances that share a store count together.
+    pub fn counting_mode(&self) -> Mode {
+        if self.algorithm.queue().is_some() || self.algorithm.log().is_some() {
+            return Mode::Exact;
+        }
+        self.mode
+    }
+
+    /// Returns whether a mode was set that this algorithm does not support.
+    pub(crate) fn ignores_mode(&self) -> bool {
+        self.mode != self.counting_mode()
+    }
+
+    /// Returns how many requests of cost 1 this number of instances may admit beyond the policy, in
+    /// any stretch of time, because of how they [count](Mode).
+    ///
+    /// Lost connections and lost replies do not raise this bound. An instance that is killed and
+    /// started again counts as one more instance, in the window in which it was killed.
+    pub fn max_over_admission(&self, instances: u32) -> u64 {
+        match self.counting_mode() {
+            Mode::Exact => 0,
+            Mode::Lease { instances: of } if self.algorithm.is_bucket() => {
+                // Each holds at most one lease, which was gained when the bucket was full.
+                let lease = self.capacity() / (2 * u64::from(of.get()));
+                lease.saturating_mul(instances.into())
+            }
+            // What is taken ahead of a window is spent in that window, or not at all.
+            Mode::Lease { .. } => 0,
+            Mode::Debt { most } => u64::from(most.get()) * u64::from(instances),
+        }
+    }
+
+    /// Returns the most requests of cost 1 that one exact store admits in any stretch of time as long as
+    /// the window of the quota, wherever the stretch begins.
+    ///
+    /// ```
+    /// use portcullis::rate_limit::{Policy, Quota};
+    ///
+    /// let quota = Quota::per_second(10);
+    /// assert_eq!(Policy::sliding_log("strict", quota)?.max_per_window(), 10);
+    /// assert_eq!(Policy::sliding_window("sliding", quota)?.max_per_window(), 20);
+    /// assert_eq!(Policy::token_bucket("bucket", quota.burst(3))?.max_per_window(), 12);
+    /// # Ok::<(), portcullis::ConfigError>(())
+    /// ```
+    pub fn max_per_window(&self) -> u64 {
+        self.algorithm.max_per_window(&self.quota)
+    }
+
+    /// Sets the rule for requests while the limiter's store fails.
+    pub(crate) fn with_failure_override(mut self, rule: FailureOverride) -> Self {
+        self.when_store_fails = Some(rule);
+        self
+    }
+
+    /// Returns the rule for requests while the limiter's store fails, if the policy has one.
+    pub(crate) fn failure_override(&self) -> Option<FailureOverride> {
+        self.when_store_fails
+    }
+
+    /// Returns the policy by which each of so many instances has its part of the quota, under the
+    /// same name.
+    ///
+    /// # Errors
+    ///
+    /// If the part cannot be counted.
+    pub(crate) fn divided(&self, share: NonZeroU32) -> Result<Self, ConfigError> {
+        let (quota, algorithm) = self.algorithm.divided(&self.quota, share)?;
+        let part = Self::new(&self.name, quota, algorithm)?;
+        Ok(Self {
+            id: self.id,
+            scope: self.scope,
+            shadow: self.shadow,
+            previous: self.previous.as_ref().and_then(|it| it.divided(share)),
+            ..part
+        })
+    }
+
+    /// Returns whether the policy only watches.
+    #[inline]
+    pub fn is_shadow(&self) -> bool {
+        self.shadow
+    }
+
+    /// Returns the name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Returns the quota.
+    pub fn quota(&self) -> Quota {
+        self.quota
+    }
+
+    /// Returns the most that can be left: the limit of a window, the burst of a bucket, the places
+    /// of a queue.
+    pub fn capacity(&self) -> u64 {
+        self.algorithm.capacity()
+    }
+
+    /// Returns a number that identifies the name, the algorithm, the window and the scope, the same in
+    /// each process. A store keeps the policy's states under it and the partition.
+    #[inline]
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// Returns the policy in numbers, for a store that decides elsewhere than in this process.
+    pub fn terms(&self) -> Terms {
+        self.algorithm.terms()
+    }
+
+    /// Decides one request, and says what to remember of it.
+    ///
+    /// This is the one truth that all stores hold to. A store reads the state, asks this, and
+    /// writes the state that comes back, all in one step.
+    ///
+    /// A state that is no longer alive is the same as [`State::NONE`]. With a cost of zero nothing
+    /// is charged, and the decision says what is left.
+    #[inline(always)]
+    pub fn decide(&self, state: State, now: Timestamp, cost: u64) -> (Decision, State) {
+        self.algorithm.decide(state, now, cost)
+    }
+
+    /// Gives back what was taken too much by the charge that the receipt is for, and returns what to
+    /// remember.
+    ///
+    /// What is over is over: a charge whose window has ended, or that has leaked away, gives
+    /// nothing back.
+    pub fn refund(&self, state: State, now: Timestamp, paid: Receipt, amount: u64) -> State {
+        self.algorithm.refund(state, now, paid, amount)
+    }
+
+    /// Charges what has been used already, whether it was left or not, and returns what to
+    /// remember.
+    ///
+    /// What was not left is owed: a window counts on beyond its limit, and a bucket has to gain it
+    /// before anyone passes again. No more is owed than the policy's capacity.
+    pub fn charge(&self, state: State, now: Timestamp, amount: u64) -> State {
+        self.algorithm.charge(state, now, amount)
+    }
+
+    /// Returns whether the policy counts exactly only in a [`Log`].
+    #[inline]
+    pub fn keeps_a_log(&self) -> bool {
+        self.algorithm.log().is_some()
+    }
+
+    /// Returns the longest that a request may wait for its turn, if the policy is a
+    /// [queue](Self::leaky_queue).
+    pub fn max_wait(&self) -> Option<Duration> {
+        Some(self.algorithm.queue()?.max_wait())
+    }
+
+    /// Returns how long a request that this policy decided on so waits for its turn before it goes
+    /// on. It is never too short a time, and less than two microseconds too long.
+    ///
+    /// Only a [queue](Self::leaky_queue) lets anyone wait. Of what was asked at a cost of zero, and
+    /// so has no turn, it is how long the queue is.
+    pub fn delay(&self, said: &Decision) -> Duration {
+        let queue = self.algorithm.queue();
+        queue.map_or(Duration::ZERO, |queue| queue.delay(said))
+    }
+
+    /// Returns whether a time that is some milliseconds late decides as well: whether the window
+    /// is at least a tenth of a second, and neither moments nor turns are kept.
+    #[inline]
+    pub fn bears_coarse_time(&self) -> bool {
+        self.bears_coarse_time
+    }
+
+    /// Gives back to a log what was taken too much by the charge that the receipt is for.
+    pub fn refund_log(&self, log: &mut Log, paid: Receipt, amount: u64) {
+        if let Some(exact) = self.algorithm.log() {
+            exact.refund(log, paid, amount);
+        }
+    }
+
+    /// Charges a log what has been used already, as [`charge`](Self::charge) does a state.
+    pub fn charge_log(&self, log: &mut Log, now: Timestamp, amount: u64) {
+        self.algorithm.charge_log(log, now, amount);
+    }
+
+    pub(crate) fn algorithm(&self) -> &Algorithm {
+        &self.algorithm
+    }
+
+    pub(crate) fn shared_name(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    /// Returns the time in which the whole capacity comes back, in whole seconds, rounded up.
+    pub(crate) fn window_secs(&self) -> u64 {
+        self.algorithm.horizon_micros().div_ceil(1_000_000)
+    }
+}
+
+/// The most changes of a window that are carried over one after the other.
+const CHANGES_MAX: usize = 4;
+
+/// A policy that was replaced.
+#[derive(Debug)]
+struct Previous {
+    policy: Policy,
+    /// When the new policy was first used, by the store's clock.
+    changed_at: OnceLock<Timestamp>,
+}
+
+impl Previous {
+    /// Returns the policy to carry over from; none if it counts under the same id.
+    fn of(policy: &Policy, id: u64) -> Option<Arc<Self>> {
+        (policy.id != id).then(|| {
+            Arc::new(Self {
+                policy: policy.trimmed(CHANGES_MAX - 1),
+                changed_at: OnceLock::new(),
+            })
+        })
+    }
+
+    /// Returns the share of one instance, if it can be counted.
+    fn divided(&self, share: NonZeroU32) -> Option<Arc<Self>> {
+        Some(Arc::new(Self {
+            policy: self.policy.divided(share).ok()?,
+            changed_at: OnceLock::new(),
+        }))
+    }
+
+    fn carry<'a>(&'a self, policy: &'a Policy, now: Timestamp) -> Option<Carry<'a>> {
+        let changed_at = *self.changed_at.get_or_init(|| now);
+        let elapsed = (now - changed_at).as_micros();
+        // A bucket may owe as much as it holds.
+        (elapsed < 2 * u128::from(policy.algorithm.horizon_micros())).then_some(Carry {
+            policy,
+            previous: &self.policy,
+            changed_at,
+        })
+    }
+}
+
+/// The counts that a store carries over to a policy that [replaces](Policy::replacing) another.
+///
+/// Before a store decides by a policy, it asks [`Policy::carry`]. If there is something to carry over,
+/// it first does the same for the [previous](Self::previous) policy, and then replaces the state of
+/// the policy by what [`state`](Self::state) returns. Carrying over twice does no harm.
+#[derive(Clone, Copy, Debug)]
+pub struct Carry<'a> {
+    policy: &'a Policy,
+    previous: &'a Policy,
+    changed_at: Timestamp,
+}
+
+impl<'a> Carry<'a> {
+    /// Returns the policy that was replaced.
+    pub fn previous(&self) -> &'a Policy {
+        self.previous
+    }
+
+    /// Returns the moment at which it was replaced.
+    pub fn changed_at(&self) -> Timestamp {
+        self.changed_at
+    }
+
+    /// Returns the state to use for the policy, of its own state and that of the previous policy.
+    pub fn state(&self, own: State, previous: State, now: Timestamp) -> State {
+        let (to, from) = (&self.policy.algorithm, &self.previous.algorithm);
+        to.carry(own, from, previous, self.changed_at, now)
+    }
+
+    /// Charges the policy's own log what was used by the log of the previous policy.
+    pub fn log(&self, own: &mut Log, mut previous: Log, now: Timestamp) {
+        let (to, from) = (&self.policy.algorithm, &self.previous.algorithm);
+        to.carry_log(own, from, &mut previous, self.changed_at, now);
+    }
+}
+
+/// FNV-1a of what a policy counts by. It comes from the configuration, so no client can choose it to
+/// collide.
+struct Id(u64);
+
+impl Id {
+    fn of(name: &str, letter: char) -> Self {
+        // All letters are ASCII.
+        Self(0xcbf2_9ce4_8422_2325).text(name).bytes([letter as u8])
+    }
+
+    fn text(self, text: &str) -> Self {
+        self.bytes(text.bytes()).bytes([0])
+    }
+
+    fn number(self, number: u64) -> Self {
+        self.bytes(number.to_le_bytes())
+    }
+
+    fn bytes(self, bytes: impl IntoIterator<Item = u8>) -> Self {
+        let mix = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+        Self(bytes.into_iter().fold(self.0, mix))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_that_a_header_cannot_show_is_refused() {
+        for name in ["", "täglich", "a\nb", &"n".repeat(65)] {
+            let error = Policy::token_bucket(name, Quota::per_second(1)).unwrap_err();
+            assert_eq!(error.option(), "policy name");
+        }
+    }
+
+    #[test]
+    fn a_part_of_a_policy_keeps_its_name_its_algorithm_and_whether_it_only_watches() {
+        let quota = Quota::per_minute(10);
+        let share = NonZeroU32::new(3).unwrap();
+        for policy in [
+            Policy::fixed_window("p", quota).unwrap(),
+            Policy::aligned_window("p", quota).unwrap(),
+            Policy::calendar_month("p", 10).unwrap(),
+            Policy::sliding_window("p", quota).unwrap(),
+            Policy::sliding_log("p", quota).unwrap(),
+            Policy::leaky_bucket("p", quota).unwrap(),
+            Policy::token_bucket("p", quota).unwrap().shadow(),
+            Policy::leaky_queue("p", quota.burst(10), Duration::from_micros(1)).unwrap(),
+        ] {
+            let part = policy.divided(share).unwrap();
+            assert_eq!((part.id(), part.name()), (policy.id(), "p"));
+            assert_eq!(part.is_shadow(), policy.is_shadow());
+            assert_eq!(part.capacity(), 4, "{policy:?}");
+            let alone = policy.divided(NonZeroU32::MIN).unwrap();
+            assert_eq!(alone.algorithm(), policy.algorithm());
+        }
+    }
+
+    #[test]
+    fn another_name_or_another_algorithm_counts_apart() {
+        let quota = Quota::per_second(1);
+        let ids = [
+            Policy::token_bucket("a", quota).unwrap().id(),
+            Policy::token_bucket("b", quota).unwrap().id(),
+            Policy::fixed_window("a", quota).unwrap().id(),
+            Policy::aligned_window("a", quota).unwrap().id(),
+        ];
+        for (at, id) in ids.iter().enumerate() {
+            assert!(!ids[at + 1..].contains(id));
+        }
+    }
+
+    #[test]
+    fn id_depends_on_window_and_scope_and_not_on_limit() {
+        let id = |quota| Policy::token_bucket("a", quota).unwrap().id();
+        assert_eq!(id(Quota::per_day(9)), id(Quota::per_day(2).burst(7)));
+        assert_ne!(id(Quota::per_day(9)), id(Quota::per_hour(9)));
+        let scoped = |scope| {
+            Policy::token_bucket("a", Quota::per_day(9))
+                .unwrap()
+                .scope(scope)
+                .id()
+        };
+        assert_ne!(id(Quota::per_day(9)), scoped("search"));
+        assert_ne!(scoped("find"), scoped("search"));
+        assert_eq!(scoped("search"), scoped("search"));
+    }
+
+    #[test]
+    fn policy_cannot_replace_one_of_another_algorithm() {
+        let bucket = Policy::token_bucket("a", Quota::per_day(9)).unwrap();
+        let window = Policy::fixed_window("a", Quota::per_day(9)).unwrap();
+        assert_eq!(window.replacing(&bucket).unwrap_err().option(), "replacing");
+    }
+
+    #[test]
+    fn a_lease_of_a_bucket_admits_at_most_half_a_burst_more_and_that_of_a_window_nothing() {
+        let (quota, four) = (Quota::per_second(1_000), NonZeroU32::new(4).unwrap());
+        let mode = Mode::auto(quota.limit(), four);
+        let bucket = Policy::token_bucket("b", quota).unwrap();
+        assert_eq!(bucket.max_over_admission(4), 0);
+        assert_eq!(bucket.mode(mode).max_over_admission(4), 500);
+        let window = Policy::sliding_window("w", quota).unwrap().mode(mode);
+        assert_eq!(window.max_over_admission(4), 0);
+        let (three, window) = (NonZeroU32::new(3).unwrap(), window.clone());
+        let owing = window.mode(Mode::Debt { most: three });
+        assert_eq!(owing.max_over_admission(4), 12);
+        let queue = Policy::leaky_queue("q", quota, Duration::from_secs(1)).unwrap();
+        assert_eq!(queue.mode(mode).counting_mode(), Mode::Exact);
+    }
+}

@@ -1,0 +1,468 @@
+//! How much, in how long.
+
+use std::{num::NonZeroU32, time::Duration};
+
+use crate::core::error::ConfigError;
+
+/// The longest window, and the longest time in which a burst may refill: some 71 years.
+///
+/// A moment that far from today still fits into the 53 bits that a store counts exactly in.
+pub(crate) const MICROS_MAX: u64 = 1 << 51;
+
+/// The largest product of a burst and a fraction of a microsecond that a store counts exactly.
+pub(crate) const EXACT_MAX: u64 = 1 << 53;
+
+/// The number of requests that a policy admits in a window of time.
+///
+/// The number always comes before the time, and it is always the number that is admitted:
+/// `per_second(10)` admits ten in each second.
+///
+/// A quota [reads from text](Self#impl-FromStr-for-Quota) and writes as text that reads back as the
+/// same quota, if any policy can count it.
+///
+/// ```
+/// use std::time::Duration;
+/// use portcullis::rate_limit::Quota;
+///
+/// const SEARCH: Quota = Quota::per_minute(100).burst(20);
+/// assert_eq!(SEARCH.limit(), 100);
+/// assert_eq!(SEARCH.window(), Duration::from_secs(60));
+/// assert_eq!(Quota::new(10, Duration::from_secs(10)).to_string(), "10/10s");
+/// assert_eq!("100/minute burst 20".parse(), Ok(SEARCH));
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Quota {
+    limit: u64,
+    period: Period,
+    burst: Option<u64>,
+}
+
+/// The window of a quota.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Period {
+    Fixed(Duration),
+    /// A month of the calendar.
+    Month,
+    /// A year of the calendar.
+    Year,
+}
+
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+impl Period {
+    /// Returns the length of the longest one.
+    const fn longest(self) -> Duration {
+        match self {
+            Self::Fixed(window) => window,
+            Self::Month => Duration::from_secs(31 * DAY.as_secs()),
+            Self::Year => Duration::from_secs(366 * DAY.as_secs()),
+        }
+    }
+}
+
+impl Quota {
+    /// Admits this many in each window.
+    ///
+    /// What makes no sense, as a limit of zero, is refused by the policy that is made of it.
+    pub const fn new(limit: u64, window: Duration) -> Self {
+        Self {
+            limit,
+            period: Period::Fixed(window),
+            burst: None,
+        }
+    }
+
+    /// Admits this many in each month of the calendar.
+    ///
+    /// [`Policy::aligned_window`](crate::rate_limit::Policy::aligned_window) counts months that begin at midnight
+    /// UTC. The other algorithms count a month as 31 days.
+    pub const fn per_month(limit: u64) -> Self {
+        Self::of(limit, Period::Month)
+    }
+
+    /// Admits this many in each year of the calendar.
+    ///
+    /// [`Policy::aligned_window`](crate::rate_limit::Policy::aligned_window) counts years that begin at midnight
+    /// UTC. The other algorithms count a year as 366 days.
+    pub const fn per_year(limit: u64) -> Self {
+        Self::of(limit, Period::Year)
+    }
+
+    pub(crate) const fn of(limit: u64, period: Period) -> Self {
+        Self {
+            limit,
+            period,
+            burst: None,
+        }
+    }
+
+    /// Admits this many in each second.
+    pub const fn per_second(limit: u64) -> Self {
+        Self::new(limit, Duration::from_secs(1))
+    }
+
+    /// Admits this many in each minute.
+    pub const fn per_minute(limit: u64) -> Self {
+        Self::new(limit, Duration::from_secs(60))
+    }
+
+    /// Admits this many in each hour.
+    pub const fn per_hour(limit: u64) -> Self {
+        Self::new(limit, Duration::from_secs(60 * 60))
+    }
+
+    /// Admits this many in each day.
+    pub const fn per_day(limit: u64) -> Self {
+        Self::new(limit, DAY)
+    }
+
+    /// Sets how many may come at once after a pause. As many as the limit, unless this is called.
+    ///
+    /// Only buckets have a burst of their own: a window always admits its limit at once.
+    #[must_use]
+    pub const fn burst(mut self, burst: u64) -> Self {
+        self.burst = Some(burst);
+        self
+    }
+
+    /// Returns how many are admitted in each window.
+    pub const fn limit(&self) -> u64 {
+        self.limit
+    }
+
+    /// Returns the window; of a month or a year of the calendar, the length of the longest one.
+    pub const fn window(&self) -> Duration {
+        self.period.longest()
+    }
+
+    pub(crate) const fn period(&self) -> Period {
+        self.period
+    }
+
+    /// Returns how many may come at once after a pause.
+    pub const fn burst_size(&self) -> u64 {
+        match self.burst {
+            Some(burst) => burst,
+            None => self.limit,
+        }
+    }
+
+    /// Returns a number that stands for the window: its microseconds.
+    pub(super) const fn window_id(&self) -> u64 {
+        // No policy has a longer window than 71 years.
+        self.window().as_micros() as u64
+    }
+
+    /// Returns the burst, if it was given.
+    pub(crate) const fn own_burst(&self) -> Option<u64> {
+        self.burst
+    }
+
+    /// Returns what one of so many instances admits in each window, rounded up.
+    pub(crate) fn windows_part(&self, share: NonZeroU32) -> Self {
+        Self {
+            limit: self.limit.div_ceil(share.get().into()),
+            ..*self
+        }
+    }
+
+    /// Returns the bucket of one of so many instances: the burst is rounded up, and the rate is
+    /// not rounded at all.
+    pub(crate) fn buckets_part(&self, share: NonZeroU32) -> Self {
+        // A limit divided is the same rate as a window stretched, and that always comes out even.
+        let divisor = gcd(share.get().into(), self.limit);
+        let stretch = u64::from(share.get()) / divisor;
+        let window = u32::try_from(stretch)
+            .ok()
+            .and_then(|stretch| self.window().checked_mul(stretch));
+        Self {
+            limit: self.limit / divisor,
+            period: Period::Fixed(window.unwrap_or(Duration::MAX)),
+            burst: Some(self.burst_size().div_ceil(share.get().into())),
+        }
+    }
+
+    /// Returns the window in whole microseconds.
+    ///
+    /// # Errors
+    ///
+    /// If limit or window is zero, or the window too long or no whole number of microseconds.
+    pub(crate) fn window_micros(&self) -> Result<u64, ConfigError> {
+        if self.limit == 0 {
+            return Err(self
+                .error("a limit of zero admits nobody")
+                .fix("give a limit of at least 1, or deny the route in the router"));
+        }
+        if self.window().is_zero() {
+            return Err(self
+                .error("a window of no time never ends")
+                .fix("give a window of at least a microsecond"));
+        }
+        if !self.window().subsec_nanos().is_multiple_of(1_000) {
+            return Err(self
+                .error("time is counted in whole microseconds")
+                .fix("give a window of whole microseconds"));
+        }
+        u64::try_from(self.window().as_micros())
+            .ok()
+            .filter(|micros| *micros <= MICROS_MAX)
+            .ok_or_else(|| {
+                self.error("the window is longer than 71 years")
+                    .fix("give a window that somebody will see the end of")
+            })
+    }
+
+    /// Returns the window in whole microseconds, for an algorithm that knows no burst.
+    ///
+    /// # Errors
+    ///
+    /// Also if the quota has a burst of its own, or a limit that is not counted exactly.
+    pub(crate) fn burstless_window_micros(&self) -> Result<u64, ConfigError> {
+        if self.burst.is_some() {
+            return Err(self
+                .error("a window admits its whole limit at once, and knows no burst")
+                .fix("leave the burst out, or use a token bucket"));
+        }
+        if self.limit > EXACT_MAX {
+            return Err(self.error("the limit is more than 2^53").fix("give less"));
+        }
+        self.window_micros()
+    }
+
+    /// Checks that some policy can count the quota.
+    ///
+    /// # Errors
+    ///
+    /// The reason why none can.
+    pub(crate) fn check(&self) -> Result<(), ConfigError> {
+        match (self.burstless_window_micros(), self.pace()) {
+            (Ok(_), _) | (_, Ok(_)) => Ok(()),
+            (Err(window), Err(pace)) => Err(match self.burst {
+                Some(_) => pace,
+                None => window,
+            }),
+        }
+    }
+
+    /// Returns what a bucket counts in: see [`Pace`].
+    ///
+    /// # Errors
+    ///
+    /// If the quota is not one, or if its numbers are too large to be counted exactly.
+    pub(crate) fn pace(&self) -> Result<Pace, ConfigError> {
+        let window = self.window_micros()?;
+        let burst = self.burst_size();
+        if burst == 0 {
+            return Err(self
+                .error("a burst of zero admits nobody")
+                .fix("give a burst of at least 1"));
+        }
+        let divisor = gcd(window, self.limit);
+        let (window, parts) = (window / divisor, self.limit / divisor);
+        let pace = Pace {
+            burst,
+            parts,
+            interval: Span {
+                micros: window / parts,
+                parts: window % parts,
+            },
+        };
+        let exact = u128::from(burst) * u128::from(parts) <= u128::from(EXACT_MAX);
+        let refill = u128::from(burst) * u128::from(window) / u128::from(parts);
+        if !exact {
+            return Err(self
+                .error("burst and limit are too large to be counted exactly together")
+                .fix("give a rounder limit, or count in thousands"));
+        }
+        if refill > u128::from(MICROS_MAX) {
+            return Err(self
+                .error("the burst would refill in more than 71 years")
+                .fix("give a smaller burst"));
+        }
+        Ok(pace)
+    }
+
+    fn error(&self, problem: &str) -> ConfigError {
+        ConfigError::new("quota", self, problem)
+    }
+}
+
+/// A quota as a bucket counts it: in whole microseconds, and parts of one, so that nothing is ever
+/// rounded. With 3 in a second the interval is 333 333 microseconds and 1 of 3 parts of another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Pace {
+    /// How much a full bucket holds.
+    pub(crate) burst: u64,
+    /// How many parts a microsecond has.
+    pub(crate) parts: u64,
+    /// How long the bucket takes to gain one.
+    pub(crate) interval: Span,
+}
+
+/// A span of time: whole microseconds, and parts of one. How many parts make one, the [`Pace`]
+/// knows; there are always fewer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Span {
+    pub(crate) micros: u64,
+    pub(crate) parts: u64,
+}
+
+impl Pace {
+    /// Returns the time in which the bucket gains this much; it is at most the burst.
+    #[inline]
+    pub(crate) fn times(&self, count: u64) -> Span {
+        // At most 2^53: the burst was checked with the parts.
+        let parts = self.interval.parts * count;
+        Span {
+            micros: self.interval.micros * count + parts / self.parts,
+            parts: parts % self.parts,
+        }
+    }
+
+    #[inline]
+    pub(crate) fn add(&self, one: Span, other: Span) -> Span {
+        let parts = one.parts + other.parts;
+        let carry = parts >= self.parts;
+        Span {
+            micros: one.micros + other.micros + u64::from(carry),
+            parts: if carry { parts - self.parts } else { parts },
+        }
+    }
+
+    /// Returns the time from `other` to `one`, which is not shorter.
+    #[inline]
+    pub(crate) fn sub(&self, one: Span, other: Span) -> Span {
+        let borrow = one.parts < other.parts;
+        Span {
+            micros: one.micros - other.micros - u64::from(borrow),
+            parts: one.parts + if borrow { self.parts } else { 0 } - other.parts,
+        }
+    }
+
+    /// Returns how much the bucket gains in this time, rounded down.
+    #[inline]
+    pub(crate) fn gained_in(&self, span: Span) -> u64 {
+        if self.parts == 1 {
+            return span.micros / self.interval.micros;
+        }
+        let fine =
+            |span: Span| u128::from(span.micros) * u128::from(self.parts) + u128::from(span.parts);
+        let (span, interval) = (fine(span), fine(self.interval));
+        match (u64::try_from(span), u64::try_from(interval)) {
+            (Ok(span), Ok(interval)) => span / interval,
+            (Err(_), _) | (_, Err(_)) => u64::try_from(span / interval).unwrap_or(u64::MAX),
+        }
+    }
+}
+
+impl Span {
+    /// Returns the whole microseconds after which the span is over.
+    #[inline]
+    pub(crate) fn rounded_up(self) -> u64 {
+        self.micros + u64::from(self.parts > 0)
+    }
+}
+
+fn gcd(mut a: u64, mut b: u64) -> u64 {
+    while b > 0 {
+        (a, b) = (b, a % b);
+    }
+    a
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn problem(quota: Quota) -> String {
+        quota.pace().unwrap_err().to_string()
+    }
+
+    #[test]
+    fn the_number_is_what_is_admitted_and_the_unit_is_the_window() {
+        assert_eq!(
+            Quota::per_second(4_000),
+            Quota::new(4_000, Duration::from_secs(1))
+        );
+        let pace = Quota::per_second(4_000).pace().unwrap();
+        assert_eq!((pace.interval.micros, pace.parts), (250, 1));
+    }
+
+    #[test]
+    fn a_part_of_a_quota_is_rounded_up_and_of_a_bucket_the_burst_alone() {
+        let share = NonZeroU32::new(3).unwrap();
+        assert_eq!(
+            Quota::per_second(10).windows_part(share),
+            Quota::per_second(4)
+        );
+        assert_eq!(
+            Quota::per_second(1).windows_part(share),
+            Quota::per_second(1)
+        );
+        assert_eq!(
+            Quota::per_second(10).burst(20).buckets_part(share),
+            Quota::new(10, Duration::from_secs(3)).burst(7)
+        );
+        assert_eq!(
+            Quota::per_second(9).buckets_part(share),
+            Quota::per_second(3).burst(3)
+        );
+        // Rounded to whole limits, a third of this could not be counted exactly.
+        let third = Quota::per_second(1_000_000_000).buckets_part(share);
+        assert!(third.pace().is_ok());
+    }
+
+    #[test]
+    fn an_interval_that_is_no_whole_microsecond_keeps_its_rest() {
+        let pace = Quota::per_second(3).pace().unwrap();
+        assert_eq!(
+            pace.times(1),
+            Span {
+                micros: 333_333,
+                parts: 1
+            }
+        );
+        assert_eq!(
+            pace.times(3),
+            Span {
+                micros: 1_000_000,
+                parts: 0
+            }
+        );
+    }
+
+    #[test]
+    fn what_admits_nobody_or_never_ends_is_refused_by_name() {
+        assert!(problem(Quota::per_second(0)).contains("a limit of zero admits nobody"));
+        assert!(problem(Quota::per_second(1).burst(0)).contains("a burst of zero"));
+        assert!(problem(Quota::new(1, Duration::ZERO)).contains("a window of no time"));
+        assert!(problem(Quota::new(1, Duration::from_nanos(1_500))).contains("whole microseconds"));
+        assert!(problem(Quota::new(1, Duration::from_secs(u64::MAX))).contains("71 years"));
+        assert!(problem(Quota::per_day(1).burst(1 << 40)).contains("71 years"));
+        assert!(problem(Quota::per_second(u64::MAX)).contains("counted exactly"));
+    }
+
+    #[test]
+    fn a_window_that_is_given_a_burst_is_refused_rather_than_ignoring_it() {
+        let error = Quota::per_second(1).burst(5).burstless_window_micros();
+        assert!(error.unwrap_err().to_string().contains("knows no burst"));
+    }
+
+    #[test]
+    fn large_and_odd_limits_are_counted_exactly() {
+        for quota in [
+            Quota::per_second(1_000_000_000),
+            Quota::per_day(89_999_999),
+            Quota::new(99_999, Duration::from_secs(30 * 86_400)),
+        ] {
+            let pace = quota.pace().unwrap();
+            let window = quota.window_micros().unwrap();
+            let whole = Span {
+                micros: window,
+                parts: 0,
+            };
+            assert_eq!(pace.times(quota.limit()), whole, "{quota}");
+            assert_eq!(pace.gained_in(whole), quota.limit(), "{quota}");
+        }
+    }
+}

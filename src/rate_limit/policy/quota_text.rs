@@ -1,0 +1,361 @@
+//! Quotas as text: `100/minute`, `10/s burst 20`, `1000/month`, `5/10s; 1000/day`.
+
+use std::{fmt, str::FromStr, time::Duration};
+
+use super::quota::{Period, Quota};
+use crate::core::error::ConfigError;
+
+/// The names of the units; the first of each is its abbreviation, and the second to last its singular.
+const UNITS: [(&[&str], Duration); 7] = [
+    (
+        &["us", "microsecond", "microseconds"],
+        Duration::from_micros(1),
+    ),
+    (
+        &["ms", "millisecond", "milliseconds"],
+        Duration::from_millis(1),
+    ),
+    (&["s", "sec", "second", "seconds"], Duration::from_secs(1)),
+    (&["m", "min", "minute", "minutes"], Duration::from_secs(60)),
+    (&["h", "hour", "hours"], Duration::from_secs(60 * 60)),
+    (&["d", "day", "days"], Duration::from_secs(24 * 60 * 60)),
+    (
+        &["w", "week", "weeks"],
+        Duration::from_secs(7 * 24 * 60 * 60),
+    ),
+];
+
+/// The names of the periods of the calendar.
+const CALENDAR: [(&[&str], Period); 2] = [
+    (&["mo", "month", "months"], Period::Month),
+    (&["y", "yr", "year", "years"], Period::Year),
+];
+
+/// Several quotas as one text, such as `5/10s; 1000/day`.
+///
+/// They are separated by `;`, `,` or `|`.
+///
+/// ```
+/// use portcullis::rate_limit::{Quota, Quotas};
+///
+/// let quotas: Quotas = "5/10s; 1000/day".parse()?;
+/// assert_eq!(quotas.iter().last(), Some(&Quota::per_day(1000)));
+/// assert_eq!(quotas.to_string(), "5/10s; 1000/day");
+/// # Ok::<(), portcullis::ConfigError>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Quotas(Vec<Quota>);
+
+impl Quotas {
+    /// Returns the quotas, in the order of the text.
+    pub fn iter(&self) -> std::slice::Iter<'_, Quota> {
+        self.0.iter()
+    }
+}
+
+impl IntoIterator for Quotas {
+    type Item = Quota;
+    type IntoIter = std::vec::IntoIter<Quota>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.into_iter()
+    }
+}
+
+impl<'a> IntoIterator for &'a Quotas {
+    type Item = &'a Quota;
+    type IntoIter = std::slice::Iter<'a, Quota>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.iter()
+    }
+}
+
+impl FromStr for Quotas {
+    type Err = ConfigError;
+
+    fn from_str(text: &str) -> Result<Self, ConfigError> {
+        text.split([';', ',', '|'])
+            .map(str::parse)
+            .collect::<Result<_, _>>()
+            .map(Self)
+    }
+}
+
+impl fmt::Display for Quotas {
+    /// Writes the quotas with `; ` between them.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, quota) in self.iter().enumerate() {
+            let between = if at == 0 { "" } else { "; " };
+            write!(f, "{between}{quota}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Reads `100/minute`, `100 per minute`, `10 per 1s burst 20`.
+///
+/// The units are `us`, `ms`, `s`, `m` or `min`, `h`, `d` and `w`, and their English names; and `month`
+/// and `year`, which are those of the calendar. Upper and lower case are the same: `M` is a minute.
+///
+/// # Errors
+///
+/// If the text is not of this form, or if no policy could count the quota.
+impl FromStr for Quota {
+    type Err = ConfigError;
+
+    fn from_str(text: &str) -> Result<Self, ConfigError> {
+        let error = |problem: &str| {
+            ConfigError::new("quota", text, problem)
+                .fix("write it as `100/minute`, `5/10s` or `10 per second burst 20`")
+        };
+        let lower = text.to_ascii_lowercase();
+        let (rate, burst) = match lower.split_once("burst") {
+            Some((rate, burst)) => (rate, Some(burst)),
+            None => (&*lower, None),
+        };
+        let (limit, window) = rate
+            .split_once('/')
+            .or_else(|| rate.split_once(" per "))
+            .ok_or_else(|| error("there is neither `/` nor `per` in it"))?;
+        let limit = number(limit).ok_or_else(|| error("it does not begin with a number"))?;
+        let period = period_of(window).ok_or_else(|| error("its time is none"))?;
+        let quota = Self::of(limit, period);
+        let quota = match burst.map(number) {
+            None => quota,
+            Some(Some(burst)) => quota.burst(burst),
+            Some(None) => return Err(error("its burst is no number")),
+        };
+        quota.check()?;
+        Ok(quota)
+    }
+}
+
+impl fmt::Display for Quota {
+    /// Writes `100/minute`, `5/10s` or `10/second burst 20`; the burst only if it was given.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/", self.limit())?;
+        match self.period() {
+            Period::Fixed(window) => write_window(f, window)?,
+            Period::Month => f.write_str("month")?,
+            Period::Year => f.write_str("year")?,
+        }
+        match self.own_burst() {
+            Some(burst) => write!(f, " burst {burst}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Writes `minute` or `10s`. A window that no policy counts is written so that it does not read back.
+fn write_window(f: &mut fmt::Formatter<'_>, window: Duration) -> fmt::Result {
+    let nanos = |duration: Duration| duration.as_nanos();
+    let fits = |unit: &Duration| nanos(window).is_multiple_of(nanos(*unit));
+    match UNITS.iter().rev().find(|(_, unit)| fits(unit)) {
+        _ if window.is_zero() => f.write_str("0s"),
+        Some((names, unit)) => match nanos(window) / nanos(*unit) {
+            1 => f.write_str(singular(names)),
+            count => write!(f, "{count}{}", names[0]),
+        },
+        None => write!(f, "{:?}", window),
+    }
+}
+
+/// Returns the last name but the plural.
+fn singular(names: &[&'static str]) -> &'static str {
+    names[names.len() - 2]
+}
+
+fn number(text: &str) -> Option<u64> {
+    let text = text.trim();
+    let plain = text
+        .bytes()
+        .all(|byte| byte.is_ascii_digit() || byte == b'_');
+    // `parse` would also take a sign.
+    plain.then(|| text.replace('_', "").parse().ok()).flatten()
+}
+
+/// Reads `minute`, `10s`, `1 hour` or `month`.
+fn period_of(text: &str) -> Option<Period> {
+    let text = text.trim();
+    let digits = text.find(|char: char| !char.is_ascii_digit())?;
+    let (count, unit) = text.split_at(digits);
+    let count = if count.is_empty() { 1 } else { number(count)? };
+    let is_named = |names: &[&str]| names.contains(&unit.trim());
+    if let Some((_, period)) = CALENDAR.iter().find(|(names, _)| is_named(names)) {
+        return (count == 1).then_some(*period);
+    }
+    let (_, unit) = UNITS.iter().find(|(names, _)| is_named(names))?;
+    let micros = count.checked_mul(u64::try_from(unit.as_micros()).ok()?)?;
+    Some(Period::Fixed(Duration::from_micros(micros)))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::rate_limit::policy::policy::Policy;
+
+    fn quota(text: &str) -> Quota {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn a_quota_is_read_as_it_is_said() {
+        assert_eq!(quota("100/minute"), Quota::per_minute(100));
+        assert_eq!(quota(" 1_000 per day "), Quota::per_day(1_000));
+        assert_eq!(quota("10 per 1s burst 20"), Quota::per_second(10).burst(20));
+        assert_eq!(quota("5/10 s"), Quota::new(5, Duration::from_secs(10)));
+        assert_eq!(quota("7/250ms"), Quota::new(7, Duration::from_millis(250)));
+        assert_eq!(
+            quota("1/2 hours"),
+            Quota::new(1, Duration::from_secs(7_200))
+        );
+    }
+
+    #[test]
+    fn it_is_written_as_it_was_read() {
+        for text in [
+            "100/minute",
+            "5/10s",
+            "10/second burst 20",
+            "3/36h",
+            "1/week",
+            "7/250ms",
+        ] {
+            assert_eq!(quota(text).to_string(), text);
+        }
+        assert_eq!(
+            quota("10 per 1s burst 20").to_string(),
+            "10/second burst 20"
+        );
+        assert_eq!(quota("1/1000000us").to_string(), "1/second");
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_refused_with_an_example() {
+        for text in [
+            "",
+            "100",
+            "/minute",
+            "-1/s",
+            "+1/s",
+            "1/",
+            "1/fortnight",
+            "1/10",
+            "1/s burst",
+            "0/s",
+            "1/0s",
+            "1/2months",
+            "1/month burst 0",
+            "1/s burst 0",
+            "18446744073709551615/s",
+            "18446744073709551615/s burst 2",
+            "1/1.5µs",
+            "1/s burst -2",
+            "1/99999999999999999999d",
+            "1/4000000000d",
+            "1/18446744073709551615w",
+            "x/s",
+            "1/s; 2/m",
+            "1/s, 2/m",
+        ] {
+            let error = text.parse::<Quota>().unwrap_err();
+            assert_eq!(error.option(), "quota", "{text}");
+        }
+        let error = "ten/s".parse::<Quota>().unwrap_err().to_string();
+        assert!(error.contains("`ten/s`") && error.contains("`100/minute`"));
+    }
+
+    #[test]
+    fn several_quotas_are_one_text() {
+        let quotas: Quotas = "5/10s; 1000/day".parse().unwrap();
+        let [short, daily] = quotas.0[..] else {
+            panic!("there are two")
+        };
+        assert_eq!(short, Quota::new(5, Duration::from_secs(10)));
+        assert_eq!(daily, Quota::per_day(1_000));
+        assert!("5/10s;".parse::<Quotas>().is_err());
+        for text in [
+            "5/10s,1000/day",
+            "5/10s | 1000/DAY",
+            "5 PER 10S, 1000 Per Day",
+        ] {
+            assert_eq!(text.parse::<Quotas>().unwrap(), quotas);
+        }
+    }
+
+    #[test]
+    fn case_of_units_does_not_matter_and_calendar_periods_are_known() {
+        assert_eq!(quota("100/MINUTE"), Quota::per_minute(100));
+        assert_eq!(quota("100/M BURST 7"), Quota::per_minute(100).burst(7));
+        assert_eq!(quota("5/Month"), Quota::per_month(5));
+        assert_eq!(quota("5 per 1 year"), Quota::per_year(5));
+        assert_eq!(Quota::per_month(5).to_string(), "5/month");
+        assert_eq!(Quota::per_year(5).burst(2).to_string(), "5/year burst 2");
+        assert_ne!(quota("5/month"), quota("5/31d"));
+    }
+
+    #[test]
+    fn window_of_more_than_u32_microseconds_reads_back() {
+        let quota = Quota::new(5, Duration::from_micros(4_294_967_296));
+        assert_eq!(quota.to_string(), "5/4294967296us");
+        assert_eq!(quota.to_string().parse(), Ok(quota));
+    }
+
+    fn any_quota() -> impl Strategy<Value = Quota> {
+        let number = || {
+            prop_oneof![
+                any::<u64>(),
+                0_u64..100,
+                Just(u64::MAX),
+                (0_u32..64).prop_map(|shift| 1 << shift)
+            ]
+        };
+        let window = prop_oneof![
+            (any::<u64>(), 0_u32..1_000_000_000)
+                .prop_map(|(secs, nanos)| Duration::new(secs, nanos)),
+            number().prop_map(Duration::from_micros),
+            number().prop_map(Duration::from_nanos),
+            number().prop_map(Duration::from_secs),
+        ];
+        let period = prop_oneof![
+            4 => window.prop_map(Period::Fixed),
+            1 => Just(Period::Month),
+            1 => Just(Period::Year),
+        ];
+        (number(), period, proptest::option::of(number())).prop_map(|(limit, period, burst)| {
+            let quota = Quota::of(limit, period);
+            burst.map_or(quota, |burst| quota.burst(burst))
+        })
+    }
+
+    fn some_policy_counts(quota: Quota) -> bool {
+        let makes = [
+            Policy::fixed_window,
+            Policy::sliding_window,
+            Policy::token_bucket,
+        ];
+        makes.iter().any(|make| make("p", quota).is_ok())
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(10_000))]
+
+        #[test]
+        fn quota_reads_back_if_some_policy_counts_it_and_is_refused_otherwise(quota in any_quota()) {
+            let read = quota.to_string().parse::<Quota>();
+            match some_policy_counts(quota) {
+                true => prop_assert_eq!(read, Ok(quota)),
+                false => prop_assert!(read.is_err(), "{} is read", quota),
+            }
+        }
+
+        #[test]
+        fn no_text_makes_it_panic(text in any::<String>(), tail in "[0-9/ a-z]{0,12}") {
+            let _ = text.parse::<Quotas>();
+            let _ = tail.parse::<Quotas>();
+        }
+    }
+}

@@ -1,0 +1,205 @@
+//! Graceful shutdown: stop at a signal, finish running requests within a bound, then exit.
+//!
+//! A process manager ends a process by SIGTERM, a terminal by SIGINT (Ctrl-C). [`Shutdown`] listens for
+//! both. The first signal asks the server to stop accepting connections and to finish the requests that
+//! are running. The server has [`drain_timeout`](Shutdown::drain_timeout) to do so, 10 s by default:
+//! an idle connection or a half-sent request cannot keep the process alive. A second signal exits the
+//! process at once.
+//!
+//! ```no_run
+//! use axum::{Router, routing::get};
+//! use portcullis::{
+//!     TokioRuntime,
+//!     access_log::{AccessLogLayer, LogQueue},
+//!     shutdown::Shutdown,
+//!     store::MemoryStore,
+//! };
+//! use tokio::net::TcpListener;
+//!
+//! # #[tokio::main]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let log = LogQueue::builder(MemoryStore::new(), TokioRuntime).build()?;
+//! let app = Router::new()
+//!     .route("/", get("hello"))
+//!     .layer(AccessLogLayer::new(log.clone()));
+//! let listener = TcpListener::bind("127.0.0.1:3000").await?;
+//!
+//! let shutdown = Shutdown::on_signal()?;
+//! let server = axum::serve(listener, app).with_graceful_shutdown(shutdown.requested());
+//! shutdown.drain(server).await.transpose()?;
+//!
+//! // The last records, once no request can write another.
+//! log.flush().await;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! With hyper, [`requested`](Shutdown::requested) ends the loop that accepts connections, and
+//! `hyper_util::server::graceful::GracefulShutdown` asks the connections to end. Both belong into the
+//! future that is drained; `examples/hyper.rs` is complete.
+//!
+//! # Order of the steps
+//!
+//! 1. [`drain`](Shutdown::drain) the server.
+//! 2. Flush what the layers hold in memory: [`LogQueue::flush`](crate::access_log::LogQueue::flush),
+//!    [`JsonLines::flush`](crate::access_log::JsonLines::flush),
+//!    [`KeyRing::flush`](crate::api_key::KeyRing::flush).
+//! 3. Close the store, such as by `RedisStore::close`.
+//! 4. Return from `main`.
+//!
+//! A request that is still running after the timeout is dropped with the runtime. Its record has the
+//! outcome `dropped` or `body_dropped`. [`JsonLines`](crate::access_log::JsonLines) writes it; a
+//! [`LogQueue`](crate::access_log::LogQueue) cannot store it any more.
+
+use std::{
+    fmt,
+    future::{Future, IntoFuture, pending, poll_fn},
+    panic::catch_unwind,
+    pin::pin,
+    process,
+    sync::{Arc, atomic::AtomicBool},
+    task::Poll,
+    time::Duration,
+};
+
+use tokio::sync::watch;
+
+use super::signals::Signals;
+use crate::core::{
+    error::ConfigError,
+    notice,
+    runtime::{Runtime, TokioRuntime},
+};
+
+/// The default of [`Shutdown::drain_timeout`].
+pub(super) const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A request to shut down, and the time that a server has to follow it.
+///
+/// A clone is the same request. See the [module](self) for an example.
+#[derive(Clone)]
+pub struct Shutdown {
+    requested: Arc<watch::Sender<bool>>,
+    drain_timeout: Duration,
+}
+
+impl Shutdown {
+    /// Creates a shutdown that only [`request`](Self::request) starts: for tests, and for applications
+    /// that handle signals themselves.
+    pub fn new() -> Self {
+        Self {
+            requested: Arc::new(watch::Sender::new(false)),
+            drain_timeout: DRAIN_TIMEOUT,
+        }
+    }
+
+    /// Creates a shutdown that starts at the first SIGINT or SIGTERM. Where there are no Unix signals,
+    /// it starts at Ctrl-C.
+    ///
+    /// Signals are received from this call on. A second one exits the process at once, with status 130
+    /// (SIGINT) or 143 (SIGTERM).
+    ///
+    /// # Errors
+    ///
+    /// Returns an error outside of a Tokio runtime, in one without its I/O driver, and if the operating
+    /// system refuses the handler.
+    pub fn on_signal() -> Result<Self, ConfigError> {
+        let shutdown = Self::new();
+        let mut signals = listen()?;
+        let requested = Arc::clone(&shutdown.requested);
+        TokioRuntime.spawn(Box::pin(async move {
+            signals.next().await;
+            requested.send_replace(true);
+            process::exit(signals.next().await)
+        }));
+        Ok(shutdown)
+    }
+
+    /// Sets the longest time between the request to shut down and the end of [`drain`](Self::drain).
+    ///
+    /// Defaults to 10 s. Zero drops running requests immediately. Process managers kill a process that
+    /// takes too long (Kubernetes after 30 s, `docker stop` after 10 s): stay below their timeout.
+    #[must_use]
+    pub fn drain_timeout(mut self, timeout: Duration) -> Self {
+        self.drain_timeout = timeout;
+        self
+    }
+
+    /// Requests the shutdown, as the first signal does.
+    pub fn request(&self) {
+        self.requested.send_replace(true);
+    }
+
+    /// Returns whether the shutdown was requested.
+    pub fn is_requested(&self) -> bool {
+        *self.requested.borrow()
+    }
+
+    /// Completes once the shutdown is requested: for `axum::serve(..).with_graceful_shutdown(..)` and
+    /// for the loop that accepts connections.
+    pub fn requested(&self) -> impl Future<Output = ()> + Send + use<> {
+        let mut requested = self.requested.subscribe();
+        async move {
+            if requested.wait_for(|requested| *requested).await.is_err() {
+                // Nothing is left that can request it.
+                pending().await
+            }
+        }
+    }
+
+    /// Runs a server until it ends, but at most [`drain_timeout`](Self::drain_timeout) longer than until
+    /// the shutdown is requested.
+    ///
+    /// Returns the output of the server, or `None` if the timeout elapsed. A timeout is one notice.
+    pub async fn drain<S: IntoFuture>(&self, server: S) -> Option<S::Output> {
+        let mut server = pin!(server.into_future());
+        let mut expired = pin!(self.expired());
+        let drained = poll_fn(|cx| match server.as_mut().poll(cx) {
+            Poll::Ready(output) => Poll::Ready(Some(output)),
+            Poll::Pending => expired.as_mut().poll(cx).map(|()| None),
+        })
+        .await;
+        if drained.is_none() {
+            notice::once(&AtomicBool::new(false), || too_slow(self.drain_timeout));
+        }
+        drained
+    }
+
+    async fn expired(&self) {
+        self.requested().await;
+        TokioRuntime.sleep(self.drain_timeout).await;
+    }
+}
+
+impl Default for Shutdown {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for Shutdown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shutdown")
+            .field("requested", &self.is_requested())
+            .field("drain_timeout", &self.drain_timeout)
+            .finish()
+    }
+}
+
+pub(super) fn listen() -> Result<Signals, ConfigError> {
+    let refused = |value: String| {
+        ConfigError::new("Shutdown::on_signal", value, "signals cannot be received")
+            .fix("call it inside of a Tokio runtime that was built with `enable_all`")
+    };
+    // Tokio reports a missing runtime or driver by a panic.
+    catch_unwind(Signals::listen)
+        .map_err(|_| refused("outside of a Tokio runtime with an I/O driver".to_owned()))?
+        .map_err(|error| refused(error.to_string()))
+}
+
+pub(super) fn too_slow(timeout: Duration) -> String {
+    format!(
+        "connections were still open {timeout:?} after the shutdown was requested, and are closed: raise \
+         `Shutdown::drain_timeout` if their requests need longer"
+    )
+}

@@ -1,0 +1,204 @@
+//! A store in this process's memory.
+
+use super::{access_log, api_key, cache, rate_limit};
+
+use std::{fmt, sync::Arc};
+
+use crate::core::{
+    error::ConfigError,
+    store_api::store_key::StoreKeys,
+    time::{Clock, SystemClock},
+};
+
+/// A store in the memory of this process, for all four layers.
+///
+/// One value serves every layer; a clone is the same store. Each part is bounded, and none needs a
+/// background task: expired items are found and reused when their place is needed.
+///
+/// | part | default limit | beyond the limit |
+/// |---|---|---|
+/// | API keys | 100 000 keys | creating another key fails |
+/// | rate limits | 100 000 partitions | new partitions share a bucket, which can only over-count |
+/// | cache | 64 MiB, headers and index included | the least useful entry is evicted |
+/// | access log | 1 000 records, 1 MiB | the oldest record is dropped |
+///
+/// Purges take 512 KiB in addition to the cache, however many there are, and each costs the same
+/// whatever is stored. A purge removes the entries that it names and no others. Among tens of
+/// thousands of purges during one fill, a few may refuse that fill, which is not stored then.
+///
+/// ```
+/// use portcullis::store::MemoryStore;
+///
+/// let store = MemoryStore::builder()
+///     .cache_bytes_max(256 << 20)
+///     .rate_limit_partitions_max(1_000_000)
+///     .build()?;
+/// # let _ = store;
+/// # Ok::<(), portcullis::ConfigError>(())
+/// ```
+#[derive(Clone)]
+pub struct MemoryStore {
+    pub(super) shared: Arc<Shared>,
+}
+
+pub(super) struct Shared {
+    pub(super) shelf: Shelf,
+    pub(super) access_log: access_log::Part,
+    pub(super) api_key: api_key::Part,
+    pub(super) cache: cache::Part,
+    pub(super) rate_limit: rate_limit::Part,
+}
+
+/// What the parts are built from, and what they share.
+#[derive(Debug)]
+pub(super) struct Shelf {
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) keys: StoreKeys,
+    pub(super) bounds: Bounds,
+}
+
+/// How much each part may keep.
+#[derive(Clone, Debug)]
+pub(super) struct Bounds {
+    pub(super) api_keys_max: usize,
+    pub(super) rate_limit_partitions_max: usize,
+    pub(super) cache_bytes_max: u64,
+    pub(super) log_records_max: usize,
+    pub(super) log_bytes_max: usize,
+}
+
+impl MemoryStore {
+    /// Creates a store with the default bounds and the machine's clock.
+    pub fn new() -> Self {
+        Self::with_clock(SystemClock::new())
+    }
+
+    /// Creates a store with the default bounds and a clock of the caller's.
+    pub fn with_clock(clock: impl Clock) -> Self {
+        Self::builder().clock(clock).assemble()
+    }
+
+    /// Begins a store with bounds of the caller's.
+    pub fn builder() -> MemoryStoreBuilder {
+        MemoryStoreBuilder {
+            clock: None,
+            bounds: Bounds {
+                api_keys_max: 100_000,
+                rate_limit_partitions_max: 100_000,
+                cache_bytes_max: 64 << 20,
+                log_records_max: 1_000,
+                log_bytes_max: 1 << 20,
+            },
+        }
+    }
+}
+
+impl Default for MemoryStore {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for MemoryStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MemoryStore")
+            .field("bounds", &self.shared.shelf.bounds)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Builds a [`MemoryStore`].
+#[derive(Debug)]
+#[must_use]
+pub struct MemoryStoreBuilder {
+    pub(super) clock: Option<Arc<dyn Clock>>,
+    pub(super) bounds: Bounds,
+}
+
+impl MemoryStoreBuilder {
+    /// Sets the clock that the store tells the time by. The machine's by default.
+    pub fn clock(mut self, clock: impl Clock) -> Self {
+        self.clock = Some(Arc::new(clock));
+        self
+    }
+
+    /// Sets how many API keys the store holds at most. 100 000 by default.
+    pub fn api_keys_max(mut self, keys: usize) -> Self {
+        self.bounds.api_keys_max = keys;
+        self
+    }
+
+    /// Sets how many partitions are counted apart at most; one that several policies count is as
+    /// many. 100 000 by default.
+    ///
+    /// Each takes 45 bytes, and all together 280 kB more, from the first request on. Sliding logs remember up to 8
+    /// moments for each beside that, of 16 bytes, as they need them.
+    pub fn rate_limit_partitions_max(mut self, partitions: usize) -> Self {
+        self.bounds.rate_limit_partitions_max = partitions;
+        self
+    }
+
+    /// Sets how many bytes of answers are held at most, headers and index included. 64 MiB by
+    /// default.
+    pub fn cache_bytes_max(mut self, bytes: u64) -> Self {
+        self.bounds.cache_bytes_max = bytes;
+        self
+    }
+
+    /// Sets how many log records are held at most. 1 000 by default.
+    pub fn log_records_max(mut self, records: usize) -> Self {
+        self.bounds.log_records_max = records;
+        self
+    }
+
+    /// Sets how many bytes of log records are held at most. 1 MiB by default.
+    pub fn log_bytes_max(mut self, bytes: usize) -> Self {
+        self.bounds.log_bytes_max = bytes;
+        self
+    }
+
+    /// Returns the store.
+    ///
+    /// # Errors
+    ///
+    /// If a bound is zero.
+    pub fn build(self) -> Result<MemoryStore, ConfigError> {
+        let bounds = &self.bounds;
+        let named = [
+            ("api_keys_max", bounds.api_keys_max == 0),
+            (
+                "rate_limit_partitions_max",
+                bounds.rate_limit_partitions_max == 0,
+            ),
+            ("cache_bytes_max", bounds.cache_bytes_max == 0),
+            ("log_records_max", bounds.log_records_max == 0),
+            ("log_bytes_max", bounds.log_bytes_max == 0),
+        ];
+        match named.into_iter().find(|(_, zero)| *zero) {
+            Some((option, _)) => {
+                Err(
+                    ConfigError::new(option, 0, "a store of no room keeps nothing")
+                        .fix("give a bound of at least 1, or leave the default"),
+                )
+            }
+            None => Ok(self.assemble()),
+        }
+    }
+
+    fn assemble(self) -> MemoryStore {
+        let shelf = Shelf {
+            clock: self.clock.unwrap_or_else(|| Arc::new(SystemClock::new())),
+            keys: StoreKeys::random(),
+            bounds: self.bounds,
+        };
+        MemoryStore {
+            shared: Arc::new(Shared {
+                access_log: access_log::Part::new(&shelf),
+                api_key: api_key::Part::new(&shelf),
+                cache: cache::Part::new(&shelf),
+                rate_limit: rate_limit::Part::new(&shelf),
+                shelf,
+            }),
+        }
+    }
+}

@@ -1,0 +1,503 @@
+//! What a Redis store is told: where its servers are, and how long to wait for them.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use super::{address::Address, credentials::Login, login::LoginOptions};
+use crate::{
+    core::{audit::Auditor, error::ConfigError},
+    store::redis::connection::{protocol::Protocol, tls::Tls},
+};
+
+/// Where the servers of a [`RedisStore`](crate::store::redis::store::RedisStore) are, and how to treat them.
+///
+/// ```
+/// use std::time::Duration;
+/// use portcullis::store::RedisConfig;
+///
+/// let one = RedisConfig::single("redis://127.0.0.1:6379");
+/// let watched = RedisConfig::sentinel(["redis://10.0.0.1:26379", "redis://10.0.0.2:26379"], "main")
+///     .password("from a secret manager")
+///     .prefix("acme")
+///     .rate_limit_deadline(Duration::from_millis(40));
+/// let many = RedisConfig::cluster(["redis://10.0.1.1:6379", "redis://10.0.1.2:6379"]);
+/// # let _ = (one, watched, many);
+/// ```
+///
+/// A URL is `redis://user:password@host:6379/0`, `rediss://` for TLS (feature `redis-tls`), or
+/// `redis+unix:///path/of/the/socket?user=..&pass=..&db=0`; user, password and database are optional.
+/// No output of a configuration shows a password.
+///
+/// Append `?protocol=2` (or `resp2`) to a URL to speak RESP2 without sending `HELLO`, and
+/// `?protocol=3` (or `resp3`) to fail on servers that refuse `HELLO`. By default connections speak
+/// RESP3, and RESP2 to servers and proxies that refuse it. All URLs of a store must agree. Other
+/// parameters are rejected.
+#[derive(Clone)]
+#[must_use]
+pub struct RedisConfig {
+    servers: Servers,
+    pub(crate) login: LoginOptions,
+    pub(crate) tls: Tls,
+    name: Arc<str>,
+    prefix: String,
+    deadlines: Deadlines,
+    calls_max: usize,
+    bounds: Bounds,
+    auditor: Option<Arc<dyn Auditor>>,
+}
+
+#[derive(Clone)]
+enum Servers {
+    Single(String),
+    Sentinel {
+        sentinels: Vec<String>,
+        main: String,
+    },
+    Cluster(Vec<String>),
+}
+
+/// The timeout of the calls of each layer.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Deadlines {
+    pub(crate) rate_limit: Duration,
+    pub(crate) api_key: Duration,
+    pub(crate) cache: Duration,
+    pub(crate) access_log: Duration,
+    /// The longest silence of a server while calls wait.
+    pub(crate) silence: Duration,
+    /// How long a call waits for a connection.
+    pub(crate) connect: Duration,
+}
+
+/// How much is kept.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bounds {
+    pub(crate) cache_body_bytes_max: usize,
+    pub(crate) log_records_max: usize,
+    pub(crate) denials_max: usize,
+    pub(crate) batch_max: usize,
+}
+
+impl RedisConfig {
+    /// One server, which may stand behind a name that fails over by itself.
+    pub fn single(url: impl Into<String>) -> Self {
+        Self::new(Servers::Single(url.into()))
+    }
+
+    /// The server that Sentinels name as the main one of this name.
+    ///
+    /// The store asks them each time it connects, also after the server has become a replica. The
+    /// username and the password of a URL authenticate to that Sentinel only; the server has
+    /// [`user`](Self::user), [`password`](Self::password) or [`credentials`](Self::credentials), and
+    /// [`database`](Self::database). It is reached over TLS if the first Sentinel is, and speaks the
+    /// protocol version of the URLs.
+    pub fn sentinel<U: Into<String>>(
+        sentinels: impl IntoIterator<Item = U>,
+        main: impl Into<String>,
+    ) -> Self {
+        Self::new(Servers::Sentinel {
+            sentinels: sentinels.into_iter().map(Into::into).collect(),
+            main: main.into(),
+        })
+    }
+
+    /// A Cluster, of which these nodes know the others.
+    ///
+    /// The username, the password and TLS of the first URL apply to the nodes that the Cluster names,
+    /// and so does the protocol version of the URLs.
+    pub fn cluster<U: Into<String>>(nodes: impl IntoIterator<Item = U>) -> Self {
+        Self::new(Servers::Cluster(
+            nodes.into_iter().map(Into::into).collect(),
+        ))
+    }
+
+    fn new(servers: Servers) -> Self {
+        Self {
+            servers,
+            login: LoginOptions::default(),
+            tls: Tls::default(),
+            name: "redis".into(),
+            prefix: "portcullis".to_owned(),
+            deadlines: Deadlines {
+                rate_limit: Duration::from_millis(25),
+                api_key: Duration::from_millis(50),
+                cache: Duration::from_millis(25),
+                access_log: Duration::from_secs(1),
+                silence: Duration::from_millis(50),
+                connect: Duration::from_millis(250),
+            },
+            calls_max: 1_024,
+            bounds: Bounds {
+                cache_body_bytes_max: 1 << 20,
+                log_records_max: 100_000,
+                denials_max: 10_000,
+                batch_max: 32,
+            },
+            auditor: None,
+        }
+    }
+
+    /// Sets what notices and audit events call this store. `redis` by default.
+    pub fn name(mut self, name: impl Into<Arc<str>>) -> Self {
+        self.name = name.into();
+        self
+    }
+
+    /// Sets what all keys begin with: 1 to 32 letters, digits, `.`, `_`, `-` or `:`. `portcullis`
+    /// by default.
+    pub fn prefix(mut self, prefix: impl Into<String>) -> Self {
+        self.prefix = prefix.into();
+        self
+    }
+
+    /// Sets the timeout of decisions on limits: 1 ms to 60 s. Defaults to 25 ms.
+    ///
+    /// While the server replies slowly a call waits as long as its replies take, at most eight times the
+    /// timeout. A silent server gets no more than the timeout.
+    pub fn rate_limit_deadline(mut self, deadline: Duration) -> Self {
+        self.deadlines.rate_limit = deadline;
+        self
+    }
+
+    /// Sets the timeout of lookups of API keys: 1 ms to 60 s. Defaults to 50 ms.
+    ///
+    /// As with [`rate_limit_deadline`](Self::rate_limit_deadline), a slow server gets up to eight times
+    /// as long.
+    pub fn api_key_deadline(mut self, deadline: Duration) -> Self {
+        self.deadlines.api_key = deadline;
+        self
+    }
+
+    /// Sets the timeout of the cache's calls: 1 ms to 60 s. Defaults to 25 ms.
+    ///
+    /// As with [`rate_limit_deadline`](Self::rate_limit_deadline), a slow server gets up to eight times
+    /// as long.
+    pub fn cache_deadline(mut self, deadline: Duration) -> Self {
+        self.deadlines.cache = deadline;
+        self
+    }
+
+    /// Sets the longest silence of a server while calls wait, 1 ms to 60 s, after which it counts as
+    /// unavailable. Defaults to 50 ms.
+    ///
+    /// Any reply ends a silence, also one to a call that has timed out, and time in which this process
+    /// was late itself does not count. A server whose replies take long may be silent for twice
+    /// their latency, and at most four times as long as is set. Whatever is set, a server also
+    /// counts as unavailable after five rounds of calls in a row without a reply; calls that wait
+    /// together are one round.
+    pub fn silence_max(mut self, silence: Duration) -> Self {
+        self.deadlines.silence = silence;
+        self
+    }
+
+    /// Sets the timeout of a connection that is being made, and of a Sentinel or a node that names the
+    /// servers: 1 ms to 60 s. Defaults to 250 ms.
+    ///
+    /// A call waits for a connection no longer than its own timeout. The server counts as unavailable
+    /// once the attempt fails or this time has passed.
+    pub fn connect_deadline(mut self, deadline: Duration) -> Self {
+        self.deadlines.connect = deadline;
+        self
+    }
+
+    /// Sets how many calls may wait for one server at once; one more fails at once. 1 024 by
+    /// default.
+    pub fn calls_max(mut self, calls: usize) -> Self {
+        self.calls_max = calls;
+        self
+    }
+
+    /// Sets of how many partitions that were denied the store remembers it; 0 for none. 10 000 by
+    /// default.
+    ///
+    /// Who was denied and asks again too soon is denied by the same functions on what the server
+    /// said, without asking it. That is exact as long as others only spend: a refund or a reset by
+    /// another instance shows once the time is over that the denial said.
+    pub fn denials_max(mut self, partitions: usize) -> Self {
+        self.bounds.denials_max = partitions;
+        self
+    }
+
+    /// Sets how many decisions on limits go to the server in one call at most; 1 to send each alone. 32
+    /// by default.
+    ///
+    /// Decisions go together that come while four calls for others are under way; who comes before
+    /// waits for nobody. Each is made as if it came alone. A server does nothing else meanwhile: 32
+    /// take it some 200 µs. On a Cluster each goes alone: a call can be about one slot only.
+    pub fn batch_max(mut self, decisions: usize) -> Self {
+        self.bounds.batch_max = decisions;
+        self
+    }
+
+    /// Sets how long the body of an answer in the cache is at most; one that is longer is not kept.
+    /// 1 MiB by default: while one passes, no other answer does.
+    pub fn cache_body_bytes_max(mut self, bytes: usize) -> Self {
+        self.bounds.cache_body_bytes_max = bytes;
+        self
+    }
+
+    /// Sets about how many records each trail of the log has at most; beyond that the oldest go.
+    /// 100 000 by default.
+    pub fn log_records_max(mut self, records: usize) -> Self {
+        self.bounds.log_records_max = records;
+        self
+    }
+
+    /// Tells an auditor when the store stops answering, and when it answers again.
+    pub fn auditor(mut self, auditor: impl Auditor) -> Self {
+        self.auditor = Some(Arc::new(auditor));
+        self
+    }
+
+    /// Checks the whole.
+    pub(crate) fn check(self) -> Result<Checked, ConfigError> {
+        let deadlines = [
+            ("rate_limit_deadline", self.deadlines.rate_limit),
+            ("api_key_deadline", self.deadlines.api_key),
+            ("cache_deadline", self.deadlines.cache),
+            ("silence_max", self.deadlines.silence),
+            ("connect_deadline", self.deadlines.connect),
+            ("credentials_timeout", self.login.timeout),
+        ];
+        for (option, deadline) in deadlines {
+            check_deadline(option, deadline)?;
+        }
+        check_prefix(&self.prefix)?;
+        let has_sentinels = matches!(self.servers, Servers::Sentinel { .. });
+        self.login.check(has_sentinels)?;
+        if self.bounds.log_records_max == 0 {
+            return Err(ConfigError::new(
+                "log_records_max",
+                0,
+                "a log without bounds fills the server",
+            )
+            .fix("give at least 1, or leave the default"));
+        }
+        if !(1..=255).contains(&self.bounds.batch_max) {
+            return Err(ConfigError::new(
+                "batch_max",
+                self.bounds.batch_max,
+                "a call of the script decides at least one request, and at most 255",
+            )
+            .fix("give 1 to 255, or leave the default"));
+        }
+        if self.calls_max == 0 {
+            return Err(
+                ConfigError::new("calls_max", 0, "a store that may not be called is none")
+                    .fix("give at least 1, or leave the default"),
+            );
+        }
+        Ok(Checked {
+            route: self.servers.route(&self.login, &self.tls)?,
+            name: self.name,
+            prefix: self.prefix,
+            deadlines: self.deadlines,
+            calls_max: self.calls_max,
+            bounds: self.bounds,
+            auditor: self.auditor,
+        })
+    }
+}
+
+/// A configuration of which everything can be used.
+pub(crate) struct Checked {
+    pub(crate) route: Route,
+    pub(crate) name: Arc<str>,
+    pub(crate) prefix: String,
+    pub(crate) deadlines: Deadlines,
+    pub(crate) calls_max: usize,
+    pub(crate) bounds: Bounds,
+    pub(crate) auditor: Option<Arc<dyn Auditor>>,
+}
+
+/// Where to go.
+#[derive(Clone, Debug)]
+pub(crate) enum Route {
+    Single(Address),
+    Sentinel(Sentinels),
+    Cluster(Vec<Address>),
+}
+
+/// Who knows where the main server is.
+#[derive(Clone, Debug)]
+pub(crate) struct Sentinels {
+    pub(crate) addresses: Vec<Address>,
+    pub(crate) main: String,
+    /// How the server is spoken to, once it is known where it is.
+    pub(crate) server: Address,
+}
+
+impl Servers {
+    fn route(&self, login: &LoginOptions, tls: &Tls) -> Result<Route, ConfigError> {
+        match self {
+            Self::Single(url) => {
+                let address = Address::parse(url, tls)?;
+                Ok(Route::Single(login.applied_to(address)))
+            }
+            Self::Sentinel { sentinels, main } => {
+                let addresses = parse_all(sentinels, tls)?;
+                if main.is_empty() {
+                    return Err(ConfigError::new("sentinel", "", "no main server is named")
+                        .fix("give the name that `sentinel monitor` was given"));
+                }
+                // The credentials and the database of a URL are the Sentinel's.
+                let server = addresses[0].clone().with_login(Login::default());
+                let server = login.applied_to(server.with_database(0));
+                let sentinels = addresses.into_iter();
+                Ok(Route::Sentinel(Sentinels {
+                    addresses: sentinels.map(|it| login.applied_to_sentinel(it)).collect(),
+                    main: main.clone(),
+                    server,
+                }))
+            }
+            Self::Cluster(nodes) => {
+                let nodes = parse_all(nodes, tls)?.into_iter();
+                let nodes: Vec<_> = nodes.map(|node| login.applied_to(node)).collect();
+                match nodes.iter().find(|node| node.database() != 0) {
+                    Some(node) => Err(ConfigError::new(
+                        "database",
+                        node.database(),
+                        "a Cluster has database 0 alone",
+                    )
+                    .fix("leave the database out")),
+                    None => Ok(Route::Cluster(nodes)),
+                }
+            }
+        }
+    }
+}
+
+/// Returns the addresses of several servers, at least one, all reached over the network.
+fn parse_all(urls: &[String], tls: &Tls) -> Result<Vec<Address>, ConfigError> {
+    let addresses = urls
+        .iter()
+        .map(|url| Address::parse(url, tls))
+        .collect::<Result<Vec<_>, _>>()?;
+    let error = |problem: &str| {
+        ConfigError::new("redis url", urls.len(), problem.to_owned())
+            .fix("give the URLs of some of the servers, such as `redis://10.0.0.1:6379`")
+    };
+    if addresses.is_empty() {
+        return Err(error("no server is named"));
+    }
+    if addresses.iter().any(|address| address.host().is_none()) {
+        return Err(error("several servers are not found by a socket's path"));
+    }
+    // A server that another one names is spoken to in the same version.
+    let protocol = Protocol::of_all(addresses.iter().map(Address::protocol))?;
+    let addresses = addresses.into_iter();
+    Ok(addresses.map(|it| it.with_protocol(protocol)).collect())
+}
+
+fn check_deadline(option: &'static str, deadline: Duration) -> Result<(), ConfigError> {
+    const MAX: Duration = Duration::from_secs(60);
+    if deadline.is_zero() || deadline > MAX {
+        return Err(ConfigError::new(
+            option,
+            format_args!("{deadline:?}"),
+            "a request waits longer than nothing, and not for ever",
+        )
+        .fix("give 1 ms to 60 s"));
+    }
+    Ok(())
+}
+
+fn check_prefix(prefix: &str) -> Result<(), ConfigError> {
+    // No braces: they would name the part of a key that decides on its slot.
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-:".contains(&byte);
+    if prefix.is_empty() || prefix.len() > 32 || !prefix.bytes().all(plain) {
+        return Err(ConfigError::new(
+            "prefix",
+            prefix.escape_debug(),
+            "keys begin with 1 to 32 letters, digits, `.`, `_`, `-` or `:`",
+        )
+        .fix("name it after the service, such as `acme`"));
+    }
+    Ok(())
+}
+
+impl fmt::Debug for RedisConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisConfig")
+            .field("name", &self.name)
+            .field("servers", &self.servers)
+            .field("prefix", &self.prefix)
+            .field("deadlines", &self.deadlines)
+            .field("calls_max", &self.calls_max)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Servers {
+    /// Writes where the servers are; of a URL that cannot be read, nothing.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let place = |url: &String| Address::place_of(url).unwrap_or_else(|| "?".to_owned());
+        let places = |urls: &[String]| urls.iter().map(place).collect::<Vec<_>>();
+        match self {
+            Self::Single(url) => write!(f, "Single({})", place(url)),
+            Self::Sentinel { sentinels, main } => {
+                write!(f, "Sentinel({main:?}, {:?})", places(sentinels))
+            }
+            Self::Cluster(nodes) => write!(f, "Cluster({:?})", places(nodes)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(config: RedisConfig) -> &'static str {
+        match config.check() {
+            Ok(_) => panic!("not refused"),
+            Err(error) => error.option(),
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_meant_is_refused() {
+        let one = || RedisConfig::single("redis://h");
+        assert_eq!(refused(one().prefix("a{b}")), "prefix");
+        assert_eq!(refused(one().prefix("")), "prefix");
+        assert_eq!(refused(one().calls_max(0)), "calls_max");
+        assert_eq!(refused(one().log_records_max(0)), "log_records_max");
+        let never = one().cache_deadline(Duration::ZERO);
+        assert_eq!(refused(never), "cache_deadline");
+        let never = one().silence_max(Duration::ZERO);
+        assert_eq!(refused(never), "silence_max");
+        let for_ever = one().connect_deadline(Duration::MAX);
+        assert_eq!(refused(for_ever), "connect_deadline");
+        assert_eq!(refused(RedisConfig::single("h")), "redis url");
+        let nobody: [&str; 0] = [];
+        assert_eq!(refused(RedisConfig::sentinel(nobody, "main")), "redis url");
+        assert_eq!(refused(RedisConfig::cluster(nobody)), "redis url");
+        let other = RedisConfig::cluster(["redis://h/1"]);
+        assert_eq!(refused(other), "database");
+        assert_eq!(
+            refused(RedisConfig::sentinel(["redis://h"], "")),
+            "sentinel"
+        );
+    }
+
+    #[test]
+    fn debug_shows_where_the_servers_are_and_no_password() {
+        let config = RedisConfig::sentinel(["redis://u:hunter2@a:1", "redis://:hunter2@b:2"], "m")
+            .password("hunter2");
+        let shown = format!("{config:?}");
+        assert!(shown.contains("a:1") && shown.contains("b:2"), "{shown}");
+        assert!(!shown.contains("hunter2"), "{shown}");
+    }
+
+    #[test]
+    fn a_sentinels_password_is_not_the_servers() {
+        let config = RedisConfig::sentinel(["redis://:of-the-sentinel@s:26379"], "main");
+        let Ok(Checked {
+            route: Route::Sentinel(sentinels),
+            ..
+        }) = config.check()
+        else {
+            panic!("not by Sentinel");
+        };
+        assert_eq!(sentinels.addresses.len(), 1);
+        assert_eq!(sentinels.server.to_string(), "s:26379");
+    }
+}

@@ -1,0 +1,9 @@
+//! Options of a Redis store.
+
+pub(super) mod address;
+pub(super) mod config;
+pub(super) mod credentials;
+pub(super) mod login;
+pub(super) mod server_check;
+#[cfg(feature = "redis-tls")]
+pub(super) mod tls;

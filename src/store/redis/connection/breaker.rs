@@ -1,0 +1,367 @@
+//! Decides whether a server is available, and how long its replies take.
+
+use std::time::Duration;
+
+use crate::core::time::Timestamp;
+
+/// The number of rounds of calls that fail in a row before a server counts as unavailable.
+const ROUNDS_MAX: u32 = 5;
+
+/// A call waits at most this many times its own timeout for a server that replies slowly.
+pub(super) const SLOW_MAX: u32 = 8;
+
+/// A server that replies slowly may be silent for this many times its latency, but at most this many
+/// times as long as a fast one.
+const SILENT_LATENCIES: u32 = 2;
+const SILENT_MAX: u32 = 4;
+
+/// The number of calls that may wait for a server at a time after a round failed, until any reply
+/// arrives.
+const TRIALS_MAX: usize = 2;
+
+/// The state of a server as its replies show it.
+#[derive(Debug, Default)]
+pub(super) struct Pulse {
+    waiting: usize,
+    rounds: u32,
+    /// When the last round failed.
+    failed_at: Option<Timestamp>,
+    /// The rounds that failed since a call received its own reply, and when the last of them did.
+    unanswered: u32,
+    unanswered_at: Option<Timestamp>,
+    /// The time since which calls wait and no reply arrived.
+    silent_since: Option<Timestamp>,
+    /// When the latest reply was noticed.
+    heard_at: Option<Timestamp>,
+    latency: Latency,
+}
+
+/// The latency of replies, estimated as TCP estimates its own (RFC 6298).
+#[derive(Debug, Default)]
+struct Latency {
+    smoothed: Duration,
+    deviation: Duration,
+    /// The number of failed rounds since the last reply: each doubles the estimate.
+    backoff: u32,
+}
+
+impl Pulse {
+    /// Begins anew with another connection. Calls that wait wait on.
+    pub(super) fn renew(&mut self, now: Timestamp) {
+        (self.rounds, self.failed_at) = (0, None);
+        (self.unanswered, self.unanswered_at) = (0, None);
+        self.silent_since = (self.waiting > 0).then_some(now);
+    }
+
+    pub(crate) fn waiting(&self) -> usize {
+        self.waiting
+    }
+
+    /// Returns whether enough calls wait already: a round failed, and no reply has arrived since.
+    pub(super) fn is_on_trial(&self) -> bool {
+        self.rounds > 0 && self.waiting >= TRIALS_MAX
+    }
+
+    /// Notes a call that waits.
+    pub(crate) fn asked(&mut self, now: Timestamp) {
+        self.waiting += 1;
+        self.silent_since.get_or_insert(now);
+    }
+
+    /// Notes the reply to a call.
+    pub(crate) fn answered(&mut self, now: Timestamp, latency: Duration) {
+        self.waiting = self.waiting.saturating_sub(1);
+        (self.unanswered, self.unanswered_at) = (0, None);
+        self.heard(now);
+        self.measured(latency);
+    }
+
+    /// Notes that a reply arrived, if to a call that has given up.
+    pub(crate) fn heard(&mut self, now: Timestamp) {
+        (self.rounds, self.failed_at) = (0, None);
+        self.heard_at = Some(now);
+        self.silent_since = (self.waiting > 0).then_some(now);
+    }
+
+    /// Notes how long a reply took.
+    pub(super) fn measured(&mut self, latency: Duration) {
+        self.latency.measured(latency);
+    }
+
+    /// Notes a call that waits no more, which says nothing about the server.
+    pub(super) fn given_up(&mut self) {
+        self.waiting = self.waiting.saturating_sub(1);
+        if self.waiting == 0 && self.rounds == 0 {
+            self.silent_since = None;
+        }
+    }
+
+    /// Notes that this process was late itself: the silence until now says nothing about the server.
+    pub(super) fn excuse(&mut self, now: Timestamp) {
+        self.silent_since = self.silent_since.map(|_| now);
+    }
+
+    /// Notes that no reply arrived in time to a call that began at this time. Returns whether the
+    /// server counts as unavailable: after a silence of this length, of a slow server up to four times
+    /// as long, or after five rounds of calls in a row.
+    pub(crate) fn failed(
+        &mut self,
+        now: Timestamp,
+        begun: Timestamp,
+        silence_max: Duration,
+    ) -> bool {
+        self.missed(now, begun) || self.silence(now) >= self.silence_limit(silence_max)
+    }
+
+    /// The same of a call in a process that was late all the while: only rounds count.
+    pub(super) fn missed(&mut self, now: Timestamp, begun: Timestamp) -> bool {
+        self.waiting = self.waiting.saturating_sub(1);
+        // Calls that wait together fail together: that is one round.
+        if self.failed_at.is_none_or(|failed_at| begun >= failed_at) {
+            self.rounds += 1;
+            self.failed_at = Some(now);
+            self.latency.backoff = self.rounds;
+        }
+        if self
+            .unanswered_at
+            .is_none_or(|failed_at| begun >= failed_at)
+        {
+            self.unanswered += 1;
+            self.unanswered_at = Some(now);
+        }
+        self.rounds >= ROUNDS_MAX
+    }
+
+    /// Returns whether the connection is out of step: five rounds of calls in a row failed, so replies that
+    /// arrive belong to earlier calls, as one was lost on the way.
+    pub(super) fn is_out_of_step(&self) -> bool {
+        self.unanswered >= ROUNDS_MAX
+    }
+
+    /// Returns how much longer a call may wait that has waited since `begun`, at most until the server
+    /// counts as unavailable.
+    pub(crate) fn patience(
+        &self,
+        now: Timestamp,
+        begun: Timestamp,
+        timeout: Duration,
+        silence_max: Duration,
+    ) -> Duration {
+        let longest = timeout.saturating_mul(SLOW_MAX);
+        let is_served = self.heard_at.is_some_and(|heard_at| heard_at > begun);
+        let in_all = match is_served {
+            true => longest,
+            false => self.latency.expected().max(timeout).min(longest),
+        };
+        let limit = self.silence_limit(silence_max);
+        let until_silent = limit.saturating_sub(self.silence(now));
+        in_all.saturating_sub(now - begun).min(until_silent)
+    }
+
+    /// Returns the silence after which the server counts as unavailable.
+    fn silence_limit(&self, silence_max: Duration) -> Duration {
+        let slow = self.latency.once().saturating_mul(SILENT_LATENCIES);
+        slow.clamp(silence_max, silence_max.saturating_mul(SILENT_MAX))
+    }
+
+    fn silence(&self, now: Timestamp) -> Duration {
+        self.silent_since
+            .map_or(Duration::ZERO, |since| now - since)
+    }
+}
+
+impl Latency {
+    fn measured(&mut self, latency: Duration) {
+        self.backoff = 0;
+        if self.smoothed.is_zero() {
+            (self.smoothed, self.deviation) = (latency, latency / 2);
+            return;
+        }
+        let off = self.smoothed.abs_diff(latency);
+        self.deviation = (self.deviation * 3 + off) / 4;
+        self.smoothed = (self.smoothed * 7 + latency) / 8;
+    }
+
+    fn once(&self) -> Duration {
+        self.smoothed
+            .saturating_add(self.deviation.saturating_mul(4))
+    }
+
+    fn expected(&self) -> Duration {
+        self.once()
+            .saturating_mul(1 << self.backoff.min(ROUNDS_MAX))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FIFTY: Duration = Duration::from_millis(50);
+
+    fn ms(millis: u64) -> Timestamp {
+        Timestamp::from_micros(millis * 1_000)
+    }
+
+    fn millis(millis: u64) -> Duration {
+        Duration::from_millis(millis)
+    }
+
+    #[test]
+    fn five_rounds_of_failures_are_enough() {
+        let mut pulse = Pulse::default();
+        for round in 0..5 {
+            let (begun, failed) = (ms(10 * round), ms(10 * round + 9));
+            for _ in 0..9 {
+                pulse.asked(begun);
+            }
+            for _ in 0..9 {
+                pulse.excuse(failed);
+                assert_eq!(pulse.failed(failed, begun, FIFTY), round == 4);
+            }
+        }
+    }
+
+    #[test]
+    fn reply_ends_a_series_of_failures() {
+        let mut pulse = Pulse::default();
+        for round in 0..4 {
+            pulse.asked(ms(round));
+            assert!(!pulse.missed(ms(round), ms(round)));
+        }
+        pulse.heard(ms(4));
+        pulse.asked(ms(5));
+        assert!(!pulse.missed(ms(5), ms(5)));
+    }
+
+    #[test]
+    fn replies_to_none_of_five_rounds_are_out_of_step() {
+        let mut pulse = Pulse::default();
+        for round in 0..5 {
+            assert!(!pulse.is_out_of_step());
+            for _ in 0..9 {
+                pulse.asked(ms(10 * round));
+            }
+            for _ in 0..9 {
+                assert!(!pulse.missed(ms(10 * round + 8), ms(10 * round)));
+            }
+            pulse.heard(ms(10 * round + 9));
+        }
+        assert!(pulse.is_out_of_step());
+        pulse.renew(ms(60));
+        assert!(!pulse.is_out_of_step());
+    }
+
+    #[test]
+    fn reply_to_a_call_ends_the_count_of_replies_out_of_step() {
+        let mut pulse = Pulse::default();
+        for round in 0..20 {
+            pulse.asked(ms(round));
+            pulse.asked(ms(round));
+            pulse.missed(ms(round), ms(round));
+            pulse.answered(ms(round), millis(1));
+            assert!(!pulse.is_out_of_step());
+        }
+    }
+
+    #[test]
+    fn few_calls_wait_after_a_failure_until_a_reply_arrives() {
+        let mut pulse = Pulse::default();
+        for _ in 0..3 {
+            pulse.asked(ms(0));
+        }
+        assert!(!pulse.is_on_trial());
+        pulse.failed(ms(25), ms(0), FIFTY);
+        assert!(pulse.is_on_trial());
+        pulse.failed(ms(25), ms(0), FIFTY);
+        assert!(!pulse.is_on_trial());
+        pulse.asked(ms(26));
+        assert!(pulse.is_on_trial());
+        pulse.heard(ms(27));
+        assert!(!pulse.is_on_trial());
+    }
+
+    #[test]
+    fn silence_of_fifty_milliseconds_is_enough() {
+        let mut pulse = Pulse::default();
+        pulse.asked(ms(100));
+        assert!(!pulse.failed(ms(125), ms(100), FIFTY));
+        pulse.asked(ms(126));
+        assert!(pulse.failed(ms(151), ms(126), FIFTY));
+    }
+
+    #[test]
+    fn slow_server_may_be_silent_for_twice_its_latency_and_200_ms_at_most() {
+        for (latency, limit) in [(5, 50), (20, 120), (900, 200)] {
+            let mut pulse = Pulse::default();
+            pulse.measured(millis(latency));
+            pulse.asked(ms(0));
+            assert!(!pulse.failed(ms(limit - 1), ms(0), FIFTY), "{latency}");
+            assert!(pulse.failed(ms(limit), ms(limit - 1), FIFTY), "{latency}");
+        }
+    }
+
+    #[test]
+    fn late_process_is_no_silence_of_the_server() {
+        let mut pulse = Pulse::default();
+        pulse.asked(ms(0));
+        pulse.excuse(ms(1_000));
+        assert!(!pulse.failed(ms(1_025), ms(1_000), FIFTY));
+    }
+
+    #[test]
+    fn time_without_calls_is_no_silence() {
+        let mut pulse = Pulse::default();
+        pulse.asked(ms(0));
+        pulse.answered(ms(1), millis(1));
+        pulse.asked(ms(10_000));
+        assert!(!pulse.failed(ms(10_025), ms(10_000), FIFTY));
+    }
+
+    #[test]
+    fn call_that_was_given_up_says_nothing() {
+        let mut pulse = Pulse::default();
+        pulse.asked(ms(0));
+        pulse.given_up();
+        pulse.asked(ms(10_000));
+        assert!(!pulse.failed(ms(10_025), ms(10_000), FIFTY));
+        assert_eq!(pulse.waiting(), 0);
+    }
+
+    #[test]
+    fn calls_wait_as_long_as_replies_take_and_at_most_eight_times_their_timeout() {
+        let mut pulse = Pulse::default();
+        let (timeout, long) = (millis(25), millis(10_000));
+        let in_all = |pulse: &Pulse| pulse.patience(ms(0), ms(0), timeout, long);
+        pulse.measured(millis(1));
+        assert_eq!(in_all(&pulse), timeout);
+        for _ in 0..3 {
+            pulse.measured(millis(40));
+        }
+        assert!(in_all(&pulse) > millis(60), "{:?}", in_all(&pulse));
+        for _ in 0..50 {
+            pulse.measured(millis(900));
+        }
+        assert_eq!(in_all(&pulse), millis(200));
+        for _ in 0..200 {
+            pulse.measured(millis(1));
+        }
+        assert_eq!(in_all(&pulse), timeout);
+    }
+
+    #[test]
+    fn calls_wait_while_others_are_served_and_not_for_a_silent_server() {
+        let mut pulse = Pulse::default();
+        pulse.asked(ms(0));
+        pulse.asked(ms(0));
+        let left = |pulse: &Pulse, now| pulse.patience(ms(now), ms(0), millis(25), FIFTY);
+        assert_eq!(left(&pulse, 25), Duration::ZERO);
+        pulse.answered(ms(20), millis(1));
+        assert_eq!(left(&pulse, 25), millis(45));
+        assert_eq!(left(&pulse, 60), millis(10));
+        assert_eq!(left(&pulse, 70), Duration::ZERO);
+        pulse.heard(ms(190));
+        assert_eq!(left(&pulse, 195), millis(5));
+        assert_eq!(left(&pulse, 200), Duration::ZERO);
+    }
+}

@@ -1,0 +1,426 @@
+//! What the parts of the store ask their server through.
+
+use std::{
+    error::Error,
+    pin::pin,
+    sync::{Arc, atomic::AtomicU64},
+    time::Duration,
+};
+
+use redis::{Cmd, ErrorKind, RedisError, RedisResult, ServerErrorKind, Value};
+use tokio::sync::Notify;
+
+use super::{
+    error::{Fault, Verdict, is_noscript},
+    ground::{Ground, within},
+    node::{Entry, Pass},
+    patience::Patience,
+    pubsub::{Listening, OnNews},
+    script::ScriptCall,
+    stats::{RedisStats, Watch},
+};
+use crate::{
+    core::{
+        error::{StoreError, StoreErrorKind},
+        runtime::{ConnectionRuntime, Runtime},
+        time::{SystemClock, Timestamp},
+    },
+    store::redis::{
+        config::config::{Checked, Deadlines, Route},
+        topology::{cluster::Cluster, endpoint::Endpoint, router::Router},
+    },
+};
+
+/// The way to the servers of one configuration: each call has a deadline, none is sent twice.
+#[derive(Debug)]
+pub(crate) struct Link {
+    router: Arc<Router>,
+    ground: Arc<Ground>,
+    prefix: String,
+    deadlines: Deadlines,
+    denials_max: usize,
+    batch_max: usize,
+}
+
+impl Link {
+    pub(crate) fn new(checked: Checked) -> Self {
+        let ground = Arc::new(Ground {
+            runtime: Arc::new(ConnectionRuntime),
+            clock: Arc::new(SystemClock::new()),
+            watch: Watch::new(checked.name, checked.auditor),
+            calls_max: checked.calls_max,
+            silence_max: checked.deadlines.silence,
+            connect_deadline: checked.deadlines.connect,
+            renewed: Notify::new(),
+            renewals: AtomicU64::new(0),
+        });
+        let probe = format!("{}:probe", checked.prefix).into_bytes();
+        let one = |endpoint| Router::one(endpoint, Arc::clone(&ground));
+        let router = match checked.route {
+            Route::Single(address) => one(Endpoint::Server { address, probe }),
+            Route::Sentinel(sentinels) => one(Endpoint::Main { sentinels, probe }),
+            Route::Cluster(seeds) => Router::Many(Cluster::new(seeds, Arc::clone(&ground))),
+        };
+        Self {
+            router: Arc::new(router),
+            ground,
+            prefix: checked.prefix,
+            deadlines: checked.deadlines,
+            denials_max: checked.bounds.denials_max,
+            batch_max: checked.bounds.batch_max,
+        }
+    }
+
+    /// Returns the name of a key: the prefix, what it is of, and a digest, which alone decides on
+    /// its slot in a Cluster.
+    pub(crate) fn key(&self, of: &str, digest: &[u8]) -> Vec<u8> {
+        let mut key = Vec::with_capacity(self.prefix.len() + of.len() + 4 + digest.len() * 4 / 3);
+        key.extend_from_slice(self.prefix.as_bytes());
+        key.push(b':');
+        key.extend_from_slice(of.as_bytes());
+        key.extend_from_slice(b":{");
+        push_base64(&mut key, digest);
+        key.push(b'}');
+        key
+    }
+
+    /// Returns the name of something that there is one of: a channel, a stream.
+    pub(crate) fn name(&self, of: &str) -> Vec<u8> {
+        format!("{}:{of}", self.prefix).into_bytes()
+    }
+
+    pub(crate) fn deadlines(&self) -> &Deadlines {
+        &self.deadlines
+    }
+
+    /// Begins a call about this key with this timeout.
+    ///
+    /// # Errors
+    ///
+    /// At once if the server is known not to answer, or too many calls wait for it.
+    pub(crate) fn begin(&self, key: &[u8], deadline: Duration) -> Result<Turn, StoreError> {
+        let slot = self.router.slot_of(key);
+        let pass = match self.router.enter(slot)? {
+            Entry::Known(pass) => Some(pass),
+            Entry::Unknown => None,
+        };
+        Ok(Turn {
+            caller: Caller {
+                pass,
+                slot,
+                router: Arc::clone(&self.router),
+            },
+            ground: Arc::clone(&self.ground),
+            timeout: deadline,
+            limit: Limit::Adaptive,
+        })
+    }
+
+    /// Returns what asks for several calls at once that have begun; nothing where they may be about
+    /// keys of several servers.
+    pub(crate) fn messenger(&self) -> Option<Messenger> {
+        let Router::One(node) = &*self.router else {
+            return None;
+        };
+        let caller = Caller {
+            pass: Some(node.stand_in()),
+            slot: 0,
+            router: Arc::clone(&self.router),
+        };
+        Some(Messenger { caller })
+    }
+
+    /// Receives the messages of a channel, until the returned value is dropped.
+    pub(crate) fn listen(&self, channel: Vec<u8>, on_news: OnNews) -> Listening {
+        Listening::begin(&self.router, Arc::clone(&self.ground), channel, on_news)
+    }
+
+    pub(crate) fn batch_max(&self) -> usize {
+        self.batch_max
+    }
+
+    pub(crate) fn denials_max(&self) -> usize {
+        self.denials_max
+    }
+
+    /// Returns the time of this process, which never goes back.
+    pub(crate) fn now(&self) -> Timestamp {
+        self.ground.clock.now()
+    }
+
+    pub(crate) fn note_local_answer(&self) {
+        self.ground.watch.local_denials.add_one();
+    }
+
+    /// Returns whether keys may lie on several servers, by their slots.
+    pub(crate) fn is_spread(&self) -> bool {
+        matches!(*self.router, Router::Many(_))
+    }
+
+    pub(crate) fn runtime(&self) -> &Arc<dyn Runtime> {
+        &self.ground.runtime
+    }
+
+    /// Sends `PING`, to be answered within this time.
+    ///
+    /// # Errors
+    ///
+    /// With the cause for which the server is not asked, where that is known.
+    pub(crate) async fn ping(&self, deadline: Duration) -> Result<(), StoreError> {
+        let asked = match self.begin(b"", deadline) {
+            Ok(turn) => turn.command(&redis::cmd("PING")).await,
+            Err(error) => Err(error),
+        };
+        asked.map(drop).map_err(|error| self.explained(error))
+    }
+
+    /// Returns the reply to `INFO`, or nothing if the server refuses the command.
+    pub(crate) async fn info(&self) -> Option<Value> {
+        let turn = self.begin(b"", self.deadlines.api_key).ok()?;
+        let reply = turn.reply(&redis::cmd("INFO")).await.ok()?;
+        reply.ok()
+    }
+
+    /// Adds the cause of the outage to an error without one.
+    fn explained(&self, error: StoreError) -> StoreError {
+        let is_bare = error.kind().is_undone() && error.source().is_none();
+        let outage = is_bare.then(|| self.ground.watch.outage()).flatten();
+        outage.map_or(error, StoreError::from)
+    }
+
+    /// Asks the credentials provider, and authenticates all open connections.
+    pub(crate) async fn reauthenticate(&self) -> Result<(), StoreError> {
+        let done = self.router.reauthenticate(&self.ground).await;
+        match done {
+            Ok(()) => self.ground.renewed.notify_waiters(),
+            Err(fault) => {
+                self.ground.watch.kept_credentials(&fault.error);
+                return Err(fault.error);
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn stats(&self) -> RedisStats {
+        self.ground.watch.stats()
+    }
+
+    /// Takes no more calls, and waits for those under way, but no longer than this.
+    pub(crate) async fn close(&self, patience: Duration) {
+        let limit = self.ground.runtime.sleep(patience);
+        within(limit, self.router.close()).await;
+        self.router.end();
+    }
+}
+
+/// One call that may be made. Dropping it, at any moment, gives it up.
+pub(crate) struct Turn {
+    caller: Caller,
+    ground: Arc<Ground>,
+    timeout: Duration,
+    limit: Limit,
+}
+
+/// Whether a call may wait longer than its timeout for a server that replies slowly.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Limit {
+    Adaptive,
+    Fixed,
+}
+
+impl Turn {
+    /// Ends the call at its timeout, however slowly the server replies.
+    pub(crate) fn at_most(mut self) -> Self {
+        self.limit = Limit::Fixed;
+        self
+    }
+
+    /// Sends a command, and returns the answer; an error reply is an error.
+    pub(crate) async fn command(self, command: &Cmd) -> Result<Value, StoreError> {
+        self.run(async |caller| Ok(caller.ask(command).await??))
+            .await
+    }
+
+    /// Sends a command, and returns the reply. A refusal is not counted.
+    async fn reply(self, command: &Cmd) -> Result<RedisResult<Value>, StoreError> {
+        self.run(async |caller| caller.ask(command).await).await
+    }
+
+    /// Runs a script, and returns what stands behind the number in its answer.
+    pub(crate) async fn script(self, call: ScriptCall) -> Result<Vec<Value>, StoreError> {
+        self.script_as(call, Ok).await
+    }
+
+    /// Runs a script, and reads what stands behind the number in its answer.
+    pub(crate) async fn script_as<T>(
+        self,
+        call: ScriptCall,
+        read: impl FnOnce(Vec<Value>) -> Result<T, Fault>,
+    ) -> Result<T, StoreError> {
+        self.run(async |caller| read(caller.run(&call).await?))
+            .await
+    }
+
+    /// Waits for the answer that somebody else asks for.
+    pub(crate) async fn wait<T>(
+        self,
+        answer: impl Future<Output = Result<T, Fault>>,
+    ) -> Result<T, StoreError> {
+        self.run(async move |_| answer.await).await
+    }
+
+    async fn run<T>(
+        mut self,
+        call: impl AsyncFnOnce(&mut Caller) -> Result<T, Fault>,
+    ) -> Result<T, StoreError> {
+        let node = match self.limit {
+            Limit::Adaptive => self
+                .caller
+                .pass
+                .as_ref()
+                .map(|pass| Arc::clone(pass.node())),
+            Limit::Fixed => None,
+        };
+        let (ground, timeout) = (&self.ground, self.timeout);
+        let mut patience = Patience::new(node, timeout, ground.clock.now());
+        let outcome = {
+            let mut call = pin!(call(&mut self.caller));
+            loop {
+                let pause = ground.runtime.sleep(patience.pause());
+                if let Some(outcome) = within(pause, call.as_mut()).await {
+                    break outcome;
+                }
+                if let Some(fault) = patience.look(ground.clock.now()) {
+                    break Err(fault);
+                }
+            }
+        };
+        match self.caller.pass {
+            Some(pass) => pass.settle(outcome),
+            None => outcome.map_err(|fault| fault.error),
+        }
+    }
+}
+
+/// Asks for several calls at once, each of which has its own turn.
+pub(crate) struct Messenger {
+    caller: Caller,
+}
+
+impl Messenger {
+    /// Runs a script, and returns what stands behind the number in its answer.
+    pub(crate) async fn script(&mut self, call: &ScriptCall) -> Result<Vec<Value>, Fault> {
+        self.caller.run(call).await
+    }
+
+    /// Takes note of what befell a call.
+    pub(crate) fn note(&self, fault: &Fault) {
+        let is_lost = matches!(fault.verdict, Verdict::Lost | Verdict::Denied);
+        if let (true, Some(pass)) = (is_lost, &self.caller.pass) {
+            pass.lose();
+        }
+    }
+}
+
+/// Asks the server that has a slot, wherever it has moved to.
+struct Caller {
+    pass: Option<Pass>,
+    slot: u16,
+    router: Arc<Router>,
+}
+
+/// How often a call goes where a server points to: it was not done yet.
+const REDIRECTS_MAX: usize = 3;
+
+impl Caller {
+    /// Runs a script, and returns what stands behind the number in its answer.
+    async fn run(&mut self, call: &ScriptCall) -> Result<Vec<Value>, Fault> {
+        let mut answer = self.ask(call.by_digest()).await?;
+        // The only answer after which a call is sent again: nothing was done.
+        if matches!(&answer, Err(error) if is_noscript(error)) {
+            answer = self.ask(&call.whole()).await?;
+        }
+        call.open(answer?)
+    }
+
+    /// Puts a command, and returns what the server says to it.
+    async fn ask(&mut self, command: &Cmd) -> Result<RedisResult<Value>, Fault> {
+        let (mut answer, cluster) = match &*self.router {
+            Router::One(_) => return self.ask_here(command).await,
+            Router::Many(cluster) => {
+                let cluster = Arc::clone(cluster);
+                if self.pass.is_none() {
+                    self.pass = Some(cluster.find(self.slot).await.map_err(Fault::from)?);
+                }
+                (self.ask_here(command).await?, cluster)
+            }
+        };
+        for _ in 0..REDIRECTS_MAX {
+            let Some(error) = redirection(&answer) else {
+                break;
+            };
+            let is_asking = error.kind() == ErrorKind::Server(ServerErrorKind::Ask);
+            if !is_asking {
+                cluster.ask_around();
+            }
+            let pass = cluster.follow(&error).map_err(Fault::from)?;
+            if let Some(before) = self.pass.replace(pass) {
+                // It has answered.
+                before.settle(Ok(())).ok();
+            }
+            answer = match &mut self.pass {
+                Some(pass) if is_asking => pass.ask_early(command).await?,
+                Some(_) | None => self.ask_here(command).await?,
+            };
+        }
+        Ok(answer)
+    }
+
+    async fn ask_here(&mut self, command: &Cmd) -> Result<RedisResult<Value>, Fault> {
+        match &mut self.pass {
+            Some(pass) => pass.ask(command).await,
+            None => Err(Fault::unsent(StoreErrorKind::Unavailable)),
+        }
+    }
+}
+
+/// Returns where a server points to instead of an answer: it has done nothing.
+fn redirection(answer: &RedisResult<Value>) -> Option<RedisError> {
+    let error = answer.as_ref().err()?;
+    let kind = error.kind();
+    let is_one = kind == ErrorKind::Server(ServerErrorKind::Moved)
+        || kind == ErrorKind::Server(ServerErrorKind::Ask);
+    is_one.then(|| error.clone())
+}
+
+/// Adds bytes as base64url, which has no character that means anything in a key.
+pub(crate) fn push_base64(out: &mut Vec<u8>, bytes: &[u8]) {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+    for chunk in bytes.chunks(3) {
+        let byte = |at: usize| u32::from(chunk.get(at).copied().unwrap_or_default());
+        let word = byte(0) << 16 | byte(1) << 8 | byte(2);
+        for place in 0..=chunk.len() {
+            out.push(DIGITS[(word >> (18 - 6 * place) & 63) as usize]);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::redis::config::config::RedisConfig;
+
+    fn link() -> Link {
+        let config = RedisConfig::single("redis://127.0.0.1:1").prefix("acme");
+        Link::new(config.check().ok().unwrap())
+    }
+
+    #[test]
+    fn a_key_has_one_slot_and_shows_a_digest_alone() {
+        let key = link().key("l", &[0xfb; 16]);
+        assert_eq!(key, b"acme:l:{-_v7-_v7-_v7-_v7-_v7-w}");
+        assert_eq!(link().key("l", b""), b"acme:l:{}");
+        assert_eq!(link().key("l", b"ab"), b"acme:l:{YWI}");
+        assert_eq!(link().name("keys"), b"acme:keys");
+    }
+}

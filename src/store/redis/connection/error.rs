@@ -1,0 +1,374 @@
+//! Failed calls, and what a failure means for the connection.
+
+use std::fmt;
+
+use redis::{ErrorKind, RedisError, ServerErrorKind};
+
+use crate::core::error::{BoxError, StoreError, StoreErrorKind};
+
+/// A failed call.
+#[derive(Debug)]
+pub(crate) struct Fault {
+    pub(crate) error: StoreError,
+    pub(crate) verdict: Verdict,
+    /// Set if the server itself refused the command.
+    pub(crate) refusal: Option<Refusal>,
+}
+
+/// The cause for which a server that is available refuses a command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// `OOM`: `maxmemory` is reached, and nothing may be evicted.
+    OutOfMemory,
+    /// `NOPERM`: the user lacks a permission.
+    NoPermission,
+    /// `NOREPLICAS`: too few replicas are connected.
+    NoReplicas,
+    /// `MISCONF`: the server cannot persist, and so takes no writes.
+    CannotPersist,
+    /// Any other error reply.
+    Other,
+}
+
+impl Refusal {
+    pub(crate) const COUNT: usize = 5;
+
+    /// Returns the cause of an error reply.
+    fn of(error: &RedisError) -> Option<Self> {
+        let code = match error.kind() {
+            ErrorKind::Server(_) | ErrorKind::Extension => error.code()?,
+            _ => return None,
+        };
+        Some(match code {
+            "OOM" => Self::OutOfMemory,
+            "NOPERM" => Self::NoPermission,
+            "NOREPLICAS" => Self::NoReplicas,
+            "MISCONF" => Self::CannotPersist,
+            _ if is_acl_failure(error) => Self::NoPermission,
+            _ => Self::Other,
+        })
+    }
+}
+
+/// Returns whether a script lacks a permission: the code is then `ERR`, and the words depend on the
+/// version of the server.
+fn is_acl_failure(error: &RedisError) -> bool {
+    const STARTS: [&str; 2] = [
+        "ACL failure in script",
+        "The user executing the script can't",
+    ];
+    let words = error.detail().unwrap_or_default();
+    STARTS.iter().any(|start| words.starts_with(start))
+}
+
+/// The state of a connection after a failed call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// The server answered, if with a refusal: it lives.
+    Answered,
+    /// No reply arrived in time.
+    Silent,
+    /// No reply was read in time, by a process that was late itself.
+    Late,
+    /// The connection has ended, is out of step, or leads to a server that may not be written to.
+    Lost,
+    /// The server does not accept the credentials of the connection. Nothing was done.
+    Denied,
+}
+
+impl Fault {
+    /// A failure before a call was sent, on a connection that is not used.
+    pub(crate) fn before_any_call(kind: StoreErrorKind, words: impl Into<BoxError>) -> Self {
+        Self {
+            error: StoreError::with_source(kind, words),
+            verdict: Verdict::Lost,
+            refusal: None,
+        }
+    }
+
+    /// A call that is not sent, because its server is known to be unusable.
+    pub(crate) fn unsent(kind: StoreErrorKind) -> Self {
+        StoreError::from(kind).into()
+    }
+
+    /// A failure to set up a connection: no call was sent, so none is in doubt.
+    pub(crate) fn of_setup(error: &RedisError) -> Self {
+        let (kind, verdict) = judge(error);
+        let kind = match kind {
+            StoreErrorKind::Timeout => StoreErrorKind::Unavailable,
+            kind @ (StoreErrorKind::Unavailable
+            | StoreErrorKind::Conflict
+            | StoreErrorKind::NotFound
+            | StoreErrorKind::Corrupt
+            | StoreErrorKind::Full
+            | StoreErrorKind::Misconfigured) => kind,
+        };
+        Self {
+            error: StoreError::with_source(kind, Cause::of(error)),
+            verdict,
+            refusal: None,
+        }
+    }
+
+    /// Nothing came in time: whether the server did what it was asked is not known.
+    pub(crate) fn silent() -> Self {
+        Self {
+            error: StoreErrorKind::Timeout.into(),
+            verdict: Verdict::Silent,
+            refusal: None,
+        }
+    }
+
+    /// No reply was read in time, which may be the fault of this process: whether the server did what
+    /// it was asked is not known.
+    pub(crate) fn late() -> Self {
+        Self {
+            verdict: Verdict::Late,
+            ..Self::silent()
+        }
+    }
+
+    /// The server's answer is not one that it can have given to this: whether it did what it was
+    /// asked is not known.
+    pub(crate) fn corrupt(what: &str) -> Self {
+        Self {
+            error: StoreError::with_source(StoreErrorKind::Timeout, what),
+            verdict: Verdict::Lost,
+            refusal: None,
+        }
+    }
+}
+
+impl Fault {
+    /// Returns the cause and the words of a server that refused the command.
+    pub(crate) fn refused(&self) -> Option<(Refusal, &StoreError)> {
+        self.refusal.map(|refusal| (refusal, &self.error))
+    }
+
+    /// Returns the same of another call that it befell too.
+    pub(crate) fn of_another(&self) -> Self {
+        let kind = self.error.kind();
+        let error = match std::error::Error::source(&self.error) {
+            Some(source) => StoreError::with_source(kind, source.to_string()),
+            None => kind.into(),
+        };
+        Self {
+            error,
+            verdict: self.verdict,
+            refusal: self.refusal,
+        }
+    }
+}
+
+/// A call that no server was sent.
+impl From<StoreError> for Fault {
+    fn from(error: StoreError) -> Self {
+        Self {
+            error,
+            verdict: Verdict::Answered,
+            refusal: None,
+        }
+    }
+}
+
+impl From<RedisError> for Fault {
+    fn from(error: RedisError) -> Self {
+        let (kind, verdict) = judge(&error);
+        Self {
+            error: StoreError::with_source(kind, Cause::of(&error)),
+            verdict,
+            refusal: Refusal::of(&error).filter(|_| verdict == Verdict::Answered),
+        }
+    }
+}
+
+/// Returns whether a server does not accept the credentials of a connection, or demands some.
+pub(crate) fn is_denied(error: &RedisError) -> bool {
+    match error.kind() {
+        ErrorKind::AuthenticationFailed => true,
+        ErrorKind::Extension => matches!(error.code(), Some("NOAUTH" | "WRONGPASS")),
+        // The words of a server older than Redis 6.
+        ErrorKind::Server(ServerErrorKind::ResponseError) => {
+            error.detail() == Some("invalid password")
+        }
+        _ => false,
+    }
+}
+
+/// Returns whether a server does not speak RESP3: it refuses `HELLO`, and neither the password in it
+/// nor the connection.
+///
+/// The words differ: an unknown command to an older server or a proxy, a missing permission, an
+/// unsupported version.
+pub(super) fn is_refused_hello(error: &RedisError) -> bool {
+    match error.kind() {
+        ErrorKind::Server(ServerErrorKind::BusyLoading | ServerErrorKind::MasterDown) => false,
+        ErrorKind::Server(_) => !is_crowded(error),
+        // `DENIED`: the server accepts local clients only.
+        ErrorKind::Extension => !matches!(error.code(), Some("WRONGPASS" | "DENIED")),
+        _ => false,
+    }
+}
+
+/// Returns whether a server has too many clients for the moment.
+fn is_crowded(error: &RedisError) -> bool {
+    let words = error.detail().unwrap_or_default();
+    words.starts_with("max number of clients reached")
+}
+
+/// Classifies the error of a call that may have been sent.
+///
+/// The one classification: callers, notices, audit events and [`ping`](crate::store::redis::store::RedisStore::ping)
+/// report what this returns.
+fn judge(error: &RedisError) -> (StoreErrorKind, Verdict) {
+    use StoreErrorKind::{Corrupt, Full, Misconfigured, Timeout, Unavailable};
+    if is_denied(error) {
+        return (Misconfigured, Verdict::Denied);
+    }
+    match error.kind() {
+        // It may have been sent before the connection ended, and done.
+        ErrorKind::Io => (Timeout, Verdict::Lost),
+        // The same, as its answer cannot be read.
+        ErrorKind::Parse | ErrorKind::UnexpectedReturnType => (Timeout, Verdict::Lost),
+        ErrorKind::InvalidClientConfig | ErrorKind::RESP3NotSupported => {
+            (Misconfigured, Verdict::Lost)
+        }
+        ErrorKind::Server(kind) => match kind {
+            ServerErrorKind::ReadOnly
+            | ServerErrorKind::BusyLoading
+            | ServerErrorKind::MasterDown => (Unavailable, Verdict::Lost),
+            ServerErrorKind::ClusterDown
+            | ServerErrorKind::TryAgain
+            | ServerErrorKind::Moved
+            | ServerErrorKind::Ask => (Unavailable, Verdict::Answered),
+            ServerErrorKind::ResponseError if is_crowded(error) => (Unavailable, Verdict::Lost),
+            _ => (Misconfigured, Verdict::Answered),
+        },
+        ErrorKind::Extension => match error.code() {
+            Some("OOM") => (Full, Verdict::Answered),
+            Some("MISCONF" | "NOREPLICAS" | "BUSY") => (Unavailable, Verdict::Answered),
+            Some("WRONGTYPE") => (Corrupt, Verdict::Answered),
+            Some(_) | None => (Misconfigured, Verdict::Answered),
+        },
+        _ => (Unavailable, Verdict::Lost),
+    }
+}
+
+/// The words of the server or of the operating system: at most 200 characters, without control
+/// characters. No command is part of it, and so no password.
+#[derive(Debug)]
+struct Cause(String);
+
+impl Cause {
+    fn of(error: &RedisError) -> Self {
+        const MAX: usize = 200;
+        let plain = |char: &char| !char.is_control();
+        let words = match (error.code(), error.detail()) {
+            // As the server writes it: `OOM command not allowed`.
+            (Some(code), Some(detail)) => format!("{code} {detail}"),
+            (None, Some(words)) if error.kind() == ErrorKind::RESP3NotSupported => {
+                format!("the URL asks for `protocol=3`, and `HELLO` is refused: {words}")
+            }
+            (Some(_) | None, _) => error.to_string(),
+        };
+        Self(words.chars().filter(plain).take(MAX).collect())
+    }
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Cause {}
+
+/// Returns whether the server does not know a script by its digest, and so did nothing.
+pub(super) fn is_noscript(error: &RedisError) -> bool {
+    error.kind() == ErrorKind::Server(ServerErrorKind::NoScript)
+}
+
+#[cfg(test)]
+mod tests {
+    use redis::{Value, parse_redis_value};
+
+    use super::*;
+
+    fn said(line: &str) -> (StoreErrorKind, Verdict) {
+        let Ok(Value::ServerError(error)) = parse_redis_value(line.as_bytes()) else {
+            panic!("no error: {line}");
+        };
+        let fault = Fault::from(RedisError::from(error));
+        (fault.error.kind(), fault.verdict)
+    }
+
+    #[test]
+    fn what_a_server_refuses_is_told_apart_from_a_server_that_is_gone() {
+        use StoreErrorKind::{Corrupt, Full, Misconfigured, Unavailable};
+        for (line, meant) in [
+            ("-OOM command not allowed\r\n", (Full, Verdict::Answered)),
+            ("-READONLY a replica\r\n", (Unavailable, Verdict::Lost)),
+            ("-LOADING wait\r\n", (Unavailable, Verdict::Lost)),
+            ("-CLUSTERDOWN wait\r\n", (Unavailable, Verdict::Answered)),
+            ("-NOPERM no\r\n", (Misconfigured, Verdict::Answered)),
+            ("-WRONGTYPE no\r\n", (Corrupt, Verdict::Answered)),
+            ("-MISCONF disk\r\n", (Unavailable, Verdict::Answered)),
+            ("-ERR what\r\n", (Misconfigured, Verdict::Answered)),
+            ("-NOAUTH no\r\n", (Misconfigured, Verdict::Denied)),
+            ("-WRONGPASS no\r\n", (Misconfigured, Verdict::Denied)),
+            (
+                "-ERR invalid password\r\n",
+                (Misconfigured, Verdict::Denied),
+            ),
+            (
+                "-ERR max number of clients reached\r\n",
+                (Unavailable, Verdict::Lost),
+            ),
+        ] {
+            assert_eq!(said(line), meant, "{line}");
+        }
+    }
+
+    #[test]
+    fn refusal_has_the_code_and_the_words_of_the_server() {
+        use Refusal::{CannotPersist, NoPermission, NoReplicas, Other, OutOfMemory};
+        for (line, refusal) in [
+            ("OOM command not allowed", Some(OutOfMemory)),
+            ("NOPERM this user has no permissions", Some(NoPermission)),
+            ("NOREPLICAS Not enough good replicas", Some(NoReplicas)),
+            ("MISCONF Redis is configured to save", Some(CannotPersist)),
+            ("ERR unknown command", Some(Other)),
+            (
+                "ERR The user executing the script can't publish",
+                Some(NoPermission),
+            ),
+            (
+                "ERR ACL failure in script: No permissions",
+                Some(NoPermission),
+            ),
+            ("BUSY Redis is busy", Some(Other)),
+            // Reported as an outage, as the connection is given up.
+            ("READONLY a replica", None),
+        ] {
+            let Ok(Value::ServerError(error)) =
+                parse_redis_value(format!("-{line}\r\n").as_bytes())
+            else {
+                panic!("no error: {line}");
+            };
+            let fault = Fault::from(RedisError::from(error));
+            assert_eq!(fault.refusal, refusal, "{line}");
+            assert_eq!(fault.of_another().refusal, refusal, "{line}");
+            let source = std::error::Error::source(&fault.error).unwrap();
+            assert_eq!(source.to_string(), line);
+        }
+    }
+
+    #[test]
+    fn a_connection_that_ends_leaves_open_what_was_done() {
+        let fault = Fault::from(RedisError::from(std::io::Error::from(
+            std::io::ErrorKind::BrokenPipe,
+        )));
+        assert_eq!(fault.error.kind(), StoreErrorKind::Timeout);
+        assert_eq!(fault.verdict, Verdict::Lost);
+    }
+}

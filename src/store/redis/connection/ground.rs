@@ -1,0 +1,102 @@
+//! What all servers of a store share.
+
+use std::{
+    future::{Future, poll_fn},
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    task::Poll,
+    time::Duration,
+};
+
+use tokio::sync::Notify;
+
+use super::stats::Watch;
+use crate::core::{runtime::Runtime, time::Clock};
+
+/// What all servers of a store share.
+#[derive(Debug)]
+pub(crate) struct Ground {
+    pub(crate) runtime: Arc<dyn Runtime>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) watch: Watch,
+    pub(crate) calls_max: usize,
+    /// So long a server that was asked may say nothing at all.
+    pub(crate) silence_max: Duration,
+    /// So long a call waits for a connection that is being made.
+    pub(crate) connect_deadline: Duration,
+    /// Notified when open connections have authenticated with new credentials.
+    pub(crate) renewed: Notify,
+    /// The number of times that new credentials were announced.
+    pub(crate) renewals: AtomicU64,
+}
+
+impl Ground {
+    pub(crate) fn renewals(&self) -> u64 {
+        self.renewals.load(Ordering::SeqCst)
+    }
+}
+
+/// Returns what a future brings before the time is over.
+pub(crate) async fn within<F: Future>(
+    limit: impl Future<Output = ()>,
+    future: F,
+) -> Option<F::Output> {
+    let (mut limit, mut future) = (pin!(limit), pin!(future));
+    poll_fn(|cx| match future.as_mut().poll(cx) {
+        Poll::Ready(output) => Poll::Ready(Some(output)),
+        Poll::Pending => limit.as_mut().poll(cx).map(|()| None),
+    })
+    .await
+}
+
+/// By how much a timer may fire late in a process that is not busy.
+pub(super) const LATE_MAX: Duration = Duration::from_millis(4);
+
+/// The number of times that a call waits anew because this process was late.
+pub(super) const LATE_LOOKS: u32 = 4;
+
+impl Ground {
+    /// Returns what a future brings within a time in which this process was not late itself.
+    pub(crate) async fn in_time<F: Future>(&self, time: Duration, future: F) -> Option<F::Output> {
+        let mut future = pin!(future);
+        for _ in 0..=LATE_LOOKS {
+            let due = self.clock.now() + time;
+            let output = within(self.runtime.sleep(time), future.as_mut()).await;
+            if output.is_some() || self.clock.now() <= due + LATE_MAX {
+                return output;
+            }
+        }
+        None
+    }
+}
+
+/// Runs futures beside one another, and returns what each brings.
+pub(crate) async fn together<F: Future>(futures: impl IntoIterator<Item = F>) -> Vec<F::Output> {
+    let mut running: Vec<_> = futures
+        .into_iter()
+        .map(|future| (Box::pin(future), None))
+        .collect();
+    poll_fn(|cx| {
+        let mut is_over = true;
+        for (future, output) in &mut running {
+            if output.is_none() {
+                match future.as_mut().poll(cx) {
+                    Poll::Ready(done) => *output = Some(done),
+                    Poll::Pending => is_over = false,
+                }
+            }
+        }
+        match is_over {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
+        }
+    })
+    .await;
+    running
+        .into_iter()
+        .filter_map(|(_, output)| output)
+        .collect()
+}

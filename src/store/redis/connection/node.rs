@@ -1,0 +1,623 @@
+//! One server: its connection, and whether it is asked at all.
+
+use std::{
+    fmt,
+    pin::pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    time::Duration,
+};
+
+use redis::{Cmd, Pipeline, RedisResult, Value, aio::MultiplexedConnection};
+use tokio::sync::{Notify, oneshot};
+
+use super::{
+    breaker::Pulse,
+    driver::{Driver, Replies},
+    error::{Fault, Verdict, is_denied},
+    ground::{Ground, within},
+    stats::Outage,
+};
+use crate::{
+    core::{
+        error::{StoreError, StoreErrorKind},
+        time::{Clock, Timestamp},
+    },
+    store::redis::{config::credentials::RedisCredentials, topology::endpoint::Endpoint},
+};
+
+/// How long one attempt to connect may take; calls wait for it no longer than they were told to.
+const ATTEMPT_MAX: Duration = Duration::from_secs(1);
+
+/// How far apart the beginnings of two attempts are at least.
+const ATTEMPT_EVERY: Duration = Duration::from_secs(1);
+
+/// The number of round trips in which a connection is made: of TCP, of `HELLO` and of a write.
+const CONNECT_TRIPS: u32 = 3;
+
+/// By how much more they are apart, at most: so that not all instances come at once.
+const JITTER_MAX_MICROS: u64 = 100_000;
+
+/// What lets a call begin.
+pub(crate) enum Entry {
+    /// The right to ask the server that has the key.
+    Known(Pass),
+    /// Which server has it is being asked.
+    Unknown,
+}
+
+/// One server, which is asked as long as it answers.
+///
+/// ```text
+/// Idle ─first call─> Waiting ─connected─> Up ─connection lost─> Waiting
+///                       │ not connected     │ silent, failing
+///                       └──────> Down <─────┘     Down ─connected─> Up
+/// ```
+///
+/// While it is down a call fails at once, and a task tries to connect, once each second. No call
+/// waits for longer than its own deadline for a connection, and none makes one.
+pub(crate) struct Node {
+    endpoint: Endpoint,
+    ground: Arc<Ground>,
+    state: Mutex<State>,
+    /// Told when the phase changes.
+    changed: Notify,
+    /// Told when nobody waits any more.
+    drained: Notify,
+    /// Told when the server has stopped answering.
+    on_down: Option<Box<dyn Fn() + Send + Sync>>,
+}
+
+struct State {
+    phase: Phase,
+    pulse: Pulse,
+    /// The replies of the connection that the pulse knows of.
+    replies: u64,
+    generation: u64,
+    /// Lives as long as the task that connects: one whose runtime has ended is replaced.
+    attempts: Weak<()>,
+    attempted_at: Option<Timestamp>,
+    is_told_down: bool,
+}
+
+enum Phase {
+    Idle,
+    Waiting,
+    Up(Live),
+    /// Calls fail at once, with this kind.
+    Down(StoreErrorKind),
+    Closed,
+}
+
+impl Phase {
+    /// Returns the error of a call that is not sent in this phase.
+    fn refused(&self) -> Option<StoreErrorKind> {
+        match self {
+            Self::Idle | Self::Waiting | Self::Up(_) => None,
+            Self::Down(kind) => Some(*kind),
+            Self::Closed => Some(StoreErrorKind::Unavailable),
+        }
+    }
+}
+
+/// A connection. Dropping it ends it, and wakes whoever waits for an answer on it.
+struct Live {
+    connection: MultiplexedConnection,
+    replies: Replies,
+    _stop: oneshot::Sender<()>,
+}
+
+/// The right to ask a server one thing. Dropping it gives up the answer.
+pub(crate) struct Pass {
+    node: Arc<Node>,
+    is_open: bool,
+    begun: Timestamp,
+    /// Of the connection that was asked.
+    generation: Option<u64>,
+}
+
+impl Node {
+    pub(crate) fn new(
+        endpoint: Endpoint,
+        ground: Arc<Ground>,
+        on_down: Option<Box<dyn Fn() + Send + Sync>>,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            endpoint,
+            ground,
+            state: Mutex::new(State {
+                phase: Phase::Idle,
+                pulse: Pulse::default(),
+                replies: 0,
+                generation: 0,
+                attempts: Weak::new(),
+                attempted_at: None,
+                is_told_down: false,
+            }),
+            changed: Notify::new(),
+            drained: Notify::new(),
+            on_down,
+        })
+    }
+
+    pub(crate) fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
+    pub(crate) fn is_up(&self) -> bool {
+        matches!(self.lock().phase, Phase::Up(_))
+    }
+
+    /// Asks for the right to ask; refused at once while the server does not answer.
+    pub(crate) fn enter(self: &Arc<Self>) -> Result<Pass, StoreError> {
+        let mut state = self.lock();
+        if matches!(state.phase, Phase::Down(_)) && state.attempts.strong_count() == 0 {
+            state.phase = Phase::Idle;
+        }
+        let is_full = state.pulse.waiting() >= self.ground.calls_max;
+        let full = is_full || self.is_on_trial(&mut state);
+        let full = full.then_some(StoreErrorKind::Unavailable);
+        if let Some(kind) = state.phase.refused().or(full) {
+            self.ground.watch.refused.add_one();
+            return Err(kind.into());
+        }
+        let begun = self.ground.clock.now();
+        state.pulse.asked(begun);
+        drop(state);
+        self.ground.watch.calls.add_one();
+        Ok(Pass {
+            node: Arc::clone(self),
+            is_open: true,
+            begun,
+            generation: None,
+        })
+    }
+
+    /// Returns whether a round of calls failed and no reply has arrived since: few may wait then.
+    fn is_on_trial(&self, state: &mut State) -> bool {
+        if state.pulse.is_on_trial() {
+            state.listen(self.ground.clock.now());
+        }
+        state.pulse.is_on_trial()
+    }
+
+    /// Returns what asks for calls that have begun already, and end each by itself.
+    pub(crate) fn stand_in(self: &Arc<Self>) -> Pass {
+        Pass {
+            node: Arc::clone(self),
+            is_open: false,
+            begun: Timestamp::EPOCH,
+            generation: None,
+        }
+    }
+
+    /// Returns how much longer a call may wait that has waited since `begun`.
+    pub(crate) fn patience(&self, now: Timestamp, begun: Timestamp, timeout: Duration) -> Duration {
+        let mut state = self.lock();
+        state.listen(now);
+        match state.phase {
+            Phase::Up(_) => {
+                let silence_max = self.ground.silence_max;
+                state.pulse.patience(now, begun, timeout, silence_max)
+            }
+            // The attempt to connect decides.
+            Phase::Idle | Phase::Waiting | Phase::Down(_) | Phase::Closed => Duration::ZERO,
+        }
+    }
+
+    /// Notes that this process was late itself.
+    pub(super) fn excuse(&self, now: Timestamp) {
+        let mut state = self.lock();
+        state.listen(now);
+        state.pulse.excuse(now);
+    }
+
+    /// Takes no more calls, and ends once those under way are answered.
+    pub(crate) async fn close(&self) {
+        {
+            let mut state = self.lock();
+            // Who has a connection may use it to the end.
+            if !matches!(state.phase, Phase::Up(_)) {
+                state.phase = Phase::Closed;
+            }
+        }
+        self.changed.notify_waiters();
+        loop {
+            let drained = self.drained.notified();
+            let mut drained = pin!(drained);
+            drained.as_mut().enable();
+            if self.lock().pulse.waiting() == 0 {
+                break;
+            }
+            drained.await;
+        }
+        self.end();
+    }
+
+    /// Ends at once.
+    pub(crate) fn end(&self) {
+        let mut state = self.lock();
+        state.phase = Phase::Closed;
+        if std::mem::take(&mut state.is_told_down) {
+            self.ground.watch.forgotten();
+        }
+        drop(state);
+        self.changed.notify_waiters();
+    }
+
+    /// Returns a connection, once there is one.
+    async fn live(self: &Arc<Self>) -> Result<(MultiplexedConnection, u64), Fault> {
+        loop {
+            let mut changed = pin!(self.changed.notified());
+            changed.as_mut().enable();
+            {
+                let mut state = self.lock();
+                match &state.phase {
+                    Phase::Up(live) => return Ok((live.connection.clone(), state.generation)),
+                    Phase::Down(kind) => return Err(Fault::unsent(*kind)),
+                    Phase::Closed => return Err(Fault::unsent(StoreErrorKind::Unavailable)),
+                    Phase::Idle => {
+                        state.phase = Phase::Waiting;
+                        self.connect(&mut state);
+                    }
+                    Phase::Waiting => self.connect(&mut state),
+                }
+            }
+            changed.await;
+        }
+    }
+
+    /// The connection of this generation is of no more use.
+    fn lose(self: &Arc<Self>, generation: u64) {
+        let mut state = self.lock();
+        if !matches!(state.phase, Phase::Up(_)) || state.generation != generation {
+            return;
+        }
+        if self.next_attempt_in(&state) > self.ground.connect_deadline {
+            // It was lost as soon as it was made: nobody waits for the next one.
+            self.give_up(&mut state, &StoreErrorKind::Unavailable.into());
+            return;
+        }
+        state.phase = Phase::Waiting;
+        self.connect(&mut state);
+        drop(state);
+        self.changed.notify_waiters();
+    }
+
+    /// The server is taken to be gone.
+    fn give_up(self: &Arc<Self>, state: &mut State, error: &StoreError) {
+        let outage = Outage::of(&self.endpoint, error);
+        state.phase = Phase::Down(outage.kind_of_calls());
+        state.pulse.renew(self.ground.clock.now());
+        match std::mem::replace(&mut state.is_told_down, true) {
+            true => self.ground.watch.still_down(outage),
+            false => self.ground.watch.down(outage),
+        }
+        self.connect(state);
+        self.changed.notify_waiters();
+        if let Some(on_down) = &self.on_down {
+            on_down();
+        }
+    }
+
+    /// Begins to connect beside the calls, unless that goes on already.
+    fn connect(self: &Arc<Self>, state: &mut State) {
+        if state.attempts.strong_count() == 0 {
+            let alive = Arc::new(());
+            state.attempts = Arc::downgrade(&alive);
+            // A runtime that is ending drops the task here and now: it must lock nothing.
+            let attempts = Attempts {
+                node: Arc::downgrade(self),
+                _alive: alive,
+            };
+            let task = attempts.until_connected(Arc::clone(&self.ground));
+            self.ground.runtime.spawn(Box::pin(task));
+        }
+    }
+
+    /// Returns how long to wait before the next attempt.
+    fn next_attempt_in(&self, state: &State) -> Duration {
+        let Some(last) = state.attempted_at else {
+            return Duration::ZERO;
+        };
+        let jitter = getrandom::u64().unwrap_or_default() % JITTER_MAX_MICROS;
+        let since = self.ground.clock.now() - last;
+        (ATTEMPT_EVERY + Duration::from_micros(jitter)).saturating_sub(since)
+    }
+
+    fn wait(&self) -> Duration {
+        self.next_attempt_in(&self.lock())
+    }
+
+    /// Tries to connect once, and returns whether that is the end of it.
+    async fn attempt(self: &Arc<Self>) -> bool {
+        let begun = self.ground.clock.now();
+        {
+            let mut state = self.lock();
+            if matches!(state.phase, Phase::Closed) {
+                return true;
+            }
+            state.attempted_at = Some(begun);
+        }
+        self.ground.watch.connects.add_one();
+        let mut attempt = pin!(self.open());
+        let soon = self.ground.connect_deadline;
+        let connected = match self.ground.in_time(soon, attempt.as_mut()).await {
+            Some(connected) => connected,
+            None => {
+                self.wait_no_longer();
+                attempt.await
+            }
+        };
+        let mut state = self.lock();
+        if matches!(state.phase, Phase::Closed) {
+            return true;
+        }
+        match connected {
+            Ok((connection, driver)) => {
+                let took = self.ground.clock.now() - begun;
+                state.pulse.measured(took / CONNECT_TRIPS);
+                self.go_up(&mut state, connection, driver);
+                true
+            }
+            Err(fault) => {
+                self.give_up(&mut state, &fault.error);
+                false
+            }
+        }
+    }
+
+    async fn open(&self) -> Result<(MultiplexedConnection, Driver), Fault> {
+        let timeout = ATTEMPT_MAX.max(self.ground.connect_deadline);
+        let wire = self.endpoint.open(&self.ground, timeout).await?;
+        let shared = wire.share(self.ground.calls_max).await;
+        shared.map_err(|error| Fault::of_setup(&error))
+    }
+
+    /// Authenticates the open connection, if there is one.
+    pub(crate) async fn authenticate(&self, credentials: &RedisCredentials) -> Result<(), Fault> {
+        let live = match &self.lock().phase {
+            Phase::Up(live) => Some(live.connection.clone()),
+            Phase::Idle | Phase::Waiting | Phase::Down(_) | Phase::Closed => None,
+        };
+        let Some(mut connection) = live else {
+            return Ok(());
+        };
+        let command = credentials.command();
+        let limit = self.ground.runtime.sleep(ATTEMPT_MAX);
+        let replied = within(limit, connection.send_packed_command(&command)).await;
+        read(replied.ok_or_else(Fault::silent)?)??;
+        Ok(())
+    }
+
+    fn wait_no_longer(self: &Arc<Self>) {
+        let mut state = self.lock();
+        if matches!(state.phase, Phase::Waiting) {
+            self.give_up(&mut state, &StoreErrorKind::Timeout.into());
+        }
+    }
+
+    fn go_up(
+        self: &Arc<Self>,
+        state: &mut State,
+        connection: MultiplexedConnection,
+        driver: Driver,
+    ) {
+        let (stop, stopped) = oneshot::channel();
+        state.generation += 1;
+        state.attempts = Weak::new();
+        state.pulse.renew(self.ground.clock.now());
+        state.replies = driver.replies().count();
+        state.phase = Phase::Up(Live {
+            connection,
+            replies: driver.replies().clone(),
+            _stop: stop,
+        });
+        if std::mem::take(&mut state.is_told_down) {
+            self.ground.watch.up(&self.endpoint.to_string());
+        }
+        let (node, generation) = (Arc::downgrade(self), state.generation);
+        let drive = async move {
+            // Dropping the driver wakes all that wait for an answer.
+            until_stopped(driver, stopped).await;
+            if let Some(node) = node.upgrade() {
+                node.lose(generation);
+            }
+        };
+        self.ground.runtime.spawn(Box::pin(drive));
+        self.changed.notify_waiters();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Nothing that is done under the lock leaves the state half changed.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// Notes replies that arrived since it was last asked, also those to calls that have given up.
+    fn listen(&mut self, now: Timestamp) {
+        if let Phase::Up(live) = &self.phase {
+            let replies = live.replies.count();
+            if std::mem::replace(&mut self.replies, replies) != replies {
+                self.pulse.heard(now);
+            }
+        }
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// The task that connects. If its runtime ends before it does, the next call begins another.
+struct Attempts {
+    node: Weak<Node>,
+    _alive: Arc<()>,
+}
+
+impl Attempts {
+    async fn until_connected(self, ground: Arc<Ground>) {
+        loop {
+            let Some(wait) = self.node.upgrade().map(|node| node.wait()) else {
+                return;
+            };
+            if !wait.is_zero() {
+                ground.runtime.sleep(wait).await;
+            }
+            match self.node.upgrade() {
+                Some(node) => {
+                    if node.attempt().await {
+                        return;
+                    }
+                }
+                None => return,
+            }
+        }
+    }
+}
+
+impl Pass {
+    /// Sends a command, and returns the reply.
+    ///
+    /// A server that no longer accepts the credentials of the connection has done nothing, so the
+    /// command is sent once more, on a new connection.
+    pub(crate) async fn ask(&mut self, command: &Cmd) -> Result<RedisResult<Value>, Fault> {
+        let reply = self.ask_once(command).await?;
+        if !matches!(&reply, Err(error) if is_denied(error)) {
+            return Ok(reply);
+        }
+        self.lose();
+        self.ask_once(command).await
+    }
+
+    async fn ask_once(&mut self, command: &Cmd) -> Result<RedisResult<Value>, Fault> {
+        let mut connection = self.connection().await?;
+        read(connection.send_packed_command(command).await)
+    }
+
+    /// Puts a command to a node of a Cluster that is about to take over the slot.
+    pub(super) async fn ask_early(&mut self, command: &Cmd) -> Result<RedisResult<Value>, Fault> {
+        let mut both = Pipeline::new();
+        both.cmd("ASKING").add_command(command.clone());
+        let mut connection = self.connection().await?;
+        // The answer to the second of them.
+        let answers = connection.send_packed_commands(&both, 1, 1).await;
+        read(answers.map(|mut answers| answers.pop().unwrap_or_default()))
+    }
+
+    async fn connection(&mut self) -> Result<MultiplexedConnection, Fault> {
+        let (connection, generation) = self.node.live().await?;
+        self.generation = Some(generation);
+        Ok(connection)
+    }
+
+    pub(crate) fn node(&self) -> &Arc<Node> {
+        &self.node
+    }
+
+    /// Says that the connection which was asked is of no more use.
+    pub(super) fn lose(&self) {
+        if let Some(generation) = self.generation {
+            self.node.lose(generation);
+        }
+    }
+
+    /// Ends with an answer, or without.
+    pub(crate) fn settle<T>(mut self, outcome: Result<T, Fault>) -> Result<T, StoreError> {
+        self.is_open = false;
+        let ground = &self.node.ground;
+        let now = ground.clock.now();
+        let mut state = self.node.lock();
+        let verdict = match &outcome {
+            Ok(_) => Verdict::Answered,
+            Err(fault) => fault.verdict,
+        };
+        let refused = outcome.as_ref().err().and_then(|fault| fault.refused());
+        state.listen(now);
+        match verdict {
+            Verdict::Answered => state.pulse.answered(now, now - self.begun),
+            Verdict::Lost | Verdict::Denied => {
+                ground.watch.broken.add_one();
+                state.pulse.given_up();
+            }
+            Verdict::Silent | Verdict::Late => {
+                ground.watch.timeouts.add_one();
+                self.miss(&mut state, verdict, now);
+            }
+        }
+        if state.pulse.waiting() == 0 {
+            self.node.drained.notify_waiters();
+        }
+        let is_out_of_step = state.pulse.is_out_of_step();
+        drop(state);
+        if is_out_of_step || matches!(verdict, Verdict::Lost | Verdict::Denied) {
+            self.lose();
+        }
+        if let Some((refusal, error)) = refused {
+            let server = &self.node.endpoint;
+            ground.watch.rejected(server, refusal, error, now);
+        }
+        outcome.map_err(|fault| fault.error)
+    }
+}
+
+impl Pass {
+    /// Notes that no reply arrived in time, and gives the server up if that is enough.
+    fn miss(&self, state: &mut State, verdict: Verdict, now: Timestamp) {
+        let (node, begun) = (&self.node, self.begun);
+        if !matches!(state.phase, Phase::Up(_)) {
+            // The attempt to connect decides.
+            return state.pulse.given_up();
+        }
+        let is_gone = match verdict {
+            Verdict::Late => state.pulse.missed(now, begun),
+            Verdict::Silent | Verdict::Answered | Verdict::Lost | Verdict::Denied => {
+                state.pulse.failed(now, begun, node.ground.silence_max)
+            }
+        };
+        if is_gone {
+            node.give_up(state, &StoreErrorKind::Timeout.into());
+        }
+    }
+}
+
+fn read(answer: RedisResult<Value>) -> Result<RedisResult<Value>, Fault> {
+    match answer {
+        Ok(Value::ServerError(error)) => Ok(Err(error.into())),
+        Ok(value) => Ok(Ok(value)),
+        Err(error) => Err(error.into()),
+    }
+}
+
+impl Drop for Pass {
+    fn drop(&mut self) {
+        if self.is_open {
+            let mut state = self.node.lock();
+            state.pulse.given_up();
+            if state.pulse.waiting() == 0 {
+                self.node.drained.notify_waiters();
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Node {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let phase = match self.lock().phase {
+            Phase::Idle => "idle",
+            Phase::Waiting => "connecting",
+            Phase::Up(_) => "up",
+            Phase::Down(_) => "down",
+            Phase::Closed => "closed",
+        };
+        write!(f, "{} ({phase})", self.endpoint)
+    }
+}
+
+/// Runs a connection until it ends, or is dropped by its node.
+async fn until_stopped(driver: Driver, stopped: oneshot::Receiver<()>) {
+    let stopped = async move { drop(stopped.await) };
+    within(stopped, driver).await;
+}

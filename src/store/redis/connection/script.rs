@@ -1,0 +1,127 @@
+//! Scripts: named by their digest, sent whole only to a server that does not know them.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use redis::{Cmd, ToRedisArgs, Value};
+
+use super::error::Fault;
+
+/// A script that servers run as one step.
+///
+/// Its first argument is a number that it returns as the first element of its answer, which is an
+/// array: so that no answer is ever taken for that to another call.
+#[derive(Debug)]
+pub(crate) struct Script {
+    source: String,
+    digest: String,
+}
+
+/// A call of a script: its keys first, then what [`arg`](Self::arg) adds.
+pub(crate) struct ScriptCall {
+    script: &'static Script,
+    by_digest: Cmd,
+    number: u64,
+}
+
+static NUMBER: AtomicU64 = AtomicU64::new(1);
+
+impl Script {
+    /// Joins the parts of a script.
+    pub(crate) fn new(parts: &[&str]) -> Self {
+        let source = parts.join("\n");
+        let digest = redis::Script::new(&source).get_hash().to_owned();
+        Self { source, digest }
+    }
+
+    /// Begins a call. In a Cluster all keys must be of one slot.
+    pub(crate) fn call(&'static self, keys: &[&[u8]]) -> ScriptCall {
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let mut by_digest = Cmd::new();
+        by_digest.arg("EVALSHA").arg(&self.digest).arg(keys.len());
+        for key in keys {
+            by_digest.arg(*key);
+        }
+        by_digest.arg(number);
+        ScriptCall {
+            script: self,
+            by_digest,
+            number,
+        }
+    }
+}
+
+impl ScriptCall {
+    /// Adds an argument: `ARGV[2]` is the first.
+    pub(crate) fn arg(&mut self, arg: impl ToRedisArgs) -> &mut Self {
+        self.by_digest.arg(arg);
+        self
+    }
+
+    pub(super) fn by_digest(&self) -> &Cmd {
+        &self.by_digest
+    }
+
+    /// Returns the same call with the script in it: a server runs it, and knows it from then on.
+    pub(crate) fn whole(&self) -> Cmd {
+        let mut whole = Cmd::new();
+        whole.arg("EVAL").arg(&self.script.source);
+        for arg in self.by_digest.args_iter().skip(2) {
+            match arg {
+                redis::Arg::Simple(bytes) => whole.arg(bytes),
+                redis::Arg::Cursor => whole.arg(0),
+                _ => &mut whole,
+            };
+        }
+        whole
+    }
+
+    /// Returns what stands behind the number in the answer.
+    pub(crate) fn open(&self, answer: Value) -> Result<Vec<Value>, Fault> {
+        let Value::Array(mut values) = answer else {
+            return Err(Fault::corrupt("the script's answer is no array"));
+        };
+        let echoed = match values.first() {
+            Some(Value::BulkString(bytes)) => std::str::from_utf8(bytes).unwrap_or_default(),
+            Some(_) | None => "",
+        };
+        if echoed.parse() != Ok(self.number) {
+            return Err(Fault::corrupt("the answer is another call's"));
+        }
+        values.remove(0);
+        Ok(values)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::LazyLock;
+
+    use super::*;
+
+    static SCRIPT: LazyLock<Script> = LazyLock::new(|| Script::new(&["return", "{ARGV[1]}"]));
+
+    fn bulk(text: &str) -> Value {
+        Value::BulkString(text.as_bytes().to_vec())
+    }
+
+    #[test]
+    fn the_whole_call_says_what_the_short_one_does() {
+        let mut call = SCRIPT.call(&[b"a{b}"]);
+        call.arg(7).arg("x");
+        let packed = |cmd: &Cmd| String::from_utf8(cmd.get_packed_command()).unwrap();
+        let (short, whole) = (packed(call.by_digest()), packed(&call.whole()));
+        assert!(short.contains("EVALSHA") && whole.contains("EVAL\r\n$16\r\nreturn\n{ARGV[1]}"));
+        let after = |text: &str| text.split_once("$1\r\n1\r\n").unwrap().1.to_owned();
+        assert_eq!(after(&short), after(&whole));
+    }
+
+    #[test]
+    fn an_answer_to_another_call_is_refused() {
+        let (one, other) = (SCRIPT.call(&[]), SCRIPT.call(&[]));
+        let answer = Value::Array(vec![bulk(&one.number.to_string()), Value::Int(7)]);
+        assert_eq!(one.open(answer.clone()).unwrap(), [Value::Int(7)]);
+        assert!(other.open(answer).is_err());
+        assert!(one.open(Value::Array(Vec::new())).is_err());
+        assert!(one.open(Value::Int(1)).is_err());
+    }
+}

@@ -1,0 +1,187 @@
+//! Connections over TLS: whom to believe, and what to show of oneself.
+
+use std::{
+    fmt, io,
+    sync::{Arc, OnceLock},
+};
+
+use redis::{ErrorKind, RedisError, RedisResult};
+use tokio::net::TcpStream;
+use tokio_rustls::{
+    TlsConnector,
+    client::TlsStream,
+    rustls::{
+        self, ClientConfig, RootCertStore,
+        crypto::{CryptoProvider, ring},
+        pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
+    },
+};
+
+use crate::core::error::ConfigError;
+
+/// What a configuration says of TLS.
+#[derive(Clone, Default)]
+pub(crate) struct Tls {
+    authorities: Option<Vec<u8>>,
+    client: Option<Client>,
+    name: Option<String>,
+    // One for all servers: where there are several, the system's authorities are read once.
+    made: OnceLock<Connector>,
+}
+
+/// What a server is shown, in PEM.
+#[derive(Clone)]
+struct Client {
+    chain: Vec<u8>,
+    key: Vec<u8>,
+}
+
+impl Tls {
+    pub(crate) fn set_authorities(&mut self, pem: Vec<u8>) {
+        self.authorities = Some(pem);
+        self.made = OnceLock::new();
+    }
+
+    pub(crate) fn set_client(&mut self, chain: Vec<u8>, key: Vec<u8>) {
+        self.client = Some(Client { chain, key });
+        self.made = OnceLock::new();
+    }
+
+    pub(crate) fn set_name(&mut self, name: String) {
+        self.name = Some(name);
+        self.made = OnceLock::new();
+    }
+
+    /// Returns what makes connections secret.
+    ///
+    /// # Errors
+    ///
+    /// If nobody would be believed, or what was set cannot be read.
+    pub(crate) fn connector(&self) -> Result<Connector, ConfigError> {
+        if let Some(made) = self.made.get() {
+            return Ok(made.clone());
+        }
+        // The application may have chosen whose cryptography it uses, by its rules.
+        let provider = CryptoProvider::get_default()
+            .cloned()
+            .unwrap_or_else(|| Arc::new(ring::default_provider()));
+        let config = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(|error| {
+                let problem =
+                    format!("the provider of cryptography has no TLS 1.2 or 1.3: {error}");
+                ConfigError::new("redis-tls", "provider", problem)
+                    .fix("install one that has, or none")
+            })?
+            .with_root_certificates(self.roots()?);
+        let config = match &self.client {
+            None => config.with_no_client_auth(),
+            Some(client) => {
+                let (chain, key) = client.read()?;
+                config
+                    .with_client_auth_cert(chain, key)
+                    .map_err(|error| Client::refused(&error))?
+            }
+        };
+        let name = match &self.name {
+            None => None,
+            Some(name) => Some(server_name(name).map_err(|_| {
+                let problem = "a certificate bears a host's name or address";
+                ConfigError::new("certificate_name", name.escape_debug(), problem)
+                    .fix("give it as it stands in the certificate, such as `redis.example`")
+            })?),
+        };
+        let connector = Connector {
+            tls: TlsConnector::from(Arc::new(config)),
+            name,
+        };
+        Ok(self.made.get_or_init(|| connector).clone())
+    }
+
+    fn roots(&self) -> Result<RootCertStore, ConfigError> {
+        let mut roots = RootCertStore::empty();
+        let Some(pem) = &self.authorities else {
+            // One that cannot be read is one that is not believed.
+            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+            if roots.is_empty() {
+                let problem = "the system believes no authority";
+                return Err(ConfigError::new("certificate_authorities", "none", problem)
+                    .fix("install `ca-certificates`, or give the authority of the servers"));
+            }
+            return Ok(roots);
+        };
+        let refused = |error: &dyn fmt::Display| {
+            let problem = format!("it cannot be read as certificates in PEM: {error}");
+            ConfigError::new("certificate_authorities", "not shown", problem)
+                .fix("give the bytes of a file that begins with `-----BEGIN CERTIFICATE-----`")
+        };
+        for certificate in CertificateDer::pem_slice_iter(pem) {
+            let certificate = certificate.map_err(|error| refused(&error))?;
+            roots.add(certificate).map_err(|error| refused(&error))?;
+        }
+        if roots.is_empty() {
+            return Err(refused(&"there is none"));
+        }
+        Ok(roots)
+    }
+}
+
+type Shown = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
+
+impl Client {
+    fn read(&self) -> Result<Shown, ConfigError> {
+        let chain = CertificateDer::pem_slice_iter(&self.chain)
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|error| Self::refused(&error))?;
+        let key =
+            PrivateKeyDer::from_pem_slice(&self.key).map_err(|error| Self::refused(&error))?;
+        Ok((chain, key))
+    }
+
+    fn refused(error: &dyn fmt::Display) -> ConfigError {
+        let problem = format!("the certificate or its key cannot be used: {error}");
+        ConfigError::new("client_certificate", "not shown", problem)
+            .fix("give the bytes of two files in PEM, the certificate's and that of its own key")
+    }
+}
+
+/// What makes a connection secret.
+#[derive(Clone)]
+pub(crate) struct Connector {
+    tls: TlsConnector,
+    name: Option<ServerName<'static>>,
+}
+
+impl Connector {
+    /// Agrees on secrets with a server that shows to be who it should be.
+    pub(crate) async fn connect(
+        &self,
+        host: &str,
+        stream: TcpStream,
+    ) -> RedisResult<TlsStream<TcpStream>> {
+        let name = match &self.name {
+            Some(name) => name.clone(),
+            None => server_name(host).map_err(|error| refused(&error))?,
+        };
+        let stream = self.tls.connect(name, stream).await;
+        stream.map_err(|error| match cause(&error) {
+            Some(rustls::Error::InvalidCertificate(why)) => refused(&format_args!("{why:?}")),
+            Some(_) | None => error.into(),
+        })
+    }
+}
+
+fn server_name(name: &str) -> Result<ServerName<'static>, impl fmt::Display + use<>> {
+    ServerName::try_from(name.to_owned())
+}
+
+fn cause(error: &io::Error) -> Option<&rustls::Error> {
+    error.get_ref()?.downcast_ref()
+}
+
+/// A server that shows to be somebody else stays so, however often it is asked.
+fn refused(why: &dyn fmt::Display) -> RedisError {
+    let kind = ErrorKind::InvalidClientConfig;
+    let what = "the server's certificate is not believed";
+    RedisError::from((kind, what, why.to_string()))
+}

@@ -1,0 +1,176 @@
+//! A store on a Redis server, on the server that Sentinels name, or on a Cluster.
+
+use super::{
+    access_log, api_key, cache,
+    config::{
+        config::{Bounds, RedisConfig},
+        server_check::ServerCheck,
+    },
+    connection::{client::Link, ground::within, stats::RedisStats},
+    rate_limit,
+};
+
+use crate::core::{
+    error::{ConfigError, StoreError},
+    notice,
+    store_api::store_key::StoreKeys,
+};
+use std::{fmt, sync::Arc, time::Duration};
+
+/// A store on a Redis server that all instances of a service share.
+///
+/// One value serves every layer. A clone is the same store, with the same connections. It connects at
+/// the first call, and again whenever a connection is lost, in the background: a service starts while
+/// its server is unavailable.
+///
+/// Instances that share a server need the same secret, under which keys are digested. It has no
+/// default: an instance with another secret would count for itself.
+///
+/// ```no_run
+/// use portcullis::{StoreKeys, store::{RedisConfig, RedisStore}};
+///
+/// # fn main() -> Result<(), portcullis::ConfigError> {
+/// # let secret_of_all_instances = [7; 32];
+/// let keys = StoreKeys::from_secret(&secret_of_all_instances)?;
+/// let store = RedisStore::new(RedisConfig::single("redis://127.0.0.1:6379"), keys)?;
+/// # let _ = store;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # When the server is unavailable
+///
+/// Each call has a timeout. A call that exceeds it fails with
+/// [`Timeout`](crate::StoreErrorKind::Timeout) and is never sent again: the server may have executed it. A
+/// server that replies slowly gets as much time as its replies take, at most eight times the timeout, and
+/// a process that was busy while a reply arrived reads it before a call fails.
+///
+/// After a silence of 50 ms while a call waits ([`silence_max`](RedisConfig::silence_max)), or five
+/// rounds of calls without a reply, all calls fail at once, and a task tries to connect once per second.
+/// Such calls fail with [`Misconfigured`](crate::StoreErrorKind::Misconfigured) if the server refuses the
+/// credentials or the protocol version, and with [`Unavailable`](crate::StoreErrorKind::Unavailable)
+/// otherwise. Time in which this process did not run is no silence. Each change is reported once: as a
+/// notice, to the [`auditor`](RedisConfig::auditor), and in the [`stats`](Self::stats).
+///
+/// # Runtime
+///
+/// Connections run on the Tokio runtime of the call that opens them. Outside of Tokio, or in a runtime
+/// without an I/O driver, they run on a thread named `portcullis` that the process starts on first use.
+#[derive(Clone)]
+pub struct RedisStore {
+    pub(super) shared: Arc<Shared>,
+}
+
+/// How long a store that is closed waits.
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
+
+pub(super) struct Shared {
+    pub(super) link: Arc<Link>,
+    pub(super) keys: StoreKeys,
+    pub(super) access_log: access_log::Part,
+    pub(super) api_key: api_key::Part,
+    pub(super) cache: cache::Part,
+    pub(super) rate_limit: rate_limit::Part,
+    pub(super) bounds: Bounds,
+    pub(super) server_check: ServerCheck,
+}
+
+impl RedisStore {
+    /// Creates a store, which connects at the first call.
+    ///
+    /// All instances need the same secret, so [`StoreKeys::random`] is reported as a mistake.
+    ///
+    /// # Errors
+    ///
+    /// If the configuration cannot be used. Whether the server can be reached shows at the first call, or
+    /// by [`ping`](Self::ping).
+    pub fn new(config: RedisConfig, keys: StoreKeys) -> Result<Self, ConfigError> {
+        let config = config.check()?;
+        if keys.is_random() {
+            notice::built_wrong(&random_keys());
+        }
+        let bounds = config.bounds;
+        let link = Arc::new(Link::new(config));
+        Ok(Self {
+            shared: Arc::new(Shared {
+                access_log: access_log::Part::new(&link, &keys),
+                api_key: api_key::Part::new(&link, &keys),
+                cache: cache::Part::new(&link, &keys),
+                rate_limit: rate_limit::Part::new(&link, &keys),
+                bounds,
+                server_check: ServerCheck::default(),
+                link,
+                keys,
+            }),
+        })
+    }
+
+    /// Returns whether the server replies, as a readiness check does.
+    ///
+    /// Call it at startup, too: it fails with the reason for which the server cannot be used. Once the
+    /// layers are built, it also reads `INFO`, where that is permitted, and reports settings that lose
+    /// API keys or counts: eviction, and a missing append-only file. On a Cluster it asks one node.
+    ///
+    /// # Errors
+    ///
+    /// If no reply arrives within [`api_key_deadline`](RedisConfig::api_key_deadline), or if the server
+    /// cannot be used. The error's [`source`](std::error::Error::source) then names the server and the
+    /// reason, such as `cannot use 127.0.0.1:6379: WRONGPASS ...`; a password is never part of it. The
+    /// kind is [`Misconfigured`](crate::StoreErrorKind::Misconfigured) if the server refuses the
+    /// credentials or the configuration, and [`Unavailable`](crate::StoreErrorKind::Unavailable) or
+    /// [`Timeout`](crate::StoreErrorKind::Timeout) otherwise.
+    pub async fn ping(&self) -> Result<(), StoreError> {
+        let link = &self.shared.link;
+        link.ping(link.deadlines().api_key).await?;
+        self.shared.server_check.run(link).await;
+        Ok(())
+    }
+
+    /// Asks the credentials provider, and authenticates the open connections with its result.
+    ///
+    /// Call it when a password or a token has rotated, before the server stops accepting the previous
+    /// one. No request fails: calls in flight and later ones use the same connections. The connection
+    /// that receives messages from other instances reconnects, so for some milliseconds this
+    /// instance looks up keys and near cache entries on the server. Connections that are opened later
+    /// ask the provider anyway.
+    ///
+    /// # Errors
+    ///
+    /// If the provider fails or times out, or a server refuses the credentials twice. Each failure is
+    /// reported as a notice, and connections keep their previous credentials. The kind is
+    /// [`Misconfigured`](crate::StoreErrorKind::Misconfigured) if a server refuses the credentials, or
+    /// if the store has no [`credentials`](RedisConfig::credentials) provider.
+    pub async fn reauthenticate(&self) -> Result<(), StoreError> {
+        self.shared.link.reauthenticate().await
+    }
+
+    /// Returns what the store has done so far.
+    pub fn stats(&self) -> RedisStats {
+        self.shared.link.stats()
+    }
+
+    /// Gives back what was taken ahead, takes no more calls, waits for those under way, but no
+    /// longer than five seconds for each, and ends the connections.
+    pub async fn close(&self) {
+        let link = &self.shared.link;
+        let limit = link.runtime().sleep(PATIENCE);
+        within(limit, rate_limit::close(&self.shared)).await;
+        link.close(PATIENCE).await;
+    }
+}
+
+pub(super) fn random_keys() -> ConfigError {
+    let problem = "the server outlives this process and the secret does not: after a restart nothing is \
+         found, and each instance counts and caches for itself";
+    ConfigError::new("keys", "StoreKeys::random", problem).fix(
+        "give all instances the same `StoreKeys::from_secret`, 32 bytes from `openssl rand -hex 32`",
+    )
+}
+
+impl fmt::Debug for RedisStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisStore")
+            .field("server", &self.shared.link)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,105 @@
+//! Which server a call goes to.
+
+use std::sync::{Arc, atomic::Ordering};
+
+use super::{cluster::Cluster, endpoint::Endpoint, slot::slot_of};
+use crate::{
+    core::error::{StoreError, StoreErrorKind},
+    store::redis::{
+        config::credentials::Login,
+        connection::{
+            error::{Fault, Verdict},
+            ground::Ground,
+            node::{Entry, Node},
+        },
+    },
+};
+
+/// The servers of a store: one, or those of a Cluster.
+#[derive(Debug)]
+pub(crate) enum Router {
+    One(Arc<Node>),
+    Many(Arc<Cluster>),
+}
+
+impl Router {
+    pub(crate) fn one(endpoint: Endpoint, ground: Arc<Ground>) -> Self {
+        Self::One(Node::new(endpoint, ground, None))
+    }
+
+    /// Returns the slot of a key, where that matters.
+    pub(crate) fn slot_of(&self, key: &[u8]) -> u16 {
+        match self {
+            Self::One(_) => 0,
+            Self::Many(_) => slot_of(key),
+        }
+    }
+
+    /// Asks for the right to ask about a slot.
+    pub(crate) fn enter(&self, slot: u16) -> Result<Entry, StoreError> {
+        match self {
+            Self::One(node) => node.enter().map(Entry::Known),
+            Self::Many(cluster) => cluster.enter(slot),
+        }
+    }
+
+    /// Returns what to connect to for what all servers hear.
+    pub(crate) fn any_endpoint(&self) -> Endpoint {
+        match self {
+            Self::One(node) => node.endpoint().clone(),
+            Self::Many(cluster) => cluster.any_endpoint(),
+        }
+    }
+
+    /// Asks the credentials provider, and authenticates all open connections that serve calls.
+    ///
+    /// A server that does not accept what the provider returned may have got a newer password a
+    /// moment ago, so the provider is asked once more.
+    pub(crate) async fn reauthenticate(&self, ground: &Ground) -> Result<(), Fault> {
+        match self.reauthenticate_once(ground).await {
+            Err(fault) if fault.verdict == Verdict::Denied => {
+                self.reauthenticate_once(ground).await
+            }
+            done => done,
+        }
+    }
+
+    async fn reauthenticate_once(&self, ground: &Ground) -> Result<(), Fault> {
+        let login = match self {
+            Self::One(node) => node.endpoint().login(),
+            Self::Many(cluster) => cluster.login(),
+        };
+        let credentials = match login {
+            Login::Provided(..) => login.credentials(ground).await?,
+            Login::Fixed { .. } => None,
+        };
+        let Some(credentials) = credentials else {
+            return Err(Fault::before_any_call(
+                StoreErrorKind::Misconfigured,
+                "the store has no credentials provider",
+            ));
+        };
+        // A connection that is being opened may have got the previous ones: it is opened again.
+        ground.renewals.fetch_add(1, Ordering::SeqCst);
+        match self {
+            Self::One(node) => node.authenticate(&credentials).await,
+            Self::Many(cluster) => cluster.authenticate(&credentials).await,
+        }
+    }
+
+    /// Takes no more calls, and ends once those under way are answered.
+    pub(crate) async fn close(&self) {
+        match self {
+            Self::One(node) => node.close().await,
+            Self::Many(cluster) => cluster.close().await,
+        }
+    }
+
+    /// Ends at once.
+    pub(crate) fn end(&self) {
+        match self {
+            Self::One(node) => node.end(),
+            Self::Many(cluster) => cluster.end(),
+        }
+    }
+}
