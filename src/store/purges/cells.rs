@@ -9,7 +9,7 @@ use std::{
     },
 };
 
-use super::purges::Name;
+use super::name::Name;
 use crate::cache::PurgeMode;
 
 /// The number of cells in the first chunk. Each further chunk has twice as many as the one before.

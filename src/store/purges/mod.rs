@@ -1,8 +1,10 @@
 //! Purges, compared with entries when these are looked up.
 
 mod cells;
+mod name;
 mod purges;
 mod sketch;
-pub(super) use self::purges::{
-    DigestHasher, NAME_BYTES, Name, Purges, Standing, StoredNames, names_of,
+pub(super) use self::{
+    name::{DigestHasher, NAME_BYTES, Name, names_of},
+    purges::{Purges, Standing, StoredNames},
 };

@@ -4,10 +4,11 @@
 //! touches no entry, so its cost does not depend on what is stored. An entry is valid while its
 //! fence is later than the last purge of each of its names.
 
+use super::name::{DigestHasher, Name};
 use std::{
     collections::{HashMap, hash_map::Entry},
     fmt,
-    hash::{BuildHasherDefault, Hash, Hasher},
+    hash::{BuildHasherDefault, Hasher},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -18,13 +19,10 @@ use super::{
     cells::{Cell, CellId, Cells},
     sketch::Sketch,
 };
-use crate::cache::{CacheKey, PurgeMode, PurgeTarget, StoredResponse};
+use crate::cache::PurgeMode;
 
 /// The number of locks that the names are spread over.
 pub(super) const SHARDS: usize = 64;
-
-/// The memory of each name: its cell, and its slot in the map that finds the cell.
-pub(crate) const NAME_BYTES: usize = 128;
 
 /// The purges of a cache.
 ///
@@ -35,7 +33,7 @@ pub(crate) const NAME_BYTES: usize = 128;
 pub(crate) struct Purges {
     /// The time of the next purge.
     pub(super) clock: AtomicU64,
-    all: Cell,
+    pub(super) all: Cell,
     shards: Box<[Mutex<Shard>]>,
     cells: Cells,
     unstored_hard: Sketch,
@@ -301,74 +299,6 @@ impl Drop for StoredNames {
         if let Some(purges) = self.held_in.take() {
             purges.release_all(self);
         }
-    }
-}
-
-/// A name by which entries are purged: a kind, and a keyed digest.
-#[derive(Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Name {
-    kind: u8,
-    pub(super) digest: [u8; 16],
-}
-
-impl Name {
-    pub(crate) fn new(kind: u8, digest: &[u8; 16]) -> Self {
-        Self {
-            kind,
-            digest: *digest,
-        }
-    }
-
-    /// Returns the name of a target. `None` if the target is everything.
-    pub(crate) fn of(target: &PurgeTarget) -> Option<Self> {
-        match target {
-            PurgeTarget::Uri(key) => Some(Self::new(b'u', key.as_bytes())),
-            PurgeTarget::Tag(key) => Some(Self::new(b't', key.as_bytes())),
-            PurgeTarget::Partition(key) => Some(Self::new(b'p', key.as_bytes())),
-            PurgeTarget::All => None,
-        }
-    }
-}
-
-impl Hash for Name {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        let word = self.digest.first_chunk().expect("a digest has 16 bytes");
-        state.write_u64(u64::from_le_bytes(*word));
-    }
-}
-
-/// Returns the names of an entry: its URL, its caller and its tags.
-pub(crate) fn names_of(
-    key: &CacheKey,
-    entry: &StoredResponse,
-) -> impl Iterator<Item = Name> + Clone {
-    let own = [
-        PurgeTarget::Uri(*key.uri()),
-        PurgeTarget::Partition(*entry.partition()),
-    ];
-    let tags = entry.tags().iter().map(|tag| PurgeTarget::Tag(*tag));
-    own.into_iter()
-        .chain(tags)
-        .filter_map(|target| Name::of(&target))
-}
-
-/// Uses a keyed digest as its own hash.
-#[derive(Default)]
-pub(crate) struct DigestHasher(u64);
-
-impl Hasher for DigestHasher {
-    fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
-        }
-    }
-
-    fn write_u64(&mut self, word: u64) {
-        self.0 = word;
-    }
-
-    fn finish(&self) -> u64 {
-        self.0
     }
 }
 

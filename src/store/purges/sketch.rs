@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
-use super::purges::Name;
+use super::name::Name;
 
 /// The number of cells in a row.
 const CELLS: usize = 1 << 14;

@@ -13,14 +13,10 @@ mod access_log;
 mod api_key;
 #[cfg(feature = "cache")]
 mod cache;
-#[cfg(feature = "cache")]
-mod cache_names;
 mod config;
 mod connection;
 #[cfg(feature = "rate-limit")]
 mod rate_limit;
-#[cfg(feature = "api-key")]
-mod receipts;
 mod store;
 mod topology;
 
@@ -32,17 +28,13 @@ use self::absent as api_key;
 use self::absent as cache;
 #[cfg(not(feature = "rate-limit"))]
 use self::absent as rate_limit;
-#[cfg(not(feature = "redis-tls"))]
-use self::connection::tls_absent as tls;
 
+#[cfg(feature = "api-key")]
+pub use self::api_key::Receipts;
 #[cfg(all(feature = "cache", feature = "memory"))]
-pub(super) use self::cache::{Purged, Seen};
-#[cfg(all(feature = "cache", feature = "memory"))]
-pub(super) use self::cache_names::NAME_BYTES;
+pub(super) use self::cache::{NAME_BYTES, Purged, Seen};
 #[cfg(all(feature = "cache", feature = "memory"))]
 pub(super) use self::connection::pubsub::Listening;
-#[cfg(feature = "api-key")]
-pub use self::receipts::Receipts;
 pub use self::store::RedisStore;
 pub use self::{
     config::{config::RedisConfig, credentials::RedisCredentials},

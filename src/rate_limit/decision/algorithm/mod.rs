@@ -11,11 +11,4 @@ mod token_bucket;
 pub(crate) use self::algorithm::Algorithm;
 pub use self::algorithm::State;
 pub use self::sliding_log::Log;
-pub(super) use self::sliding_log::SlidingLog;
-pub(crate) use self::{
-    fixed_window::{Alignment, FixedWindow},
-    leaky_bucket::LeakyBucket,
-    leaky_queue::LeakyQueue,
-    sliding_window::SlidingWindow,
-    token_bucket::TokenBucket,
-};
+pub(crate) use self::{fixed_window::Alignment, token_bucket::TokenBucket};

@@ -1,6 +1,7 @@
 //! Options of a Redis store.
 
 pub(super) mod address;
+mod authentication;
 pub(super) mod config;
 pub(super) mod credentials;
 pub(super) mod login;

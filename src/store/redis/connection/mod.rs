@@ -16,3 +16,6 @@ pub(super) mod tls;
 #[cfg(not(feature = "redis-tls"))]
 pub(super) mod tls_absent;
 pub(super) mod wire;
+
+#[cfg(not(feature = "redis-tls"))]
+pub(super) use self::tls_absent as tls;

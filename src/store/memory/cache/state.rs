@@ -1,8 +1,4 @@
-//! The cache part of the store in memory.
-//!
-//! One map holds everything. Under a key stands the answer, if it does not vary; else an index of
-//! its variants, and each of them under the key with its variant's id. A weighted, scan-resistant
-//! policy decides what goes when the room is full.
+//! Cached responses by key and variant, bounded by their bytes.
 
 use std::{
     hash::{BuildHasherDefault, Hash, Hasher},
@@ -17,17 +13,14 @@ use quick_cache::{
     sync::{Cache, DefaultLifecycle},
 };
 
-use super::store::{MemoryStore, Shelf};
+use crate::store::memory::store::Shelf;
 use crate::{
     cache::{
-        CacheKey, CacheStore, Fence, Found, Lookup, PurgeMode, PurgeTarget, Put, PutOutcome,
-        Selection, Stamp, StoredResponse, Touch, VariantId, VarySpec,
+        CacheKey, CacheStore, Fence, Found, Lookup, Put, PutOutcome, Selection, Stamp,
+        StoredResponse, Touch, VariantId, VarySpec,
     },
-    core::{
-        store_api::{store_future::StoreFuture, store_key::StoreKeys},
-        time::Timestamp,
-    },
-    store::purges::{DigestHasher, NAME_BYTES, Name, Purges, Standing, StoredNames, names_of},
+    core::time::Timestamp,
+    store::purges::{DigestHasher, NAME_BYTES, Purges, Standing, StoredNames, names_of},
 };
 
 /// What a place in the map weighs beside what stands in it: the map grows by doubling, and keeps
@@ -37,11 +30,11 @@ const SLOT_BYTES: usize = 640;
 const SHARD_BYTES_MIN: u64 = 8 << 20;
 
 /// What this part keeps.
-pub(super) struct Part {
+pub(crate) struct Part {
     slots: Cache<SlotKey, Slot, Weigh, BuildHasherDefault<DigestHasher>>,
     /// Each write of a key reads what is there first: one at a time for each key.
     writing: Box<[Mutex<()>]>,
-    purges: Arc<Purges>,
+    pub(super) purges: Arc<Purges>,
     /// Counts writes.
     stamps: AtomicU64,
 }
@@ -65,7 +58,7 @@ struct Answer {
     stamp: Stamp,
     expires_at: Timestamp,
     weight: u64,
-    names: StoredNames,
+    pub(super) names: StoredNames,
 }
 
 #[derive(Clone)]
@@ -75,7 +68,7 @@ struct Indexed {
 }
 
 impl Part {
-    pub(super) fn new(shelf: &Shelf) -> Self {
+    pub(crate) fn new(shelf: &Shelf) -> Self {
         let bytes_max = shelf.bounds.cache_bytes_max;
         let shards = (bytes_max / SHARD_BYTES_MIN).clamp(1, 16);
         // Rounded down: the map would round up, and leave each part too small.
@@ -100,7 +93,12 @@ impl Part {
         }
     }
 
-    fn look_up(&self, key: &CacheKey, selection: &Selection<'_>, now: Timestamp) -> Lookup {
+    pub(super) fn look_up(
+        &self,
+        key: &CacheKey,
+        selection: &Selection<'_>,
+        now: Timestamp,
+    ) -> Lookup {
         // Read before the answer is: a purge between the two is one that the answer has to face.
         let fence = Fence(self.purges.now());
         let found = match self.slots.get(&SlotKey::of(key)) {
@@ -157,7 +155,7 @@ impl Part {
         })
     }
 
-    fn put(&self, put: Put, now: Timestamp) -> PutOutcome {
+    pub(super) fn put(&self, put: Put, now: Timestamp) -> PutOutcome {
         if weight(&put.entry) > self.slots.shard_capacity() {
             return PutOutcome::TooLarge;
         }
@@ -193,7 +191,7 @@ impl Part {
             .insert(root.variant(variant), Slot::Answer(answer));
     }
 
-    fn touch(&self, touch: Touch, now: Timestamp) -> bool {
+    pub(super) fn touch(&self, touch: Touch, now: Timestamp) -> bool {
         let root = SlotKey::of(&touch.key);
         let _writing = self.write(&root);
         let place = match touch.entry.vary().is_empty() {
@@ -241,43 +239,6 @@ impl Part {
 
     fn next_stamp(&self) -> Stamp {
         Stamp(self.stamps.fetch_add(1, Ordering::Relaxed))
-    }
-}
-
-impl CacheStore for MemoryStore {
-    fn keys(&self) -> &StoreKeys {
-        &self.shared.shelf.keys
-    }
-
-    fn get(&self, key: &CacheKey, selection: &Selection<'_>) -> StoreFuture<Lookup> {
-        let now = self.shared.shelf.clock.coarse();
-        StoreFuture::ready(self.shared.cache.look_up(key, selection, now))
-    }
-
-    fn put(&self, put: Put) -> StoreFuture<PutOutcome> {
-        let now = self.shared.shelf.clock.coarse();
-        StoreFuture::ready(self.shared.cache.put(put, now))
-    }
-
-    fn touch(&self, touch: Touch) -> StoreFuture<bool> {
-        let now = self.shared.shelf.clock.coarse();
-        StoreFuture::ready(self.shared.cache.touch(touch, now))
-    }
-
-    fn is_purged_since(
-        &self,
-        key: &CacheKey,
-        entry: &StoredResponse,
-        fence: Fence,
-    ) -> StoreFuture<bool> {
-        let purges = &self.shared.cache.purges;
-        StoreFuture::ready(purges.is_purged_since(names_of(key, entry), fence.0))
-    }
-
-    fn purge(&self, targets: &[PurgeTarget], mode: PurgeMode) -> StoreFuture<()> {
-        let names = targets.iter().map(Name::of);
-        self.shared.cache.purges.purge(names, mode);
-        StoreFuture::ready(())
     }
 }
 
@@ -396,13 +357,18 @@ mod tests {
         targets
     }
 
-    fn look_up(store: &MemoryStore, samples: &Samples, sample: &Sample) -> Lookup {
+    pub(super) fn look_up(store: &MemoryStore, samples: &Samples, sample: &Sample) -> Lookup {
         let selection = samples.selection(&sample.asked, None);
         let found = store.get(&samples.key(sample), &selection);
         found.into_ready().ok().unwrap().unwrap()
     }
 
-    fn put(store: &MemoryStore, samples: &Samples, sample: &Sample, fence: Fence) -> PutOutcome {
+    pub(super) fn put(
+        store: &MemoryStore,
+        samples: &Samples,
+        sample: &Sample,
+        fence: Fence,
+    ) -> PutOutcome {
         let put = Put {
             key: samples.key(sample),
             entry: samples.answer(sample),
@@ -413,7 +379,7 @@ mod tests {
         store.put(put).into_ready().ok().unwrap().unwrap()
     }
 
-    fn names(store: &MemoryStore) -> usize {
+    pub(super) fn names(store: &MemoryStore) -> usize {
         store.shared.cache.purges.names()
     }
 

@@ -1,28 +1,21 @@
 //! Whether all instances have heard of what was changed.
 
-use std::{
-    sync::{Arc, LazyLock, Weak},
-    time::Duration,
-};
+use super::acknowledge::{MARK_START, receipts};
+use std::{sync::LazyLock, time::Duration};
 
 use redis::Value;
 
-use super::{
-    connection::{client::Link, script::Script},
-    store::RedisStore,
-};
 use crate::core::{
     error::{StoreError, StoreErrorKind},
     time::{Clock, SystemClock},
 };
+use crate::store::redis::{
+    connection::{client::Link, script::Script},
+    store::RedisStore,
+};
 
 static MARK: LazyLock<Script> =
-    LazyLock::new(|| Script::new(&[include_str!("scripts/keys_mark.lua")]));
-static HEARD: LazyLock<Script> =
-    LazyLock::new(|| Script::new(&[include_str!("scripts/keys_heard.lua")]));
-
-/// What a message begins with that asks for a receipt.
-const MARK_START: &[u8] = b"? ";
+    LazyLock::new(|| Script::new(&[include_str!("../scripts/keys_mark.lua")]));
 
 /// How long to wait before receipts are counted again.
 const PAUSE: Duration = Duration::from_millis(5);
@@ -104,30 +97,4 @@ async fn count(link: &Link, key: &[u8], at_most: Duration) -> Result<u64, StoreE
         }
         _ => Ok(0),
     }
-}
-
-/// Says that this instance has heard, if that is what a message asks for. Returns whether it is.
-pub(super) fn acknowledge(link: &Weak<Link>, message: &[u8]) -> bool {
-    let Some(mark) = message.strip_prefix(MARK_START) else {
-        return false;
-    };
-    if let Some(link) = link.upgrade() {
-        let key = receipts(&link, mark);
-        let runtime = Arc::clone(link.runtime());
-        runtime.spawn(Box::pin(async move {
-            if let Ok(turn) = link.begin(&key, Duration::from_secs(1)) {
-                // Whoever waits for it waits no longer than it said.
-                let _ = turn.script(HEARD.call(&[&key])).await;
-            }
-        }));
-    }
-    true
-}
-
-/// Returns where receipts are counted, in the slot of the keys.
-fn receipts(link: &Link, mark: &[u8]) -> Vec<u8> {
-    let mut name = [&link.key("k", b"keys")[..], b":heard:"].concat();
-    // Another's message may be anything: what is no mark makes no name.
-    name.extend(mark.iter().filter(|byte| byte.is_ascii_hexdigit()).take(16));
-    name
 }

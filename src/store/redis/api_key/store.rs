@@ -4,140 +4,49 @@
 //! in one step. Each order is a sorted set of one score, whose members begin with a moment: the
 //! server keeps them by their bytes.
 
+use super::state::Part;
 use std::{
-    fmt,
-    sync::{Arc, LazyLock, Mutex, PoisonError},
+    sync::{Arc, LazyLock},
     time::Duration,
 };
 
 use redis::Value;
 
-use super::{
+use crate::store::redis::{
     connection::{
-        client::{Link, Turn},
-        pubsub::{Listening, News, OnNews},
+        client::Turn,
         script::{Script, ScriptCall},
     },
-    receipts::acknowledge,
     store::RedisStore,
 };
 use crate::{
     api_key::{
-        ApiKeyStore, ChangeFeed, KeyChanges, KeyCount, KeyCreation, KeyCursor, KeyId, KeyPage,
-        KeyQuery, KeyRecord, KeyUse, ListedKey, StoredKey,
+        ApiKeyStore, ChangeFeed, KeyCount, KeyCreation, KeyCursor, KeyId, KeyPage, KeyQuery,
+        KeyRecord, KeyUse, ListedKey, StoredKey,
     },
     core::{
         error::{StoreError, StoreErrorKind},
-        store_api::{
-            store_future::StoreFuture,
-            store_key::{KeySpace, StoreKeys},
-        },
+        store_api::store_future::StoreFuture,
         time::Timestamp,
     },
 };
 
 static FIND: LazyLock<Script> =
-    LazyLock::new(|| Script::new(&[include_str!("scripts/keys_find.lua")]));
+    LazyLock::new(|| Script::new(&[include_str!("../scripts/keys_find.lua")]));
 static PUT: LazyLock<Script> =
-    LazyLock::new(|| Script::new(&[include_str!("scripts/keys_put.lua")]));
+    LazyLock::new(|| Script::new(&[include_str!("../scripts/keys_put.lua")]));
 static LIST: LazyLock<Script> =
-    LazyLock::new(|| Script::new(&[include_str!("scripts/keys_list.lua")]));
+    LazyLock::new(|| Script::new(&[include_str!("../scripts/keys_list.lua")]));
 static TOUCH: LazyLock<Script> =
-    LazyLock::new(|| Script::new(&[include_str!("scripts/keys_touch.lua")]));
+    LazyLock::new(|| Script::new(&[include_str!("../scripts/keys_touch.lua")]));
 static PURGE: LazyLock<Script> =
-    LazyLock::new(|| Script::new(&[include_str!("scripts/keys_purge.lua")]));
+    LazyLock::new(|| Script::new(&[include_str!("../scripts/keys_purge.lua")]));
 
 /// How long whoever manages keys waits at least: no request waits for it.
 const MANAGING_MIN: Duration = Duration::from_secs(1);
 
 /// How many records one call removes at most: the server does nothing else meanwhile.
 const PURGE_MAX: usize = 1_000;
-
-/// What this part holds on to.
-pub(super) struct Part {
-    names: Names,
-    owners: KeySpace,
-    changes: KeyChanges,
-    /// What is heard of changes, from the first look-up on.
-    listening: Mutex<Option<Listening>>,
-}
-
-/// The names of all that this part keeps.
-struct Names {
-    records: Vec<u8>,
-    uses: Vec<u8>,
-    all: Vec<u8>,
-    ends: Vec<u8>,
-    /// What the name of each owner's order begins with.
-    owners: Vec<u8>,
-    channel: Vec<u8>,
-}
-
-impl Part {
-    pub(super) fn new(link: &Link, keys: &StoreKeys) -> Self {
-        let slot = link.key("k", b"keys");
-        let name = |of: &str| [&slot, of.as_bytes()].concat();
-        Self {
-            names: Names {
-                records: name(":records"),
-                uses: name(":uses"),
-                all: name(":all"),
-                ends: name(":ends"),
-                owners: name(":owner:"),
-                channel: link.name("keys"),
-            },
-            owners: keys.space("portcullis-v1 owner of keys"),
-            changes: KeyChanges::new(),
-            listening: Mutex::default(),
-        }
-    }
-
-    /// Begins to hear of changes, unless that goes on already.
-    fn listen(&self, link: &Arc<Link>) {
-        let mut listening = self
-            .listening
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        if listening.as_ref().is_none_or(Listening::is_over) {
-            let changes = self.changes.clone();
-            // The link is not kept for the sake of what is heard on it.
-            let own = Arc::downgrade(link);
-            let on_news: OnNews = Arc::new(move |news| match &news {
-                News::Message(message) if acknowledge(&own, message) => {}
-                News::Up | News::Down | News::Message(_) => pass_on(&changes, &news),
-            });
-            *listening = Some(link.listen(self.names.channel.clone(), on_news));
-        }
-    }
-
-    /// Returns what stands for an owner, whatever it is called.
-    fn owner(&self, owner: &str) -> String {
-        self.owners.short_of(owner.as_bytes()).to_string()
-    }
-
-    fn order_of(&self, owner: &str) -> Vec<u8> {
-        [&self.names.owners, self.owner(owner).as_bytes()].concat()
-    }
-}
-
-/// Tells the rings what was heard.
-fn pass_on(changes: &KeyChanges, news: &News) {
-    match news {
-        News::Up => changes.connected(),
-        News::Down => changes.lost(),
-        News::Message(message) => match id_in(message) {
-            Some(id) => changes.changed(id),
-            // Something has changed, and nobody knows what: everything is forgotten.
-            None => changes.connected(),
-        },
-    }
-}
-
-/// Returns which key a message is about: behind the id may stand a version.
-fn id_in(message: &[u8]) -> Option<KeyId> {
-    let text = std::str::from_utf8(message).ok()?;
-    text.split(' ').next()?.parse().ok()
-}
 
 /// Returns a record as it lies on the server. What scripts look at stands in front: a form, the
 /// version, when it was created, when it ends, and whose it is. Numbers are big-endian, so that
@@ -376,12 +285,6 @@ impl RedisStore {
             [Value::Int(removed)] => Ok(usize::try_from(removed).unwrap_or_default()),
             _ => Err(corrupt("the answer is no count")),
         })
-    }
-}
-
-impl fmt::Debug for Part {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("api_key::Part")
     }
 }
 

@@ -8,19 +8,19 @@
 //! In a Cluster there are several such sets, each in one slot with the entries of some of the URLs and
 //! their tokens. A lookup is one command there too; only a purge by tag or caller goes to each slot.
 
+use super::state::Share;
 use std::{
-    fmt,
-    sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, LazyLock},
     time::Duration,
 };
 
 use bytes::Bytes;
 use redis::Value;
 
-use super::{
-    cache_names::{NAME_BYTES, Names},
+use crate::store::redis::{
+    cache::names::{NAME_BYTES, Names},
     connection::{
-        client::{Link, Turn},
+        client::Turn,
         ground::together,
         pubsub::{Listening, News},
         script::{Script, ScriptCall},
@@ -34,32 +34,29 @@ use crate::{
     },
     core::{
         error::{StoreError, StoreErrorKind},
-        store_api::{
-            store_future::StoreFuture,
-            store_key::{StoreKey, StoreKeys},
-        },
+        store_api::{store_future::StoreFuture, store_key::StoreKeys},
     },
 };
 
-const PURGES: &str = include_str!("scripts/cache_purges.lua");
-const TOKENS: &str = include_str!("scripts/cache_tokens.lua");
+const PURGES: &str = include_str!("../scripts/cache_purges.lua");
+const TOKENS: &str = include_str!("../scripts/cache_tokens.lua");
 
 static GET: LazyLock<Script> =
-    LazyLock::new(|| Script::new(&[PURGES, include_str!("scripts/cache_get.lua")]));
+    LazyLock::new(|| Script::new(&[PURGES, include_str!("../scripts/cache_get.lua")]));
 static PUT: LazyLock<Script> =
-    LazyLock::new(|| Script::new(&[PURGES, TOKENS, include_str!("scripts/cache_put.lua")]));
+    LazyLock::new(|| Script::new(&[PURGES, TOKENS, include_str!("../scripts/cache_put.lua")]));
 static TOUCH: LazyLock<Script> =
-    LazyLock::new(|| Script::new(&[PURGES, TOKENS, include_str!("scripts/cache_touch.lua")]));
+    LazyLock::new(|| Script::new(&[PURGES, TOKENS, include_str!("../scripts/cache_touch.lua")]));
 static SINCE: LazyLock<Script> =
-    LazyLock::new(|| Script::new(&[PURGES, include_str!("scripts/cache_since.lua")]));
+    LazyLock::new(|| Script::new(&[PURGES, include_str!("../scripts/cache_since.lua")]));
 static PURGE: LazyLock<Script> =
-    LazyLock::new(|| Script::new(&[PURGES, include_str!("scripts/cache_purge.lua")]));
+    LazyLock::new(|| Script::new(&[PURGES, include_str!("../scripts/cache_purge.lua")]));
 static DROP: LazyLock<Script> =
-    LazyLock::new(|| Script::new(&[include_str!("scripts/cache_drop.lua")]));
+    LazyLock::new(|| Script::new(&[include_str!("../scripts/cache_drop.lua")]));
 static LEASE: LazyLock<Script> =
-    LazyLock::new(|| Script::new(&[include_str!("scripts/cache_lease.lua")]));
+    LazyLock::new(|| Script::new(&[include_str!("../scripts/cache_lease.lua")]));
 static RELEASE: LazyLock<Script> =
-    LazyLock::new(|| Script::new(&[include_str!("scripts/cache_release.lua")]));
+    LazyLock::new(|| Script::new(&[include_str!("../scripts/cache_release.lua")]));
 
 /// The maximum time for which an entry is stored.
 const RETAIN_MAX: Duration = Duration::from_secs(7 * 86_400);
@@ -68,94 +65,9 @@ const RETAIN_MAX: Duration = Duration::from_secs(7 * 86_400);
 /// not stored.
 const PURGES_MAX: usize = 1 << 16;
 
-/// Of how many keys this process remembers what their answers vary by.
-const SPECS: usize = 1_024;
-
-/// Over how many slots the answers are spread in a Cluster.
-const SHARES: usize = 16;
-
-/// What this part holds on to.
-pub(super) struct Part {
-    /// What lies in one slot each.
-    shares: Vec<Share>,
-    channel: Vec<u8>,
-    /// What the answers of a key varied by when it was last looked up: a guess, which spares a
-    /// second question. A key has one place.
-    specs: Box<[Mutex<Option<Spec>>]>,
-}
-
-/// A slot, with some of the entries, their tokens, and recent purges.
-struct Share {
-    /// The start of the keys of entries.
-    start: Vec<u8>,
-    /// The start of the keys of tokens.
-    tokens: Vec<u8>,
-    purges: Vec<u8>,
-}
-
-struct Spec {
-    key: [u8; 32],
-    names: VarySpec,
-}
-
-impl Part {
-    pub(super) fn new(link: &Link, _: &StoreKeys) -> Self {
-        let count = if link.is_spread() { SHARES } else { 1 };
-        let share = |number: usize| {
-            let start = link.key("c", &[number as u8]);
-            Share {
-                tokens: [&link.key("n", &[number as u8])[..], b":"].concat(),
-                purges: [&start[..], b":purges"].concat(),
-                start,
-            }
-        };
-        Self {
-            shares: (0..count).map(share).collect(),
-            channel: link.name("purged"),
-            specs: (0..SPECS).map(|_| Mutex::default()).collect(),
-        }
-    }
-
-    /// Returns where the answers of a URL are.
-    fn share_of(&self, uri: &StoreKey) -> &Share {
-        let at = usize::from(uri.as_bytes()[0]) % self.shares.len();
-        &self.shares[at]
-    }
-
-    fn guess(&self, key: &CacheKey) -> VarySpec {
-        match &*self.spec(key) {
-            Some(spec) if spec.key == *key.full().as_bytes() => spec.names.clone(),
-            Some(_) | None => VarySpec::default(),
-        }
-    }
-
-    /// Remembers what the answers of a key vary by. Most vary by nothing, and take no place.
-    fn learn(&self, key: &CacheKey, names: &VarySpec) {
-        let mut place = self.spec(key);
-        let is_own = matches!(&*place, Some(spec) if spec.key == *key.full().as_bytes());
-        if !names.is_empty() {
-            *place = Some(Spec {
-                key: *key.full().as_bytes(),
-                names: names.clone(),
-            });
-        } else if is_own {
-            *place = None;
-        }
-    }
-
-    fn spec(&self, key: &CacheKey) -> MutexGuard<'_, Option<Spec>> {
-        let [first, second, ..] = key.full().as_bytes();
-        let at = (usize::from(*first) << 8 | usize::from(*second)) % SPECS;
-        // No foreign code runs under this lock.
-        self.specs[at]
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 /// What is heard of purges.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::store) enum Purged<'a> {
+pub(crate) enum Purged<'a> {
     /// From now on each purge is heard of; what was before is not known.
     Heard,
     /// These were: their names, one behind the other.
@@ -165,9 +77,9 @@ pub(in crate::store) enum Purged<'a> {
 }
 
 /// What a look-up found, and for how long it is kept.
-pub(in crate::store) struct Seen {
-    pub(in crate::store) lookup: Lookup,
-    pub(in crate::store) left: Duration,
+pub(crate) struct Seen {
+    pub(crate) lookup: Lookup,
+    pub(crate) left: Duration,
 }
 
 /// A question for the answer under a key.
@@ -265,7 +177,7 @@ impl Shared {
     fn answers(&self, key: &CacheKey) -> Vec<u8> {
         let mut name = self.cache.share_of(key.uri()).start.clone();
         name.push(b':');
-        super::connection::client::push_base64(&mut name, key.full().as_bytes());
+        crate::store::redis::connection::client::push_base64(&mut name, key.full().as_bytes());
         name
     }
 
@@ -276,11 +188,7 @@ impl Shared {
 
 impl RedisStore {
     /// Returns what the answers under a key are expected to vary by.
-    pub(in crate::store) fn names_for(
-        &self,
-        key: &CacheKey,
-        selection: &Selection<'_>,
-    ) -> VarySpec {
+    pub(crate) fn names_for(&self, key: &CacheKey, selection: &Selection<'_>) -> VarySpec {
         match selection.hint() {
             Some(names) => names.clone(),
             None => self.shared.cache.guess(key),
@@ -308,7 +216,7 @@ impl RedisStore {
     }
 
     /// Looks an answer up, and says for how long it is kept.
-    pub(in crate::store) fn look_up(
+    pub(crate) fn look_up(
         &self,
         key: &CacheKey,
         selection: &Selection<'_>,
@@ -476,17 +384,6 @@ impl CacheStore for RedisStore {
     }
 }
 
-impl Share {
-    /// Begins a call of a script with the tokens of these names as its last keys.
-    fn call(&self, script: &'static Script, entry: Option<&[u8]>, names: &Names) -> ScriptCall {
-        let tokens = names.token_keys(&self.tokens);
-        let mut keys = vec![&self.purges[..]];
-        keys.extend(entry);
-        keys.extend(tokens.iter().map(Vec::as_slice));
-        script.call(&keys)
-    }
-}
-
 impl Shared {
     /// Purges the entries with these names in one slot.
     async fn purge_share(
@@ -577,10 +474,4 @@ fn millis(time: Duration) -> u64 {
 
 fn corrupt() -> StoreError {
     StoreError::with_source(StoreErrorKind::Corrupt, "the answer is none of a cache")
-}
-
-impl fmt::Debug for Part {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("cache::Part")
-    }
 }

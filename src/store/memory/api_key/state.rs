@@ -1,4 +1,4 @@
-//! The records of keys, in memory.
+//! Key records by id, and the orders in which they are listed.
 
 use std::{
     collections::BTreeSet,
@@ -7,13 +7,12 @@ use std::{
 
 use dashmap::DashMap;
 
-use super::store::{MemoryStore, Shelf};
+use crate::store::memory::store::Shelf;
 use crate::{
     api_key::{
-        ApiKeyStore, ChangeFeed, KeyCount, KeyCreation, KeyCursor, KeyId, KeyPage, KeyQuery,
-        KeyUse, ListedKey, StoredKey,
+        KeyCount, KeyCreation, KeyCursor, KeyId, KeyPage, KeyQuery, KeyUse, ListedKey, StoredKey,
     },
-    core::{error::StoreErrorKind, store_api::store_future::StoreFuture, time::Timestamp},
+    core::{error::StoreErrorKind, time::Timestamp},
 };
 
 /// Records by id, and the orders in which they are listed.
@@ -21,17 +20,17 @@ use crate::{
 /// Requests read `kept` alone. Whoever writes holds `orders`, so that a record and its places in
 /// the orders change in one step.
 #[derive(Debug)]
-pub(super) struct Part {
-    kept: DashMap<KeyId, Kept>,
+pub(crate) struct Part {
+    pub(super) kept: DashMap<KeyId, Kept>,
     orders: Mutex<Orders>,
     keys_max: usize,
 }
 
 #[derive(Debug)]
-struct Kept {
-    record: StoredKey,
+pub(super) struct Kept {
+    pub(super) record: StoredKey,
     last_used_at: Option<Timestamp>,
-    uses: u64,
+    pub(super) uses: u64,
 }
 
 #[derive(Debug, Default)]
@@ -42,7 +41,7 @@ struct Orders {
 }
 
 impl Part {
-    pub(super) fn new(shelf: &Shelf) -> Self {
+    pub(crate) fn new(shelf: &Shelf) -> Self {
         Self {
             kept: DashMap::new(),
             orders: Mutex::default(),
@@ -55,11 +54,11 @@ impl Part {
         self.orders.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn create(&self, record: StoredKey) -> Result<(), StoreErrorKind> {
+    pub(super) fn create(&self, record: StoredKey) -> Result<(), StoreErrorKind> {
         self.insert(&mut self.orders(), record)
     }
 
-    fn create_within(
+    pub(super) fn create_within(
         &self,
         record: StoredKey,
         max_keys: usize,
@@ -99,7 +98,7 @@ impl Part {
         Ok(())
     }
 
-    fn update(&self, record: StoredKey, expected: u64) -> Result<(), StoreErrorKind> {
+    pub(super) fn update(&self, record: StoredKey, expected: u64) -> Result<(), StoreErrorKind> {
         let mut orders = self.orders();
         let mut kept = self
             .kept
@@ -114,7 +113,7 @@ impl Part {
         Ok(())
     }
 
-    fn list(&self, query: &KeyQuery) -> KeyPage {
+    pub(super) fn list(&self, query: &KeyQuery) -> KeyPage {
         let page_max = query.page_max.clamp(1, KeyQuery::PAGE_MAX);
         let orders = self.orders();
         // One more than fits tells whether there is a next page.
@@ -135,7 +134,7 @@ impl Part {
         ))
     }
 
-    fn touch(&self, uses: &[KeyUse]) {
+    pub(super) fn touch(&self, uses: &[KeyUse]) {
         for one in uses {
             if let Some(mut kept) = self.kept.get_mut(&one.id) {
                 kept.last_used_at = kept.last_used_at.max(Some(one.at));
@@ -144,7 +143,7 @@ impl Part {
         }
     }
 
-    fn purge(&self, before: Timestamp, max: usize) -> usize {
+    pub(super) fn purge(&self, before: Timestamp, max: usize) -> usize {
         let mut orders = self.orders();
         let ended = orders.by_end.iter().take_while(|(end, _)| *end < before);
         let ended: Vec<KeyId> = ended.map(|(_, id)| *id).take(max).collect();
@@ -199,48 +198,5 @@ fn first_place() -> KeyCursor {
     KeyCursor {
         created_at: Timestamp::EPOCH,
         id: "1000000000000000".parse().expect("this is the least id"),
-    }
-}
-
-impl ApiKeyStore for MemoryStore {
-    fn find(&self, id: KeyId) -> StoreFuture<Option<StoredKey>> {
-        let kept = self.shared.api_key.kept.get(&id);
-        StoreFuture::ready(kept.map(|kept| kept.record.clone()))
-    }
-
-    fn create(&self, record: StoredKey) -> StoreFuture<()> {
-        let kept = self.shared.api_key.create(record);
-        kept.map_err(Into::into).into()
-    }
-
-    fn create_within(
-        &self,
-        record: StoredKey,
-        max_keys: usize,
-    ) -> Option<StoreFuture<KeyCreation>> {
-        let kept = self.shared.api_key.create_within(record, max_keys);
-        Some(kept.map_err(Into::into).into())
-    }
-
-    fn update(&self, record: StoredKey, expected: u64) -> StoreFuture<()> {
-        let kept = self.shared.api_key.update(record, expected);
-        kept.map_err(Into::into).into()
-    }
-
-    fn list(&self, query: KeyQuery) -> StoreFuture<KeyPage> {
-        StoreFuture::ready(self.shared.api_key.list(&query))
-    }
-
-    fn touch(&self, uses: Vec<KeyUse>) -> StoreFuture<()> {
-        self.shared.api_key.touch(&uses);
-        StoreFuture::ready(())
-    }
-
-    fn purge(&self, before: Timestamp, max: usize) -> StoreFuture<usize> {
-        StoreFuture::ready(self.shared.api_key.purge(before, max))
-    }
-
-    fn changes(&self) -> ChangeFeed {
-        ChangeFeed::Immediate
     }
 }

@@ -1,6 +1,6 @@
 //! Names by which entries are purged, as they stand on a server.
 
-use super::connection::client::push_base64;
+use crate::store::redis::connection::client::push_base64;
 use crate::{
     cache::{CacheKey, PurgeTarget, StoredResponse},
     core::store_api::store_key::StoreKey,
@@ -10,11 +10,11 @@ use crate::{
 pub(in crate::store) const NAME_BYTES: usize = 17;
 
 /// Some names, [`NAME_BYTES`] each.
-pub(super) struct Names(Vec<u8>);
+pub(crate) struct Names(Vec<u8>);
 
 impl Names {
     /// Returns the names of an entry.
-    pub(super) fn of(key: &CacheKey, entry: &StoredResponse) -> Self {
+    pub(crate) fn of(key: &CacheKey, entry: &StoredResponse) -> Self {
         let own = [
             PurgeTarget::All,
             PurgeTarget::Uri(*key.uri()),
@@ -24,16 +24,16 @@ impl Names {
         own.into_iter().chain(tags).collect()
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    pub(super) fn as_bytes(&self) -> &[u8] {
+    pub(crate) fn as_bytes(&self) -> &[u8] {
         &self.0
     }
 
     /// Returns the keys of the tokens of these names. All of them begin with `start`.
-    pub(super) fn token_keys(&self, start: &[u8]) -> Vec<Vec<u8>> {
+    pub(crate) fn token_keys(&self, start: &[u8]) -> Vec<Vec<u8>> {
         let key_of = |name: &[u8]| {
             let (kind, digest) = name.split_at(1);
             let mut key = [start, kind].concat();

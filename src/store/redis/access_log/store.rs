@@ -1,59 +1,29 @@
 //! The log, on a Redis server: a stream for each trail.
 
-use std::{fmt, sync::LazyLock, time::Duration};
+use std::sync::LazyLock;
 
 use redis::Value;
 
-use super::{
-    connection::{
-        client::{Link, Turn},
-        script::Script,
-    },
+use crate::store::redis::{
+    connection::{client::Turn, script::Script},
     store::RedisStore,
 };
 use crate::{
     access_log::{LogEntry, LogQuery, LogStore, Trail},
     core::{
         error::{StoreError, StoreErrorKind},
-        store_api::{store_future::StoreFuture, store_key::StoreKeys},
+        store_api::store_future::StoreFuture,
         time::Timestamp,
     },
 };
 
 static APPEND: LazyLock<Script> =
-    LazyLock::new(|| Script::new(&[include_str!("scripts/log_append.lua")]));
+    LazyLock::new(|| Script::new(&[include_str!("../scripts/log_append.lua")]));
 static RECENT: LazyLock<Script> =
-    LazyLock::new(|| Script::new(&[include_str!("scripts/log_recent.lua")]));
-
-/// How long a trail is kept after its last entry.
-const ACCESS_FOR: Duration = Duration::from_secs(7 * 86_400);
-const AUDIT_FOR: Duration = Duration::from_secs(400 * 86_400);
+    LazyLock::new(|| Script::new(&[include_str!("../scripts/log_recent.lua")]));
 
 /// How many entries one call looks at: the server does nothing else meanwhile.
 const PIECE: usize = 1_000;
-
-/// What this part holds on to.
-pub(super) struct Part {
-    access: Vec<u8>,
-    audit: Vec<u8>,
-}
-
-impl Part {
-    pub(super) fn new(link: &Link, _: &StoreKeys) -> Self {
-        Self {
-            access: link.name("log:access"),
-            audit: link.name("log:audit"),
-        }
-    }
-
-    /// Returns the stream of a trail, and for how long it is kept.
-    fn trail(&self, trail: Trail) -> (&[u8], Duration) {
-        match trail {
-            Trail::Access => (&self.access, ACCESS_FOR),
-            Trail::Audit => (&self.audit, AUDIT_FOR),
-        }
-    }
-}
 
 impl RedisStore {
     fn begin_log(&self, trail: Trail) -> Result<Turn, StoreError> {
@@ -132,11 +102,5 @@ impl LogStore for RedisStore {
             }
             Ok(entries)
         })
-    }
-}
-
-impl fmt::Debug for Part {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("access_log::Part")
     }
 }

@@ -1,0 +1,6 @@
+//! The access log in memory.
+
+mod state;
+mod store;
+
+pub(super) use self::state::Part;

@@ -1,0 +1,21 @@
+//! The access log's part of the store in memory.
+
+use crate::store::memory::store::MemoryStore;
+use crate::{
+    access_log::{LogEntry, LogQuery, LogStore, Trail},
+    core::store_api::store_future::StoreFuture,
+};
+
+impl LogStore for MemoryStore {
+    fn append(&self, trail: Trail, batch: &[LogEntry]) -> StoreFuture<()> {
+        let mut ring = self.shared.access_log.trail(trail);
+        for entry in batch {
+            ring.push(entry.clone());
+        }
+        StoreFuture::ready(())
+    }
+
+    fn recent(&self, trail: Trail, query: &LogQuery) -> StoreFuture<Vec<LogEntry>> {
+        StoreFuture::ready(self.shared.access_log.trail(trail).recent(query))
+    }
+}

@@ -1,0 +1,6 @@
+//! API keys in memory.
+
+mod state;
+mod store;
+
+pub(super) use self::state::Part;

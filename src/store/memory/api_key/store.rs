@@ -1,0 +1,50 @@
+//! The records of keys, in memory.
+
+use crate::store::memory::store::MemoryStore;
+use crate::{
+    api_key::{ApiKeyStore, ChangeFeed, KeyCreation, KeyId, KeyPage, KeyQuery, KeyUse, StoredKey},
+    core::{store_api::store_future::StoreFuture, time::Timestamp},
+};
+
+impl ApiKeyStore for MemoryStore {
+    fn find(&self, id: KeyId) -> StoreFuture<Option<StoredKey>> {
+        let kept = self.shared.api_key.kept.get(&id);
+        StoreFuture::ready(kept.map(|kept| kept.record.clone()))
+    }
+
+    fn create(&self, record: StoredKey) -> StoreFuture<()> {
+        let kept = self.shared.api_key.create(record);
+        kept.map_err(Into::into).into()
+    }
+
+    fn create_within(
+        &self,
+        record: StoredKey,
+        max_keys: usize,
+    ) -> Option<StoreFuture<KeyCreation>> {
+        let kept = self.shared.api_key.create_within(record, max_keys);
+        Some(kept.map_err(Into::into).into())
+    }
+
+    fn update(&self, record: StoredKey, expected: u64) -> StoreFuture<()> {
+        let kept = self.shared.api_key.update(record, expected);
+        kept.map_err(Into::into).into()
+    }
+
+    fn list(&self, query: KeyQuery) -> StoreFuture<KeyPage> {
+        StoreFuture::ready(self.shared.api_key.list(&query))
+    }
+
+    fn touch(&self, uses: Vec<KeyUse>) -> StoreFuture<()> {
+        self.shared.api_key.touch(&uses);
+        StoreFuture::ready(())
+    }
+
+    fn purge(&self, before: Timestamp, max: usize) -> StoreFuture<usize> {
+        StoreFuture::ready(self.shared.api_key.purge(before, max))
+    }
+
+    fn changes(&self) -> ChangeFeed {
+        ChangeFeed::Immediate
+    }
+}

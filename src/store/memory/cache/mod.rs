@@ -1,0 +1,6 @@
+//! The cache in memory.
+
+mod state;
+mod store;
+
+pub(super) use self::state::Part;

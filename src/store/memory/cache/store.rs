@@ -1,0 +1,51 @@
+//! The cache part of the store in memory.
+//!
+//! One map holds everything. Under a key stands the answer, if it does not vary; else an index of
+//! its variants, and each of them under the key with its variant's id. A weighted, scan-resistant
+//! policy decides what goes when the room is full.
+
+use crate::store::memory::store::MemoryStore;
+use crate::{
+    cache::{
+        CacheKey, CacheStore, Fence, Lookup, PurgeMode, PurgeTarget, Put, PutOutcome, Selection, StoredResponse, Touch,
+    },
+    core::store_api::{store_future::StoreFuture, store_key::StoreKeys},
+    store::purges::{Name, names_of},
+};
+
+impl CacheStore for MemoryStore {
+    fn keys(&self) -> &StoreKeys {
+        &self.shared.shelf.keys
+    }
+
+    fn get(&self, key: &CacheKey, selection: &Selection<'_>) -> StoreFuture<Lookup> {
+        let now = self.shared.shelf.clock.coarse();
+        StoreFuture::ready(self.shared.cache.look_up(key, selection, now))
+    }
+
+    fn put(&self, put: Put) -> StoreFuture<PutOutcome> {
+        let now = self.shared.shelf.clock.coarse();
+        StoreFuture::ready(self.shared.cache.put(put, now))
+    }
+
+    fn touch(&self, touch: Touch) -> StoreFuture<bool> {
+        let now = self.shared.shelf.clock.coarse();
+        StoreFuture::ready(self.shared.cache.touch(touch, now))
+    }
+
+    fn is_purged_since(
+        &self,
+        key: &CacheKey,
+        entry: &StoredResponse,
+        fence: Fence,
+    ) -> StoreFuture<bool> {
+        let purges = &self.shared.cache.purges;
+        StoreFuture::ready(purges.is_purged_since(names_of(key, entry), fence.0))
+    }
+
+    fn purge(&self, targets: &[PurgeTarget], mode: PurgeMode) -> StoreFuture<()> {
+        let names = targets.iter().map(Name::of);
+        self.shared.cache.purges.purge(names, mode);
+        StoreFuture::ready(())
+    }
+}

@@ -1,0 +1,39 @@
+//! The names of the streams.
+
+use std::{fmt, time::Duration};
+
+use crate::store::redis::connection::client::Link;
+use crate::{access_log::Trail, core::store_api::store_key::StoreKeys};
+
+/// How long a trail is kept after its last entry.
+const ACCESS_FOR: Duration = Duration::from_secs(7 * 86_400);
+const AUDIT_FOR: Duration = Duration::from_secs(400 * 86_400);
+
+/// What this part holds on to.
+pub(crate) struct Part {
+    access: Vec<u8>,
+    audit: Vec<u8>,
+}
+
+impl Part {
+    pub(crate) fn new(link: &Link, _: &StoreKeys) -> Self {
+        Self {
+            access: link.name("log:access"),
+            audit: link.name("log:audit"),
+        }
+    }
+
+    /// Returns the stream of a trail, and for how long it is kept.
+    pub(super) fn trail(&self, trail: Trail) -> (&[u8], Duration) {
+        match trail {
+            Trail::Access => (&self.access, ACCESS_FOR),
+            Trail::Audit => (&self.audit, AUDIT_FOR),
+        }
+    }
+}
+
+impl fmt::Debug for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("access_log::Part")
+    }
+}

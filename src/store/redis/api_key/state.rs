@@ -1,0 +1,110 @@
+//! The names of the data, and the subscription to changes of keys.
+
+use std::{
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use crate::store::redis::{
+    api_key::acknowledge::acknowledge,
+    connection::{
+        client::Link,
+        pubsub::{Listening, News, OnNews},
+    },
+};
+use crate::{
+    api_key::{ApiKeyStore, KeyChanges, KeyId},
+    core::store_api::store_key::{KeySpace, StoreKeys},
+};
+
+/// What this part holds on to.
+pub(crate) struct Part {
+    pub(super) names: Names,
+    pub(super) owners: KeySpace,
+    pub(super) changes: KeyChanges,
+    /// What is heard of changes, from the first look-up on.
+    listening: Mutex<Option<Listening>>,
+}
+
+/// The names of all that this part keeps.
+pub(super) struct Names {
+    pub(super) records: Vec<u8>,
+    pub(super) uses: Vec<u8>,
+    pub(super) all: Vec<u8>,
+    pub(super) ends: Vec<u8>,
+    /// What the name of each owner's order begins with.
+    pub(super) owners: Vec<u8>,
+    pub(super) channel: Vec<u8>,
+}
+
+impl Part {
+    pub(crate) fn new(link: &Link, keys: &StoreKeys) -> Self {
+        let slot = link.key("k", b"keys");
+        let name = |of: &str| [&slot, of.as_bytes()].concat();
+        Self {
+            names: Names {
+                records: name(":records"),
+                uses: name(":uses"),
+                all: name(":all"),
+                ends: name(":ends"),
+                owners: name(":owner:"),
+                channel: link.name("keys"),
+            },
+            owners: keys.space("portcullis-v1 owner of keys"),
+            changes: KeyChanges::new(),
+            listening: Mutex::default(),
+        }
+    }
+
+    /// Begins to hear of changes, unless that goes on already.
+    pub(super) fn listen(&self, link: &Arc<Link>) {
+        let mut listening = self
+            .listening
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if listening.as_ref().is_none_or(Listening::is_over) {
+            let changes = self.changes.clone();
+            // The link is not kept for the sake of what is heard on it.
+            let own = Arc::downgrade(link);
+            let on_news: OnNews = Arc::new(move |news| match &news {
+                News::Message(message) if acknowledge(&own, message) => {}
+                News::Up | News::Down | News::Message(_) => pass_on(&changes, &news),
+            });
+            *listening = Some(link.listen(self.names.channel.clone(), on_news));
+        }
+    }
+
+    /// Returns what stands for an owner, whatever it is called.
+    pub(super) fn owner(&self, owner: &str) -> String {
+        self.owners.short_of(owner.as_bytes()).to_string()
+    }
+
+    pub(super) fn order_of(&self, owner: &str) -> Vec<u8> {
+        [&self.names.owners, self.owner(owner).as_bytes()].concat()
+    }
+}
+
+/// Tells the rings what was heard.
+fn pass_on(changes: &KeyChanges, news: &News) {
+    match news {
+        News::Up => changes.connected(),
+        News::Down => changes.lost(),
+        News::Message(message) => match id_in(message) {
+            Some(id) => changes.changed(id),
+            // Something has changed, and nobody knows what: everything is forgotten.
+            None => changes.connected(),
+        },
+    }
+}
+
+/// Returns which key a message is about: behind the id may stand a version.
+fn id_in(message: &[u8]) -> Option<KeyId> {
+    let text = std::str::from_utf8(message).ok()?;
+    text.split(' ').next()?.parse().ok()
+}
+
+impl fmt::Debug for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("api_key::Part")
+    }
+}

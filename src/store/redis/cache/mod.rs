@@ -1,0 +1,12 @@
+//! The cache on Redis.
+
+mod names;
+mod state;
+mod store;
+
+pub(super) use self::state::Part;
+#[cfg(all(feature = "cache", feature = "memory"))]
+pub(in crate::store) use self::{
+    names::NAME_BYTES,
+    store::{Purged, Seen},
+};

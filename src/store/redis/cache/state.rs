@@ -1,0 +1,125 @@
+//! The names of the data, and the fields by which responses vary.
+
+use std::{
+    fmt,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use crate::store::redis::{
+    cache::names::Names,
+    connection::{
+        client::Link,
+        script::{Script, ScriptCall},
+    },
+};
+use crate::{
+    cache::{CacheKey, VarySpec},
+    core::store_api::store_key::{StoreKey, StoreKeys},
+};
+
+/// Of how many keys this process remembers what their answers vary by.
+const SPECS: usize = 1_024;
+
+/// Over how many slots the answers are spread in a Cluster.
+const SHARES: usize = 16;
+
+/// What this part holds on to.
+pub(crate) struct Part {
+    /// What lies in one slot each.
+    pub(super) shares: Vec<Share>,
+    pub(super) channel: Vec<u8>,
+    /// What the answers of a key varied by when it was last looked up: a guess, which spares a
+    /// second question. A key has one place.
+    specs: Box<[Mutex<Option<Spec>>]>,
+}
+
+/// A slot, with some of the entries, their tokens, and recent purges.
+pub(super) struct Share {
+    /// The start of the keys of entries.
+    pub(super) start: Vec<u8>,
+    /// The start of the keys of tokens.
+    pub(super) tokens: Vec<u8>,
+    pub(super) purges: Vec<u8>,
+}
+
+struct Spec {
+    key: [u8; 32],
+    pub(super) names: VarySpec,
+}
+
+impl Part {
+    pub(crate) fn new(link: &Link, _: &StoreKeys) -> Self {
+        let count = if link.is_spread() { SHARES } else { 1 };
+        let share = |number: usize| {
+            let start = link.key("c", &[number as u8]);
+            Share {
+                tokens: [&link.key("n", &[number as u8])[..], b":"].concat(),
+                purges: [&start[..], b":purges"].concat(),
+                start,
+            }
+        };
+        Self {
+            shares: (0..count).map(share).collect(),
+            channel: link.name("purged"),
+            specs: (0..SPECS).map(|_| Mutex::default()).collect(),
+        }
+    }
+
+    /// Returns where the answers of a URL are.
+    pub(super) fn share_of(&self, uri: &StoreKey) -> &Share {
+        let at = usize::from(uri.as_bytes()[0]) % self.shares.len();
+        &self.shares[at]
+    }
+
+    pub(super) fn guess(&self, key: &CacheKey) -> VarySpec {
+        match &*self.spec(key) {
+            Some(spec) if spec.key == *key.full().as_bytes() => spec.names.clone(),
+            Some(_) | None => VarySpec::default(),
+        }
+    }
+
+    /// Remembers what the answers of a key vary by. Most vary by nothing, and take no place.
+    pub(super) fn learn(&self, key: &CacheKey, names: &VarySpec) {
+        let mut place = self.spec(key);
+        let is_own = matches!(&*place, Some(spec) if spec.key == *key.full().as_bytes());
+        if !names.is_empty() {
+            *place = Some(Spec {
+                key: *key.full().as_bytes(),
+                names: names.clone(),
+            });
+        } else if is_own {
+            *place = None;
+        }
+    }
+
+    fn spec(&self, key: &CacheKey) -> MutexGuard<'_, Option<Spec>> {
+        let [first, second, ..] = key.full().as_bytes();
+        let at = (usize::from(*first) << 8 | usize::from(*second)) % SPECS;
+        // No foreign code runs under this lock.
+        self.specs[at]
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Share {
+    /// Begins a call of a script with the tokens of these names as its last keys.
+    pub(super) fn call(
+        &self,
+        script: &'static Script,
+        entry: Option<&[u8]>,
+        names: &Names,
+    ) -> ScriptCall {
+        let tokens = names.token_keys(&self.tokens);
+        let mut keys = vec![&self.purges[..]];
+        keys.extend(entry);
+        keys.extend(tokens.iter().map(Vec::as_slice));
+        script.call(&keys)
+    }
+}
+
+impl fmt::Debug for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("cache::Part")
+    }
+}
