@@ -28,11 +28,15 @@ mod seam {
 mod rate_limit {
     pub(crate) use portcullis::rate_limit::{Charge, Policy, Quota, State, decide_all};
 }
-mod store_key {
-    pub(crate) use portcullis::{StoreKey, StoreKeys};
-}
-mod time {
-    pub(crate) use portcullis::Timestamp;
+mod core {
+    pub(crate) mod store_api {
+        pub(crate) mod store_key {
+            pub(crate) use portcullis::{StoreKey, StoreKeys};
+        }
+    }
+    pub(crate) mod time {
+        pub(crate) use portcullis::Timestamp;
+    }
 }
 
 use std::time::Instant;

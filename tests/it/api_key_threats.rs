@@ -47,7 +47,7 @@ fn with_method(mut request: Request<Full<Bytes>>, method: Method) -> Request<Ful
 /// Threat A1: no source compares digests or secrets but by `subtle`, nor lets them be compared.
 #[test]
 fn nothing_secret_can_be_compared_but_in_constant_time() {
-    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/api_key");
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/api_key/key");
     for (file, types) in [
         ("digest.rs", ["KeyDigest", "Pepper"]),
         ("secret.rs", ["SecretKey", "SecretKey"]),

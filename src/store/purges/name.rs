@@ -10,7 +10,7 @@ pub(crate) const NAME_BYTES: usize = 128;
 /// A name by which entries are purged: a kind, and a keyed digest.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Name {
-    kind: u8,
+    pub(super) kind: u8,
     pub(super) digest: [u8; 16],
 }
 

@@ -16,8 +16,8 @@ use quick_cache::{
 use crate::store::memory::store::Shelf;
 use crate::{
     cache::{
-        CacheKey, CacheStore, Fence, Found, Lookup, Put, PutOutcome, Selection, Stamp,
-        StoredResponse, Touch, VariantId, VarySpec,
+        CacheKey, Fence, Found, Lookup, Put, PutOutcome, Selection, Stamp, StoredResponse, Touch,
+        VariantId, VarySpec,
     },
     core::time::Timestamp,
     store::purges::{DigestHasher, NAME_BYTES, Purges, Standing, StoredNames, names_of},
@@ -293,8 +293,12 @@ mod tests {
 
     use super::*;
     use crate::{
-        cache::sample::{Sample, Samples},
+        cache::{
+            CacheStore, PurgeMode, PurgeTarget,
+            sample::{Sample, Samples},
+        },
         core::{store_api::store_key::StoreKey, time::ManualClock},
+        store::MemoryStore,
     };
 
     const LONG: Duration = Duration::from_secs(3_600);

@@ -13,7 +13,7 @@ use crate::store::redis::{
     },
 };
 use crate::{
-    api_key::{ApiKeyStore, KeyChanges, KeyId},
+    api_key::{KeyChanges, KeyId},
     core::store_api::store_key::{KeySpace, StoreKeys},
 };
 
@@ -106,5 +106,20 @@ fn id_in(message: &[u8]) -> Option<KeyId> {
 impl fmt::Debug for Part {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("api_key::Part")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_names_its_key_and_anything_else_forgets_everything() {
+        let id: KeyId = "1AAAAAAAAAAAAAAA".parse().unwrap();
+        assert_eq!(id_in(b"1AAAAAAAAAAAAAAA 7"), Some(id));
+        assert_eq!(id_in(b"1AAAAAAAAAAAAAAA"), Some(id));
+        for odd in [&b""[..], b" 7", b"\xff", b"FLUSHALL"] {
+            assert_eq!(id_in(odd), None, "{odd:?}");
+        }
     }
 }

@@ -293,16 +293,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_message_names_its_key_and_anything_else_forgets_everything() {
-        let id: KeyId = "1AAAAAAAAAAAAAAA".parse().unwrap();
-        assert_eq!(id_in(b"1AAAAAAAAAAAAAAA 7"), Some(id));
-        assert_eq!(id_in(b"1AAAAAAAAAAAAAAA"), Some(id));
-        for odd in [&b""[..], b" 7", b"\xff", b"FLUSHALL"] {
-            assert_eq!(id_in(odd), None, "{odd:?}");
-        }
-    }
-
-    #[test]
     fn what_is_no_record_is_corrupt_and_makes_nothing_panic() {
         for bytes in [&b""[..], b"\x01", &[1; FRONT_BYTES], &[1; 300], &[2; 300]] {
             assert_eq!(

@@ -1,4 +1,4 @@
--- Drops what cannot be read: src/store/redis/cache.rs.
+-- Drops what cannot be read: src/store/redis/cache/store.rs.
 -- KEYS: the answers of a key. ARGV: number, the variant, stamp of the answer. Returns number.
 local about = redis.call('HGET', KEYS[1], 'm' .. ARGV[2])
 if about and about:sub(1, 16) == ARGV[3] then

@@ -1,4 +1,4 @@
--- Looks an entry up: src/store/redis/cache.rs.
+-- Looks an entry up: src/store/redis/cache/store.rs.
 -- KEYS: purges, the entries of a key.
 -- ARGV: number, what they are expected to vary by, the variant, the start of the names of tokens.
 -- Returns number, fence, and 'nothing' | 'novariant' | 'varies', names | 'entry', stamp, key, 1 if it

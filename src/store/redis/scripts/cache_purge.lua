@@ -1,4 +1,4 @@
--- Purges: src/store/redis/cache.rs.
+-- Purges: src/store/redis/cache/store.rs.
 -- KEYS: purges, the tokens of the names.
 -- ARGV: number, mode, channel, the names, 17 bytes each, how many recent purges are recorded at most,
 -- 8 random bytes. Returns number.

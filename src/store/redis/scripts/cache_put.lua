@@ -1,4 +1,4 @@
--- Stores an entry: src/store/redis/cache.rs.
+-- Stores an entry: src/store/redis/cache/store.rs.
 -- KEYS: purges, the entries of a key, the tokens of the names.
 -- ARGV: number, fence, what it varies by, the variant, the key, its names, 17 bytes each, for how many
 -- milliseconds it is kept, how many variants at most, head, body, 8 random bytes.

@@ -1,4 +1,4 @@
--- The tokens of the names of an entry that is written: src/store/redis/cache.rs.
+-- The tokens of the names of an entry that is written: src/store/redis/cache/store.rs.
 -- They are KEYS[3] and on. `fresh` is 8 random bytes, the token of each name that has none.
 local NEVER_EXPIRED, ALREADY_EXPIRED = ('0'):rep(8), ('x'):rep(8)
 -- A token outlives its entries by a minute, so that it need not be renewed with each of them.

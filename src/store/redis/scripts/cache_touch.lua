@@ -1,4 +1,4 @@
--- Replaces the head of an entry: src/store/redis/cache.rs.
+-- Replaces the head of an entry: src/store/redis/cache/store.rs.
 -- KEYS: purges, the entries of a key, the tokens of the names.
 -- ARGV: number, fence, stamp of the entry, the variant, the key, its names, 17 bytes each, for how many
 -- milliseconds it is kept, head, 8 random bytes.

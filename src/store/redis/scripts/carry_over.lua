@@ -1,4 +1,4 @@
--- Carries over what was used of previous policies: a translation of `Carry` in src/rate_limit/policy.rs, behind
+-- Carries over what was used of previous policies: a translation of `Carry` in src/rate_limit/policy/policy.rs, behind
 -- states.lua and carry.lua.
 --
 -- KEYS     the partition's hash, as take.lua writes it; and for each sliding log the lists of the

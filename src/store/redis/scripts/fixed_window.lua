@@ -1,4 +1,4 @@
--- Fixed windows: a translation of src/rate_limit/algorithm/fixed_window.rs, behind numbers.lua, and
+-- Fixed windows: a translation of src/rate_limit/decision/algorithm/fixed_window.rs, behind numbers.lua, and
 -- behind month.lua where a window is a month or a year.
 
 -- fixed_window.rs: end_of_window_at

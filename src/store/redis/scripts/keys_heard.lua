@@ -1,4 +1,4 @@
--- Says that an instance has heard: src/store/redis/receipts.rs.
+-- Says that an instance has heard: src/store/redis/api_key/receipts.rs.
 -- KEYS: the receipts. ARGV: number. Returns number.
 redis.call('INCR', KEYS[1])
 redis.call('PEXPIRE', KEYS[1], 60000)

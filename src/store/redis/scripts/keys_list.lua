@@ -1,4 +1,4 @@
--- Returns a page of records and what is known of their use: src/store/redis/api_key.rs.
+-- Returns a page of records and what is known of their use: src/store/redis/api_key/store.rs.
 -- KEYS: the records, the uses, the order that is asked for.
 -- ARGV: number, '-' or '(' and the place where the former page ended, how many.
 -- Returns number, records, uses, 1 if there is more.

@@ -1,4 +1,4 @@
--- Removes records that have ended: src/store/redis/api_key.rs.
+-- Removes records that have ended: src/store/redis/api_key/store.rs.
 -- KEYS: the records, the uses, the order of all, that of ends.
 -- ARGV: number, moment, how many at most, what the orders of owners begin with, channel.
 -- Returns number, how many.

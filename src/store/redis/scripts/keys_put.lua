@@ -1,4 +1,4 @@
--- Stores a new record, or replaces a version by another one: src/store/redis/api_key.rs.
+-- Stores a new record, or replaces a version by another one: src/store/redis/api_key/store.rs.
 -- KEYS: the records, the order of all, that of ends, that of the record's owner.
 -- ARGV: number, id, record, version that is expected or '', what the orders of owners begin with,
 -- channel, message; and '' '' '', or the most keys of the owner, the most records, the moment.

@@ -1,4 +1,4 @@
--- Adds up uses: src/store/redis/api_key.rs.
+-- Adds up uses: src/store/redis/api_key/store.rs.
 -- KEYS: the records, the uses. ARGV: number, and for each use an id, a moment and a count.
 -- Returns number.
 for at = 2, #ARGV, 3 do

@@ -1,4 +1,4 @@
--- Adds entries to a trail: src/store/redis/access_log.rs.
+-- Adds entries to a trail: src/store/redis/access_log/store.rs.
 -- KEYS: the stream. ARGV: number, about how many entries it has at most, for how many milliseconds
 -- it is kept after the last, and of each entry its time and its text. Returns number.
 for at = 4, #ARGV, 2 do

@@ -1,4 +1,4 @@
--- Walks a piece of a trail from its end: src/store/redis/access_log.rs.
+-- Walks a piece of a trail from its end: src/store/redis/access_log/store.rs.
 -- KEYS: the stream. ARGV: number, where to begin, how many entries are looked at, how many are
 -- wanted, the first and the last time that is asked for.
 -- Returns number, where to go on or '', and of each entry its time and its text.

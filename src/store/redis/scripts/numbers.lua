@@ -1,5 +1,5 @@
 -- What all algorithms of rate limits count with. The others are a translation of
--- src/rate_limit/algorithm/*.rs, a file for each, function by function, of which a test compares
+-- src/rate_limit/decision/algorithm/*.rs, a file for each, function by function, of which a test compares
 -- each answer. A server makes every function of a script anew in each call, and so a script is put
 -- together of those that its call needs: see src/store/redis/rate_limit/scripts.rs.
 --

@@ -1,4 +1,4 @@
--- Gives back what was charged too much: a translation of `refund` in src/rate_limit/policy.rs,
+-- Gives back what was charged too much: a translation of `refund` in src/rate_limit/policy/policy.rs,
 -- behind give_back.lua.
 --
 -- KEYS     the partition's hash, as take.lua writes it, and a list for each sliding log

@@ -1,4 +1,4 @@
--- Sliding logs: a translation of src/rate_limit/algorithm/sliding_log.rs, behind numbers.lua.
+-- Sliding logs: a translation of src/rate_limit/decision/algorithm/sliding_log.rs, behind numbers.lua.
 --
 -- A log is a list. Its first element is a head of four doubles: how much is used, the moment from
 -- which the log equals none, when the newest entry came, and the millisecond at which the key

@@ -1,5 +1,5 @@
 -- Decides requests by all their policies at once, or charges amounts that were used already: a
--- translation of `settle` in src/rate_limit/charge.rs and of `charge` in src/rate_limit/policy.rs,
+-- translation of `settle` in src/rate_limit/decision/charge.rs and of `charge` in src/rate_limit/policy/policy.rs,
 -- behind states.lua and decide.lua or charge.lua, and behind give_back.lua for leases.
 --
 -- Each group is a number of equal requests of one partition, decided one after the other. An error in

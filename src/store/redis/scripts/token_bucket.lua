@@ -1,4 +1,4 @@
--- Buckets and queues: a translation of src/rate_limit/algorithm/token_bucket.rs and of quota.rs,
+-- Buckets and queues: a translation of src/rate_limit/decision/algorithm/token_bucket.rs and of quota.rs,
 -- behind numbers.lua.
 
 -- quota.rs: Span, compared
