@@ -90,7 +90,7 @@ pub(crate) struct Joining {
 }
 
 /// A request that streams a response while that is being stored.
-pub(super) struct RelayedResponse {
+pub(crate) struct RelayedResponse {
     relay: Arc<Relay>,
     reader: RelayReader,
     wait: Wait,

@@ -132,7 +132,7 @@ impl Paid {
 
 /// Gives back what was paid if it is dropped before it is kept.
 #[derive(Debug)]
-pub(super) struct Deposit(Option<Paid>);
+pub(crate) struct Deposit(Option<Paid>);
 
 impl Deposit {
     pub(crate) fn new(paid: Paid) -> Self {

@@ -52,7 +52,7 @@ struct QueueTurn {
 }
 
 /// A request in the queue. Leaves the queue if it is dropped before its turn comes.
-pub(super) struct Waiter {
+pub(crate) struct Waiter {
     queue: Arc<TurnQueue>,
     partition: StoreKey,
     entry: Arc<QueueEntry>,

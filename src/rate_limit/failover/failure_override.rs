@@ -14,7 +14,7 @@ pub(crate) enum FailureOverride {
 
 /// Identifies a local store and its share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct LocalStoreId {
+pub(crate) struct LocalStoreId {
     pub(crate) address: usize,
     pub(crate) share: u32,
 }

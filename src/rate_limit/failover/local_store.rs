@@ -32,7 +32,7 @@ use crate::{
 ///
 /// A local store that does not answer at once has the first count alone, which is never lowered.
 #[derive(Debug)]
-pub(super) struct LocalStore {
+pub(crate) struct LocalStore {
     store: Arc<dyn RateLimitStore>,
     /// The time of the local store's clock, in microseconds, until which an amount may be unsent;
     /// zero if there is none.

@@ -4,7 +4,11 @@
 //! touches no entry, so its cost does not depend on what is stored. An entry is valid while its
 //! fence is later than the last purge of each of its names.
 
-use super::name::{DigestHasher, Name};
+use super::{
+    cells::{Cell, CellId, Cells},
+    name::{DigestHasher, Name},
+    sketch::Sketch,
+};
 use std::{
     collections::{HashMap, hash_map::Entry},
     fmt,
@@ -15,10 +19,6 @@ use std::{
     },
 };
 
-use super::{
-    cells::{Cell, CellId, Cells},
-    sketch::Sketch,
-};
 use crate::cache::PurgeMode;
 
 /// The number of locks that the names are spread over.

@@ -82,10 +82,14 @@ fn each_promise_is_proved_by_a_test_that_exists() {
     let words = promises
         .split('`')
         .filter(|word| word.starts_with(char::is_lowercase));
-    let proofs = words.filter_map(|word| word.split_once("::"));
+    let proofs = words.filter_map(|word| word.rsplit_once("::"));
     let mut proved = 0;
     for (theme, name) in proofs {
-        let file = read(&tests.join(theme).with_extension("rs"));
+        let path = tests.join(theme.replace("::", "/"));
+        let path = [path.with_extension("rs"), path.join("mod.rs")]
+            .into_iter()
+            .find(|path| path.exists());
+        let file = read(&path.unwrap());
         assert!(
             file.contains(&format!("fn {name}(")),
             "{theme}::{name} is no test"

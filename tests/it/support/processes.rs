@@ -27,7 +27,7 @@ use portcullis::{
 use tokio::{sync::Semaphore, task::JoinHandle};
 use tower::{Layer, Service, ServiceExt};
 
-use crate::cache::answer;
+use crate::cache::cache::answer;
 
 use super::{get, hands::Hands, header, text};
 

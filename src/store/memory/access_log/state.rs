@@ -5,8 +5,10 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use crate::access_log::{Ring, Trail};
-use crate::store::memory::store::Shelf;
+use crate::{
+    access_log::{Ring, Trail},
+    store::memory::store::Shelf,
+};
 
 /// The latest entries of each trail, each trail within the bounds.
 pub(crate) struct Part {

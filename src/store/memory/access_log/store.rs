@@ -1,9 +1,9 @@
 //! The access log's part of the store in memory.
 
-use crate::store::memory::store::MemoryStore;
 use crate::{
     access_log::{LogEntry, LogQuery, LogStore, Trail},
     core::store_api::store_future::StoreFuture,
+    store::memory::store::MemoryStore,
 };
 
 impl LogStore for MemoryStore {

@@ -7,12 +7,12 @@ use std::{
 
 use dashmap::DashMap;
 
-use crate::store::memory::store::Shelf;
 use crate::{
     api_key::{
         KeyCount, KeyCreation, KeyCursor, KeyId, KeyPage, KeyQuery, KeyUse, ListedKey, StoredKey,
     },
     core::{error::StoreErrorKind, time::Timestamp},
+    store::memory::store::Shelf,
 };
 
 /// Records by id, and the orders in which they are listed.

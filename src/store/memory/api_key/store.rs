@@ -1,9 +1,9 @@
 //! The records of keys, in memory.
 
-use crate::store::memory::store::MemoryStore;
 use crate::{
     api_key::{ApiKeyStore, ChangeFeed, KeyCreation, KeyId, KeyPage, KeyQuery, KeyUse, StoredKey},
     core::{store_api::store_future::StoreFuture, time::Timestamp},
+    store::memory::store::MemoryStore,
 };
 
 impl ApiKeyStore for MemoryStore {

@@ -13,14 +13,16 @@ use quick_cache::{
     sync::{Cache, DefaultLifecycle},
 };
 
-use crate::store::memory::store::Shelf;
 use crate::{
     cache::{
         CacheKey, Fence, Found, Lookup, Put, PutOutcome, Selection, Stamp, StoredResponse, Touch,
         VariantId, VarySpec,
     },
     core::time::Timestamp,
-    store::purges::{DigestHasher, NAME_BYTES, Purges, Standing, StoredNames, names_of},
+    store::{
+        memory::store::Shelf,
+        purges::{DigestHasher, NAME_BYTES, Purges, Standing, StoredNames, names_of},
+    },
 };
 
 /// What a place in the map weighs beside what stands in it: the map grows by doubling, and keeps

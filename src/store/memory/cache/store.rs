@@ -4,13 +4,16 @@
 //! its variants, and each of them under the key with its variant's id. A weighted, scan-resistant
 //! policy decides what goes when the room is full.
 
-use crate::store::memory::store::MemoryStore;
 use crate::{
     cache::{
-        CacheKey, CacheStore, Fence, Lookup, PurgeMode, PurgeTarget, Put, PutOutcome, Selection, StoredResponse, Touch,
+        CacheKey, CacheStore, Fence, Lookup, PurgeMode, PurgeTarget, Put, PutOutcome, Selection,
+        StoredResponse, Touch,
     },
     core::store_api::{store_future::StoreFuture, store_key::StoreKeys},
-    store::purges::{Name, names_of},
+    store::{
+        memory::store::MemoryStore,
+        purges::{Name, names_of},
+    },
 };
 
 impl CacheStore for MemoryStore {

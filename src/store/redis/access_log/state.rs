@@ -2,8 +2,10 @@
 
 use std::{fmt, time::Duration};
 
-use crate::store::redis::connection::client::Link;
-use crate::{access_log::Trail, core::store_api::store_key::StoreKeys};
+use crate::{
+    access_log::Trail, core::store_api::store_key::StoreKeys,
+    store::redis::connection::client::Link,
+};
 
 /// How long a trail is kept after its last entry.
 const ACCESS_FOR: Duration = Duration::from_secs(7 * 86_400);

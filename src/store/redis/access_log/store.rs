@@ -4,16 +4,16 @@ use std::sync::LazyLock;
 
 use redis::Value;
 
-use crate::store::redis::{
-    connection::{client::Turn, script::Script},
-    store::RedisStore,
-};
 use crate::{
     access_log::{LogEntry, LogQuery, LogStore, Trail},
     core::{
         error::{StoreError, StoreErrorKind},
         store_api::store_future::StoreFuture,
         time::Timestamp,
+    },
+    store::redis::{
+        connection::{client::Turn, script::Script},
+        store::RedisStore,
     },
 };
 

@@ -5,13 +5,15 @@ use std::{sync::LazyLock, time::Duration};
 
 use redis::Value;
 
-use crate::core::{
-    error::{StoreError, StoreErrorKind},
-    time::{Clock, SystemClock},
-};
-use crate::store::redis::{
-    connection::{client::Link, script::Script},
-    store::RedisStore,
+use crate::{
+    core::{
+        error::{StoreError, StoreErrorKind},
+        time::{Clock, SystemClock},
+    },
+    store::redis::{
+        connection::{client::Link, script::Script},
+        store::RedisStore,
+    },
 };
 
 static MARK: LazyLock<Script> =

@@ -5,16 +5,16 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use crate::store::redis::{
-    api_key::acknowledge::acknowledge,
-    connection::{
-        client::Link,
-        pubsub::{Listening, News, OnNews},
-    },
-};
 use crate::{
     api_key::{KeyChanges, KeyId},
     core::store_api::store_key::{KeySpace, StoreKeys},
+    store::redis::{
+        api_key::acknowledge::acknowledge,
+        connection::{
+            client::Link,
+            pubsub::{Listening, News, OnNews},
+        },
+    },
 };
 
 /// What this part holds on to.

@@ -12,13 +12,6 @@ use std::{
 
 use redis::Value;
 
-use crate::store::redis::{
-    connection::{
-        client::Turn,
-        script::{Script, ScriptCall},
-    },
-    store::RedisStore,
-};
 use crate::{
     api_key::{
         ApiKeyStore, ChangeFeed, KeyCount, KeyCreation, KeyCursor, KeyId, KeyPage, KeyQuery,
@@ -28,6 +21,13 @@ use crate::{
         error::{StoreError, StoreErrorKind},
         store_api::store_future::StoreFuture,
         time::Timestamp,
+    },
+    store::redis::{
+        connection::{
+            client::Turn,
+            script::{Script, ScriptCall},
+        },
+        store::RedisStore,
     },
 };
 

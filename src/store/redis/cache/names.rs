@@ -1,9 +1,9 @@
 //! Names by which entries are purged, as they stand on a server.
 
-use crate::store::redis::connection::client::push_base64;
 use crate::{
     cache::{CacheKey, PurgeTarget, StoredResponse},
     core::store_api::store_key::StoreKey,
+    store::redis::connection::client::push_base64,
 };
 
 /// The length of a name: its kind, and a digest.

@@ -5,16 +5,16 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use crate::store::redis::{
-    cache::names::Names,
-    connection::{
-        client::Link,
-        script::{Script, ScriptCall},
-    },
-};
 use crate::{
     cache::{CacheKey, VarySpec},
     core::store_api::store_key::{StoreKey, StoreKeys},
+    store::redis::{
+        cache::names::Names,
+        connection::{
+            client::Link,
+            script::{Script, ScriptCall},
+        },
+    },
 };
 
 /// Of how many keys this process remembers what their answers vary by.

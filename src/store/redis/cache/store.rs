@@ -17,16 +17,6 @@ use std::{
 use bytes::Bytes;
 use redis::Value;
 
-use crate::store::redis::{
-    cache::names::{NAME_BYTES, Names},
-    connection::{
-        client::Turn,
-        ground::together,
-        pubsub::{Listening, News},
-        script::{Script, ScriptCall},
-    },
-    store::{RedisStore, Shared},
-};
 use crate::{
     cache::{
         CacheKey, CacheStore, Fence, Found, Lease, LeaseToken, Lookup, PurgeMode, PurgeTarget, Put,
@@ -35,6 +25,16 @@ use crate::{
     core::{
         error::{StoreError, StoreErrorKind},
         store_api::{store_future::StoreFuture, store_key::StoreKeys},
+    },
+    store::redis::{
+        cache::names::{NAME_BYTES, Names},
+        connection::{
+            client::Turn,
+            ground::together,
+            pubsub::{Listening, News},
+            script::{Script, ScriptCall},
+        },
+        store::{RedisStore, Shared},
     },
 };
 

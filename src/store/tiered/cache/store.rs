@@ -3,14 +3,13 @@
 use super::state::Near;
 use std::{sync::Arc, time::Duration};
 
-use crate::store::tiered::store::TieredStore;
 use crate::{
     cache::{
-        CacheKey, CacheStore, Fence, StoredResponse, Lease, LeaseToken, Lookup, PurgeMode, PurgeTarget, Put, PutOutcome,
-        Selection, Touch,
+        CacheKey, CacheStore, Fence, Lease, LeaseToken, Lookup, PurgeMode, PurgeTarget, Put,
+        PutOutcome, Selection, StoredResponse, Touch,
     },
     core::store_api::{store_future::StoreFuture, store_key::StoreKeys},
-    store::purges::Name,
+    store::{purges::Name, tiered::store::TieredStore},
 };
 
 impl CacheStore for TieredStore {

@@ -1,0 +1,411 @@
+//! Answers that are encrypted in the store, seen by whoever reads it and by whoever changes it.
+
+#[cfg(feature = "test-util")]
+use std::time::Duration;
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{Arc, Mutex},
+};
+
+use bytes::Bytes;
+use http::Method;
+use portcullis::{
+    ManualClock, StoreFuture, StoreKeys,
+    cache::{
+        CacheKey, CacheLayer, CacheStore, Found, Lookup, Purge, PurgeMode, PurgeTarget, Put,
+        PutOutcome, Selection, StoredResponse, Touch,
+    },
+    store::{EncryptedStore, EncryptionKey, MemoryStore},
+};
+
+use super::cache::{App, Handler, answer, caller, get_as, get_with};
+use crate::support::request;
+#[cfg(feature = "test-util")]
+use crate::support::slow_store::SlowStore;
+#[cfg(feature = "test-util")]
+use portcullis::conformance;
+
+type Entry = Arc<StoredResponse>;
+
+/// What becomes of an answer that is looked up.
+type Hand = dyn Fn(&CacheKey, &Kept, &Entry) -> Entry + Send + Sync;
+
+/// All that was ever given to be kept, by key.
+type Kept = HashMap<CacheKey, Vec<Entry>>;
+
+/// A store in the hands of somebody who reads all of it, and may change what it gives back.
+#[derive(Clone)]
+struct Spied {
+    memory: MemoryStore,
+    kept: Arc<Mutex<Kept>>,
+    hand: Arc<Hand>,
+}
+
+impl Spied {
+    fn new(clock: &ManualClock) -> Self {
+        Self {
+            memory: MemoryStore::with_clock(clock.clone()),
+            kept: Arc::default(),
+            hand: Arc::new(|_, _, entry| Arc::clone(entry)),
+        }
+    }
+
+    fn with_hand(
+        self,
+        hand: impl Fn(&CacheKey, &Kept, &Entry) -> Entry + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            hand: Arc::new(hand),
+            ..self
+        }
+    }
+
+    /// Returns all bytes of it in one piece.
+    fn bytes(&self) -> Vec<u8> {
+        let kept = self.kept.lock().unwrap();
+        let entries = kept.values().flatten();
+        entries
+            .flat_map(|entry| entry.to_bytes().unwrap())
+            .collect()
+    }
+
+    fn keep(&self, key: CacheKey, entry: &Entry) {
+        let mut kept = self.kept.lock().unwrap();
+        kept.entry(key).or_default().push(Arc::clone(entry));
+    }
+}
+
+impl fmt::Debug for Spied {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Spied")
+    }
+}
+
+impl CacheStore for Spied {
+    fn keys(&self) -> &StoreKeys {
+        CacheStore::keys(&self.memory)
+    }
+
+    fn get(&self, key: &CacheKey, selection: &Selection<'_>) -> StoreFuture<Lookup> {
+        let answer = self.memory.get(key, selection).into_ready();
+        let mut lookup = answer.ok().unwrap().unwrap();
+        if let Found::Entry { entry, .. } = &mut lookup.found {
+            *entry = (self.hand)(key, &self.kept.lock().unwrap(), entry);
+        }
+        StoreFuture::ready(lookup)
+    }
+
+    fn put(&self, put: Put) -> StoreFuture<PutOutcome> {
+        self.keep(put.key, &put.entry);
+        self.memory.put(put)
+    }
+
+    fn touch(&self, touch: Touch) -> StoreFuture<bool> {
+        self.keep(touch.key, &touch.entry);
+        CacheStore::touch(&self.memory, touch)
+    }
+
+    fn purge(&self, targets: &[PurgeTarget], mode: PurgeMode) -> StoreFuture<()> {
+        CacheStore::purge(&self.memory, targets, mode)
+    }
+
+    fn has_deadline(&self) -> bool {
+        true
+    }
+}
+
+fn key(id: u16) -> EncryptionKey {
+    let secret: Vec<u8> = (0..32).map(|byte| byte ^ id as u8).collect();
+    EncryptionKey::new(id, secret).unwrap()
+}
+
+fn encrypted(store: Spied, now: u16, former: &[u16]) -> EncryptedStore<Spied> {
+    let builder = EncryptedStore::builder(store, key(now));
+    let former = former.iter().map(|id| key(*id));
+    former
+        .fold(builder, |builder, key| builder.former_key(key))
+        .build()
+        .unwrap()
+}
+
+fn app(store: impl CacheStore, clock: &ManualClock, handler: Handler) -> App {
+    App::built(handler, clock.clone(), CacheLayer::secure(store))
+}
+
+/// Answers with secrets in every part, which name the URL.
+fn secretive() -> Handler {
+    Handler::new(|request, call| {
+        let fields = &[
+            ("cache-control", "max-age=60"),
+            ("x-secret-name", "secret-value"),
+            ("surrogate-key", "secret-tag"),
+            ("vary", "accept"),
+        ];
+        answer(
+            fields,
+            format!("secret-body {} {call}", request.uri().path()),
+        )
+    })
+}
+
+fn holds(bytes: &[u8], text: &str) -> bool {
+    bytes
+        .windows(text.len())
+        .any(|part| part == text.as_bytes())
+}
+
+const SECRETS: [&str; 5] = [
+    "secret-name",
+    "secret-value",
+    "secret-body",
+    "secret-path",
+    "secret-caller",
+];
+
+#[tokio::test]
+async fn nothing_of_an_answer_can_be_read_in_the_store() {
+    let clock = ManualClock::default();
+    let spied = Spied::new(&clock);
+    let app_with = |store| app(store, &clock, secretive());
+    let caller = caller("secret-caller");
+    let encrypting = app_with(encrypted(spied.clone(), 1, &[]));
+    let ask = || get_as("/secret-path", &caller);
+    assert!(!encrypting.send(ask()).await.is_hit());
+    let hit = encrypting.send(ask()).await;
+    assert!(hit.is_hit());
+    assert_eq!(hit.body, "secret-body /secret-path 1");
+    assert_eq!(hit.header("x-secret-name"), Some("secret-value"));
+    let bytes = spied.bytes();
+    assert!(!bytes.is_empty());
+    for secret in SECRETS {
+        assert!(!holds(&bytes, secret), "{secret} can be read");
+    }
+
+    // The spy does see what is not encrypted.
+    let open = Spied::new(&clock);
+    let plain = App::built(secretive(), clock.clone(), CacheLayer::secure(open.clone()));
+    plain.send(ask()).await;
+    assert!(holds(&open.bytes(), "secret-body"));
+}
+
+#[tokio::test]
+async fn an_answer_that_was_brought_from_another_place_is_a_miss() {
+    // Whoever can write to the store gives each caller what another one got.
+    let swap = |key: &CacheKey, kept: &Kept, entry: &Entry| {
+        let other = kept.iter().find(|(other, _)| *other != key);
+        let other = other.map(|(_, entries)| entries.last().unwrap());
+        Arc::clone(other.unwrap_or(entry))
+    };
+    let clock = ManualClock::default();
+    let spied = Spied::new(&clock).with_hand(swap);
+    let (one, two) = (caller("one"), caller("two"));
+    let encrypting = app(encrypted(spied.clone(), 1, &[]), &clock, secretive());
+    for (caller, path, calls) in [(&one, "/one", 1), (&two, "/two", 2), (&one, "/one", 3)] {
+        let seen = encrypting.send(get_as(path, caller)).await;
+        assert_eq!(seen.body, format!("secret-body {path} {calls}"));
+        assert!(!seen.is_hit());
+    }
+
+    // What is not encrypted is not protected from that.
+    let plain = Spied::new(&clock).with_hand(swap);
+    let plain = app(plain, &clock, secretive());
+    plain.send(get_as("/one", &one)).await;
+    plain.send(get_as("/two", &two)).await;
+    let seen = plain.send(get_as("/one", &one)).await;
+    assert_eq!(seen.body, "secret-body /two 2");
+}
+
+#[tokio::test]
+async fn an_answer_that_was_changed_is_a_miss() {
+    type Change = fn(&Kept, &CacheKey, &Entry) -> StoredResponse;
+    let changes: [(&str, Change); 7] = [
+        ("a body without its last byte", |_, _, entry| {
+            let body = entry.body().slice(..entry.body().len() - 1);
+            entry.seal(entry.sealed_head().unwrap().clone(), body)
+        }),
+        ("a head of its first bytes alone", |_, _, entry| {
+            let head = entry.sealed_head().unwrap().slice(..20);
+            entry.seal(head, entry.body().clone())
+        }),
+        ("a bit of the body", |_, _, entry| {
+            let mut body = entry.body().to_vec();
+            body[40] ^= 1;
+            entry.seal(entry.sealed_head().unwrap().clone(), body.into())
+        }),
+        ("a bit of the head", |_, _, entry| {
+            let mut head = entry.sealed_head().unwrap().to_vec();
+            head[40] ^= 1;
+            entry.seal(head.into(), entry.body().clone())
+        }),
+        ("no body", |_, _, entry| {
+            entry.seal(entry.sealed_head().unwrap().clone(), Bytes::new())
+        }),
+        ("head and body in each other's place", |_, _, entry| {
+            entry.seal(entry.body().clone(), entry.sealed_head().unwrap().clone())
+        }),
+        ("the body of an earlier answer", |kept, key, entry| {
+            let head = entry.sealed_head().unwrap().clone();
+            entry.seal(head, kept[key][0].body().clone())
+        }),
+    ];
+    for (what, change) in changes {
+        let clock = ManualClock::default();
+        let spied = Spied::new(&clock);
+        let honest = app(encrypted(spied.clone(), 1, &[]), &clock, secretive());
+        honest.get("/a").await;
+        honest
+            .purger
+            .purge([Purge::All], PurgeMode::Hard)
+            .await
+            .unwrap();
+        honest.get("/a").await;
+        assert!(honest.get("/a").await.is_hit());
+        let changing = spied.with_hand(move |key, kept, entry| Arc::new(change(kept, key, entry)));
+        let seen = app(encrypted(changing, 1, &[]), &clock, secretive())
+            .get("/a")
+            .await;
+        assert!(!seen.is_hit(), "{what} was taken for an answer");
+        assert_eq!(seen.body, "secret-body /a 1", "{what}");
+    }
+}
+
+#[tokio::test]
+async fn what_a_former_key_encrypted_is_read_and_encrypted_anew_under_the_latest() {
+    let clock = ManualClock::default();
+    let spied = Spied::new(&clock);
+    let with =
+        |now, former: &[u16]| app(encrypted(spied.clone(), now, former), &clock, secretive());
+    with(1, &[]).get("/a").await;
+    // The new key is made known everywhere before anybody encrypts under it.
+    assert!(with(1, &[2]).get("/a").await.is_hit());
+    let rotated = with(2, &[1]);
+    assert!(rotated.get("/a").await.is_hit());
+    rotated.get("/b").await;
+    assert!(with(1, &[2]).get("/b").await.is_hit());
+    // Without the former key only what the latest encrypted is there.
+    let latest = with(2, &[]);
+    assert!(latest.get("/b").await.is_hit());
+    assert!(!latest.get("/a").await.is_hit());
+    assert!(latest.get("/a").await.is_hit(), "it was not made anew");
+    // A stranger's key opens nothing, under whatever name.
+    let stranger = EncryptionKey::new(2, [&[7; 31][..], b"x"].concat()).unwrap();
+    let stranger = EncryptedStore::builder(spied.clone(), stranger)
+        .build()
+        .unwrap();
+    assert!(!app(stranger, &clock, secretive()).get("/b").await.is_hit());
+}
+
+/// Answers that are validated once they are stale.
+fn validating() -> Handler {
+    Handler::new(|request, call| {
+        let fields = &[("cache-control", "max-age=1"), ("etag", "\"1\"")];
+        let mut response = answer(fields, format!("call {call}"));
+        if request.headers().contains_key("if-none-match") {
+            *response.status_mut() = http::StatusCode::NOT_MODIFIED;
+            *response.body_mut() = http_body_util::Full::default();
+        }
+        response
+    })
+}
+
+#[tokio::test]
+async fn a_validation_encrypts_the_head_anew_and_leaves_the_body() {
+    let clock = ManualClock::default();
+    let spied = Spied::new(&clock);
+    let app = app(encrypted(spied.clone(), 1, &[]), &clock, validating());
+    app.get("/a").await;
+    app.advance_secs(2);
+    assert!(
+        app.get("/a")
+            .await
+            .cache_status()
+            .contains("fwd-status=304")
+    );
+    let hit = app.get("/a").await;
+    assert!(hit.is_hit() && hit.body == "call 1");
+    let kept = spied.kept.lock().unwrap();
+    let [first, second] = &kept.values().next().unwrap()[..] else {
+        panic!("one put and one touch");
+    };
+    assert_eq!(first.body(), second.body());
+    assert_ne!(first.sealed_head(), second.sealed_head());
+}
+
+#[tokio::test]
+async fn a_validation_does_not_prolong_the_life_of_a_former_key() {
+    let clock = ManualClock::default();
+    let spied = Spied::new(&clock);
+    let before = app(encrypted(spied.clone(), 1, &[]), &clock, validating());
+    before.get("/a").await;
+    let after = app(encrypted(spied.clone(), 2, &[1]), &clock, validating());
+    after.advance_secs(2);
+    assert!(
+        after
+            .get("/a")
+            .await
+            .cache_status()
+            .contains("fwd-status=304")
+    );
+    assert_eq!(spied.kept.lock().unwrap().values().flatten().count(), 1);
+}
+
+#[tokio::test]
+async fn what_stands_in_the_store_from_before_or_after_is_a_miss() {
+    let clock = ManualClock::default();
+    let spied = Spied::new(&clock);
+    let plain = app(spied.clone(), &clock, secretive());
+    let encrypting = app(encrypted(spied.clone(), 1, &[]), &clock, secretive());
+    plain.get("/a").await;
+    assert!(!encrypting.get("/a").await.is_hit());
+    assert!(encrypting.get("/a").await.is_hit());
+    // A cache that has no key shows nothing of it.
+    let seen = plain.get("/a").await;
+    assert!(!seen.is_hit());
+    assert_eq!(seen.body, "secret-body /a 2");
+}
+
+#[tokio::test]
+async fn what_is_encrypted_is_purged_and_chosen_as_ever() {
+    let clock = ManualClock::default();
+    let app = app(encrypted(Spied::new(&clock), 1, &[]), &clock, secretive());
+    let get = |accept| get_with("/a", &[("accept", accept)]);
+    for accept in ["x", "y"] {
+        assert!(!app.send(get(accept)).await.is_hit());
+    }
+    for (accept, call) in [("x", 1), ("y", 2)] {
+        let seen = app.send(get(accept)).await;
+        assert!(seen.is_hit() && seen.body.ends_with(&format!(" {call}")));
+    }
+    let tag = Purge::tag("secret-tag");
+    app.purger.purge([tag], PurgeMode::Hard).await.unwrap();
+    assert!(!app.send(get("x")).await.is_hit());
+    app.send(request(Method::POST, "/a")).await;
+    assert!(!app.send(get("x")).await.is_hit());
+}
+
+#[test]
+fn two_keys_of_one_id_are_refused() {
+    let builder = EncryptedStore::builder(MemoryStore::new(), key(1));
+    let error = builder.former_key(key(1)).build().unwrap_err();
+    assert_eq!((error.option(), error.value()), ("former_key", "1"));
+}
+
+#[test]
+fn an_encrypted_store_has_the_deadline_of_the_one_that_it_wraps() {
+    let spied = Spied::new(&ManualClock::default());
+    assert!(encrypted(spied, 1, &[]).has_deadline());
+    let memory = EncryptedStore::builder(MemoryStore::new(), key(1)).build();
+    assert!(!memory.unwrap().has_deadline());
+}
+
+#[cfg(feature = "test-util")]
+#[tokio::test]
+async fn an_encrypted_store_keeps_every_promise() {
+    let clock = ManualClock::default();
+    let store = encrypted(Spied::new(&clock), 2, &[1]);
+    conformance::cache(&store, async |time: Duration| clock.advance(time)).await;
+    let slow = SlowStore::over(MemoryStore::with_clock(clock.clone()));
+    let store = EncryptedStore::builder(slow, key(1)).build().unwrap();
+    conformance::cache(&store, async |time: Duration| clock.advance(time)).await;
+}

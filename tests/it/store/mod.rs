@@ -1,0 +1,3 @@
+//! Stores.
+
+pub(super) mod redis;

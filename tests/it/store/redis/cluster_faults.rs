@@ -1,0 +1,287 @@
+//! What one node of a Cluster does to limits and keys when it fails, in each way that one can: it
+//! hurts its own slots, and nobody is charged twice.
+
+use std::{
+    cell::Cell,
+    time::{Duration, Instant},
+};
+
+use portcullis::{
+    StoreErrorKind, StoreKey,
+    api_key::{ApiKeyStore, KeyId, KeyManager, KeyRing, NewKey},
+    rate_limit::{Charge, Policy, Quota, RateLimitStore},
+    store::{RedisConfig, RedisStore},
+};
+
+use crate::{
+    api_key::api_key::pepper,
+    support::redis::{Cluster, Fault, Proxy, Server, keys},
+};
+
+/// How long a call waits for a node: long for one that lives on a busy machine, and shorter than the
+/// others wait before they put a replica in its place.
+const DEADLINE: Duration = Duration::from_millis(800);
+
+/// So long each fault lasts that calls wait for, and one that they do not.
+const LONG: Duration = Duration::from_millis(1_200);
+const SHORT: Duration = Duration::from_millis(300);
+
+/// How long a busy machine may take for anything.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// More than is ever asked for.
+const LIMIT: u64 = 1_000_000;
+
+/// A Cluster of which one node, the one with the records of keys, is asked through a proxy.
+struct Scene {
+    cluster: Cluster,
+    proxy: Proxy,
+    store: RedisStore,
+    policy: Policy,
+    /// The node's number.
+    node: usize,
+    /// A partition of that node, and some of the others.
+    near: StoreKey,
+    far: Vec<StoreKey>,
+    key: KeyId,
+    /// How often the partition of the node was charged, and may have been besides.
+    charged: Cell<u64>,
+    unknown: Cell<u64>,
+}
+
+/// What the calls about the failing node came to.
+#[derive(Debug, Default)]
+struct Seen {
+    limits: Vec<Option<StoreErrorKind>>,
+    keys: Vec<Option<StoreErrorKind>>,
+}
+
+fn store(cluster: &Cluster, deadline: Duration) -> RedisStore {
+    let config = RedisConfig::cluster(cluster.urls())
+        .rate_limit_deadline(deadline)
+        .api_key_deadline(deadline)
+        .connect_deadline(deadline)
+        .silence_max(deadline);
+    RedisStore::new(config, keys()).unwrap()
+}
+
+fn count_of(server: &Server, what: &str) -> usize {
+    let names = server.keys();
+    names.iter().filter(|name| name.contains(what)).count()
+}
+
+async fn until(is_so: impl AsyncFn() -> bool) {
+    let begun = Instant::now();
+    while !is_so().await {
+        assert!(begun.elapsed() < PATIENCE, "it never becomes so");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+impl Scene {
+    async fn new() -> Self {
+        let cluster = Cluster::start();
+        let setting_up = store(&cluster, Duration::from_secs(10));
+        let ring = KeyRing::builder("acmepay", setting_up.clone()).pepper(pepper());
+        let manager = KeyManager::new(&ring.build().unwrap());
+        let key = manager.create(NewKey::of_owner("a")).await.unwrap().id();
+        let mains = cluster.mains();
+        let has_keys = |number: &usize| count_of(&mains[*number], ":k:{") > 0;
+        let node = (0..3).find(has_keys).unwrap();
+        let policy = Policy::fixed_window("p", Quota::per_hour(LIMIT)).unwrap();
+        let (mut near, mut far, mut number) = (None, Vec::new(), 0_u64);
+        while near.is_none() || far.len() < 4 {
+            number += 1;
+            let partition = keys().space("faults").short_of(&number.to_le_bytes());
+            let before = count_of(&mains[node], ":l:{");
+            let taken = setting_up.take(&partition, &[Charge::new(&policy, 1)]);
+            taken.await.unwrap();
+            match count_of(&mains[node], ":l:{") > before {
+                true => near = near.or(Some(partition)),
+                false => far.push(partition),
+            }
+        }
+        // From now on the node is where the proxy is, for all that ask.
+        let proxy = Proxy::before(mains[node].addr());
+        let port = proxy.addr().port().to_string();
+        mains[node].ask(&["CONFIG", "SET", "cluster-announce-port", &port]);
+        until(async || {
+            let slots = |server: &Server| server.ask(&["CLUSTER", "SLOTS"]).as_text();
+            cluster
+                .servers()
+                .iter()
+                .all(|server| slots(server).contains(&port))
+        })
+        .await;
+        Self {
+            near: near.unwrap(),
+            charged: Cell::new(0),
+            unknown: Cell::new(0),
+            store: store(&cluster, DEADLINE),
+            proxy,
+            policy,
+            node,
+            far,
+            key,
+            cluster,
+        }
+    }
+
+    fn main(&self) -> &Server {
+        &self.cluster.mains()[self.node]
+    }
+
+    async fn take(&self, partition: &StoreKey) -> Option<StoreErrorKind> {
+        let taken = self.store.take(partition, &[Charge::new(&self.policy, 1)]);
+        taken.await.err().map(|error| error.kind())
+    }
+
+    /// Asks the failing node for a while, and the others: they answer all the while.
+    async fn load(&self, time: Duration) -> Seen {
+        let begun = Instant::now();
+        let limits = async {
+            let mut seen = Vec::new();
+            while begun.elapsed() < time {
+                let asked = Instant::now();
+                let failure = self.take(&self.near).await;
+                assert!(asked.elapsed() < DEADLINE + Duration::from_secs(1), "late");
+                match failure {
+                    None => self.charged.update(|charged| charged + 1),
+                    Some(StoreErrorKind::Timeout) => self.unknown.update(|unknown| unknown + 1),
+                    Some(_) => {}
+                }
+                seen.push(failure);
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            seen
+        };
+        let records = async {
+            let mut seen = Vec::new();
+            while begun.elapsed() < time {
+                let found = self.store.find(self.key).await;
+                seen.push(found.err().map(|error| error.kind()));
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            seen
+        };
+        let others = async {
+            while begun.elapsed() < time {
+                for partition in &self.far {
+                    let failure = self.take(partition).await;
+                    assert_eq!(failure, None, "of a living node: {:?}", self.store);
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let (limits, keys, ()) = tokio::join!(limits, records, others);
+        Seen { limits, keys }
+    }
+
+    /// Lets a fault last and end, and checks that the node answers again and has charged nobody twice.
+    /// Returns what was seen.
+    async fn endure(&self, time: Duration, begin: impl FnOnce(), end: impl FnOnce()) -> Seen {
+        until(async || self.store.reset(&self.near, &[&self.policy]).await.is_ok()).await;
+        self.charged.set(0);
+        self.unknown.set(0);
+        begin();
+        let seen = self.load(time).await;
+        end();
+        until(async || self.store.find(self.key).await.is_ok()).await;
+        until(async || {
+            let charge = [Charge::new(&self.policy, 1)];
+            let Ok(peek) = self.store.peek(&self.near, &charge).await else {
+                return false;
+            };
+            let used = LIMIT - 1 - peek.each()[0].remaining();
+            let (charged, unknown) = (self.charged.get(), self.unknown.get());
+            let bounds = charged..=charged + unknown;
+            assert!(bounds.contains(&used), "{used} of {bounds:?}");
+            true
+        })
+        .await;
+        seen
+    }
+}
+
+/// Checks that calls failed, of both kinds, and only so.
+fn failed_by(seen: &Seen, kinds: &[StoreErrorKind]) {
+    for calls in [&seen.limits, &seen.keys] {
+        assert!(
+            calls.iter().any(Option::is_some),
+            "nothing failed: {seen:?}"
+        );
+        let is_known = |kind: &StoreErrorKind| kinds.contains(kind);
+        assert!(calls.iter().flatten().all(is_known), "{seen:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_node_that_fails_hurts_its_slots_alone_charges_nobody_twice_and_heals() {
+    use StoreErrorKind::{Full, Timeout, Unavailable};
+    let scene = Scene::new().await;
+    let (main, proxy) = (scene.main(), &scene.proxy);
+
+    // A black hole: one call of each kind waits, and then all fail at once.
+    let set = |fault| move || proxy.set(fault);
+    let seen = scene
+        .endure(LONG, set(Fault::BlackHole), set(Fault::None))
+        .await;
+    failed_by(&seen, &[Timeout, Unavailable]);
+    assert!(seen.limits.len() > 10, "nobody fails at once: {seen:?}");
+
+    // A hang, shorter than the others wait before they replace the node.
+    let seen = scene.endure(LONG, || main.freeze(), || main.thaw()).await;
+    failed_by(&seen, &[Timeout, Unavailable]);
+
+    // Connections that are reset, each new one too.
+    let seen = scene
+        .endure(SHORT, set(Fault::Reset), set(Fault::None))
+        .await;
+    failed_by(&seen, &[Timeout, Unavailable]);
+
+    // No room, and too few replicas: the node says so at once, and has charged nobody.
+    let config = |name, value| move || drop(main.ask(&["CONFIG", "SET", name, value]));
+    let (fill, empty) = (config("maxmemory", "1"), config("maxmemory", "0"));
+    let seen = scene.endure(SHORT, fill, empty).await;
+    assert!(
+        seen.limits.iter().all(|kind| *kind == Some(Full)),
+        "{seen:?}"
+    );
+    assert!(seen.keys.iter().all(Option::is_none), "{seen:?}");
+    let name = "min-replicas-to-write";
+    let seen = scene
+        .endure(SHORT, config(name, "5"), config(name, "0"))
+        .await;
+    assert!(
+        seen.limits.iter().all(|kind| *kind == Some(Unavailable)),
+        "{seen:?}"
+    );
+
+    // Scripts that are forgotten are sent again, and nobody sees it.
+    let forget = || drop(main.ask(&["SCRIPT", "FLUSH"]));
+    let seen = scene.endure(SHORT, forget, || {}).await;
+    let nothing = |seen: &Seen| seen.limits.iter().chain(&seen.keys).all(Option::is_none);
+    assert!(nothing(&seen), "{seen:?}");
+
+    // The replica takes over: the old main server is a replica then, and says who to ask.
+    let replica = &scene.cluster.replicas()[scene.node];
+    let take_over = || drop(replica.ask(&["CLUSTER", "FAILOVER"]));
+    let seen = scene.endure(SHORT, take_over, || {}).await;
+    let is_known = |kind: &StoreErrorKind| [Timeout, Unavailable].contains(kind);
+    assert!(
+        seen.limits.iter().chain(&seen.keys).flatten().all(is_known),
+        "{seen:?}"
+    );
+    until(async || replica.ask(&["ROLE"]).as_text().starts_with("master")).await;
+    assert_eq!(scene.take(&scene.near).await, None);
+
+    // Data that is forgotten: each quota begins anew, no key is known, and no call fails.
+    replica.ask(&["FLUSHALL"]);
+    assert!(scene.store.find(scene.key).await.unwrap().is_none());
+    let taken = scene
+        .store
+        .take(&scene.near, &[Charge::new(&scene.policy, 1)]);
+    assert_eq!(taken.await.unwrap().each()[0].remaining(), LIMIT - 1);
+    assert!(nothing(&scene.load(SHORT).await));
+    assert_eq!(replica.keys_without_expiry(), [""; 0]);
+}
