@@ -19,7 +19,7 @@ fn notice_is_one_line_on_stderr_without_a_subscriber() {
     if alone::is_child() {
         return resolve_unknown_peer();
     }
-    let output = alone::run("notices::notice_is_one_line_on_stderr_without_a_subscriber");
+    let output = alone::run("core::notices::notice_is_one_line_on_stderr_without_a_subscriber");
     let [notice] = alone::notices(&output)[..] else {
         panic!("not one notice: {output:?}");
     };

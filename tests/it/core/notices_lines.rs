@@ -85,7 +85,7 @@ fn notice_amid_json_is_json() {
             }
             continue;
         }
-        let test = "notices_lines::notice_amid_json_is_json";
+        let test = "core::notices_lines::notice_amid_json_is_json";
         let output = alone::run_with(test, &[("KIND", name)]);
         let lines = stderr(&output);
         assert_eq!(lines.len(), 5, "{name}: {lines:#?}");
@@ -108,7 +108,7 @@ fn notice_has_the_names_of_its_log() {
         emit_notice();
         return drop(lines);
     }
-    let output = alone::run("notices_lines::notice_has_the_names_of_its_log");
+    let output = alone::run("core::notices_lines::notice_has_the_names_of_its_log");
     let lines = stderr(&output);
     assert_eq!(notices(&lines, "event", "message").len(), 1, "{lines:#?}");
 }
@@ -120,7 +120,7 @@ fn notice_amid_text_is_text() {
         emit_notice();
         return drop(lines);
     }
-    let output = alone::run("notices_lines::notice_amid_text_is_text");
+    let output = alone::run("core::notices_lines::notice_amid_text_is_text");
     assert_eq!(alone::notices(&output).len(), 1, "{output:?}");
     assert_eq!(str::from_utf8(&output.stderr).unwrap().lines().count(), 1);
 }
@@ -132,7 +132,7 @@ fn notice_of_a_log_on_stdout_is_a_line_of_stdout() {
         emit_notice();
         return drop(lines);
     }
-    let output = alone::run("notices_lines::notice_of_a_log_on_stdout_is_a_line_of_stdout");
+    let output = alone::run("core::notices_lines::notice_of_a_log_on_stdout_is_a_line_of_stdout");
     assert!(output.stderr.is_empty(), "{output:?}");
     let stdout = str::from_utf8(&output.stdout).unwrap();
     let json = stdout
@@ -151,7 +151,7 @@ fn notice_is_text_again_once_the_log_is_gone() {
         drop(JsonLines::stderr());
         return emit_notice();
     }
-    let output = alone::run("notices_lines::notice_is_text_again_once_the_log_is_gone");
+    let output = alone::run("core::notices_lines::notice_is_text_again_once_the_log_is_gone");
     assert_eq!(alone::notices(&output).len(), 1, "{output:?}");
 }
 
@@ -174,7 +174,7 @@ fn notices_and_records_of_many_threads_are_whole_lines() {
         });
         return;
     }
-    let test = "notices_lines::notices_and_records_of_many_threads_are_whole_lines";
+    let test = "core::notices_lines::notices_and_records_of_many_threads_are_whole_lines";
     let lines = stderr(&alone::run(test));
     let notices = notices(&lines, "event.name", "portcullis.audit.message");
     assert_eq!(notices.len(), THREADS * 20);
@@ -236,7 +236,7 @@ fn alone(test: &str, run: impl FnOnce()) {
     if alone::is_child() {
         return run();
     }
-    alone::run(&format!("notices_lines::{test}"));
+    alone::run(&format!("core::notices_lines::{test}"));
 }
 
 #[cfg(target_os = "linux")]
@@ -370,7 +370,8 @@ fn failure_of_a_file_is_a_line_of_the_log_on_stderr() {
         send(JsonLines::direct(Gone), 2);
         return drop(lines);
     }
-    let output = alone::run("notices_lines::failure_of_a_file_is_a_line_of_the_log_on_stderr");
+    let output =
+        alone::run("core::notices_lines::failure_of_a_file_is_a_line_of_the_log_on_stderr");
     let lines = stderr(&output);
     let notices = notices(&lines, "event.name", "portcullis.audit.message");
     let failures = notices

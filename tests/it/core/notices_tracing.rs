@@ -56,7 +56,7 @@ impl Visit for Messages {
 
 #[test]
 fn notice_is_an_event_and_not_on_stderr_with_a_subscriber() {
-    let name = "notices_tracing::notice_is_an_event_and_not_on_stderr_with_a_subscriber";
+    let name = "core::notices_tracing::notice_is_an_event_and_not_on_stderr_with_a_subscriber";
     // Other tests emit the same notice, once for the whole process.
     if !alone::is_child() {
         let output = alone::run(name);
@@ -79,7 +79,8 @@ fn notice_is_an_event_and_not_on_stderr_with_a_subscriber() {
 
 #[test]
 fn tracing_sink_without_a_subscriber_is_one_notice_with_its_fix() {
-    let name = "notices_tracing::tracing_sink_without_a_subscriber_is_one_notice_with_its_fix";
+    let name =
+        "core::notices_tracing::tracing_sink_without_a_subscriber_is_one_notice_with_its_fix";
     if alone::is_child() {
         return send_requests(|| AccessLogLayer::new(TracingSink));
     }
@@ -98,7 +99,7 @@ fn tracing_sink_without_a_subscriber_is_one_notice_with_its_fix() {
 
 #[test]
 fn span_without_a_subscriber_is_one_notice_with_its_fix() {
-    let name = "notices_tracing::span_without_a_subscriber_is_one_notice_with_its_fix";
+    let name = "core::notices_tracing::span_without_a_subscriber_is_one_notice_with_its_fix";
     if alone::is_child() {
         return send_requests(|| {
             let builder = AccessLogLayer::builder().sink(RecentRecords::default());
@@ -115,7 +116,8 @@ fn span_without_a_subscriber_is_one_notice_with_its_fix() {
 
 #[test]
 fn tracing_sink_under_a_subscriber_that_wants_no_record_is_no_notice() {
-    let name = "notices_tracing::tracing_sink_under_a_subscriber_that_wants_no_record_is_no_notice";
+    let name =
+        "core::notices_tracing::tracing_sink_under_a_subscriber_that_wants_no_record_is_no_notice";
     if !alone::is_child() {
         let output = alone::run(name);
         return assert!(alone::notices(&output).is_empty(), "{output:?}");

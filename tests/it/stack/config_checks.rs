@@ -147,8 +147,7 @@ const LIMITER_OUTSIDE: &[&str] = &[
 
 #[test]
 fn limiter_that_reads_the_identity_outside_of_the_keys_is_reported_once() {
-    let name =
-        "config_checks::limiter_that_reads_the_identity_outside_of_the_keys_is_reported_once";
+    let name = "stack::config_checks::limiter_that_reads_the_identity_outside_of_the_keys_is_reported_once";
     reports(name, &[LIMITER_OUTSIDE; 7], async {
         let keys = Keys::new().await;
         let listed = |callers| limits(address()).policy(policy("calls", 100)).deny(callers);
@@ -173,8 +172,7 @@ fn limiter_that_reads_the_identity_outside_of_the_keys_is_reported_once() {
 
 #[test]
 fn limiter_outside_of_the_keys_is_reported_after_many_anonymous_requests() {
-    let name =
-        "config_checks::limiter_outside_of_the_keys_is_reported_after_many_anonymous_requests";
+    let name = "stack::config_checks::limiter_outside_of_the_keys_is_reported_after_many_anonymous_requests";
     reports(name, &[LIMITER_OUTSIDE], async {
         let keys = Keys::new().await;
         let layers = ServiceBuilder::new()
@@ -190,8 +188,7 @@ fn limiter_outside_of_the_keys_is_reported_after_many_anonymous_requests() {
 
 #[test]
 fn limiter_outside_of_another_layer_that_authenticates_is_reported_once() {
-    let name =
-        "config_checks::limiter_outside_of_another_layer_that_authenticates_is_reported_once";
+    let name = "stack::config_checks::limiter_outside_of_another_layer_that_authenticates_is_reported_once";
     reports(name, &[LIMITER_OUTSIDE; 2], async {
         let authenticate = || {
             MapRequestLayer::new(|mut request: Request<Full<Bytes>>| {
@@ -216,7 +213,7 @@ fn limiter_outside_of_another_layer_that_authenticates_is_reported_once() {
 #[test]
 fn gate_with_callers_that_may_be_anonymous_is_silent() {
     is_silent(
-        "config_checks::gate_with_callers_that_may_be_anonymous_is_silent",
+        "stack::config_checks::gate_with_callers_that_may_be_anonymous_is_silent",
         async {
             let keys = Keys::new().await;
             let store = MemoryStore::new();
@@ -247,7 +244,7 @@ fn gate_with_callers_that_may_be_anonymous_is_silent() {
 #[test]
 fn tiers_by_a_function_need_no_identity() {
     is_silent(
-        "config_checks::tiers_by_a_function_need_no_identity",
+        "stack::config_checks::tiers_by_a_function_need_no_identity",
         async {
             let keys = Keys::new().await;
             let by_method = || {
@@ -270,7 +267,7 @@ fn tiers_by_a_function_need_no_identity() {
 
 #[test]
 fn cache_outside_of_the_keys_is_reported_once() {
-    let name = "config_checks::cache_outside_of_the_keys_is_reported_once";
+    let name = "stack::config_checks::cache_outside_of_the_keys_is_reported_once";
     let expected: [&[&str]; 2] = [&[
         "`CacheLayer` is `outside of the layer that inserts the `Identity``",
         "does not know the caller",
@@ -291,7 +288,7 @@ fn cache_outside_of_the_keys_is_reported_once() {
 
 #[test]
 fn limiter_that_is_applied_twice_is_reported_once() {
-    let name = "config_checks::limiter_that_is_applied_twice_is_reported_once";
+    let name = "stack::config_checks::limiter_that_is_applied_twice_is_reported_once";
     let expected: [&[&str]; 2] = [
         &[
             "`RateLimitLayer` is `applied twice (policy `calls`)`",
@@ -323,7 +320,7 @@ fn limiter_that_is_applied_twice_is_reported_once() {
 #[test]
 fn limiters_that_count_apart_are_silent() {
     is_silent(
-        "config_checks::limiters_that_count_apart_are_silent",
+        "stack::config_checks::limiters_that_count_apart_are_silent",
         async {
             let store = MemoryStore::new();
             let on_store = |partition| RateLimitLayer::builder(store.clone(), partition);
@@ -357,7 +354,7 @@ fn limiters_that_count_apart_are_silent() {
 
 #[test]
 fn cache_that_is_applied_twice_is_reported_once() {
-    let name = "config_checks::cache_that_is_applied_twice_is_reported_once";
+    let name = "stack::config_checks::cache_that_is_applied_twice_is_reported_once";
     let expected: [&[&str]; 1] = [&[
         "`CacheLayer` is `applied twice`",
         "waits for itself",
@@ -383,7 +380,8 @@ fn cache_that_is_applied_twice_is_reported_once() {
 
 #[test]
 fn keys_inside_of_keys_that_remove_the_credential_are_reported_once() {
-    let name = "config_checks::keys_inside_of_keys_that_remove_the_credential_are_reported_once";
+    let name =
+        "stack::config_checks::keys_inside_of_keys_that_remove_the_credential_are_reported_once";
     let expected: [&[&str]; 2] = [&[
         "`ApiKeyLayer` is `inside of another one`",
         "never finds a key",
@@ -403,7 +401,7 @@ fn keys_inside_of_keys_that_remove_the_credential_are_reported_once() {
 
 #[test]
 fn keys_inside_of_keys_that_leave_a_credential_are_silent() {
-    let name = "config_checks::keys_inside_of_keys_that_leave_a_credential_are_silent";
+    let name = "stack::config_checks::keys_inside_of_keys_that_leave_a_credential_are_silent";
     is_silent(name, async {
         let keys = Keys::new().await;
         let keeping = keys.builder().keep_credential().build().unwrap();
@@ -421,7 +419,7 @@ fn keys_inside_of_keys_that_leave_a_credential_are_silent() {
 
 #[test]
 fn access_log_inside_of_another_layer_is_reported_once() {
-    let name = "config_checks::access_log_inside_of_another_layer_is_reported_once";
+    let name = "stack::config_checks::access_log_inside_of_another_layer_is_reported_once";
     let inside = |of| {
         [
             "`AccessLogLayer` is `inside of ",
@@ -467,7 +465,7 @@ fn inserting(
 
 #[test]
 fn policy_that_is_inserted_inside_of_the_cache_is_reported_once() {
-    let name = "config_checks::policy_that_is_inserted_inside_of_the_cache_is_reported_once";
+    let name = "stack::config_checks::policy_that_is_inserted_inside_of_the_cache_is_reported_once";
     let expected: [&[&str]; 2] = [&[
         "`CachePolicy` is `inserted inside of the cache`",
         "no effect",
@@ -489,7 +487,7 @@ fn policy_that_is_inserted_inside_of_the_cache_is_reported_once() {
 #[test]
 fn policies_that_the_cache_reads_are_silent() {
     is_silent(
-        "config_checks::policies_that_the_cache_reads_are_silent",
+        "stack::config_checks::policies_that_the_cache_reads_are_silent",
         async {
             let cache = || CacheLayer::new(MemoryStore::new());
             let off = CachePolicy::new().off();
@@ -534,7 +532,7 @@ fn policies_that_the_cache_reads_are_silent() {
 
 #[test]
 fn tier_without_limits_is_reported_once() {
-    let name = "config_checks::tier_without_limits_is_reported_once";
+    let name = "stack::config_checks::tier_without_limits_is_reported_once";
     let expected: [&[&str]; 2] = [
         &[
             "`tier` is `gold`",
@@ -561,7 +559,7 @@ fn tier_without_limits_is_reported_once() {
 #[test]
 fn tiers_that_are_named_or_absent_are_silent() {
     is_silent(
-        "config_checks::tiers_that_are_named_or_absent_are_silent",
+        "stack::config_checks::tiers_that_are_named_or_absent_are_silent",
         async {
             let limiter = limits(Partition::identity())
                 .tiers(tiers())
@@ -584,7 +582,7 @@ fn tiers_that_are_named_or_absent_are_silent() {
 
 #[test]
 fn scope_that_differs_in_case_alone_is_reported_once() {
-    let name = "config_checks::scope_that_differs_in_case_alone_is_reported_once";
+    let name = "stack::config_checks::scope_that_differs_in_case_alone_is_reported_once";
     let expected: [&[&str]; 1] = [&[
         "`scopes` is `Data.Read`",
         "has the scope `data.read`",
@@ -604,16 +602,19 @@ fn scope_that_differs_in_case_alone_is_reported_once() {
 
 #[test]
 fn scope_that_a_key_lacks_is_silent() {
-    is_silent("config_checks::scope_that_a_key_lacks_is_silent", async {
-        let both = NewKey::of_owner("freya").scopes(["data.read", "DATA.READ"]);
-        let keys = Keys::with(both).await;
-        for wanted in ["data.write", "DATA.READ"] {
-            let layers = ServiceBuilder::new()
-                .layer(keys.layer())
-                .layer(RequireScopesLayer::all([wanted]).unwrap());
-            send(layers.into_inner(), || keys.request()).await;
-        }
-    });
+    is_silent(
+        "stack::config_checks::scope_that_a_key_lacks_is_silent",
+        async {
+            let both = NewKey::of_owner("freya").scopes(["data.read", "DATA.READ"]);
+            let keys = Keys::with(both).await;
+            for wanted in ["data.write", "DATA.READ"] {
+                let layers = ServiceBuilder::new()
+                    .layer(keys.layer())
+                    .layer(RequireScopesLayer::all([wanted]).unwrap());
+                send(layers.into_inner(), || keys.request()).await;
+            }
+        },
+    );
 }
 
 #[cfg(feature = "tracing")]
@@ -621,7 +622,7 @@ fn scope_that_a_key_lacks_is_silent() {
 fn tracing_sink_without_a_subscriber_is_reported_once() {
     use portcullis::access_log::TracingSink;
 
-    let name = "config_checks::tracing_sink_without_a_subscriber_is_reported_once";
+    let name = "stack::config_checks::tracing_sink_without_a_subscriber_is_reported_once";
     let expected: [&[&str]; 1] = [&[
         "`sink` is `TracingSink`",
         "no request is recorded",
@@ -634,7 +635,7 @@ fn tracing_sink_without_a_subscriber_is_reported_once() {
 
 #[test]
 fn empty_key_id_is_reported_once() {
-    let name = "config_checks::empty_key_id_is_reported_once";
+    let name = "stack::config_checks::empty_key_id_is_reported_once";
     let expected: [&[&str]; 1] = [&[
         "`Identity::trusted` is `an empty key id`",
         "one to the rate limiter",
@@ -650,7 +651,7 @@ fn empty_key_id_is_reported_once() {
 
 #[test]
 fn two_quotas_of_one_count_are_reported_once() {
-    let name = "config_checks::two_quotas_of_one_count_are_reported_once";
+    let name = "stack::config_checks::two_quotas_of_one_count_are_reported_once";
     let expected: [&[&str]; 1] = [&[
         "`policy` is `calls`",
         "10/minute and 100/minute",
@@ -670,7 +671,7 @@ fn two_quotas_of_one_count_are_reported_once() {
 
 #[test]
 fn policies_with_counts_of_their_own_are_silent() {
-    let name = "config_checks::policies_with_counts_of_their_own_are_silent";
+    let name = "stack::config_checks::policies_with_counts_of_their_own_are_silent";
     is_silent(name, async {
         let store = MemoryStore::new();
         let build = |partition, policy| {
@@ -705,7 +706,7 @@ fn policies_with_counts_of_their_own_are_silent() {
 
 #[test]
 fn tiers_that_differ_in_case_alone_are_reported_once() {
-    let name = "config_checks::tiers_that_differ_in_case_alone_are_reported_once";
+    let name = "stack::config_checks::tiers_that_differ_in_case_alone_are_reported_once";
     let expected: [&[&str]; 1] = [&["`tiers` is `pro`", "`PRO` differs", "one spelling"]];
     reports(name, &expected, async {
         let twice = tiers().tier("PRO", [policy("large", 1_000)]);
@@ -719,7 +720,7 @@ fn tiers_that_differ_in_case_alone_are_reported_once() {
 
 #[test]
 fn more_shares_than_the_limit_are_reported_once() {
-    let name = "config_checks::more_shares_than_the_limit_are_reported_once";
+    let name = "stack::config_checks::more_shares_than_the_limit_are_reported_once";
     let expected: [&[&str]; 1] = [&["`share` is `8`", "`calls` admits 5", "number of instances"]];
     reports(name, &expected, async {
         for share in [8, 5] {
@@ -734,7 +735,7 @@ fn more_shares_than_the_limit_are_reported_once() {
 
 #[test]
 fn modes_that_do_not_fit_the_limit_are_reported_once() {
-    let name = "config_checks::modes_that_do_not_fit_the_limit_are_reported_once";
+    let name = "stack::config_checks::modes_that_do_not_fit_the_limit_are_reported_once";
     let expected: [&[&str]; 4] = [
         &[
             "`Mode::Debt::most` is `20`",
@@ -792,7 +793,7 @@ fn modes_that_do_not_fit_the_limit_are_reported_once() {
 
 #[test]
 fn penalty_that_counts_nothing_is_reported_once() {
-    let name = "config_checks::penalty_that_counts_nothing_is_reported_once";
+    let name = "stack::config_checks::penalty_that_counts_nothing_is_reported_once";
     let expected: [&[&str]; 1] = [&[
         "`penalty` is `without effect`",
         "shadow mode",
@@ -831,7 +832,7 @@ fn resolver(header: ForwardedHeader) -> ClientAddrResolver {
 
 #[test]
 fn field_that_a_trusted_proxy_does_not_write_is_reported_once() {
-    let name = "config_checks::field_that_a_trusted_proxy_does_not_write_is_reported_once";
+    let name = "stack::config_checks::field_that_a_trusted_proxy_does_not_write_is_reported_once";
     let expected: [&[&str]; 1] = [&[
         "`forwarded_header` is `x-forwarded-for`",
         "sent `forwarded`",
@@ -861,7 +862,7 @@ fn field_that_a_trusted_proxy_does_not_write_is_reported_once() {
 
 #[test]
 fn proxy_beside_the_trusted_ones_is_reported_once() {
-    let name = "config_checks::proxy_beside_the_trusted_ones_is_reported_once";
+    let name = "stack::config_checks::proxy_beside_the_trusted_ones_is_reported_once";
     let expected: [&[&str]; 1] = [&[
         "172.17.0.1 sends `x-forwarded-for`",
         "not a trusted proxy",
@@ -953,7 +954,7 @@ fn cache_options_that_contradict_one_another_are_refused() {
 
 #[test]
 fn status_that_is_never_stored_is_reported_once() {
-    let name = "config_checks::status_that_is_never_stored_is_reported_once";
+    let name = "stack::config_checks::status_that_is_never_stored_is_reported_once";
     let expected: [&[&str]; 2] = [
         &["`keep_status` is `304`", "never stored", "remove the call"],
         &["`keep_status` is `416`", "never stored", "remove the call"],
@@ -992,7 +993,7 @@ fn secret_path_that_matches_no_path_is_refused() {
 #[test]
 fn right_options_of_one_layer_are_silent() {
     is_silent(
-        "config_checks::right_options_of_one_layer_are_silent",
+        "stack::config_checks::right_options_of_one_layer_are_silent",
         async {
             let keys = Keys::new().await;
             let session = HeaderName::from_static("x-session");
@@ -1009,7 +1010,7 @@ fn right_options_of_one_layer_are_silent() {
 
 #[test]
 fn limiter_by_route_without_routes_is_reported_once() {
-    let name = "config_checks::limiter_by_route_without_routes_is_reported_once";
+    let name = "stack::config_checks::limiter_by_route_without_routes_is_reported_once";
     let expected: [&[&str]; 1] = [&[
         "`Partition::route` is `outside of the router`",
         "all routes share one quota",
@@ -1048,7 +1049,8 @@ mod routed {
 
     #[test]
     fn policy_of_a_route_inside_of_the_cache_is_reported_once() {
-        let name = "config_checks::routed::policy_of_a_route_inside_of_the_cache_is_reported_once";
+        let name =
+            "stack::config_checks::routed::policy_of_a_route_inside_of_the_cache_is_reported_once";
         let expected: [&[&str]; 1] = [&[
             "`CachePolicy` is `inserted inside of the cache`",
             "no effect",
@@ -1064,7 +1066,7 @@ mod routed {
     #[test]
     fn layers_around_routes_are_silent() {
         is_silent(
-            "config_checks::routed::layers_around_routes_are_silent",
+            "stack::config_checks::routed::layers_around_routes_are_silent",
             async {
                 let policy = Extension(CachePolicy::new().off());
                 let by_route = limits(Partition::route())

@@ -35,7 +35,8 @@ fn pepper() -> Pepper {
 
 #[test]
 fn secrets_of_one_process_for_a_shared_store_are_reported_once() {
-    let name = "config_checks_redis::secrets_of_one_process_for_a_shared_store_are_reported_once";
+    let name =
+        "stack::config_checks_redis::secrets_of_one_process_for_a_shared_store_are_reported_once";
     let expected: [&[&str]; 2] = [
         &[
             "`keys` is `StoreKeys::random`",
@@ -68,7 +69,7 @@ fn secrets_of_one_process_for_a_shared_store_are_reported_once() {
 
 #[test]
 fn server_that_evicts_counts_is_reported_once() {
-    let name = "config_checks_redis::server_that_evicts_counts_is_reported_once";
+    let name = "stack::config_checks_redis::server_that_evicts_counts_is_reported_once";
     let expected: [&[&str]; 1] = [&[
         "`maxmemory-policy` is `allkeys-lru`",
         "quotas begin anew",
@@ -88,7 +89,7 @@ fn server_that_evicts_counts_is_reported_once() {
 
 #[test]
 fn server_that_loses_api_keys_is_reported_once() {
-    let name = "config_checks_redis::server_that_loses_api_keys_is_reported_once";
+    let name = "stack::config_checks_redis::server_that_loses_api_keys_is_reported_once";
     let expected: [&[&str]; 2] = [
         &[
             "`maxmemory-policy` is `allkeys-lfu`",
@@ -117,7 +118,7 @@ fn server_that_loses_api_keys_is_reported_once() {
 
 #[test]
 fn server_that_keeps_what_is_stored_is_silent() {
-    let name = "config_checks_redis::server_that_keeps_what_is_stored_is_silent";
+    let name = "stack::config_checks_redis::server_that_keeps_what_is_stored_is_silent";
     is_silent(name, async {
         // A cache may be evicted, and needs no persistence.
         let evicting = Server::with(&["--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru"]);
@@ -150,7 +151,7 @@ fn server_that_keeps_what_is_stored_is_silent() {
 
 #[test]
 fn server_that_forbids_info_is_not_checked() {
-    let name = "config_checks_redis::server_that_forbids_info_is_not_checked";
+    let name = "stack::config_checks_redis::server_that_forbids_info_is_not_checked";
     is_silent(name, async {
         let options = ["--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru"];
         let server = Server::with(&options);

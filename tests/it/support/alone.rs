@@ -29,6 +29,8 @@ pub(crate) fn run_with(test: &str, variables: &[(&str, &str)]) -> Output {
         .output()
         .unwrap();
     assert!(output.status.success(), "{output:?}");
+    let report = String::from_utf8_lossy(&output.stdout);
+    assert!(report.contains("running 1 test"), "{test} is no test");
     output
 }
 

@@ -553,7 +553,7 @@ fn notices_name_the_cause_and_no_password() {
             store.reauthenticate().await.unwrap_err();
         });
     }
-    let output = alone::run("redis_credentials::notices_name_the_cause_and_no_password");
+    let output = alone::run("store::redis::credentials::notices_name_the_cause_and_no_password");
     let [down, up, kept] = alone::notices(&output)[..] else {
         panic!("{output:?}");
     };

@@ -281,7 +281,7 @@ fn full_server_is_one_notice_with_its_words() {
             }
         });
     }
-    let output = alone::run("redis_refusals::full_server_is_one_notice_with_its_words");
+    let output = alone::run("store::redis::refusals::full_server_is_one_notice_with_its_words");
     let notices = alone::notices(&output);
     let is_by_store = |notice: &&str| notice.contains("store `redis`");
     let (by_store, by_layer): (Vec<&str>, Vec<&str>) = notices.into_iter().partition(is_by_store);
