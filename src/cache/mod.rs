@@ -46,7 +46,7 @@
 //! use tower::{ServiceBuilder, ServiceExt, service_fn};
 //!
 //! # #[tokio::main(flavor = "current_thread")]
-//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # async fn main() -> Result<(), portcullis::BoxError> {
 //! let clock = ManualClock::default();
 //! let cache = CacheLayer::secure(MemoryStore::with_clock(clock.clone()))
 //!     .clock(clock.clone())
