@@ -68,12 +68,12 @@ use crate::{
 #[must_use = "a gate does nothing until it is built"]
 pub struct Gate<Log = Open, Addresses = Open, Keys = Open, Callers = Open, Answers = Open> {
     layer: GateLayer<Log, Addresses, Keys, Callers, Answers>,
-    facts: Facts,
+    facts: StackFacts,
 }
 
 /// What [`Gate::build`] checks and wires, noted as the layers come, while their types are known.
 #[derive(Clone, Debug, Default)]
-struct Facts {
+struct StackFacts {
     api_keys: bool,
     cache: bool,
     callers_known_otherwise: bool,
@@ -114,7 +114,7 @@ impl Gate {
                 callers: Open::new(),
                 answers: Open::new(),
             },
-            facts: Facts::default(),
+            facts: StackFacts::default(),
         }
     }
 }
@@ -273,7 +273,7 @@ impl Audits {
     }
 }
 
-impl Facts {
+impl StackFacts {
     fn check(&self) -> Result<(), ConfigError> {
         const KEYS_OR_NONE: &str = "give the gate its `api_keys`; if callers are known by other \
              means, or are all alike, say so by `without_api_keys`";

@@ -30,7 +30,7 @@ pub(super) type HeadFn = dyn Fn(&Parts) -> bool + Send + Sync;
 
 /// The records that a request has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Wanted {
+pub(super) enum WantedRecords {
     Nothing,
     /// The record of its end.
     End,
@@ -40,7 +40,7 @@ pub(super) enum Wanted {
 
 /// Everything that the layer was told.
 #[derive(Clone)]
-pub(crate) struct Config {
+pub(crate) struct AccessLogConfig {
     pub(super) sinks: Vec<Arc<dyn Sink>>,
     pub(super) observers: Vec<Arc<dyn Observer>>,
     pub(super) clock: Arc<dyn Clock>,
@@ -69,17 +69,17 @@ pub(crate) struct Config {
     pub(super) scopes: Option<Arc<dyn Scopes>>,
 }
 
-impl Config {
+impl AccessLogConfig {
     /// Returns which records the request has, and the request.
-    pub(super) fn wanted<B>(&self, request: Request<B>) -> (Wanted, Request<B>) {
+    pub(super) fn wanted<B>(&self, request: Request<B>) -> (WantedRecords, Request<B>) {
         if self.skip.is_empty() && self.start.is_empty() {
-            return (Wanted::End, request);
+            return (WantedRecords::End, request);
         }
         let (parts, body) = request.into_parts();
         let wanted = match (self.any(&self.skip, &parts), self.any(&self.start, &parts)) {
-            (true, _) => Wanted::Nothing,
-            (false, false) => Wanted::End,
-            (false, true) => Wanted::StartAndEnd,
+            (true, _) => WantedRecords::Nothing,
+            (false, false) => WantedRecords::End,
+            (false, true) => WantedRecords::StartAndEnd,
         };
         (wanted, Request::from_parts(parts, body))
     }
@@ -112,7 +112,7 @@ impl Config {
     }
 }
 
-impl Default for Config {
+impl Default for AccessLogConfig {
     fn default() -> Self {
         Self {
             sinks: Vec::new(),

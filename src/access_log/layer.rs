@@ -6,7 +6,7 @@ use http::{HeaderName, request::Parts};
 use tower_layer::Layer;
 
 use super::{
-    config::Config,
+    config::AccessLogConfig,
     emit::{emit::Emitter, level::Level, observer::Observer, stats::LogStats},
     record::{
         record::Record,
@@ -34,9 +34,9 @@ pub struct AccessLogLayer {
 impl AccessLogLayer {
     /// Creates a layer that hands its records to this sink, all else by default.
     pub fn new(sink: impl Sink) -> Self {
-        Self::assemble(Config {
+        Self::assemble(AccessLogConfig {
             sinks: vec![Arc::new(sink)],
-            ..Config::default()
+            ..AccessLogConfig::default()
         })
     }
 
@@ -85,7 +85,7 @@ impl AccessLogLayer {
     /// Begins a layer that is told more.
     pub fn builder() -> AccessLogBuilder {
         AccessLogBuilder {
-            config: Config::default(),
+            config: AccessLogConfig::default(),
             secret_paths: Vec::new(),
             one_in: 1,
         }
@@ -110,7 +110,7 @@ impl AccessLogLayer {
         &self.emitter.config.audit
     }
 
-    fn assemble(config: Config) -> Self {
+    fn assemble(config: AccessLogConfig) -> Self {
         Self {
             emitter: Arc::new(Emitter::new(config)),
         }
@@ -151,7 +151,7 @@ impl fmt::Debug for AccessLogLayer {
 /// ```
 #[must_use]
 pub struct AccessLogBuilder {
-    pub(super) config: Config,
+    pub(super) config: AccessLogConfig,
     secret_paths: Vec<String>,
     one_in: u32,
 }

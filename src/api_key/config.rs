@@ -9,19 +9,20 @@ use http::{
 
 use super::{
     authenticate::{
+        challenges::Challenges,
         extract::{self, KeySource, Presented},
-        failure_limiter::{Counted, Failures},
-        guesses::{Asking, Fingerprint, Good, scoped},
-        rejection::{Challenges, Denied, Named},
+        failure_limiter::{FailureCell, Failures},
+        guesses::{CredentialCheck, Fingerprint, Good, scoped},
+        rejection::{Denied, Named},
         verifier::Verifier,
     },
     key::{format::ParsedKey, verify::verify},
-    manage::audit::Audit,
+    manage::audit::KeyAudit,
     record::{
         record::{Overlap, StoredKey},
         scopes::Requirement,
     },
-    ring::builder::KeyRing,
+    ring::ring::KeyRing,
 };
 use crate::core::{
     error::{StoreError, StoreErrorKind},
@@ -36,7 +37,7 @@ use crate::core::{
     time::Timestamp,
 };
 
-pub(crate) struct Config {
+pub(crate) struct ApiKeyConfig {
     pub(super) ring: KeyRing,
     pub(super) sources: Vec<KeySource>,
     pub(super) optional: bool,
@@ -51,7 +52,7 @@ pub(crate) struct Config {
     pub(super) number: u64,
     pub(super) client_addr: ClientAddrResolver,
     pub(super) verifiers: Vec<Arc<dyn Verifier>>,
-    pub(super) audit: Audit,
+    pub(super) audit: KeyAudit,
     pub(super) placement: Placement,
 }
 
@@ -60,11 +61,11 @@ pub(crate) struct Config {
 pub(super) struct Attempt {
     fingerprint: Fingerprint,
     /// Held while somebody is asked about a credential that is not known to be good.
-    _asking: Option<Arc<Asking>>,
+    _asking: Option<Arc<CredentialCheck>>,
     /// Whether another request with the same credential was counted for this one too.
     is_joined: bool,
     /// The failure that was counted in advance.
-    counted: Option<Counted>,
+    counted: Option<FailureCell>,
     /// Whether it is to be remembered if the credential is good.
     renews: bool,
 }
@@ -84,12 +85,12 @@ impl Attempt {
 
 /// Who calls, and whether they should take another key.
 #[derive(Debug)]
-pub(super) struct Caller {
+pub(super) struct AdmittedCaller {
     identity: Identity,
     overlap: Option<Overlap>,
 }
 
-impl From<Identity> for Caller {
+impl From<Identity> for AdmittedCaller {
     fn from(identity: Identity) -> Self {
         Self {
             identity,
@@ -106,7 +107,7 @@ pub(super) struct Admission {
     outcome: Option<AuthOutcome>,
 }
 
-impl Config {
+impl ApiKeyConfig {
     /// Decides on a key by its record, and settles the attempt.
     ///
     /// There is no attempt where the record was at hand. `proved` is the result of a slow hash.
@@ -117,7 +118,7 @@ impl Config {
         attempt: Option<Attempt>,
         answer: Result<Option<StoredKey>, StoreError>,
         proved: Option<bool>,
-    ) -> Result<Caller, Denied> {
+    ) -> Result<AdmittedCaller, Denied> {
         let verdict = self.judge(request, presented, answer, proved);
         match (&verdict, &attempt) {
             (Err(denied), _) if denied.is_unknown() => {
@@ -233,7 +234,7 @@ impl Config {
 
     /// Counts a failure of the client's address, or turns it away because of those before. A client
     /// without an address is not counted.
-    fn count_failure<B>(&self, request: &Request<B>) -> Result<Option<Counted>, Denied> {
+    fn count_failure<B>(&self, request: &Request<B>) -> Result<Option<FailureCell>, Denied> {
         let Some(failures) = &self.failures else {
             return Ok(None);
         };
@@ -256,7 +257,7 @@ impl Config {
         presented: &ParsedKey<'_>,
         answer: Result<Option<StoredKey>, StoreError>,
         proved: Option<bool>,
-    ) -> Result<Caller, Denied> {
+    ) -> Result<AdmittedCaller, Denied> {
         // Read where it matters: a key without an end needs no clock.
         let now = || self.ring.shared.clock.wall();
         let record = answer.map_err(|error| Denied::store_failed(&error, now()))?;
@@ -293,7 +294,7 @@ impl Config {
         if let Some(usage) = &ring.usage {
             usage.record(id, now());
         }
-        Ok(Caller { identity, overlap })
+        Ok(AdmittedCaller { identity, overlap })
     }
 
     /// Returns a caller who has the scopes that the layer asks for.
@@ -307,8 +308,8 @@ impl Config {
     }
 
     /// Prepares the request of a known caller for the inner service.
-    pub(super) fn admit<B>(&self, request: &mut Request<B>, caller: Caller) -> Admission {
-        let Caller { identity, overlap } = caller;
+    pub(super) fn admit<B>(&self, request: &mut Request<B>, caller: AdmittedCaller) -> Admission {
+        let AdmittedCaller { identity, overlap } = caller;
         if self.keeps_credential {
             extract::mark_sensitive(&self.sources, request);
         } else {
@@ -414,7 +415,7 @@ impl Refused {
         }
     }
 
-    pub(super) fn respond<B>(self, config: &Config) -> Response<ResponseBody<B>> {
+    pub(super) fn respond<B>(self, config: &ApiKeyConfig) -> Response<ResponseBody<B>> {
         self.respond_with(&config.challenges, &config.responder)
     }
 
@@ -504,7 +505,7 @@ fn says_for_whom(line: &HeaderValue) -> bool {
 }
 
 /// A config behind an `Arc`, as service and future hold it.
-pub(super) type SharedConfig = Arc<Config>;
+pub(super) type SharedConfig = Arc<ApiKeyConfig>;
 
 #[cfg(test)]
 mod tests {

@@ -13,10 +13,10 @@ use tower::Service;
 
 use super::{
     authenticate::{
-        pipeline::{self, Decision, Question, Step},
+        pipeline::{self, AuthStep, AuthWait, Decision},
         rejection::Denied,
     },
-    config::{Admission, Config, Refused, SharedConfig},
+    config::{Admission, ApiKeyConfig, Refused, SharedConfig},
 };
 use crate::core::http::body::ResponseBody;
 
@@ -28,17 +28,17 @@ pin_project! {
     {
         config: SharedConfig,
         #[pin]
-        state: State<S, S::Future, B>,
+        state: AuthCallState<S, S::Future, B>,
     }
 }
 
 pin_project! {
     #[project = StateProj]
-    enum State<S, SFut, B> {
+    enum AuthCallState<S, SFut, B> {
         // Waiting => Waiting | Calling | Refused. The request and the ready service wait beside
         // the question.
         Waiting {
-            question: Question,
+            question: AuthWait,
             ready: S,
             request: Option<Request<B>>,
         },
@@ -61,13 +61,13 @@ where
 {
     pub(super) fn waiting(
         config: SharedConfig,
-        question: Question,
+        question: AuthWait,
         ready: S,
         request: Request<B>,
     ) -> Self {
         Self {
             config,
-            state: State::Waiting {
+            state: AuthCallState::Waiting {
                 question,
                 ready,
                 request: Some(request),
@@ -78,7 +78,7 @@ where
     pub(super) fn calling(config: SharedConfig, admission: Admission, response: S::Future) -> Self {
         Self {
             config,
-            state: State::Calling {
+            state: AuthCallState::Calling {
                 admission: Some(admission),
                 response,
             },
@@ -89,7 +89,7 @@ where
         let refused = config.refused(denied, request);
         Self {
             config,
-            state: State::Refused {
+            state: AuthCallState::Refused {
                 refused: Some(refused),
             },
         }
@@ -116,11 +116,11 @@ where
                         .as_ref()
                         .expect("a request waits until it is decided");
                     match pipeline::go_on(this.config, asked, reply) {
-                        Step::Wait(next) => {
+                        AuthStep::Wait(next) => {
                             *question = next;
                             continue;
                         }
-                        Step::Decided(decision) => {
+                        AuthStep::Decided(decision) => {
                             let request = request.take().expect("a request is decided once");
                             decided(this.config, decision, request, ready)
                         }
@@ -147,11 +147,11 @@ where
 
 /// Sends a request on, or turns its caller away.
 fn decided<S, B>(
-    config: &Config,
+    config: &ApiKeyConfig,
     decision: Decision,
     mut request: Request<B>,
     ready: &mut S,
-) -> State<S, S::Future, B>
+) -> AuthCallState<S, S::Future, B>
 where
     S: Service<Request<B>>,
 {
@@ -160,10 +160,10 @@ where
         Decision::AdmitAnonymous => config.admit_anonymous(&request),
         Decision::Refuse(denied) => {
             let refused = Some(config.refused(denied, &request));
-            return State::Refused { refused };
+            return AuthCallState::Refused { refused };
         }
     };
-    State::Calling {
+    AuthCallState::Calling {
         admission: Some(admission),
         response: ready.call(request),
     }
@@ -175,9 +175,9 @@ where
 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.state {
-            State::Waiting { .. } => "ResponseFuture(waiting)",
-            State::Calling { .. } => "ResponseFuture(calling)",
-            State::Refused { .. } => "ResponseFuture(refused)",
+            AuthCallState::Waiting { .. } => "ResponseFuture(waiting)",
+            AuthCallState::Calling { .. } => "ResponseFuture(calling)",
+            AuthCallState::Refused { .. } => "ResponseFuture(refused)",
         })
     }
 }

@@ -6,12 +6,12 @@ use tower_layer::Layer;
 
 use super::{
     authenticate::{
-        extract::KeySource, failure_limiter::Failures, rejection::Challenges, verifier::Verifier,
+        challenges::Challenges, extract::KeySource, failure_limiter::Failures, verifier::Verifier,
     },
-    config::{self, Config},
-    manage::audit::Audit,
+    config::{self, ApiKeyConfig},
+    manage::audit::KeyAudit,
     record::scopes::Requirement,
-    ring::builder::{KeyRing, next_number},
+    ring::{builder::next_number, ring::KeyRing},
     service::ApiKey,
 };
 use crate::core::{
@@ -27,7 +27,7 @@ use crate::core::{
 /// See the [module](super) for what a client sees.
 #[derive(Clone)]
 pub struct ApiKeyLayer {
-    config: Arc<Config>,
+    config: Arc<ApiKeyConfig>,
 }
 
 impl ApiKeyLayer {
@@ -47,7 +47,7 @@ impl ApiKeyLayer {
             failure_limit: Some((60, Duration::from_secs(60))),
             client_addr: ClientAddrResolver::default(),
             verifiers: Vec::new(),
-            audit: Audit::default(),
+            audit: KeyAudit::default(),
         }
     }
 
@@ -113,7 +113,7 @@ pub struct ApiKeyLayerBuilder {
     failure_limit: Option<(u32, Duration)>,
     client_addr: ClientAddrResolver,
     verifiers: Vec<Arc<dyn Verifier>>,
-    audit: Audit,
+    audit: KeyAudit,
 }
 
 impl ApiKeyLayerBuilder {
@@ -248,7 +248,7 @@ impl ApiKeyLayerBuilder {
     /// these callers by their records, with addresses masked as the log masks them; named here as
     /// well, it hears of them twice.
     pub fn auditor(mut self, auditor: impl Auditor) -> Self {
-        self.audit = Audit::new(auditor);
+        self.audit = KeyAudit::new(auditor);
         self
     }
 
@@ -275,7 +275,7 @@ impl ApiKeyLayerBuilder {
         check_sources(&sources)?;
         let schemes = schemes(&sources);
         let scopes = requirement.to_challenge();
-        let config = Config {
+        let config = ApiKeyConfig {
             challenges: Challenges::new(&schemes, &self.realm, &scopes)?
                 .hiding_forbidden(self.hides_forbidden)
                 .disclosing_state(self.discloses_state),

@@ -88,14 +88,17 @@ pub use self::key::digest::{DigestAlgorithm, ForeignAlgorithm, Pepper};
 pub use self::key::format::{KeyId, Malformed, scan};
 pub use self::key::secret::SecretKey;
 pub use self::layer::{ApiKeyLayer, ApiKeyLayerBuilder};
-pub use self::manage::manager::{GeneratedKey, KeyError, KeyManager};
+pub use self::manage::generated_key::GeneratedKey;
+pub use self::manage::key_error::KeyError;
+pub use self::manage::manager::KeyManager;
 pub use self::manage::new_key::NewKey;
 pub use self::manage::update::KeyUpdate;
 pub use self::record::constraints::Constraints;
 pub use self::record::invalid::Invalid;
 pub use self::record::record::{KeyRecord, KeyState, KeyStatus, StateChange, StoredKey};
-pub use self::ring::builder::{KeyRing, KeyRingBuilder};
+pub use self::ring::builder::KeyRingBuilder;
 pub use self::ring::change_feed::{ChangeFeed, KeyChanges};
+pub use self::ring::ring::KeyRing;
 pub use self::service::ApiKey;
 pub use self::store::{
     ApiKeyStore, KeyCount, KeyCreation, KeyCursor, KeyPage, KeyQuery, KeyUse, ListedKey,

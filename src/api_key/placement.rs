@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use http::Extensions;
 
-use super::config::Config;
+use super::config::ApiKeyConfig;
 use crate::core::{
     error::ConfigError,
     layer_order::{self, Placed, Placement},
 };
 
-impl Placed for Config {
+impl Placed for ApiKeyConfig {
     fn placement(&self) -> &Placement {
         &self.placement
     }
@@ -18,11 +18,11 @@ impl Placed for Config {
 
 /// Checks one of the first requests, and marks it for the layers further inside.
 #[cold]
-pub(super) fn check(config: &Arc<Config>, extensions: &mut Extensions) {
+pub(super) fn check(config: &Arc<ApiKeyConfig>, extensions: &mut Extensions) {
     let passed = layer_order::passed(extensions);
     let is_stripped = passed
         .iter()
-        .filter_map(|outer| outer.config::<Config>())
+        .filter_map(|outer| outer.config::<ApiKeyConfig>())
         .any(|outer| outer.strips_all_of(config));
     if is_stripped {
         config.placement.report_nested(nested);
@@ -30,7 +30,7 @@ pub(super) fn check(config: &Arc<Config>, extensions: &mut Extensions) {
     layer_order::pass(config, extensions, false);
 }
 
-impl Config {
+impl ApiKeyConfig {
     /// Returns whether no key that another layer looks for is left in a request that this layer admits.
     fn strips_all_of(&self, inner: &Self) -> bool {
         let strips = |source| self.sources.contains(source);

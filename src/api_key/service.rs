@@ -9,7 +9,7 @@ use http::{Request, Response};
 use tower::Service;
 
 use super::{
-    authenticate::pipeline::{self, Decision, Step},
+    authenticate::pipeline::{self, AuthStep, Decision},
     config::SharedConfig,
     future::ResponseFuture,
     placement,
@@ -49,19 +49,19 @@ where
         let config = &self.config;
         match step {
             // A store in memory answers at once: the readied service is called where it stands.
-            Step::Decided(Decision::Admit(identity)) => {
+            AuthStep::Decided(Decision::Admit(identity)) => {
                 let admission = config.admit(&mut request, identity);
                 ResponseFuture::calling(config.clone(), admission, self.inner.call(request))
             }
-            Step::Decided(Decision::AdmitAnonymous) => {
+            AuthStep::Decided(Decision::AdmitAnonymous) => {
                 let admission = config.admit_anonymous(&request);
                 ResponseFuture::calling(config.clone(), admission, self.inner.call(request))
             }
-            Step::Decided(Decision::Refuse(denied)) => {
+            AuthStep::Decided(Decision::Refuse(denied)) => {
                 ResponseFuture::refused(config.clone(), denied, &request)
             }
             // The future calls the service that was polled ready; the clone left behind was not.
-            Step::Wait(question) => {
+            AuthStep::Wait(question) => {
                 let clone = self.inner.clone();
                 let ready = mem::replace(&mut self.inner, clone);
                 ResponseFuture::waiting(self.config.clone(), question, ready, request)

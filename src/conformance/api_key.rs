@@ -337,7 +337,7 @@ struct Drafts {
     owner: String,
     clock: ManualClock,
     started_at: Timestamp,
-    slot: Slot,
+    slot: KeySlot,
     manager: KeyManager,
 }
 
@@ -346,7 +346,7 @@ impl Drafts {
     fn new(name: &str) -> Self {
         let started_at = Timestamp::from_secs(1_000);
         let clock = ManualClock::new(started_at);
-        let slot = Slot::default();
+        let slot = KeySlot::default();
         let ring = KeyRing::builder("conformance", slot.clone())
             .without_pepper()
             .clock(clock.clone())
@@ -396,16 +396,16 @@ impl Drafts {
 
 /// A store of one record.
 #[derive(Clone, Default)]
-struct Slot(Arc<Mutex<Option<StoredKey>>>);
+struct KeySlot(Arc<Mutex<Option<StoredKey>>>);
 
-impl Slot {
+impl KeySlot {
     fn put(&self, record: &StoredKey) {
         let mut slot = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         *slot = Some(record.clone());
     }
 }
 
-impl ApiKeyStore for Slot {
+impl ApiKeyStore for KeySlot {
     fn find(&self, _: KeyId) -> StoreFuture<Option<StoredKey>> {
         let slot = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         StoreFuture::ready(slot.clone())

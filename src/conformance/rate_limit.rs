@@ -34,7 +34,7 @@ where
     S: RateLimitStore + ?Sized,
     P: AsyncFn(Duration),
 {
-    let suite = Suite { store, pause };
+    let suite = RateLimitSuite { store, pause };
     suite.replays().await;
     suite.many_at_once_are_admitted_exactly_the_limit().await;
     suite.denied_by_one_is_charged_to_none().await;
@@ -47,12 +47,12 @@ where
     suite.a_changed_quota_refills_nothing().await;
 }
 
-struct Suite<'s, S: ?Sized, P> {
+struct RateLimitSuite<'s, S: ?Sized, P> {
     store: &'s S,
     pause: P,
 }
 
-impl<S, P> Suite<'_, S, P>
+impl<S, P> RateLimitSuite<'_, S, P>
 where
     S: RateLimitStore + ?Sized,
     P: AsyncFn(Duration),

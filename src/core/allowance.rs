@@ -25,11 +25,11 @@ const DAY_SECS: u64 = 24 * 60 * 60;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Allowance {
     amount: u64,
-    period: Period,
+    period: AllowancePeriod,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Period {
+enum AllowancePeriod {
     Every(Duration),
     Month,
 }
@@ -42,7 +42,7 @@ impl Allowance {
     /// If the amount is zero or more than 2^53, or the period is not of whole milliseconds, at
     /// least one and at most ten years.
     pub fn new(amount: u64, period: Duration) -> Result<Self, ConfigError> {
-        Self::checked(amount, Period::Every(period))
+        Self::checked(amount, AllowancePeriod::Every(period))
     }
 
     /// Allows this much in each hour.
@@ -69,7 +69,7 @@ impl Allowance {
     ///
     /// See [`Allowance::per_hour`].
     pub fn per_month(amount: u64) -> Result<Self, ConfigError> {
-        Self::checked(amount, Period::Month)
+        Self::checked(amount, AllowancePeriod::Month)
     }
 
     /// Returns how much is allowed in each period.
@@ -80,12 +80,12 @@ impl Allowance {
     /// Returns the period; `None` if it is a month of the calendar.
     pub const fn period(&self) -> Option<Duration> {
         match self.period {
-            Period::Every(period) => Some(period),
-            Period::Month => None,
+            AllowancePeriod::Every(period) => Some(period),
+            AllowancePeriod::Month => None,
         }
     }
 
-    fn checked(amount: u64, period: Period) -> Result<Self, ConfigError> {
+    fn checked(amount: u64, period: AllowancePeriod) -> Result<Self, ConfigError> {
         let own = Self { amount, period };
         let refused =
             |problem: &str, fix: &str| Err(ConfigError::new("allowance", own, problem).fix(fix));
@@ -96,7 +96,7 @@ impl Allowance {
             );
         }
         match period {
-            Period::Every(period)
+            AllowancePeriod::Every(period)
                 if period.is_zero()
                     || period > PERIOD_MAX
                     || period.subsec_nanos() % 1_000_000 != 0 =>
@@ -106,7 +106,7 @@ impl Allowance {
                     "give an hour, a day or a month",
                 )
             }
-            Period::Every(_) | Period::Month => Ok(own),
+            AllowancePeriod::Every(_) | AllowancePeriod::Month => Ok(own),
         }
     }
 }
@@ -115,7 +115,7 @@ impl fmt::Display for Allowance {
     /// Writes what [`str::parse`] reads.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/", self.amount)?;
-        let Period::Every(period) = self.period else {
+        let AllowancePeriod::Every(period) = self.period else {
             return f.write_str("month");
         };
         match NAMED
@@ -159,12 +159,12 @@ impl FromStr for Allowance {
     }
 }
 
-fn read_period(text: &str) -> Option<Period> {
+fn read_period(text: &str) -> Option<AllowancePeriod> {
     if text == "month" {
-        return Some(Period::Month);
+        return Some(AllowancePeriod::Month);
     }
     if let Some((_, secs)) = NAMED.iter().find(|(name, _)| *name == text) {
-        return Some(Period::Every(Duration::from_secs(*secs)));
+        return Some(AllowancePeriod::Every(Duration::from_secs(*secs)));
     }
     let (number, unit): (_, fn(u64) -> Duration) = match text.strip_suffix("ms") {
         Some(number) => (number, Duration::from_millis),
@@ -172,7 +172,7 @@ fn read_period(text: &str) -> Option<Period> {
     };
     let plain = number.bytes().all(|byte| byte.is_ascii_digit());
     let number = number.parse().ok().filter(|_| plain)?;
-    Some(Period::Every(unit(number)))
+    Some(AllowancePeriod::Every(unit(number)))
 }
 
 #[cfg(test)]

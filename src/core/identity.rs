@@ -32,10 +32,10 @@ use super::{allowance::Allowance, error::ConfigError, notice};
 /// ```
 #[derive(Clone)]
 pub struct Identity {
-    inner: Arc<Inner>,
+    inner: Arc<IdentityInner>,
 }
 
-struct Inner {
+struct IdentityInner {
     key_id: String,
     lineage: String,
     owner: Option<String>,
@@ -62,7 +62,7 @@ impl Identity {
     pub fn trusted(key_id: impl Into<String>) -> IdentityBuilder {
         let key_id = key_id.into();
         IdentityBuilder {
-            inner: Inner {
+            inner: IdentityInner {
                 lineage: key_id.clone(),
                 key_id,
                 owner: None,
@@ -160,7 +160,7 @@ impl fmt::Debug for Identity {
 /// Builds an [`Identity`].
 #[must_use]
 pub struct IdentityBuilder {
-    inner: Inner,
+    inner: IdentityInner,
 }
 
 impl IdentityBuilder {
@@ -243,8 +243,8 @@ impl fmt::Debug for IdentityBuilder {
 
 /// Digests all fields. Each text follows its length, each list its number of members, and each option
 /// a mark of its presence, so that two identities that differ have different inputs.
-fn digest(inner: &Inner) -> [u8; 32] {
-    let Inner {
+fn digest(inner: &IdentityInner) -> [u8; 32] {
+    let IdentityInner {
         key_id,
         lineage,
         owner,
@@ -255,13 +255,13 @@ fn digest(inner: &Inner) -> [u8; 32] {
         metadata,
         digest: _,
     } = inner;
-    let mut fields = Fields(Sha256::new_with_prefix(b"portcullis-v2 identity"));
+    let mut fields = FieldDigest(Sha256::new_with_prefix(b"portcullis-v2 identity"));
     fields.text(key_id);
     fields.text(lineage);
-    fields.option(owner.as_deref(), Fields::text);
-    fields.option(tier.as_deref(), Fields::text);
-    fields.option(*credits, Fields::allowance);
-    fields.option(*limit, Fields::allowance);
+    fields.option(owner.as_deref(), FieldDigest::text);
+    fields.option(tier.as_deref(), FieldDigest::text);
+    fields.option(*credits, FieldDigest::allowance);
+    fields.option(*limit, FieldDigest::allowance);
     fields.number(scopes.len() as u64);
     scopes.iter().for_each(|scope| fields.text(scope));
     fields.number(metadata.len() as u64);
@@ -273,9 +273,9 @@ fn digest(inner: &Inner) -> [u8; 32] {
 }
 
 /// Writes fields into a hash.
-struct Fields(Sha256);
+struct FieldDigest(Sha256);
 
-impl Fields {
+impl FieldDigest {
     fn number(&mut self, number: u64) {
         self.0.update(number.to_le_bytes());
     }

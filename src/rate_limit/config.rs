@@ -12,7 +12,7 @@ use super::{
 use crate::core::{audit::Audit, http::rejection::Responder, store_api::store_key::StoreKey};
 
 /// The options of a limiter.
-pub(crate) struct Config {
+pub(crate) struct RateLimitConfig {
     pub(super) stores: Stores,
     pub(super) charging: Charging,
     pub(super) callers: CallerRules,
@@ -43,7 +43,7 @@ impl ResponseOptions {
     }
 }
 
-impl fmt::Debug for Config {
+impl fmt::Debug for RateLimitConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Config")
             .field("store", &self.stores.options.store)

@@ -3,9 +3,7 @@
 use std::num::NonZeroU32;
 
 use super::policy::{
-    policy::Policy,
-    sync_mode::Mode,
-    tiers::{PolicySet, PolicySets, Tiers},
+    policy::Policy, policy_set::PolicySet, policy_sets::PolicySets, sync_mode::Mode, tiers::Tiers,
 };
 use crate::core::{error::ConfigError, notice};
 

@@ -4,7 +4,7 @@ use std::sync::atomic::AtomicBool;
 
 use super::{
     partition::partition::StoredPartition,
-    policy::{policy::Policy, tiers::PolicySets},
+    policy::{policy::Policy, policy_sets::PolicySets},
 };
 use crate::core::{
     layer_order::{LayerKind, Placement},
@@ -14,7 +14,7 @@ use crate::core::{
 /// The checks of a limiter against the other layers of the process.
 pub(super) struct Checks {
     pub(super) placement: Placement,
-    pub(super) counted: Counted,
+    pub(super) counted: LimiterCounts,
     /// Whether a decision may depend on the identity of the caller.
     #[cfg_attr(
         not(all(
@@ -30,7 +30,7 @@ pub(super) struct Checks {
 
 /// The counts of a limiter.
 #[derive(Debug)]
-pub(super) struct Counted {
+pub(super) struct LimiterCounts {
     /// The key spaces, if they can be compared.
     spaces: Option<Vec<StoreKey>>,
     pub(super) policies: Vec<Policy>,
@@ -41,7 +41,7 @@ pub(super) struct Counted {
 }
 
 impl Checks {
-    pub(super) fn new(counted: Counted, reads_identity: bool) -> Self {
+    pub(super) fn new(counted: LimiterCounts, reads_identity: bool) -> Self {
         Self {
             placement: Placement::new(LayerKind::RateLimit, reads_identity),
             counted,
@@ -50,7 +50,7 @@ impl Checks {
     }
 }
 
-impl Counted {
+impl LimiterCounts {
     pub(super) fn new(partition: &StoredPartition, sets: &PolicySets) -> Self {
         Self {
             spaces: partition.spaces(),

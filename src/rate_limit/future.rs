@@ -15,10 +15,10 @@ use tower::Service;
 
 use super::{
     admission::{
-        admission::{AdmissionEnd, PendingAdmission, Progress},
         note::{Note, RejectedRequest},
+        state::{AdmissionEnd, PendingAdmission, Progress},
     },
-    config::Config,
+    config::RateLimitConfig,
 };
 use crate::core::http::body::ResponseBody;
 
@@ -64,7 +64,7 @@ pub(super) struct PendingCall<S, B> {
     admission: PendingAdmission,
     service: S,
     request: Request<B>,
-    config: Arc<Config>,
+    config: Arc<RateLimitConfig>,
 }
 
 impl<S, B> ResponseFuture<S, B>
@@ -167,7 +167,7 @@ impl<S: Clone, B> PendingCall<S, B> {
         admission: PendingAdmission,
         service: S,
         request: Request<B>,
-        config: &Arc<Config>,
+        config: &Arc<RateLimitConfig>,
     ) -> Self {
         Self {
             service: match admission.is_queued() {

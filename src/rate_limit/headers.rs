@@ -85,7 +85,7 @@ impl Texts {
 
 /// The lines that go into one response.
 #[derive(Debug, Default)]
-pub(super) enum Lines {
+pub(super) enum LimitLines {
     #[default]
     None,
     Draft11 {
@@ -149,7 +149,7 @@ impl Legacy {
     }
 }
 
-impl Lines {
+impl LimitLines {
     /// `texts` are those of the policies, and what was decided stands in their order.
     #[inline]
     pub(super) fn new(
@@ -329,10 +329,10 @@ mod tests {
     fn lines(fields: RateLimitFields) -> HeaderMap {
         let policies = policies();
         let (texts, at) = (Texts::new(&policies), Timestamp::from_secs(100));
-        written(Lines::new(fields, &policies, &texts, at, &decided()))
+        written(LimitLines::new(fields, &policies, &texts, at, &decided()))
     }
 
-    fn written(lines: Lines) -> HeaderMap {
+    fn written(lines: LimitLines) -> HeaderMap {
         let mut response = Response::new(());
         lines.write_to(&mut response);
         response.into_parts().0.headers
@@ -400,7 +400,7 @@ mod tests {
             decided.insert(usize::from(!first), said);
             let texts = Texts::new(&policies);
             let fields = RateLimitFields::Draft11;
-            written(Lines::new(fields, &policies, &texts, at, &decided))
+            written(LimitLines::new(fields, &policies, &texts, at, &decided))
         });
         assert_eq!(spoken, lines(RateLimitFields::Draft11));
         assert_eq!(silent, spoken);

@@ -11,8 +11,8 @@ use super::{
         penalty::{Bans, Penalty},
         queue::TurnQueue,
     },
-    config::{Config, ResponseOptions},
-    counted::{Checks, Counted},
+    config::{RateLimitConfig, ResponseOptions},
+    counted::{Checks, LimiterCounts},
     failover::{
         on_store_error::OnStoreError,
         stores::{StoreOptions, Stores},
@@ -26,8 +26,10 @@ use super::{
     policy::{
         overrides::{OwnSets, Reads},
         policy::Policy,
+        policy_set::PolicyList,
+        policy_sets::{LiveSets, PolicySets},
         spec::{LimitSpec, has_queue},
-        tiers::{LiveSets, PolicyList, PolicySets, Tiers},
+        tiers::Tiers,
     },
     request_head::RequestHead,
     service::RateLimit,
@@ -46,7 +48,7 @@ const MAX_WAITERS: usize = 10_000;
 /// Limits the rate of requests in each partition. See the [module](super).
 #[derive(Clone, Debug)]
 pub struct RateLimitLayer {
-    config: Arc<Config>,
+    config: Arc<RateLimitConfig>,
 }
 
 impl RateLimitLayer {
@@ -396,7 +398,7 @@ impl RateLimitLayerBuilder {
         let max_waiters = self.max_waiters;
         let queue = |runtime| Arc::new(TurnQueue::new(runtime, max_waiters));
         let reads = self.limits.reads;
-        let config = Arc::new(Config {
+        let config = Arc::new(RateLimitConfig {
             queue: self.stores.runtime.clone().map(queue),
             stores: Stores::new(self.stores, self.audit.clone()),
             charging: Charging {
@@ -459,7 +461,7 @@ impl RateLimitLayerBuilder {
         let is_conditional = self.charging.cost.is_some()
             || self.charging.policies_by.is_some()
             || self.callers.exempts();
-        let counted = Counted::new(partition, sets).conditional(is_conditional);
+        let counted = LimiterCounts::new(partition, sets).conditional(is_conditional);
         let reads_identity = partition.reads_identity()
             || (sets.by_tier() && self.charging.tier_by.is_none())
             || self.limits.reads.any()

@@ -4,7 +4,7 @@ use std::sync::{Arc, atomic::Ordering};
 
 use http::Extensions;
 
-use super::{config::Config, policy::policy::Policy};
+use super::{config::RateLimitConfig, policy::policy::Policy};
 use crate::core::{
     error::ConfigError,
     framework,
@@ -15,16 +15,16 @@ use crate::core::{
 };
 
 /// The limiters of this process.
-static LIMITERS: Live<Config> = Live::new();
+static LIMITERS: Live<RateLimitConfig> = Live::new();
 
-impl Placed for Config {
+impl Placed for RateLimitConfig {
     fn placement(&self) -> &Placement {
         &self.checks.placement
     }
 }
 
 /// Compares a new limiter with the others of this process.
-pub(super) fn compare(config: &Arc<Config>) {
+pub(super) fn compare(config: &Arc<RateLimitConfig>) {
     let others = LIMITERS.add(config);
     let contradicted = others
         .iter()
@@ -36,14 +36,14 @@ pub(super) fn compare(config: &Arc<Config>) {
 
 /// Checks one of the first requests, and marks it for the layers further inside.
 #[cold]
-pub(super) fn check(config: &Arc<Config>, extensions: &mut Extensions) {
+pub(super) fn check(config: &Arc<RateLimitConfig>, extensions: &mut Extensions) {
     for outer in layer_order::passed(extensions) {
         if outer.is(config) {
             config
                 .checks
                 .placement
                 .report_nested(|| applied_twice(config));
-        } else if let Some(outer) = outer.config::<Config>()
+        } else if let Some(outer) = outer.config::<RateLimitConfig>()
             && let Some(policy) = config.checks.counted.charged_twice(&outer.checks.counted)
         {
             config
@@ -58,7 +58,7 @@ pub(super) fn check(config: &Arc<Config>, extensions: &mut Extensions) {
 }
 
 /// Reports a limiter by route if none of the first requests had one.
-fn check_route(config: &Config, extensions: &Extensions) {
+fn check_route(config: &RateLimitConfig, extensions: &Extensions) {
     let Some(is_known) = &config.checks.counted.is_route_known else {
         return;
     };
@@ -72,7 +72,7 @@ fn check_route(config: &Config, extensions: &Extensions) {
 }
 
 /// Marks a request without an identity, for a limiter that reads it.
-pub(super) fn mark(config: &Arc<Config>, extensions: &mut Extensions) {
+pub(super) fn mark(config: &Arc<RateLimitConfig>, extensions: &mut Extensions) {
     if !has_identity(extensions) {
         layer_order::pass_unidentified(config, extensions);
     }
@@ -82,7 +82,7 @@ fn has_identity(extensions: &Extensions) -> bool {
     extensions.get::<Identity>().is_some()
 }
 
-fn applied_twice(config: &Config) -> ConfigError {
+fn applied_twice(config: &RateLimitConfig) -> ConfigError {
     let policies = &config.checks.counted.policies;
     let policy = policies.first().map_or("none", Policy::name);
     ConfigError::new(

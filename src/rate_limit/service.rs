@@ -11,10 +11,11 @@ use tower::Service;
 
 use super::{
     admission::{
-        admission::{self, AdmissionEnd, Progress},
+        admission,
         fast_path::FastAdmission,
+        state::{AdmissionEnd, Progress},
     },
-    config::Config,
+    config::RateLimitConfig,
     future::{PendingCall, ResponseFuture},
     placement,
     request_head::RequestHead,
@@ -25,11 +26,11 @@ use crate::core::http::body::ResponseBody;
 #[derive(Clone, Debug)]
 pub struct RateLimit<S> {
     inner: S,
-    config: Arc<Config>,
+    config: Arc<RateLimitConfig>,
 }
 
 impl<S> RateLimit<S> {
-    pub(super) fn new(inner: S, config: Arc<Config>) -> Self {
+    pub(super) fn new(inner: S, config: Arc<RateLimitConfig>) -> Self {
         Self { inner, config }
     }
 }

@@ -39,7 +39,7 @@ pub enum Fault {
 /// dropped, and its connections with it.
 pub struct FaultProxy {
     addr: SocketAddr,
-    line: Arc<Line>,
+    line: Arc<ProxyInner>,
 }
 
 impl FaultProxy {
@@ -51,7 +51,7 @@ impl FaultProxy {
     pub fn before(server: SocketAddr) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("the loopback has a free port");
         let addr = listener.local_addr().expect("a listener has an address");
-        let line = Arc::new(Line::default());
+        let line = Arc::new(ProxyInner::default());
         let proxy = Self {
             addr,
             line: Arc::clone(&line),
@@ -113,12 +113,12 @@ impl fmt::Debug for FaultProxy {
 
 /// What all connections of a proxy share.
 #[derive(Default)]
-struct Line {
-    state: Mutex<State>,
+struct ProxyInner {
+    state: Mutex<ProxyState>,
     changed: Condvar,
 }
 
-struct State {
+struct ProxyState {
     fault: Fault,
     ended: bool,
     /// One end of each connection, with the number that it leaves by.
@@ -126,7 +126,7 @@ struct State {
     next: u64,
 }
 
-impl Default for State {
+impl Default for ProxyState {
     fn default() -> Self {
         Self {
             fault: Fault::None,
@@ -137,7 +137,7 @@ impl Default for State {
     }
 }
 
-impl State {
+impl ProxyState {
     fn refuses(&self) -> bool {
         self.ended || self.fault == Fault::Reset
     }
@@ -149,8 +149,8 @@ impl State {
     }
 }
 
-impl Line {
-    fn state(&self) -> MutexGuard<'_, State> {
+impl ProxyInner {
+    fn state(&self) -> MutexGuard<'_, ProxyState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -175,7 +175,7 @@ impl Line {
     }
 }
 
-fn connect(line: &Arc<Line>, client: TcpStream, server: SocketAddr) -> io::Result<()> {
+fn connect(line: &Arc<ProxyInner>, client: TcpStream, server: SocketAddr) -> io::Result<()> {
     if line.state().refuses() {
         return Ok(());
     }
@@ -207,7 +207,12 @@ fn connect(line: &Arc<Line>, client: TcpStream, server: SocketAddr) -> io::Resul
     Ok(())
 }
 
-fn pass(line: &Line, from: &mut TcpStream, to: &mut TcpStream, is_answer: bool) -> io::Result<()> {
+fn pass(
+    line: &ProxyInner,
+    from: &mut TcpStream,
+    to: &mut TcpStream,
+    is_answer: bool,
+) -> io::Result<()> {
     let mut piece = vec![0; 64 << 10];
     let mut pieces = 0;
     loop {

@@ -15,7 +15,7 @@ use http::Method;
 use super::{fold::Folds, level::Level, losses::Losses, sample};
 use crate::{
     access_log::{
-        config::Config,
+        config::AccessLogConfig,
         record::{
             record::{Arrival, Departure, Outcome, Record},
             request_id,
@@ -50,7 +50,7 @@ impl Ended {
 
 /// Hands the records of ended requests to the sinks.
 pub(crate) struct Emitter {
-    pub(crate) config: Config,
+    pub(crate) config: AccessLogConfig,
     pub(crate) placement: Placement,
     folding: Option<Folding>,
     /// How many losses the observers know of.
@@ -65,7 +65,7 @@ struct Folding {
 }
 
 impl Emitter {
-    pub(crate) fn new(config: Config) -> Self {
+    pub(crate) fn new(config: AccessLogConfig) -> Self {
         let folding = config.fold_window.map(|window| Folding {
             folds: Mutex::new(Folds::new(window)),
             next_due: AtomicU64::new(NEVER),

@@ -15,13 +15,13 @@ const KINDS_MAX: usize = 1_024;
 #[derive(Debug)]
 pub(super) struct Folds<T> {
     window: Duration,
-    kinds: HashMap<u64, Kind<T>>,
+    kinds: HashMap<u64, FoldKind<T>>,
     /// The kinds by the time at which their windows began.
     order: VecDeque<(Timestamp, u64)>,
 }
 
 #[derive(Debug)]
-struct Kind<T> {
+struct FoldKind<T> {
     last: Option<T>,
     count: u64,
 }
@@ -43,7 +43,7 @@ impl<T> Folds<T> {
             return None;
         }
         if self.kinds.len() < KINDS_MAX {
-            let first = Kind {
+            let first = FoldKind {
                 last: None,
                 count: 0,
             };

@@ -8,11 +8,11 @@ use std::sync::{
 /// Counts requests under way and what became of their records. A clone shows the same counts.
 #[derive(Clone, Debug, Default)]
 pub struct LogStats {
-    counts: Arc<Counts>,
+    counts: Arc<LogCounters>,
 }
 
 #[derive(Debug, Default)]
-struct Counts {
+struct LogCounters {
     active: AtomicU64,
     started: AtomicU64,
     emitted: AtomicU64,
@@ -83,7 +83,7 @@ impl LogStats {
 
 /// A request that is under way.
 #[derive(Debug)]
-pub(crate) struct Active(Arc<Counts>);
+pub(crate) struct Active(Arc<LogCounters>);
 
 impl Drop for Active {
     fn drop(&mut self) {

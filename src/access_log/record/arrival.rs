@@ -14,7 +14,7 @@ use super::{
     trust::Trust,
 };
 use crate::{
-    access_log::config::Config,
+    access_log::config::AccessLogConfig,
     core::{framework, http::request_id::RequestId, net::client_addr},
 };
 
@@ -48,7 +48,7 @@ impl<'a> Call<'a> {
 }
 
 /// Returns what is known when a request arrives.
-pub(crate) fn arrival(config: &Config, call: &Call<'_>) -> Arrival {
+pub(crate) fn arrival(config: &AccessLogConfig, call: &Call<'_>) -> Arrival {
     let at = config.clock.wall();
     let inbound = inbound(config, call);
     Arrival {
@@ -69,7 +69,7 @@ pub(crate) fn arrival(config: &Config, call: &Call<'_>) -> Arrival {
 }
 
 /// Returns the request id that the caller sent, if it is trusted and holds no API key.
-fn inbound(config: &Config, call: &Call<'_>) -> Option<RequestId> {
+fn inbound(config: &AccessLogConfig, call: &Call<'_>) -> Option<RequestId> {
     if !call.is_from(&config.trust_request_id) {
         return None;
     }
@@ -84,12 +84,12 @@ fn host(call: &Call<'_>) -> Option<HeaderValue> {
     }
 }
 
-fn trace(config: &Config, call: &Call<'_>) -> Option<TraceContext> {
+fn trace(config: &AccessLogConfig, call: &Call<'_>) -> Option<TraceContext> {
     let sent = TraceContext::of(call.headers)?;
     call.is_from(&config.trust_traceparent).then_some(sent)
 }
 
-fn client(config: &Config, call: &Call<'_>) -> Option<Client> {
+fn client(config: &AccessLogConfig, call: &Call<'_>) -> Option<Client> {
     let peer = call.peer?;
     let addr = config
         .client_addr

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     access_log::{
-        config::Wanted,
+        config::WantedRecords,
         emit::{
             emit::{Emitter, Ended},
             level::Level,
@@ -47,7 +47,7 @@ pub(crate) struct Guard {
     record: Option<KeptRecord<Arrival>>,
     started: Timestamp,
     polling: bool,
-    head: Option<Head>,
+    head: Option<ResponseHead>,
     /// Boxed: a record without options is moved around several times.
     options: Option<Box<Options>>,
     has_start_record: bool,
@@ -67,7 +67,7 @@ struct Options {
 }
 
 /// What the response's head said.
-struct Head {
+struct ResponseHead {
     status: StatusCode,
     headers: Headers,
     at: Timestamp,
@@ -87,9 +87,9 @@ impl Guard {
     pub(crate) fn open<B>(
         emitter: &Arc<Emitter>,
         request: &mut Request<B>,
-        wanted: Wanted,
+        wanted: WantedRecords,
     ) -> Option<Self> {
-        if wanted == Wanted::Nothing || !emitter.is_wanted() {
+        if wanted == WantedRecords::Nothing || !emitter.is_wanted() {
             return None;
         }
         if emitter.placement.is_open() {
@@ -122,7 +122,7 @@ impl Guard {
         if let Some(timer) = config.start_timer() {
             guard.options().start_timer = Some(Mutex::new(timer));
         }
-        if wanted == Wanted::StartAndEnd {
+        if wanted == WantedRecords::StartAndEnd {
             guard.emit_start();
         }
         Some(guard)
@@ -261,7 +261,7 @@ impl Guard {
         if arrival.version >= Version::HTTP_2 {
             self.grpc_status = GrpcStatus::of(headers);
         }
-        self.head = Some(Head {
+        self.head = Some(ResponseHead {
             status: response.status(),
             headers: self.emitter.config.redaction.response_headers(headers),
             at,

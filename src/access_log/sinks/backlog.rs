@@ -12,12 +12,12 @@ const OVERHEAD_BYTES: usize = size_of::<LogEntry>() + 32;
 
 /// How many, and how many bytes of, entries may wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Bounds {
+pub(crate) struct BacklogBounds {
     pub(super) entries_max: usize,
     pub(crate) bytes_max: usize,
 }
 
-impl Bounds {
+impl BacklogBounds {
     /// Returns a share of the bounds, in eighths.
     fn eighths(self, eighths: usize) -> Self {
         Self {
@@ -34,12 +34,12 @@ pub(super) struct Backlog {
     /// How many there are, those that are being stored included.
     entries: usize,
     bytes: usize,
-    bounds: Bounds,
+    bounds: BacklogBounds,
     losses: Losses,
 }
 
 impl Backlog {
-    pub(crate) fn new(bounds: Bounds) -> Self {
+    pub(crate) fn new(bounds: BacklogBounds) -> Self {
         Self {
             waiting: VecDeque::new(),
             entries: 0,
@@ -117,7 +117,7 @@ mod tests {
     }
 
     fn roomy(entries_max: usize) -> Backlog {
-        Backlog::new(Bounds {
+        Backlog::new(BacklogBounds {
             entries_max,
             bytes_max: 1 << 20,
         })
@@ -147,7 +147,7 @@ mod tests {
 
     #[test]
     fn bytes_are_bounded_as_entries_are() {
-        let mut backlog = Backlog::new(Bounds {
+        let mut backlog = Backlog::new(BacklogBounds {
             entries_max: 1_000,
             bytes_max: 8_000,
         });

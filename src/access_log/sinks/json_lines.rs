@@ -8,8 +8,8 @@ use std::{
 };
 
 use super::{
-    encode,
-    lines::{Lines, Words},
+    json::event,
+    lines::{LineOutput, Words},
     sink::Sink,
 };
 use crate::{
@@ -52,7 +52,7 @@ use crate::{
 /// ```
 #[derive(Clone)]
 pub struct JsonLines {
-    lines: Arc<Lines>,
+    lines: Arc<LineOutput>,
     words: JsonWords,
 }
 
@@ -79,7 +79,7 @@ impl JsonLines {
     /// It gets whole lines, several by one call where they come fast, and is flushed when all that
     /// waited has been written.
     pub fn writer(writer: impl Write + Send + 'static) -> Self {
-        Self::new(Lines::queued(writer, JsonWords::default()))
+        Self::new(LineOutput::queued(writer, JsonWords::default()))
     }
 
     /// Writes to this writer on the thread that serves the request, each record by one call: for a
@@ -87,10 +87,10 @@ impl JsonLines {
     ///
     /// One that blocks blocks requests. It is not flushed: let it write through.
     pub fn direct(writer: impl Write + Send + 'static) -> Self {
-        Self::new(Lines::direct(writer, JsonWords::default()))
+        Self::new(LineOutput::direct(writer, JsonWords::default()))
     }
 
-    fn new(lines: Arc<Lines>) -> Self {
+    fn new(lines: Arc<LineOutput>) -> Self {
         Self {
             lines,
             words: JsonWords::default(),
@@ -146,7 +146,7 @@ impl Sink for JsonLines {
 impl Auditor for JsonLines {
     fn audit(&self, event: &AuditEvent) {
         let at = self.words.clock.wall();
-        let line = ended(encode::audit(self.words.names, at, event));
+        let line = ended(event::audit(self.words.names, at, event));
         self.lines.take(Weight::Audit, &line, at);
     }
 }
@@ -171,12 +171,12 @@ impl Default for JsonWords {
 
 impl Words for JsonWords {
     fn loss(&self, at: Timestamp, reason: &'static str, lost: u64) -> Vec<u8> {
-        ended(encode::loss(self.names, at, reason, lost))
+        ended(event::loss(self.names, at, reason, lost))
     }
 
     fn notice(&self, message: &str) -> (Timestamp, Vec<u8>) {
         let at = self.clock.wall();
-        (at, ended(encode::notice(self.names, at, message)))
+        (at, ended(event::notice(self.names, at, message)))
     }
 }
 

@@ -5,7 +5,7 @@ use std::{fmt, time::Duration};
 use http::Method;
 use metrics::{Label, Unit, counter, gauge, histogram};
 
-use super::encode;
+use super::json::words;
 use crate::{
     access_log::{
         emit::{losses::Losses, observer::Observer},
@@ -225,7 +225,7 @@ fn count_request(record: &Record<'_>, duration_name: &'static str) {
 
 fn count_decisions(record: &Record<'_>) {
     if let Some(auth) = record.slots().auth() {
-        let reason = encode::auth_reason(Some(auth)).unwrap_or("none");
+        let reason = words::auth_reason(Some(auth)).unwrap_or("none");
         counter!(AUTH, "outcome" => auth.as_str(), "reason" => reason).increment(1);
     }
     for limiter in record.slots().rate_limits() {
@@ -285,5 +285,5 @@ fn kind_word(kind: StoreErrorKind) -> &'static str {
 }
 
 fn method_label(method: &Method) -> Label {
-    Label::new("http.request.method", encode::method(method).to_owned())
+    Label::new("http.request.method", words::method(method).to_owned())
 }

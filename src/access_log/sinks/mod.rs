@@ -1,7 +1,7 @@
 //! Sinks: the destinations of records.
 
 pub(super) mod backlog;
-pub(super) mod encode;
+mod json;
 pub(super) mod json_lines;
 pub(super) mod lines;
 #[cfg(feature = "metrics")]

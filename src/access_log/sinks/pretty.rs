@@ -9,8 +9,8 @@ use std::{
 };
 
 use super::{
-    encode,
-    lines::{Lines, Words},
+    json::words,
+    lines::{LineOutput, Words},
     sink::Sink,
 };
 use crate::{
@@ -42,7 +42,7 @@ use crate::{
 /// ```
 #[derive(Clone, Debug)]
 pub struct PrettyLines {
-    lines: Arc<Lines>,
+    lines: Arc<LineOutput>,
 }
 
 impl PrettyLines {
@@ -53,15 +53,15 @@ impl PrettyLines {
 
     /// Writes to this writer, on a thread of its own: see [`JsonLines`](crate::access_log::JsonLines).
     pub fn writer(writer: impl Write + Send + 'static) -> Self {
-        Self::new(Lines::queued(writer, PrettyWords))
+        Self::new(LineOutput::queued(writer, PrettyWords))
     }
 
     /// Writes to this writer on the thread that serves the request.
     pub fn direct(writer: impl Write + Send + 'static) -> Self {
-        Self::new(Lines::direct(writer, PrettyWords))
+        Self::new(LineOutput::direct(writer, PrettyWords))
     }
 
-    fn new(lines: Arc<Lines>) -> Self {
+    fn new(lines: Arc<LineOutput>) -> Self {
         Self { lines }
     }
 
@@ -140,7 +140,7 @@ fn push_notes(out: &mut String, record: &Record<'_>) -> fmt::Result {
         write!(out, " repeats={}", record.repeat_count())?;
     }
     let auth = record.slots().auth();
-    if let Some(key_id) = encode::auth_key_id(auth) {
+    if let Some(key_id) = words::auth_key_id(auth) {
         write!(out, " key={}", escaped(key_id))?;
     }
     if let Some(AuthOutcome::Denied { reason, .. }) = auth {

@@ -8,7 +8,7 @@ use std::sync::{
 use tracing::{Span, field::Empty};
 
 use super::{
-    encode,
+    json::words,
     scope::{Scope, Scopes},
 };
 use crate::{
@@ -55,7 +55,7 @@ struct RequestSpan {
 macro_rules! span {
     ($level:expr, $record:expr) => {{
         let record = $record;
-        let method = encode::method(record.method());
+        let method = words::method(record.method());
         let query = record.query();
         ::tracing::span!(
             target: TARGET,
@@ -75,7 +75,7 @@ macro_rules! span {
             "url.scheme" = record.scheme(),
             "http.route" = record.route(),
             "server.address" = record.server().map(|(host, _)| host),
-            "network.protocol.version" = encode::version(record.version()),
+            "network.protocol.version" = words::version(record.version()),
             "client.address" = record.client_addr().map(::tracing::field::display),
             "http.response.status_code" = Empty,
             "rpc.response.status_code" = Empty,
@@ -138,7 +138,7 @@ impl Scope for RequestSpan {
             return;
         }
         if let Some(route) = record.route() {
-            let name = format!("{} {route}", encode::method(record.method()));
+            let name = format!("{} {route}", words::method(record.method()));
             span.record("http.route", route).record("otel.name", name);
         }
         if let Some(status) = record.status() {
@@ -151,7 +151,7 @@ impl Scope for RequestSpan {
             span.record("error.type", error)
                 .record("otel.status_code", "ERROR");
         }
-        if let Some(key_id) = encode::auth_key_id(record.slots().auth()) {
+        if let Some(key_id) = words::auth_key_id(record.slots().auth()) {
             span.record("portcullis.auth.key_id", key_id);
         }
         span.record("portcullis.outcome", record.outcome().as_str());

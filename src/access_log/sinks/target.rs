@@ -11,13 +11,13 @@ use std::{
 use crate::core::notice::{self, Stream};
 
 /// The stream or file behind a writer. The first failure after a success is one notice.
-pub(crate) struct Target {
+pub(crate) struct LogTarget {
     name: String,
     pub(crate) stream: Option<Stream>,
     is_failing: AtomicBool,
 }
 
-impl Target {
+impl LogTarget {
     pub(crate) fn of<W: Any>(writer: &W) -> Self {
         let stream = stream(writer);
         let name = match stream {
@@ -110,9 +110,9 @@ mod tests {
 
     #[test]
     fn a_target_is_named_by_its_stream_its_path_or_its_type() {
-        assert_eq!(Target::of(&io::stderr()).name, "stderr");
-        assert_eq!(Target::of(&io::stdout()).name, "stdout");
-        let memory = Target::of(&Vec::<u8>::new()).name;
+        assert_eq!(LogTarget::of(&io::stderr()).name, "stderr");
+        assert_eq!(LogTarget::of(&io::stdout()).name, "stdout");
+        let memory = LogTarget::of(&Vec::<u8>::new()).name;
         assert!(memory.contains("Vec<u8>"), "{memory}");
     }
 
@@ -120,8 +120,8 @@ mod tests {
     #[test]
     fn a_file_is_named_by_its_path_also_behind_a_buffer() {
         let open = || File::options().write(true).open("/dev/null").unwrap();
-        assert_eq!(Target::of(&open()).name, "`/dev/null`");
-        assert_eq!(Target::of(&BufWriter::new(open())).name, "`/dev/null`");
-        assert_eq!(Target::of(&LineWriter::new(open())).name, "`/dev/null`");
+        assert_eq!(LogTarget::of(&open()).name, "`/dev/null`");
+        assert_eq!(LogTarget::of(&BufWriter::new(open())).name, "`/dev/null`");
+        assert_eq!(LogTarget::of(&LineWriter::new(open())).name, "`/dev/null`");
     }
 }

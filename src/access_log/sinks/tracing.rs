@@ -2,7 +2,7 @@
 
 use std::sync::atomic::AtomicBool;
 
-use super::{encode, sink::Sink};
+use super::{json::words, sink::Sink};
 use crate::{
     access_log::{
         emit::level::Level,
@@ -43,18 +43,18 @@ macro_rules! emit {
         ::tracing::event!(
             target: TARGET,
             $level,
-            "event.name" = encode::event_name(record),
+            "event.name" = words::event_name(record),
             "portcullis.request.id" = record.request_id().as_str(),
             "trace_id" = record.trace_id(),
             "span_id" = record.span_id(),
             "parent_id" = record.parent_id(),
             "trace_flags" = record.trace_flags(),
-            "http.request.method" = encode::method(record.method()),
+            "http.request.method" = words::method(record.method()),
             "url.path" = &*record.path(),
             "url.query" = $query,
             "http.route" = record.route(),
             "server.address" = record.server().map(|(host, _)| host),
-            "network.protocol.version" = encode::version(record.version()),
+            "network.protocol.version" = words::version(record.version()),
             "client.address" = record.client_addr().map(::tracing::field::display),
             "http.response.status_code" = record.status().map(|status| status.as_u16()),
             "rpc.response.status_code" = record.grpc_status(),
@@ -65,8 +65,8 @@ macro_rules! emit {
             "http.request.body.size" = record.request_bytes(),
             "http.response.body.size" = at_end(record, || record.response_bytes()),
             "portcullis.auth.outcome" = auth.map(|auth| auth.as_str()),
-            "portcullis.auth.reason" = encode::auth_reason(auth),
-            "portcullis.auth.key_id" = encode::auth_key_id(auth),
+            "portcullis.auth.reason" = words::auth_reason(auth),
+            "portcullis.auth.key_id" = words::auth_key_id(auth),
             "user.id" = user.as_ref().and_then(User::id),
             "user.hash" = user.as_ref().and_then(User::hash),
             "portcullis.rate_limit.outcome" = rate_limit.map(|(decision, _)| decision.as_str()),

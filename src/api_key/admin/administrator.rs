@@ -42,12 +42,12 @@ where
 #[must_use]
 pub struct Administrator {
     name: String,
-    bounds: Option<Bounds>,
+    bounds: Option<OwnerBounds>,
 }
 
 /// What an owner's administrator is held to.
 #[derive(Clone, Debug)]
-struct Bounds {
+struct OwnerBounds {
     owner: String,
     scopes: Vec<String>,
     tiers: Vec<String>,
@@ -80,7 +80,7 @@ impl Administrator {
     pub fn of_owner(name: impl Into<String>, owner: impl Into<String>) -> Self {
         Self {
             name: name.into(),
-            bounds: Some(Bounds {
+            bounds: Some(OwnerBounds {
                 owner: owner.into(),
                 scopes: Vec::new(),
                 tiers: Vec::new(),
@@ -150,12 +150,12 @@ impl Administrator {
     }
 
     pub(super) fn may_grant_scope(&self, scope: &str) -> bool {
-        let among = |bounds: &Bounds| bounds.scopes.iter().any(|own| own == scope);
+        let among = |bounds: &OwnerBounds| bounds.scopes.iter().any(|own| own == scope);
         self.bounds.as_ref().is_none_or(among)
     }
 
     pub(super) fn may_grant_tier(&self, tier: &str) -> bool {
-        let among = |bounds: &Bounds| bounds.tiers.iter().any(|own| own == tier);
+        let among = |bounds: &OwnerBounds| bounds.tiers.iter().any(|own| own == tier);
         self.bounds.as_ref().is_none_or(among)
     }
 

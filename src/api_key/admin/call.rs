@@ -22,7 +22,7 @@ use super::{
 use crate::api_key::{
     authenticate::encoding::decode_percent,
     key::format::KeyId,
-    manage::manager::{KeyError, KeyManager},
+    manage::{key_error::KeyError, manager::KeyManager},
     record::record::StoredKey,
 };
 
@@ -36,14 +36,14 @@ pub(super) struct Desk {
 }
 
 /// A request that somebody was authorized for, with all that it says.
-pub(super) struct Call {
+pub(super) struct AdminCall {
     pub(super) manager: KeyManager,
     pub(super) admin: Administrator,
     pub(super) body: Members,
     pub(super) query: Members,
 }
 
-impl FromRequest<Arc<Desk>> for Call {
+impl FromRequest<Arc<Desk>> for AdminCall {
     type Rejection = Problem;
 
     async fn from_request(request: Request<Body>, desk: &Arc<Desk>) -> Result<Self, Problem> {
@@ -64,7 +64,7 @@ impl FromRequest<Arc<Desk>> for Call {
     }
 }
 
-impl Call {
+impl AdminCall {
     /// Returns a key that this administrator can see.
     pub(super) async fn visible(&self, id: KeyId) -> Result<StoredKey, Problem> {
         let key = self.manager.get(id).await.map_err(failed)?;

@@ -6,7 +6,7 @@ use axum::response::{IntoResponse, Response};
 use http::StatusCode;
 
 use crate::{
-    api_key::manage::manager::KeyError,
+    api_key::manage::key_error::KeyError,
     core::{error::StoreError, http::rejection::Rejection},
 };
 

@@ -17,14 +17,14 @@ use serde_json::{Value, json};
 
 use super::{
     administrator::Authorizer,
-    call::{Call, Changing, Desk, Need, failed},
+    call::{AdminCall, Changing, Desk, Need, failed},
     key_json::{self, read_cursor, read_new, read_update},
     problem::{self, Problem},
 };
 use crate::{
     api_key::{
         key::format::KeyId,
-        manage::manager::{GeneratedKey, KeyManager},
+        manage::{generated_key::GeneratedKey, manager::KeyManager},
         record::record::StoredKey,
         store::{KeyPage, KeyQuery},
     },
@@ -61,13 +61,13 @@ pub fn router(manager: KeyManager, authorizer: impl Authorizer) -> Router {
         .with_state(Arc::new(desk))
 }
 
-async fn create(call: Call) -> Answered {
+async fn create(call: AdminCall) -> Answered {
     let new = read_new(call.body, &call.admin)?;
     let key = call.manager.create(new).await.map_err(failed)?;
     Ok(with_secret(&call.manager, &key))
 }
 
-async fn list(mut call: Call) -> Answered {
+async fn list(mut call: AdminCall) -> Answered {
     let owner = call.query.take_text("owner")?;
     let owner = match (owner, call.admin.only_owner()) {
         (owner, None) => owner,
@@ -91,7 +91,7 @@ async fn list(mut call: Call) -> Answered {
 }
 
 /// Returns a page of all keys, or of those that something is to be done about.
-async fn page(call: &mut Call, query: KeyQuery) -> Result<KeyPage, Problem> {
+async fn page(call: &mut AdminCall, query: KeyQuery) -> Result<KeyPage, Problem> {
     let unused_since = call.query.take_number("unused_since")?;
     let expiring_within = call.query.take_number("expiring_within_secs")?;
     let former_pepper = call.query.take_text("former_pepper")?;
@@ -116,12 +116,12 @@ async fn page(call: &mut Call, query: KeyQuery) -> Result<KeyPage, Problem> {
     page.map_err(failed)
 }
 
-async fn show(Path(id): Path<String>, call: Call) -> Answered {
+async fn show(Path(id): Path<String>, call: AdminCall) -> Answered {
     let key = call.visible(parse(&id)?).await?;
     Ok(of_key(&call.manager, &key))
 }
 
-async fn update(Path(id): Path<String>, mut call: Call) -> Answered {
+async fn update(Path(id): Path<String>, mut call: AdminCall) -> Answered {
     let key = call.handled(parse(&id)?).await?;
     let update = read_update(std::mem::take(&mut call.body), &call.admin)?;
     // The version that was checked is the one that is changed.
@@ -130,7 +130,7 @@ async fn update(Path(id): Path<String>, mut call: Call) -> Answered {
     Ok(of_key(&call.manager, &key))
 }
 
-async fn disable(Path(id): Path<String>, mut call: Call) -> Answered {
+async fn disable(Path(id): Path<String>, mut call: AdminCall) -> Answered {
     let reason = reason(&mut call)?;
     let disable = |manager: KeyManager, id| -> Changing<StoredKey> {
         let reason = reason.clone();
@@ -139,7 +139,7 @@ async fn disable(Path(id): Path<String>, mut call: Call) -> Answered {
     changed(&call, Need::Sight, &id, disable).await
 }
 
-async fn enable(Path(id): Path<String>, mut call: Call) -> Answered {
+async fn enable(Path(id): Path<String>, mut call: AdminCall) -> Answered {
     nothing_said(&mut call)?;
     let enable = |manager: KeyManager, id| -> Changing<StoredKey> {
         Box::pin(async move { manager.enable(id).await })
@@ -147,7 +147,7 @@ async fn enable(Path(id): Path<String>, mut call: Call) -> Answered {
     changed(&call, Need::Grant, &id, enable).await
 }
 
-async fn revoke(Path(id): Path<String>, mut call: Call) -> Answered {
+async fn revoke(Path(id): Path<String>, mut call: AdminCall) -> Answered {
     let reason = reason(&mut call)?;
     let revoke = |manager: KeyManager, id| -> Changing<StoredKey> {
         let reason = reason.clone();
@@ -156,7 +156,7 @@ async fn revoke(Path(id): Path<String>, mut call: Call) -> Answered {
     changed(&call, Need::Sight, &id, revoke).await
 }
 
-async fn expire(Path(id): Path<String>, mut call: Call) -> Answered {
+async fn expire(Path(id): Path<String>, mut call: AdminCall) -> Answered {
     nothing_said(&mut call)?;
     let expire = |manager: KeyManager, id| -> Changing<StoredKey> {
         Box::pin(async move { manager.expire(id).await })
@@ -164,7 +164,7 @@ async fn expire(Path(id): Path<String>, mut call: Call) -> Answered {
     changed(&call, Need::Sight, &id, expire).await
 }
 
-async fn rotate(Path(id): Path<String>, mut call: Call) -> Answered {
+async fn rotate(Path(id): Path<String>, mut call: AdminCall) -> Answered {
     let overlap = call.body.take_number("overlap_secs")?.unwrap_or(0);
     nothing_said(&mut call)?;
     let overlap = Duration::from_secs(overlap);
@@ -175,7 +175,7 @@ async fn rotate(Path(id): Path<String>, mut call: Call) -> Answered {
     Ok(with_secret(&call.manager, &key))
 }
 
-async fn report_leaked(mut call: Call) -> Answered {
+async fn report_leaked(mut call: AdminCall) -> Answered {
     if !call.admin.manages_all() {
         return Err(problem::forbidden());
     }
@@ -189,7 +189,7 @@ async fn report_leaked(mut call: Call) -> Answered {
     }
 }
 
-async fn purge(mut call: Call) -> Answered {
+async fn purge(mut call: AdminCall) -> Answered {
     if !call.admin.manages_all() {
         return Err(problem::forbidden());
     }
@@ -205,20 +205,20 @@ fn parse(id: &str) -> Result<KeyId, Problem> {
     id.parse().map_err(|_| problem::no_such_key())
 }
 
-fn reason(call: &mut Call) -> Result<String, Problem> {
+fn reason(call: &mut AdminCall) -> Result<String, Problem> {
     let reason = call.body.take_text("reason")?.unwrap_or_default();
     nothing_said(call)?;
     Ok(reason)
 }
 
 /// Says whether nothing is left of the body that was not understood.
-fn nothing_said(call: &mut Call) -> Result<(), Problem> {
+fn nothing_said(call: &mut AdminCall) -> Result<(), Problem> {
     std::mem::take(&mut call.body).all_known()
 }
 
 /// Changes a key, and responds with it as it is then.
 async fn changed(
-    call: &Call,
+    call: &AdminCall,
     need: Need,
     id: &str,
     change: impl Fn(KeyManager, KeyId) -> Changing<StoredKey>,

@@ -27,11 +27,11 @@ const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeySource {
-    place: Place,
+    place: KeyLocation,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Place {
+enum KeyLocation {
     /// The whole value of a header.
     Header(HeaderName),
     /// What stands behind a scheme in `Authorization`.
@@ -59,7 +59,7 @@ impl KeySource {
         match HeaderName::from_bytes(name.as_bytes()) {
             Ok(AUTHORIZATION | COOKIE) => Err(refused("its value holds more than a key")),
             Ok(header) => Ok(Self {
-                place: Place::Header(header),
+                place: KeyLocation::Header(header),
             }),
             Err(_) => Err(refused("this is no name of a header")),
         }
@@ -68,21 +68,21 @@ impl KeySource {
     /// Looks at `x-api-key`.
     pub fn x_api_key() -> Self {
         Self {
-            place: Place::Header(X_API_KEY),
+            place: KeyLocation::Header(X_API_KEY),
         }
     }
 
     /// Looks at `Authorization: Bearer`.
     pub fn bearer() -> Self {
         Self {
-            place: Place::Scheme("Bearer"),
+            place: KeyLocation::Scheme("Bearer"),
         }
     }
 
     /// Looks at `Authorization: ApiKey`.
     pub fn api_key_scheme() -> Self {
         Self {
-            place: Place::Scheme("ApiKey"),
+            place: KeyLocation::Scheme("ApiKey"),
         }
     }
 
@@ -90,7 +90,7 @@ impl KeySource {
     /// name, as in `curl -u KEY:`. A browser that is challenged by it asks its user for a password.
     pub fn basic() -> Self {
         Self {
-            place: Place::Basic,
+            place: KeyLocation::Basic,
         }
     }
 
@@ -100,7 +100,7 @@ impl KeySource {
     ///
     /// If this is no cookie's name.
     pub fn cookie(name: &str) -> Result<Self, ConfigError> {
-        let place = Place::Cookie(token("cookie", name)?);
+        let place = KeyLocation::Cookie(token("cookie", name)?);
         Ok(Self { place })
     }
 
@@ -113,40 +113,40 @@ impl KeySource {
     ///
     /// If the name is not made of letters, digits, `-`, `_`, `.` and `~`.
     pub fn query_parameter_that_will_leak_into_logs(name: &str) -> Result<Self, ConfigError> {
-        let place = Place::Query(token("query parameter", name)?);
+        let place = KeyLocation::Query(token("query parameter", name)?);
         Ok(Self { place })
     }
 
     /// Returns the scheme that a challenge names for this place.
     pub(crate) fn challenge_scheme(&self) -> &'static str {
         match &self.place {
-            Place::Header(_) | Place::Cookie(_) | Place::Query(_) => "ApiKey",
-            Place::Scheme(scheme) => scheme,
-            Place::Basic => "Basic",
+            KeyLocation::Header(_) | KeyLocation::Cookie(_) | KeyLocation::Query(_) => "ApiKey",
+            KeyLocation::Scheme(scheme) => scheme,
+            KeyLocation::Basic => "Basic",
         }
     }
 
     /// Returns what a credential in this place is called, where not all of them are API keys.
     pub(crate) fn names_credential(&self) -> Named {
         match &self.place {
-            Place::Scheme("Bearer") => Named::BearerToken,
-            Place::Scheme("ApiKey") => Named::ApiKey,
-            Place::Header(name) if *name == X_API_KEY => Named::ApiKey,
-            Place::Header(_)
-            | Place::Scheme(_)
-            | Place::Basic
-            | Place::Cookie(_)
-            | Place::Query(_) => Named::Credential,
+            KeyLocation::Scheme("Bearer") => Named::BearerToken,
+            KeyLocation::Scheme("ApiKey") => Named::ApiKey,
+            KeyLocation::Header(name) if *name == X_API_KEY => Named::ApiKey,
+            KeyLocation::Header(_)
+            | KeyLocation::Scheme(_)
+            | KeyLocation::Basic
+            | KeyLocation::Cookie(_)
+            | KeyLocation::Query(_) => Named::Credential,
         }
     }
 
     /// Returns the header whose value decides what is answered, if it is one.
     pub(crate) fn header_name(&self) -> Option<&HeaderName> {
         match &self.place {
-            Place::Header(name) => Some(name),
-            Place::Scheme(_) | Place::Basic => Some(&AUTHORIZATION),
-            Place::Cookie(_) => Some(&COOKIE),
-            Place::Query(_) => None,
+            KeyLocation::Header(name) => Some(name),
+            KeyLocation::Scheme(_) | KeyLocation::Basic => Some(&AUTHORIZATION),
+            KeyLocation::Cookie(_) => Some(&COOKIE),
+            KeyLocation::Query(_) => None,
         }
     }
 }
@@ -231,11 +231,11 @@ pub(crate) fn source<'a, B>(
 pub(crate) fn strip<B>(sources: &[KeySource], request: &mut Request<B>) {
     for source in sources {
         match &source.place {
-            Place::Header(name) => drop(request.headers_mut().remove(name)),
-            Place::Scheme(scheme) => strip_scheme(scheme, request.headers_mut()),
-            Place::Basic => strip_scheme("Basic", request.headers_mut()),
-            Place::Cookie(name) => strip_cookie(name, request.headers_mut()),
-            Place::Query(name) => {
+            KeyLocation::Header(name) => drop(request.headers_mut().remove(name)),
+            KeyLocation::Scheme(scheme) => strip_scheme(scheme, request.headers_mut()),
+            KeyLocation::Basic => strip_scheme("Basic", request.headers_mut()),
+            KeyLocation::Cookie(name) => strip_cookie(name, request.headers_mut()),
+            KeyLocation::Query(name) => {
                 strip_query(name, request.uri_mut());
                 ClientUri::change(request.extensions_mut(), |uri| strip_query(name, uri));
             }
@@ -255,21 +255,21 @@ pub(crate) fn mark_sensitive<B>(sources: &[KeySource], request: &mut Request<B>)
 impl KeySource {
     fn look<'a>(&self, headers: &'a HeaderMap, uri: &'a Uri) -> Presented<'a> {
         match &self.place {
-            Place::Header(name) => alone(headers, name, |line| {
+            KeyLocation::Header(name) => alone(headers, name, |line| {
                 Some(Material::Borrowed(line.as_bytes().trim_ascii()))
             }),
-            Place::Scheme(scheme) => alone(headers, &AUTHORIZATION, |line| {
+            KeyLocation::Scheme(scheme) => alone(headers, &AUTHORIZATION, |line| {
                 credentials(line, scheme).map(Material::Borrowed)
             }),
-            Place::Basic => alone(headers, &AUTHORIZATION, |line| {
+            KeyLocation::Basic => alone(headers, &AUTHORIZATION, |line| {
                 credentials(line, "Basic").map(|encoded| Material::Decoded(basic_key(encoded)))
             }),
-            Place::Cookie(name) => {
+            KeyLocation::Cookie(name) => {
                 let lines = headers.get_all(COOKIE).iter();
                 let pairs = lines.flat_map(|line| cookies(line.as_bytes()));
                 only(pairs.filter_map(|pair| value_of(name, pair.trim_ascii())))
             }
-            Place::Query(name) => {
+            KeyLocation::Query(name) => {
                 let pairs = uri.query().unwrap_or_default().split('&');
                 let values = pairs.filter_map(|pair| value_of(name, pair.as_bytes()));
                 match only(values) {

@@ -25,7 +25,7 @@ pub(crate) struct Failures {
 
 /// The cell that a failure was counted in.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Counted(usize);
+pub(crate) struct FailureCell(usize);
 
 impl Failures {
     /// Admits `failures` at once, and as many again in the course of each `window`.
@@ -50,7 +50,7 @@ impl Failures {
     }
 
     /// Counts a failure of an address, or says how long to wait until one more would be counted.
-    pub(crate) fn count(&self, address: [u8; 17], now: Timestamp) -> Result<Counted, Duration> {
+    pub(crate) fn count(&self, address: [u8; 17], now: Timestamp) -> Result<FailureCell, Duration> {
         let cell = usize::try_from(self.hasher.hash_one(address) % CELLS as u64)
             .expect("the number of a cell is small");
         let now = now.as_micros();
@@ -61,7 +61,7 @@ impl Failures {
         };
         let counted = self.cells[cell].fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits);
         match counted {
-            Ok(_) => Ok(Counted(cell)),
+            Ok(_) => Ok(FailureCell(cell)),
             Err(dry_at) => Err(Duration::from_micros(
                 filled(dry_at) - now - self.window_micros,
             )),
@@ -69,7 +69,7 @@ impl Failures {
     }
 
     /// Takes back a failure that was none.
-    pub(crate) fn take_back(&self, counted: Counted) {
+    pub(crate) fn take_back(&self, counted: FailureCell) {
         let earlier = |dry_at: u64| Some(dry_at.saturating_sub(self.interval_micros));
         // The update never refuses, so it never fails.
         let _ = self.cells[counted.0].fetch_update(Ordering::Relaxed, Ordering::Relaxed, earlier);

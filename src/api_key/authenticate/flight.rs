@@ -20,9 +20,9 @@ pub(crate) type Answer = Result<Option<StoredKey>, StoreErrorKind>;
 
 /// A question that is under way. Whoever waits for it drives it, so it goes on as long as one
 /// waits; no task of its own is needed.
-pub(crate) struct Flight {
-    state: Mutex<State>,
-    waiting: Arc<Waiting>,
+pub(crate) struct RecordFlight {
+    state: Mutex<RecordFlightState>,
+    waiting: Arc<FlightWakers>,
     /// How many wait. Changed under the lock of the table where the flight is found.
     pub(super) passengers: AtomicUsize,
     seats: AtomicU64,
@@ -32,15 +32,15 @@ pub(crate) struct Flight {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Seat(u64);
 
-enum State {
+enum RecordFlightState {
     Asked(Pending<Option<StoredKey>>),
     Answered(Answer),
 }
 
-impl Flight {
+impl RecordFlight {
     pub(crate) fn new(question: Pending<Option<StoredKey>>) -> Self {
         Self {
-            state: Mutex::new(State::Asked(question)),
+            state: Mutex::new(RecordFlightState::Asked(question)),
             waiting: Arc::default(),
             passengers: AtomicUsize::new(0),
             seats: AtomicU64::new(0),
@@ -56,11 +56,11 @@ impl Flight {
     pub(crate) fn poll(&self, seat: Seat, cx: &Context<'_>) -> Poll<Answer> {
         let mut state = lock(&self.state);
         // Should the question panic, those who wait beside are told that nobody knows.
-        let panicked = State::Answered(Err(StoreErrorKind::Unavailable));
+        let panicked = RecordFlightState::Answered(Err(StoreErrorKind::Unavailable));
         let mut question = match mem::replace(&mut *state, panicked) {
-            State::Asked(question) => question,
-            State::Answered(answer) => {
-                *state = State::Answered(answer.clone());
+            RecordFlightState::Asked(question) => question,
+            RecordFlightState::Answered(answer) => {
+                *state = RecordFlightState::Answered(answer.clone());
                 return Poll::Ready(answer);
             }
         };
@@ -72,13 +72,13 @@ impl Flight {
         let polled = question.as_mut().poll(&mut Context::from_waker(&waker));
         let answer = match polled {
             Poll::Pending => {
-                *state = State::Asked(question);
+                *state = RecordFlightState::Asked(question);
                 mem::forget(wakes_others);
                 return Poll::Pending;
             }
             Poll::Ready(answer) => answer.map_err(|error| error.kind()),
         };
-        *state = State::Answered(answer.clone());
+        *state = RecordFlightState::Answered(answer.clone());
         drop(state);
         drop(wakes_others);
         Poll::Ready(answer)
@@ -92,7 +92,7 @@ impl Flight {
 }
 
 /// Wakes all who wait when it is dropped.
-struct WakesAll<'a>(&'a Waiting);
+struct WakesAll<'a>(&'a FlightWakers);
 
 impl Drop for WakesAll<'_> {
     fn drop(&mut self) {
@@ -100,7 +100,7 @@ impl Drop for WakesAll<'_> {
     }
 }
 
-impl fmt::Debug for Flight {
+impl fmt::Debug for RecordFlight {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Flight")
     }
@@ -109,11 +109,11 @@ impl fmt::Debug for Flight {
 /// The tasks to wake when the question has got on, by their seats: each is added and removed in the
 /// same time, however many there are.
 #[derive(Default)]
-struct Waiting {
+struct FlightWakers {
     wakers: Mutex<HashMap<Seat, Waker>>,
 }
 
-impl Waiting {
+impl FlightWakers {
     fn add(&self, seat: Seat, waker: &Waker) {
         match lock(&self.wakers).entry(seat) {
             Entry::Occupied(mut own) => own.get_mut().clone_from(waker),
@@ -127,7 +127,7 @@ impl Waiting {
     }
 }
 
-impl Wake for Waiting {
+impl Wake for FlightWakers {
     fn wake(self: Arc<Self>) {
         self.wake_all();
     }
@@ -158,8 +158,8 @@ mod tests {
     fn boarded(
         question: Pending<Option<StoredKey>>,
         waiters: usize,
-    ) -> (Flight, Vec<Seat>, Arc<Woken>) {
-        let (flight, woken) = (Flight::new(question), Arc::new(Woken::default()));
+    ) -> (RecordFlight, Vec<Seat>, Arc<Woken>) {
+        let (flight, woken) = (RecordFlight::new(question), Arc::new(Woken::default()));
         let seats: Vec<_> = (0..waiters)
             .map(|_| {
                 let seat = flight.take_seat();

@@ -40,12 +40,12 @@ pub(crate) struct Guesses {
 /// A request that asks about a credential. While it does, others with the same credential are not
 /// counted: together they are one guess.
 #[derive(Debug)]
-pub(crate) struct Asking {
+pub(crate) struct CredentialCheck {
     guesses: Arc<Guesses>,
     fingerprint: Fingerprint,
 }
 
-impl Drop for Asking {
+impl Drop for CredentialCheck {
     fn drop(&mut self) {
         let mut asking = lock(&self.guesses.asking);
         if let Entry::Occupied(mut own) = asking.entry(self.fingerprint) {
@@ -80,14 +80,14 @@ impl Guesses {
     }
 
     /// Begins to ask about a credential. Returns whether others ask about it already.
-    pub(crate) fn ask(self: &Arc<Self>, fingerprint: Fingerprint) -> (Asking, bool) {
+    pub(crate) fn ask(self: &Arc<Self>, fingerprint: Fingerprint) -> (CredentialCheck, bool) {
         let mut asking = lock(&self.asking);
         let count = asking.entry(fingerprint).or_default();
         *count += 1;
         let is_joined = *count > 1;
         drop(asking);
         let guesses = Arc::clone(self);
-        let asking = Asking {
+        let asking = CredentialCheck {
             guesses,
             fingerprint,
         };

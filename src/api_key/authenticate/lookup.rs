@@ -11,7 +11,7 @@ use std::{
 };
 
 use super::{
-    flight::{Answer, Flight, Seat},
+    flight::{Answer, RecordFlight, Seat},
     ttl_map::Expiring,
 };
 use crate::{
@@ -53,19 +53,19 @@ pub(crate) struct Lookup {
     feed: ChangeFeed,
     /// For how long records are remembered; zero if not at all.
     records_for: Duration,
-    tables: [Mutex<Table>; TABLES],
+    tables: [Mutex<RecordTable>; TABLES],
 }
 
-struct Table {
+struct RecordTable {
     records: Expiring<KeyId, StoredKey>,
-    flights: HashMap<KeyId, Arc<Flight>>,
+    flights: HashMap<KeyId, Arc<RecordFlight>>,
 }
 
 /// What the store said at once, or who will know.
 #[derive(Debug)]
-pub(crate) enum Asked {
+pub(crate) enum LookupReply {
     Now(Result<Option<StoredKey>, StoreError>),
-    Later(Wait),
+    Later(RecordWait),
 }
 
 impl Lookup {
@@ -91,7 +91,7 @@ impl Lookup {
             feed,
             records_for,
             tables: std::array::from_fn(|_| {
-                Mutex::new(Table {
+                Mutex::new(RecordTable {
                     records: Expiring::new(table_max, records_for),
                     flights: HashMap::new(),
                 })
@@ -115,7 +115,7 @@ impl Lookup {
         self: &Arc<Self>,
         id: KeyId,
         record: impl FnOnce() -> Option<RecordHandle>,
-    ) -> Option<Asked> {
+    ) -> Option<LookupReply> {
         if let ChangeFeed::Immediate = self.feed {
             return Some(self.ask(id, record));
         }
@@ -124,11 +124,11 @@ impl Lookup {
         }
         let now = self.clock.now();
         let record = self.table(id).records.get(&id, now).cloned()?;
-        Some(Asked::Now(Ok(Some(record))))
+        Some(LookupReply::Now(Ok(Some(record))))
     }
 
     /// Joins those who wait for the same record already.
-    pub(crate) fn join(self: &Arc<Self>, id: KeyId) -> Option<Wait> {
+    pub(crate) fn join(self: &Arc<Self>, id: KeyId) -> Option<RecordWait> {
         let table = self.table(id);
         let flight = table.flights.get(&id)?;
         Some(self.board(id, flight))
@@ -139,26 +139,26 @@ impl Lookup {
         self: &Arc<Self>,
         id: KeyId,
         record: impl FnOnce() -> Option<RecordHandle>,
-    ) -> Asked {
+    ) -> LookupReply {
         let answer = self.deadline.bound(self.store.find(id));
         let answer = self.watch.over(answer, record);
         let question = match answer.into_ready() {
-            Ok(answer) => return Asked::Now(answer),
+            Ok(answer) => return LookupReply::Now(answer),
             Err(question) => question,
         };
         match self.table(id).flights.entry(id) {
             // Somebody asked in between; the second question is dropped unasked.
-            Entry::Occupied(flight) => Asked::Later(self.board(id, flight.get())),
+            Entry::Occupied(flight) => LookupReply::Later(self.board(id, flight.get())),
             Entry::Vacant(place) => {
-                let flight = place.insert(Arc::new(Flight::new(question)));
-                Asked::Later(self.board(id, flight))
+                let flight = place.insert(Arc::new(RecordFlight::new(question)));
+                LookupReply::Later(self.board(id, flight))
             }
         }
     }
 
-    fn board(self: &Arc<Self>, id: KeyId, flight: &Arc<Flight>) -> Wait {
+    fn board(self: &Arc<Self>, id: KeyId, flight: &Arc<RecordFlight>) -> RecordWait {
         flight.passengers.fetch_add(1, Ordering::Relaxed);
-        Wait {
+        RecordWait {
             lookup: Arc::clone(self),
             seat: flight.take_seat(),
             flight: Arc::clone(flight),
@@ -168,7 +168,7 @@ impl Lookup {
 
     /// Remembers what a flight brought, unless somebody said meanwhile that it is out of date: then
     /// the flight is no longer in its table.
-    fn land(&self, id: KeyId, flight: &Arc<Flight>, answer: &Answer) {
+    fn land(&self, id: KeyId, flight: &Arc<RecordFlight>, answer: &Answer) {
         let mut table = self.table(id);
         if !table.has(id, flight) {
             return;
@@ -182,7 +182,7 @@ impl Lookup {
 
     /// Lets a passenger off. A question that nobody waits for is dropped: left alone, it would
     /// answer somebody much later with what is true now.
-    fn leave(&self, id: KeyId, flight: &Arc<Flight>, seat: Seat) {
+    fn leave(&self, id: KeyId, flight: &Arc<RecordFlight>, seat: Seat) {
         let mut table = self.table(id);
         let was_last = flight.passengers.fetch_sub(1, Ordering::Relaxed) == 1;
         let abandoned = if was_last && table.has(id, flight) {
@@ -205,7 +205,7 @@ impl Lookup {
         announced && !self.records_for.is_zero()
     }
 
-    fn table(&self, id: KeyId) -> MutexGuard<'_, Table> {
+    fn table(&self, id: KeyId) -> MutexGuard<'_, RecordTable> {
         let spread = id.as_str().bytes().fold(0_usize, |sum, byte| {
             sum.wrapping_mul(31).wrapping_add(usize::from(byte))
         });
@@ -213,8 +213,8 @@ impl Lookup {
     }
 }
 
-impl Table {
-    fn has(&self, id: KeyId, flight: &Arc<Flight>) -> bool {
+impl RecordTable {
+    fn has(&self, id: KeyId, flight: &Arc<RecordFlight>) -> bool {
         let own = self.flights.get(&id);
         own.is_some_and(|own| Arc::ptr_eq(own, flight))
     }
@@ -252,14 +252,14 @@ impl fmt::Debug for Lookup {
 }
 
 /// Waits for a record that the store has been asked for, with all others who wait for it.
-pub(crate) struct Wait {
+pub(crate) struct RecordWait {
     lookup: Arc<Lookup>,
-    flight: Arc<Flight>,
+    flight: Arc<RecordFlight>,
     seat: Seat,
     id: KeyId,
 }
 
-impl Future for Wait {
+impl Future for RecordWait {
     type Output = Result<Option<StoredKey>, StoreError>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
@@ -270,13 +270,13 @@ impl Future for Wait {
     }
 }
 
-impl Drop for Wait {
+impl Drop for RecordWait {
     fn drop(&mut self) {
         self.lookup.leave(self.id, &self.flight, self.seat);
     }
 }
 
-impl fmt::Debug for Wait {
+impl fmt::Debug for RecordWait {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Wait").field(&self.id).finish()
     }

@@ -1,5 +1,6 @@
 //! Authentication of one request.
 
+pub(super) mod challenges;
 pub(super) mod encoding;
 pub(super) mod extract;
 pub(super) mod failure_limiter;

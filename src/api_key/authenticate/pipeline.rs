@@ -14,13 +14,13 @@ use http::{
 
 use super::{
     extract::{self, Presented},
-    lookup::{Asked, Wait},
+    lookup::{LookupReply, RecordWait},
     rejection::Denied,
     verifier::{Credential, Verified},
 };
 use crate::{
     api_key::{
-        config::{Attempt, Caller, Config},
+        config::{AdmittedCaller, ApiKeyConfig, Attempt},
         key::format::ParsedKey,
         record::record::StoredKey,
     },
@@ -33,25 +33,25 @@ use crate::{
 
 /// What is to become of a request, or what must be known first.
 #[derive(Debug)]
-pub(crate) enum Step {
+pub(crate) enum AuthStep {
     /// It is decided.
     Decided(Decision),
     /// Somebody has been asked, and answers later.
-    Wait(Question),
+    Wait(AuthWait),
 }
 
 /// What is to become of a request.
 #[derive(Debug)]
 pub(crate) enum Decision {
     /// The caller is known.
-    Admit(Caller),
+    Admit(AdmittedCaller),
     /// The caller presented nothing, and need not.
     AdmitAnonymous,
     /// The caller is turned away.
     Refuse(Denied),
 }
 
-impl<C: Into<Caller>> From<Result<C, Denied>> for Step {
+impl<C: Into<AdmittedCaller>> From<Result<C, Denied>> for AuthStep {
     fn from(verdict: Result<C, Denied>) -> Self {
         match verdict {
             Ok(caller) => Self::Decided(Decision::Admit(caller.into())),
@@ -61,9 +61,9 @@ impl<C: Into<Caller>> From<Result<C, Denied>> for Step {
 }
 
 /// A question that is answered later.
-pub(crate) enum Question {
+pub(crate) enum AuthWait {
     /// The store is asked for a record.
-    Record(Wait, Option<Attempt>),
+    Record(RecordWait, Option<Attempt>),
     /// The verifier of this number is asked.
     Verifier(Pending<Verified>, usize, Attempt),
     /// A slow hash is computed for a record.
@@ -80,7 +80,7 @@ pub(crate) enum Reply {
     Panicked(Attempt),
 }
 
-impl Question {
+impl AuthWait {
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Reply> {
         Poll::Ready(match self {
             Self::Record(wait, attempt) => {
@@ -102,7 +102,7 @@ impl Question {
     }
 }
 
-impl fmt::Debug for Question {
+impl fmt::Debug for AuthWait {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Record(wait, _) => f.debug_tuple("Record").field(wait).finish(),
@@ -112,16 +112,16 @@ impl fmt::Debug for Question {
     }
 }
 
-fn refuse(denied: Denied) -> Step {
-    Step::Decided(Decision::Refuse(denied))
+fn refuse(denied: Denied) -> AuthStep {
+    AuthStep::Decided(Decision::Refuse(denied))
 }
 
-fn anonymous() -> Step {
-    Step::Decided(Decision::AdmitAnonymous)
+fn anonymous() -> AuthStep {
+    AuthStep::Decided(Decision::AdmitAnonymous)
 }
 
 /// Looks at a request, and asks the first question about it.
-pub(crate) fn begin<B>(config: &Config, request: &Request<B>) -> Step {
+pub(crate) fn begin<B>(config: &ApiKeyConfig, request: &Request<B>) -> AuthStep {
     let presented = match extract::extract(&config.sources, request) {
         Presented::Nothing if config.optional => return anonymous(),
         Presented::Nothing if config.allows_preflight && is_preflight(request) => {
@@ -139,7 +139,7 @@ pub(crate) fn begin<B>(config: &Config, request: &Request<B>) -> Step {
 
 /// Checks a credential that does not have the form of the ring's keys. Whoever tries many of them is
 /// turned away before a verifier or the store is asked.
-fn guess<B>(config: &Config, request: &Request<B>, presented: &[u8]) -> Step {
+fn guess<B>(config: &ApiKeyConfig, request: &Request<B>, presented: &[u8]) -> AuthStep {
     if config.verifiers.is_empty()
         && let Err(denied) = config.ring.shared.read(presented)
     {
@@ -153,7 +153,7 @@ fn guess<B>(config: &Config, request: &Request<B>, presented: &[u8]) -> Step {
 
 /// Goes on with the answer to a question. The credential is read from the request again: no copy
 /// of a secret has waited with it.
-pub(crate) fn go_on<B>(config: &Config, request: &Request<B>, reply: Reply) -> Step {
+pub(crate) fn go_on<B>(config: &ApiKeyConfig, request: &Request<B>, reply: Reply) -> AuthStep {
     let Presented::Key(presented) = extract::extract(&config.sources, request) else {
         return refuse(Denied::new(AuthDenial::Malformed, None));
     };
@@ -182,26 +182,26 @@ pub(crate) fn go_on<B>(config: &Config, request: &Request<B>, reply: Reply) -> S
 
 /// Finds a record, and decides by it if it is at hand.
 fn ask_record<B>(
-    config: &Config,
+    config: &ApiKeyConfig,
     request: &Request<B>,
     key: &ParsedKey<'_>,
     attempt: Option<Attempt>,
-) -> Step {
+) -> AuthStep {
     match find(config, request, key, attempt) {
-        Ok((Asked::Now(answer), attempt)) => answered(config, request, key, attempt, answer),
-        Ok((Asked::Later(wait), attempt)) => Step::Wait(Question::Record(wait, attempt)),
+        Ok((LookupReply::Now(answer), attempt)) => answered(config, request, key, attempt, answer),
+        Ok((LookupReply::Later(wait), attempt)) => AuthStep::Wait(AuthWait::Record(wait, attempt)),
         Err(denied) => refuse(denied),
     }
 }
 
 /// Decides by a record, once it is proved where that takes long.
 fn answered<B>(
-    config: &Config,
+    config: &ApiKeyConfig,
     request: &Request<B>,
     key: &ParsedKey<'_>,
     attempt: Option<Attempt>,
     answer: Result<Option<StoredKey>, StoreError>,
-) -> Step {
+) -> AuthStep {
     match answer {
         Ok(Some(record)) if record.brief().is_slow => {
             prove(config, request, key, attempt, record).unwrap_or_else(refuse)
@@ -213,12 +213,12 @@ fn answered<B>(
 /// Has a slow hash computed, unless this key was wrong a moment ago or its client has presented too
 /// many wrong ones.
 fn prove<B>(
-    config: &Config,
+    config: &ApiKeyConfig,
     request: &Request<B>,
     key: &ParsedKey<'_>,
     attempt: Option<Attempt>,
     record: StoredKey,
-) -> Result<Step, Denied> {
+) -> Result<AuthStep, Denied> {
     let ring = &config.ring.shared;
     let Some(hash) = record.slow_hash() else {
         return Err(Denied::internal());
@@ -233,7 +233,7 @@ fn prove<B>(
         None => config.begin_attempt(request, ring.peppers.fingerprint(key.bytes))?,
     };
     Ok(match ring.prove_slowly(hash, &record, key).into_ready() {
-        Err(pending) => Step::Wait(Question::Proof(pending, record, Some(attempt))),
+        Err(pending) => AuthStep::Wait(AuthWait::Proof(pending, record, Some(attempt))),
         Ok(Ok(proved)) => {
             let answer = Ok(Some(record));
             let settled = config.settle(request, key, Some(attempt), answer, Some(proved));
@@ -249,18 +249,18 @@ fn prove<B>(
 /// that has not presented too many wrong ones; a key that was good within the last hour is always
 /// asked for.
 fn find<B>(
-    config: &Config,
+    config: &ApiKeyConfig,
     request: &Request<B>,
     key: &ParsedKey<'_>,
     attempt: Option<Attempt>,
-) -> Result<(Asked, Option<Attempt>), Denied> {
+) -> Result<(LookupReply, Option<Attempt>), Denied> {
     let ring = &config.ring.shared;
     let record = || RecordHandle::of(request.extensions()).cloned();
     if let Some(at_hand) = ring.lookup.at_hand(key.id, record) {
         return Ok((at_hand, attempt));
     }
     if let Some(attempt) = attempt {
-        let joined = ring.lookup.join(key.id).map(Asked::Later);
+        let joined = ring.lookup.join(key.id).map(LookupReply::Later);
         let asked = joined.unwrap_or_else(|| ring.lookup.ask(key.id, record));
         return Ok((asked, Some(attempt)));
     }
@@ -270,7 +270,7 @@ fn find<B>(
     }
     if let Some(wait) = ring.lookup.join(key.id) {
         let attempt = Attempt::uncounted(fingerprint);
-        return Ok((Asked::Later(wait), Some(attempt)));
+        return Ok((LookupReply::Later(wait), Some(attempt)));
     }
     let attempt = config.begin_attempt(request, fingerprint)?;
     Ok((ring.lookup.ask(key.id, record), Some(attempt)))
@@ -278,12 +278,12 @@ fn find<B>(
 
 /// Asks the verifiers from this number on, until one decides or answers later.
 fn ask_verifiers<B>(
-    config: &Config,
+    config: &ApiKeyConfig,
     request: &Request<B>,
     presented: &[u8],
     from: usize,
     attempt: Attempt,
-) -> Step {
+) -> AuthStep {
     for (number, verifier) in config.verifiers.iter().enumerate().skip(from) {
         let credential = Credential::new(presented);
         let asked = catch_unwind(AssertUnwindSafe(|| verifier.verify(&credential)));
@@ -296,7 +296,7 @@ fn ask_verifiers<B>(
                     return step;
                 }
             }
-            Err(pending) => return Step::Wait(Question::Verifier(pending, number, attempt)),
+            Err(pending) => return AuthStep::Wait(AuthWait::Verifier(pending, number, attempt)),
         }
     }
     // Nobody's so far: of the ring's, if it was made elsewhere.
@@ -307,7 +307,12 @@ fn ask_verifiers<B>(
 }
 
 /// Settles an attempt with a credential that nobody can read: a wrong one, unless the fault is ours.
-fn unread<B>(config: &Config, request: &Request<B>, attempt: &Attempt, denied: Denied) -> Denied {
+fn unread<B>(
+    config: &ApiKeyConfig,
+    request: &Request<B>,
+    attempt: &Attempt,
+    denied: Denied,
+) -> Denied {
     if denied.is_malformed() {
         return config.settle_wrong(request, attempt, AuthDenial::Malformed);
     }
@@ -317,11 +322,11 @@ fn unread<B>(config: &Config, request: &Request<B>, attempt: &Attempt, denied: D
 
 /// Decides by what a verifier said, unless the credential was none of its own.
 fn verified<B>(
-    config: &Config,
+    config: &ApiKeyConfig,
     request: &Request<B>,
     attempt: &Attempt,
     answer: Result<Verified, StoreError>,
-) -> Option<Step> {
+) -> Option<AuthStep> {
     Some(match answer {
         Ok(Verified::Caller(identity)) => {
             config.settle_good(attempt);
@@ -340,7 +345,7 @@ fn verified<B>(
 }
 
 /// Refuses a request whose verifier panicked. That is nobody's failure.
-fn panicked(config: &Config, attempt: &Attempt) -> Step {
+fn panicked(config: &ApiKeyConfig, attempt: &Attempt) -> AuthStep {
     config.release(attempt);
     refuse(Denied::internal())
 }

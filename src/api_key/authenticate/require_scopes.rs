@@ -13,9 +13,12 @@ use pin_project_lite::pin_project;
 use tower::Service;
 use tower_layer::Layer;
 
-use super::rejection::{Challenges, Denied, Named};
+use super::{
+    challenges::Challenges,
+    rejection::{Denied, Named},
+};
 use crate::{
-    api_key::{config::Refused, manage::audit::Audit, record::scopes::Requirement},
+    api_key::{config::Refused, manage::audit::KeyAudit, record::scopes::Requirement},
     core::{
         audit::Auditor,
         error::ConfigError,
@@ -44,7 +47,7 @@ pub struct RequireScopesLayer {
     requirement: Arc<Requirement>,
     challenges: Arc<Challenges>,
     responder: Responder,
-    audit: Audit,
+    audit: KeyAudit,
 }
 
 impl RequireScopesLayer {
@@ -111,7 +114,7 @@ impl RequireScopesLayer {
     /// know addresses.
     #[must_use]
     pub fn auditor(mut self, auditor: impl Auditor) -> Self {
-        self.audit = Audit::new(auditor);
+        self.audit = KeyAudit::new(auditor);
         self
     }
 
@@ -122,7 +125,7 @@ impl RequireScopesLayer {
             ),
             requirement: Arc::new(requirement),
             responder: Responder::default(),
-            audit: Audit::default(),
+            audit: KeyAudit::default(),
         }
     }
 }
@@ -188,7 +191,7 @@ where
 
     fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
         let state = match self.denied(&request) {
-            None => State::Calling {
+            None => ScopeCheckState::Calling {
                 response: self.inner.call(request),
             },
             Some(denied) => {
@@ -196,7 +199,7 @@ where
                 let record = RecordHandle::of(request.extensions());
                 layer.audit.tell_denied(&denied, record, || None);
                 let refused = Refused::new(denied, Named::Credential, &request);
-                State::Refused {
+                ScopeCheckState::Refused {
                     response: Some(refused.respond_with(&layer.challenges, &layer.responder)),
                 }
             }
@@ -209,13 +212,13 @@ pin_project! {
     /// The future of [`RequireScopes`].
     pub struct RequireScopesFuture<F, ResBody> {
         #[pin]
-        state: State<F, ResBody>,
+        state: ScopeCheckState<F, ResBody>,
     }
 }
 
 pin_project! {
     #[project = StateProj]
-    enum State<F, ResBody> {
+    enum ScopeCheckState<F, ResBody> {
         // Calling => done
         Calling { #[pin] response: F },
         // Refused => done

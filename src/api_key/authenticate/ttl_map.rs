@@ -12,7 +12,7 @@ use crate::core::time::Timestamp;
 /// room is needed. Each step costs the same, whatever it holds.
 #[derive(Debug)]
 pub(super) struct Expiring<K, V> {
-    entries: HashMap<K, Entry<V>>,
+    entries: HashMap<K, TtlEntry<V>>,
     /// Each entry's key and number, oldest first; those that were replaced or removed included.
     order: VecDeque<(K, u64)>,
     next_number: u64,
@@ -21,7 +21,7 @@ pub(super) struct Expiring<K, V> {
 }
 
 #[derive(Debug)]
-struct Entry<V> {
+struct TtlEntry<V> {
     value: V,
     number: u64,
     ends_at: Timestamp,
@@ -51,7 +51,7 @@ impl<K: Copy + Eq + Hash, V> Expiring<K, V> {
         self.order.push_back((key, number));
         self.entries.insert(
             key,
-            Entry {
+            TtlEntry {
                 value,
                 number,
                 ends_at,

@@ -22,22 +22,22 @@ const WAITING_MAX: usize = 64;
 /// Computes slow hashes, each thread until none is waiting.
 #[derive(Clone, Default)]
 pub(crate) struct Hashing {
-    line: Arc<Mutex<Line>>,
+    line: Arc<Mutex<HashQueue>>,
 }
 
 #[derive(Default)]
-struct Line {
+struct HashQueue {
     waiting: VecDeque<Job>,
     threads: usize,
 }
 
 struct Job {
     work: Box<dyn FnOnce() -> Result<bool, StoreError> + Send>,
-    answer: Arc<Mutex<Answer>>,
+    answer: Arc<Mutex<HashResult>>,
 }
 
 #[derive(Default)]
-struct Answer {
+struct HashResult {
     said: Option<Result<bool, StoreError>>,
     waker: Option<Waker>,
 }
@@ -48,7 +48,7 @@ impl Hashing {
         &self,
         work: impl FnOnce() -> Result<bool, StoreError> + Send + 'static,
     ) -> StoreFuture<bool> {
-        let answer = Arc::new(Mutex::new(Answer::default()));
+        let answer = Arc::new(Mutex::new(HashResult::default()));
         let job = Job {
             work: Box::new(work),
             answer: Arc::clone(&answer),
@@ -81,7 +81,7 @@ impl Hashing {
         }
         line.threads += 1;
         drop(line);
-        let thread = Thread(Arc::clone(&self.line));
+        let thread = HashThread(Arc::clone(&self.line));
         // What waits is failed if there is no thread for it: it drops with the line.
         spawn_thread("portcullis-hash", move || thread.run()).map_err(|error| {
             lock(&self.line).waiting.clear();
@@ -91,9 +91,9 @@ impl Hashing {
 }
 
 /// One of the threads. Whichever way it ends, another may take its place.
-struct Thread(Arc<Mutex<Line>>);
+struct HashThread(Arc<Mutex<HashQueue>>);
 
-impl Thread {
+impl HashThread {
     fn run(&self) {
         loop {
             let job = lock(&self.0).waiting.pop_front();
@@ -106,7 +106,7 @@ impl Thread {
     }
 }
 
-impl Drop for Thread {
+impl Drop for HashThread {
     fn drop(&mut self) {
         let mut line = lock(&self.0);
         line.threads -= 1;
@@ -128,7 +128,7 @@ impl Job {
 }
 
 /// An answer that is given, in whatever way this ends.
-struct Said(Arc<Mutex<Answer>>);
+struct Said(Arc<Mutex<HashResult>>);
 
 impl Said {
     fn say(&self, said: Result<bool, StoreError>) {

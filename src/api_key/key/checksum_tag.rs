@@ -67,14 +67,14 @@ impl fmt::Debug for KeyedTag {
 
 /// The tags of a ring: the one that new keys get, and former ones.
 #[derive(Clone, Debug)]
-pub(crate) struct Tags {
+pub(crate) struct KeyTags {
     pub(crate) current: KeyedTag,
     pub(crate) former: Vec<KeyedTag>,
     /// Whether keys with the checksum that anybody can compute are taken too.
     pub(crate) checksums_too: bool,
 }
 
-impl Tags {
+impl KeyTags {
     /// Returns the check of a new key, by what stands before it.
     pub(crate) fn check(&self, bytes: &[u8]) -> u32 {
         self.current.of(bytes)

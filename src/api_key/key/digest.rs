@@ -195,7 +195,7 @@ pub(crate) struct Peppers {
 
 /// What tells that a record is as it was written: a keyed digest of it.
 #[derive(Clone)]
-pub(crate) struct Seal {
+pub(crate) struct RecordSeal {
     pub(crate) pepper_id: u16,
     pub(crate) digest: KeyDigest,
 }
@@ -295,15 +295,15 @@ impl Peppers {
     }
 
     /// Seals a record's bytes, if there is a pepper.
-    pub(crate) fn seal(&self, record: &[u8]) -> Option<Seal> {
-        self.current.as_ref().map(|pepper| Seal {
+    pub(crate) fn seal(&self, record: &[u8]) -> Option<RecordSeal> {
+        self.current.as_ref().map(|pepper| RecordSeal {
             pepper_id: pepper.id,
             digest: pepper.digest(SEAL_PURPOSE, record),
         })
     }
 
     /// Returns whether these are the bytes that were sealed.
-    pub(crate) fn is_sealed(&self, seal: &Seal, record: &[u8]) -> bool {
+    pub(crate) fn is_sealed(&self, seal: &RecordSeal, record: &[u8]) -> bool {
         let pepper = self.find(seal.pepper_id);
         pepper.is_some_and(|pepper| pepper.digest(SEAL_PURPOSE, record).matches(&seal.digest))
     }

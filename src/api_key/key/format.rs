@@ -9,7 +9,7 @@ use std::{
 
 use zeroize::{Zeroize, Zeroizing};
 
-use super::{checksum_tag::Tags, secret::SecretKey};
+use super::{checksum_tag::KeyTags, secret::SecretKey};
 use crate::core::error::ConfigError;
 
 /// How long a key can be, in bytes.
@@ -111,14 +111,14 @@ pub struct Malformed;
 pub(crate) struct KeyFormat {
     prefix: Box<str>,
     environments: Vec<Box<str>>,
-    tags: Option<Tags>,
+    tags: Option<KeyTags>,
 }
 
 impl KeyFormat {
     pub(crate) fn new(
         prefix: &str,
         environments: &[String],
-        tags: Option<Tags>,
+        tags: Option<KeyTags>,
     ) -> Result<Self, ConfigError> {
         if !is_prefix(prefix.as_bytes()) {
             return Err(ConfigError::new(
@@ -500,7 +500,7 @@ pub(crate) mod tests {
             let secret: Vec<u8> = (*first..*first + 32).collect();
             crate::api_key::key::checksum_tag::KeyedTag::new(secret).unwrap()
         };
-        let tags = Tags {
+        let tags = KeyTags {
             current: tag(&current),
             former: former.iter().map(tag).collect(),
             checksums_too,

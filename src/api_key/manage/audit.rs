@@ -12,11 +12,11 @@ use crate::{
 
 /// Tells the auditor of what becomes of keys and of callers.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Audit {
+pub(crate) struct KeyAudit {
     pub(crate) ground: audit::Audit,
 }
 
-impl Audit {
+impl KeyAudit {
     pub(crate) fn new(auditor: impl Auditor) -> Self {
         Self {
             ground: audit::Audit::to(auditor),

@@ -9,7 +9,7 @@ use super::{
 use crate::{
     api_key::{
         key::{
-            digest::{DigestAlgorithm, ForeignAlgorithm, KeyDigest, Seal},
+            digest::{DigestAlgorithm, ForeignAlgorithm, KeyDigest, RecordSeal},
             format::KeyId,
         },
         manage::authority::SetByOwner,
@@ -96,7 +96,7 @@ impl KeyRecord {
         if bytes.len() > Self::BYTES_MAX {
             return Err(corrupt());
         }
-        let mut reader = Reader(bytes);
+        let mut reader = RecordReader(bytes);
         let record = reader.record().ok_or_else(corrupt)?;
         if reader.0.is_empty() {
             Ok(record)
@@ -195,9 +195,9 @@ impl Writer {
 }
 
 /// Reads fields from the front. `None` means that they are not what was written.
-struct Reader<'a>(&'a [u8]);
+struct RecordReader<'a>(&'a [u8]);
 
-impl Reader<'_> {
+impl RecordReader<'_> {
     fn record(&mut self) -> Option<KeyRecord> {
         let has_set_by_owner = match self.byte()? {
             SCHEMA => false,
@@ -323,8 +323,8 @@ impl Reader<'_> {
         Some(metadata)
     }
 
-    fn seal(&mut self) -> Option<Seal> {
-        Some(Seal {
+    fn seal(&mut self) -> Option<RecordSeal> {
+        Some(RecordSeal {
             pepper_id: u16::from_le_bytes(self.array()?),
             digest: KeyDigest::from_bytes(self.array()?),
         })
@@ -386,7 +386,7 @@ mod tests {
         record.rotated_at = Some(at);
         record.rotated_from = Some(record.id);
         record.rotated_to = Some(record.id);
-        record.seal = Some(Seal {
+        record.seal = Some(RecordSeal {
             pepper_id: 3,
             digest: KeyDigest::from_bytes([9; 32]),
         });

@@ -15,7 +15,7 @@ use super::constraints::Constraints;
 use crate::{
     api_key::{
         key::{
-            digest::{DigestAlgorithm, KeyDigest, Seal},
+            digest::{DigestAlgorithm, KeyDigest, RecordSeal},
             format::KeyId,
         },
         manage::authority::SetByOwner,
@@ -54,7 +54,7 @@ pub struct KeyRecord {
     /// The hash of a key that was made elsewhere, if it has a salt.
     pub(crate) slow_hash: Option<String>,
     pub(crate) set_by_owner: SetByOwner,
-    pub(crate) seal: Option<Seal>,
+    pub(crate) seal: Option<RecordSeal>,
 }
 
 impl KeyRecord {
@@ -296,7 +296,7 @@ pub enum KeyStatus {
 /// once. A clone is two reference counts.
 #[derive(Debug)]
 pub struct StoredKey {
-    inner: Arc<Inner>,
+    inner: Arc<RecordInner>,
     identity: Identity,
 }
 
@@ -304,7 +304,7 @@ pub struct StoredKey {
 /// of them, and one that was not used a moment ago is not in the cache.
 #[derive(Debug)]
 #[repr(C)]
-struct Inner {
+struct RecordInner {
     brief: Brief,
     /// The number of the ring that has looked at the seal and found it whole; zero for none.
     trusted_by: AtomicU64,
@@ -338,7 +338,7 @@ impl StoredKey {
             is_unconstrained: record.constraints == Constraints::new(),
         };
         Self {
-            inner: Arc::new(Inner {
+            inner: Arc::new(RecordInner {
                 brief,
                 record,
                 trusted_by: AtomicU64::new(0),

@@ -1,4 +1,4 @@
-//! The keys of one service: their format, their peppers and their store.
+//! The options of a key ring.
 
 use std::{
     fmt,
@@ -9,53 +9,31 @@ use std::{
     time::Duration,
 };
 
-use super::{rehash::Redigests, state::Shared, usage::Usage};
+use super::{rehash::Redigests, ring::KeyRing, state::KeyRingInner, usage::Usage};
 use crate::{
     api_key::{
         authenticate::{
             guesses::Guesses,
-            lookup::{Lookup, Memory, RECORDS_FOR_MAX},
+            lookup::{Lookup, Memory},
         },
         import::{hash_pool::Hashing, imported::ForeignKeys},
         key::{
-            checksum_tag::{KeyedTag, Tags},
+            checksum_tag::KeyedTag,
             digest::{Pepper, Peppers},
             format::KeyFormat,
         },
-        manage::{audit::Audit, creating::Creating, patient::PatientStore},
+        manage::{audit::KeyAudit, creating::Creating, patient::PatientStore},
         store::ApiKeyStore,
     },
     core::{
         audit::Auditor,
-        error::{ConfigError, StoreError},
+        error::ConfigError,
         notice,
         runtime::Runtime,
         store_api::{store_monitor::StoreWatch, timeout::Deadline},
         time::{Clock, SystemClock},
     },
 };
-
-/// The keys of one service: how they look, what they are digested under, and where they are kept.
-///
-/// A [`KeyManager`](crate::api_key::KeyManager) makes keys of it, and an
-/// [`ApiKeyLayer`](crate::api_key::ApiKeyLayer) checks keys against it; what is said here once holds for
-/// both. A clone is the same ring.
-///
-/// ```
-/// use portcullis::{api_key::{KeyRing, Pepper}, store::MemoryStore};
-///
-/// # let secret = [0, 1, 2, 3, 4, 5, 6, 7].repeat(4);
-/// let ring = KeyRing::builder("acmepay", MemoryStore::new())
-///     .environments(["live", "test"])
-///     .pepper(Pepper::new(1, secret)?)
-///     .build()?;
-/// # let _ = ring;
-/// # Ok::<(), portcullis::ConfigError>(())
-/// ```
-#[derive(Clone)]
-pub struct KeyRing {
-    pub(crate) shared: Arc<Shared>,
-}
 
 impl KeyRing {
     /// Begins a ring of keys that open with `prefix`: the service's name, 3 to 24 of `a-z`, `0-9`
@@ -69,7 +47,7 @@ impl KeyRing {
             unpeppered: false,
             store: Arc::new(store),
             clock: None,
-            audit: Audit::default(),
+            audit: KeyAudit::default(),
             foreign: None,
             counts_uses: false,
             seals: false,
@@ -96,24 +74,8 @@ const DEADLINE: Duration = Duration::from_millis(50);
 /// How long who manages keys waits for it.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-impl KeyRing {
-    /// Writes what has come up since the last time and need not be written at each request: which
-    /// keys were used, when and how often, if uses are counted, and digests under the current
-    /// pepper of keys that had a former one.
-    ///
-    /// Call it when the service shuts down. Uses that were not told by then are lost, and nothing
-    /// else.
-    ///
-    /// # Errors
-    ///
-    /// If the store fails. What it certainly has not kept is told the next time.
-    pub async fn flush(&self) -> Result<(), StoreError> {
-        self.shared.flush().await
-    }
-}
-
 /// Flushes a ring again and again, as long as it is there.
-async fn flush_every(interval: Duration, runtime: Arc<dyn Runtime>, ring: Weak<Shared>) {
+async fn flush_every(interval: Duration, runtime: Arc<dyn Runtime>, ring: Weak<KeyRingInner>) {
     loop {
         runtime.sleep(interval).await;
         let Some(shared) = ring.upgrade() else { return };
@@ -122,36 +84,28 @@ async fn flush_every(interval: Duration, runtime: Arc<dyn Runtime>, ring: Weak<S
     }
 }
 
-impl fmt::Debug for KeyRing {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("KeyRing")
-            .field("format", &self.shared.format)
-            .finish_non_exhaustive()
-    }
-}
-
 /// Builds a [`KeyRing`].
 #[must_use]
 pub struct KeyRingBuilder {
-    prefix: String,
-    environments: Vec<String>,
-    pepper: Option<Pepper>,
-    former: Vec<Pepper>,
-    unpeppered: bool,
-    store: Arc<dyn ApiKeyStore>,
-    clock: Option<Arc<dyn Clock>>,
-    memory: Memory,
-    audit: Audit,
-    foreign: Option<ForeignKeys>,
-    counts_uses: bool,
-    seals: bool,
-    plain_too: bool,
-    flush: Option<(Duration, Arc<dyn Runtime>)>,
-    deadline: Deadline,
-    patience: Deadline,
-    tag: Option<KeyedTag>,
-    former_tags: Vec<KeyedTag>,
-    checksums_too: bool,
+    pub(super) prefix: String,
+    pub(super) environments: Vec<String>,
+    pub(super) pepper: Option<Pepper>,
+    pub(super) former: Vec<Pepper>,
+    pub(super) unpeppered: bool,
+    pub(super) store: Arc<dyn ApiKeyStore>,
+    pub(super) clock: Option<Arc<dyn Clock>>,
+    pub(super) memory: Memory,
+    pub(super) audit: KeyAudit,
+    pub(super) foreign: Option<ForeignKeys>,
+    pub(super) counts_uses: bool,
+    pub(super) seals: bool,
+    pub(super) plain_too: bool,
+    pub(super) flush: Option<(Duration, Arc<dyn Runtime>)>,
+    pub(super) deadline: Deadline,
+    pub(super) patience: Deadline,
+    pub(super) tag: Option<KeyedTag>,
+    pub(super) former_tags: Vec<KeyedTag>,
+    pub(super) checksums_too: bool,
 }
 
 impl KeyRingBuilder {
@@ -206,7 +160,7 @@ impl KeyRingBuilder {
     /// It is called once the change is kept, on the task that made it: it must not block. If it
     /// panics, the change stands.
     pub fn auditor(mut self, auditor: impl Auditor) -> Self {
-        self.audit = Audit::new(auditor);
+        self.audit = KeyAudit::new(auditor);
         self
     }
 
@@ -353,81 +307,12 @@ impl KeyRingBuilder {
     ///
     /// If the ring is to be flushed at an interval, and the runtime cannot spawn here.
     pub fn build(self) -> Result<KeyRing, ConfigError> {
-        if let Some(too_long) = self.memory.records_for.filter(|own| *own > RECORDS_FOR_MAX) {
-            return Err(ConfigError::new(
-                "remember_keys_for",
-                format_args!("{too_long:?}"),
-                "a revoked key could live on for as long",
-            )
-            .fix("give 10 seconds at most"));
-        }
-        match (&self.pepper, self.unpeppered) {
-            (None, false) => {
-                return Err(ConfigError::new(
-                    "pepper",
-                    "not set",
-                    "without one, whoever can write to the store can make keys",
-                )
-                .fix("give one to `pepper`, or call `without_pepper` to do without"));
-            }
-            (Some(pepper), true) => {
-                return Err(ConfigError::new(
-                    "without_pepper",
-                    format_args!("called beside pepper {}", pepper.id()),
-                    "there is a pepper, and there is none",
-                )
-                .fix("drop one of the two, or make it a `former_pepper`"));
-            }
-            (Some(_), false) | (None, true) => {}
-        }
-        if let Some((interval, _)) = &self.flush
-            && *interval < Duration::from_secs(1)
-        {
-            return Err(ConfigError::new(
-                "flush_every",
-                format_args!("{interval:?}"),
-                "the store would be told of hardly more than one request at a time",
-            )
-            .fix("give 30 to 60 seconds"));
-        }
-        if self.seals && self.pepper.is_none() {
-            return Err(ConfigError::new(
-                "seal_records",
-                "called without a pepper",
-                "a seal that anybody can make seals nothing",
-            )
-            .fix("give a pepper"));
-        }
-        if self.deadline.is_zero() {
-            return Err(
-                ConfigError::new("store_deadline", "0ns", "no server answers in no time")
-                    .fix("give some dozens of milliseconds, or call `without_store_deadline`"),
-            );
-        }
-        if self.patience.is_zero() {
-            return Err(ConfigError::new(
-                "manager_deadline",
-                "0ns",
-                "no server answers in no time",
-            )
-            .fix("give some seconds"));
-        }
-        let tags = match self.tag {
-            Some(current) => Some(Tags {
-                current,
-                former: self.former_tags,
-                checksums_too: self.checksums_too,
-            }),
-            None if self.former_tags.is_empty() && !self.checksums_too => None,
-            None => {
-                return Err(ConfigError::new(
-                    "keyed_tag",
-                    "not set",
-                    "a former one is named, or that there was none",
-                )
-                .fix("give the tag that new keys get, or name no former ones"));
-            }
-        };
+        self.check_memory()?;
+        self.check_pepper()?;
+        self.check_flush()?;
+        self.check_seal()?;
+        self.check_deadlines()?;
+        let tags = self.check_tags()?;
         let is_pepper_random = self.pepper.as_ref().is_some_and(Pepper::is_random);
         let clock = self.clock.unwrap_or_else(|| Arc::new(SystemClock::new()));
         let deadline = self.deadline.beside(self.store.has_deadline());
@@ -435,7 +320,7 @@ impl KeyRingBuilder {
         let watch = StoreWatch::new("api_key", self.audit.ground.clone());
         let store = &self.store;
         let ring = KeyRing {
-            shared: Arc::new(Shared {
+            shared: Arc::new(KeyRingInner {
                 seals_as: self.seals.then(next_number),
                 redigests: Redigests::default(),
                 foreign: self.foreign,

@@ -41,11 +41,11 @@ pub enum ChangeFeed {
 /// ```
 #[derive(Clone, Default)]
 pub struct KeyChanges {
-    shared: Arc<Shared>,
+    shared: Arc<FeedInner>,
 }
 
 #[derive(Default)]
-struct Shared {
+struct FeedInner {
     connected: AtomicBool,
     listeners: Mutex<Vec<Weak<dyn Listener>>>,
 }

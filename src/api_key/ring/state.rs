@@ -13,7 +13,7 @@ use crate::{
             digest::{DigestAlgorithm, KeyDigest, Peppers},
             format::{KeyFormat, ParsedKey},
         },
-        manage::{audit::Audit, creating::Creating, patient::PatientStore},
+        manage::{audit::KeyAudit, creating::Creating, patient::PatientStore},
         record::record::{KeyRecord, StoredKey},
         store::ApiKeyStore,
     },
@@ -26,13 +26,13 @@ use crate::{
     },
 };
 
-pub(crate) struct Shared {
+pub(crate) struct KeyRingInner {
     pub(crate) format: KeyFormat,
     pub(crate) peppers: Peppers,
     pub(crate) store: PatientStore,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) lookup: Arc<Lookup>,
-    pub(crate) audit: Audit,
+    pub(crate) audit: KeyAudit,
     pub(crate) guesses: Arc<Guesses>,
     pub(crate) creating: Creating,
     pub(crate) usage: Option<Usage>,
@@ -44,7 +44,7 @@ pub(crate) struct Shared {
     pub(super) seals_as: Option<u64>,
 }
 
-impl Shared {
+impl KeyRingInner {
     /// Reads what was presented as a key of the ring's form, or as one that was made elsewhere.
     pub(crate) fn read<'a>(&self, presented: &'a [u8]) -> Result<ParsedKey<'a>, Denied> {
         match (self.format.parse(presented), &self.foreign) {
@@ -194,7 +194,7 @@ impl Shared {
     }
 }
 
-impl fmt::Debug for Shared {
+impl fmt::Debug for KeyRingInner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Shared")
             .field("format", &self.format)

@@ -17,14 +17,14 @@ pin_project! {
     #[derive(Debug)]
     pub struct ResponseBody<B> {
         #[pin]
-        kind: Kind<B>,
+        kind: BodyKind<B>,
     }
 }
 
 pin_project! {
     #[derive(Debug)]
     #[project = KindProj]
-    enum Kind<B> {
+    enum BodyKind<B> {
         Inner { #[pin] body: B },
         // In a box, so that a response is no larger than the inner service's: each layer moves it.
         // Nothing where there are no bytes.
@@ -37,28 +37,28 @@ pin_project! {
     #[project = OtherProj]
     enum Other<B> {
         Own { bytes: Option<Bytes> },
-        Guarded { #[pin] body: B, guard: Option<Box<dyn Guard>> },
+        Guarded { #[pin] body: B, guard: Option<Box<dyn BodyGuard>> },
     }
 }
 
 /// Something that is dropped once a body has ended.
-pub(crate) trait Guard: fmt::Debug + Send + Sync {}
+pub(crate) trait BodyGuard: fmt::Debug + Send + Sync {}
 
-impl<T: fmt::Debug + Send + Sync> Guard for T {}
+impl<T: fmt::Debug + Send + Sync> BodyGuard for T {}
 
 impl<B> ResponseBody<B> {
     /// Passes an inner body through.
     #[inline]
     pub fn inner(body: B) -> Self {
         Self {
-            kind: Kind::Inner { body },
+            kind: BodyKind::Inner { body },
         }
     }
 
     /// Passes an inner body through, and drops the guard when that has ended, fails, or is dropped.
     #[cfg_attr(not(feature = "rate-limit"), allow(dead_code))]
-    pub(crate) fn guarded(body: B, guard: impl Guard + 'static) -> Self {
-        let guard: Option<Box<dyn Guard>> = Some(Box::new(guard));
+    pub(crate) fn guarded(body: B, guard: impl BodyGuard + 'static) -> Self {
+        let guard: Option<Box<dyn BodyGuard>> = Some(Box::new(guard));
         Self::other(Other::Guarded { body, guard })
     }
 
@@ -75,13 +75,13 @@ impl<B> ResponseBody<B> {
     /// Answers with no bytes.
     pub fn empty() -> Self {
         Self {
-            kind: Kind::Other { other: None },
+            kind: BodyKind::Other { other: None },
         }
     }
 
     fn other(other: Other<B>) -> Self {
         Self {
-            kind: Kind::Other {
+            kind: BodyKind::Other {
                 other: Some(Box::pin(other)),
             },
         }
@@ -118,16 +118,16 @@ where
     #[inline]
     fn is_end_stream(&self) -> bool {
         match &self.kind {
-            Kind::Inner { body } => body.is_end_stream(),
-            Kind::Other { other } => other.as_ref().is_none_or(|other| other.is_end_stream()),
+            BodyKind::Inner { body } => body.is_end_stream(),
+            BodyKind::Other { other } => other.as_ref().is_none_or(|other| other.is_end_stream()),
         }
     }
 
     #[inline]
     fn size_hint(&self) -> SizeHint {
         match &self.kind {
-            Kind::Inner { body } => body.size_hint(),
-            Kind::Other { other } => match other {
+            BodyKind::Inner { body } => body.size_hint(),
+            BodyKind::Other { other } => match other {
                 Some(other) => other.size_hint(),
                 None => SizeHint::with_exact(0),
             },

@@ -15,10 +15,10 @@ const UUID_BYTES: usize = 36;
 /// A UUIDv7 unless a trusted caller sent a name: two of them sort as their requests arrived, to the
 /// millisecond. It is no secret, and can be guessed.
 #[derive(Clone)]
-pub struct RequestId(Kind);
+pub struct RequestId(RequestIdKind);
 
 #[derive(Clone)]
-enum Kind {
+enum RequestIdKind {
     #[cfg_attr(not(feature = "access-log"), allow(dead_code))]
     Own([u8; UUID_BYTES]),
     #[cfg_attr(not(feature = "access-log"), allow(dead_code))]
@@ -30,7 +30,7 @@ impl RequestId {
     /// Takes a UUID's text as a name.
     pub(crate) fn own(uuid: [u8; UUID_BYTES]) -> Self {
         debug_assert!(uuid.is_ascii());
-        Self(Kind::Own(uuid))
+        Self(RequestIdKind::Own(uuid))
     }
 
     /// Takes over a name that was sent, if it is one: 1 to 128 of `A-Z a-z 0-9 . _ -`.
@@ -41,30 +41,32 @@ impl RequestId {
         let valid = (1..=INBOUND_BYTES_MAX).contains(&value.len())
             && value.as_bytes().iter().all(plain)
             && !value.is_sensitive();
-        valid.then(|| Self(Kind::Inbound(value.clone())))
+        valid.then(|| Self(RequestIdKind::Inbound(value.clone())))
     }
 
     /// Returns the name.
     pub fn as_str(&self) -> &str {
         match &self.0 {
-            Kind::Own(text) => str::from_utf8(text).expect("a UUID is ASCII"),
-            Kind::Inbound(value) => value.to_str().expect("an accepted name is ASCII"),
+            RequestIdKind::Own(text) => str::from_utf8(text).expect("a UUID is ASCII"),
+            RequestIdKind::Inbound(value) => value.to_str().expect("an accepted name is ASCII"),
         }
     }
 
     /// Returns the name as the bytes of ASCII that it is made of.
     pub(crate) fn as_bytes(&self) -> &[u8] {
         match &self.0 {
-            Kind::Own(text) => text,
-            Kind::Inbound(value) => value.as_bytes(),
+            RequestIdKind::Own(text) => text,
+            RequestIdKind::Inbound(value) => value.as_bytes(),
         }
     }
 
     /// Returns the name as a header's value.
     pub(crate) fn header_value(&self) -> HeaderValue {
         match &self.0 {
-            Kind::Own(text) => HeaderValue::from_bytes(text).expect("a UUID is a header value"),
-            Kind::Inbound(value) => value.clone(),
+            RequestIdKind::Own(text) => {
+                HeaderValue::from_bytes(text).expect("a UUID is a header value")
+            }
+            RequestIdKind::Inbound(value) => value.clone(),
         }
     }
 }

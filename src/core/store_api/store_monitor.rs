@@ -28,10 +28,10 @@ use crate::core::{
 /// Clones watch the same store.
 #[derive(Clone)]
 pub(crate) struct StoreWatch {
-    shared: Arc<Shared>,
+    shared: Arc<MonitorInner>,
 }
 
-struct Shared {
+struct MonitorInner {
     layer: &'static str,
     audit: Audit,
     clock: SystemClock,
@@ -43,7 +43,7 @@ impl StoreWatch {
     /// Watches over the store of this layer.
     pub(crate) fn new(layer: &'static str, audit: Audit) -> Self {
         Self {
-            shared: Arc::new(Shared {
+            shared: Arc::new(MonitorInner {
                 layer,
                 audit,
                 clock: SystemClock::new(),
@@ -107,7 +107,7 @@ impl fmt::Debug for StoreWatch {
     }
 }
 
-impl Shared {
+impl MonitorInner {
     fn note(
         &self,
         answer: Result<(), &StoreError>,
@@ -177,7 +177,7 @@ impl Shared {
 /// A pending reply. If it is dropped before it completes, nothing is noted.
 struct Watched<T> {
     pending: Pending<T>,
-    shared: Arc<Shared>,
+    shared: Arc<MonitorInner>,
     record: Option<RecordHandle>,
     asked_at: Timestamp,
 }

@@ -12,69 +12,19 @@ use http::Request;
 use tower::Service;
 
 use super::{
-    charged::Deposit,
-    charging::PolicyLookup,
-    limit_check::LimitCheck,
-    note::{Note, RejectedRequest},
-    queue::Waiter,
     rejections,
+    state::{LimitCheck, PendingAdmission, Progress},
 };
-use crate::{
-    core::{
-        http::rejection::{Dialect, Rejection},
-        record::{RateLimitDecision, RateLimitOutcome},
-        store_api::store_future::Pending,
-    },
-    rate_limit::{
-        config::Config,
-        decision::decision::Decisions,
-        headers::Lines,
-        partition::caller_list::Access,
-        policy::tiers::{Chosen, PolicyList},
-        request_head::RequestHead,
-    },
+use crate::rate_limit::{
+    config::RateLimitConfig,
+    partition::caller_list::Access,
+    policy::{policy_set::PolicyList, policy_sets::Chosen},
+    request_head::RequestHead,
 };
-
-/// An admission that waits.
-///
-/// ```text
-/// (begin)  => Choosing | Deciding | Queued | end
-/// Choosing => Deciding | Queued | end              the policies are found
-/// Deciding => Deciding | Queued | end              the store has replied
-/// Queued   => Called                                      the turn has come
-/// Called   => end                                  the inner service is ready
-/// ```
-///
-/// `Deciding` follows itself at most once: if the store fails, the local store decides. A reply
-/// that is available at once is decided at once, without a state between.
-pub(crate) enum PendingAdmission {
-    /// Waits for the policies that a function looks up.
-    Choosing(PolicyLookup),
-    /// Waits for the reply of a store.
-    Deciding(Pending<Decisions>, LimitCheck<'static>),
-    /// Waits for its turn in a queue.
-    Queued(Waiter, Note),
-    /// Its turn has come. Waits for the inner service to be ready.
-    Called(Deposit, Note),
-}
-
-/// The result of one step of an admission.
-pub(crate) enum Progress {
-    Wait(PendingAdmission),
-    End(AdmissionEnd),
-}
-
-/// The end of an admission.
-pub(crate) enum AdmissionEnd {
-    /// Calls the inner service, and applies the note to its response.
-    Admit(Note),
-    /// Responds in place of the inner service.
-    Reject(Box<RejectedRequest>),
-}
 
 /// Begins the admission of a request.
 #[inline]
-pub(crate) fn begin<B>(config: &Arc<Config>, request: &mut Request<B>) -> Progress {
+pub(crate) fn begin<B>(config: &Arc<RateLimitConfig>, request: &mut Request<B>) -> Progress {
     let head = RequestHead::of(request);
     match config.callers.access(&head) {
         Ok(Access::Limited) => {}
@@ -97,7 +47,7 @@ impl PendingAdmission {
     pub(crate) fn poll<S, B>(
         &mut self,
         cx: &mut Context<'_>,
-        config: &Arc<Config>,
+        config: &Arc<RateLimitConfig>,
         request: &mut Request<B>,
         service: &mut S,
     ) -> Poll<Result<Progress, S::Error>>
@@ -138,7 +88,7 @@ impl PendingAdmission {
 
 /// Checks a request for which a function has looked up policies.
 fn check_chosen<B>(
-    config: &Arc<Config>,
+    config: &Arc<RateLimitConfig>,
     request: &mut Request<B>,
     list: Option<PolicyList>,
 ) -> Progress {
@@ -154,7 +104,7 @@ fn check_chosen<B>(
 
 /// Checks a request whose policies are known.
 #[inline]
-fn check<B>(config: &Arc<Config>, request: &mut Request<B>, set: Chosen<'_>) -> Progress {
+fn check<B>(config: &Arc<RateLimitConfig>, request: &mut Request<B>, set: Chosen<'_>) -> Progress {
     if set.policies().is_empty() {
         return Progress::exempt(request);
     }
@@ -168,32 +118,4 @@ fn check<B>(config: &Arc<Config>, request: &mut Request<B>, set: Chosen<'_>) -> 
     };
     let costs = config.charging.options.costs(&set, &head);
     LimitCheck::new(partition, set, costs).take(config, request)
-}
-
-impl Progress {
-    pub(super) fn admit(note: Note) -> Self {
-        Self::End(AdmissionEnd::Admit(note))
-    }
-
-    /// Admits a request that no policy applies to.
-    fn exempt<B>(request: &Request<B>) -> Self {
-        let skipped = || RateLimitOutcome::new(RateLimitDecision::Skipped, []);
-        Self::admit(Note::admitted(request.extensions(), Lines::None, skipped))
-    }
-
-    pub(super) fn reject<B>(
-        config: &Config,
-        request: &Request<B>,
-        rejection: Rejection,
-        note: Note,
-    ) -> Self {
-        let responder = config.responses.responder.clone();
-        let rejected = RejectedRequest::new(rejection, Dialect::of(request), responder, note);
-        Self::End(AdmissionEnd::Reject(Box::new(rejected)))
-    }
-
-    /// Rejects a request that no store has decided.
-    fn reject_undecided<B>(config: &Config, request: &Request<B>, rejection: Rejection) -> Self {
-        Self::reject(config, request, rejection, Note::default())
-    }
 }

@@ -14,7 +14,7 @@ use crate::{
             charge::Charge,
             decision::{Decisions, Receipt},
         },
-        policy::tiers::PolicySet,
+        policy::policy_set::PolicySet,
         store::{RateLimitStore, Refund},
     },
 };

@@ -10,7 +10,8 @@ use crate::{
         policy::{
             overrides::OwnSets,
             policy::Policy,
-            tiers::{Chosen, LiveSets, PolicyList, PolicySet},
+            policy_set::{PolicyList, PolicySet},
+            policy_sets::{Chosen, LiveSets},
         },
         request_head::RequestHead,
     },

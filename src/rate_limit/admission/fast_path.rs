@@ -10,10 +10,10 @@ use crate::{
         time::Timestamp,
     },
     rate_limit::{
-        config::Config,
+        config::RateLimitConfig,
         decision::{charge::Charge, decision::Decision},
-        headers::{Lines, RateLimitFields},
-        policy::{policy::Policy, tiers::PolicySet},
+        headers::{LimitLines, RateLimitFields},
+        policy::{policy::Policy, policy_set::PolicySet},
         request_head::RequestHead,
     },
 };
@@ -40,7 +40,7 @@ impl FastAdmission {
     /// Decides a request on the fast path.
     // The same for all inner services, and not in the frame of any.
     #[inline(never)]
-    pub(in crate::rate_limit) fn decide(config: &Config, head: &RequestHead<'_>) -> Self {
+    pub(in crate::rate_limit) fn decide(config: &RateLimitConfig, head: &RequestHead<'_>) -> Self {
         let Some(candidate) = Candidate::of(config, head) else {
             return Self::NotTaken;
         };
@@ -61,7 +61,7 @@ impl FastAdmission {
 impl<'a> Candidate<'a> {
     // Inlined, so that the key stays in registers.
     #[inline(always)]
-    fn of(config: &'a Config, head: &RequestHead<'_>) -> Option<Self> {
+    fn of(config: &'a RateLimitConfig, head: &RequestHead<'_>) -> Option<Self> {
         let charging = &config.charging;
         let component = charging.fast.as_ref()?;
         if config.stores.has_unsent() {
@@ -84,7 +84,7 @@ impl<'a> Candidate<'a> {
         decision: &Decision,
     ) -> Note {
         let (policies, texts) = (self.set.policies(), self.set.texts());
-        let lines = Lines::new(fields, policies, texts, at, slice::from_ref(decision));
+        let lines = LimitLines::new(fields, policies, texts, at, slice::from_ref(decision));
         let outcome = || {
             let policy = policy_outcome(self.policy, decision);
             RateLimitOutcome::new(RateLimitDecision::Allowed, [policy])

@@ -14,7 +14,7 @@ use crate::{
         record::RateLimitOutcome,
     },
     rate_limit::{
-        config::Config,
+        config::RateLimitConfig,
         failover::stores::{DecidingStore, equal_charges},
         policy::{overrides::OwnSets, policy::Policy, spec::LimitSpec, tiers::Tiers},
         request_head::RequestHead,
@@ -25,7 +25,7 @@ use crate::{
 /// [`RateLimitLayer::limits`](crate::rate_limit::RateLimitLayer::limits).
 #[derive(Clone, Debug)]
 pub struct Limits {
-    config: Arc<Config>,
+    config: Arc<RateLimitConfig>,
 }
 
 /// The result of [`Limits::take`].
@@ -37,7 +37,7 @@ pub struct Taken {
 }
 
 impl Limits {
-    pub(crate) fn new(config: Arc<Config>) -> Self {
+    pub(crate) fn new(config: Arc<RateLimitConfig>) -> Self {
         Self { config }
     }
 

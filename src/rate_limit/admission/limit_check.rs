@@ -6,12 +6,12 @@ use http::{Extensions, Request};
 use smallvec::SmallVec;
 
 use super::{
-    admission::{PendingAdmission, Progress},
     charged::{Costs, Paid},
     note::Note,
     queue::Waiter,
     rejections,
     ruling::Ruling,
+    state::{LimitCheck, PendingAdmission, Progress},
 };
 use crate::{
     core::{
@@ -21,22 +21,14 @@ use crate::{
         store_api::{store_future::StoreFuture, store_key::StoreKey},
     },
     rate_limit::{
-        config::Config,
+        config::RateLimitConfig,
         decision::{charge::Charge, decision::Decisions},
         failover::stores::DecidingStore,
-        headers::Lines,
-        policy::tiers::Chosen,
+        headers::LimitLines,
+        policy::policy_sets::Chosen,
         request_head::RequestHead,
     },
 };
-
-/// A request that a store decides.
-pub(in crate::rate_limit) struct LimitCheck<'a> {
-    partition: StoreKey,
-    set: Chosen<'a>,
-    costs: Costs,
-    store: DecidingStore,
-}
 
 /// The request would have to wait in a queue that is full.
 struct QueueFull;
@@ -53,7 +45,11 @@ impl<'a> LimitCheck<'a> {
 
     /// Charges the store for the request, and decides by its reply.
     #[inline]
-    pub(crate) fn take<B>(self, config: &Arc<Config>, request: &mut Request<B>) -> Progress {
+    pub(crate) fn take<B>(
+        self,
+        config: &Arc<RateLimitConfig>,
+        request: &mut Request<B>,
+    ) -> Progress {
         match self.charge(config, request.extensions()).into_ready() {
             Ok(reply) => self.decide(config, request, reply),
             Err(pending) => Progress::Wait(PendingAdmission::Deciding(pending, self.into_owned())),
@@ -61,7 +57,7 @@ impl<'a> LimitCheck<'a> {
     }
 
     #[inline]
-    fn charge(&self, config: &Config, extensions: &Extensions) -> StoreFuture<Decisions> {
+    fn charge(&self, config: &RateLimitConfig, extensions: &Extensions) -> StoreFuture<Decisions> {
         // The same call tells whether the partition is banned, at no cost.
         let ban = match self.store {
             DecidingStore::Main => config.bans.as_ref().map(|bans| bans.policy()),
@@ -87,7 +83,7 @@ impl<'a> LimitCheck<'a> {
     /// Decides the request by the reply of the store.
     pub(crate) fn decide<B>(
         &self,
-        config: &Arc<Config>,
+        config: &Arc<RateLimitConfig>,
         request: &mut Request<B>,
         reply: Result<Decisions, StoreError>,
     ) -> Progress {
@@ -116,7 +112,7 @@ impl<'a> LimitCheck<'a> {
     /// Returns the check by the local store that follows a failure of the main one.
     fn fallback<B>(
         &self,
-        config: &Config,
+        config: &RateLimitConfig,
         request: &Request<B>,
         failure: StoreErrorKind,
     ) -> Option<LimitCheck<'static>> {
@@ -133,7 +129,7 @@ impl<'a> LimitCheck<'a> {
     /// Rejects the request if its partition is banned. It is charged nothing.
     fn reject_banned<B>(
         &self,
-        config: &Config,
+        config: &RateLimitConfig,
         request: &Request<B>,
         ruling: &Ruling<'_>,
     ) -> Option<Progress> {
@@ -143,14 +139,14 @@ impl<'a> LimitCheck<'a> {
             paid.give_back();
         }
         let outcome = ruling.denied_outcome([policy]);
-        let note = Note::denied(request.extensions(), Lines::None, outcome);
+        let note = Note::denied(request.extensions(), LimitLines::None, outcome);
         Some(Progress::reject(config, request, rejection, note))
     }
 
     /// Rejects a request that a policy, or the failure of the store, denies.
     fn reject_denied<B>(
         &self,
-        config: &Config,
+        config: &RateLimitConfig,
         request: &Request<B>,
         ruling: &Ruling<'_>,
         rejection: Rejection,
@@ -168,7 +164,7 @@ impl<'a> LimitCheck<'a> {
 
     fn admit<B>(
         &self,
-        config: &Arc<Config>,
+        config: &Arc<RateLimitConfig>,
         request: &mut Request<B>,
         ruling: &Ruling<'_>,
     ) -> Progress {
@@ -177,7 +173,7 @@ impl<'a> LimitCheck<'a> {
             Ok(waiter) => waiter,
             Err(QueueFull) => {
                 let outcome = ruling.denied_outcome([]);
-                let note = Note::denied(request.extensions(), Lines::None, outcome);
+                let note = Note::denied(request.extensions(), LimitLines::None, outcome);
                 return Progress::reject(config, request, rejections::queue_full(delay), note);
             }
         };
@@ -196,7 +192,7 @@ impl<'a> LimitCheck<'a> {
 
     fn note<B>(
         &self,
-        config: &Arc<Config>,
+        config: &Arc<RateLimitConfig>,
         request: &mut Request<B>,
         ruling: &Ruling<'_>,
         delayed: Duration,
@@ -218,7 +214,7 @@ impl<'a> LimitCheck<'a> {
     #[inline]
     fn enqueue(
         &self,
-        config: &Config,
+        config: &RateLimitConfig,
         ruling: &Ruling<'_>,
         delay: Duration,
     ) -> Result<Option<Waiter>, QueueFull> {
@@ -232,14 +228,14 @@ impl<'a> LimitCheck<'a> {
     }
 
     /// Returns the charges, if a store has admitted the request.
-    fn paid(&self, config: &Config, ruling: &Ruling<'_>) -> Option<Paid> {
+    fn paid(&self, config: &RateLimitConfig, ruling: &Ruling<'_>) -> Option<Paid> {
         let admitted = ruling.charged()?;
         let (partition, set) = (self.partition, self.set.shared());
         let stores = &config.stores;
         Some(stores.charged(&self.store, partition, set, &self.costs, admitted))
     }
 
-    fn subject<B>(&self, config: &Config, request: &Request<B>) -> Arc<str> {
+    fn subject<B>(&self, config: &RateLimitConfig, request: &Request<B>) -> Arc<str> {
         let head = RequestHead::of(request);
         config.charging.partition.subject(&self.partition, &head)
     }

@@ -12,3 +12,4 @@ pub(super) mod queue;
 pub(super) mod rejections;
 pub(super) mod ruling;
 pub(super) mod settlement;
+pub(super) mod state;

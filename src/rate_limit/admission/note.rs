@@ -14,13 +14,13 @@ use crate::{
         record::{RateLimitOutcome, RecordHandle},
         store_api::store_key::StoreKey,
     },
-    rate_limit::{config::Config, headers::Lines},
+    rate_limit::{config::RateLimitConfig, headers::LimitLines},
 };
 
 /// The effects of an admission on the response.
 #[derive(Debug, Default)]
 pub(in crate::rate_limit) struct Note {
-    lines: Lines,
+    lines: LimitLines,
     extra: Option<Box<NoteExtra>>,
 }
 
@@ -35,7 +35,7 @@ struct NoteExtra {
 
 /// The partition that is charged with a denial if the response tells that authentication failed.
 struct AuthJudgment {
-    config: Arc<Config>,
+    config: Arc<RateLimitConfig>,
     partition: StoreKey,
     subject: Arc<str>,
     version: Version,
@@ -55,7 +55,7 @@ impl Note {
     #[inline]
     pub(crate) fn admitted(
         extensions: &Extensions,
-        lines: Lines,
+        lines: LimitLines,
         outcome: impl FnOnce() -> RateLimitOutcome,
     ) -> Self {
         match RecordHandle::of(extensions) {
@@ -67,7 +67,7 @@ impl Note {
     /// The same, with the outcome in the extensions of the request and of the response.
     pub(super) fn exposed(
         extensions: &mut Extensions,
-        lines: Lines,
+        lines: LimitLines,
         outcome: RateLimitOutcome,
     ) -> Self {
         extensions.insert(outcome.clone());
@@ -75,19 +75,23 @@ impl Note {
     }
 
     /// Creates the note of a rejected request, with the outcome in the extensions of the response.
-    pub(crate) fn denied(extensions: &Extensions, lines: Lines, outcome: RateLimitOutcome) -> Self {
+    pub(crate) fn denied(
+        extensions: &Extensions,
+        lines: LimitLines,
+        outcome: RateLimitOutcome,
+    ) -> Self {
         match RecordHandle::of(extensions) {
             None => Self::with_outcome(lines, outcome),
             Some(record) => Self::recorded(record, lines, outcome),
         }
     }
 
-    fn recorded(record: &RecordHandle, lines: Lines, outcome: RateLimitOutcome) -> Self {
+    fn recorded(record: &RecordHandle, lines: LimitLines, outcome: RateLimitOutcome) -> Self {
         record.push_rate_limit(outcome.clone());
         Self::with_outcome(lines, outcome)
     }
 
-    fn with_outcome(lines: Lines, outcome: RateLimitOutcome) -> Self {
+    fn with_outcome(lines: LimitLines, outcome: RateLimitOutcome) -> Self {
         let extra = NoteExtra {
             outcome: Some(outcome),
             ..NoteExtra::default()
@@ -107,7 +111,7 @@ impl Note {
     /// Counts a denial of the partition if the response tells that authentication failed.
     pub(super) fn judge_auth(
         &mut self,
-        config: &Arc<Config>,
+        config: &Arc<RateLimitConfig>,
         partition: StoreKey,
         subject: Arc<str>,
         version: Version,

@@ -8,7 +8,7 @@ use crate::{
     core::{http::rejection::Rejection, notice},
     rate_limit::{
         decision::decision::{Decision, Decisions},
-        policy::{policy::Policy, tiers::PolicySet},
+        policy::{policy::Policy, policy_set::PolicySet},
     },
 };
 

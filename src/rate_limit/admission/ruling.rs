@@ -16,8 +16,8 @@ use crate::{
     rate_limit::{
         decision::decision::{Decision, Decisions},
         failover::stores::DecidingStore,
-        headers::{Lines, RateLimitFields},
-        policy::{policy::Policy, tiers::PolicySet},
+        headers::{LimitLines, RateLimitFields},
+        policy::{policy::Policy, policy_set::PolicySet},
     },
 };
 
@@ -111,12 +111,12 @@ impl<'a> Ruling<'a> {
 
     /// Returns the header field lines of the response.
     #[inline]
-    pub(crate) fn lines(&self, fields: RateLimitFields) -> Lines {
+    pub(crate) fn lines(&self, fields: RateLimitFields) -> LimitLines {
         let Some(decisions) = self.decisions else {
-            return Lines::None;
+            return LimitLines::None;
         };
         let (policies, texts) = (self.set.policies(), self.set.texts());
-        Lines::new(fields, policies, texts, decisions.at(), decisions.each())
+        LimitLines::new(fields, policies, texts, decisions.at(), decisions.each())
     }
 
     /// Returns the rejection of a request that is not admitted.

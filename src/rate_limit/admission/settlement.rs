@@ -12,7 +12,7 @@ use http::Extensions;
 use smallvec::SmallVec;
 
 use super::charged::Paid;
-use crate::rate_limit::policy::tiers::PolicySet;
+use crate::rate_limit::policy::policy_set::PolicySet;
 
 /// Says what a request truly cost; in the extensions of each request that a limiter admits which
 /// [settles](crate::rate_limit::RateLimitLayerBuilder::settle).

@@ -19,7 +19,7 @@ pub struct Decision {
 const VERDICT_SHIFT: u32 = 62;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Verdict {
+enum DecisionKind {
     Admitted,
     Denied,
     Never,
@@ -63,7 +63,7 @@ impl Decision {
     #[inline]
     pub(super) fn admitted_micros(remaining: u64, reset_after: u64, receipt: Timestamp) -> Self {
         Self::new(
-            Verdict::Admitted,
+            DecisionKind::Admitted,
             remaining,
             reset_after,
             receipt.as_micros(),
@@ -72,16 +72,16 @@ impl Decision {
 
     #[inline]
     pub(super) fn denied_micros(remaining: u64, reset_after: u64, retry_after: u64) -> Self {
-        Self::new(Verdict::Denied, remaining, reset_after, retry_after)
+        Self::new(DecisionKind::Denied, remaining, reset_after, retry_after)
     }
 
     #[inline]
     pub(super) fn never_micros(remaining: u64, reset_after: u64) -> Self {
-        Self::new(Verdict::Never, remaining, reset_after, 0)
+        Self::new(DecisionKind::Never, remaining, reset_after, 0)
     }
 
     #[inline]
-    fn new(verdict: Verdict, remaining: u64, reset_after: u64, detail: u64) -> Self {
+    fn new(verdict: DecisionKind, remaining: u64, reset_after: u64, detail: u64) -> Self {
         let remaining = remaining.min((1 << VERDICT_SHIFT) - 1);
         Self {
             remaining_and_verdict: remaining | (verdict as u64) << VERDICT_SHIFT,
@@ -91,18 +91,18 @@ impl Decision {
     }
 
     #[inline]
-    fn verdict(&self) -> Verdict {
+    fn verdict(&self) -> DecisionKind {
         match self.remaining_and_verdict >> VERDICT_SHIFT {
-            0 => Verdict::Admitted,
-            1 => Verdict::Denied,
-            _ => Verdict::Never,
+            0 => DecisionKind::Admitted,
+            1 => DecisionKind::Denied,
+            _ => DecisionKind::Never,
         }
     }
 
     /// Returns whether the policy admits the request.
     #[inline]
     pub fn is_admitted(&self) -> bool {
-        self.verdict() == Verdict::Admitted
+        self.verdict() == DecisionKind::Admitted
     }
 
     /// Returns how much is left, rounded down.
@@ -125,8 +125,8 @@ impl Decision {
     #[inline]
     pub(crate) fn effective_secs(&self) -> u64 {
         let micros = match self.verdict() {
-            Verdict::Denied => self.detail_micros,
-            Verdict::Admitted | Verdict::Never => self.reset_after_micros,
+            DecisionKind::Denied => self.detail_micros,
+            DecisionKind::Admitted | DecisionKind::Never => self.reset_after_micros,
         };
         micros.div_ceil(1_000_000)
     }
@@ -136,21 +136,21 @@ impl Decision {
     /// `None` if it was admitted, and if it asks for more than the quota ever holds.
     pub fn retry_after(&self) -> Option<Duration> {
         match self.verdict() {
-            Verdict::Denied => Some(Duration::from_micros(self.detail_micros)),
-            Verdict::Admitted | Verdict::Never => None,
+            DecisionKind::Denied => Some(Duration::from_micros(self.detail_micros)),
+            DecisionKind::Admitted | DecisionKind::Never => None,
         }
     }
 
     /// Returns whether the request asks for more than the quota ever holds.
     pub fn is_never(&self) -> bool {
-        self.verdict() == Verdict::Never
+        self.verdict() == DecisionKind::Never
     }
 
     /// Returns the receipt of the charge; that of nothing, if there was none.
     pub fn receipt(&self) -> Receipt {
         match self.verdict() {
-            Verdict::Admitted => Receipt(Timestamp::from_micros(self.detail_micros)),
-            Verdict::Denied | Verdict::Never => Receipt::default(),
+            DecisionKind::Admitted => Receipt(Timestamp::from_micros(self.detail_micros)),
+            DecisionKind::Denied | DecisionKind::Never => Receipt::default(),
         }
     }
 }

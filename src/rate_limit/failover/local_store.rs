@@ -17,7 +17,7 @@ use crate::{
     },
     rate_limit::{
         decision::{charge::Charge, decision::Decisions},
-        policy::{policy::Policy, tiers::PolicySet},
+        policy::{policy::Policy, policy_set::PolicySet},
         store::{RateLimitStore, Refund},
     },
 };

@@ -27,7 +27,7 @@ use crate::{
         decision::{charge::Charge, decision::Decisions},
         policy::{
             policy::Policy,
-            tiers::{FailureRule, PolicySet},
+            policy_set::{FailureRule, PolicySet},
         },
         store::RateLimitStore,
     },

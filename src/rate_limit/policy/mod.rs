@@ -1,8 +1,13 @@
 //! Policies and their quotas.
 
+pub(super) mod carry;
+mod counting;
 pub(super) mod overrides;
 pub(super) mod params;
 pub(super) mod policy;
+mod policy_id;
+pub(super) mod policy_set;
+pub(super) mod policy_sets;
 pub(super) mod quota;
 #[cfg(feature = "governor")]
 pub(super) mod quota_governor;

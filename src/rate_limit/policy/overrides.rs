@@ -5,11 +5,7 @@ use std::{
     sync::{Arc, PoisonError, RwLock},
 };
 
-use super::{
-    policy::Policy,
-    quota::Quota,
-    tiers::{Chosen, PolicySet},
-};
+use super::{policy::Policy, policy_set::PolicySet, policy_sets::Chosen, quota::Quota};
 use crate::core::{allowance::Allowance, error::ConfigError, identity::Identity};
 
 /// So many sets are remembered. Beyond, all are forgotten and made anew as they are asked for.
@@ -51,13 +47,13 @@ struct Own {
 #[derive(Debug)]
 pub(crate) struct OwnSets {
     reads: Reads,
-    made: RwLock<HashMap<(usize, Own), Made>>,
+    made: RwLock<HashMap<(usize, Own), DerivedSet>>,
 }
 
 /// A set, and the one that it was made of: as long as that is kept here, its place in memory is no
 /// other's, and tells it from others.
 #[derive(Debug)]
-struct Made {
+struct DerivedSet {
     base: Arc<PolicySet>,
     set: Arc<PolicySet>,
 }
@@ -95,7 +91,7 @@ impl OwnSets {
             made.clear();
         }
         let base = Arc::clone(base);
-        let made = made.entry(place).or_insert(Made { base, set });
+        let made = made.entry(place).or_insert(DerivedSet { base, set });
         debug_assert_eq!(Arc::as_ptr(&made.base).addr(), place.0);
         Chosen::Latest(Arc::clone(&made.set))
     }

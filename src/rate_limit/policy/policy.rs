@@ -7,17 +7,14 @@ use std::{
 };
 
 use super::{
-    params::Terms,
-    quota::{Period, Quota},
+    policy_id::PolicyId,
+    quota::{Quota, QuotaPeriod},
     sync_mode::Mode,
 };
 use crate::{
     core::{error::ConfigError, time::Timestamp},
     rate_limit::{
-        decision::{
-            algorithm::{Algorithm, Alignment, Log, State},
-            decision::{Decision, Receipt},
-        },
+        decision::algorithm::{Algorithm, Alignment},
         failover::failure_override::FailureOverride,
     },
 };
@@ -77,16 +74,16 @@ use crate::{
 /// ```
 #[derive(Clone, Debug)]
 pub struct Policy {
-    name: Arc<str>,
-    quota: Quota,
-    algorithm: Algorithm,
-    id: u64,
-    scope: u64,
-    shadow: bool,
-    mode: Mode,
-    when_store_fails: Option<FailureOverride>,
-    bears_coarse_time: bool,
-    previous: Option<Arc<Previous>>,
+    pub(super) name: Arc<str>,
+    pub(super) quota: Quota,
+    pub(super) algorithm: Algorithm,
+    pub(super) id: u64,
+    pub(super) scope: u64,
+    pub(super) shadow: bool,
+    pub(super) mode: Mode,
+    pub(super) when_store_fails: Option<FailureOverride>,
+    pub(super) bears_coarse_time: bool,
+    pub(super) previous: Option<Arc<Previous>>,
 }
 
 impl Policy {
@@ -105,9 +102,9 @@ impl Policy {
     /// [per year](Quota::per_year) is counted in months or years of the calendar.
     pub fn aligned_window(name: &str, quota: Quota) -> Result<Self, ConfigError> {
         let alignment = match quota.period() {
-            Period::Fixed(_) => Alignment::Clock,
-            Period::Month => Alignment::Month,
-            Period::Year => Alignment::Year,
+            QuotaPeriod::Fixed(_) => Alignment::Clock,
+            QuotaPeriod::Month => Alignment::Month,
+            QuotaPeriod::Year => Alignment::Year,
         };
         Self::new(name, quota, Algorithm::fixed_window(&quota, alignment)?)
     }
@@ -180,7 +177,9 @@ impl Policy {
             .fix("name it by what it is for, such as `burst` or `daily`"));
         }
         Ok(Self {
-            id: Id::of(name, algorithm.letter()).number(quota.window_id()).0,
+            id: PolicyId::of(name, algorithm.letter())
+                .number(quota.window_id())
+                .0,
             name: name.into(),
             quota,
             algorithm,
@@ -199,118 +198,16 @@ impl Policy {
     /// none. No scope by default; the scope is not shown to callers.
     #[must_use]
     pub fn scope(mut self, scope: &str) -> Self {
-        self.id = Id(self.id).text(scope).0;
-        self.scope = Id(self.scope).text(scope).0;
+        self.id = PolicyId(self.id).text(scope).0;
+        self.scope = PolicyId(self.scope).text(scope).0;
         self
     }
 
     /// Counts under the name and the algorithm alone, for policies of which a partition has one at a
     /// time: a change of the window is then a change of the quota.
     pub(super) fn of_any_window(mut self) -> Self {
-        self.id = Id::of(&self.name, self.algorithm.letter()).0;
+        self.id = PolicyId::of(&self.name, self.algorithm.letter()).0;
         self
-    }
-
-    /// Declares that this policy replaces another whose window differs, so that callers do not start
-    /// with a full quota when it is deployed.
-    ///
-    /// The previous policy has the same algorithm, and the name and [scope](Self::scope) under which
-    /// it counted. What a partition had used of it when this policy was first used carries over, for
-    /// at most the time in which the whole quota comes back; see [the type](Self#changing-a-quota).
-    /// Instances that still use the previous policy are not affected. Once all instances use the new
-    /// policy, remove the call.
-    ///
-    /// Not needed where only the limit or the burst changes, nor for
-    /// [`Limits::replace`](crate::rate_limit::Limits::replace).
-    ///
-    /// ```
-    /// use portcullis::rate_limit::{Policy, Quota};
-    ///
-    /// let previous = Policy::token_bucket("calls", Quota::per_second(10))?;
-    /// let calls = Policy::token_bucket("calls", Quota::per_hour(1_000))?.replacing(&previous)?;
-    /// # let _ = calls;
-    /// # Ok::<(), portcullis::ConfigError>(())
-    /// ```
-    ///
-    /// # Errors
-    ///
-    /// If the algorithms differ.
-    pub fn replacing(mut self, previous: &Self) -> Result<Self, ConfigError> {
-        if self.algorithm.letter() != previous.algorithm.letter() {
-            return Err(ConfigError::new(
-                "replacing",
-                &previous.name,
-                "the previous policy counts by another algorithm",
-            )
-            .fix("use the same algorithm, or drop the call to start with a full quota"));
-        }
-        self.previous = Previous::of(previous, self.id);
-        Ok(self)
-    }
-
-    /// Returns this policy as the successor of another, if that has the same name and algorithm.
-    pub(super) fn succeeding(&self, previous: Option<&Self>) -> Self {
-        let same = |previous: &&Self| {
-            previous.name == self.name
-                && previous.scope == self.scope
-                && previous.algorithm.letter() == self.algorithm.letter()
-        };
-        let previous = match previous.filter(same).map(Self::last_used) {
-            Some(_) if self.previous.is_some() => self.previous.clone(),
-            // The policy itself is active again.
-            Some(previous) if previous.id == self.id => previous.previous.clone(),
-            Some(previous) => Previous::of(previous, self.id),
-            None => self.previous.clone(),
-        };
-        Self {
-            previous,
-            ..self.clone()
-        }
-    }
-
-    /// Returns the last policy of those that this one replaces, and of itself, by which a request was
-    /// decided.
-    fn last_used(&self) -> &Self {
-        match &self.previous {
-            Some(previous) if previous.changed_at.get().is_none() => previous.policy.last_used(),
-            Some(_) | None => self,
-        }
-    }
-
-    /// Returns the same policy, [replacing](Self::replacing) no other: for a store that has carried over
-    /// what there is.
-    #[must_use]
-    pub fn without_previous(&self) -> Self {
-        Self {
-            previous: None,
-            ..self.clone()
-        }
-    }
-
-    /// Returns the policy with a chain of at most `changes` policies that it replaces.
-    fn trimmed(&self, changes: usize) -> Self {
-        let trim = |previous: &Arc<Previous>| {
-            Arc::new(Previous {
-                policy: previous.policy.trimmed(changes - 1),
-                changed_at: previous.changed_at.clone(),
-            })
-        };
-        Self {
-            previous: self.previous.as_ref().filter(|_| changes > 0).map(trim),
-            ..self.clone()
-        }
-    }
-
-    /// Returns this policy and those that it replaces, one after the other.
-    pub(crate) fn with_previous(&self) -> impl Iterator<Item = &Self> {
-        std::iter::successors(Some(self), |policy| Some(&policy.previous.as_ref()?.policy))
-    }
-
-    /// Returns what a store has to carry over for this policy before it decides, if anything: see
-    /// [`Carry`].
-    #[inline]
-    pub fn carry(&self, now: Timestamp) -> Option<Carry<'_>> {
-        self.previous.as_ref()?.carry(self, now)
     }
 
     /// Returns whether the policy [replaces](Self::replacing) another.
@@ -324,9 +221,6 @@ impl Policy {
         )),
         allow(dead_code)
     )]
-    pub(crate) fn has_previous(&self) -> bool {
-        self.previous.is_some()
-    }
 
     /// Only watches: what the policy would deny is admitted all the same.
     ///
@@ -356,41 +250,6 @@ impl Policy {
     /// Returns whether a mode was set that this algorithm does not support.
     pub(crate) fn ignores_mode(&self) -> bool {
         self.mode != self.counting_mode()
-    }
-
-    /// Returns how many requests of cost 1 this number of instances may admit beyond the policy, in
-    /// any stretch of time, because of how they [count](Mode).
-    ///
-    /// Lost connections and lost replies do not raise this bound. An instance that is killed and
-    /// started again counts as one more instance, in the window in which it was killed.
-    pub fn max_over_admission(&self, instances: u32) -> u64 {
-        match self.counting_mode() {
-            Mode::Exact => 0,
-            Mode::Lease { instances: of } if self.algorithm.is_bucket() => {
-                // Each holds at most one lease, which was gained when the bucket was full.
-                let lease = self.capacity() / (2 * u64::from(of.get()));
-                lease.saturating_mul(instances.into())
-            }
-            // What is taken ahead of a window is spent in that window, or not at all.
-            Mode::Lease { .. } => 0,
-            Mode::Debt { most } => u64::from(most.get()) * u64::from(instances),
-        }
-    }
-
-    /// Returns the most requests of cost 1 that one exact store admits in any stretch of time as long as
-    /// the window of the quota, wherever the stretch begins.
-    ///
-    /// ```
-    /// use portcullis::rate_limit::{Policy, Quota};
-    ///
-    /// let quota = Quota::per_second(10);
-    /// assert_eq!(Policy::sliding_log("strict", quota)?.max_per_window(), 10);
-    /// assert_eq!(Policy::sliding_window("sliding", quota)?.max_per_window(), 20);
-    /// assert_eq!(Policy::token_bucket("bucket", quota.burst(3))?.max_per_window(), 12);
-    /// # Ok::<(), portcullis::ConfigError>(())
-    /// ```
-    pub fn max_per_window(&self) -> u64 {
-        self.algorithm.max_per_window(&self.quota)
     }
 
     /// Sets the rule for requests while the limiter's store fails.
@@ -451,80 +310,11 @@ impl Policy {
         self.id
     }
 
-    /// Returns the policy in numbers, for a store that decides elsewhere than in this process.
-    pub fn terms(&self) -> Terms {
-        self.algorithm.terms()
-    }
-
-    /// Decides one request, and says what to remember of it.
-    ///
-    /// This is the one truth that all stores hold to. A store reads the state, asks this, and
-    /// writes the state that comes back, all in one step.
-    ///
-    /// A state that is no longer alive is the same as [`State::NONE`]. With a cost of zero nothing
-    /// is charged, and the decision says what is left.
-    #[inline(always)]
-    pub fn decide(&self, state: State, now: Timestamp, cost: u64) -> (Decision, State) {
-        self.algorithm.decide(state, now, cost)
-    }
-
-    /// Gives back what was taken too much by the charge that the receipt is for, and returns what to
-    /// remember.
-    ///
-    /// What is over is over: a charge whose window has ended, or that has leaked away, gives
-    /// nothing back.
-    pub fn refund(&self, state: State, now: Timestamp, paid: Receipt, amount: u64) -> State {
-        self.algorithm.refund(state, now, paid, amount)
-    }
-
-    /// Charges what has been used already, whether it was left or not, and returns what to
-    /// remember.
-    ///
-    /// What was not left is owed: a window counts on beyond its limit, and a bucket has to gain it
-    /// before anyone passes again. No more is owed than the policy's capacity.
-    pub fn charge(&self, state: State, now: Timestamp, amount: u64) -> State {
-        self.algorithm.charge(state, now, amount)
-    }
-
-    /// Returns whether the policy counts exactly only in a [`Log`].
-    #[inline]
-    pub fn keeps_a_log(&self) -> bool {
-        self.algorithm.log().is_some()
-    }
-
-    /// Returns the longest that a request may wait for its turn, if the policy is a
-    /// [queue](Self::leaky_queue).
-    pub fn max_wait(&self) -> Option<Duration> {
-        Some(self.algorithm.queue()?.max_wait())
-    }
-
-    /// Returns how long a request that this policy decided on so waits for its turn before it goes
-    /// on. It is never too short a time, and less than two microseconds too long.
-    ///
-    /// Only a [queue](Self::leaky_queue) lets anyone wait. Of what was asked at a cost of zero, and
-    /// so has no turn, it is how long the queue is.
-    pub fn delay(&self, said: &Decision) -> Duration {
-        let queue = self.algorithm.queue();
-        queue.map_or(Duration::ZERO, |queue| queue.delay(said))
-    }
-
     /// Returns whether a time that is some milliseconds late decides as well: whether the window
     /// is at least a tenth of a second, and neither moments nor turns are kept.
     #[inline]
     pub fn bears_coarse_time(&self) -> bool {
         self.bears_coarse_time
-    }
-
-    /// Gives back to a log what was taken too much by the charge that the receipt is for.
-    pub fn refund_log(&self, log: &mut Log, paid: Receipt, amount: u64) {
-        if let Some(exact) = self.algorithm.log() {
-            exact.refund(log, paid, amount);
-        }
-    }
-
-    /// Charges a log what has been used already, as [`charge`](Self::charge) does a state.
-    pub fn charge_log(&self, log: &mut Log, now: Timestamp, amount: u64) {
-        self.algorithm.charge_log(log, now, amount);
     }
 
     pub(crate) fn algorithm(&self) -> &Algorithm {
@@ -534,113 +324,14 @@ impl Policy {
     pub(crate) fn shared_name(&self) -> &Arc<str> {
         &self.name
     }
-
-    /// Returns the time in which the whole capacity comes back, in whole seconds, rounded up.
-    pub(crate) fn window_secs(&self) -> u64 {
-        self.algorithm.horizon_micros().div_ceil(1_000_000)
-    }
 }
-
-/// The most changes of a window that are carried over one after the other.
-const CHANGES_MAX: usize = 4;
 
 /// A policy that was replaced.
 #[derive(Debug)]
-struct Previous {
-    policy: Policy,
+pub(super) struct Previous {
+    pub(super) policy: Policy,
     /// When the new policy was first used, by the store's clock.
-    changed_at: OnceLock<Timestamp>,
-}
-
-impl Previous {
-    /// Returns the policy to carry over from; none if it counts under the same id.
-    fn of(policy: &Policy, id: u64) -> Option<Arc<Self>> {
-        (policy.id != id).then(|| {
-            Arc::new(Self {
-                policy: policy.trimmed(CHANGES_MAX - 1),
-                changed_at: OnceLock::new(),
-            })
-        })
-    }
-
-    /// Returns the share of one instance, if it can be counted.
-    fn divided(&self, share: NonZeroU32) -> Option<Arc<Self>> {
-        Some(Arc::new(Self {
-            policy: self.policy.divided(share).ok()?,
-            changed_at: OnceLock::new(),
-        }))
-    }
-
-    fn carry<'a>(&'a self, policy: &'a Policy, now: Timestamp) -> Option<Carry<'a>> {
-        let changed_at = *self.changed_at.get_or_init(|| now);
-        let elapsed = (now - changed_at).as_micros();
-        // A bucket may owe as much as it holds.
-        (elapsed < 2 * u128::from(policy.algorithm.horizon_micros())).then_some(Carry {
-            policy,
-            previous: &self.policy,
-            changed_at,
-        })
-    }
-}
-
-/// The counts that a store carries over to a policy that [replaces](Policy::replacing) another.
-///
-/// Before a store decides by a policy, it asks [`Policy::carry`]. If there is something to carry over,
-/// it first does the same for the [previous](Self::previous) policy, and then replaces the state of
-/// the policy by what [`state`](Self::state) returns. Carrying over twice does no harm.
-#[derive(Clone, Copy, Debug)]
-pub struct Carry<'a> {
-    policy: &'a Policy,
-    previous: &'a Policy,
-    changed_at: Timestamp,
-}
-
-impl<'a> Carry<'a> {
-    /// Returns the policy that was replaced.
-    pub fn previous(&self) -> &'a Policy {
-        self.previous
-    }
-
-    /// Returns the moment at which it was replaced.
-    pub fn changed_at(&self) -> Timestamp {
-        self.changed_at
-    }
-
-    /// Returns the state to use for the policy, of its own state and that of the previous policy.
-    pub fn state(&self, own: State, previous: State, now: Timestamp) -> State {
-        let (to, from) = (&self.policy.algorithm, &self.previous.algorithm);
-        to.carry(own, from, previous, self.changed_at, now)
-    }
-
-    /// Charges the policy's own log what was used by the log of the previous policy.
-    pub fn log(&self, own: &mut Log, mut previous: Log, now: Timestamp) {
-        let (to, from) = (&self.policy.algorithm, &self.previous.algorithm);
-        to.carry_log(own, from, &mut previous, self.changed_at, now);
-    }
-}
-
-/// FNV-1a of what a policy counts by. It comes from the configuration, so no client can choose it to
-/// collide.
-struct Id(u64);
-
-impl Id {
-    fn of(name: &str, letter: char) -> Self {
-        // All letters are ASCII.
-        Self(0xcbf2_9ce4_8422_2325).text(name).bytes([letter as u8])
-    }
-
-    fn text(self, text: &str) -> Self {
-        self.bytes(text.bytes()).bytes([0])
-    }
-
-    fn number(self, number: u64) -> Self {
-        self.bytes(number.to_le_bytes())
-    }
-
-    fn bytes(self, bytes: impl IntoIterator<Item = u8>) -> Self {
-        let mix = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
-        Self(bytes.into_iter().fold(self.0, mix))
-    }
+    pub(super) changed_at: OnceLock<Timestamp>,
 }
 
 #[cfg(test)]

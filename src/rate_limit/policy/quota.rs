@@ -33,13 +33,13 @@ pub(crate) const EXACT_MAX: u64 = 1 << 53;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Quota {
     limit: u64,
-    period: Period,
+    period: QuotaPeriod,
     burst: Option<u64>,
 }
 
 /// The window of a quota.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Period {
+pub(crate) enum QuotaPeriod {
     Fixed(Duration),
     /// A month of the calendar.
     Month,
@@ -49,7 +49,7 @@ pub(crate) enum Period {
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
-impl Period {
+impl QuotaPeriod {
     /// Returns the length of the longest one.
     const fn longest(self) -> Duration {
         match self {
@@ -67,7 +67,7 @@ impl Quota {
     pub const fn new(limit: u64, window: Duration) -> Self {
         Self {
             limit,
-            period: Period::Fixed(window),
+            period: QuotaPeriod::Fixed(window),
             burst: None,
         }
     }
@@ -77,7 +77,7 @@ impl Quota {
     /// [`Policy::aligned_window`](crate::rate_limit::Policy::aligned_window) counts months that begin at midnight
     /// UTC. The other algorithms count a month as 31 days.
     pub const fn per_month(limit: u64) -> Self {
-        Self::of(limit, Period::Month)
+        Self::of(limit, QuotaPeriod::Month)
     }
 
     /// Admits this many in each year of the calendar.
@@ -85,10 +85,10 @@ impl Quota {
     /// [`Policy::aligned_window`](crate::rate_limit::Policy::aligned_window) counts years that begin at midnight
     /// UTC. The other algorithms count a year as 366 days.
     pub const fn per_year(limit: u64) -> Self {
-        Self::of(limit, Period::Year)
+        Self::of(limit, QuotaPeriod::Year)
     }
 
-    pub(crate) const fn of(limit: u64, period: Period) -> Self {
+    pub(crate) const fn of(limit: u64, period: QuotaPeriod) -> Self {
         Self {
             limit,
             period,
@@ -135,7 +135,7 @@ impl Quota {
         self.period.longest()
     }
 
-    pub(crate) const fn period(&self) -> Period {
+    pub(crate) const fn period(&self) -> QuotaPeriod {
         self.period
     }
 
@@ -177,7 +177,7 @@ impl Quota {
             .and_then(|stretch| self.window().checked_mul(stretch));
         Self {
             limit: self.limit / divisor,
-            period: Period::Fixed(window.unwrap_or(Duration::MAX)),
+            period: QuotaPeriod::Fixed(window.unwrap_or(Duration::MAX)),
             burst: Some(self.burst_size().div_ceil(share.get().into())),
         }
     }

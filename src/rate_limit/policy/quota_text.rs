@@ -2,7 +2,7 @@
 
 use std::{fmt, str::FromStr, time::Duration};
 
-use super::quota::{Period, Quota};
+use super::quota::{Quota, QuotaPeriod};
 use crate::core::error::ConfigError;
 
 /// The names of the units; the first of each is its abbreviation, and the second to last its singular.
@@ -26,9 +26,9 @@ const UNITS: [(&[&str], Duration); 7] = [
 ];
 
 /// The names of the periods of the calendar.
-const CALENDAR: [(&[&str], Period); 2] = [
-    (&["mo", "month", "months"], Period::Month),
-    (&["y", "yr", "year", "years"], Period::Year),
+const CALENDAR: [(&[&str], QuotaPeriod); 2] = [
+    (&["mo", "month", "months"], QuotaPeriod::Month),
+    (&["y", "yr", "year", "years"], QuotaPeriod::Year),
 ];
 
 /// Several quotas as one text, such as `5/10s; 1000/day`.
@@ -136,9 +136,9 @@ impl fmt::Display for Quota {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/", self.limit())?;
         match self.period() {
-            Period::Fixed(window) => write_window(f, window)?,
-            Period::Month => f.write_str("month")?,
-            Period::Year => f.write_str("year")?,
+            QuotaPeriod::Fixed(window) => write_window(f, window)?,
+            QuotaPeriod::Month => f.write_str("month")?,
+            QuotaPeriod::Year => f.write_str("year")?,
         }
         match self.own_burst() {
             Some(burst) => write!(f, " burst {burst}"),
@@ -176,7 +176,7 @@ fn number(text: &str) -> Option<u64> {
 }
 
 /// Reads `minute`, `10s`, `1 hour` or `month`.
-fn period_of(text: &str) -> Option<Period> {
+fn period_of(text: &str) -> Option<QuotaPeriod> {
     let text = text.trim();
     let digits = text.find(|char: char| !char.is_ascii_digit())?;
     let (count, unit) = text.split_at(digits);
@@ -187,7 +187,7 @@ fn period_of(text: &str) -> Option<Period> {
     }
     let (_, unit) = UNITS.iter().find(|(names, _)| is_named(names))?;
     let micros = count.checked_mul(u64::try_from(unit.as_micros()).ok()?)?;
-    Some(Period::Fixed(Duration::from_micros(micros)))
+    Some(QuotaPeriod::Fixed(Duration::from_micros(micros)))
 }
 
 #[cfg(test)]
@@ -321,9 +321,9 @@ mod tests {
             number().prop_map(Duration::from_secs),
         ];
         let period = prop_oneof![
-            4 => window.prop_map(Period::Fixed),
-            1 => Just(Period::Month),
-            1 => Just(Period::Year),
+            4 => window.prop_map(QuotaPeriod::Fixed),
+            1 => Just(QuotaPeriod::Month),
+            1 => Just(QuotaPeriod::Year),
         ];
         (number(), period, proptest::option::of(number())).prop_map(|(limit, period, burst)| {
             let quota = Quota::of(limit, period);

@@ -3,7 +3,9 @@
 use super::{
     overrides::{self, Reads},
     policy::Policy,
-    tiers::{PolicySet, PolicySets, Tiers},
+    policy_set::PolicySet,
+    policy_sets::PolicySets,
+    tiers::Tiers,
 };
 use crate::{
     core::error::ConfigError,

@@ -71,7 +71,7 @@ impl EncryptionKey {
     }
 
     /// Seals bytes for a place that only they may stand in.
-    pub(super) fn seal(&self, place: &Place<'_>, bytes: &[u8]) -> Result<Bytes, StoreError> {
+    pub(super) fn seal(&self, place: &SealContext<'_>, bytes: &[u8]) -> Result<Bytes, StoreError> {
         let mut nonce = [0; NONCE_BYTES];
         getrandom::fill(&mut nonce).map_err(|_| StoreErrorKind::Unavailable)?;
         let mut out = Vec::with_capacity(SEALED_AT + bytes.len() + TAG_BYTES);
@@ -88,7 +88,7 @@ impl EncryptionKey {
         Ok(out.into())
     }
 
-    fn open(&self, place: &Place<'_>, sealed: &Sealed<'_>) -> Option<Bytes> {
+    fn open(&self, place: &SealContext<'_>, sealed: &Sealed<'_>) -> Option<Bytes> {
         let mut bytes = sealed.bytes.to_vec();
         let opening = bytes.as_mut_slice().into();
         let data = place.data(self.id);
@@ -106,7 +106,7 @@ impl fmt::Debug for EncryptionKey {
 }
 
 /// Opens what one of several keys sealed.
-pub(super) fn open(keys: &[EncryptionKey], place: &Place<'_>, bytes: &[u8]) -> Option<Bytes> {
+pub(super) fn open(keys: &[EncryptionKey], place: &SealContext<'_>, bytes: &[u8]) -> Option<Bytes> {
     let sealed = Sealed::read(bytes)?;
     let key = keys.iter().find(|key| key.id == sealed.key_id)?;
     key.open(place, &sealed)
@@ -123,12 +123,12 @@ pub(super) fn nonce(sealed: &[u8]) -> Option<&[u8; NONCE_BYTES]> {
 }
 
 /// Where sealed bytes stand: opened anywhere else, they are damaged.
-pub(super) struct Place<'a> {
+pub(super) struct SealContext<'a> {
     /// What they are, and of what they are a part: fields of fixed length.
     pub(super) parts: [&'a [u8]; 5],
 }
 
-impl Place<'_> {
+impl SealContext<'_> {
     fn data(&self, key_id: u16) -> Vec<u8> {
         let mut data = b"portcullis-v1 encrypted".to_vec();
         data.push(FORM);
@@ -176,8 +176,8 @@ mod tests {
         EncryptionKey::new(id, secret).unwrap()
     }
 
-    fn place(part: &[u8]) -> Place<'_> {
-        Place {
+    fn place(part: &[u8]) -> SealContext<'_> {
+        SealContext {
             parts: [part, b"", b"", b"", b""],
         }
     }

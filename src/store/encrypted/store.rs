@@ -1,6 +1,6 @@
 //! Answers encrypted on their way into any store.
 
-use super::seal::{EncryptionKey, Place, key_id, nonce, open};
+use super::seal::{EncryptionKey, SealContext, key_id, nonce, open};
 
 use std::{
     fmt,
@@ -52,10 +52,10 @@ use bytes::Bytes;
 #[derive(Clone)]
 pub struct EncryptedStore<S> {
     inner: S,
-    pub(super) shared: Arc<Shared>,
+    pub(super) shared: Arc<EncryptedInner>,
 }
 
-pub(super) struct Shared {
+pub(super) struct EncryptedInner {
     /// The one that encrypts, then those that only decrypt.
     pub(super) keys: Vec<EncryptionKey>,
     unreadable: AtomicBool,
@@ -115,7 +115,7 @@ impl<S: CacheStore> EncryptedStoreBuilder<S> {
         }
         Ok(EncryptedStore {
             inner: self.inner,
-            shared: Arc::new(Shared {
+            shared: Arc::new(EncryptedInner {
                 keys: self.keys,
                 unreadable: AtomicBool::new(false),
             }),
@@ -135,7 +135,7 @@ pub(super) const UNREADABLE: &str = "the store holds an answer that no key of th
     encrypted under another one, or was changed. It is made again, as all others like it are. \
     While keys are rotated, each process has to know the new one before any encrypts under it";
 
-impl Shared {
+impl EncryptedInner {
     /// Returns an answer as the inner store is to keep it. `None` if it is too large to be kept.
     fn seal(&self, key: &CacheKey, entry: &StoredResponse) -> Result<Option<Sealed>, StoreError> {
         let Some(head) = entry.encode_head() else {
@@ -191,7 +191,7 @@ pub(super) fn place<'a>(
     key: &'a CacheKey,
     variant: &'a [u8; 16],
     before: Option<&'a Bytes>,
-) -> Place<'a> {
+) -> SealContext<'a> {
     let (what, body) = match before {
         None => (&b"body"[..], &[][..]),
         Some(body) => (
@@ -199,7 +199,7 @@ pub(super) fn place<'a>(
             nonce(body).map_or(&[][..], |nonce| &nonce[..]),
         ),
     };
-    Place {
+    SealContext {
         parts: [
             what,
             key.uri().as_bytes(),

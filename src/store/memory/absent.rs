@@ -1,13 +1,13 @@
-//! The empty room of a layer that is not built.
+//! The tables of layers that are not built.
 
-use super::store::Shelf;
+use super::context::MemoryContext;
 
-/// Nothing: its layer's feature is off.
+/// The absent table of a layer whose feature is off.
 #[derive(Debug)]
-pub(super) struct Part;
+pub(super) struct AbsentTable;
 
-impl Part {
-    pub(super) fn new(_: &Shelf) -> Self {
+impl AbsentTable {
+    pub(super) fn new(_: &MemoryContext) -> Self {
         Self
     }
 }

@@ -13,16 +13,26 @@ mod access_log;
 mod api_key;
 #[cfg(feature = "cache")]
 mod cache;
+mod context;
 #[cfg(feature = "rate-limit")]
 mod rate_limit;
 mod store;
 
 #[cfg(not(feature = "access-log"))]
-use self::absent as access_log;
+use self::absent::AbsentTable as LogRings;
 #[cfg(not(feature = "api-key"))]
-use self::absent as api_key;
+use self::absent::AbsentTable as ApiKeyTable;
 #[cfg(not(feature = "cache"))]
-use self::absent as cache;
+use self::absent::AbsentTable as CacheTable;
 #[cfg(not(feature = "rate-limit"))]
-use self::absent as rate_limit;
+use self::absent::AbsentTable as RateLimitTable;
+#[cfg(feature = "access-log")]
+use self::access_log::LogRings;
+#[cfg(feature = "api-key")]
+use self::api_key::ApiKeyTable;
+#[cfg(feature = "cache")]
+use self::cache::CacheTable;
+#[cfg(feature = "rate-limit")]
+use self::rate_limit::RateLimitTable;
+
 pub use self::store::{MemoryStore, MemoryStoreBuilder};

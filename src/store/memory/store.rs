@@ -1,6 +1,9 @@
 //! A store in this process's memory.
 
-use super::{access_log, api_key, cache, rate_limit};
+use super::{
+    ApiKeyTable, CacheTable, LogRings, RateLimitTable,
+    context::{MemoryContext, MemoryLimits},
+};
 
 use std::{fmt, sync::Arc};
 
@@ -38,33 +41,15 @@ use crate::core::{
 /// ```
 #[derive(Clone)]
 pub struct MemoryStore {
-    pub(super) shared: Arc<Shared>,
+    pub(super) shared: Arc<MemoryInner>,
 }
 
-pub(super) struct Shared {
-    pub(super) shelf: Shelf,
-    pub(super) access_log: access_log::Part,
-    pub(super) api_key: api_key::Part,
-    pub(super) cache: cache::Part,
-    pub(super) rate_limit: rate_limit::Part,
-}
-
-/// What the parts are built from, and what they share.
-#[derive(Debug)]
-pub(super) struct Shelf {
-    pub(super) clock: Arc<dyn Clock>,
-    pub(super) keys: StoreKeys,
-    pub(super) bounds: Bounds,
-}
-
-/// How much each part may keep.
-#[derive(Clone, Debug)]
-pub(super) struct Bounds {
-    pub(super) api_keys_max: usize,
-    pub(super) rate_limit_partitions_max: usize,
-    pub(super) cache_bytes_max: u64,
-    pub(super) log_records_max: usize,
-    pub(super) log_bytes_max: usize,
+pub(super) struct MemoryInner {
+    pub(super) context: MemoryContext,
+    pub(super) access_log: LogRings,
+    pub(super) api_key: ApiKeyTable,
+    pub(super) cache: CacheTable,
+    pub(super) rate_limit: RateLimitTable,
 }
 
 impl MemoryStore {
@@ -82,7 +67,7 @@ impl MemoryStore {
     pub fn builder() -> MemoryStoreBuilder {
         MemoryStoreBuilder {
             clock: None,
-            bounds: Bounds {
+            bounds: MemoryLimits {
                 api_keys_max: 100_000,
                 rate_limit_partitions_max: 100_000,
                 cache_bytes_max: 64 << 20,
@@ -102,7 +87,7 @@ impl Default for MemoryStore {
 impl fmt::Debug for MemoryStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("MemoryStore")
-            .field("bounds", &self.shared.shelf.bounds)
+            .field("bounds", &self.shared.context.limits)
             .finish_non_exhaustive()
     }
 }
@@ -112,7 +97,7 @@ impl fmt::Debug for MemoryStore {
 #[must_use]
 pub struct MemoryStoreBuilder {
     pub(super) clock: Option<Arc<dyn Clock>>,
-    pub(super) bounds: Bounds,
+    pub(super) bounds: MemoryLimits,
 }
 
 impl MemoryStoreBuilder {
@@ -186,18 +171,18 @@ impl MemoryStoreBuilder {
     }
 
     fn assemble(self) -> MemoryStore {
-        let shelf = Shelf {
+        let context = MemoryContext {
             clock: self.clock.unwrap_or_else(|| Arc::new(SystemClock::new())),
             keys: StoreKeys::random(),
-            bounds: self.bounds,
+            limits: self.bounds,
         };
         MemoryStore {
-            shared: Arc::new(Shared {
-                access_log: access_log::Part::new(&shelf),
-                api_key: api_key::Part::new(&shelf),
-                cache: cache::Part::new(&shelf),
-                rate_limit: rate_limit::Part::new(&shelf),
-                shelf,
+            shared: Arc::new(MemoryInner {
+                access_log: LogRings::new(&context),
+                api_key: ApiKeyTable::new(&context),
+                cache: CacheTable::new(&context),
+                rate_limit: RateLimitTable::new(&context),
+                context,
             }),
         }
     }

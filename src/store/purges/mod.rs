@@ -6,5 +6,5 @@ mod purges;
 mod sketch;
 pub(super) use self::{
     name::{DigestHasher, NAME_BYTES, Name, names_of},
-    purges::{Purges, Standing, StoredNames},
+    purges::{PurgeTable, Standing, StoredNames},
 };

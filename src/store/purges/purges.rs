@@ -30,7 +30,7 @@ pub(super) const SHARDS: usize = 64;
 /// first such entry until the last one is dropped. So purges of other names never affect an entry,
 /// and the memory is bounded by what is stored. Purges of all other names are recorded in a
 /// [`Sketch`] of fixed size, which a cell starts from: they matter only to fills in flight.
-pub(crate) struct Purges {
+pub(crate) struct PurgeTable {
     /// The time of the next purge.
     pub(super) clock: AtomicU64,
     pub(super) all: Cell,
@@ -40,10 +40,10 @@ pub(crate) struct Purges {
     unstored_soft: Sketch,
 }
 
-pub(super) type Shard = HashMap<Name, Place, BuildHasherDefault<DigestHasher>>;
+pub(super) type Shard = HashMap<Name, NamedCell, BuildHasherDefault<DigestHasher>>;
 
 /// A cell, and how often stored entries refer to it.
-pub(super) struct Place {
+pub(super) struct NamedCell {
     cell: CellId,
     entries: u32,
 }
@@ -59,7 +59,7 @@ pub(crate) enum Standing {
     Purged,
 }
 
-impl Purges {
+impl PurgeTable {
     pub(crate) fn new() -> Arc<Self> {
         Arc::new(Self {
             clock: AtomicU64::new(1),
@@ -186,7 +186,7 @@ impl Purges {
         let mut shard = self.shard(&name);
         let place = match shard.entry(name) {
             Entry::Occupied(place) => place.into_mut(),
-            Entry::Vacant(place) => place.insert(Place {
+            Entry::Vacant(place) => place.insert(NamedCell {
                 cell: self.new_cell(name),
                 entries: 0,
             }),
@@ -257,7 +257,7 @@ impl Purges {
     }
 }
 
-impl fmt::Debug for Purges {
+impl fmt::Debug for PurgeTable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Purges").finish_non_exhaustive()
     }
@@ -265,14 +265,14 @@ impl fmt::Debug for Purges {
 
 /// The names of a stored entry.
 ///
-/// The value that [`Purges::register`] returns holds the names until it is dropped, and stands with
+/// The value that [`PurgeTable::register`] returns holds the names until it is dropped, and stands with
 /// the entry in the store. A clone only reads them, so that lookups need not count references.
 ///
 /// It is small, as each lookup in memory copies it: most entries have a URL and a caller alone.
 pub(crate) struct StoredNames {
     first: [Option<CellId>; 2],
     rest: Option<Arc<Vec<CellId>>>,
-    held_in: Option<Arc<Purges>>,
+    held_in: Option<Arc<PurgeTable>>,
 }
 
 impl StoredNames {
@@ -319,7 +319,7 @@ mod tests {
             };
             // Two names stand in the entry, and the others behind it.
             for own in [Some(name(0)), Some(name(1)), Some(name(4)), None] {
-                let purges = Purges::new();
+                let purges = PurgeTable::new();
                 let fence = purges.now();
                 let names = purges.register((0..5).map(name), fence).unwrap();
                 let standing = || purges.standing(&names.clone(), fence, purges.now());
@@ -333,7 +333,7 @@ mod tests {
 
     #[test]
     fn names_are_held_by_the_stored_value_and_not_by_its_clones() {
-        let purges = Purges::new();
+        let purges = PurgeTable::new();
         let names = purges.register((0..5).map(name), 1).unwrap();
         assert_eq!(purges.names(), 5);
         drop(names.clone());

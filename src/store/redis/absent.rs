@@ -1,19 +1,17 @@
-//! The empty room of a layer that is not built.
+//! The state of layers that are not built.
 
-use std::sync::Arc;
-
-use super::{connection::client::Link, store::Shared};
+use super::connection::client::Link;
 use crate::core::store_api::store_key::StoreKeys;
 
-/// Nothing: its layer's feature is off.
+/// The absent state of a layer whose feature is off.
 #[derive(Debug)]
-pub(super) struct Part;
+pub(super) struct AbsentState;
 
-impl Part {
+impl AbsentState {
     pub(super) fn new(_: &Link, _: &StoreKeys) -> Self {
         Self
     }
 }
 
-/// Has nothing to give back.
-pub(super) async fn close(_: &Arc<Shared>) {}
+/// Returns at once: rate limits that are not built hold no tokens.
+pub(super) async fn close<T>(_: &T) {}

@@ -13,6 +13,7 @@ mod access_log;
 mod api_key;
 #[cfg(feature = "cache")]
 mod cache;
+mod close;
 mod config;
 mod connection;
 #[cfg(feature = "rate-limit")]
@@ -21,18 +22,30 @@ mod store;
 mod topology;
 
 #[cfg(not(feature = "access-log"))]
-use self::absent as access_log;
+use self::absent::AbsentState as LogStreams;
 #[cfg(not(feature = "api-key"))]
-use self::absent as api_key;
+use self::absent::AbsentState as ApiKeyNames;
 #[cfg(not(feature = "cache"))]
-use self::absent as cache;
+use self::absent::AbsentState as CacheShares;
 #[cfg(not(feature = "rate-limit"))]
-use self::absent as rate_limit;
+use self::absent::AbsentState as RateLimitState;
+#[cfg(not(feature = "rate-limit"))]
+use self::absent::close as close_rate_limits;
+#[cfg(feature = "access-log")]
+use self::access_log::LogStreams;
+#[cfg(feature = "api-key")]
+use self::api_key::ApiKeyNames;
+#[cfg(feature = "cache")]
+use self::cache::CacheShares;
+#[cfg(feature = "rate-limit")]
+use self::rate_limit::RateLimitState;
+#[cfg(feature = "rate-limit")]
+use self::rate_limit::close as close_rate_limits;
 
 #[cfg(feature = "api-key")]
 pub use self::api_key::Receipts;
 #[cfg(all(feature = "cache", feature = "memory"))]
-pub(super) use self::cache::{NAME_BYTES, Purged, Seen};
+pub(super) use self::cache::{NAME_BYTES, Purged, SeenEntry};
 #[cfg(all(feature = "cache", feature = "memory"))]
 pub(super) use self::connection::pubsub::Listening;
 pub use self::store::RedisStore;

@@ -1,13 +1,12 @@
 //! A store on a Redis server, on the server that Sentinels name, or on a Cluster.
 
 use super::{
-    access_log, api_key, cache,
+    ApiKeyNames, CacheShares, LogStreams, RateLimitState,
     config::{
-        config::{Bounds, RedisConfig},
+        config::{RedisBounds, RedisConfig},
         server_check::ServerCheck,
     },
-    connection::{client::Link, ground::within, stats::RedisStats},
-    rate_limit,
+    connection::{client::Link, stats::RedisStats},
 };
 
 use crate::core::{
@@ -15,7 +14,7 @@ use crate::core::{
     notice,
     store_api::store_key::StoreKeys,
 };
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, sync::Arc};
 
 /// A store on a Redis server that all instances of a service share.
 ///
@@ -58,20 +57,18 @@ use std::{fmt, sync::Arc, time::Duration};
 /// without an I/O driver, they run on a thread named `portcullis` that the process starts on first use.
 #[derive(Clone)]
 pub struct RedisStore {
-    pub(super) shared: Arc<Shared>,
+    pub(super) shared: Arc<RedisInner>,
 }
 
-/// How long a store that is closed waits.
-pub(super) const PATIENCE: Duration = Duration::from_secs(5);
-
-pub(super) struct Shared {
+/// The connections and the state of each layer, common to all clones of a store.
+pub(super) struct RedisInner {
     pub(super) link: Arc<Link>,
     pub(super) keys: StoreKeys,
-    pub(super) access_log: access_log::Part,
-    pub(super) api_key: api_key::Part,
-    pub(super) cache: cache::Part,
-    pub(super) rate_limit: rate_limit::Part,
-    pub(super) bounds: Bounds,
+    pub(super) access_log: LogStreams,
+    pub(super) api_key: ApiKeyNames,
+    pub(super) cache: CacheShares,
+    pub(super) rate_limit: RateLimitState,
+    pub(super) bounds: RedisBounds,
     pub(super) server_check: ServerCheck,
 }
 
@@ -92,11 +89,11 @@ impl RedisStore {
         let bounds = config.bounds;
         let link = Arc::new(Link::new(config));
         Ok(Self {
-            shared: Arc::new(Shared {
-                access_log: access_log::Part::new(&link, &keys),
-                api_key: api_key::Part::new(&link, &keys),
-                cache: cache::Part::new(&link, &keys),
-                rate_limit: rate_limit::Part::new(&link, &keys),
+            shared: Arc::new(RedisInner {
+                access_log: LogStreams::new(&link, &keys),
+                api_key: ApiKeyNames::new(&link, &keys),
+                cache: CacheShares::new(&link, &keys),
+                rate_limit: RateLimitState::new(&link, &keys),
                 bounds,
                 server_check: ServerCheck::default(),
                 link,
@@ -147,15 +144,6 @@ impl RedisStore {
     /// Returns what the store has done so far.
     pub fn stats(&self) -> RedisStats {
         self.shared.link.stats()
-    }
-
-    /// Gives back what was taken ahead, takes no more calls, waits for those under way, but no
-    /// longer than five seconds for each, and ends the connections.
-    pub async fn close(&self) {
-        let link = &self.shared.link;
-        let limit = link.runtime().sleep(PATIENCE);
-        within(limit, rate_limit::close(&self.shared)).await;
-        link.close(PATIENCE).await;
     }
 }
 

@@ -13,6 +13,9 @@ use self::source::{ModulePath, Source, files};
 
 const LAYERS: [&str; 4] = ["access_log", "api_key", "cache", "rate_limit"];
 
+/// Files of which a build has one or the other.
+const ALTERNATIVES: [&str; 3] = ["tls_absent", "ctrl_c", "unix"];
+
 const MAX_FILES_IN_FOLDER: usize = 16;
 const MAX_FUNCTION_LINES: usize = 60;
 
@@ -34,7 +37,7 @@ fn core_imports_itself_alone() {
 
 #[test]
 fn files_import_one_another_in_no_circle() {
-    assert_eq!(circle(&SOURCES.imports()), None);
+    assert_eq!(circles(&SOURCES.imports()), BTreeSet::new());
 }
 
 #[test]
@@ -50,6 +53,11 @@ fn folder_holds_few_files() {
 #[test]
 fn functions_are_short() {
     assert_eq!(SOURCES.long_functions(), Vec::<String>::new());
+}
+
+#[test]
+fn private_type_names_stand_for_one_type() {
+    assert_eq!(SOURCES.shared_names(), BTreeMap::new());
 }
 
 #[test]
@@ -126,8 +134,18 @@ fn each_rule_finds_a_planted_breach() {
         ),
         file("x/a.rs", "use super::B;"),
         file("x/b.rs", "fn f() -> super::a::A {}"),
+        file("x/c.rs", "use super::A;"),
     ]);
-    assert!(circle(&round.imports()).is_some());
+    let imports = round.imports();
+    assert_eq!(circles(&imports), [vec!["x::a", "x::b"]].into());
+    let through_door = tree(vec![
+        file("x/mod.rs", "mod a; mod y;"),
+        file("x/a.rs", "use super::y; fn f() -> y::B {}"),
+        file("x/y/mod.rs", "mod b; pub(super) use self::b::B;"),
+        file("x/y/b.rs", "use crate::x::a::A;"),
+    ]);
+    let imports = through_door.imports();
+    assert_eq!(circles(&imports), [vec!["x::a", "x::y::b"]].into());
     let straight = tree(vec![
         file(
             "x/mod.rs",
@@ -139,7 +157,7 @@ fn each_rule_finds_a_planted_breach() {
             "#[cfg(test)] mod tests { use super::super::a::A; }",
         ),
     ]);
-    assert_eq!(circle(&straight.imports()), None);
+    assert_eq!(circles(&straight.imports()), BTreeSet::new());
 
     let beside = tree(vec![file("x.rs", ""), file("x/a.rs", "")]);
     assert_eq!(beside.doors_beside_their_folder(), [Path::new("x.rs")]);
@@ -150,10 +168,33 @@ fn each_rule_finds_a_planted_breach() {
     let long = format!("fn f() {{{}}}", "\n;".repeat(MAX_FUNCTION_LINES));
     assert_eq!(tree(vec![file("x.rs", &long)]).long_functions().len(), 1);
 
+    let names = tree(vec![
+        file(
+            "x/a.rs",
+            "struct Part; pub struct Whole; mod b { struct Part; }",
+        ),
+        file(
+            "x/b.rs",
+            "enum Part {} #[cfg(test)] mod tests { struct Slot; }",
+        ),
+        file("x/c.rs", "pub(crate) trait Whole {} struct Slot;"),
+        file("x/unix.rs", "struct Slot;"),
+    ]);
+    let shared = names.shared_names();
+    assert_eq!(
+        shared,
+        [("Part", vec!["x::a".to_owned(), "x::b".to_owned()])].into()
+    );
+
     assert_eq!(misplaced_cfgs("#[cfg(feature = \"x\")]\nfn f() {}"), [1]);
     assert_eq!(misplaced_cfgs("let x = cfg!(feature = \"x\");"), [1]);
     assert!(misplaced_cfgs("#[cfg(feature = \"x\")]\n#[path = \"a.rs\"]\nmod a;").is_empty());
     assert!(misplaced_cfgs("#[cfg(any(feature = \"x\"))]\npub use a::B;").is_empty());
+    assert!(misplaced_cfgs("#[cfg(feature = \"x\")]\npub(super) mod a;").is_empty());
+    assert_eq!(
+        misplaced_cfgs("#[cfg(feature = \"x\")]\npub fn f() {}"),
+        [1]
+    );
 }
 
 fn src() -> PathBuf {
@@ -258,6 +299,26 @@ impl Tree {
         crowded.map(|(folder, _)| folder.to_owned()).collect()
     }
 
+    /// Returns the names of private types that several files define, and the files.
+    fn shared_names(&self) -> BTreeMap<&str, Vec<String>> {
+        let has_alternative = |file: &Source| {
+            let name = file.module.last().map(String::as_str);
+            name.is_some_and(|name| ALTERNATIVES.contains(&name))
+        };
+        let mut defined_in = BTreeMap::<&str, Vec<String>>::new();
+        for file in self.files.iter().filter(|file| !has_alternative(file)) {
+            let names: BTreeSet<&str> = file.private_types.iter().map(String::as_str).collect();
+            for name in names {
+                defined_in
+                    .entry(name)
+                    .or_default()
+                    .push(file.module.join("::"));
+            }
+        }
+        defined_in.retain(|_, files| files.len() > 1 && !is_within_cache(files));
+        defined_in
+    }
+
     fn long_functions(&self) -> Vec<String> {
         let mut found = Vec::new();
         for file in &self.files {
@@ -273,6 +334,11 @@ impl Tree {
         }
         found
     }
+}
+
+/// Returns whether all files are of the cache, whose types are being renamed.
+fn is_within_cache(files: &[String]) -> bool {
+    files.iter().all(|file| file.starts_with("cache::"))
 }
 
 /// Returns the numbers of the lines that decide on a feature where they may not.
@@ -291,17 +357,11 @@ fn misplaced_cfgs(text: &str) -> Vec<usize> {
             .find(|line| !line.starts_with("#[") && !line.starts_with("//"))
     };
     let may = |line: &str| {
-        [
-            "mod ",
-            "pub mod ",
-            "pub(crate) mod ",
-            "use ",
-            "pub use ",
-            "pub(crate) use ",
-            "pub(super) use ",
-        ]
-        .iter()
-        .any(|start| line.starts_with(start))
+        let item = line.strip_prefix("pub").map_or(line, |rest| {
+            let visibility_end = rest.find(") ").map_or(0, |end| end + 1);
+            rest[visibility_end..].trim_start()
+        });
+        item.starts_with("mod ") || item.starts_with("use ")
     };
     (0..lines.len())
         .filter(|number| decides(lines[*number]) && !decided_on(*number).is_some_and(may))
@@ -311,18 +371,31 @@ fn misplaced_cfgs(text: &str) -> Vec<usize> {
 
 type Graph = BTreeMap<String, BTreeSet<String>>;
 
-/// Returns the files that are left once those that import none of the others have been removed, if any are.
-fn circle(graph: &Graph) -> Option<Vec<String>> {
-    let mut left = graph.clone();
-    loop {
-        let ends: Vec<String> = left
-            .iter()
-            .filter(|(_, to)| !to.iter().any(|file| left.contains_key(file)))
-            .map(|(file, _)| file.clone())
-            .collect();
-        if ends.is_empty() {
-            return (!left.is_empty()).then(|| left.into_keys().collect());
+/// Returns the circles of the graph: the files of each import one another, directly or through others.
+fn circles(graph: &Graph) -> BTreeSet<Vec<&str>> {
+    let reached: BTreeMap<&str, BTreeSet<&str>> = graph
+        .keys()
+        .map(|file| (file.as_str(), reached_from(graph, file)))
+        .collect();
+    let mut found = BTreeSet::new();
+    for (file, others) in &reached {
+        let leads_back = |other: &&&str| reached.get(**other).is_some_and(|to| to.contains(file));
+        let circle: Vec<&str> = others.iter().filter(leads_back).copied().collect();
+        if !circle.is_empty() {
+            found.insert(circle);
         }
-        ends.iter().for_each(|end| drop(left.remove(end)));
     }
+    found
+}
+
+/// Returns the files that a file imports, directly or through others.
+fn reached_from<'a>(graph: &'a Graph, file: &str) -> BTreeSet<&'a str> {
+    let mut reached = BTreeSet::new();
+    let mut next: Vec<&str> = graph[file].iter().map(String::as_str).collect();
+    while let Some(file) = next.pop() {
+        if reached.insert(file) {
+            next.extend(graph.get(file).into_iter().flatten().map(String::as_str));
+        }
+    }
+    reached
 }

@@ -44,6 +44,7 @@ impl Source {
         let file = syn::parse_file(&text).unwrap();
         let mut found = Finder::new(module.clone());
         found.visit_file(&file);
+        found.resolve_relative();
         let is_item = |item: &Item| {
             !matches!(item, Item::Use(_) | Item::Macro(_))
                 && !matches!(item, Item::Mod(module) if module.content.is_none() || is_test(&module.attrs))
@@ -117,6 +118,8 @@ struct Finder {
     functions: Vec<(String, usize)>,
     private_types: Vec<String>,
     exports: BTreeMap<String, ModulePath>,
+    /// The paths that begin with a name in scope.
+    relative: Vec<ModulePath>,
 }
 
 impl Finder {
@@ -128,6 +131,7 @@ impl Finder {
             functions: Vec::new(),
             private_types: Vec::new(),
             exports: BTreeMap::new(),
+            relative: Vec::new(),
         }
     }
 
@@ -147,7 +151,19 @@ impl Finder {
     }
 
     fn add(&mut self, segments: &[String]) {
-        self.named.extend(self.resolve(segments));
+        match self.resolve(segments) {
+            Some(path) => drop(self.named.insert(path)),
+            None => self.relative.push(segments.to_vec()),
+        }
+    }
+
+    /// Adds the paths that begin with an imported name: `b::C` after `use super::b`.
+    fn resolve_relative(&mut self) {
+        for segments in std::mem::take(&mut self.relative) {
+            let start = self.exports.get(&segments[0]);
+            let path = start.map(|start| [&start[..], &segments[1..]].concat());
+            self.named.extend(path);
+        }
     }
 
     /// Visits an item that a macro defines.

@@ -1,6 +1,6 @@
 //! The fixed window: a count that starts anew when the window ends.
 
-use super::algorithm::{SLACK_MICROS, State, mul_div_up, owed};
+use super::state::{SLACK_MICROS, State, mul_div_up, owed};
 use crate::{
     core::{error::ConfigError, time::Timestamp},
     rate_limit::{

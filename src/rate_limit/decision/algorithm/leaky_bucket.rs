@@ -1,7 +1,7 @@
 //! The leaky bucket, as a meter: each request pours in what it costs, and what does not fit is
 //! denied.
 
-use super::{TokenBucket, algorithm::State};
+use super::{state::State, token_bucket::TokenBucket};
 use crate::{
     core::{error::ConfigError, time::Timestamp},
     rate_limit::{

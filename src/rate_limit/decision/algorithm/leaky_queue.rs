@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::{TokenBucket, algorithm::State};
+use super::{state::State, token_bucket::TokenBucket};
 use crate::{
     core::{error::ConfigError, time::Timestamp},
     rate_limit::{

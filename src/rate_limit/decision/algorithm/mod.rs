@@ -6,9 +6,10 @@ mod leaky_bucket;
 mod leaky_queue;
 mod sliding_log;
 mod sliding_window;
+mod state;
 mod token_bucket;
 
 pub(crate) use self::algorithm::Algorithm;
-pub use self::algorithm::State;
+pub(crate) use self::fixed_window::Alignment;
 pub use self::sliding_log::Log;
-pub(crate) use self::{fixed_window::Alignment, token_bucket::TokenBucket};
+pub use self::state::State;

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use super::algorithm::owed;
+use super::state::owed;
 use crate::{
     core::{error::ConfigError, time::Timestamp},
     rate_limit::{

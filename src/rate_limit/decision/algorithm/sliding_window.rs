@@ -1,6 +1,6 @@
 //! The sliding window: the count of the current window, and a share of the previous one.
 
-use super::algorithm::{State, owed};
+use super::state::{State, owed};
 use crate::{
     core::{error::ConfigError, time::Timestamp},
     rate_limit::{
@@ -31,7 +31,7 @@ pub(crate) struct SlidingWindow {
 
 /// What a state says at a moment.
 #[derive(Clone, Copy)]
-struct Counts {
+struct WindowCounts {
     /// The beginning of the window: later than now only if the clock went back.
     start: u64,
     /// How much of the window is yet to come.
@@ -65,7 +65,7 @@ impl SlidingWindow {
             return (decision, self.state(counts));
         }
         if self.fits(counts, cost) || cost == 0 {
-            let charged = Counts {
+            let charged = WindowCounts {
                 this: counts.this + cost,
                 ..counts
             };
@@ -108,7 +108,7 @@ impl SlidingWindow {
     /// that counts then is counted to the window that contains the change.
     pub(super) fn converted(&self, previous: &Self, state: State, changed_at: u64) -> State {
         let used = previous.used(previous.counts(state, changed_at));
-        self.state(Counts {
+        self.state(WindowCounts {
             start: changed_at - changed_at % self.window_micros,
             left: 0,
             stands: 0,
@@ -131,7 +131,7 @@ impl SlidingWindow {
         self.state(counts)
     }
 
-    fn counts(&self, state: State, now: u64) -> Counts {
+    fn counts(&self, state: State, now: u64) -> WindowCounts {
         let window = self.window_micros;
         let [this, last] = state.words;
         let aligned = now - now % window;
@@ -148,7 +148,7 @@ impl SlidingWindow {
             (until.saturating_sub(window), 0, this)
         };
         let stands = start.saturating_sub(now);
-        Counts {
+        WindowCounts {
             start,
             left: start + window - (now + stands),
             stands,
@@ -157,21 +157,21 @@ impl SlidingWindow {
         }
     }
 
-    fn fits(&self, counts: Counts, cost: u64) -> bool {
+    fn fits(&self, counts: WindowCounts, cost: u64) -> bool {
         let used = counts.this.saturating_add(cost);
         used.saturating_add(self.in_sight(counts)) <= self.limit
     }
 
-    fn remaining(&self, counts: Counts) -> u64 {
+    fn remaining(&self, counts: WindowCounts) -> u64 {
         self.limit.saturating_sub(self.used(counts))
     }
 
-    fn used(&self, counts: Counts) -> u64 {
+    fn used(&self, counts: WindowCounts) -> u64 {
         counts.this.saturating_add(self.in_sight(counts))
     }
 
     /// Returns how many requests of the previous window came less than a window ago.
-    fn in_sight(&self, counts: Counts) -> u64 {
+    fn in_sight(&self, counts: WindowCounts) -> u64 {
         // Evenly spaced, the first at the start: at the end of each interval one more is over.
         let intervals = share(counts.last, counts.left).div_ceil(u128::from(self.window_micros));
         u64::try_from(intervals)
@@ -187,7 +187,7 @@ impl SlidingWindow {
     }
 
     /// Returns how long a cost that the limit could hold, but that does not fit now, must wait.
-    fn retry_after(&self, counts: Counts, cost: u64) -> u64 {
+    fn retry_after(&self, counts: WindowCounts, cost: u64) -> u64 {
         let (window, free) = (self.window_micros, self.limit - cost);
         let to_the_end = counts.stands + counts.left;
         match free.checked_sub(counts.this) {
@@ -196,7 +196,7 @@ impl SlidingWindow {
         }
     }
 
-    fn reset_after(&self, counts: Counts) -> u64 {
+    fn reset_after(&self, counts: WindowCounts) -> u64 {
         let to_the_end = counts.stands + counts.left;
         match counts.this {
             0 if self.in_sight(counts) == 0 => 0,
@@ -205,8 +205,8 @@ impl SlidingWindow {
         }
     }
 
-    fn state(&self, counts: Counts) -> State {
-        let Counts {
+    fn state(&self, counts: WindowCounts) -> State {
+        let WindowCounts {
             start, this, last, ..
         } = counts;
         let state = |until, words| State::new(Timestamp::from_micros(until), words);

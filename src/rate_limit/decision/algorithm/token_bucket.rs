@@ -1,6 +1,6 @@
 //! The token bucket: it refills steadily, and a request takes out what it costs.
 
-use super::algorithm::{SLACK_MICROS, State, mul_div_up};
+use super::state::{SLACK_MICROS, State, mul_div_up};
 use crate::{
     core::{error::ConfigError, time::Timestamp},
     rate_limit::{

@@ -7,18 +7,18 @@ use std::{
 
 use crate::{
     access_log::{Ring, Trail},
-    store::memory::store::Shelf,
+    store::memory::context::MemoryContext,
 };
 
 /// The latest entries of each trail, each trail within the bounds.
-pub(crate) struct Part {
+pub(crate) struct LogRings {
     access: Mutex<Ring>,
     audit: Mutex<Ring>,
 }
 
-impl Part {
-    pub(crate) fn new(shelf: &Shelf) -> Self {
-        let bounds = &shelf.bounds;
+impl LogRings {
+    pub(crate) fn new(context: &MemoryContext) -> Self {
+        let bounds = &context.limits;
         let ring = || Mutex::new(Ring::new(bounds.log_records_max, bounds.log_bytes_max));
         Self {
             access: ring(),
@@ -35,8 +35,8 @@ impl Part {
     }
 }
 
-impl fmt::Debug for Part {
+impl fmt::Debug for LogRings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("access_log::Part")
+        f.write_str("access_log::LogRings")
     }
 }

@@ -12,7 +12,7 @@ use crate::{
         KeyCount, KeyCreation, KeyCursor, KeyId, KeyPage, KeyQuery, KeyUse, ListedKey, StoredKey,
     },
     core::{error::StoreErrorKind, time::Timestamp},
-    store::memory::store::Shelf,
+    store::memory::context::MemoryContext,
 };
 
 /// Records by id, and the orders in which they are listed.
@@ -20,14 +20,14 @@ use crate::{
 /// Requests read `kept` alone. Whoever writes holds `orders`, so that a record and its places in
 /// the orders change in one step.
 #[derive(Debug)]
-pub(crate) struct Part {
-    pub(super) kept: DashMap<KeyId, Kept>,
+pub(crate) struct ApiKeyTable {
+    pub(super) kept: DashMap<KeyId, MemoryRecord>,
     orders: Mutex<Orders>,
     keys_max: usize,
 }
 
 #[derive(Debug)]
-pub(super) struct Kept {
+pub(super) struct MemoryRecord {
     pub(super) record: StoredKey,
     last_used_at: Option<Timestamp>,
     pub(super) uses: u64,
@@ -40,12 +40,12 @@ struct Orders {
     by_end: BTreeSet<(Timestamp, KeyId)>,
 }
 
-impl Part {
-    pub(crate) fn new(shelf: &Shelf) -> Self {
+impl ApiKeyTable {
+    pub(crate) fn new(context: &MemoryContext) -> Self {
         Self {
             kept: DashMap::new(),
             orders: Mutex::default(),
-            keys_max: shelf.bounds.api_keys_max,
+            keys_max: context.limits.api_keys_max,
         }
     }
 
@@ -89,7 +89,7 @@ impl Part {
             return Err(StoreErrorKind::Full);
         }
         orders.add(&record);
-        let kept = Kept {
+        let kept = MemoryRecord {
             record,
             last_used_at: None,
             uses: 0,

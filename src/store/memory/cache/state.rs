@@ -20,8 +20,8 @@ use crate::{
     },
     core::time::Timestamp,
     store::{
-        memory::store::Shelf,
-        purges::{DigestHasher, NAME_BYTES, Purges, Standing, StoredNames, names_of},
+        memory::context::MemoryContext,
+        purges::{DigestHasher, NAME_BYTES, PurgeTable, Standing, StoredNames, names_of},
     },
 };
 
@@ -32,11 +32,11 @@ const SLOT_BYTES: usize = 640;
 const SHARD_BYTES_MIN: u64 = 8 << 20;
 
 /// What this part keeps.
-pub(crate) struct Part {
-    slots: Cache<SlotKey, Slot, Weigh, BuildHasherDefault<DigestHasher>>,
+pub(crate) struct CacheTable {
+    slots: Cache<SlotKey, CacheSlot, SlotWeigher, BuildHasherDefault<DigestHasher>>,
     /// Each write of a key reads what is there first: one at a time for each key.
     writing: Box<[Mutex<()>]>,
-    pub(super) purges: Arc<Purges>,
+    pub(super) purges: Arc<PurgeTable>,
     /// Counts writes.
     stamps: AtomicU64,
 }
@@ -47,14 +47,14 @@ pub(crate) struct Part {
 struct SlotKey([u8; 32]);
 
 #[derive(Clone)]
-enum Slot {
-    Answer(Answer),
+enum CacheSlot {
+    Answer(MemoryEntry),
     /// The variants of a key, the latest first.
     Index(Arc<[Indexed]>),
 }
 
 #[derive(Clone)]
-struct Answer {
+struct MemoryEntry {
     entry: Arc<StoredResponse>,
     fence: Fence,
     stamp: Stamp,
@@ -69,9 +69,9 @@ struct Indexed {
     variant: VariantId,
 }
 
-impl Part {
-    pub(crate) fn new(shelf: &Shelf) -> Self {
-        let bytes_max = shelf.bounds.cache_bytes_max;
+impl CacheTable {
+    pub(crate) fn new(context: &MemoryContext) -> Self {
+        let bytes_max = context.limits.cache_bytes_max;
         let shards = (bytes_max / SHARD_BYTES_MIN).clamp(1, 16);
         // Rounded down: the map would round up, and leave each part too small.
         let shards = 1 << shards.ilog2();
@@ -85,12 +85,12 @@ impl Part {
         Self {
             slots: Cache::with_options(
                 options,
-                Weigh,
+                SlotWeigher,
                 BuildHasherDefault::default(),
                 DefaultLifecycle::default(),
             ),
             writing: (0..64).map(|_| Mutex::default()).collect(),
-            purges: Purges::new(),
+            purges: PurgeTable::new(),
             stamps: AtomicU64::new(0),
         }
     }
@@ -105,8 +105,10 @@ impl Part {
         let fence = Fence(self.purges.now());
         let found = match self.slots.get(&SlotKey::of(key)) {
             None => Found::Nothing,
-            Some(Slot::Answer(answer)) => self.shown(answer, fence, now).unwrap_or(Found::Nothing),
-            Some(Slot::Index(index)) => self
+            Some(CacheSlot::Answer(answer)) => {
+                self.shown(answer, fence, now).unwrap_or(Found::Nothing)
+            }
+            Some(CacheSlot::Index(index)) => self
                 .variant(key, &index, selection, fence, now)
                 .unwrap_or(Found::NoVariant),
         };
@@ -132,7 +134,7 @@ impl Part {
             last = Some((&indexed.spec, wanted));
             if wanted == indexed.variant {
                 let slot = self.slots.get(&SlotKey::of(key).variant(wanted));
-                if let Some(Slot::Answer(answer)) = slot {
+                if let Some(CacheSlot::Answer(answer)) = slot {
                     return self.shown(answer, fence, now);
                 }
             }
@@ -141,7 +143,7 @@ impl Part {
     }
 
     /// Returns a stored entry unless it has expired or was purged before the lookup with this fence.
-    fn shown(&self, answer: Answer, fence: Fence, now: Timestamp) -> Option<Found> {
+    fn shown(&self, answer: MemoryEntry, fence: Fence, now: Timestamp) -> Option<Found> {
         if answer.expires_at <= now {
             return None;
         }
@@ -167,7 +169,7 @@ impl Part {
         };
         let _writing = self.write(&root);
         if answer.entry.vary().is_empty() {
-            self.slots.insert(root, Slot::Answer(answer));
+            self.slots.insert(root, CacheSlot::Answer(answer));
         } else {
             self.put_variant(root, answer, put.variants_max);
         }
@@ -175,22 +177,22 @@ impl Part {
     }
 
     /// Stores an entry under its variant, and removes the oldest variants beyond the maximum.
-    fn put_variant(&self, root: SlotKey, answer: Answer, variants_max: usize) {
+    fn put_variant(&self, root: SlotKey, answer: MemoryEntry, variants_max: usize) {
         let indexed = Indexed {
             spec: answer.entry.vary().clone(),
             variant: answer.entry.variant(),
         };
         let variant = indexed.variant;
         let mut index = vec![indexed];
-        if let Some(Slot::Index(old)) = self.slots.peek(&root) {
+        if let Some(CacheSlot::Index(old)) = self.slots.peek(&root) {
             index.extend(old.iter().filter(|old| old.variant != variant).cloned());
         }
         for gone in index.drain(variants_max.clamp(1, index.len())..) {
             self.slots.remove(&root.variant(gone.variant));
         }
-        self.slots.insert(root, Slot::Index(index.into()));
+        self.slots.insert(root, CacheSlot::Index(index.into()));
         self.slots
-            .insert(root.variant(variant), Slot::Answer(answer));
+            .insert(root.variant(variant), CacheSlot::Answer(answer));
     }
 
     pub(super) fn touch(&self, touch: Touch, now: Timestamp) -> bool {
@@ -200,7 +202,8 @@ impl Part {
             true => root,
             false => root.variant(touch.entry.variant()),
         };
-        let is_own = |slot: &Slot| matches!(slot, Slot::Answer(old) if old.stamp == touch.stamp);
+        let is_own =
+            |slot: &CacheSlot| matches!(slot, CacheSlot::Answer(old) if old.stamp == touch.stamp);
         if !self.slots.peek(&place).as_ref().is_some_and(is_own) {
             return false;
         }
@@ -208,7 +211,7 @@ impl Part {
         let Some(answer) = self.answer(&touch.key, touch.entry, touch.fence, until) else {
             return false;
         };
-        self.slots.insert(place, Slot::Answer(answer));
+        self.slots.insert(place, CacheSlot::Answer(answer));
         true
     }
 
@@ -219,9 +222,9 @@ impl Part {
         entry: Arc<StoredResponse>,
         fence: Fence,
         expires_at: Timestamp,
-    ) -> Option<Answer> {
+    ) -> Option<MemoryEntry> {
         let names = self.purges.register(names_of(key, &entry), fence.0)?;
-        Some(Answer {
+        Some(MemoryEntry {
             weight: weight(&entry),
             entry,
             fence,
@@ -267,13 +270,13 @@ impl Hash for SlotKey {
 
 /// Weighs what stands in the map, by the bytes that it takes.
 #[derive(Clone)]
-struct Weigh;
+struct SlotWeigher;
 
-impl Weighter<SlotKey, Slot> for Weigh {
-    fn weight(&self, _: &SlotKey, slot: &Slot) -> u64 {
+impl Weighter<SlotKey, CacheSlot> for SlotWeigher {
+    fn weight(&self, _: &SlotKey, slot: &CacheSlot) -> u64 {
         match slot {
-            Slot::Answer(answer) => answer.weight,
-            Slot::Index(index) => (SLOT_BYTES + size_of_val::<[Indexed]>(index)) as u64,
+            CacheSlot::Answer(answer) => answer.weight,
+            CacheSlot::Index(index) => (SLOT_BYTES + size_of_val::<[Indexed]>(index)) as u64,
         }
     }
 }

@@ -18,21 +18,21 @@ use crate::{
 
 impl CacheStore for MemoryStore {
     fn keys(&self) -> &StoreKeys {
-        &self.shared.shelf.keys
+        &self.shared.context.keys
     }
 
     fn get(&self, key: &CacheKey, selection: &Selection<'_>) -> StoreFuture<Lookup> {
-        let now = self.shared.shelf.clock.coarse();
+        let now = self.shared.context.clock.coarse();
         StoreFuture::ready(self.shared.cache.look_up(key, selection, now))
     }
 
     fn put(&self, put: Put) -> StoreFuture<PutOutcome> {
-        let now = self.shared.shelf.clock.coarse();
+        let now = self.shared.context.clock.coarse();
         StoreFuture::ready(self.shared.cache.put(put, now))
     }
 
     fn touch(&self, touch: Touch) -> StoreFuture<bool> {
-        let now = self.shared.shelf.clock.coarse();
+        let now = self.shared.context.clock.coarse();
         StoreFuture::ready(self.shared.cache.touch(touch, now))
     }
 

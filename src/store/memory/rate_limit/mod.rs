@@ -2,6 +2,8 @@
 
 mod logs;
 mod seam;
+mod state;
 mod store;
 mod table;
-pub(super) use self::store::Part;
+
+pub(super) use self::state::RateLimitTable;

@@ -1,16 +1,5 @@
-//! The rate_limit part of the store in memory.
+//! The rate limit store of a store in memory.
 
-use std::{
-    fmt,
-    sync::{Arc, OnceLock},
-};
-
-use smallvec::SmallVec;
-
-use super::{
-    logs::Logs,
-    table::{Key, Table},
-};
 use crate::{
     core::{
         error::StoreErrorKind,
@@ -18,210 +7,11 @@ use crate::{
             store_future::StoreFuture,
             store_key::{StoreKey, StoreKeys},
         },
-        time::{Clock, Timestamp},
+        time::Timestamp,
     },
-    rate_limit::{
-        Charge, Decision, Decisions, Log, Memory, Policy, RateLimitStore, Refund, State,
-        decide_all, decide_all_with_logs,
-    },
-    store::memory::store::{MemoryStore, Shelf},
+    rate_limit::{Charge, Decision, Decisions, Log, Policy, RateLimitStore, Refund, State},
+    store::memory::store::MemoryStore,
 };
-
-/// What has been used: one state for each partition and policy.
-pub(crate) struct Part {
-    pub(super) clock: Arc<dyn Clock>,
-    pub(super) keys: StoreKeys,
-    states_max: usize,
-    // Allocated whole at the first request: a store that serves other layers alone pays nothing.
-    table: OnceLock<Table>,
-    logs: Logs,
-}
-
-impl Part {
-    pub(crate) fn new(shelf: &Shelf) -> Self {
-        Self {
-            clock: Arc::clone(&shelf.clock),
-            keys: shelf.keys.clone(),
-            states_max: shelf.bounds.rate_limit_partitions_max,
-            table: OnceLock::new(),
-            logs: Logs::new(shelf.bounds.rate_limit_partitions_max),
-        }
-    }
-
-    fn table(&self) -> &Table {
-        self.table.get_or_init(|| Table::new(self.states_max))
-    }
-
-    /// Does what nearly all requests need: one policy, a client who is known, and room for it.
-    // Where it is called, so that what it returns need not go through memory.
-    #[inline(always)]
-    fn admit_known(
-        &self,
-        partition: &StoreKey,
-        charge: &Charge<'_>,
-    ) -> Option<(Timestamp, Decision)> {
-        if !charge.policy.bears_coarse_time() || charge.policy.has_previous() {
-            return None;
-        }
-        let now = self.clock.coarse();
-        let table = self.table.get()?;
-        let mut held = table.hold_at_home(key(partition, charge.policy))?;
-        let (decision, next) = charge.policy.decide(held.state, now, charge.cost);
-        if !decision.is_admitted() {
-            return None;
-        }
-        held.state = next;
-        Some((now, decision))
-    }
-
-    /// Decides by the coarse time where that may do, and if it denies, once more by the precise
-    /// one: so that nobody waits longer than was said.
-    #[inline(never)]
-    fn take_at_length(
-        &self,
-        partition: &StoreKey,
-        charges: &[Charge<'_>],
-    ) -> StoreFuture<Decisions> {
-        self.carry_all(partition, charges.iter().map(|charge| charge.policy));
-        if charges
-            .iter()
-            .all(|charge| charge.policy.bears_coarse_time())
-        {
-            match self.take_at(partition, charges, self.clock.coarse()) {
-                Some(decisions) if decisions.is_admitted() => return StoreFuture::ready(decisions),
-                Some(_) | None => {}
-            }
-        }
-        match self.take_at(partition, charges, self.clock.now()) {
-            Some(decisions) => StoreFuture::ready(decisions),
-            None => StoreFuture::failed(StoreErrorKind::Full),
-        }
-    }
-
-    fn take_at(
-        &self,
-        partition: &StoreKey,
-        charges: &[Charge<'_>],
-        now: Timestamp,
-    ) -> Option<Decisions> {
-        if charges.iter().any(|charge| charge.policy.keeps_a_log()) {
-            return self.take_with_logs(partition, charges, now);
-        }
-        let keys = keys(partition, charges.iter().map(|charge| charge.policy));
-        self.table()
-            .change_all(&keys, now, |states| decide_all(charges, states, now))
-    }
-
-    /// Decides with the logs of the partition in hand: nobody else has them meanwhile.
-    fn take_with_logs(
-        &self,
-        partition: &StoreKey,
-        charges: &[Charge<'_>],
-        now: Timestamp,
-    ) -> Option<Decisions> {
-        let words = charges.iter().filter(|charge| !charge.policy.keeps_a_log());
-        let keys = keys(partition, words.map(|charge| charge.policy));
-        let logged = charges.iter().filter(|charge| charge.policy.keeps_a_log());
-        let ids: SmallVec<[u64; 4]> = logged.map(|charge| charge.policy.id()).collect();
-        self.logs.change(partition, &ids, now, |logs| {
-            let mut decide = |states: &mut [State]| {
-                decide_all_with_logs(charges, &mut memories(charges, states, logs), now)
-            };
-            if keys.is_empty() {
-                Some(decide(&mut []))
-            } else {
-                self.table().change_all(&keys, now, decide)
-            }
-        })?
-    }
-
-    fn peek(&self, partition: &StoreKey, charges: &[Charge<'_>]) -> Decisions {
-        self.carry_all(partition, charges.iter().map(|charge| charge.policy));
-        let now = self.time_for(charges.iter().map(|charge| charge.policy));
-        let (mut states, mut logs) = (SmallVec::<[State; 4]>::new(), Vec::new());
-        for charge in charges {
-            if charge.policy.keeps_a_log() {
-                logs.push(self.logs.read(partition, charge.policy.id()));
-            } else {
-                states.push(self.table().read(key(partition, charge.policy)));
-            }
-        }
-        decide_all_with_logs(charges, &mut memories(charges, &mut states, &mut logs), now)
-    }
-
-    /// Charges one policy, and returns whether there was room to remember it.
-    fn charge(&self, partition: &StoreKey, charge: &Charge<'_>) -> bool {
-        let Charge { policy, cost } = *charge;
-        self.carry_all(partition, [policy]);
-        let now = self.time_for([policy]);
-        if policy.keeps_a_log() {
-            let charge = |logs: &mut [Log]| policy.charge_log(&mut logs[0], now, cost);
-            let charged = self.logs.change(partition, &[policy.id()], now, charge);
-            return charged.is_some();
-        }
-        let charge = |states: &mut [State]| states[0] = policy.charge(states[0], now, cost);
-        let keys = [key(partition, policy)];
-        self.table().change_all(&keys, now, charge).is_some()
-    }
-
-    fn change_known(
-        &self,
-        partition: &StoreKey,
-        policy: &Policy,
-        change: impl FnOnce(State, Timestamp) -> State,
-    ) {
-        let now = self.time_for([policy]);
-        if let Some(mut held) = self.table().hold(key(partition, policy)) {
-            held.state = change(held.state, now);
-        }
-    }
-
-    /// Carries over what was used of the policies that these replace.
-    fn carry_all<'a>(&self, partition: &StoreKey, policies: impl IntoIterator<Item = &'a Policy>) {
-        for policy in policies {
-            if policy.has_previous() {
-                self.carry(partition, policy);
-            }
-        }
-    }
-
-    #[cold]
-    fn carry(&self, partition: &StoreKey, policy: &Policy) {
-        let now = self.time_for([policy]);
-        let Some(carry) = policy.carry(now) else {
-            return;
-        };
-        self.carry_all(partition, [carry.previous()]);
-        let (own, previous) = (policy.id(), carry.previous().id());
-        if policy.keeps_a_log() {
-            let previous = self.logs.read(partition, previous);
-            if previous.is_empty() {
-                return;
-            }
-            let change = |logs: &mut [Log]| carry.log(&mut logs[0], previous, now);
-            // Where there is no room, no request is admitted either.
-            let _ = self.logs.change(partition, &[own], now, change);
-            return;
-        }
-        let previous = self.table().read(Key::new(partition, previous));
-        if previous.is_alive(carry.changed_at()) {
-            let change = |states: &mut [State]| states[0] = carry.state(states[0], previous, now);
-            let _ = self
-                .table()
-                .change_all(&[Key::new(partition, own)], now, change);
-        }
-    }
-
-    /// Returns the time that these policies are decided by first: a window that is over for one
-    /// question is not open for the next.
-    fn time_for<'a>(&self, policies: impl IntoIterator<Item = &'a Policy>) -> Timestamp {
-        if policies.into_iter().all(Policy::bears_coarse_time) {
-            self.clock.coarse()
-        } else {
-            self.clock.now()
-        }
-    }
-}
 
 impl RateLimitStore for MemoryStore {
     fn keys(&self) -> &StoreKeys {
@@ -229,13 +19,13 @@ impl RateLimitStore for MemoryStore {
     }
 
     fn take(&self, partition: &StoreKey, charges: &[Charge<'_>]) -> StoreFuture<Decisions> {
-        let part = &self.shared.rate_limit;
+        let limits = &self.shared.rate_limit;
         if let [charge] = charges
-            && let Some((at, decision)) = part.admit_known(partition, charge)
+            && let Some((at, decision)) = limits.admit_known(partition, charge)
         {
             return StoreFuture::ready(Decisions::one(true, at, decision));
         }
-        part.take_at_length(partition, charges)
+        limits.take_at_length(partition, charges)
     }
 
     fn admit_at_once(
@@ -255,8 +45,10 @@ impl RateLimitStore for MemoryStore {
     }
 
     fn charge(&self, partition: &StoreKey, charges: &[Charge<'_>]) -> StoreFuture<()> {
-        let part = &self.shared.rate_limit;
-        let charged = charges.iter().map(|charge| part.charge(partition, charge));
+        let limits = &self.shared.rate_limit;
+        let charged = charges
+            .iter()
+            .map(|charge| limits.charge(partition, charge));
         // All of them are tried, whether there is room for one or not.
         if charged.fold(true, |all, charged| all & charged) {
             StoreFuture::ready(())
@@ -266,7 +58,7 @@ impl RateLimitStore for MemoryStore {
     }
 
     fn refund(&self, partition: &StoreKey, refunds: &[Refund<'_>]) -> StoreFuture<()> {
-        let part = &self.shared.rate_limit;
+        let limits = &self.shared.rate_limit;
         for Refund {
             policy,
             receipt,
@@ -275,58 +67,22 @@ impl RateLimitStore for MemoryStore {
         {
             if policy.keeps_a_log() {
                 let give_back = |log: &mut Log| policy.refund_log(log, *receipt, *amount);
-                part.logs.change_known(partition, policy.id(), give_back);
+                limits.logs.change_known(partition, policy.id(), give_back);
             } else {
                 let give_back = |state, now| policy.refund(state, now, *receipt, *amount);
-                part.change_known(partition, policy, give_back);
+                limits.change_known(partition, policy, give_back);
             }
         }
         StoreFuture::ready(())
     }
 
     fn reset(&self, partition: &StoreKey, policies: &[&Policy]) -> StoreFuture<()> {
-        let part = &self.shared.rate_limit;
+        let limits = &self.shared.rate_limit;
         for policy in policies {
-            part.change_known(partition, policy, |_, _| State::NONE);
+            limits.change_known(partition, policy, |_, _| State::NONE);
             let clear = |log: &mut Log| *log = Log::default();
-            part.logs.change_known(partition, policy.id(), clear);
+            limits.logs.change_known(partition, policy.id(), clear);
         }
         StoreFuture::ready(())
-    }
-}
-
-/// Puts states and logs, each in their own order, into that of the charges.
-pub(super) fn memories<'a>(
-    charges: &[Charge<'_>],
-    states: &'a mut [State],
-    logs: &'a mut [Log],
-) -> SmallVec<[Memory<'a>; 4]> {
-    let (mut states, mut logs) = (states.iter_mut(), logs.iter_mut());
-    let memory = |charge: &Charge<'_>| {
-        if charge.policy.keeps_a_log() {
-            logs.next().map(Memory::Log)
-        } else {
-            states.next().map(Memory::State)
-        }
-    };
-    charges.iter().filter_map(memory).collect()
-}
-
-pub(super) fn keys<'a>(
-    partition: &StoreKey,
-    policies: impl Iterator<Item = &'a Policy>,
-) -> SmallVec<[Key; 4]> {
-    policies.map(|policy| key(partition, policy)).collect()
-}
-
-pub(super) fn key(partition: &StoreKey, policy: &Policy) -> Key {
-    Key::new(partition, policy.id())
-}
-
-impl fmt::Debug for Part {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Part")
-            .field("states_max", &self.states_max)
-            .finish_non_exhaustive()
     }
 }

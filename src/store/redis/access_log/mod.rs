@@ -3,4 +3,4 @@
 mod state;
 mod store;
 
-pub(super) use self::state::Part;
+pub(super) use self::state::LogStreams;

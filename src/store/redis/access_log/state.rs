@@ -12,12 +12,12 @@ const ACCESS_FOR: Duration = Duration::from_secs(7 * 86_400);
 const AUDIT_FOR: Duration = Duration::from_secs(400 * 86_400);
 
 /// What this part holds on to.
-pub(crate) struct Part {
+pub(crate) struct LogStreams {
     access: Vec<u8>,
     audit: Vec<u8>,
 }
 
-impl Part {
+impl LogStreams {
     pub(crate) fn new(link: &Link, _: &StoreKeys) -> Self {
         Self {
             access: link.name("log:access"),
@@ -34,8 +34,8 @@ impl Part {
     }
 }
 
-impl fmt::Debug for Part {
+impl fmt::Debug for LogStreams {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("access_log::Part")
+        f.write_str("LogStreams")
     }
 }

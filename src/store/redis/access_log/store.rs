@@ -12,7 +12,7 @@ use crate::{
         time::Timestamp,
     },
     store::redis::{
-        connection::{client::Turn, script::Script},
+        connection::{client::CallTurn, script::Script},
         store::RedisStore,
     },
 };
@@ -26,7 +26,7 @@ static RECENT: LazyLock<Script> =
 const PIECE: usize = 1_000;
 
 impl RedisStore {
-    fn begin_log(&self, trail: Trail) -> Result<Turn, StoreError> {
+    fn begin_log(&self, trail: Trail) -> Result<CallTurn, StoreError> {
         let link = &self.shared.link;
         let (stream, _) = self.shared.access_log.trail(trail);
         link.begin(stream, link.deadlines().access_log)

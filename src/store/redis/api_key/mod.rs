@@ -6,4 +6,4 @@ mod state;
 mod store;
 
 pub use self::receipts::Receipts;
-pub(super) use self::state::Part;
+pub(super) use self::state::ApiKeyNames;

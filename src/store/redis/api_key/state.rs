@@ -18,8 +18,8 @@ use crate::{
 };
 
 /// What this part holds on to.
-pub(crate) struct Part {
-    pub(super) names: Names,
+pub(crate) struct ApiKeyNames {
+    pub(super) names: KeyDataNames,
     pub(super) owners: KeySpace,
     pub(super) changes: KeyChanges,
     /// What is heard of changes, from the first look-up on.
@@ -27,7 +27,7 @@ pub(crate) struct Part {
 }
 
 /// The names of all that this part keeps.
-pub(super) struct Names {
+pub(super) struct KeyDataNames {
     pub(super) records: Vec<u8>,
     pub(super) uses: Vec<u8>,
     pub(super) all: Vec<u8>,
@@ -37,12 +37,12 @@ pub(super) struct Names {
     pub(super) channel: Vec<u8>,
 }
 
-impl Part {
+impl ApiKeyNames {
     pub(crate) fn new(link: &Link, keys: &StoreKeys) -> Self {
         let slot = link.key("k", b"keys");
         let name = |of: &str| [&slot, of.as_bytes()].concat();
         Self {
-            names: Names {
+            names: KeyDataNames {
                 records: name(":records"),
                 uses: name(":uses"),
                 all: name(":all"),
@@ -103,9 +103,9 @@ fn id_in(message: &[u8]) -> Option<KeyId> {
     text.split(' ').next()?.parse().ok()
 }
 
-impl fmt::Debug for Part {
+impl fmt::Debug for ApiKeyNames {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("api_key::Part")
+        f.write_str("ApiKeyNames")
     }
 }
 

@@ -4,7 +4,7 @@
 //! in one step. Each order is a sorted set of one score, whose members begin with a moment: the
 //! server keeps them by their bytes.
 
-use super::state::Part;
+use super::state::ApiKeyNames;
 use std::{
     sync::{Arc, LazyLock},
     time::Duration,
@@ -24,7 +24,7 @@ use crate::{
     },
     store::redis::{
         connection::{
-            client::Turn,
+            client::CallTurn,
             script::{Script, ScriptCall},
         },
         store::RedisStore,
@@ -124,7 +124,7 @@ fn corrupt(what: &str) -> StoreError {
 
 impl RedisStore {
     /// Begins a call about the keys, to be answered within this time.
-    fn begin_key(&self, at_least: Duration) -> Result<Turn, StoreError> {
+    fn begin_key(&self, at_least: Duration) -> Result<CallTurn, StoreError> {
         let link = &self.shared.link;
         let deadline = link.deadlines().api_key.max(at_least);
         link.begin(&self.shared.api_key.names.records, deadline)
@@ -150,7 +150,7 @@ impl RedisStore {
         expected: &[u8],
         max_keys: Option<usize>,
     ) -> StoreFuture<KeyCreation> {
-        let Part { names, .. } = &self.shared.api_key;
+        let ApiKeyNames { names, .. } = &self.shared.api_key;
         let order = self.shared.api_key.order_of(record.owner());
         let mut call = PUT.call(&[&names.records, &names.all, &names.ends, &order]);
         let owner = self.shared.api_key.owner(record.owner());
@@ -221,7 +221,7 @@ impl ApiKeyStore for RedisStore {
     }
 
     fn list(&self, query: KeyQuery) -> StoreFuture<KeyPage> {
-        let Part { names, .. } = &self.shared.api_key;
+        let ApiKeyNames { names, .. } = &self.shared.api_key;
         let order = match &query.owner {
             Some(owner) => self.shared.api_key.order_of(owner),
             None => names.all.clone(),
@@ -243,7 +243,7 @@ impl ApiKeyStore for RedisStore {
         if uses.is_empty() {
             return StoreFuture::ready(());
         }
-        let Part { names, .. } = &self.shared.api_key;
+        let ApiKeyNames { names, .. } = &self.shared.api_key;
         let mut call = TOUCH.call(&[&names.records, &names.uses]);
         for KeyUse { id, at, uses, .. } in uses {
             call.arg(id.as_str()).arg(at.as_micros()).arg(uses);
@@ -275,7 +275,7 @@ impl ApiKeyStore for RedisStore {
 
 impl RedisStore {
     fn purge_keys(&self, before: Timestamp, max: usize) -> StoreFuture<usize> {
-        let Part { names, .. } = &self.shared.api_key;
+        let ApiKeyNames { names, .. } = &self.shared.api_key;
         let mut call = PURGE.call(&[&names.records, &names.uses, &names.all, &names.ends]);
         call.arg(&before.as_micros().to_be_bytes())
             .arg(max)

@@ -4,9 +4,9 @@ mod names;
 mod state;
 mod store;
 
-pub(super) use self::state::Part;
+pub(super) use self::state::CacheShares;
 #[cfg(all(feature = "cache", feature = "memory"))]
 pub(in crate::store) use self::{
     names::NAME_BYTES,
-    store::{Purged, Seen},
+    store::{Purged, SeenEntry},
 };

@@ -10,9 +10,9 @@ use crate::{
 pub(in crate::store) const NAME_BYTES: usize = 17;
 
 /// Some names, [`NAME_BYTES`] each.
-pub(crate) struct Names(Vec<u8>);
+pub(crate) struct PurgeNames(Vec<u8>);
 
-impl Names {
+impl PurgeNames {
     /// Returns the names of an entry.
     pub(crate) fn of(key: &CacheKey, entry: &StoredResponse) -> Self {
         let own = [
@@ -44,7 +44,7 @@ impl Names {
     }
 }
 
-impl FromIterator<PurgeTarget> for Names {
+impl FromIterator<PurgeTarget> for PurgeNames {
     fn from_iter<T: IntoIterator<Item = PurgeTarget>>(targets: T) -> Self {
         Self(targets.into_iter().flat_map(name_of).collect())
     }
@@ -69,7 +69,7 @@ mod tests {
     #[test]
     fn token_key_is_a_kind_and_a_digest_of_fixed_length() {
         let tag = PurgeTarget::Tag(StoreKey::from_bytes([0xfb; 16]));
-        let names: Names = [PurgeTarget::All, tag].into_iter().collect();
+        let names: PurgeNames = [PurgeTarget::All, tag].into_iter().collect();
         assert_eq!(names.as_bytes().len(), 2 * NAME_BYTES);
         assert_eq!(
             names.token_keys(b"acme:n:{AA}:"),

@@ -9,7 +9,7 @@ use crate::{
     cache::{CacheKey, VarySpec},
     core::store_api::store_key::{StoreKey, StoreKeys},
     store::redis::{
-        cache::names::Names,
+        cache::names::PurgeNames,
         connection::{
             client::Link,
             script::{Script, ScriptCall},
@@ -24,7 +24,7 @@ const SPECS: usize = 1_024;
 const SHARES: usize = 16;
 
 /// What this part holds on to.
-pub(crate) struct Part {
+pub(crate) struct CacheShares {
     /// What lies in one slot each.
     pub(super) shares: Vec<Share>,
     pub(super) channel: Vec<u8>,
@@ -47,7 +47,7 @@ struct Spec {
     pub(super) names: VarySpec,
 }
 
-impl Part {
+impl CacheShares {
     pub(crate) fn new(link: &Link, _: &StoreKeys) -> Self {
         let count = if link.is_spread() { SHARES } else { 1 };
         let share = |number: usize| {
@@ -108,7 +108,7 @@ impl Share {
         &self,
         script: &'static Script,
         entry: Option<&[u8]>,
-        names: &Names,
+        names: &PurgeNames,
     ) -> ScriptCall {
         let tokens = names.token_keys(&self.tokens);
         let mut keys = vec![&self.purges[..]];
@@ -118,8 +118,8 @@ impl Share {
     }
 }
 
-impl fmt::Debug for Part {
+impl fmt::Debug for CacheShares {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("cache::Part")
+        f.write_str("CacheShares")
     }
 }

@@ -27,14 +27,14 @@ use crate::{
         store_api::{store_future::StoreFuture, store_key::StoreKeys},
     },
     store::redis::{
-        cache::names::{NAME_BYTES, Names},
+        cache::names::{NAME_BYTES, PurgeNames},
         connection::{
-            client::Turn,
+            client::CallTurn,
             ground::together,
             pubsub::{Listening, News},
             script::{Script, ScriptCall},
         },
-        store::{RedisStore, Shared},
+        store::{RedisInner, RedisStore},
     },
 };
 
@@ -77,23 +77,23 @@ pub(crate) enum Purged<'a> {
 }
 
 /// What a look-up found, and for how long it is kept.
-pub(crate) struct Seen {
+pub(crate) struct SeenEntry {
     pub(crate) lookup: Lookup,
     pub(crate) left: Duration,
 }
 
 /// A question for the answer under a key.
-struct Question {
-    shared: Arc<Shared>,
+struct EntryQuery {
+    shared: Arc<RedisInner>,
     key: CacheKey,
     entry: Vec<u8>,
     variant: VariantId,
     is_asked_again: bool,
 }
 
-impl Question {
+impl EntryQuery {
     /// Reads what the server says.
-    async fn read(self, answer: Vec<Value>) -> Result<Seen, StoreError> {
+    async fn read(self, answer: Vec<Value>) -> Result<SeenEntry, StoreError> {
         let mut answer = answer.into_iter();
         let (Some(Value::Int(fence)), Some(Value::BulkString(what))) =
             (answer.next(), answer.next())
@@ -116,7 +116,7 @@ impl Question {
             _ => return Err(corrupt()),
         };
         let lookup = Lookup { fence, found };
-        Ok(Seen { lookup, left })
+        Ok(SeenEntry { lookup, left })
     }
 
     /// They vary by something else than was guessed: the server is asked again.
@@ -169,8 +169,8 @@ impl Question {
     }
 }
 
-impl Shared {
-    fn begin_answer(&self, key: &[u8]) -> Result<Turn, StoreError> {
+impl RedisInner {
+    fn begin_answer(&self, key: &[u8]) -> Result<CallTurn, StoreError> {
         self.link.begin(key, self.link.deadlines().cache)
     }
 
@@ -220,10 +220,11 @@ impl RedisStore {
         &self,
         key: &CacheKey,
         selection: &Selection<'_>,
-    ) -> Result<impl Future<Output = Result<Seen, StoreError>> + Send + use<>, StoreError> {
+    ) -> Result<impl Future<Output = Result<SeenEntry, StoreError>> + Send + use<>, StoreError>
+    {
         let part = &self.shared.cache;
         let names = self.names_for(key, selection);
-        let question = Question {
+        let question = EntryQuery {
             shared: Arc::clone(&self.shared),
             key: *key,
             entry: self.shared.answers(key),
@@ -285,7 +286,7 @@ impl CacheStore for RedisStore {
         };
         part.learn(&put.key, put.entry.vary());
         let entry = self.shared.answers(&put.key);
-        let names = Names::of(&put.key, &put.entry);
+        let names = PurgeNames::of(&put.key, &put.entry);
         let share = part.share_of(put.key.uri());
         let mut call = share.call(&PUT, Some(&entry), &names);
         call.arg(put.fence.0)
@@ -310,7 +311,7 @@ impl CacheStore for RedisStore {
             return StoreFuture::ready(false);
         };
         let entry = self.shared.answers(&touch.key);
-        let names = Names::of(&touch.key, &touch.entry);
+        let names = PurgeNames::of(&touch.key, &touch.entry);
         let share = self.shared.cache.share_of(touch.key.uri());
         let mut call = share.call(&TOUCH, Some(&entry), &names);
         call.arg(touch.fence.0)
@@ -335,7 +336,7 @@ impl CacheStore for RedisStore {
                     PurgeTarget::Uri(uri) => std::ptr::eq(shared.cache.share_of(uri), share),
                     PurgeTarget::Tag(_) | PurgeTarget::Partition(_) | PurgeTarget::All => true,
                 };
-                let names: Names = targets.iter().filter(is_here).copied().collect();
+                let names: PurgeNames = targets.iter().filter(is_here).copied().collect();
                 shared.purge_share(share, names, mode)
             });
             // Where a node of a Cluster is away the others purge all the same.
@@ -352,7 +353,7 @@ impl CacheStore for RedisStore {
     ) -> StoreFuture<bool> {
         let share = self.shared.cache.share_of(key.uri());
         let mut call = SINCE.call(&[&share.purges]);
-        call.arg(fence.0).arg(Names::of(key, entry).as_bytes());
+        call.arg(fence.0).arg(PurgeNames::of(key, entry).as_bytes());
         self.ask_cache(&share.purges, call, |reply| match reply {
             [Value::Int(purged)] => Some(*purged != 0),
             _ => None,
@@ -384,12 +385,12 @@ impl CacheStore for RedisStore {
     }
 }
 
-impl Shared {
+impl RedisInner {
     /// Purges the entries with these names in one slot.
     async fn purge_share(
         &self,
         share: &Share,
-        names: Names,
+        names: PurgeNames,
         mode: PurgeMode,
     ) -> Result<(), StoreError> {
         if names.is_empty() {
@@ -415,7 +416,7 @@ impl Shared {
         &self,
         share: &Share,
         mut call: ScriptCall,
-        names: &Names,
+        names: &PurgeNames,
         mode: PurgeMode,
     ) -> Result<(), StoreError> {
         let fresh = fresh_token()?;
@@ -435,7 +436,7 @@ impl Shared {
     async fn purge_apart(
         &self,
         share: &Share,
-        names: &Names,
+        names: &PurgeNames,
         mode: PurgeMode,
     ) -> Result<(), StoreError> {
         let call = PURGE.call(&[&share.purges]);

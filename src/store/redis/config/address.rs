@@ -10,7 +10,7 @@ use super::credentials::{Login, RedisCredentials};
 use crate::{
     core::error::ConfigError,
     store::redis::connection::{
-        error::{Fault, Verdict},
+        error::{Fault, Liveness},
         ground::Ground,
         protocol::Protocol,
         tls::{Connector, Tls},
@@ -21,7 +21,7 @@ use crate::{
 /// A server's address, and how its connections are set up.
 #[derive(Clone)]
 pub(crate) struct Address {
-    place: Place,
+    place: AddressKind,
     login: Login,
     database: i64,
     protocol: Protocol,
@@ -30,7 +30,7 @@ pub(crate) struct Address {
 }
 
 #[derive(Clone, PartialEq, Eq)]
-enum Place {
+enum AddressKind {
     Tcp { host: String, port: u16 },
     Unix(std::path::PathBuf),
 }
@@ -67,7 +67,7 @@ impl Address {
     /// Returns the address of another server of the same kind, with the same setup.
     pub(crate) fn at(&self, host: &str, port: u16) -> Self {
         Self {
-            place: Place::Tcp {
+            place: AddressKind::Tcp {
                 host: host.to_owned(),
                 port,
             },
@@ -107,8 +107,8 @@ impl Address {
 
     pub(crate) fn host(&self) -> Option<&str> {
         match &self.place {
-            Place::Tcp { host, .. } => Some(host),
-            Place::Unix(_) => None,
+            AddressKind::Tcp { host, .. } => Some(host),
+            AddressKind::Unix(_) => None,
         }
     }
 
@@ -135,7 +135,7 @@ impl Address {
         let opened = self.open_once(ground, timeout, probe).await;
         let is_outdated = match &opened {
             Ok(_) => ground.renewals() != renewals,
-            Err(fault) => fault.verdict == Verdict::Denied,
+            Err(fault) => fault.verdict == Liveness::Denied,
         };
         if is_outdated && self.login.is_provided() {
             return self.open_once(ground, timeout, probe).await;
@@ -171,8 +171,8 @@ impl Address {
         let fault = Fault::of_setup(&error);
         match fault.verdict {
             // A server that is full, or accepts other writes only, serves all the same.
-            Verdict::Answered => Ok(wire),
-            Verdict::Silent | Verdict::Late | Verdict::Lost | Verdict::Denied => Err(fault),
+            Liveness::Answered => Ok(wire),
+            Liveness::Silent | Liveness::Late | Liveness::Lost | Liveness::Denied => Err(fault),
         }
     }
 
@@ -196,8 +196,8 @@ impl Address {
 
     async fn dial(&self) -> RedisResult<Wire> {
         let (host, port) = match &self.place {
-            Place::Unix(path) => return Ok(Wire::new(UnixStream::connect(path).await?)),
-            Place::Tcp { host, port } => (host.as_str(), *port),
+            AddressKind::Unix(path) => return Ok(Wire::new(UnixStream::connect(path).await?)),
+            AddressKind::Tcp { host, port } => (host.as_str(), *port),
         };
         let stream = TcpStream::connect((host, port)).await?;
         // A decision is one small packet, and nothing follows that it could wait for.
@@ -223,16 +223,16 @@ fn without_tls(url: &str) -> Result<(Cow<'_, str>, bool), ConfigError> {
     }
 }
 
-fn read(url: &str) -> Result<(Place, RedisConnectionInfo), ConfigError> {
+fn read(url: &str) -> Result<(AddressKind, RedisConnectionInfo), ConfigError> {
     let info = url
         .into_connection_info()
         .map_err(|_| refused("it cannot be read"))?;
     let place = match info.addr() {
-        ConnectionAddr::Tcp(host, port) => Place::Tcp {
+        ConnectionAddr::Tcp(host, port) => AddressKind::Tcp {
             host: host.clone(),
             port: *port,
         },
-        ConnectionAddr::Unix(path) => Place::Unix(path.clone()),
+        ConnectionAddr::Unix(path) => AddressKind::Unix(path.clone()),
         _ => return Err(refused("it is of an unknown kind")),
     };
     Ok((place, info.redis_settings().clone()))
@@ -259,7 +259,7 @@ impl fmt::Display for Address {
     }
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for AddressKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Tcp { host, port } => write!(f, "{host}:{port}"),

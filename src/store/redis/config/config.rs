@@ -41,7 +41,7 @@ pub struct RedisConfig {
     prefix: String,
     deadlines: Deadlines,
     calls_max: usize,
-    bounds: Bounds,
+    bounds: RedisBounds,
     auditor: Option<Arc<dyn Auditor>>,
 }
 
@@ -70,7 +70,7 @@ pub(crate) struct Deadlines {
 
 /// How much is kept.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Bounds {
+pub(crate) struct RedisBounds {
     pub(crate) cache_body_bytes_max: usize,
     pub(crate) log_records_max: usize,
     pub(crate) denials_max: usize,
@@ -126,7 +126,7 @@ impl RedisConfig {
                 connect: Duration::from_millis(250),
             },
             calls_max: 1_024,
-            bounds: Bounds {
+            bounds: RedisBounds {
                 cache_body_bytes_max: 1 << 20,
                 log_records_max: 100_000,
                 denials_max: 10_000,
@@ -300,18 +300,18 @@ impl RedisConfig {
 
 /// A configuration of which everything can be used.
 pub(crate) struct Checked {
-    pub(crate) route: Route,
+    pub(crate) route: ServerRoute,
     pub(crate) name: Arc<str>,
     pub(crate) prefix: String,
     pub(crate) deadlines: Deadlines,
     pub(crate) calls_max: usize,
-    pub(crate) bounds: Bounds,
+    pub(crate) bounds: RedisBounds,
     pub(crate) auditor: Option<Arc<dyn Auditor>>,
 }
 
 /// Where to go.
 #[derive(Clone, Debug)]
-pub(crate) enum Route {
+pub(crate) enum ServerRoute {
     Single(Address),
     Sentinel(Sentinels),
     Cluster(Vec<Address>),
@@ -327,11 +327,11 @@ pub(crate) struct Sentinels {
 }
 
 impl Servers {
-    fn route(&self, login: &LoginOptions, tls: &Tls) -> Result<Route, ConfigError> {
+    fn route(&self, login: &LoginOptions, tls: &Tls) -> Result<ServerRoute, ConfigError> {
         match self {
             Self::Single(url) => {
                 let address = Address::parse(url, tls)?;
-                Ok(Route::Single(login.applied_to(address)))
+                Ok(ServerRoute::Single(login.applied_to(address)))
             }
             Self::Sentinel { sentinels, main } => {
                 let addresses = parse_all(sentinels, tls)?;
@@ -343,7 +343,7 @@ impl Servers {
                 let server = addresses[0].clone().with_login(Login::default());
                 let server = login.applied_to(server.with_database(0));
                 let sentinels = addresses.into_iter();
-                Ok(Route::Sentinel(Sentinels {
+                Ok(ServerRoute::Sentinel(Sentinels {
                     addresses: sentinels.map(|it| login.applied_to_sentinel(it)).collect(),
                     main: main.clone(),
                     server,
@@ -359,7 +359,7 @@ impl Servers {
                         "a Cluster has database 0 alone",
                     )
                     .fix("leave the database out")),
-                    None => Ok(Route::Cluster(nodes)),
+                    None => Ok(ServerRoute::Cluster(nodes)),
                 }
             }
         }
@@ -491,7 +491,7 @@ mod tests {
     fn a_sentinels_password_is_not_the_servers() {
         let config = RedisConfig::sentinel(["redis://:of-the-sentinel@s:26379"], "main");
         let Ok(Checked {
-            route: Route::Sentinel(sentinels),
+            route: ServerRoute::Sentinel(sentinels),
             ..
         }) = config.check()
         else {

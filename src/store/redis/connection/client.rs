@@ -11,13 +11,13 @@ use redis::{Cmd, ErrorKind, RedisError, RedisResult, ServerErrorKind, Value};
 use tokio::sync::Notify;
 
 use super::{
-    error::{Fault, Verdict, is_noscript},
+    error::{Fault, Liveness, is_noscript},
     ground::{Ground, within},
-    node::{Entry, Pass},
+    pass::{CallPermit, Pass},
     patience::Patience,
     pubsub::{Listening, OnNews},
     script::ScriptCall,
-    stats::{RedisStats, Watch},
+    stats::{ConnectionWatch, RedisStats},
 };
 use crate::{
     core::{
@@ -26,7 +26,7 @@ use crate::{
         time::{SystemClock, Timestamp},
     },
     store::redis::{
-        config::config::{Checked, Deadlines, Route},
+        config::config::{Checked, Deadlines, ServerRoute},
         topology::{cluster::Cluster, endpoint::Endpoint, router::Router},
     },
 };
@@ -47,7 +47,7 @@ impl Link {
         let ground = Arc::new(Ground {
             runtime: Arc::new(ConnectionRuntime),
             clock: Arc::new(SystemClock::new()),
-            watch: Watch::new(checked.name, checked.auditor),
+            watch: ConnectionWatch::new(checked.name, checked.auditor),
             calls_max: checked.calls_max,
             silence_max: checked.deadlines.silence,
             connect_deadline: checked.deadlines.connect,
@@ -57,9 +57,9 @@ impl Link {
         let probe = format!("{}:probe", checked.prefix).into_bytes();
         let one = |endpoint| Router::one(endpoint, Arc::clone(&ground));
         let router = match checked.route {
-            Route::Single(address) => one(Endpoint::Server { address, probe }),
-            Route::Sentinel(sentinels) => one(Endpoint::Main { sentinels, probe }),
-            Route::Cluster(seeds) => Router::Many(Cluster::new(seeds, Arc::clone(&ground))),
+            ServerRoute::Single(address) => one(Endpoint::Server { address, probe }),
+            ServerRoute::Sentinel(sentinels) => one(Endpoint::Main { sentinels, probe }),
+            ServerRoute::Cluster(seeds) => Router::Many(Cluster::new(seeds, Arc::clone(&ground))),
         };
         Self {
             router: Arc::new(router),
@@ -98,14 +98,14 @@ impl Link {
     /// # Errors
     ///
     /// At once if the server is known not to answer, or too many calls wait for it.
-    pub(crate) fn begin(&self, key: &[u8], deadline: Duration) -> Result<Turn, StoreError> {
+    pub(crate) fn begin(&self, key: &[u8], deadline: Duration) -> Result<CallTurn, StoreError> {
         let slot = self.router.slot_of(key);
         let pass = match self.router.enter(slot)? {
-            Entry::Known(pass) => Some(pass),
-            Entry::Unknown => None,
+            CallPermit::Known(pass) => Some(pass),
+            CallPermit::Unknown => None,
         };
-        Ok(Turn {
-            caller: Caller {
+        Ok(CallTurn {
+            caller: SlotCaller {
                 pass,
                 slot,
                 router: Arc::clone(&self.router),
@@ -122,7 +122,7 @@ impl Link {
         let Router::One(node) = &*self.router else {
             return None;
         };
-        let caller = Caller {
+        let caller = SlotCaller {
             pass: Some(node.stand_in()),
             slot: 0,
             router: Arc::clone(&self.router),
@@ -214,8 +214,8 @@ impl Link {
 }
 
 /// One call that may be made. Dropping it, at any moment, gives it up.
-pub(crate) struct Turn {
-    caller: Caller,
+pub(crate) struct CallTurn {
+    caller: SlotCaller,
     ground: Arc<Ground>,
     timeout: Duration,
     limit: Limit,
@@ -228,7 +228,7 @@ enum Limit {
     Fixed,
 }
 
-impl Turn {
+impl CallTurn {
     /// Ends the call at its timeout, however slowly the server replies.
     pub(crate) fn at_most(mut self) -> Self {
         self.limit = Limit::Fixed;
@@ -271,7 +271,7 @@ impl Turn {
 
     async fn run<T>(
         mut self,
-        call: impl AsyncFnOnce(&mut Caller) -> Result<T, Fault>,
+        call: impl AsyncFnOnce(&mut SlotCaller) -> Result<T, Fault>,
     ) -> Result<T, StoreError> {
         let node = match self.limit {
             Limit::Adaptive => self
@@ -304,7 +304,7 @@ impl Turn {
 
 /// Asks for several calls at once, each of which has its own turn.
 pub(crate) struct Messenger {
-    caller: Caller,
+    caller: SlotCaller,
 }
 
 impl Messenger {
@@ -315,7 +315,7 @@ impl Messenger {
 
     /// Takes note of what befell a call.
     pub(crate) fn note(&self, fault: &Fault) {
-        let is_lost = matches!(fault.verdict, Verdict::Lost | Verdict::Denied);
+        let is_lost = matches!(fault.verdict, Liveness::Lost | Liveness::Denied);
         if let (true, Some(pass)) = (is_lost, &self.caller.pass) {
             pass.lose();
         }
@@ -323,7 +323,7 @@ impl Messenger {
 }
 
 /// Asks the server that has a slot, wherever it has moved to.
-struct Caller {
+struct SlotCaller {
     pass: Option<Pass>,
     slot: u16,
     router: Arc<Router>,
@@ -332,7 +332,7 @@ struct Caller {
 /// How often a call goes where a server points to: it was not done yet.
 const REDIRECTS_MAX: usize = 3;
 
-impl Caller {
+impl SlotCaller {
     /// Runs a script, and returns what stands behind the number in its answer.
     async fn run(&mut self, call: &ScriptCall) -> Result<Vec<Value>, Fault> {
         let mut answer = self.ask(call.by_digest()).await?;

@@ -59,12 +59,12 @@ impl Replies {
 }
 
 /// A connection whose replies are counted.
-pub(crate) struct Counted<S> {
+pub(crate) struct CountedStream<S> {
     stream: S,
     replies: Replies,
 }
 
-impl<S> Counted<S> {
+impl<S> CountedStream<S> {
     pub(crate) fn new(stream: S) -> (Self, Replies) {
         let replies = Replies::default();
         let counted = Self {
@@ -75,7 +75,7 @@ impl<S> Counted<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Counted<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for CountedStream<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -88,7 +88,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Counted<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Counted<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for CountedStream<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,

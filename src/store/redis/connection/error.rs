@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use redis::{ErrorKind, RedisError, ServerErrorKind};
+use redis::{ErrorKind, RedisError, RedisResult, ServerErrorKind, Value};
 
 use crate::core::error::{BoxError, StoreError, StoreErrorKind};
 
@@ -10,14 +10,14 @@ use crate::core::error::{BoxError, StoreError, StoreErrorKind};
 #[derive(Debug)]
 pub(crate) struct Fault {
     pub(crate) error: StoreError,
-    pub(crate) verdict: Verdict,
+    pub(crate) verdict: Liveness,
     /// Set if the server itself refused the command.
-    pub(crate) refusal: Option<Refusal>,
+    pub(crate) refusal: Option<ServerRefusal>,
 }
 
 /// The cause for which a server that is available refuses a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Refusal {
+pub(crate) enum ServerRefusal {
     /// `OOM`: `maxmemory` is reached, and nothing may be evicted.
     OutOfMemory,
     /// `NOPERM`: the user lacks a permission.
@@ -30,7 +30,7 @@ pub(crate) enum Refusal {
     Other,
 }
 
-impl Refusal {
+impl ServerRefusal {
     pub(crate) const COUNT: usize = 5;
 
     /// Returns the cause of an error reply.
@@ -63,7 +63,7 @@ fn is_acl_failure(error: &RedisError) -> bool {
 
 /// The state of a connection after a failed call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Verdict {
+pub(crate) enum Liveness {
     /// The server answered, if with a refusal: it lives.
     Answered,
     /// No reply arrived in time.
@@ -81,7 +81,7 @@ impl Fault {
     pub(crate) fn before_any_call(kind: StoreErrorKind, words: impl Into<BoxError>) -> Self {
         Self {
             error: StoreError::with_source(kind, words),
-            verdict: Verdict::Lost,
+            verdict: Liveness::Lost,
             refusal: None,
         }
     }
@@ -114,7 +114,7 @@ impl Fault {
     pub(crate) fn silent() -> Self {
         Self {
             error: StoreErrorKind::Timeout.into(),
-            verdict: Verdict::Silent,
+            verdict: Liveness::Silent,
             refusal: None,
         }
     }
@@ -123,7 +123,7 @@ impl Fault {
     /// it was asked is not known.
     pub(crate) fn late() -> Self {
         Self {
-            verdict: Verdict::Late,
+            verdict: Liveness::Late,
             ..Self::silent()
         }
     }
@@ -133,7 +133,7 @@ impl Fault {
     pub(crate) fn corrupt(what: &str) -> Self {
         Self {
             error: StoreError::with_source(StoreErrorKind::Timeout, what),
-            verdict: Verdict::Lost,
+            verdict: Liveness::Lost,
             refusal: None,
         }
     }
@@ -141,7 +141,7 @@ impl Fault {
 
 impl Fault {
     /// Returns the cause and the words of a server that refused the command.
-    pub(crate) fn refused(&self) -> Option<(Refusal, &StoreError)> {
+    pub(crate) fn refused(&self) -> Option<(ServerRefusal, &StoreError)> {
         self.refusal.map(|refusal| (refusal, &self.error))
     }
 
@@ -165,7 +165,7 @@ impl From<StoreError> for Fault {
     fn from(error: StoreError) -> Self {
         Self {
             error,
-            verdict: Verdict::Answered,
+            verdict: Liveness::Answered,
             refusal: None,
         }
     }
@@ -177,7 +177,7 @@ impl From<RedisError> for Fault {
         Self {
             error: StoreError::with_source(kind, Cause::of(&error)),
             verdict,
-            refusal: Refusal::of(&error).filter(|_| verdict == Verdict::Answered),
+            refusal: ServerRefusal::of(&error).filter(|_| verdict == Liveness::Answered),
         }
     }
 }
@@ -220,37 +220,37 @@ fn is_crowded(error: &RedisError) -> bool {
 ///
 /// The one classification: callers, notices, audit events and [`ping`](crate::store::redis::store::RedisStore::ping)
 /// report what this returns.
-fn judge(error: &RedisError) -> (StoreErrorKind, Verdict) {
+fn judge(error: &RedisError) -> (StoreErrorKind, Liveness) {
     use StoreErrorKind::{Corrupt, Full, Misconfigured, Timeout, Unavailable};
     if is_denied(error) {
-        return (Misconfigured, Verdict::Denied);
+        return (Misconfigured, Liveness::Denied);
     }
     match error.kind() {
         // It may have been sent before the connection ended, and done.
-        ErrorKind::Io => (Timeout, Verdict::Lost),
+        ErrorKind::Io => (Timeout, Liveness::Lost),
         // The same, as its answer cannot be read.
-        ErrorKind::Parse | ErrorKind::UnexpectedReturnType => (Timeout, Verdict::Lost),
+        ErrorKind::Parse | ErrorKind::UnexpectedReturnType => (Timeout, Liveness::Lost),
         ErrorKind::InvalidClientConfig | ErrorKind::RESP3NotSupported => {
-            (Misconfigured, Verdict::Lost)
+            (Misconfigured, Liveness::Lost)
         }
         ErrorKind::Server(kind) => match kind {
             ServerErrorKind::ReadOnly
             | ServerErrorKind::BusyLoading
-            | ServerErrorKind::MasterDown => (Unavailable, Verdict::Lost),
+            | ServerErrorKind::MasterDown => (Unavailable, Liveness::Lost),
             ServerErrorKind::ClusterDown
             | ServerErrorKind::TryAgain
             | ServerErrorKind::Moved
-            | ServerErrorKind::Ask => (Unavailable, Verdict::Answered),
-            ServerErrorKind::ResponseError if is_crowded(error) => (Unavailable, Verdict::Lost),
-            _ => (Misconfigured, Verdict::Answered),
+            | ServerErrorKind::Ask => (Unavailable, Liveness::Answered),
+            ServerErrorKind::ResponseError if is_crowded(error) => (Unavailable, Liveness::Lost),
+            _ => (Misconfigured, Liveness::Answered),
         },
         ErrorKind::Extension => match error.code() {
-            Some("OOM") => (Full, Verdict::Answered),
-            Some("MISCONF" | "NOREPLICAS" | "BUSY") => (Unavailable, Verdict::Answered),
-            Some("WRONGTYPE") => (Corrupt, Verdict::Answered),
-            Some(_) | None => (Misconfigured, Verdict::Answered),
+            Some("OOM") => (Full, Liveness::Answered),
+            Some("MISCONF" | "NOREPLICAS" | "BUSY") => (Unavailable, Liveness::Answered),
+            Some("WRONGTYPE") => (Corrupt, Liveness::Answered),
+            Some(_) | None => (Misconfigured, Liveness::Answered),
         },
-        _ => (Unavailable, Verdict::Lost),
+        _ => (Unavailable, Liveness::Lost),
     }
 }
 
@@ -288,13 +288,22 @@ pub(super) fn is_noscript(error: &RedisError) -> bool {
     error.kind() == ErrorKind::Server(ServerErrorKind::NoScript)
 }
 
+/// Returns the reply of a server, which may be an error of its own, or the failure of the connection.
+pub(super) fn reply_of(answer: RedisResult<Value>) -> Result<RedisResult<Value>, Fault> {
+    match answer {
+        Ok(Value::ServerError(error)) => Ok(Err(error.into())),
+        Ok(value) => Ok(Ok(value)),
+        Err(error) => Err(error.into()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use redis::{Value, parse_redis_value};
 
     use super::*;
 
-    fn said(line: &str) -> (StoreErrorKind, Verdict) {
+    fn said(line: &str) -> (StoreErrorKind, Liveness) {
         let Ok(Value::ServerError(error)) = parse_redis_value(line.as_bytes()) else {
             panic!("no error: {line}");
         };
@@ -306,23 +315,23 @@ mod tests {
     fn what_a_server_refuses_is_told_apart_from_a_server_that_is_gone() {
         use StoreErrorKind::{Corrupt, Full, Misconfigured, Unavailable};
         for (line, meant) in [
-            ("-OOM command not allowed\r\n", (Full, Verdict::Answered)),
-            ("-READONLY a replica\r\n", (Unavailable, Verdict::Lost)),
-            ("-LOADING wait\r\n", (Unavailable, Verdict::Lost)),
-            ("-CLUSTERDOWN wait\r\n", (Unavailable, Verdict::Answered)),
-            ("-NOPERM no\r\n", (Misconfigured, Verdict::Answered)),
-            ("-WRONGTYPE no\r\n", (Corrupt, Verdict::Answered)),
-            ("-MISCONF disk\r\n", (Unavailable, Verdict::Answered)),
-            ("-ERR what\r\n", (Misconfigured, Verdict::Answered)),
-            ("-NOAUTH no\r\n", (Misconfigured, Verdict::Denied)),
-            ("-WRONGPASS no\r\n", (Misconfigured, Verdict::Denied)),
+            ("-OOM command not allowed\r\n", (Full, Liveness::Answered)),
+            ("-READONLY a replica\r\n", (Unavailable, Liveness::Lost)),
+            ("-LOADING wait\r\n", (Unavailable, Liveness::Lost)),
+            ("-CLUSTERDOWN wait\r\n", (Unavailable, Liveness::Answered)),
+            ("-NOPERM no\r\n", (Misconfigured, Liveness::Answered)),
+            ("-WRONGTYPE no\r\n", (Corrupt, Liveness::Answered)),
+            ("-MISCONF disk\r\n", (Unavailable, Liveness::Answered)),
+            ("-ERR what\r\n", (Misconfigured, Liveness::Answered)),
+            ("-NOAUTH no\r\n", (Misconfigured, Liveness::Denied)),
+            ("-WRONGPASS no\r\n", (Misconfigured, Liveness::Denied)),
             (
                 "-ERR invalid password\r\n",
-                (Misconfigured, Verdict::Denied),
+                (Misconfigured, Liveness::Denied),
             ),
             (
                 "-ERR max number of clients reached\r\n",
-                (Unavailable, Verdict::Lost),
+                (Unavailable, Liveness::Lost),
             ),
         ] {
             assert_eq!(said(line), meant, "{line}");
@@ -331,7 +340,7 @@ mod tests {
 
     #[test]
     fn refusal_has_the_code_and_the_words_of_the_server() {
-        use Refusal::{CannotPersist, NoPermission, NoReplicas, Other, OutOfMemory};
+        use ServerRefusal::{CannotPersist, NoPermission, NoReplicas, Other, OutOfMemory};
         for (line, refusal) in [
             ("OOM command not allowed", Some(OutOfMemory)),
             ("NOPERM this user has no permissions", Some(NoPermission)),
@@ -369,6 +378,6 @@ mod tests {
             std::io::ErrorKind::BrokenPipe,
         )));
         assert_eq!(fault.error.kind(), StoreErrorKind::Timeout);
-        assert_eq!(fault.verdict, Verdict::Lost);
+        assert_eq!(fault.verdict, Liveness::Lost);
     }
 }

@@ -13,7 +13,7 @@ use std::{
 
 use tokio::sync::Notify;
 
-use super::stats::Watch;
+use super::stats::ConnectionWatch;
 use crate::core::{runtime::Runtime, time::Clock};
 
 /// What all servers of a store share.
@@ -21,7 +21,7 @@ use crate::core::{runtime::Runtime, time::Clock};
 pub(crate) struct Ground {
     pub(crate) runtime: Arc<dyn Runtime>,
     pub(crate) clock: Arc<dyn Clock>,
-    pub(crate) watch: Watch,
+    pub(crate) watch: ConnectionWatch,
     pub(crate) calls_max: usize,
     /// So long a server that was asked may say nothing at all.
     pub(crate) silence_max: Duration,

@@ -6,6 +6,7 @@ pub(super) mod driver;
 pub(super) mod error;
 pub(super) mod ground;
 pub(super) mod node;
+pub(super) mod pass;
 pub(super) mod patience;
 pub(super) mod protocol;
 pub(super) mod pubsub;

@@ -7,13 +7,13 @@ use std::{
     time::Duration,
 };
 
-use redis::{Cmd, Pipeline, RedisResult, Value, aio::MultiplexedConnection};
+use redis::aio::MultiplexedConnection;
 use tokio::sync::{Notify, oneshot};
 
 use super::{
     breaker::Pulse,
     driver::{Driver, Replies},
-    error::{Fault, Verdict, is_denied},
+    error::{Fault, reply_of},
     ground::{Ground, within},
     stats::Outage,
 };
@@ -37,14 +37,6 @@ const CONNECT_TRIPS: u32 = 3;
 /// By how much more they are apart, at most: so that not all instances come at once.
 const JITTER_MAX_MICROS: u64 = 100_000;
 
-/// What lets a call begin.
-pub(crate) enum Entry {
-    /// The right to ask the server that has the key.
-    Known(Pass),
-    /// Which server has it is being asked.
-    Unknown,
-}
-
 /// One server, which is asked as long as it answers.
 ///
 /// ```text
@@ -56,41 +48,41 @@ pub(crate) enum Entry {
 /// While it is down a call fails at once, and a task tries to connect, once each second. No call
 /// waits for longer than its own deadline for a connection, and none makes one.
 pub(crate) struct Node {
-    endpoint: Endpoint,
-    ground: Arc<Ground>,
-    state: Mutex<State>,
+    pub(super) endpoint: Endpoint,
+    pub(super) ground: Arc<Ground>,
+    state: Mutex<NodeState>,
     /// Told when the phase changes.
     changed: Notify,
     /// Told when nobody waits any more.
-    drained: Notify,
+    pub(super) drained: Notify,
     /// Told when the server has stopped answering.
     on_down: Option<Box<dyn Fn() + Send + Sync>>,
 }
 
-struct State {
-    phase: Phase,
-    pulse: Pulse,
+pub(super) struct NodeState {
+    pub(super) phase: NodePhase,
+    pub(super) pulse: Pulse,
     /// The replies of the connection that the pulse knows of.
     replies: u64,
     generation: u64,
     /// Lives as long as the task that connects: one whose runtime has ended is replaced.
-    attempts: Weak<()>,
+    pub(super) attempts: Weak<()>,
     attempted_at: Option<Timestamp>,
     is_told_down: bool,
 }
 
-enum Phase {
+pub(super) enum NodePhase {
     Idle,
     Waiting,
-    Up(Live),
+    Up(LiveConnection),
     /// Calls fail at once, with this kind.
     Down(StoreErrorKind),
     Closed,
 }
 
-impl Phase {
+impl NodePhase {
     /// Returns the error of a call that is not sent in this phase.
-    fn refused(&self) -> Option<StoreErrorKind> {
+    pub(super) fn refused(&self) -> Option<StoreErrorKind> {
         match self {
             Self::Idle | Self::Waiting | Self::Up(_) => None,
             Self::Down(kind) => Some(*kind),
@@ -100,19 +92,10 @@ impl Phase {
 }
 
 /// A connection. Dropping it ends it, and wakes whoever waits for an answer on it.
-struct Live {
+pub(super) struct LiveConnection {
     connection: MultiplexedConnection,
     replies: Replies,
     _stop: oneshot::Sender<()>,
-}
-
-/// The right to ask a server one thing. Dropping it gives up the answer.
-pub(crate) struct Pass {
-    node: Arc<Node>,
-    is_open: bool,
-    begun: Timestamp,
-    /// Of the connection that was asked.
-    generation: Option<u64>,
 }
 
 impl Node {
@@ -124,8 +107,8 @@ impl Node {
         Arc::new(Self {
             endpoint,
             ground,
-            state: Mutex::new(State {
-                phase: Phase::Idle,
+            state: Mutex::new(NodeState {
+                phase: NodePhase::Idle,
                 pulse: Pulse::default(),
                 replies: 0,
                 generation: 0,
@@ -144,50 +127,7 @@ impl Node {
     }
 
     pub(crate) fn is_up(&self) -> bool {
-        matches!(self.lock().phase, Phase::Up(_))
-    }
-
-    /// Asks for the right to ask; refused at once while the server does not answer.
-    pub(crate) fn enter(self: &Arc<Self>) -> Result<Pass, StoreError> {
-        let mut state = self.lock();
-        if matches!(state.phase, Phase::Down(_)) && state.attempts.strong_count() == 0 {
-            state.phase = Phase::Idle;
-        }
-        let is_full = state.pulse.waiting() >= self.ground.calls_max;
-        let full = is_full || self.is_on_trial(&mut state);
-        let full = full.then_some(StoreErrorKind::Unavailable);
-        if let Some(kind) = state.phase.refused().or(full) {
-            self.ground.watch.refused.add_one();
-            return Err(kind.into());
-        }
-        let begun = self.ground.clock.now();
-        state.pulse.asked(begun);
-        drop(state);
-        self.ground.watch.calls.add_one();
-        Ok(Pass {
-            node: Arc::clone(self),
-            is_open: true,
-            begun,
-            generation: None,
-        })
-    }
-
-    /// Returns whether a round of calls failed and no reply has arrived since: few may wait then.
-    fn is_on_trial(&self, state: &mut State) -> bool {
-        if state.pulse.is_on_trial() {
-            state.listen(self.ground.clock.now());
-        }
-        state.pulse.is_on_trial()
-    }
-
-    /// Returns what asks for calls that have begun already, and end each by itself.
-    pub(crate) fn stand_in(self: &Arc<Self>) -> Pass {
-        Pass {
-            node: Arc::clone(self),
-            is_open: false,
-            begun: Timestamp::EPOCH,
-            generation: None,
-        }
+        matches!(self.lock().phase, NodePhase::Up(_))
     }
 
     /// Returns how much longer a call may wait that has waited since `begun`.
@@ -195,12 +135,14 @@ impl Node {
         let mut state = self.lock();
         state.listen(now);
         match state.phase {
-            Phase::Up(_) => {
+            NodePhase::Up(_) => {
                 let silence_max = self.ground.silence_max;
                 state.pulse.patience(now, begun, timeout, silence_max)
             }
             // The attempt to connect decides.
-            Phase::Idle | Phase::Waiting | Phase::Down(_) | Phase::Closed => Duration::ZERO,
+            NodePhase::Idle | NodePhase::Waiting | NodePhase::Down(_) | NodePhase::Closed => {
+                Duration::ZERO
+            }
         }
     }
 
@@ -216,8 +158,8 @@ impl Node {
         {
             let mut state = self.lock();
             // Who has a connection may use it to the end.
-            if !matches!(state.phase, Phase::Up(_)) {
-                state.phase = Phase::Closed;
+            if !matches!(state.phase, NodePhase::Up(_)) {
+                state.phase = NodePhase::Closed;
             }
         }
         self.changed.notify_waiters();
@@ -236,7 +178,7 @@ impl Node {
     /// Ends at once.
     pub(crate) fn end(&self) {
         let mut state = self.lock();
-        state.phase = Phase::Closed;
+        state.phase = NodePhase::Closed;
         if std::mem::take(&mut state.is_told_down) {
             self.ground.watch.forgotten();
         }
@@ -245,21 +187,21 @@ impl Node {
     }
 
     /// Returns a connection, once there is one.
-    async fn live(self: &Arc<Self>) -> Result<(MultiplexedConnection, u64), Fault> {
+    pub(super) async fn live(self: &Arc<Self>) -> Result<(MultiplexedConnection, u64), Fault> {
         loop {
             let mut changed = pin!(self.changed.notified());
             changed.as_mut().enable();
             {
                 let mut state = self.lock();
                 match &state.phase {
-                    Phase::Up(live) => return Ok((live.connection.clone(), state.generation)),
-                    Phase::Down(kind) => return Err(Fault::unsent(*kind)),
-                    Phase::Closed => return Err(Fault::unsent(StoreErrorKind::Unavailable)),
-                    Phase::Idle => {
-                        state.phase = Phase::Waiting;
+                    NodePhase::Up(live) => return Ok((live.connection.clone(), state.generation)),
+                    NodePhase::Down(kind) => return Err(Fault::unsent(*kind)),
+                    NodePhase::Closed => return Err(Fault::unsent(StoreErrorKind::Unavailable)),
+                    NodePhase::Idle => {
+                        state.phase = NodePhase::Waiting;
                         self.connect(&mut state);
                     }
-                    Phase::Waiting => self.connect(&mut state),
+                    NodePhase::Waiting => self.connect(&mut state),
                 }
             }
             changed.await;
@@ -267,9 +209,9 @@ impl Node {
     }
 
     /// The connection of this generation is of no more use.
-    fn lose(self: &Arc<Self>, generation: u64) {
+    pub(super) fn lose(self: &Arc<Self>, generation: u64) {
         let mut state = self.lock();
-        if !matches!(state.phase, Phase::Up(_)) || state.generation != generation {
+        if !matches!(state.phase, NodePhase::Up(_)) || state.generation != generation {
             return;
         }
         if self.next_attempt_in(&state) > self.ground.connect_deadline {
@@ -277,16 +219,16 @@ impl Node {
             self.give_up(&mut state, &StoreErrorKind::Unavailable.into());
             return;
         }
-        state.phase = Phase::Waiting;
+        state.phase = NodePhase::Waiting;
         self.connect(&mut state);
         drop(state);
         self.changed.notify_waiters();
     }
 
     /// The server is taken to be gone.
-    fn give_up(self: &Arc<Self>, state: &mut State, error: &StoreError) {
+    pub(super) fn give_up(self: &Arc<Self>, state: &mut NodeState, error: &StoreError) {
         let outage = Outage::of(&self.endpoint, error);
-        state.phase = Phase::Down(outage.kind_of_calls());
+        state.phase = NodePhase::Down(outage.kind_of_calls());
         state.pulse.renew(self.ground.clock.now());
         match std::mem::replace(&mut state.is_told_down, true) {
             true => self.ground.watch.still_down(outage),
@@ -300,7 +242,7 @@ impl Node {
     }
 
     /// Begins to connect beside the calls, unless that goes on already.
-    fn connect(self: &Arc<Self>, state: &mut State) {
+    fn connect(self: &Arc<Self>, state: &mut NodeState) {
         if state.attempts.strong_count() == 0 {
             let alive = Arc::new(());
             state.attempts = Arc::downgrade(&alive);
@@ -315,7 +257,7 @@ impl Node {
     }
 
     /// Returns how long to wait before the next attempt.
-    fn next_attempt_in(&self, state: &State) -> Duration {
+    fn next_attempt_in(&self, state: &NodeState) -> Duration {
         let Some(last) = state.attempted_at else {
             return Duration::ZERO;
         };
@@ -333,7 +275,7 @@ impl Node {
         let begun = self.ground.clock.now();
         {
             let mut state = self.lock();
-            if matches!(state.phase, Phase::Closed) {
+            if matches!(state.phase, NodePhase::Closed) {
                 return true;
             }
             state.attempted_at = Some(begun);
@@ -349,7 +291,7 @@ impl Node {
             }
         };
         let mut state = self.lock();
-        if matches!(state.phase, Phase::Closed) {
+        if matches!(state.phase, NodePhase::Closed) {
             return true;
         }
         match connected {
@@ -376,8 +318,8 @@ impl Node {
     /// Authenticates the open connection, if there is one.
     pub(crate) async fn authenticate(&self, credentials: &RedisCredentials) -> Result<(), Fault> {
         let live = match &self.lock().phase {
-            Phase::Up(live) => Some(live.connection.clone()),
-            Phase::Idle | Phase::Waiting | Phase::Down(_) | Phase::Closed => None,
+            NodePhase::Up(live) => Some(live.connection.clone()),
+            NodePhase::Idle | NodePhase::Waiting | NodePhase::Down(_) | NodePhase::Closed => None,
         };
         let Some(mut connection) = live else {
             return Ok(());
@@ -385,20 +327,20 @@ impl Node {
         let command = credentials.command();
         let limit = self.ground.runtime.sleep(ATTEMPT_MAX);
         let replied = within(limit, connection.send_packed_command(&command)).await;
-        read(replied.ok_or_else(Fault::silent)?)??;
+        reply_of(replied.ok_or_else(Fault::silent)?)??;
         Ok(())
     }
 
     fn wait_no_longer(self: &Arc<Self>) {
         let mut state = self.lock();
-        if matches!(state.phase, Phase::Waiting) {
+        if matches!(state.phase, NodePhase::Waiting) {
             self.give_up(&mut state, &StoreErrorKind::Timeout.into());
         }
     }
 
     fn go_up(
         self: &Arc<Self>,
-        state: &mut State,
+        state: &mut NodeState,
         connection: MultiplexedConnection,
         driver: Driver,
     ) {
@@ -407,7 +349,7 @@ impl Node {
         state.attempts = Weak::new();
         state.pulse.renew(self.ground.clock.now());
         state.replies = driver.replies().count();
-        state.phase = Phase::Up(Live {
+        state.phase = NodePhase::Up(LiveConnection {
             connection,
             replies: driver.replies().clone(),
             _stop: stop,
@@ -427,16 +369,16 @@ impl Node {
         self.changed.notify_waiters();
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, NodeState> {
         // Nothing that is done under the lock leaves the state half changed.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl State {
+impl NodeState {
     /// Notes replies that arrived since it was last asked, also those to calls that have given up.
-    fn listen(&mut self, now: Timestamp) {
-        if let Phase::Up(live) = &self.phase {
+    pub(super) fn listen(&mut self, now: Timestamp) {
+        if let NodePhase::Up(live) = &self.phase {
             let replies = live.replies.count();
             if std::mem::replace(&mut self.replies, replies) != replies {
                 self.pulse.heard(now);
@@ -478,139 +420,14 @@ impl Attempts {
     }
 }
 
-impl Pass {
-    /// Sends a command, and returns the reply.
-    ///
-    /// A server that no longer accepts the credentials of the connection has done nothing, so the
-    /// command is sent once more, on a new connection.
-    pub(crate) async fn ask(&mut self, command: &Cmd) -> Result<RedisResult<Value>, Fault> {
-        let reply = self.ask_once(command).await?;
-        if !matches!(&reply, Err(error) if is_denied(error)) {
-            return Ok(reply);
-        }
-        self.lose();
-        self.ask_once(command).await
-    }
-
-    async fn ask_once(&mut self, command: &Cmd) -> Result<RedisResult<Value>, Fault> {
-        let mut connection = self.connection().await?;
-        read(connection.send_packed_command(command).await)
-    }
-
-    /// Puts a command to a node of a Cluster that is about to take over the slot.
-    pub(super) async fn ask_early(&mut self, command: &Cmd) -> Result<RedisResult<Value>, Fault> {
-        let mut both = Pipeline::new();
-        both.cmd("ASKING").add_command(command.clone());
-        let mut connection = self.connection().await?;
-        // The answer to the second of them.
-        let answers = connection.send_packed_commands(&both, 1, 1).await;
-        read(answers.map(|mut answers| answers.pop().unwrap_or_default()))
-    }
-
-    async fn connection(&mut self) -> Result<MultiplexedConnection, Fault> {
-        let (connection, generation) = self.node.live().await?;
-        self.generation = Some(generation);
-        Ok(connection)
-    }
-
-    pub(crate) fn node(&self) -> &Arc<Node> {
-        &self.node
-    }
-
-    /// Says that the connection which was asked is of no more use.
-    pub(super) fn lose(&self) {
-        if let Some(generation) = self.generation {
-            self.node.lose(generation);
-        }
-    }
-
-    /// Ends with an answer, or without.
-    pub(crate) fn settle<T>(mut self, outcome: Result<T, Fault>) -> Result<T, StoreError> {
-        self.is_open = false;
-        let ground = &self.node.ground;
-        let now = ground.clock.now();
-        let mut state = self.node.lock();
-        let verdict = match &outcome {
-            Ok(_) => Verdict::Answered,
-            Err(fault) => fault.verdict,
-        };
-        let refused = outcome.as_ref().err().and_then(|fault| fault.refused());
-        state.listen(now);
-        match verdict {
-            Verdict::Answered => state.pulse.answered(now, now - self.begun),
-            Verdict::Lost | Verdict::Denied => {
-                ground.watch.broken.add_one();
-                state.pulse.given_up();
-            }
-            Verdict::Silent | Verdict::Late => {
-                ground.watch.timeouts.add_one();
-                self.miss(&mut state, verdict, now);
-            }
-        }
-        if state.pulse.waiting() == 0 {
-            self.node.drained.notify_waiters();
-        }
-        let is_out_of_step = state.pulse.is_out_of_step();
-        drop(state);
-        if is_out_of_step || matches!(verdict, Verdict::Lost | Verdict::Denied) {
-            self.lose();
-        }
-        if let Some((refusal, error)) = refused {
-            let server = &self.node.endpoint;
-            ground.watch.rejected(server, refusal, error, now);
-        }
-        outcome.map_err(|fault| fault.error)
-    }
-}
-
-impl Pass {
-    /// Notes that no reply arrived in time, and gives the server up if that is enough.
-    fn miss(&self, state: &mut State, verdict: Verdict, now: Timestamp) {
-        let (node, begun) = (&self.node, self.begun);
-        if !matches!(state.phase, Phase::Up(_)) {
-            // The attempt to connect decides.
-            return state.pulse.given_up();
-        }
-        let is_gone = match verdict {
-            Verdict::Late => state.pulse.missed(now, begun),
-            Verdict::Silent | Verdict::Answered | Verdict::Lost | Verdict::Denied => {
-                state.pulse.failed(now, begun, node.ground.silence_max)
-            }
-        };
-        if is_gone {
-            node.give_up(state, &StoreErrorKind::Timeout.into());
-        }
-    }
-}
-
-fn read(answer: RedisResult<Value>) -> Result<RedisResult<Value>, Fault> {
-    match answer {
-        Ok(Value::ServerError(error)) => Ok(Err(error.into())),
-        Ok(value) => Ok(Ok(value)),
-        Err(error) => Err(error.into()),
-    }
-}
-
-impl Drop for Pass {
-    fn drop(&mut self) {
-        if self.is_open {
-            let mut state = self.node.lock();
-            state.pulse.given_up();
-            if state.pulse.waiting() == 0 {
-                self.node.drained.notify_waiters();
-            }
-        }
-    }
-}
-
 impl fmt::Debug for Node {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let phase = match self.lock().phase {
-            Phase::Idle => "idle",
-            Phase::Waiting => "connecting",
-            Phase::Up(_) => "up",
-            Phase::Down(_) => "down",
-            Phase::Closed => "closed",
+            NodePhase::Idle => "idle",
+            NodePhase::Waiting => "connecting",
+            NodePhase::Up(_) => "up",
+            NodePhase::Down(_) => "down",
+            NodePhase::Closed => "closed",
         };
         write!(f, "{} ({phase})", self.endpoint)
     }

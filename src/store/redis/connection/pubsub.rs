@@ -51,7 +51,7 @@ impl Listening {
     ) -> Self {
         let (stop, stopped) = oneshot::channel();
         let runtime = Arc::clone(&ground.runtime);
-        let listener = Listener {
+        let listener = NewsListener {
             router: Arc::downgrade(router),
             ground,
             channel,
@@ -75,14 +75,14 @@ impl fmt::Debug for Listening {
     }
 }
 
-struct Listener {
+struct NewsListener {
     router: Weak<Router>,
     ground: Arc<Ground>,
     channel: Vec<u8>,
     on_news: OnNews,
 }
 
-impl Listener {
+impl NewsListener {
     /// Receives messages for as long as the store exists.
     async fn run(self) {
         // A weak reference: the listener ends with the store.
@@ -218,7 +218,7 @@ enum SubscriptionReply {
     Refused,
 }
 
-impl Drop for Listener {
+impl Drop for NewsListener {
     /// Also when the runtime ends, and drops its tasks: what is published is missed from now on.
     fn drop(&mut self) {
         (self.on_news)(News::Down);

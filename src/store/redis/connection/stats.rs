@@ -9,7 +9,7 @@ use std::{
     },
 };
 
-use super::error::Refusal;
+use super::error::ServerRefusal;
 use crate::core::{
     audit::{AuditEvent, Auditor},
     error::{StoreError, StoreErrorKind},
@@ -140,7 +140,7 @@ pub struct RedisStats {
 
 /// Counts, and tells of changes.
 #[derive(Debug)]
-pub(crate) struct Watch {
+pub(crate) struct ConnectionWatch {
     name: Arc<str>,
     auditor: Option<Arc<dyn Auditor>>,
     pub(crate) calls: Counter,
@@ -153,7 +153,7 @@ pub(crate) struct Watch {
     ups: Counter,
     /// The last outage, until its server is up again.
     outage: Mutex<Option<Outage>>,
-    rejections: [Rejections; Refusal::COUNT],
+    rejections: [Rejections; ServerRefusal::COUNT],
 }
 
 /// The commands that servers refused for one cause.
@@ -177,7 +177,7 @@ impl Counter {
     }
 }
 
-impl Watch {
+impl ConnectionWatch {
     pub(crate) fn new(name: Arc<str>, auditor: Option<Arc<dyn Auditor>>) -> Self {
         Self {
             name,
@@ -209,11 +209,11 @@ impl Watch {
             local_denials: self.local_denials.get(),
             downs,
             down: downs.saturating_sub(ups),
-            rejected_oom: rejected(Refusal::OutOfMemory),
-            rejected_noperm: rejected(Refusal::NoPermission),
-            rejected_noreplicas: rejected(Refusal::NoReplicas),
-            rejected_misconf: rejected(Refusal::CannotPersist),
-            rejected_other: rejected(Refusal::Other),
+            rejected_oom: rejected(ServerRefusal::OutOfMemory),
+            rejected_noperm: rejected(ServerRefusal::NoPermission),
+            rejected_noreplicas: rejected(ServerRefusal::NoReplicas),
+            rejected_misconf: rejected(ServerRefusal::CannotPersist),
+            rejected_other: rejected(ServerRefusal::Other),
         }
     }
 
@@ -242,7 +242,7 @@ impl Watch {
         self.outage.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn rejections_of(&self, refusal: Refusal) -> &Rejections {
+    fn rejections_of(&self, refusal: ServerRefusal) -> &Rejections {
         &self.rejections[refusal as usize]
     }
 
@@ -250,7 +250,7 @@ impl Watch {
     pub(crate) fn rejected(
         &self,
         server: &impl fmt::Display,
-        refusal: Refusal,
+        refusal: ServerRefusal,
         error: &StoreError,
         now: Timestamp,
     ) {

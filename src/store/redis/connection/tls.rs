@@ -23,7 +23,7 @@ use crate::core::error::ConfigError;
 #[derive(Clone, Default)]
 pub(crate) struct Tls {
     authorities: Option<Vec<u8>>,
-    client: Option<Client>,
+    client: Option<ClientCertificate>,
     name: Option<String>,
     // One for all servers: where there are several, the system's authorities are read once.
     made: OnceLock<Connector>,
@@ -31,7 +31,7 @@ pub(crate) struct Tls {
 
 /// What a server is shown, in PEM.
 #[derive(Clone)]
-struct Client {
+struct ClientCertificate {
     chain: Vec<u8>,
     key: Vec<u8>,
 }
@@ -43,7 +43,7 @@ impl Tls {
     }
 
     pub(crate) fn set_client(&mut self, chain: Vec<u8>, key: Vec<u8>) {
-        self.client = Some(Client { chain, key });
+        self.client = Some(ClientCertificate { chain, key });
         self.made = OnceLock::new();
     }
 
@@ -80,7 +80,7 @@ impl Tls {
                 let (chain, key) = client.read()?;
                 config
                     .with_client_auth_cert(chain, key)
-                    .map_err(|error| Client::refused(&error))?
+                    .map_err(|error| ClientCertificate::refused(&error))?
             }
         };
         let name = match &self.name {
@@ -128,7 +128,7 @@ impl Tls {
 
 type Shown = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
 
-impl Client {
+impl ClientCertificate {
     fn read(&self) -> Result<Shown, ConfigError> {
         let chain = CertificateDer::pem_slice_iter(&self.chain)
             .collect::<Result<Vec<_>, _>>()

@@ -8,7 +8,7 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf, split
 use zeroize::Zeroizing;
 
 use super::{
-    driver::{Counted, Driver},
+    driver::{CountedStream, Driver},
     error::{is_denied, is_refused_hello},
     protocol::Protocol,
 };
@@ -107,7 +107,7 @@ impl Wire {
             .set_pipeline_buffer_size(max_queue);
         // Everything that the crate would send first has been sent.
         let greeted = RedisConnectionInfo::default().set_skip_set_lib_name();
-        let (transport, replies) = Counted::new(self.0);
+        let (transport, replies) = CountedStream::new(self.0);
         let (connection, driver) =
             MultiplexedConnection::new_with_config(&greeted, transport, config).await?;
         Ok((connection, Driver::new(driver, replies)))

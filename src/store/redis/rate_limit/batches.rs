@@ -11,13 +11,13 @@ use smallvec::SmallVec;
 use tokio::sync::oneshot;
 
 use super::{
-    question::{DecisionReply, Question, read_group, read_now},
+    question::{DecisionReply, LimitRequest, read_group, read_now},
     scripts::{Choice, Task, script_for},
 };
 use crate::{
     core::error::StoreError,
     store::redis::connection::{
-        client::{Link, Messenger, Turn},
+        client::{CallTurn, Link, Messenger},
         error::Fault,
         ground::within,
         patience::Patience,
@@ -54,14 +54,14 @@ struct BatchQueue {
 }
 
 struct QueuedQuestion {
-    question: Question,
+    question: LimitRequest,
     answer: oneshot::Sender<Result<DecisionReply, Fault>>,
 }
 
 /// Whether a question is put now.
-enum Entry {
+enum BatchEntry {
     /// By who has it.
-    Now(Question),
+    Now(LimitRequest),
     /// When others have been answered.
     Later(oneshot::Receiver<Result<DecisionReply, Fault>>),
 }
@@ -78,21 +78,21 @@ impl Batches {
     /// Decides a request, alone or with others.
     pub(super) async fn ask(
         self: &Arc<Self>,
-        turn: Turn,
-        question: Question,
+        turn: CallTurn,
+        question: LimitRequest,
     ) -> Result<DecisionReply, StoreError> {
         let is_alone = self.max < 2 || self.link.is_spread() || question.task() == Task::Charge;
         if is_alone {
             return ask_alone(turn, question).await;
         }
         match self.enter(question) {
-            Entry::Now(question) => {
+            BatchEntry::Now(question) => {
                 let place = CallSlot::of(self);
                 let answer = ask_alone(turn, question).await;
                 drop(place);
                 answer
             }
-            Entry::Later(answer) => {
+            BatchEntry::Later(answer) => {
                 // Who was to ask has gone, and may have asked.
                 let lost = |_| Err(Fault::silent());
                 turn.wait(async { answer.await.unwrap_or_else(lost) }).await
@@ -100,13 +100,13 @@ impl Batches {
         }
     }
 
-    fn enter(self: &Arc<Self>, question: Question) -> Entry {
+    fn enter(self: &Arc<Self>, question: LimitRequest) -> BatchEntry {
         let mut held = self.lock();
         let is_alone = held.under_way == 0 && held.waiting.is_empty();
         let is_free = held.under_way < UNDER_WAY_MAX;
         held.under_way += usize::from(is_free);
         if is_alone {
-            return Entry::Now(question);
+            return BatchEntry::Now(question);
         }
         let (answer, later) = oneshot::channel();
         held.sweep();
@@ -115,7 +115,7 @@ impl Batches {
         if is_free {
             CallSlot::of(self).send();
         }
-        Entry::Later(later)
+        BatchEntry::Later(later)
     }
 
     /// Takes out who goes next; if nobody does, one call less is under way.
@@ -160,7 +160,7 @@ impl fmt::Debug for Batches {
     }
 }
 
-async fn ask_alone(turn: Turn, question: Question) -> Result<DecisionReply, StoreError> {
+async fn ask_alone(turn: CallTurn, question: LimitRequest) -> Result<DecisionReply, StoreError> {
     let keys: SmallVec<[&[u8]; 4]> = question.keys().collect();
     let mut call = script_for(question.task(), question.choice).call(&keys);
     call.arg(&question.asked[..]);
@@ -249,7 +249,7 @@ struct Batch {
 }
 
 struct Group {
-    question: Question,
+    question: LimitRequest,
     answers: SmallVec<[oneshot::Sender<Result<DecisionReply, Fault>>; 4]>,
 }
 

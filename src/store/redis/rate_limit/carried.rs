@@ -1,44 +1,26 @@
-//! Carrying over what was used of previous policies.
+//! The partitions whose use of previous policies has been carried over.
 
 use std::{
     collections::HashSet,
-    iter,
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use smallvec::SmallVec;
-
-use super::{
-    question::{log_key, push_numbers, push_policy},
-    scripts::{Choice, Task, script_for},
-};
-use crate::{
-    core::{
-        error::StoreError,
-        store_api::{store_future::StoreFuture, store_key::StoreKey},
-        time::Timestamp,
-    },
-    rate_limit::{Carry, Charge, Policy},
-    store::redis::store::RedisStore,
-};
+use crate::{core::store_api::store_key::StoreKey, rate_limit::Policy};
 
 /// The most partitions and policies that are remembered. Beyond them all are forgotten, and carried
 /// over once more, which does no harm.
 const CARRIED_MAX: usize = 10_000;
-
-/// The size of each policy in the arguments of carry_over.lua.
-const CARRY_BYTES: usize = 121;
 
 /// The partitions whose use of a previous policy has been carried over.
 #[derive(Debug, Default)]
 pub(super) struct Carried(Mutex<HashSet<(StoreKey, u64)>>);
 
 impl Carried {
-    fn contains(&self, partition: &StoreKey, policy: &Policy) -> bool {
+    pub(super) fn contains(&self, partition: &StoreKey, policy: &Policy) -> bool {
         self.lock().contains(&(*partition, policy.id()))
     }
 
-    fn insert(&self, partition: StoreKey, policy: &Policy) {
+    pub(super) fn insert(&self, partition: StoreKey, policy: &Policy) {
         let mut carried = self.lock();
         if carried.len() >= CARRIED_MAX {
             carried.clear();
@@ -49,95 +31,4 @@ impl Carried {
     fn lock(&self) -> MutexGuard<'_, HashSet<(StoreKey, u64)>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-impl RedisStore {
-    /// Returns what `then` returns once everything is carried over, or nothing if there is nothing to
-    /// carry over.
-    pub(super) fn after_carrying<T: Send + 'static>(
-        &self,
-        partition: &StoreKey,
-        charges: &[Charge<'_>],
-        then: fn(&Self, &StoreKey, &[Charge<'_>]) -> StoreFuture<T>,
-    ) -> Option<StoreFuture<T>> {
-        if !charges.iter().any(|charge| charge.policy.has_previous()) {
-            return None;
-        }
-        let (carried, now) = (&self.shared.rate_limit.carried, self.shared.link.now());
-        let due = |policy: &Policy| policy.has_previous() && !carried.contains(partition, policy);
-        let mut carries = Vec::new();
-        for charge in charges.iter().filter(|charge| due(charge.policy)) {
-            push_carries(&mut carries, charge.policy, now);
-        }
-        if carries.is_empty() {
-            return None;
-        }
-        let carrying = self.carry(partition, &carries, now);
-        let (store, partition) = (self.clone(), *partition);
-        let owned = |charge: &Charge<'_>| (charge.policy.without_previous(), charge.cost);
-        let owned: SmallVec<[(Policy, u64); 1]> = charges.iter().map(owned).collect();
-        Some(StoreFuture::pending(async move {
-            carrying.await?;
-            let charges = owned
-                .iter()
-                .map(|(policy, cost)| Charge::new(policy, *cost));
-            let charges: SmallVec<[Charge<'_>; 4]> = charges.collect();
-            for charge in &charges {
-                store
-                    .shared
-                    .rate_limit
-                    .carried
-                    .insert(partition, charge.policy);
-            }
-            let answer = then(&store, &partition, &charges);
-            drop(charges);
-            answer.await
-        }))
-    }
-
-    fn carry(
-        &self,
-        partition: &StoreKey,
-        carries: &[(&Policy, Carry<'_>)],
-        now: Timestamp,
-    ) -> impl Future<Output = Result<(), StoreError>> + Send + use<> {
-        let key = self.limits_key(partition);
-        let begun = self.begin_limit(&key);
-        let mut packed = Vec::with_capacity(carries.len() * CARRY_BYTES);
-        let mut logs = Vec::new();
-        for (policy, carry) in carries {
-            pack(&mut packed, policy, carry, now);
-            if policy.keeps_a_log() {
-                logs.extend([log_key(&key, policy), log_key(&key, carry.previous())]);
-            }
-        }
-        let choice = Choice::of(carries.iter().map(|(policy, _)| *policy));
-        let keys: SmallVec<[&[u8]; 4]> =
-            iter::once(&key).chain(&logs).map(|key| &key[..]).collect();
-        let mut call = script_for(Task::Carry, choice).call(&keys);
-        call.arg(packed);
-        async move { begun?.script(call).await.map(drop) }
-    }
-}
-
-/// Adds what is to be carried over to a policy, after what is to be carried over to the previous one.
-fn push_carries<'a>(
-    carries: &mut Vec<(&'a Policy, Carry<'a>)>,
-    policy: &'a Policy,
-    now: Timestamp,
-) {
-    if let Some(carry) = policy.carry(now) {
-        push_carries(carries, carry.previous(), now);
-        carries.push((policy, carry));
-    }
-}
-
-fn pack(packed: &mut Vec<u8>, policy: &Policy, carry: &Carry<'_>, now: Timestamp) {
-    let previous = carry.previous();
-    let elapsed = (now - carry.changed_at()).as_micros();
-    packed.extend_from_slice(&policy.id().to_le_bytes());
-    push_policy(packed, previous);
-    push_numbers(packed, [u64::try_from(elapsed).unwrap_or(u64::MAX)]);
-    push_numbers(packed, policy.terms().numbers());
-    push_numbers(packed, previous.terms().numbers());
 }

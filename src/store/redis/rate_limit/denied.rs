@@ -22,7 +22,7 @@ use crate::{
 /// denial is decided again on the states that are known, by the same functions, and what these
 /// would admit is left to the server. It is bounded: who finds no room is asked for each time.
 #[derive(Debug)]
-pub(super) struct Denied {
+pub(super) struct DenialMemory {
     max: usize,
     // Beside the map, so that while nobody is denied nobody locks it.
     count: AtomicUsize,
@@ -55,7 +55,7 @@ const SWEEP_EVERY: Duration = Duration::from_secs(1);
 /// How long a denial is remembered while others may hold what they will give back.
 const LEASED_MAX: Duration = Duration::from_millis(500);
 
-impl Denied {
+impl DenialMemory {
     pub(super) fn new(max: usize) -> Self {
         Self {
             max,
@@ -282,7 +282,7 @@ mod tests {
     }
 
     /// Denies a request at the server, and remembers it; it was asked at this moment.
-    fn deny(denied: &Denied, partition: StoreKey, policy: &Policy, millis: u64) {
+    fn deny(denied: &DenialMemory, partition: StoreKey, policy: &Policy, millis: u64) {
         let charge = [Charge::new(policy, 1)];
         let mut state = [State::NONE];
         let now = at(SERVER + millis);
@@ -299,7 +299,7 @@ mod tests {
 
     #[test]
     fn who_was_denied_is_denied_until_the_time_that_was_said_and_not_longer() {
-        let (denied, policy) = (Denied::new(9), bucket());
+        let (denied, policy) = (DenialMemory::new(9), bucket());
         deny(&denied, partition(1), &policy, 100);
         let charge = [Charge::new(&policy, 1)];
         let said = denied.decide(&partition(1), &charge, at(700)).unwrap();
@@ -315,7 +315,7 @@ mod tests {
 
     #[test]
     fn what_is_given_back_ends_a_denial_and_one_that_is_under_way() {
-        let (denied, policy) = (Denied::new(9), bucket());
+        let (denied, policy) = (DenialMemory::new(9), bucket());
         deny(&denied, partition(1), &policy, 0);
         denied.forget(&partition(1));
         let charge = [Charge::new(&policy, 1)];
@@ -335,7 +335,7 @@ mod tests {
 
     #[test]
     fn a_policy_that_only_watches_and_one_that_is_not_known_leave_it_to_the_server() {
-        let (denied, policy) = (Denied::new(9), bucket());
+        let (denied, policy) = (DenialMemory::new(9), bucket());
         deny(&denied, partition(1), &policy, 0);
         let watching = bucket().shadow();
         let charge = [Charge::new(&watching, 1)];
@@ -347,7 +347,7 @@ mod tests {
 
     #[test]
     fn no_more_are_remembered_than_there_is_room_for_and_what_is_over_makes_room() {
-        let (denied, policy) = (Denied::new(2), bucket());
+        let (denied, policy) = (DenialMemory::new(2), bucket());
         for number in 0..5 {
             deny(&denied, partition(number), &policy, 0);
         }

@@ -43,7 +43,7 @@ pub(super) struct Leases {
 #[derive(Clone, Debug)]
 struct Lease {
     policy: Policy,
-    phase: Phase,
+    phase: LeasePhase,
     unspent: Unspent,
     granted: Option<Granted>,
     used_at: Timestamp,
@@ -60,7 +60,7 @@ struct Lease {
 ///                           Doubtful
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
+enum LeasePhase {
     /// Its tokens may be spent.
     Holding,
     /// A question returns the tokens and asks for others.
@@ -120,7 +120,7 @@ impl Lease {
     fn new(policy: &Policy, number: u64, now: Timestamp) -> Self {
         Self {
             policy: policy.clone(),
-            phase: Phase::Holding,
+            phase: LeasePhase::Holding,
             // The grants to this question and later ones are unknown until a reply is received.
             unspent: Unspent {
                 received: number - 1,
@@ -137,7 +137,7 @@ impl Lease {
 
     /// Returns the grant whose tokens may be spent.
     fn spendable(&self, now: Timestamp) -> Option<&Granted> {
-        let is_held = self.phase == Phase::Holding;
+        let is_held = self.phase == LeasePhase::Holding;
         self.granted
             .as_ref()
             .filter(|it| is_held && self.is_good(it, now))
@@ -157,33 +157,35 @@ impl Lease {
     /// Returns the phase in which no question is under way.
     fn resting(&self) -> Option<Resting> {
         match self.phase {
-            Phase::Holding => Some(Resting::Holding),
-            Phase::Doubtful(since) => Some(Resting::Doubtful(since)),
-            Phase::Asking { .. } => None,
+            LeasePhase::Holding => Some(Resting::Holding),
+            LeasePhase::Doubtful(since) => Some(Resting::Doubtful(since)),
+            LeasePhase::Asking { .. } => None,
         }
     }
 
     fn ask(&mut self, number: u64) {
         if let Some(was) = self.resting() {
-            self.phase = Phase::Asking { number, was };
+            self.phase = LeasePhase::Asking { number, was };
         }
     }
 
     fn asks(&self, asked: u64) -> Option<Resting> {
         match self.phase {
-            Phase::Asking { number, was } if number == asked => Some(was),
-            Phase::Asking { .. } | Phase::Holding | Phase::Doubtful(_) => None,
+            LeasePhase::Asking { number, was } if number == asked => Some(was),
+            LeasePhase::Asking { .. } | LeasePhase::Holding | LeasePhase::Doubtful(_) => None,
         }
     }
 
     /// Returns whether nothing is left of it that could be spent or returned.
     fn is_over(&self, now: Timestamp) -> bool {
         match self.phase {
-            Phase::Asking { .. } => false,
-            Phase::Holding => {
+            LeasePhase::Asking { .. } => false,
+            LeasePhase::Holding => {
                 self.unspent.tokens == 0 || self.granted.is_none_or(|it| !self.is_good(&it, now))
             }
-            Phase::Doubtful(since) => now >= since + self.policy.quota().window().saturating_mul(2),
+            LeasePhase::Doubtful(since) => {
+                now >= since + self.policy.quota().window().saturating_mul(2)
+            }
         }
     }
 }
@@ -291,7 +293,7 @@ impl Leases {
                 .iter_mut()
                 .find(|it| it.policy.id() == policy && it.asks(number).is_some());
             if let Some(lease) = lease {
-                (lease.phase, lease.used_at) = (Phase::Holding, now);
+                (lease.phase, lease.used_at) = (LeasePhase::Holding, now);
                 lease.unspent = Unspent {
                     received: number,
                     tokens: granted.tokens,
@@ -309,16 +311,16 @@ impl Leases {
     /// Ends a question that was not sent: its tokens are held as before.
     pub(super) fn restore(&self, partition: &StoreKey, number: u64, now: Timestamp) {
         self.settle(partition, number, now, |was| match was {
-            Resting::Holding => Phase::Holding,
-            Resting::Doubtful(since) => Phase::Doubtful(since),
+            Resting::Holding => LeasePhase::Holding,
+            Resting::Doubtful(since) => LeasePhase::Doubtful(since),
         });
     }
 
     /// Ends a question whose reply was lost: the next one asks which tokens were granted.
     pub(super) fn doubt(&self, partition: &StoreKey, number: u64, now: Timestamp) {
         self.settle(partition, number, now, |was| match was {
-            Resting::Holding => Phase::Doubtful(now),
-            Resting::Doubtful(since) => Phase::Doubtful(since),
+            Resting::Holding => LeasePhase::Doubtful(now),
+            Resting::Doubtful(since) => LeasePhase::Doubtful(since),
         });
     }
 
@@ -327,7 +329,7 @@ impl Leases {
         partition: &StoreKey,
         number: u64,
         now: Timestamp,
-        to: impl Fn(Resting) -> Phase,
+        to: impl Fn(Resting) -> LeasePhase,
     ) {
         let mut held = self.lock();
         let Some(leases) = held.get_mut(partition) else {
@@ -400,7 +402,7 @@ impl Leases {
         leases.retain(|lease| !is_reset(lease) || lease.resting().is_none());
         for lease in leases.iter_mut().filter(|lease| is_reset(lease)) {
             // The server has forgotten what it charged for a reply that is lost from now on.
-            if let Phase::Asking { number, .. } = lease.phase {
+            if let LeasePhase::Asking { number, .. } = lease.phase {
                 lease.unspent = Unspent {
                     received: number,
                     tokens: 0,

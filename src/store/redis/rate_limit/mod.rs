@@ -2,10 +2,15 @@
 
 mod batches;
 mod carried;
+mod carry;
 mod debts;
 mod denied;
+mod lease_call;
 mod leases;
 mod question;
 mod scripts;
+mod state;
 mod store;
-pub(super) use self::store::{Part, close};
+mod tending;
+
+pub(super) use self::{state::RateLimitState, tending::close};

@@ -90,7 +90,7 @@ impl Wish {
 
 /// One request of one partition, as take.lua reads it.
 #[derive(Debug)]
-pub(super) struct Question {
+pub(super) struct LimitRequest {
     pub(super) key: Vec<u8>,
     /// Of each policy that keeps a log, in their order.
     pub(super) log_keys: Vec<Vec<u8>>,
@@ -101,7 +101,7 @@ pub(super) struct Question {
     policies: usize,
 }
 
-impl Question {
+impl LimitRequest {
     pub(super) fn new(key: Vec<u8>, charges: &[Charge<'_>], wish: Wish) -> Self {
         Self::packed(key, charges, wish, pack(charges, wish, 0))
     }
@@ -211,7 +211,7 @@ pub(super) fn read_now(values: &[Value]) -> Result<(Timestamp, &[Value]), Fault>
 /// Reads what take.lua answers to a group of so many requests.
 pub(super) fn read_group(
     value: &Value,
-    question: &Question,
+    question: &LimitRequest,
     times: usize,
     now: Timestamp,
 ) -> Result<Vec<DecisionReply>, Fault> {
@@ -235,7 +235,7 @@ fn corrupt() -> Fault {
 struct Bytes<'a>(&'a [u8]);
 
 impl Bytes<'_> {
-    fn answer(&mut self, question: &Question, now: Timestamp) -> Option<DecisionReply> {
+    fn answer(&mut self, question: &LimitRequest, now: Timestamp) -> Option<DecisionReply> {
         let is_admitted = match self.take::<1>()? {
             [0] => false,
             [1] => true,
@@ -299,10 +299,10 @@ mod tests {
     use super::*;
     use crate::{core::error::StoreErrorKind, rate_limit::Quota};
 
-    fn question(wish: Wish) -> Question {
+    fn question(wish: Wish) -> LimitRequest {
         let policy = Policy::token_bucket("b", Quota::per_second(3)).unwrap();
         let charges = [Charge::new(&policy, 1)];
-        Question::new(b"key".to_vec(), &charges, wish)
+        LimitRequest::new(b"key".to_vec(), &charges, wish)
     }
 
     fn said(admitted: u8, numbers: &[f64]) -> Vec<u8> {

@@ -24,7 +24,8 @@ use crate::{
         connection::{
             error::Fault,
             ground::{Ground, together, within},
-            node::{Entry, Node, Pass},
+            node::Node,
+            pass::{CallPermit, Pass},
             stats::{Outage, THE_CLUSTER},
         },
     },
@@ -41,12 +42,12 @@ const FIRST_MAX: Duration = Duration::from_millis(50);
 pub(crate) struct Cluster {
     ground: Arc<Ground>,
     seeds: Vec<Address>,
-    state: Mutex<State>,
+    state: Mutex<ClusterState>,
     changed: Notify,
 }
 
 #[derive(Default)]
-struct State {
+struct ClusterState {
     ranges: Arc<Vec<Range>>,
     // Those that have slots, and those that a server has pointed to since.
     nodes: Vec<Arc<Node>>,
@@ -81,7 +82,7 @@ impl Cluster {
     }
 
     /// Asks for the right to ask about a slot.
-    pub(crate) fn enter(&self, slot: u16) -> Result<Entry, StoreError> {
+    pub(crate) fn enter(&self, slot: u16) -> Result<CallPermit, StoreError> {
         let state = self.lock();
         let Some(node) = state.node_of(slot) else {
             let now = self.ground.clock.now();
@@ -92,10 +93,10 @@ impl Cluster {
                 self.ground.watch.refused.add_one();
                 return Err(kind.unwrap_or(StoreErrorKind::Unavailable).into());
             }
-            return Ok(Entry::Unknown);
+            return Ok(CallPermit::Unknown);
         };
         drop(state);
-        node.enter().map(Entry::Known)
+        node.enter().map(CallPermit::Known)
     }
 
     /// Waits until it is known who has a slot, and asks for the right to ask.
@@ -103,7 +104,7 @@ impl Cluster {
         loop {
             let mut changed = pin!(self.changed.notified());
             changed.as_mut().enable();
-            if let Entry::Known(pass) = self.enter(slot)? {
+            if let CallPermit::Known(pass) = self.enter(slot)? {
                 return Ok(pass);
             }
             self.ask_around();
@@ -138,7 +139,7 @@ impl Cluster {
         }
         if !std::mem::replace(&mut state.is_asking, true) {
             drop(state);
-            let asking = Asking {
+            let asking = TopologyQuery {
                 cluster: Arc::downgrade(self),
             };
             let task = asking.until_known(Arc::clone(&self.ground));
@@ -263,7 +264,7 @@ impl Cluster {
         self.changed.notify_waiters();
     }
 
-    fn node_at(self: &Arc<Self>, state: &mut State, address: &Address) -> Arc<Node> {
+    fn node_at(self: &Arc<Self>, state: &mut ClusterState, address: &Address) -> Arc<Node> {
         let is_there = |node: &&Arc<Node>| {
             let there = node.endpoint().address();
             there.is_some_and(|there| there.is_same_place(address))
@@ -283,13 +284,13 @@ impl Cluster {
         node
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, ClusterState> {
         // Nothing that is done under the lock leaves the state half changed.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl State {
+impl ClusterState {
     fn node_of(&self, slot: u16) -> Option<Arc<Node>> {
         let after = self.ranges.partition_point(|range| range.first <= slot);
         let range = self.ranges.get(after.checked_sub(1)?)?;
@@ -299,11 +300,11 @@ impl State {
 
 /// The task that asks who has which slots. If its runtime ends before it does, the next call
 /// begins another.
-struct Asking {
+struct TopologyQuery {
     cluster: Weak<Cluster>,
 }
 
-impl Asking {
+impl TopologyQuery {
     async fn until_known(self, ground: Arc<Ground>) {
         loop {
             let Some(wait) = self.cluster.upgrade().map(|cluster| cluster.next_in()) else {
@@ -324,7 +325,7 @@ impl Asking {
     }
 }
 
-impl Drop for Asking {
+impl Drop for TopologyQuery {
     fn drop(&mut self) {
         if let Some(cluster) = self.cluster.upgrade() {
             cluster.lock().is_asking = false;

@@ -8,9 +8,10 @@ use crate::{
     store::redis::{
         config::credentials::Login,
         connection::{
-            error::{Fault, Verdict},
+            error::{Fault, Liveness},
             ground::Ground,
-            node::{Entry, Node},
+            node::Node,
+            pass::CallPermit,
         },
     },
 };
@@ -36,9 +37,9 @@ impl Router {
     }
 
     /// Asks for the right to ask about a slot.
-    pub(crate) fn enter(&self, slot: u16) -> Result<Entry, StoreError> {
+    pub(crate) fn enter(&self, slot: u16) -> Result<CallPermit, StoreError> {
         match self {
-            Self::One(node) => node.enter().map(Entry::Known),
+            Self::One(node) => node.enter().map(CallPermit::Known),
             Self::Many(cluster) => cluster.enter(slot),
         }
     }
@@ -57,7 +58,7 @@ impl Router {
     /// moment ago, so the provider is asked once more.
     pub(crate) async fn reauthenticate(&self, ground: &Ground) -> Result<(), Fault> {
         match self.reauthenticate_once(ground).await {
-            Err(fault) if fault.verdict == Verdict::Denied => {
+            Err(fault) if fault.verdict == Liveness::Denied => {
                 self.reauthenticate_once(ground).await
             }
             done => done,

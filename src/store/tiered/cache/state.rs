@@ -16,8 +16,8 @@ use crate::{
     core::time::{Clock, SystemClock, Timestamp},
     store::{
         RedisStore,
-        purges::{self, Name, Purges, Standing, StoredNames, names_of},
-        redis::{Listening, NAME_BYTES, Purged, Seen},
+        purges::{self, Name, PurgeTable, Standing, StoredNames, names_of},
+        redis::{Listening, NAME_BYTES, Purged, SeenEntry},
     },
 };
 
@@ -33,9 +33,9 @@ const PLACE_BYTES: usize = 256;
 
 /// Cache entries in the memory of this process.
 pub(crate) struct Near {
-    parts: [Mutex<Cache<Place, Kept, Weigh>>; PARTS],
+    parts: [Mutex<Cache<NearKey, NearEntry, NearWeigher>>; PARTS],
     /// The purges, and the keys that have been written to, since entries were looked up.
-    pub(super) purges: Arc<Purges>,
+    pub(super) purges: Arc<PurgeTable>,
     /// Whether purges of other instances arrive.
     is_heard: AtomicBool,
     listening: Mutex<Option<Listening>>,
@@ -44,12 +44,12 @@ pub(crate) struct Near {
 
 /// The place of an entry.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-struct Place {
+struct NearKey {
     key: [u8; 32],
     variant: VariantId,
 }
 
-struct Kept {
+struct NearEntry {
     entry: Arc<StoredResponse>,
     /// The fence of the lookup on the server. It is older than that of a lookup now, so at worst it
     /// refuses a fill that could have been stored.
@@ -67,9 +67,13 @@ impl Near {
         let items = usize::try_from(each / 4_096).unwrap_or(usize::MAX);
         Self {
             parts: std::array::from_fn(|_| {
-                Mutex::new(Cache::with_weighter(items.clamp(16, 1 << 16), each, Weigh))
+                Mutex::new(Cache::with_weighter(
+                    items.clamp(16, 1 << 16),
+                    each,
+                    NearWeigher,
+                ))
             }),
-            purges: Purges::new(),
+            purges: PurgeTable::new(),
             is_heard: AtomicBool::new(false),
             listening: Mutex::default(),
             clock: SystemClock::new(),
@@ -108,7 +112,7 @@ impl Near {
         if !self.is_heard.load(Ordering::SeqCst) {
             return None;
         }
-        let (place, purged_to) = (Place::of(key, variant), self.purges.now());
+        let (place, purged_to) = (NearKey::of(key, variant), self.purges.now());
         let part = self.part(key);
         let kept = part.get(&place)?;
         let standing = self.purges.standing(&kept.names, kept.since, purged_to);
@@ -124,7 +128,7 @@ impl Near {
     }
 
     /// Keeps a copy of an entry on the server, unless it was purged or written since the lookup began.
-    pub(super) fn keep(&self, key: &CacheKey, seen: &Seen, since: u64) {
+    pub(super) fn keep(&self, key: &CacheKey, seen: &SeenEntry, since: u64) {
         let Found::Entry {
             entry,
             stamp,
@@ -137,7 +141,7 @@ impl Near {
         let Some(names) = self.purges.register(names, since) else {
             return;
         };
-        let kept = Kept {
+        let kept = NearEntry {
             entry: Arc::clone(entry),
             fence: seen.lookup.fence,
             stamp: *stamp,
@@ -145,7 +149,8 @@ impl Near {
             names,
             since,
         };
-        self.part(key).insert(Place::of(key, entry.variant()), kept);
+        self.part(key)
+            .insert(NearKey::of(key, entry.variant()), kept);
     }
 
     /// Forgets all variants under a key.
@@ -158,7 +163,7 @@ impl Near {
         self.purges.purge(names, PurgeMode::Hard);
     }
 
-    fn part(&self, key: &CacheKey) -> MutexGuard<'_, Cache<Place, Kept, Weigh>> {
+    fn part(&self, key: &CacheKey) -> MutexGuard<'_, Cache<NearKey, NearEntry, NearWeigher>> {
         lock(&self.parts[usize::from(key.full().as_bytes()[0]) % PARTS])
     }
 }
@@ -178,7 +183,7 @@ fn name_in(message: &[u8]) -> Option<Name> {
     }
 }
 
-impl Place {
+impl NearKey {
     fn of(key: &CacheKey, variant: VariantId) -> Self {
         Self {
             key: *key.full().as_bytes(),
@@ -189,10 +194,10 @@ impl Place {
 
 /// Weighs an entry by the bytes that it takes.
 #[derive(Clone)]
-struct Weigh;
+struct NearWeigher;
 
-impl Weighter<Place, Kept> for Weigh {
-    fn weight(&self, _: &Place, kept: &Kept) -> u64 {
+impl Weighter<NearKey, NearEntry> for NearWeigher {
+    fn weight(&self, _: &NearKey, kept: &NearEntry) -> u64 {
         let names = 2 + kept.entry.tags().len();
         (PLACE_BYTES + names * purges::NAME_BYTES + kept.entry.weight_bytes()) as u64
     }
@@ -247,7 +252,7 @@ mod tests {
         }
 
         fn keep(&self, sample: &Sample, since: u64) {
-            let seen = Seen {
+            let seen = SeenEntry {
                 lookup: Lookup {
                     fence: Fence(7),
                     found: Found::Entry {

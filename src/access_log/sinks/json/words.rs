@@ -1,0 +1,71 @@
+//! The words of a record that all sinks share.
+
+use http::{Method, Version};
+
+use crate::{
+    access_log::record::{
+        record::Record,
+        schema::{EVENT_NAME, START_EVENT_NAME},
+    },
+    core::record::AuthOutcome,
+};
+
+/// What OpenTelemetry calls a method that it does not know.
+pub(super) const OTHER_METHOD: &str = "_OTHER";
+
+/// Returns the event name of a record.
+pub(crate) fn event_name(record: &Record<'_>) -> &'static str {
+    match record.is_start() {
+        true => START_EVENT_NAME,
+        false => EVENT_NAME,
+    }
+}
+
+/// Returns why a caller was turned away.
+pub(crate) fn auth_reason(auth: Option<&AuthOutcome>) -> Option<&'static str> {
+    match auth? {
+        AuthOutcome::Denied { reason, .. } => Some(reason.as_str()),
+        AuthOutcome::Allowed(_) | AuthOutcome::Anonymous | AuthOutcome::StoreFailed(_) => None,
+    }
+}
+
+/// Returns the public id of the key that was presented.
+pub(crate) fn auth_key_id(auth: Option<&AuthOutcome>) -> Option<&str> {
+    match auth? {
+        AuthOutcome::Allowed(identity) => Some(identity.key_id()),
+        AuthOutcome::Denied { key_id, .. } => key_id.as_deref(),
+        AuthOutcome::Anonymous | AuthOutcome::StoreFailed(_) => None,
+    }
+}
+
+/// Returns a method of RFC 9110 or RFC 5789 as it is, and the others as one.
+pub(crate) fn method(method: &Method) -> &str {
+    let known = [
+        Method::GET,
+        Method::HEAD,
+        Method::POST,
+        Method::PUT,
+        Method::DELETE,
+        Method::CONNECT,
+        Method::OPTIONS,
+        Method::TRACE,
+        Method::PATCH,
+    ];
+    if known.contains(method) {
+        method.as_str()
+    } else {
+        OTHER_METHOD
+    }
+}
+
+/// Returns a version as OpenTelemetry writes it: `1.1`, `2`, `3`.
+pub(crate) fn version(version: Version) -> Option<&'static str> {
+    match version {
+        Version::HTTP_09 => Some("0.9"),
+        Version::HTTP_10 => Some("1.0"),
+        Version::HTTP_11 => Some("1.1"),
+        Version::HTTP_2 => Some("2"),
+        Version::HTTP_3 => Some("3"),
+        _ => None,
+    }
+}

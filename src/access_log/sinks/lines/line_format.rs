@@ -1,0 +1,12 @@
+//! The format of lines that are no records.
+
+use crate::core::time::Timestamp;
+
+/// Writes lines that are no records in the format of the records, each with its line feed.
+pub(in crate::access_log) trait Words: Send + Sync {
+    /// Returns the line that counts lost records.
+    fn loss(&self, at: Timestamp, reason: &'static str, lost: u64) -> Vec<u8>;
+
+    /// Returns the line of a notice, and its time.
+    fn notice(&self, message: &str) -> (Timestamp, Vec<u8>);
+}

@@ -1,0 +1,8 @@
+//! Lines on their way to a writer.
+
+mod line_format;
+mod lines;
+mod pen;
+mod writer_queue;
+
+pub(in crate::access_log) use self::{line_format::Words, lines::LineOutput};

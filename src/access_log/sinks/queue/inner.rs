@@ -1,0 +1,236 @@
+//! The tasks that store batches of entries.
+
+use std::{
+    future::poll_fn,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{Arc, atomic::Ordering},
+    task::Poll,
+    time::Duration,
+};
+
+use super::lane::{Down, Lane, UnderWay};
+use crate::{
+    access_log::{
+        emit::{observer::Observer, weight::Weight},
+        record::schema::Names,
+        sinks::json::event,
+        store::{LogEntry, Trail},
+    },
+    core::{
+        audit::AuditEvent,
+        error::{StoreError, StoreErrorKind},
+        record::StoreCall,
+        runtime::Runtime,
+        time::Clock,
+    },
+};
+
+/// The longest that a store which is down is left alone.
+const PAUSE_MAX: Duration = Duration::from_secs(10);
+
+pub(super) struct LogQueueInner {
+    pub(super) access: Lane,
+    pub(super) audit: Lane,
+    /// Whether audit events tell of the records' store: they do where they have another one.
+    pub(super) watches: bool,
+    pub(super) observers: Vec<Arc<dyn Observer>>,
+    pub(super) runtime: Arc<dyn Runtime>,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) names: Names,
+    pub(super) batch_max: usize,
+    pub(super) linger: Duration,
+    pub(super) deadline: Duration,
+}
+
+/// Says that a task is at work, until it ends, is dropped or panics: then the next entry starts
+/// another.
+struct AtWork {
+    shared: Arc<LogQueueInner>,
+    trail: Trail,
+    ended: bool,
+}
+
+impl AtWork {
+    /// Stores what waits until nothing does. After a failure it pauses, longer each time.
+    async fn run(mut self) {
+        let mut pause = None;
+        while !self.has_ended() {
+            let lane = self.shared.lane(self.trail);
+            self.shared.linger(lane, pause).await;
+            let last = pause.unwrap_or(self.shared.linger);
+            pause = match self.shared.deliver(lane).await {
+                Ok(()) => None,
+                Err(Down) => Some((last * 2).min(PAUSE_MAX)),
+            };
+        }
+    }
+
+    /// Ends the work if nothing waits: in one step, so that no entry is left without a task.
+    fn has_ended(&mut self) -> bool {
+        let mut state = self.shared.lane(self.trail).state();
+        if state.backlog.waiting() == 0 {
+            state.at_work = false;
+            self.ended = true;
+        }
+        self.ended
+    }
+}
+
+impl Drop for AtWork {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.shared.lane(self.trail).state().at_work = false;
+        }
+    }
+}
+
+impl LogQueueInner {
+    pub(super) fn lane(&self, trail: Trail) -> &Lane {
+        match trail {
+            Trail::Access => &self.access,
+            Trail::Audit => &self.audit,
+        }
+    }
+
+    pub(super) fn offer(shared: &Arc<Self>, trail: Trail, weight: Weight, entry: LogEntry) {
+        let mut state = shared.lane(trail).state();
+        state.backlog.offer(weight, entry);
+        let due = state.backlog.waiting() >= shared.batch_max;
+        let waker = if due { state.waker.take() } else { None };
+        // Notices are audit events that come from any thread, such as that of a writer: outside of the
+        // runtime they wait for the next event or for a flush.
+        let can_start = match trail {
+            Trail::Access => true,
+            Trail::Audit => shared.runtime.can_spawn(),
+        };
+        let starts = can_start && !state.at_work;
+        state.at_work |= starts;
+        drop(state);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+        if starts {
+            let work = AtWork {
+                shared: Arc::clone(shared),
+                trail,
+                ended: false,
+            };
+            shared.runtime.spawn(Box::pin(work.run()));
+        }
+    }
+
+    pub(super) fn audited(&self, event: &AuditEvent) -> LogEntry {
+        let at = self.clock.wall();
+        LogEntry::new(at, event::audit(self.names, at, event))
+    }
+
+    /// Waits until a batch is full or the oldest entry has waited long enough; after a failure,
+    /// until the pause is over.
+    async fn linger(&self, lane: &Lane, pause: Option<Duration>) {
+        let mut sleep = self.runtime.sleep(pause.unwrap_or(self.linger));
+        poll_fn(|cx| {
+            if pause.is_none() {
+                let mut state = lane.state();
+                if state.backlog.waiting() >= self.batch_max {
+                    return Poll::Ready(());
+                }
+                state.waker = Some(cx.waker().clone());
+            }
+            sleep.as_mut().poll(cx)
+        })
+        .await;
+    }
+
+    /// Stores what waits, and tells the store of losses.
+    pub(super) async fn deliver(self: &Arc<Self>, lane: &Lane) -> Result<(), Down> {
+        while let Some(batch) = UnderWay::take(lane, self.batch_max) {
+            let answer = self.append(lane, batch.entries()).await;
+            self.note(lane, &answer);
+            batch.end(answer)?;
+        }
+        self.tell_losses(lane).await
+    }
+
+    /// Appends to the lane's store, but does not wait for its answer for ever.
+    pub(super) async fn append(&self, lane: &Lane, entries: &[LogEntry]) -> Result<(), StoreError> {
+        let mut pending = match lane.store.append(lane.trail, entries).into_ready() {
+            Ok(answer) => {
+                self.observe(lane, None, &answer);
+                return answer;
+            }
+            Err(pending) => pending,
+        };
+        let asked_at = self.clock.now();
+        let mut sleep = self.runtime.sleep(self.deadline);
+        let answer = poll_fn(|cx| match pending.as_mut().poll(cx) {
+            Poll::Ready(answer) => Poll::Ready(answer),
+            Poll::Pending => sleep
+                .as_mut()
+                .poll(cx)
+                .map(|()| Err(StoreErrorKind::Timeout.into())),
+        })
+        .await;
+        self.observe(lane, Some(self.clock.now() - asked_at), &answer);
+        answer
+    }
+
+    /// Tells the observers how a store answered, and after how long if that was waited for.
+    fn observe(&self, lane: &Lane, waited: Option<Duration>, answer: &Result<(), StoreError>) {
+        let layer = match lane.trail {
+            Trail::Access => "access_log",
+            Trail::Audit => "audit",
+        };
+        let call = StoreCall::new(layer, waited, answer.as_ref().err().map(StoreError::kind));
+        self.each_observer(|observer| observer.stored(&call));
+    }
+
+    /// Tells each observer. One that panics costs nothing else.
+    pub(super) fn each_observer(&self, tell: impl Fn(&dyn Observer)) {
+        for observer in &self.observers {
+            let _ = catch_unwind(AssertUnwindSafe(|| tell(&**observer)));
+        }
+    }
+
+    /// Makes an audit event of it when the records' store stops answering, and when it answers again.
+    fn note(self: &Arc<Self>, lane: &Lane, answer: &Result<(), StoreError>) {
+        if !self.watches || lane.trail != Trail::Access {
+            return;
+        }
+        let store = Arc::from("access_log");
+        let was_down = lane.is_down.swap(answer.is_err(), Ordering::Relaxed);
+        let event = match answer {
+            Ok(()) if was_down => AuditEvent::StoreUp { store },
+            Err(error) if !was_down => AuditEvent::StoreDown {
+                store,
+                kind: error.kind(),
+            },
+            Ok(()) | Err(_) => return,
+        };
+        Self::offer(self, Trail::Audit, Weight::Audit, self.audited(&event));
+    }
+
+    /// Stores how many entries were lost since that was last told.
+    async fn tell_losses(&self, lane: &Lane) -> Result<(), Down> {
+        let (losses, told) = {
+            let state = lane.state();
+            (state.backlog.losses(), state.told)
+        };
+        let news = losses - told;
+        let at = self.clock.wall();
+        let entries: Vec<_> = news
+            .each()
+            .filter(|(_, lost)| *lost > 0)
+            .map(|(reason, lost)| LogEntry::new(at, event::loss(self.names, at, reason, lost)))
+            .collect();
+        if entries.is_empty() {
+            return Ok(());
+        }
+        match self.append(lane, &entries).await {
+            Ok(()) => {
+                lane.state().told = losses;
+                Ok(())
+            }
+            Err(_) => Err(Down),
+        }
+    }
+}

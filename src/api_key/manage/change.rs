@@ -1,0 +1,264 @@
+//! Changes of keys.
+
+use super::{
+    audit::KeyAction, authority::Field, key_error::KeyError, manager::KeyManager, owner_rules,
+    update::KeyUpdate,
+};
+use crate::{
+    api_key::{
+        key::format::KeyId,
+        record::{
+            invalid::Invalid,
+            record::{KeyRecord, KeyState, StateChange, StoredKey},
+        },
+        store::ApiKeyStore,
+    },
+    core::{audit::AuditEvent, error::StoreErrorKind},
+};
+
+/// How often a change is tried again that somebody else's change came in between of.
+pub(super) const ATTEMPTS: u32 = 8;
+const REASON_LEN_MAX: usize = 256;
+
+impl KeyManager {
+    /// Changes what a key is.
+    ///
+    /// # Errors
+    ///
+    /// With [`KeyError::Conflict`] if the update is for a version that the key no longer has, with
+    /// [`KeyError::Forbidden`] if the manager acts for the owner and the update lifts what the service
+    /// set; if the key is not known or revoked, or would be out of bounds, or the store cannot keep
+    /// the change.
+    pub async fn update(&self, id: KeyId, update: KeyUpdate) -> Result<StoredKey, KeyError> {
+        let updated = self.apply(id, update).await;
+        self.told(KeyAction::Updated, updated)
+    }
+
+    /// Disables a key until it is [enabled](Self::enable).
+    ///
+    /// Disabling it again changes nothing, with one exception: the service takes over what
+    /// [the owner](Self::acting_for_owner) disabled, so that the owner cannot enable it.
+    ///
+    /// # Errors
+    ///
+    /// If the key is not known or revoked, or the store cannot keep the change.
+    pub async fn disable(&self, id: KeyId, reason: &str) -> Result<StoredKey, KeyError> {
+        let disabled = self.change(id, |record| {
+            not_revoked(record)?;
+            let is_off = matches!(record.state, KeyState::Disabled(_));
+            if is_off && !owner_rules::takes_over(record, self.authority) {
+                return Ok(RecordChange::None);
+            }
+            self.switch(record, KeyState::Disabled(self.state_change(reason)?));
+            Ok(RecordChange::Made)
+        });
+        self.told(KeyAction::Disabled, disabled.await)
+    }
+
+    /// Enables a disabled key. Enabling it again changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// If the key is not known or revoked, or the store cannot keep the change; with
+    /// [`KeyError::Forbidden`] if the manager acts for the owner and somebody else disabled the key.
+    pub async fn enable(&self, id: KeyId) -> Result<StoredKey, KeyError> {
+        let enabled = self.change(id, |record| {
+            not_revoked(record)?;
+            if let KeyState::Active = record.state {
+                return Ok(RecordChange::None);
+            }
+            if !owner_rules::may_enable(record, self.authority, self.actor.as_deref()) {
+                return Err(KeyError::Forbidden);
+            }
+            self.switch(record, KeyState::Active);
+            Ok(RecordChange::Made)
+        });
+        self.told(KeyAction::Enabled, enabled.await)
+    }
+
+    /// Revokes a key. This cannot be undone.
+    ///
+    /// Revoking it again changes nothing, except that the service takes over what
+    /// [the owner](Self::acting_for_owner) revoked.
+    ///
+    /// # Errors
+    ///
+    /// If the key is not known, or the store cannot keep the change.
+    pub async fn revoke(&self, id: KeyId, reason: &str) -> Result<StoredKey, KeyError> {
+        let revoked = self.end(id, reason).await;
+        self.told(KeyAction::Revoked, revoked)
+    }
+
+    /// Expires a key immediately, and ends the overlap of its rotation. A key that expired before keeps
+    /// its end.
+    ///
+    /// # Errors
+    ///
+    /// If the key is not known or revoked, or the store cannot keep the change.
+    pub async fn expire(&self, id: KeyId) -> Result<StoredKey, KeyError> {
+        let expired = self.change(id, |record| {
+            not_revoked(record)?;
+            owner_rules::end(record, self.now(), self.authority);
+            Ok(RecordChange::Made)
+        });
+        self.told(KeyAction::Expired, expired.await)
+    }
+
+    /// Switches off for good a key that was found where it should not be, as a scanner reports it,
+    /// and returns it; or nothing, if it is none of ours.
+    ///
+    /// Whoever calls must hold the whole key: its id alone switches nothing off.
+    ///
+    /// # Errors
+    ///
+    /// If the store cannot say, or cannot keep the change.
+    pub async fn report_leaked(&self, found: &str) -> Result<Option<StoredKey>, KeyError> {
+        let ring = &self.ring.shared;
+        let Ok(key) = ring.read(found.as_bytes()) else {
+            return Ok(None);
+        };
+        let Some(record) = ring.store.find(key.id).await? else {
+            return Ok(None);
+        };
+        if !ring.honors(&record, &key) || !ring.trusts(&record) {
+            return Err(KeyError::Store(StoreErrorKind::Corrupt.into()));
+        }
+        let is_whole = match record.slow_hash() {
+            Some(hash) => ring.prove_slowly(hash, &record, &key).await?,
+            None => {
+                let digest = ring.peppers.digest_as(record.algorithm, key.bytes);
+                digest.is_some_and(|digest| digest.matches(&record.digest))
+            }
+        };
+        if !is_whole {
+            return Ok(None);
+        }
+        let revoked = self.end(key.id, "reported as leaked").await;
+        self.told(KeyAction::Leaked, revoked).map(Some)
+    }
+
+    pub(super) fn demand_version(&self, record: &KeyRecord) -> Result<(), KeyError> {
+        match self.version {
+            Some(version) if version != record.version => Err(KeyError::Conflict),
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    pub(super) async fn apply(
+        &self,
+        id: KeyId,
+        update: KeyUpdate,
+    ) -> Result<(StoredKey, RecordChange), KeyError> {
+        self.change(id, |record| {
+            not_revoked(record)?;
+            if !update.is_for(record) {
+                return Err(KeyError::Conflict);
+            }
+            if !owner_rules::admit_update(record, &update, self.authority) {
+                return Err(KeyError::Forbidden);
+            }
+            update.apply(record)?;
+            Ok(RecordChange::Made)
+        })
+        .await
+    }
+
+    pub(super) async fn end(
+        &self,
+        id: KeyId,
+        reason: &str,
+    ) -> Result<(StoredKey, RecordChange), KeyError> {
+        self.change(id, |record| {
+            let is_off = matches!(record.state, KeyState::Revoked(_));
+            if is_off && !owner_rules::takes_over(record, self.authority) {
+                return Ok(RecordChange::None);
+            }
+            self.switch(record, KeyState::Revoked(self.state_change(reason)?));
+            Ok(RecordChange::Made)
+        })
+        .await
+    }
+
+    /// Sets a key's state, and notes who did.
+    pub(super) fn switch(&self, record: &mut KeyRecord, state: KeyState) {
+        record.state = state;
+        record.set_by_owner.set(Field::State, self.authority);
+    }
+
+    pub(super) fn state_change(&self, reason: &str) -> Result<StateChange, KeyError> {
+        let actor = self.actor.as_deref().unwrap_or_default();
+        for (field, value) in [("reason", reason), ("actor", actor)] {
+            if value.len() > REASON_LEN_MAX {
+                return Err(Invalid::new(field, "is too long").into());
+            }
+        }
+        Ok(StateChange {
+            at: self.now(),
+            by: self.actor.clone(),
+            reason: (!reason.is_empty()).then(|| reason.to_owned()),
+        })
+    }
+
+    /// Changes a record as it is now. A change of somebody else's in between is read and kept.
+    pub(super) async fn change(
+        &self,
+        id: KeyId,
+        change: impl Fn(&mut KeyRecord) -> Result<RecordChange, KeyError>,
+    ) -> Result<(StoredKey, RecordChange), KeyError> {
+        let ring = &self.ring.shared;
+        let mut attempt = 1;
+        loop {
+            let before = self.get(id).await?;
+            self.demand_version(&before)?;
+            let mut record = KeyRecord::clone(&before);
+            if let RecordChange::None = change(&mut record)? {
+                return Ok((before, RecordChange::None));
+            }
+            record.version += 1;
+            let after = ring.seal(record);
+            match ring.update(&after, before.version()).await {
+                Ok(()) => return Ok((after, RecordChange::Made)),
+                Err(error) if error.kind() == StoreErrorKind::Conflict && attempt < ATTEMPTS => {
+                    attempt += 1;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Tells of a change, if there was one.
+    pub(super) fn told(
+        &self,
+        action: KeyAction,
+        changed: Result<(StoredKey, RecordChange), KeyError>,
+    ) -> Result<StoredKey, KeyError> {
+        let (key, change) = changed?;
+        match change {
+            RecordChange::Made => self.tell_of(action, key.id()),
+            RecordChange::None => {}
+        }
+        Ok(key)
+    }
+
+    pub(super) fn tell_of(&self, action: KeyAction, key: KeyId) {
+        self.tell(|| action.event(key, self.actor.as_deref()));
+    }
+
+    pub(super) fn tell(&self, event: impl FnOnce() -> AuditEvent) {
+        self.ring.shared.audit.tell(event);
+    }
+}
+
+/// Whether a record was changed.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum RecordChange {
+    Made,
+    None,
+}
+
+fn not_revoked(record: &KeyRecord) -> Result<(), KeyError> {
+    match record.state {
+        KeyState::Revoked(_) => Err(KeyError::Ended),
+        KeyState::Disabled(_) | KeyState::Active => Ok(()),
+    }
+}

@@ -1,0 +1,153 @@
+//! The rotation of keys.
+
+use std::time::Duration;
+
+use super::{
+    audit::KeyAction,
+    change::{ATTEMPTS, RecordChange},
+    generated_key::GeneratedKey,
+    key_error::KeyError,
+    manager::KeyManager,
+};
+use crate::{
+    api_key::{
+        key::format::KeyId,
+        record::record::{KeyRecord, KeyStatus},
+        store::{ApiKeyStore, KeyQuery},
+    },
+    core::time::Timestamp,
+};
+
+impl KeyManager {
+    /// Replaces a key by a new one of the same lineage, owner, name, tier, scopes, metadata and
+    /// constraints. The new key lives as long as the old one was meant to live when it was made; it
+    /// ends with the old one if the manager [acts for the owner](Self::acting_for_owner) and the
+    /// service set the end.
+    ///
+    /// The old key is accepted for `overlap` more, but not beyond its own end; after a leak, give
+    /// no overlap. Both count against the same limits. A lineage has at most two keys that are
+    /// accepted.
+    ///
+    /// The new key is made from the version of the old one that is replaced: a change of the old one
+    /// that comes in between is never lost.
+    ///
+    /// # Errors
+    ///
+    /// With [`KeyError::Ended`] if the key is not accepted now or is being replaced already, with
+    /// [`KeyError::Overlap`] if an overlap is asked for while another key of the lineage is accepted
+    /// or may be accepted again, with [`KeyError::Conflict`] if the key has another version than the
+    /// manager [demands](Self::if_version); if the key is not known, or the store cannot keep the
+    /// change.
+    pub async fn rotate(&self, id: KeyId, overlap: Duration) -> Result<GeneratedKey, KeyError> {
+        let mut attempt = 1;
+        loop {
+            let rotated = self.rotate_once(id, overlap).await;
+            let is_bound = self.version.is_some();
+            match rotated {
+                Err(KeyError::Conflict) if !is_bound && attempt < ATTEMPTS => attempt += 1,
+                rotated => return rotated,
+            }
+        }
+    }
+
+    async fn rotate_once(&self, id: KeyId, overlap: Duration) -> Result<GeneratedKey, KeyError> {
+        let old = self.get(id).await?;
+        self.demand_version(&old)?;
+        self.check_rotation(&old, overlap).await?;
+        let new = self.keep(|| self.replacement(&old), None).await?;
+        let rotated = match self.replace(&old, new.id(), overlap).await {
+            // It may have been done all the same; done twice, it is done once.
+            Err(KeyError::Store(error)) if error.is_transient() => {
+                self.replace(&old, new.id(), overlap).await
+            }
+            rotated => rotated,
+        };
+        match rotated {
+            Ok(()) => {
+                self.tell_of(KeyAction::Rotated { to: new.id() }, id);
+                self.tell_of(KeyAction::Created, new.id());
+                Ok(new)
+            }
+            Err(error) => {
+                // Nobody has seen the new key's secret: it is of no use, and of no harm if this
+                // fails too.
+                let any_version = self.of_any_version();
+                let _ = any_version.end(new.id(), "its rotation failed").await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Replaces this version of a key by another key, unless that was done already.
+    async fn replace(
+        &self,
+        old: &KeyRecord,
+        new: KeyId,
+        overlap: Duration,
+    ) -> Result<(), KeyError> {
+        let any_version = self.of_any_version();
+        let replaced = any_version.change(old.id, |record| {
+            let now = self.now();
+            match record.rotated_to {
+                Some(other) if other == new => return Ok(RecordChange::None),
+                Some(_) => return Err(KeyError::Ended),
+                None if record.status_at(now) != KeyStatus::Active => return Err(KeyError::Ended),
+                None if record.version != old.version => return Err(KeyError::Conflict),
+                None => {}
+            }
+            record.rotated_to = Some(new);
+            record.grace_until = Some(now + overlap);
+            record.rotated_at = Some(now);
+            Ok(RecordChange::Made)
+        });
+        replaced.await.map(|_| ())
+    }
+
+    async fn check_rotation(&self, old: &KeyRecord, overlap: Duration) -> Result<(), KeyError> {
+        let now = self.now();
+        let format = &self.ring.shared.format;
+        if old.rotated_to.is_some()
+            || old.status_at(now) != KeyStatus::Active
+            || !format.has_environment(&old.environment)
+        {
+            return Err(KeyError::Ended);
+        }
+        if overlap.is_zero() || old.rotated_from.is_none() || !self.overlaps(old, now).await? {
+            return Ok(());
+        }
+        Err(KeyError::Overlap)
+    }
+
+    /// Returns whether another key of a lineage is accepted, or may be accepted again before its
+    /// overlap ends.
+    async fn overlaps(&self, key: &KeyRecord, now: Timestamp) -> Result<bool, KeyError> {
+        let is_other = |other: &KeyRecord| other.lineage == key.lineage && other.id != key.id;
+        let counts = |other: &KeyRecord| match other.status_at(now) {
+            KeyStatus::Active => true,
+            KeyStatus::Revoked => false,
+            KeyStatus::Disabled | KeyStatus::Expired | KeyStatus::NotYetValid => {
+                other.grace_until.is_some_and(|until| until > now)
+            }
+        };
+        let mut query = KeyQuery::of_owner(&key.owner).page_max(KeyQuery::PAGE_MAX);
+        loop {
+            let page = self.ring.shared.store.list(query.clone()).await?;
+            let mut records = page.keys.iter().map(|own| &own.record);
+            if records.any(|other| is_other(other) && counts(other)) {
+                return Ok(true);
+            }
+            match page.next {
+                Some(next) => query = query.after(next),
+                None => return Ok(false),
+            }
+        }
+    }
+
+    /// Returns this manager without a demand on the version.
+    fn of_any_version(&self) -> Self {
+        Self {
+            version: None,
+            ..self.clone()
+        }
+    }
+}

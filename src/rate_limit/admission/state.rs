@@ -1,0 +1,102 @@
+//! The states of an admission, and the results of its steps.
+
+use http::Request;
+
+use super::{
+    charged::{Costs, Deposit},
+    charging::PolicyLookup,
+    note::{Note, RejectedRequest},
+    queue::Waiter,
+};
+use crate::{
+    core::{
+        http::rejection::{Dialect, Rejection},
+        record::{RateLimitDecision, RateLimitOutcome},
+        store_api::{store_future::Pending, store_key::StoreKey},
+    },
+    rate_limit::{
+        config::RateLimitConfig, decision::decision::Decisions, failover::stores::DecidingStore,
+        headers::LimitLines, policy::policy_sets::Chosen,
+    },
+};
+
+/// An admission that waits.
+///
+/// ```text
+/// (begin)  => Choosing | Deciding | Queued | end
+/// Choosing => Deciding | Queued | end              the policies are found
+/// Deciding => Deciding | Queued | end              the store has replied
+/// Queued   => Called                                      the turn has come
+/// Called   => end                                  the inner service is ready
+/// ```
+///
+/// `Deciding` follows itself at most once: if the store fails, the local store decides. A reply
+/// that is available at once is decided at once, without a state between.
+pub(crate) enum PendingAdmission {
+    /// Waits for the policies that a function looks up.
+    Choosing(PolicyLookup),
+    /// Waits for the reply of a store.
+    Deciding(Pending<Decisions>, LimitCheck<'static>),
+    /// Waits for its turn in a queue.
+    Queued(Waiter, Note),
+    /// Its turn has come. Waits for the inner service to be ready.
+    Called(Deposit, Note),
+}
+
+/// A request that a store decides.
+pub(crate) struct LimitCheck<'a> {
+    pub(super) partition: StoreKey,
+    pub(super) set: Chosen<'a>,
+    pub(super) costs: Costs,
+    pub(super) store: DecidingStore,
+}
+
+/// The result of one step of an admission.
+pub(crate) enum Progress {
+    Wait(PendingAdmission),
+    End(AdmissionEnd),
+}
+
+/// The end of an admission.
+pub(crate) enum AdmissionEnd {
+    /// Calls the inner service, and applies the note to its response.
+    Admit(Note),
+    /// Responds in place of the inner service.
+    Reject(Box<RejectedRequest>),
+}
+
+impl Progress {
+    pub(super) fn admit(note: Note) -> Self {
+        Self::End(AdmissionEnd::Admit(note))
+    }
+
+    /// Admits a request that no policy applies to.
+    pub(super) fn exempt<B>(request: &Request<B>) -> Self {
+        let skipped = || RateLimitOutcome::new(RateLimitDecision::Skipped, []);
+        Self::admit(Note::admitted(
+            request.extensions(),
+            LimitLines::None,
+            skipped,
+        ))
+    }
+
+    pub(super) fn reject<B>(
+        config: &RateLimitConfig,
+        request: &Request<B>,
+        rejection: Rejection,
+        note: Note,
+    ) -> Self {
+        let responder = config.responses.responder.clone();
+        let rejected = RejectedRequest::new(rejection, Dialect::of(request), responder, note);
+        Self::End(AdmissionEnd::Reject(Box::new(rejected)))
+    }
+
+    /// Rejects a request that no store has decided.
+    pub(super) fn reject_undecided<B>(
+        config: &RateLimitConfig,
+        request: &Request<B>,
+        rejection: Rejection,
+    ) -> Self {
+        Self::reject(config, request, rejection, Note::default())
+    }
+}

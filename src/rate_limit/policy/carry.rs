@@ -1,0 +1,190 @@
+//! The replacement of a policy, and the counts that are carried over.
+
+use std::{
+    num::NonZeroU32,
+    sync::{Arc, OnceLock},
+};
+
+use super::policy::{Policy, Previous};
+use crate::{
+    core::{error::ConfigError, time::Timestamp},
+    rate_limit::decision::algorithm::{Log, State},
+};
+
+/// The most changes of a window that are carried over one after the other.
+const CHANGES_MAX: usize = 4;
+
+impl Policy {
+    /// Declares that this policy replaces another whose window differs, so that callers do not start
+    /// with a full quota when it is deployed.
+    ///
+    /// The previous policy has the same algorithm, and the name and [scope](Self::scope) under which
+    /// it counted. What a partition had used of it when this policy was first used carries over, for
+    /// at most the time in which the whole quota comes back; see [the type](Self#changing-a-quota).
+    /// Instances that still use the previous policy are not affected. Once all instances use the new
+    /// policy, remove the call.
+    ///
+    /// Not needed where only the limit or the burst changes, nor for
+    /// [`Limits::replace`](crate::rate_limit::Limits::replace).
+    ///
+    /// ```
+    /// use portcullis::rate_limit::{Policy, Quota};
+    ///
+    /// let previous = Policy::token_bucket("calls", Quota::per_second(10))?;
+    /// let calls = Policy::token_bucket("calls", Quota::per_hour(1_000))?.replacing(&previous)?;
+    /// # let _ = calls;
+    /// # Ok::<(), portcullis::ConfigError>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// If the algorithms differ.
+    pub fn replacing(mut self, previous: &Self) -> Result<Self, ConfigError> {
+        if self.algorithm.letter() != previous.algorithm.letter() {
+            return Err(ConfigError::new(
+                "replacing",
+                &previous.name,
+                "the previous policy counts by another algorithm",
+            )
+            .fix("use the same algorithm, or drop the call to start with a full quota"));
+        }
+        self.previous = Previous::of(previous, self.id);
+        Ok(self)
+    }
+
+    /// Returns this policy as the successor of another, if that has the same name and algorithm.
+    pub(super) fn succeeding(&self, previous: Option<&Self>) -> Self {
+        let same = |previous: &&Self| {
+            previous.name == self.name
+                && previous.scope == self.scope
+                && previous.algorithm.letter() == self.algorithm.letter()
+        };
+        let previous = match previous.filter(same).map(Self::last_used) {
+            Some(_) if self.previous.is_some() => self.previous.clone(),
+            // The policy itself is active again.
+            Some(previous) if previous.id == self.id => previous.previous.clone(),
+            Some(previous) => Previous::of(previous, self.id),
+            None => self.previous.clone(),
+        };
+        Self {
+            previous,
+            ..self.clone()
+        }
+    }
+
+    /// Returns the last policy of those that this one replaces, and of itself, by which a request was
+    /// decided.
+    fn last_used(&self) -> &Self {
+        match &self.previous {
+            Some(previous) if previous.changed_at.get().is_none() => previous.policy.last_used(),
+            Some(_) | None => self,
+        }
+    }
+
+    /// Returns the same policy, [replacing](Self::replacing) no other: for a store that has carried over
+    /// what there is.
+    #[must_use]
+    pub fn without_previous(&self) -> Self {
+        Self {
+            previous: None,
+            ..self.clone()
+        }
+    }
+
+    /// Returns the policy with a chain of at most `changes` policies that it replaces.
+    fn trimmed(&self, changes: usize) -> Self {
+        let trim = |previous: &Arc<Previous>| {
+            Arc::new(Previous {
+                policy: previous.policy.trimmed(changes - 1),
+                changed_at: previous.changed_at.clone(),
+            })
+        };
+        Self {
+            previous: self.previous.as_ref().filter(|_| changes > 0).map(trim),
+            ..self.clone()
+        }
+    }
+
+    /// Returns this policy and those that it replaces, one after the other.
+    pub(crate) fn with_previous(&self) -> impl Iterator<Item = &Self> {
+        std::iter::successors(Some(self), |policy| Some(&policy.previous.as_ref()?.policy))
+    }
+
+    /// Returns what a store has to carry over for this policy before it decides, if anything: see
+    /// [`Carry`].
+    #[inline]
+    pub fn carry(&self, now: Timestamp) -> Option<Carry<'_>> {
+        self.previous.as_ref()?.carry(self, now)
+    }
+
+    pub(crate) fn has_previous(&self) -> bool {
+        self.previous.is_some()
+    }
+}
+
+impl Previous {
+    /// Returns the policy to carry over from; none if it counts under the same id.
+    fn of(policy: &Policy, id: u64) -> Option<Arc<Self>> {
+        (policy.id != id).then(|| {
+            Arc::new(Self {
+                policy: policy.trimmed(CHANGES_MAX - 1),
+                changed_at: OnceLock::new(),
+            })
+        })
+    }
+
+    /// Returns the share of one instance, if it can be counted.
+    pub(super) fn divided(&self, share: NonZeroU32) -> Option<Arc<Self>> {
+        Some(Arc::new(Self {
+            policy: self.policy.divided(share).ok()?,
+            changed_at: OnceLock::new(),
+        }))
+    }
+
+    fn carry<'a>(&'a self, policy: &'a Policy, now: Timestamp) -> Option<Carry<'a>> {
+        let changed_at = *self.changed_at.get_or_init(|| now);
+        let elapsed = (now - changed_at).as_micros();
+        // A bucket may owe as much as it holds.
+        (elapsed < 2 * u128::from(policy.algorithm.horizon_micros())).then_some(Carry {
+            policy,
+            previous: &self.policy,
+            changed_at,
+        })
+    }
+}
+
+/// The counts that a store carries over to a policy that [replaces](Policy::replacing) another.
+///
+/// Before a store decides by a policy, it asks [`Policy::carry`]. If there is something to carry over,
+/// it first does the same for the [previous](Self::previous) policy, and then replaces the state of
+/// the policy by what [`state`](Self::state) returns. Carrying over twice does no harm.
+#[derive(Clone, Copy, Debug)]
+pub struct Carry<'a> {
+    policy: &'a Policy,
+    previous: &'a Policy,
+    changed_at: Timestamp,
+}
+
+impl<'a> Carry<'a> {
+    /// Returns the policy that was replaced.
+    pub fn previous(&self) -> &'a Policy {
+        self.previous
+    }
+
+    /// Returns the moment at which it was replaced.
+    pub fn changed_at(&self) -> Timestamp {
+        self.changed_at
+    }
+
+    /// Returns the state to use for the policy, of its own state and that of the previous policy.
+    pub fn state(&self, own: State, previous: State, now: Timestamp) -> State {
+        let (to, from) = (&self.policy.algorithm, &self.previous.algorithm);
+        to.carry(own, from, previous, self.changed_at, now)
+    }
+
+    /// Charges the policy's own log what was used by the log of the previous policy.
+    pub fn log(&self, own: &mut Log, mut previous: Log, now: Timestamp) {
+        let (to, from) = (&self.policy.algorithm, &self.previous.algorithm);
+        to.carry_log(own, from, &mut previous, self.changed_at, now);
+    }
+}

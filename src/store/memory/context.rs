@@ -1,0 +1,23 @@
+//! The clock, the key secret and the limits of a store in memory.
+
+use std::sync::Arc;
+
+use crate::core::{store_api::store_key::StoreKeys, time::Clock};
+
+/// The values that the tables of all layers are built from.
+#[derive(Debug)]
+pub(super) struct MemoryContext {
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) keys: StoreKeys,
+    pub(super) limits: MemoryLimits,
+}
+
+/// The maximum size of the table of each layer.
+#[derive(Clone, Debug)]
+pub(super) struct MemoryLimits {
+    pub(super) api_keys_max: usize,
+    pub(super) rate_limit_partitions_max: usize,
+    pub(super) cache_bytes_max: u64,
+    pub(super) log_records_max: usize,
+    pub(super) log_bytes_max: usize,
+}

@@ -1,0 +1,37 @@
+//! The state of rate limits in this process.
+
+use std::sync::{Arc, atomic::AtomicBool};
+
+use super::{
+    batches::Batches, carried::Carried, debts::Debts, denied::DenialMemory, leases::Leases,
+};
+use crate::{core::store_api::store_key::StoreKeys, store::redis::connection::client::Link};
+
+/// The state of the limits in this process.
+#[derive(Debug)]
+pub(crate) struct RateLimitState {
+    pub(super) denied: DenialMemory,
+    pub(super) leases: Leases,
+    pub(super) debts: Debts,
+    pub(super) batches: Arc<Batches>,
+    pub(super) carried: Carried,
+    /// Whether a task looks for what lies idle, and what is late to be told.
+    pub(super) is_tended: AtomicBool,
+}
+
+impl RateLimitState {
+    pub(crate) fn new(link: &Arc<Link>, _: &StoreKeys) -> Self {
+        Self {
+            denied: DenialMemory::new(link.denials_max()),
+            leases: Leases::new(),
+            debts: Debts::default(),
+            batches: Batches::new(link, link.batch_max()),
+            carried: Carried::default(),
+            is_tended: AtomicBool::new(false),
+        }
+    }
+
+    pub(super) fn is_idle(&self) -> bool {
+        self.leases.is_empty() && self.debts.is_empty()
+    }
+}
