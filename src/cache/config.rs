@@ -14,10 +14,9 @@ use http::Request;
 use super::{
     entry::{jitter::Jitter, key::KeyMaker},
     fill::{budget::Budget, empty_body::EmptyBodies, order::Order},
+    flight::{single_flight::Flights, storable::StorableMemory},
     http::profile::Rules,
-    lookup::{
-        backoff::Backoffs, reloads::Reloads, single_flight::Flights, storable::StorableMemory,
-    },
+    lookup::{backoff::Backoffs, reloads::Reloads},
     policy::CachePolicy,
     policy_probe::Probes,
     store::{CacheStore, PurgeMode, PurgeTarget},
@@ -53,7 +52,7 @@ pub(crate) struct Config {
     pub(super) validated_for: Duration,
     pub(super) jitter: Jitter,
     pub(super) filling: Arc<Budget>,
-    pub(super) purges: Purges,
+    pub(super) purges: PurgeCounts,
     pub(super) reloads: Reloads,
     /// How many bytes may be left of an answer that is finished without its client.
     pub(super) finish_bytes_max: u64,
@@ -137,12 +136,12 @@ impl fmt::Debug for Config {
 }
 
 /// Counts what this cache has purged: by URL, in a fixed table in which some URLs share a place.
-pub(super) struct Purges {
+pub(super) struct PurgeCounts {
     by_uri: Box<[AtomicU64]>,
     others: AtomicU64,
 }
 
-impl Default for Purges {
+impl Default for PurgeCounts {
     fn default() -> Self {
         Self {
             by_uri: (0..PURGE_PLACES).map(|_| AtomicU64::new(0)).collect(),
@@ -153,7 +152,7 @@ impl Default for Purges {
 
 const PURGE_PLACES: usize = 256;
 
-impl Purges {
+impl PurgeCounts {
     /// Counts one purge, once for each URL that it names.
     fn count(&self, targets: &[PurgeTarget]) {
         let mut counted = [false; PURGE_PLACES];
@@ -184,7 +183,7 @@ mod tests {
     #[test]
     fn a_purge_counts_once_for_each_url_that_it_may_be_of() {
         let key = |first: u8| StoreKey::from_bytes([first; 16]);
-        let purges = Purges::default();
+        let purges = PurgeCounts::default();
         purges.count(&[PurgeTarget::Uri(key(1)), PurgeTarget::Uri(key(1))]);
         purges.count(&[PurgeTarget::Uri(key(2))]);
         assert_eq!((purges.of(&key(1)), purges.of(&key(3))), (1, 0));

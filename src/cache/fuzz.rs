@@ -8,7 +8,7 @@ use super::{
     http::{
         cache_control::{DELTA_SECS_MAX, RequestDirectives, ResponseDirectives, Targeted},
         date,
-        range::{self, Part},
+        range::{self, SelectedRange},
         structured_fields,
         vary::{Selection, Variants, VarySpec},
     },
@@ -96,8 +96,8 @@ pub fn range(data: &[u8]) {
             answer.extend(lines(stored, &header::LAST_MODIFIED));
         }
         match range::part(&request, &answer, len) {
-            Part::Whole | Part::Unsatisfiable => {}
-            Part::Bytes(bytes) => assert!(bytes.start < bytes.end && bytes.end <= len),
+            SelectedRange::Whole | SelectedRange::Unsatisfiable => {}
+            SelectedRange::Bytes(bytes) => assert!(bytes.start < bytes.end && bytes.end <= len),
         }
     }
 }

@@ -70,9 +70,13 @@
 //! # }
 //! ```
 
+mod build;
+mod builder;
 mod config;
 mod entry;
+mod exchange;
 mod fill;
+mod flight;
 mod future;
 #[cfg(fuzzing)]
 #[doc(hidden)]
@@ -90,13 +94,14 @@ mod service;
 mod store;
 mod tags;
 
+pub use self::builder::CacheLayerBuilder;
 pub use self::entry::entry::StoredResponse;
 pub use self::entry::key::CacheKey;
 pub use self::fill::body::CacheBody;
 pub use self::fill::relay::InterruptedError;
-pub use self::future::ResponseFuture;
+pub use self::future::future::ResponseFuture;
 pub use self::http::vary::{Selection, VariantId, VarySpec};
-pub use self::layer::{CacheLayer, CacheLayerBuilder};
+pub use self::layer::CacheLayer;
 pub use self::lookup::reason::Reason;
 pub use self::policy::CachePolicy;
 pub use self::purger::{CachePurger, Purge};

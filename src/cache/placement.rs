@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use http::{Extensions, Request};
 
-use super::{config::Config, lookup::plan::Plan, policy::CachePolicy};
+use super::{config::Config, lookup::plan::RequestPlan, policy::CachePolicy};
 use crate::core::{
     error::ConfigError,
     identity::Identity,
@@ -19,14 +19,14 @@ impl Placed for Config {
 
 /// Checks a request for which the handler is called, and marks it for the layers further inside.
 #[inline]
-pub(super) fn check<B>(config: &Arc<Config>, plan: &Plan, request: &mut Request<B>) {
+pub(super) fn check<B>(config: &Arc<Config>, plan: &RequestPlan, request: &mut Request<B>) {
     if config.placement.is_open() {
         check_nesting(config, request.extensions_mut());
     }
     if config.placement.reads_identity() {
         check_identity(config, request.extensions_mut());
     }
-    if let Plan::Look(look) = plan
+    if let RequestPlan::Look(look) = plan
         && config.probes.is_open()
     {
         probe_policy(config, look.policy.as_ref(), request.extensions_mut());

@@ -6,7 +6,7 @@ use http::Uri;
 
 use super::{
     config::Config,
-    entry::key::{Partition, Target},
+    entry::key::{Partition, RequestTarget},
     store::{PurgeMode, PurgeTarget},
 };
 use crate::core::{identity::Identity, store_api::store_future::StoreFuture};
@@ -77,7 +77,7 @@ impl CachePurger {
             .map(|purge| match purge {
                 Purge::Uri(uri) => {
                     let authority = uri.authority().map_or("", |authority| authority.as_str());
-                    PurgeTarget::Uri(keys.uri(&Target::plain(authority, &uri)))
+                    PurgeTarget::Uri(keys.uri(&RequestTarget::plain(authority, &uri)))
                 }
                 Purge::Tag(tag) => PurgeTarget::Tag(keys.tag(tag.as_bytes())),
                 Purge::Caller(caller) => {

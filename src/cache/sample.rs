@@ -8,7 +8,7 @@ use http::{HeaderMap, HeaderName, StatusCode};
 use super::{
     entry::{
         entry::StoredResponse,
-        key::{CacheKey, KeyMaker, Partition, Target},
+        key::{CacheKey, KeyMaker, Partition, RequestTarget},
     },
     http::{
         freshness::Freshness,
@@ -116,8 +116,8 @@ impl Sample {
     }
 }
 
-fn target(sample: &Sample) -> Target<'_> {
-    Target {
+fn target(sample: &Sample) -> RequestTarget<'_> {
+    RequestTarget {
         scheme: "https",
         authority: b"suite.example",
         path: &sample.path,

@@ -13,13 +13,12 @@ use tower::Service;
 
 use super::{
     config::Config,
-    fill::{body::CacheBody, exchange::Exchange},
-    future::ResponseFuture,
+    exchange::exchange::Exchange,
+    fill::body::CacheBody,
+    future::future::ResponseFuture,
     lookup::{
-        lookup::{Next, go_on},
-        plan::Plan,
-        refresh::refresh,
-        search::Search,
+        plan::RequestPlan, refresh::refresh, search::Search, served::ServedResponse,
+        step::LookupOutcome,
     },
     placement,
 };
@@ -51,29 +50,28 @@ where
     }
 
     fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
-        let mut plan = Plan::of(&self.config, &mut request);
+        let mut plan = RequestPlan::of(&self.config, &mut request);
         let next = match &mut plan {
-            Plan::Pass(..) | Plan::Change(_) => Next::Call,
-            Plan::Look(look) => {
+            RequestPlan::Pass(..) | RequestPlan::Change(_) => LookupOutcome::Call,
+            RequestPlan::Look(look) => {
                 let config = &self.config;
                 let mut search = Search { config, look };
-                match go_on(&mut search, None, &mut request) {
-                    Next::Answer(answer) => {
+                match search.go_on(None, &mut request) {
+                    LookupOutcome::Answer(answer) => {
                         return ResponseFuture::answered(search.show(answer, &request));
                     }
-                    Next::AnswerAndRefresh(answer, leased) => {
-                        let shown = search.show(answer, &request);
+                    LookupOutcome::ServeAndRefresh(stale, leased) => {
                         let exchange = Exchange::past(&self.config, plan, &request);
                         refresh(exchange, leased, self.take_ready(), request);
-                        return ResponseFuture::answered(shown);
+                        return ResponseFuture::answered(ServedResponse::Made(*stale));
                     }
-                    next @ (Next::Call | Next::Wait(_)) => next,
+                    next @ (LookupOutcome::Call | LookupOutcome::Wait(_)) => next,
                 }
             }
         };
         placement::check(&self.config, &plan, &mut request);
         let mut exchange = Exchange::past(&self.config, plan, &request);
-        if let Next::Wait(waiting) = next {
+        if let LookupOutcome::Wait(waiting) = next {
             return ResponseFuture::waiting(exchange, waiting, self.take_ready(), request);
         }
         // A store in memory answers at once: the readied service is called where it stands.

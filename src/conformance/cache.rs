@@ -563,77 +563,89 @@ where
         self.release(&one, leaders[0]).await;
     }
 
-    /// Looks up, puts, touches and purges at random, with fences from now and from before.
+    /// Looks up, stores, touches and purges at random, with fences of this lookup and of earlier ones.
     async fn histories(&self) {
-        let mut random = Random::new();
-        let mut model = Model::default();
-        let places = places();
-        let mut fences: Vec<(usize, Fence, usize)> = Vec::new();
-        let (mut asked, mut hits) = (0, 0);
-        for step in 0..1_500 {
-            let at = random.below(places.len());
-            let place = &places[at];
-            let lookup = self.get(place).await;
-            asked += 1;
-            let key = self.samples.key(place);
-            let found = shown(&lookup);
-            if let Some((entry, _, expired)) = &found {
-                hits += 1;
-                let expected = self.samples.answer(place).variant();
-                assert_eq!(entry.variant(), expected, "another variant is found");
-                model.permits(&key, entry, *expired);
-            }
-            fences.push((at, lookup.fence, step));
-            // One from before, if there is one for this place.
-            let back = fences.len() - random.below(fences.len().min(20)) - 1;
-            let (fence, since) = match fences[back] {
-                (of, fence, since) if of == at => (fence, since),
-                _ => (lookup.fence, step),
-            };
-            match random.below(10) {
-                0..5 => {
-                    let mut made = place.clone();
-                    let serial = HeaderValue::from(model.made.len() as u64);
-                    made.headers.insert("x-serial", serial);
-                    made.body = Bytes::from(model.made.len().to_string());
-                    let put = self.put_of(&made, fence);
-                    let entry = Arc::clone(&put.entry);
-                    let outcome = self.puts(put).await;
-                    let targets = self.targets(&made);
-                    model.put(key, entry, targets, since, outcome == PutOutcome::Stored);
-                }
-                5..7 => {
-                    if let Some((entry, stamp, _)) = found {
-                        let by = Duration::from_secs(1 + step as u64);
-                        let later = Sample::later(&entry, by);
-                        let touch = self.touch_of(place, &later, stamp, fence);
-                        if self.touches(touch).await {
-                            let targets = self.targets(place);
-                            model.put(key, later, targets, since, true);
-                        }
-                    }
-                }
-                7 => {
-                    let mut targets = self.targets(place);
-                    // Everything goes at times, and seldom.
-                    if random.below(8) > 0 {
-                        targets.retain(|target| *target != PurgeTarget::All);
-                    }
-                    let target = targets[random.below(targets.len())];
-                    let mode = match random.below(2) {
-                        0 => PurgeMode::Hard,
-                        _ => PurgeMode::Soft,
-                    };
-                    self.purge(&[target], mode).await;
-                    model.purges.push((target, mode, step));
-                }
-                _ => {}
-            }
+        let mut history = History::new();
+        for _ in 0..STEPS {
+            self.random_step(&mut history).await;
         }
+        let hits = history.hits;
         assert!(
-            hits > asked / 10,
-            "{hits} of {asked} lookups found anything: this store keeps too little"
+            hits > STEPS / 10,
+            "{hits} of {STEPS} lookups found anything: this store keeps too little"
         );
+    }
+
+    async fn random_step(&self, history: &mut History) {
+        let place = history.begin_step();
+        let lookup = self.get(&place).await;
+        let found = shown(&lookup);
+        if let Some((entry, _, expired)) = &found {
+            let expected = self.samples.answer(&place).variant();
+            assert_eq!(entry.variant(), expected, "another variant is found");
+            history
+                .model
+                .permits(&self.samples.key(&place), entry, *expired);
+            history.hits += 1;
+        }
+        let fence = history.choose_fence(lookup.fence);
+        match history.random.below(10) {
+            0..5 => self.random_put(history, &place, fence).await,
+            5..7 => {
+                if let Some((entry, stamp, _)) = found {
+                    let by = Duration::from_secs(history.step as u64);
+                    let later = Sample::later(&entry, by);
+                    self.random_touch(history, &place, later, stamp, fence)
+                        .await;
+                }
+            }
+            7 => self.random_purge(history, &place).await,
+            _ => {}
+        }
+    }
+
+    async fn random_put(&self, history: &mut History, place: &Sample, (fence, since): DatedFence) {
+        let model = &mut history.model;
+        let mut made = place.clone();
+        let serial = HeaderValue::from(model.made.len() as u64);
+        made.headers.insert("x-serial", serial);
+        made.body = Bytes::from(model.made.len().to_string());
+        let put = self.put_of(&made, fence);
+        let entry = Arc::clone(&put.entry);
+        let outcome = self.puts(put).await;
+        let (key, targets) = (self.samples.key(place), self.targets(&made));
+        model.put(key, entry, targets, since, outcome == PutOutcome::Stored);
+    }
+
+    async fn random_touch(
+        &self,
+        history: &mut History,
+        place: &Sample,
+        later: Arc<StoredResponse>,
+        stamp: Stamp,
+        (fence, since): DatedFence,
+    ) {
+        let touch = self.touch_of(place, &later, stamp, fence);
+        if self.touches(touch).await {
+            let (key, targets) = (self.samples.key(place), self.targets(place));
+            history.model.put(key, later, targets, since, true);
+        }
+    }
+
+    async fn random_purge(&self, history: &mut History, place: &Sample) {
+        let random = &mut history.random;
+        let mut targets = self.targets(place);
+        // Everything is purged seldom.
+        if random.below(8) > 0 {
+            targets.retain(|target| *target != PurgeTarget::All);
+        }
+        let target = targets[random.below(targets.len())];
+        let mode = match random.below(2) {
+            0 => PurgeMode::Hard,
+            _ => PurgeMode::Soft,
+        };
+        self.purge(&[target], mode).await;
+        history.model.purges.push((target, mode, history.step));
     }
 
     /// Names all by which a sample is purged.
@@ -748,6 +760,58 @@ where
     async fn release(&self, sample: &Sample, token: LeaseToken) {
         let released = self.store.release(&self.samples.key(sample), token).await;
         released.expect("the store answers `release`");
+    }
+}
+
+/// The number of steps of a random history.
+const STEPS: usize = 1_500;
+
+/// A fence, and the step of its lookup.
+type DatedFence = (Fence, usize);
+
+/// A random history of a store, and the model that it is compared with.
+struct History {
+    random: Random,
+    model: Model,
+    places: Vec<Sample>,
+    /// The sample that is looked up, by its index, at this step.
+    place: usize,
+    /// The number of this step, from 1.
+    step: usize,
+    fences: Vec<(usize, DatedFence)>,
+    hits: usize,
+}
+
+impl History {
+    fn new() -> Self {
+        Self {
+            random: Random::new(),
+            model: Model::default(),
+            places: places(),
+            place: 0,
+            step: 0,
+            fences: Vec::new(),
+            hits: 0,
+        }
+    }
+
+    /// Chooses the sample of the next step.
+    fn begin_step(&mut self) -> Sample {
+        self.step += 1;
+        self.place = self.random.below(self.places.len());
+        self.places[self.place].clone()
+    }
+
+    /// Chooses the fence of this step's lookup, or of an earlier one of the same sample.
+    fn choose_fence(&mut self, fence: Fence) -> DatedFence {
+        let now = (fence, self.step);
+        self.fences.push((self.place, now));
+        let recent = self.fences.len().min(20);
+        let earlier = self.fences.len() - self.random.below(recent) - 1;
+        match self.fences[earlier] {
+            (place, dated) if place == self.place => dated,
+            _ => now,
+        }
     }
 }
 

@@ -164,7 +164,7 @@ impl StoredResponse {
     /// [`StoreErrorKind::Corrupt`] if the bytes are not what this version wrote. For a store that
     /// is a miss, and no failure: the answer is made again.
     pub fn from_bytes(bytes: Bytes) -> Result<Self, StoreError> {
-        let mut whole = Reader(bytes);
+        let mut whole = EntryReader(bytes);
         let head = whole.text();
         let read = head.and_then(|head| decode(head, whole.0));
         read.ok_or_else(|| StoreErrorKind::Corrupt.into())
@@ -199,7 +199,7 @@ fn decode(head: Bytes, body: Bytes) -> Option<StoredResponse> {
     if head.len() > HEAD_BYTES_MAX {
         return None;
     }
-    let mut head = Reader(head);
+    let mut head = EntryReader(head);
     if head.u8()? != FORM || head.u64()? != checksum(&head.0) {
         return None;
     }
@@ -233,7 +233,7 @@ fn decode(head: Bytes, body: Bytes) -> Option<StoredResponse> {
     head.0.is_empty().then_some(read)
 }
 
-fn decode_fields(head: &mut Reader, outside: Outside) -> Option<StoredResponse> {
+fn decode_fields(head: &mut EntryReader, outside: Outside) -> Option<StoredResponse> {
     let status = StatusCode::from_u16(u16::from_le_bytes(head.array()?)).ok()?;
     let received_at = Timestamp::from_micros(head.u64()?);
     let secs = [head.u32()?, head.u32()?, head.u32()?, head.u32()?];
@@ -330,9 +330,9 @@ fn push_text(out: &mut Vec<u8>, bytes: &[u8]) {
 }
 
 /// Takes parts off the front of bytes that may be anybody's.
-struct Reader(Bytes);
+struct EntryReader(Bytes);
 
-impl Reader {
+impl EntryReader {
     fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
         let taken = *self.0.first_chunk()?;
         self.0.advance(N);

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use flate2::{Compression, read::GzDecoder, write::GzEncoder};
 
 use super::packing::Packer;
-use crate::cache::layer::CacheLayerBuilder;
+use crate::cache::builder::CacheLayerBuilder;
 
 /// Between the fastest and the default, where most of what can be gained is gained.
 const LEVEL: u32 = 4;

@@ -37,14 +37,14 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::cache::entry::key::{KeyMaker, Target};
+    use crate::cache::entry::key::{KeyMaker, RequestTarget};
     use crate::core::store_api::store_key::StoreKeys;
 
     fn key(number: u32) -> CacheKey {
         let maker = KeyMaker::new(&StoreKeys::from_secret(&[1; 32]).unwrap(), "", false);
         let path = format!("/{number}");
         let uri = path.parse().unwrap();
-        maker.shared(&Target::plain("a", &uri))
+        maker.shared(&RequestTarget::plain("a", &uri))
     }
 
     fn lasting(lifetime_secs: u32, initial_age_secs: u32) -> Freshness {

@@ -8,8 +8,7 @@ use super::{normal_form, rerouting};
 use crate::{
     cache::http::{
         cache_control::Targeted,
-        field_names::FieldNames,
-        lines::Lines,
+        field_names::{FieldLines, FieldNames},
         vary::{VariantId, Variants},
     },
     core::store_api::store_key::{KeySpace, LongKeyWriter, LongStoreKey, StoreKey, StoreKeys},
@@ -59,7 +58,7 @@ pub(crate) enum Partition<'a> {
 
 /// The parts of a request that tell responses apart.
 #[derive(Clone, Copy)]
-pub(crate) struct Target<'a> {
+pub(crate) struct RequestTarget<'a> {
     pub(crate) scheme: &'a str,
     /// Without the default port of the scheme.
     pub(crate) authority: &'a [u8],
@@ -90,7 +89,7 @@ impl Uris<'_> {
     }
 }
 
-impl<'a> Target<'a> {
+impl<'a> RequestTarget<'a> {
     /// Returns the target of a URL of this authority.
     pub(crate) fn plain(authority: &'a str, uri: &'a Uri) -> Self {
         let scheme = uri.scheme_str().unwrap_or_default();
@@ -109,14 +108,14 @@ impl<'a> Target<'a> {
     /// that contradicts the URI.
     pub(crate) fn of(
         uris: Uris<'a>,
-        host: Lines<'a>,
+        host: FieldLines<'a>,
         headers: &'a HeaderMap,
         rerouted: bool,
     ) -> Option<Self> {
         let host = match host {
-            Lines::None => None,
-            Lines::One(host) if host.as_bytes().is_ascii() => Some(host.as_bytes()),
-            Lines::One(_) | Lines::Several => return None,
+            FieldLines::None => None,
+            FieldLines::One(host) if host.as_bytes().is_ascii() => Some(host.as_bytes()),
+            FieldLines::One(_) | FieldLines::Several => return None,
         };
         let scheme = uris.client.scheme_str().unwrap_or_default();
         let without_port = |authority| normal_form::without_default_port(scheme, authority);
@@ -223,7 +222,7 @@ impl KeyMaker {
     /// It is the digest of the URL, and of whatever else tells responses apart. The URL is purged by
     /// the first half of the digest of its normal form, which mostly is the URL itself.
     #[inline]
-    pub(crate) fn shared(&self, target: &Target<'_>) -> CacheKey {
+    pub(crate) fn shared(&self, target: &RequestTarget<'_>) -> CacheKey {
         let name = self.name(target);
         let is_plain = target.is_plain();
         let full = match target.scheme {
@@ -275,7 +274,7 @@ impl KeyMaker {
     }
 
     #[inline]
-    fn name(&self, target: &Target<'_>) -> LongStoreKey {
+    fn name(&self, target: &RequestTarget<'_>) -> LongStoreKey {
         let mut name = self.answers.long();
         target.write_name(&mut name);
         name.finish()
@@ -283,21 +282,21 @@ impl KeyMaker {
 
     /// Returns the key by which a target is purged. `name` is the digest of the URL as it was sent.
     #[inline]
-    fn purged_by(&self, name: LongStoreKey, target: &Target<'_>) -> StoreKey {
+    fn purged_by(&self, name: LongStoreKey, target: &RequestTarget<'_>) -> StoreKey {
         match target.is_normal() {
             true => name.first_half(),
             false => self.normal_name(target).first_half(),
         }
     }
 
-    fn normal_name(&self, target: &Target<'_>) -> LongStoreKey {
+    fn normal_name(&self, target: &RequestTarget<'_>) -> LongStoreKey {
         let mut name = self.answers.long();
         target.write_normal_name(&mut name);
         name.finish()
     }
 
     #[cold]
-    fn detailed(&self, name: &LongStoreKey, target: &Target<'_>) -> LongStoreKey {
+    fn detailed(&self, name: &LongStoreKey, target: &RequestTarget<'_>) -> LongStoreKey {
         let mut full = self.details.long();
         full.field(name.as_bytes());
         full.field(target.scheme.as_bytes());
@@ -316,7 +315,7 @@ impl KeyMaker {
     }
 
     /// Returns the key by which a URL is purged, for every caller and in every spelling.
-    pub(crate) fn uri(&self, target: &Target<'_>) -> StoreKey {
+    pub(crate) fn uri(&self, target: &RequestTarget<'_>) -> StoreKey {
         self.normal_name(target).first_half()
     }
 
@@ -402,7 +401,7 @@ mod tests {
     use super::*;
 
     impl KeyMaker {
-        fn key(&self, target: &Target<'_>, partition: Partition<'_>) -> CacheKey {
+        fn key(&self, target: &RequestTarget<'_>, partition: Partition<'_>) -> CacheKey {
             let shared = self.shared(target);
             match partition {
                 Partition::Shared => shared,
@@ -419,8 +418,8 @@ mod tests {
         authority: &'static str,
         path: &'static str,
         query: Option<&'static str>,
-    ) -> Target<'static> {
-        Target {
+    ) -> RequestTarget<'static> {
+        RequestTarget {
             scheme: "",
             authority: authority.as_bytes(),
             path,
@@ -434,34 +433,34 @@ mod tests {
     #[test]
     fn each_part_makes_another_key() {
         let maker = maker();
-        let shared = |target: Target<'_>| *maker.key(&target, Partition::Shared).full();
+        let shared = |target: RequestTarget<'_>| *maker.key(&target, Partition::Shared).full();
         let mut keys = vec![
             shared(target("a", "/b", None)),
             shared(target("a", "/b", Some(""))),
             shared(target("a", "/", Some("b"))),
             shared(target("ab", "/", None)),
             shared(target("a", "/B", None)),
-            shared(Target {
+            shared(RequestTarget {
                 scheme: "https",
                 ..target("a", "/b", None)
             }),
-            shared(Target {
+            shared(RequestTarget {
                 scheme: "http",
                 ..target("a", "/b", None)
             }),
-            shared(Target {
+            shared(RequestTarget {
                 scheme: "other",
                 ..target("a", "/b", None)
             }),
-            shared(Target {
+            shared(RequestTarget {
                 inner: Some(&Uri::from_static("/c")),
                 ..target("a", "/b", None)
             }),
-            shared(Target {
+            shared(RequestTarget {
                 inner: Some(&Uri::from_static("/c?")),
                 ..target("a", "/b", None)
             }),
-            shared(Target {
+            shared(RequestTarget {
                 inner: Some(&Uri::from_static("http://a/c")),
                 ..target("a", "/b", None)
             }),
@@ -532,12 +531,12 @@ mod tests {
         let key = |uri: &'static str, host: Option<&'static str>| {
             let (uri, headers) = (Uri::from_static(uri), HeaderMap::new());
             let host = host.map(HeaderValue::from_static);
-            let host = host.as_ref().map_or(Lines::None, Lines::One);
+            let host = host.as_ref().map_or(FieldLines::None, FieldLines::One);
             let uris = Uris {
                 client: &uri,
                 inner: &uri,
             };
-            Target::of(uris, host, &headers, false).map(|target| maker.shared(&target))
+            RequestTarget::of(uris, host, &headers, false).map(|target| maker.shared(&target))
         };
         let one = key("http://h/e", None);
         assert!(one.is_some());
@@ -574,7 +573,7 @@ mod tests {
             headers.insert(name, HeaderValue::from_static(value));
             let rerouting = Some(&headers);
             maker.key(
-                &Target {
+                &RequestTarget {
                     rerouting,
                     ..target("a", "/", None)
                 },
@@ -612,13 +611,13 @@ mod tests {
         let is_told = |uri: &'static str, hosts: &[&HeaderValue]| {
             let host = hosts
                 .iter()
-                .fold(Lines::None, |host, value| host.and(value));
+                .fold(FieldLines::None, |host, value| host.and(value));
             let uri = Uri::from_static(uri);
             let uris = Uris {
                 client: &uri,
                 inner: &uri,
             };
-            Target::of(uris, host, &headers, false).is_some()
+            RequestTarget::of(uris, host, &headers, false).is_some()
         };
         assert!(is_told("http://a/", &[]));
         assert!(is_told("http://a/", &[&upper]));
@@ -643,7 +642,7 @@ mod tests {
             let maker = maker();
             let key = |(authority, path, query): &(String, String, Option<String>)| {
                 let query = query.as_deref();
-                let target = Target { scheme: "", authority: authority.as_bytes(), path, query, inner: None, rerouting: None, vary_by: None, };
+                let target = RequestTarget { scheme: "", authority: authority.as_bytes(), path, query, inner: None, rerouting: None, vary_by: None, };
                 maker.key(&target, Partition::Shared)
             };
             proptest::prop_assert_eq!(one == two, key(&one) == key(&two));

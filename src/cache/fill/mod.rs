@@ -2,9 +2,14 @@
 
 pub(super) mod body;
 pub(super) mod budget;
+pub(super) mod completion;
 pub(super) mod empty_body;
-pub(super) mod exchange;
+pub(super) mod feed;
 pub(super) mod order;
+pub(super) mod pump;
+pub(super) mod put;
 pub(super) mod relay;
 pub(super) mod replaced;
+pub(super) mod tapped;
+pub(super) mod tee;
 pub(super) mod writer;

@@ -26,7 +26,7 @@ pub(crate) struct Moment(u64);
 
 /// A response of a cache key and variant, by its number.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Turn {
+pub(crate) struct FillOrdinal {
     key: u64,
     variant: u64,
     moment: Moment,
@@ -56,10 +56,10 @@ impl Order {
     }
 
     /// Numbers a response whose head has come; `variant` is given where it varies.
-    pub(crate) fn begin(&self, key: &LongStoreKey, variant: Option<&VariantId>) -> Turn {
+    pub(crate) fn begin(&self, key: &LongStoreKey, variant: Option<&VariantId>) -> FillOrdinal {
         let variant = variant.map_or(0, |variant| word(variant.as_bytes()));
         let key = word(key.as_bytes());
-        Turn {
+        FillOrdinal {
             key,
             variant: key ^ variant,
             moment: self.advance(),
@@ -72,7 +72,7 @@ impl Order {
 
     /// Notes that a response is complete and is about to be stored. Returns false if a newer one of its
     /// variant was before, or a newer one that is not stored.
-    pub(crate) fn complete(&self, turn: Turn) -> bool {
+    pub(crate) fn complete(&self, turn: FillOrdinal) -> bool {
         let is_newest = !self.is_refused(turn) && self.note(Mark::new(turn.variant, turn.moment));
         if is_newest {
             self.note_stored(turn.key);
@@ -81,7 +81,7 @@ impl Order {
     }
 
     /// Notes that a stored response of the key has been confirmed, and is about to be stored anew.
-    pub(super) fn confirm(&self, key: &LongStoreKey) {
+    pub(crate) fn confirm(&self, key: &LongStoreKey) {
         self.note_stored(word(key.as_bytes()));
     }
 
@@ -90,7 +90,7 @@ impl Order {
     }
 
     /// Returns whether a newer response of the key is not stored.
-    pub(crate) fn is_refused(&self, turn: Turn) -> bool {
+    pub(crate) fn is_refused(&self, turn: FillOrdinal) -> bool {
         let refused = Mark::new(turn.key, turn.moment);
         refused.is_older(self.found(refused.at))
     }
@@ -98,7 +98,7 @@ impl Order {
     /// Notes that a response is not stored: those before it are not either, whatever their variant.
     ///
     /// Returns whether an older response of the variant has been stored since this one began.
-    pub(crate) fn refuse(&self, turn: Turn) -> bool {
+    pub(crate) fn refuse(&self, turn: FillOrdinal) -> bool {
         self.note(Mark::new(turn.key, turn.moment));
         let of_variant = Mark::new(turn.variant, turn.moment);
         let stored = self.found(of_variant.at);
@@ -107,7 +107,7 @@ impl Order {
 
     /// Notes that the key has a response at the present moment that is not stored.
     #[inline]
-    pub(super) fn refuse_before_now(&self, key: &LongStoreKey) {
+    pub(crate) fn refuse_before_now(&self, key: &LongStoreKey) {
         let mark = Mark::new(word(key.as_bytes()), self.now());
         // Mostly nothing has been stored since the last one.
         if self.found(mark.at) != mark.bits {
@@ -117,7 +117,7 @@ impl Order {
 
     /// Returns whether a response of the key has been stored since that moment.
     #[inline]
-    pub(super) fn has_stored_since(&self, key: &LongStoreKey, since: Moment) -> bool {
+    pub(crate) fn has_stored_since(&self, key: &LongStoreKey, since: Moment) -> bool {
         self.now() != since && self.stored_since(word(key.as_bytes()), since)
     }
 
@@ -186,7 +186,7 @@ mod tests {
 
     const VARIANTS: [u8; 2] = [7, 8];
 
-    fn begin(order: &Order, variant: u8) -> Turn {
+    fn begin(order: &Order, variant: u8) -> FillOrdinal {
         order.begin(&key(1), Some(&VariantId::from_bytes([variant; 16])))
     }
 

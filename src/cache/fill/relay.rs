@@ -13,7 +13,7 @@ use http_body::{Frame, SizeHint};
 
 use super::{
     budget::{Budget, Open, Piece},
-    order::Turn,
+    order::FillOrdinal,
 };
 use crate::cache::{
     entry::{entry::StoredResponse, key::CacheKey},
@@ -40,27 +40,27 @@ pub(crate) struct Relay {
     /// The fence of the fill.
     pub(crate) fence: Fence,
     /// Its place among the responses of its key.
-    pub(crate) turn: Turn,
+    pub(crate) turn: FillOrdinal,
     /// The response without its body.
     pub(crate) head: StoredResponse,
     pub(super) expected_bytes: Option<u64>,
     state: Mutex<RelayState>,
 }
 
-struct RelayState {
-    retention: Retention,
+pub(super) struct RelayState {
+    pub(super) retention: Retention,
     /// The number of frames that have come.
-    frames: usize,
-    readers: HashMap<u64, Position>,
-    next_id: u64,
+    pub(super) frames: usize,
+    pub(super) readers: HashMap<u64, Position>,
+    pub(super) next_id: u64,
     /// The task that reads the body from the origin, while it waits for room.
-    feeder: Option<Waker>,
+    pub(super) feeder: Option<Waker>,
 }
 
 /// The frames of a body that readers can still take.
 // Retained => Stored | Passing | Interrupted
 // Passing => Interrupted
-enum Retention {
+pub(super) enum Retention {
     /// All of them: the fill retains them.
     Retained(Arc<Open>),
     /// The response is not stored. Those that a reader has still to take.
@@ -72,32 +72,32 @@ enum Retention {
 }
 
 /// The last frames of a body that is not stored.
-struct Window {
-    frames: VecDeque<WindowFrame>,
+pub(super) struct Window {
+    pub(super) frames: VecDeque<WindowFrame>,
     /// The number of the first one.
-    first: usize,
-    bytes: u64,
-    budget: Arc<Budget>,
-    has_ended: bool,
+    pub(super) first: usize,
+    pub(super) bytes: u64,
+    pub(super) budget: Arc<Budget>,
+    pub(super) has_ended: bool,
 }
 
-enum WindowFrame {
+pub(super) enum WindowFrame {
     Data(Bytes),
     Trailers(HeaderMap),
 }
 
 /// The next frame that a reader takes.
 #[derive(Default)]
-struct Position {
-    frame: usize,
-    bytes: usize,
-    waker: Option<Waker>,
+pub(super) struct Position {
+    pub(super) frame: usize,
+    pub(super) bytes: usize,
+    pub(super) waker: Option<Waker>,
     /// It has stalled all others for too long.
-    is_cut: bool,
+    pub(super) is_cut: bool,
 }
 
 /// What a reader finds at its place.
-enum Taken {
+enum RelayedFrame {
     Frame(Frame<Bytes>),
     Nothing,
     End,
@@ -108,7 +108,7 @@ impl Relay {
     pub(crate) fn new(
         key: CacheKey,
         fence: Fence,
-        turn: Turn,
+        turn: FillOrdinal,
         head: StoredResponse,
         expected_bytes: Option<u64>,
         open: Arc<Open>,
@@ -182,7 +182,7 @@ impl Relay {
         });
     }
 
-    fn change(&self, change: impl FnOnce(&mut RelayState)) {
+    pub(super) fn change(&self, change: impl FnOnce(&mut RelayState)) {
         let mut stream = self.lock();
         change(&mut stream);
         let wakers = stream.take_wakers();
@@ -190,7 +190,7 @@ impl Relay {
         wakers.into_iter().for_each(Waker::wake);
     }
 
-    fn lock(&self) -> MutexGuard<'_, RelayState> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, RelayState> {
         // No user code runs under the lock.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -203,24 +203,24 @@ impl RelayState {
     }
 
     /// Returns what a reader finds next, and moves it on.
-    fn read(&mut self, id: u64) -> Taken {
+    fn read(&mut self, id: u64) -> RelayedFrame {
         let Some(place) = self.readers.get_mut(&id).filter(|place| !place.is_cut) else {
-            return Taken::Interruption;
+            return RelayedFrame::Interruption;
         };
         let found = match &self.retention {
             Retention::Retained(open) => match open.get(place.frame) {
-                Piece::Retained(bytes) => Taken::Frame(Frame::data(bytes)),
-                Piece::Gone if place.frame < self.frames => Taken::Interruption,
-                Piece::Gone | Piece::Awaited => Taken::Nothing,
+                Piece::Retained(bytes) => RelayedFrame::Frame(Frame::data(bytes)),
+                Piece::Gone if place.frame < self.frames => RelayedFrame::Interruption,
+                Piece::Gone | Piece::Awaited => RelayedFrame::Nothing,
             },
             Retention::Passing(window) => window.read(place.frame),
             Retention::Stored(body) => match body.get(place.bytes..) {
-                Some([]) | None => Taken::End,
-                Some(_) => Taken::Frame(Frame::data(body.slice(place.bytes..))),
+                Some([]) | None => RelayedFrame::End,
+                Some(_) => RelayedFrame::Frame(Frame::data(body.slice(place.bytes..))),
             },
-            Retention::Interrupted => Taken::Interruption,
+            Retention::Interrupted => RelayedFrame::Interruption,
         };
-        if let Taken::Frame(frame) = &found {
+        if let RelayedFrame::Frame(frame) = &found {
             place.frame += 1;
             place.bytes += frame.data_ref().map_or(0, Bytes::len);
             self.trim();
@@ -229,7 +229,7 @@ impl RelayState {
     }
 
     /// Drops the frames that every reader has taken.
-    fn trim(&mut self) {
+    pub(super) fn trim(&mut self) {
         let Retention::Passing(window) = &mut self.retention else {
             return;
         };
@@ -248,22 +248,22 @@ impl RelayState {
 }
 
 impl Window {
-    fn read(&self, frame: usize) -> Taken {
+    fn read(&self, frame: usize) -> RelayedFrame {
         let Some(at) = frame.checked_sub(self.first) else {
-            return Taken::Interruption;
+            return RelayedFrame::Interruption;
         };
         match self.frames.get(at) {
-            Some(WindowFrame::Data(bytes)) => Taken::Frame(Frame::data(bytes.clone())),
+            Some(WindowFrame::Data(bytes)) => RelayedFrame::Frame(Frame::data(bytes.clone())),
             Some(WindowFrame::Trailers(trailers)) => {
-                Taken::Frame(Frame::trailers(trailers.clone()))
+                RelayedFrame::Frame(Frame::trailers(trailers.clone()))
             }
-            None if self.has_ended => Taken::End,
-            None => Taken::Nothing,
+            None if self.has_ended => RelayedFrame::End,
+            None => RelayedFrame::Nothing,
         }
     }
 
     /// Adds a frame. Returns false if the budget has no room for it.
-    fn push(&mut self, frame: WindowFrame) -> bool {
+    pub(super) fn push(&mut self, frame: WindowFrame) -> bool {
         let bytes = match &frame {
             WindowFrame::Data(bytes) => bytes.len() as u64,
             WindowFrame::Trailers(_) => 0,
@@ -276,7 +276,7 @@ impl Window {
         fits
     }
 
-    fn trim(&mut self, next: usize) {
+    pub(super) fn trim(&mut self, next: usize) {
         while self.first < next
             && let Some(frame) = self.frames.pop_front()
         {
@@ -301,95 +301,6 @@ impl fmt::Debug for Relay {
     }
 }
 
-/// The origin's side of a response that is streamed. Dropped before the body has ended, it interrupts
-/// every reader.
-pub(super) struct Feed {
-    relay: Arc<Relay>,
-}
-
-impl Feed {
-    pub(crate) fn new(relay: &Arc<Relay>) -> Self {
-        let relay = Arc::clone(relay);
-        Self { relay }
-    }
-
-    /// Returns whether others read what is still to come of the body.
-    pub(super) fn has_readers(&self) -> bool {
-        let stream = self.relay.lock();
-        match &stream.retention {
-            Retention::Retained(_) | Retention::Passing(_) => !stream.readers.is_empty(),
-            Retention::Stored(_) | Retention::Interrupted => false,
-        }
-    }
-
-    /// Passes a frame to the readers. The fill has taken it before, or has ended.
-    pub(crate) fn push(&self, frame: &Frame<Bytes>) {
-        let frame = match (frame.data_ref(), frame.trailers_ref()) {
-            (Some(bytes), _) => WindowFrame::Data(bytes.clone()),
-            (None, Some(trailers)) => WindowFrame::Trailers(trailers.clone()),
-            (None, None) => return,
-        };
-        self.relay.change(|stream| {
-            stream.frames += 1;
-            let Retention::Passing(window) = &mut stream.retention else {
-                return;
-            };
-            match window.push(frame) {
-                true => stream.trim(),
-                false => stream.retention = Retention::Interrupted,
-            }
-        });
-    }
-
-    /// Notes the end of the body.
-    pub(crate) fn end(&self) {
-        self.relay.change(|stream| {
-            if let Retention::Passing(window) = &mut stream.retention {
-                window.has_ended = true;
-            }
-        });
-    }
-
-    /// Ends every stream with an error, unless the body has ended.
-    pub(crate) fn interrupt(&self) {
-        self.relay.interrupt();
-    }
-
-    /// Returns whether the readers have room for more. If not, the task is woken once they have.
-    pub(crate) fn has_room(&self, bytes_max: u64, cx: &Context<'_>) -> bool {
-        let mut stream = self.relay.lock();
-        let has_room = match &stream.retention {
-            Retention::Passing(window) => window.bytes < bytes_max,
-            Retention::Retained(_) | Retention::Stored(_) | Retention::Interrupted => true,
-        };
-        if !has_room {
-            stream.feeder = Some(cx.waker().clone());
-        }
-        has_room
-    }
-
-    /// Interrupts the readers that are furthest behind.
-    pub(super) fn cut_slowest(&self) {
-        self.relay.change(|stream| {
-            let Retention::Passing(window) = &stream.retention else {
-                return;
-            };
-            let first = window.first;
-            let places = stream.readers.values_mut();
-            places
-                .filter(|place| place.frame <= first)
-                .for_each(|place| place.is_cut = true);
-            stream.trim();
-        });
-    }
-}
-
-impl Drop for Feed {
-    fn drop(&mut self) {
-        self.interrupt();
-    }
-}
-
 /// A body that is read while it is being stored.
 pub(crate) struct RelayReader {
     relay: Arc<Relay>,
@@ -408,7 +319,7 @@ impl RelayReader {
         }
         let mut stream = self.relay.lock();
         let found = stream.read(self.id);
-        if let (Taken::Nothing, Some(place)) = (&found, stream.readers.get_mut(&self.id)) {
+        if let (RelayedFrame::Nothing, Some(place)) = (&found, stream.readers.get_mut(&self.id)) {
             place.waker = Some(cx.waker().clone());
         }
         let feeder = stream.take_feeder();
@@ -419,18 +330,21 @@ impl RelayReader {
         self.found(found)
     }
 
-    fn found(&mut self, found: Taken) -> Poll<Option<Result<Frame<Bytes>, InterruptedError>>> {
+    fn found(
+        &mut self,
+        found: RelayedFrame,
+    ) -> Poll<Option<Result<Frame<Bytes>, InterruptedError>>> {
         match found {
-            Taken::Nothing => Poll::Pending,
-            Taken::Frame(frame) => {
+            RelayedFrame::Nothing => Poll::Pending,
+            RelayedFrame::Frame(frame) => {
                 self.taken_bytes += frame.data_ref().map_or(0, |data| data.len() as u64);
                 Poll::Ready(Some(Ok(frame)))
             }
-            Taken::End => {
+            RelayedFrame::End => {
                 self.has_ended = true;
                 Poll::Ready(None)
             }
-            Taken::Interruption => {
+            RelayedFrame::Interruption => {
                 self.has_ended = true;
                 Poll::Ready(Some(Err(InterruptedError)))
             }

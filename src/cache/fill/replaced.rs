@@ -7,7 +7,7 @@ use crate::{
         config::Config,
         entry::key::CacheKey,
         http::{freshness::Freshness, vary::VariantId},
-        lookup::{assured::assured, plan::Stale},
+        lookup::{assured::assured, look::Stale},
         store::Touch,
     },
     core::store_api::store_future::StoreFuture,
@@ -27,8 +27,22 @@ impl Replaced {
     }
 
     /// Returns whether a response under this key and variant takes its place in the store.
-    pub(super) fn is_at(&self, key: &CacheKey, variant: &VariantId) -> bool {
+    pub(crate) fn is_at(&self, key: &CacheKey, variant: &VariantId) -> bool {
         self.stale.key == *key && self.stale.entry.variant == *variant
+    }
+
+    /// Ends its use, before a response under this key and variant is sent to anyone or stored: a response
+    /// under another one is removed, as it is not replaced.
+    pub(super) fn make_way(
+        &self,
+        config: &Arc<Config>,
+        key: &CacheKey,
+        variant: &VariantId,
+    ) -> StoreFuture<()> {
+        config.keeping.bound(match self.is_at(key, variant) {
+            true => self.demote(config),
+            false => self.invalidate(config),
+        })
     }
 
     /// Removes it from the store, unless another one has taken its place. It is never served again,
@@ -38,7 +52,7 @@ impl Replaced {
     }
 
     /// Holds it for the origin to confirm at each use, unless another one has taken its place.
-    pub(super) fn demote(&self, config: &Arc<Config>) -> StoreFuture<()> {
+    pub(crate) fn demote(&self, config: &Arc<Config>) -> StoreFuture<()> {
         self.hold(config, config.validated_for)
     }
 
@@ -67,7 +81,7 @@ impl Replaced {
     }
 
     /// Removes it, in the background where that takes time, and then does `then`.
-    pub(super) fn invalidate_before(
+    pub(crate) fn invalidate_before(
         &self,
         config: &Arc<Config>,
         then: impl FnOnce() + Send + 'static,

@@ -8,31 +8,36 @@ use std::{
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 
-use super::{budget::Open, order::Turn, relay::Relay, replaced::Replaced};
+use super::{
+    budget::Open,
+    completion::{Done, Landed, amend, purge_url},
+    order::FillOrdinal,
+    relay::Relay,
+    replaced::Replaced,
+};
 use crate::{
     cache::{
         config::Config,
         entry::{
-            entry::{StoredResponse, compact, compact_with},
+            entry::StoredResponse,
             key::CacheKey,
             packing::{self, Packer},
         },
-        http::{
-            content_range::join,
-            freshness::Freshness,
-            vary::{VariantId, VarySpec},
-        },
-        lookup::{
-            assured::assured,
+        flight::{
             lease::HeldLease,
-            reason::Reason,
             single_flight::{Landing, Lead},
             storable::Storable,
         },
-        store::{Fence, PurgeMode, PurgeTarget, Put, PutOutcome},
+        http::{
+            freshness::Freshness,
+            vary::{VariantId, VarySpec},
+        },
+        lookup::reason::Reason,
+        store::Fence,
     },
     core::{
-        error::StoreError, record::RecordHandle, runtime::Task, store_api::store_key::StoreKey,
+        record::RecordHandle,
+        store_api::{store_future::StoreFuture, store_key::StoreKey},
     },
 };
 
@@ -41,9 +46,9 @@ use crate::{
 /// It is committed when its body has ended well, with the length that was announced; dropped
 /// before, it leaves nothing.
 #[derive(Debug)]
-pub(crate) struct Fill {
+pub(crate) struct ResponseFill {
     pub(crate) config: Arc<Config>,
-    pub(crate) head: Head,
+    pub(crate) head: FillHead,
     pub(super) expected_bytes: Option<u64>,
     /// The stored part that this part completes.
     pub(crate) part: Option<Arc<StoredResponse>>,
@@ -60,8 +65,8 @@ pub(crate) struct Fill {
     /// The URL's route, if it has one.
     pub(crate) route: Option<StoreKey>,
     /// Its place among the responses of its key and variant.
-    turn: Turn,
-    chunks: Vec<Bytes>,
+    turn: FillOrdinal,
+    pub(super) chunks: Vec<Bytes>,
     /// Their place while more of the body is waited for.
     open: Option<Arc<Open>>,
     bytes: u64,
@@ -71,7 +76,7 @@ pub(crate) struct Fill {
 
 /// All of a stored answer but its body.
 #[derive(Debug)]
-pub(crate) struct Head {
+pub(crate) struct FillHead {
     pub(crate) key: CacheKey,
     pub(crate) fence: Fence,
     pub(crate) retain: Duration,
@@ -87,8 +92,8 @@ pub(crate) struct Head {
     pub(crate) tags: Vec<StoreKey>,
 }
 
-impl Fill {
-    pub(crate) fn new(config: Arc<Config>, head: Head, expected_bytes: Option<u64>) -> Self {
+impl ResponseFill {
+    pub(crate) fn new(config: Arc<Config>, head: FillHead, expected_bytes: Option<u64>) -> Self {
         let variant = (!head.vary.is_empty()).then_some(&head.variant);
         let turn = config.order.begin(head.key.full(), variant);
         Self {
@@ -133,6 +138,13 @@ impl Fill {
             lead.publish(Arc::clone(&relay));
         }
         Some(relay)
+    }
+
+    /// Ends the use of the stored response that this one replaces or invalidates, before this one is
+    /// sent to another request.
+    pub(super) fn make_way(&self) -> Option<StoreFuture<()>> {
+        let (replaced, head) = (self.replaced.as_ref()?, &self.head);
+        Some(replaced.make_way(&self.config, &head.key, &head.variant))
     }
 
     /// Returns the response without its body.
@@ -325,7 +337,7 @@ impl Fill {
     }
 
     /// Ends the flight without a stored response, once what this one replaces is invalid.
-    fn end(&mut self, landing: Landing) {
+    pub(super) fn end(&mut self, landing: Landing) {
         let landed = Landed {
             replaced: self.replaced.take(),
             lead: self.lead.take(),
@@ -333,211 +345,6 @@ impl Fill {
             record: None,
         };
         landed.end(&self.config, landing);
-    }
-
-    /// Returns fields and body, joined to the part that the store has already, if this is one too.
-    fn whole(&mut self) -> (HeaderMap, Vec<Bytes>) {
-        let head = &mut self.head;
-        let headers = std::mem::take(&mut head.headers);
-        let body = std::mem::take(&mut self.chunks);
-        // Parts of one caller's one variant alone are parts of one whole.
-        let part = self.part.take().filter(|part| {
-            let place = (part.partition, &part.vary, part.variant);
-            place == (head.partition, &head.vary, head.variant)
-        });
-        let bytes_max = self.config.rules.body_bytes_max;
-        match part.and_then(|part| join(&part, &headers, &joined(&body), bytes_max)) {
-            Some(joined) => {
-                if joined.whole {
-                    head.status = StatusCode::OK;
-                }
-                (joined.headers, vec![joined.body])
-            }
-            None => (headers, body),
-        }
-    }
-
-    /// Makes what is given to the store. A body that is to be compressed stands alone: it is let go.
-    fn put(&mut self, is_packed: bool) -> Put {
-        let (mut headers, body) = self.whole();
-        let len: usize = body.iter().map(Bytes::len).sum();
-        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(len));
-        let (headers, body) = match is_packed {
-            true => (compact(&headers), joined(&body)),
-            false => compact_with(&headers, &body),
-        };
-        let head = &mut self.head;
-        let entry = StoredResponse {
-            status: head.status,
-            headers,
-            body,
-            freshness: head.freshness,
-            vary: head.vary.clone(),
-            variant: head.variant,
-            partition: head.partition,
-            says_shared: head.says_shared,
-            tags: std::mem::take(&mut head.tags),
-            packed: None,
-            seal: None,
-        };
-        Put {
-            key: head.key,
-            entry: Arc::new(entry),
-            fence: head.fence,
-            retain: head.retain,
-            variants_max: self.config.variants_max,
-        }
-    }
-}
-
-/// Copies pieces into one of exactly their length: a piece may hold on to a buffer that is far larger
-/// than itself.
-fn joined(pieces: &[Bytes]) -> Bytes {
-    let mut joined = Vec::with_capacity(pieces.iter().map(Bytes::len).sum());
-    for piece in pieces {
-        joined.extend_from_slice(piece);
-    }
-    joined.into()
-}
-
-/// An answer that is complete.
-struct Done {
-    config: Arc<Config>,
-    lead: Option<Lead>,
-    lease: Option<Box<HeldLease>>,
-    record: Option<RecordHandle>,
-    replaced: Option<Box<Replaced>>,
-    turn: Turn,
-    put: Put,
-}
-
-impl Done {
-    /// Compresses the body, if that makes it shorter.
-    fn packed(mut self, packer: Packer) -> Self {
-        let entry = Arc::get_mut(&mut self.put.entry).expect("nobody else has seen it");
-        let len = u32::try_from(entry.body.len()).ok();
-        if let Some((len, body)) = len.zip((packer.pack)(&entry.body)) {
-            entry.packed = Some(len);
-            entry.body = body;
-        }
-        self
-    }
-
-    /// Gives the answer to the store. Returns what is still to be done, if the store does not say at
-    /// once what became of it.
-    fn keep(self) -> Option<Task> {
-        let Self {
-            config,
-            lead,
-            lease,
-            record,
-            replaced,
-            turn,
-            put,
-        } = self;
-        let landing = Landed {
-            replaced,
-            lead,
-            lease,
-            record,
-        };
-        if !config.order.complete(turn) {
-            if config.order.refuse(turn) {
-                purge_url(&config, &put.key);
-            }
-            landing.give_way(&config);
-            return None;
-        }
-        let key = put.key;
-        let stored = config.keeping.bound(config.store.put(put));
-        let stored = config.watch.over(stored, || None).into_ready();
-        let landed = move |outcome| {
-            if config.order.is_refused(turn) {
-                purge_url(&config, &key);
-            }
-            landing.land(&config, &outcome);
-        };
-        match stored {
-            Ok(outcome) => {
-                landed(outcome);
-                None
-            }
-            Err(pending) => Some(Box::pin(async move { landed(pending.await) })),
-        }
-    }
-}
-
-/// The holders that are released once a response is stored, or is known not to be.
-struct Landed {
-    replaced: Option<Box<Replaced>>,
-    lead: Option<Lead>,
-    lease: Option<Box<HeldLease>>,
-    record: Option<RecordHandle>,
-}
-
-impl Landed {
-    /// Ends the flight, and amends the record if it is still open.
-    fn land(self, config: &Arc<Config>, outcome: &Result<PutOutcome, StoreError>) {
-        let (landing, reason) = match outcome {
-            Ok(PutOutcome::Stored) => (Landing::Stored, None),
-            // The response was purged while it was made: a waiter asks for another one.
-            Ok(PutOutcome::Purged) => (Landing::Abandoned, Some(Reason::Purged)),
-            Ok(PutOutcome::TooLarge) => (Landing::NotStored, Some(Reason::TooLarge)),
-            Err(_) => (Landing::NotStored, Some(Reason::Store)),
-        };
-        if self.lead.is_none() {
-            config.flights.count_stored();
-        }
-        match reason {
-            None => self.finish(landing),
-            Some(reason) => {
-                amend(self.record.clone(), reason);
-                self.end(config, landing);
-            }
-        }
-    }
-
-    /// Ends the flight without a stored response: a newer one has come.
-    fn give_way(self, config: &Arc<Config>) {
-        amend(self.record.clone(), Reason::Superseded);
-        self.end(config, Landing::Abandoned);
-    }
-
-    fn end(mut self, config: &Arc<Config>, landing: Landing) {
-        match self.replaced.take() {
-            None => self.finish(landing),
-            Some(replaced) => replaced.invalidate_before(config, move || self.finish(landing)),
-        }
-    }
-
-    fn finish(self, landing: Landing) {
-        drop(self.lease);
-        if let Some(lead) = self.lead {
-            lead.land(landing);
-        }
-    }
-}
-
-/// Removes the responses of a URL, in the background where that takes time: an older response was stored
-/// at the very moment when the newest one turned out not to be storable.
-fn purge_url(config: &Arc<Config>, key: &CacheKey) {
-    let purge = config.purge(&[PurgeTarget::Uri(*key.uri())], PurgeMode::Hard);
-    if let Err(pending) = assured(config, purge, drop).into_ready() {
-        config.spawn(Box::pin(async move {
-            // A store that failed keeps it until it expires.
-            let _ = pending.await;
-        }));
-    }
-}
-
-/// Takes back what a record says of an answer that was being stored.
-fn amend(record: Option<RecordHandle>, reason: Reason) {
-    if let Some(record) = record {
-        record.amend_cache(|outcome| {
-            outcome.stored = false;
-            outcome.ttl_secs = None;
-            outcome.detail = Some(reason.as_str());
-        });
     }
 }
 
@@ -561,7 +368,7 @@ impl Drop for Finishing {
     }
 }
 
-impl Drop for Fill {
+impl Drop for ResponseFill {
     fn drop(&mut self) {
         // Neither committed nor given up: its body broke off, or nobody read it to its end.
         amend(self.record.take(), Reason::Incomplete);

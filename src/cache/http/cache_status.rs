@@ -87,7 +87,7 @@ impl Report {
 
     /// Returns the field's value, as the cache of this name writes it.
     pub(crate) fn to_value(self, name: &str, key: Option<[u8; 8]>) -> HeaderValue {
-        let mut line = Line::default();
+        let mut line = StatusLine::default();
         line.push(name);
         match self.forward {
             None if self.source == CacheSource::Miss => {}
@@ -133,12 +133,12 @@ impl Report {
 
 /// A short line, written where no allocation is needed. What does not fit is left out: the longest
 /// line that can be written is shorter.
-struct Line {
+struct StatusLine {
     bytes: [u8; 256],
     len: usize,
 }
 
-impl Default for Line {
+impl Default for StatusLine {
     fn default() -> Self {
         Self {
             bytes: [0; 256],
@@ -147,7 +147,7 @@ impl Default for Line {
     }
 }
 
-impl Line {
+impl StatusLine {
     #[inline(always)]
     fn push(&mut self, text: &str) {
         if let Some(room) = self.bytes.get_mut(self.len..self.len + text.len()) {

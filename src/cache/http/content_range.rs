@@ -9,14 +9,14 @@ use http::{
 };
 
 use super::{
-    range::{self, Part},
+    range::{self, SelectedRange},
     revalidation::{self, Comparison},
 };
 use crate::cache::{entry::entry::StoredResponse, lookup::reason::Reason};
 
 /// Where the bytes of a stored part lie in the whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Place {
+pub(crate) struct ContentRange {
     pub(crate) first: usize,
     /// One past the last.
     pub(crate) end: usize,
@@ -24,7 +24,7 @@ pub(crate) struct Place {
     pub(crate) complete: Option<usize>,
 }
 
-impl Place {
+impl ContentRange {
     /// Reads where a part of `len` bytes belongs; without a length, what it says of itself has to
     /// come true.
     ///
@@ -97,11 +97,15 @@ fn number(text: &str) -> Option<usize> {
 
 /// Returns which bytes of the whole a request wants of a stored part, and where the part lies. `None`
 /// if the part does not hold all of them (RFC 9111 section 3.3).
-pub(crate) fn within(entry: &StoredResponse, asked: &HeaderMap) -> Option<(Range<usize>, Place)> {
-    let place = Place::said(&entry.headers).filter(|place| place.len() == entry.body.len())?;
+pub(crate) fn within(
+    entry: &StoredResponse,
+    asked: &HeaderMap,
+) -> Option<(Range<usize>, ContentRange)> {
+    let place =
+        ContentRange::said(&entry.headers).filter(|place| place.len() == entry.body.len())?;
     // Where the end is not known, nothing is known of what lies beyond the part.
     let len = place.complete.unwrap_or(usize::MAX);
-    let Part::Bytes(wanted) = range::part(asked, &entry.headers, len) else {
+    let SelectedRange::Bytes(wanted) = range::part(asked, &entry.headers, len) else {
         return None;
     };
     let holds = place.first <= wanted.start && wanted.end <= place.end;
@@ -125,13 +129,16 @@ pub(crate) fn join(
     body: &Bytes,
     bytes_max: u64,
 ) -> Option<Joined> {
-    let (old, new) = (Place::said(&stored.headers)?, Place::said(headers)?);
+    let (old, new) = (
+        ContentRange::said(&stored.headers)?,
+        ContentRange::said(headers)?,
+    );
     let right = old.len() == stored.body.len() && new.len() == body.len();
     let strong = |tag: &&HeaderValue| tag.as_bytes().starts_with(b"\"");
     let (one, two) = (stored.headers.get(ETAG)?, headers.get(ETAG)?);
     let same = one == two && strong(&one) && old.complete == new.complete;
     let touch = old.first <= new.end && new.first <= old.end;
-    let place = Place {
+    let place = ContentRange {
         first: old.first.min(new.first),
         end: old.end.max(new.end),
         complete: new.complete,
@@ -160,7 +167,7 @@ pub(crate) fn join(
 /// Compares a part of a response, or the `304` to a client's own condition, with the stored response:
 /// all that it says of version and complete length.
 pub(crate) fn compare(part: &HeaderMap, stored: &StoredResponse) -> Comparison {
-    let complete = Place::said(part).and_then(|place| place.complete);
+    let complete = ContentRange::said(part).and_then(|place| place.complete);
     let differs = complete.is_some_and(|bytes| bytes as u64 != stored.plain_bytes());
     match differs && stored.status == StatusCode::OK {
         true => Comparison::Other,
@@ -190,12 +197,12 @@ mod tests {
         headers
     }
 
-    fn place(range: &str, len: Option<u64>) -> Result<Place, Reason> {
-        Place::of(&fields(range, "\"a\""), len)
+    fn place(range: &str, len: Option<u64>) -> Result<ContentRange, Reason> {
+        ContentRange::of(&fields(range, "\"a\""), len)
     }
 
-    fn at(first: usize, end: usize, complete: Option<usize>) -> Result<Place, Reason> {
-        Ok(Place {
+    fn at(first: usize, end: usize, complete: Option<usize>) -> Result<ContentRange, Reason> {
+        Ok(ContentRange {
             first,
             end,
             complete,
@@ -264,7 +271,7 @@ mod tests {
         }
         let mut twice = fields("bytes 0-0/10", "\"a\"");
         twice.append(CONTENT_RANGE, HeaderValue::from_static("bytes 1-1/10"));
-        assert_eq!(Place::said(&twice), None);
+        assert_eq!(ContentRange::said(&twice), None);
     }
 
     #[test]
@@ -331,7 +338,7 @@ mod tests {
                 proptest::prop_assert_eq!(&joined.body[..], &WHOLE[first..end]);
                 let whole = (first, end) == (0, WHOLE.len());
                 proptest::prop_assert_eq!(joined.whole, whole);
-                let said = Place::said(&joined.headers).map(|place| (place.first, place.end));
+                let said = ContentRange::said(&joined.headers).map(|place| (place.first, place.end));
                 proptest::prop_assert_eq!(said, (!whole).then_some((first, end)));
             }
         }

@@ -1,6 +1,6 @@
-//! A few names of fields, among which that of each field of a request is looked for.
+//! Names of fields, and the lines of one.
 
-use http::HeaderName;
+use http::{HeaderName, HeaderValue};
 
 /// A few names of fields. Most others are told from them by their marks alone.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -51,6 +51,26 @@ pub(crate) const fn mark(name: &str) -> u64 {
         [first, ..] => *first as usize,
     };
     1 << ((name.len() + 5 * first) % 64)
+}
+
+/// The lines of a field of which there may be one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum FieldLines<'a> {
+    #[default]
+    None,
+    One(&'a HeaderValue),
+    Several,
+}
+
+impl<'a> FieldLines<'a> {
+    /// Returns the same with one more line.
+    #[inline]
+    pub(crate) fn and(self, line: &'a HeaderValue) -> Self {
+        match self {
+            Self::None => Self::One(line),
+            Self::One(_) | Self::Several => Self::Several,
+        }
+    }
 }
 
 #[cfg(test)]

@@ -7,7 +7,6 @@ pub(super) mod date;
 pub(super) mod field_names;
 pub(super) mod freshness;
 pub(super) mod invalidation;
-pub(super) mod lines;
 pub(super) mod preconditions;
 pub(super) mod profile;
 pub(super) mod range;

@@ -8,7 +8,7 @@ use super::preconditions::is_same_version;
 
 /// What of a stored body a request is to get.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Part {
+pub(crate) enum SelectedRange {
     /// All of it: no part was asked for, or several, or of another version.
     Whole,
     /// These bytes.
@@ -20,13 +20,13 @@ pub(crate) enum Part {
 /// Decides which part of a body of `len` bytes a request is to get (RFC 9110 section 14.2).
 ///
 /// One range is served. Several at once cost a server far more than a client: they get the whole.
-pub(crate) fn part(request: &HeaderMap, stored: &HeaderMap, len: usize) -> Part {
+pub(crate) fn part(request: &HeaderMap, stored: &HeaderMap, len: usize) -> SelectedRange {
     let mut lines = request.get_all(RANGE).iter();
     let (Some(line), None) = (lines.next(), lines.next()) else {
-        return Part::Whole;
+        return SelectedRange::Whole;
     };
     if !is_same_version(request, stored) {
-        return Part::Whole;
+        return SelectedRange::Whole;
     }
     let asked = line.to_str().ok().and_then(|line| {
         let (unit, range) = line.split_once('=')?;
@@ -36,11 +36,11 @@ pub(crate) fn part(request: &HeaderMap, stored: &HeaderMap, len: usize) -> Part 
     });
     asked
         .and_then(|range| resolve(range, len))
-        .unwrap_or(Part::Whole)
+        .unwrap_or(SelectedRange::Whole)
 }
 
 /// Resolves `first-last`, `first-` or `-suffix`. `None` if it is none of them.
-fn resolve(range: &str, len: usize) -> Option<Part> {
+fn resolve(range: &str, len: usize) -> Option<SelectedRange> {
     let (first, last) = range.split_once('-')?;
     let bytes = match (number(first)?, number(last)?) {
         (None, None) => return None,
@@ -50,8 +50,8 @@ fn resolve(range: &str, len: usize) -> Option<Part> {
         (Some(first), Some(last)) => first..len.min(last.saturating_add(1)),
     };
     Some(match bytes.is_empty() || bytes.start >= len {
-        true => Part::Unsatisfiable,
-        false => Part::Bytes(bytes),
+        true => SelectedRange::Unsatisfiable,
+        false => SelectedRange::Bytes(bytes),
     })
 }
 
@@ -81,29 +81,29 @@ mod tests {
         headers
     }
 
-    fn of_ten(range: &'static str) -> Part {
+    fn of_ten(range: &'static str) -> SelectedRange {
         part(&headers(&[(RANGE, range)]), &HeaderMap::new(), 10)
     }
 
     #[test]
     fn a_single_range_is_served() {
-        assert_eq!(of_ten("bytes=0-1"), Part::Bytes(0..2));
-        assert_eq!(of_ten("Bytes=3-"), Part::Bytes(3..10));
-        assert_eq!(of_ten("bytes=-4"), Part::Bytes(6..10));
-        assert_eq!(of_ten("bytes=-40"), Part::Bytes(0..10));
+        assert_eq!(of_ten("bytes=0-1"), SelectedRange::Bytes(0..2));
+        assert_eq!(of_ten("Bytes=3-"), SelectedRange::Bytes(3..10));
+        assert_eq!(of_ten("bytes=-4"), SelectedRange::Bytes(6..10));
+        assert_eq!(of_ten("bytes=-40"), SelectedRange::Bytes(0..10));
         assert_eq!(
             of_ten("bytes=9-99999999999999999999999"),
-            Part::Bytes(9..10)
+            SelectedRange::Bytes(9..10)
         );
     }
 
     #[test]
     fn what_begins_after_the_end_cannot_be_had() {
-        assert_eq!(of_ten("bytes=10-"), Part::Unsatisfiable);
-        assert_eq!(of_ten("bytes=-0"), Part::Unsatisfiable);
+        assert_eq!(of_ten("bytes=10-"), SelectedRange::Unsatisfiable);
+        assert_eq!(of_ten("bytes=-0"), SelectedRange::Unsatisfiable);
         assert_eq!(
             of_ten("bytes=99999999999999999999999-"),
-            Part::Unsatisfiable
+            SelectedRange::Unsatisfiable
         );
     }
 
@@ -117,10 +117,10 @@ mod tests {
             "lines=0-1",
             "bytes",
         ] {
-            assert_eq!(of_ten(range), Part::Whole, "{range}");
+            assert_eq!(of_ten(range), SelectedRange::Whole, "{range}");
         }
         let twice = headers(&[(RANGE, "bytes=0-1"), (RANGE, "bytes=0-1")]);
-        assert_eq!(part(&twice, &HeaderMap::new(), 10), Part::Whole);
+        assert_eq!(part(&twice, &HeaderMap::new(), 10), SelectedRange::Whole);
     }
 
     #[test]
@@ -137,10 +137,13 @@ mod tests {
                 10,
             )
         };
-        assert_eq!(asked("\"a\""), Part::Bytes(0..2));
-        assert_eq!(asked("Sun, 06 Nov 1994 08:49:37 GMT"), Part::Bytes(0..2));
+        assert_eq!(asked("\"a\""), SelectedRange::Bytes(0..2));
+        assert_eq!(
+            asked("Sun, 06 Nov 1994 08:49:37 GMT"),
+            SelectedRange::Bytes(0..2)
+        );
         for condition in ["\"b\"", "W/\"a\"", "Sun, 06 Nov 1994 08:49:38 GMT", ""] {
-            assert_eq!(asked(condition), Part::Whole, "{condition}");
+            assert_eq!(asked(condition), SelectedRange::Whole, "{condition}");
         }
     }
 
@@ -151,7 +154,11 @@ mod tests {
         for sent in [None, Some(changed), Some("Sun, 06 Nov 1994 08:49:36 GMT")] {
             let date = sent.map(|sent| (DATE, sent));
             let fields: Vec<_> = [(LAST_MODIFIED, changed)].into_iter().chain(date).collect();
-            assert_eq!(part(&asked, &headers(&fields), 10), Part::Whole, "{sent:?}");
+            assert_eq!(
+                part(&asked, &headers(&fields), 10),
+                SelectedRange::Whole,
+                "{sent:?}"
+            );
         }
     }
 
@@ -160,7 +167,7 @@ mod tests {
         fn what_is_served_lies_within_the_body(range in "[bytes=0-9,-]{0,24}", len in 0_usize..20) {
             let mut request = HeaderMap::new();
             request.insert(RANGE, HeaderValue::from_str(&format!("bytes={range}")).unwrap());
-            if let Part::Bytes(bytes) = part(&request, &HeaderMap::new(), len) {
+            if let SelectedRange::Bytes(bytes) = part(&request, &HeaderMap::new(), len) {
                 proptest::prop_assert!(bytes.start < bytes.end && bytes.end <= len);
             }
         }

@@ -4,13 +4,12 @@ use http::{HeaderMap, HeaderValue, Method, Request};
 use http_body::Body;
 
 use super::{
-    field_names::{FieldNames, mark},
-    lines::Lines,
+    field_names::{FieldLines, FieldNames, mark},
     profile::Rules,
 };
 use crate::cache::{
     entry::{
-        key::{Target, Uris},
+        key::{RequestTarget, Uris},
         rerouting::{may_mislead, overrides_method, reroutes},
     },
     lookup::reason::Reason,
@@ -26,7 +25,7 @@ pub(crate) struct Facts<'a> {
     /// Whether it has a body, for which a GET bypasses the cache.
     pub(super) has_body: bool,
     /// To which host it was sent.
-    pub(crate) host: Lines<'a>,
+    pub(crate) host: FieldLines<'a>,
     /// Whether it bears a credential.
     pub(crate) credential: bool,
     /// Whether a field may lead it elsewhere than its target says.
@@ -117,8 +116,12 @@ fn is_written(name: &str, param: &str) -> bool {
 impl<'a> Facts<'a> {
     /// Returns the target, if it is reliable.
     #[inline]
-    pub(crate) fn target(&self, uris: Uris<'a>, headers: &'a HeaderMap) -> Option<Target<'a>> {
-        Target::of(uris, self.host, headers, self.rerouted)
+    pub(crate) fn target(
+        &self,
+        uris: Uris<'a>,
+        headers: &'a HeaderMap,
+    ) -> Option<RequestTarget<'a>> {
+        RequestTarget::of(uris, self.host, headers, self.rerouted)
     }
 
     /// Returns why a GET or HEAD bypasses the cache, if it does.
@@ -255,7 +258,7 @@ mod tests {
 
     fn facts(fields: &[(&'static str, &'static str)]) -> Facts<'static> {
         with_facts(fields, |facts| Facts {
-            host: Lines::None,
+            host: FieldLines::None,
             ..facts
         })
     }

@@ -6,8 +6,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
 use super::{
     cache_control::{DELTA_SECS_MAX, ResponseDirectives},
+    field_names::FieldLines,
     freshness::{Freshness, Times, explicit_lifetime_secs, heuristic_lifetime_secs},
-    lines::Lines,
     profile::Rules,
     vary::VarySpec,
 };
@@ -18,7 +18,7 @@ use crate::cache::{
 
 /// Who asks, and so where the answer may go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Caller {
+pub(crate) enum RequestCaller {
     /// Nobody in particular: the answer goes to the shared partition.
     Anonymous,
     /// A known caller: the answer goes to a partition of its own, or to the shared one where the
@@ -34,7 +34,7 @@ pub(crate) enum Caller {
 
 /// Where an answer is kept, and what of it.
 #[derive(Debug)]
-pub(crate) struct Verdict {
+pub(crate) struct StorageDecision {
     /// Whether it goes to the shared partition, and not to the caller's own.
     pub(crate) shared: bool,
     /// Whether the answer itself says that it may be shared among callers.
@@ -49,12 +49,12 @@ pub(crate) struct Verdict {
 
 /// The policies of a response and of its route.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Wanted<'a> {
+pub(crate) struct PolicyWishes<'a> {
     pub(crate) by_answer: Option<&'a CachePolicy>,
     pub(crate) by_route: Option<&'a CachePolicy>,
 }
 
-impl<'a> Wanted<'a> {
+impl<'a> PolicyWishes<'a> {
     /// Returns the policies, that of the response first.
     fn said(&self) -> impl Iterator<Item = &'a Wishes> {
         let policies = [self.by_answer, self.by_route];
@@ -81,12 +81,12 @@ fn has_ttl_unlisted(status: StatusCode) -> bool {
 /// Decides whether a response may be stored, for whom, and how long it is fresh (RFC 9111 section 3).
 pub(crate) fn judge(
     rules: &Rules,
-    caller: &Caller,
+    caller: &RequestCaller,
     status: StatusCode,
-    seen: &Seen<'_>,
-    wanted: &Wanted<'_>,
+    seen: &ResponseFields<'_>,
+    wanted: &PolicyWishes<'_>,
     times: &Times<'_>,
-) -> Result<Verdict, Reason> {
+) -> Result<StorageDecision, Reason> {
     let headers = seen.headers;
     let mut directives = match seen.directives {
         true => ResponseDirectives::of(headers, &rules.targeted),
@@ -126,7 +126,7 @@ pub(crate) fn judge(
     };
     let lifetime_secs = lifetime_secs(stated, heuristic, ttl, at_most);
     let freshness = freshness(rules, &directives, lifetime_secs, times, seen)?;
-    Ok(Verdict {
+    Ok(StorageDecision {
         shared,
         says_shared,
         freshness,
@@ -173,8 +173,8 @@ fn admit(
 /// Returns the fields that a response varies by, if it may be stored with them.
 fn vary(
     rules: &Rules,
-    wanted: &Wanted<'_>,
-    seen: &Seen<'_>,
+    wanted: &PolicyWishes<'_>,
+    seen: &ResponseFields<'_>,
     shared: bool,
 ) -> Result<VarySpec, Reason> {
     if !seen.vary {
@@ -248,20 +248,20 @@ fn says_shared(rules: &Rules, directives: &ResponseDirectives) -> bool {
 }
 
 /// Decides between the shared partition and the caller's own.
-fn shared(caller: &Caller, says_shared: bool) -> Result<bool, Reason> {
+fn shared(caller: &RequestCaller, says_shared: bool) -> Result<bool, Reason> {
     match caller {
-        Caller::Anonymous => Ok(true),
-        Caller::Known {
+        RequestCaller::Anonymous => Ok(true),
+        RequestCaller::Known {
             share_where_public, ..
         } => Ok(*share_where_public && says_shared),
-        Caller::Unvouched if says_shared => Ok(true),
-        Caller::Unvouched => Err(Reason::Credential),
+        RequestCaller::Unvouched if says_shared => Ok(true),
+        RequestCaller::Unvouched => Err(Reason::Credential),
     }
 }
 
 /// The fields of a response that decide whether it is stored.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Seen<'a> {
+pub(crate) struct ResponseFields<'a> {
     /// All fields.
     headers: &'a HeaderMap,
     /// Whether one of them tells caches what to do.
@@ -272,12 +272,12 @@ pub(crate) struct Seen<'a> {
     vary: bool,
     /// The first one.
     content_type: Option<&'a HeaderValue>,
-    pub(crate) content_length: Lines<'a>,
+    pub(crate) content_length: FieldLines<'a>,
     /// Whether one of them names tags.
     pub(crate) tags: bool,
 }
 
-impl<'a> Seen<'a> {
+impl<'a> ResponseFields<'a> {
     /// Reads the fields of a response in one pass: each name that is looked up would be hashed.
     pub(crate) fn of(headers: &'a HeaderMap, rules: &Rules) -> Self {
         let mut seen = Self {
@@ -288,7 +288,7 @@ impl<'a> Seen<'a> {
             validator: false,
             vary: false,
             content_type: None,
-            content_length: Lines::None,
+            content_length: FieldLines::None,
             tags: false,
         };
         for (name, value) in headers {
@@ -361,7 +361,7 @@ fn freshness(
     directives: &ResponseDirectives,
     lifetime_secs: Option<u32>,
     times: &Times<'_>,
-    seen: &Seen<'_>,
+    seen: &ResponseFields<'_>,
 ) -> Result<Freshness, Reason> {
     let has_validator = seen.validator;
     let lifetime_secs = match lifetime_secs {
@@ -404,20 +404,20 @@ mod tests {
     use crate::core::time::Timestamp;
 
     const NOW: Timestamp = Timestamp::from_secs(784_111_777);
-    const KNOWN: Caller = Caller::Known {
+    const KNOWN: RequestCaller = RequestCaller::Known {
         digest: [0; 32],
         share_where_public: false,
     };
-    const SHARING: Caller = Caller::Known {
+    const SHARING: RequestCaller = RequestCaller::Known {
         digest: [0; 32],
         share_where_public: true,
     };
 
     fn judged(
-        caller: Caller,
+        caller: RequestCaller,
         status: u16,
         fields: &[(&'static str, &'static str)],
-    ) -> Result<Verdict, Reason> {
+    ) -> Result<StorageDecision, Reason> {
         let mut headers = HeaderMap::new();
         for (name, value) in fields {
             headers.append(*name, HeaderValue::from_static(value));
@@ -432,13 +432,17 @@ mod tests {
             &Rules::secure(),
             &caller,
             status,
-            &Seen::of(&headers, &Rules::secure()),
-            &Wanted::default(),
+            &ResponseFields::of(&headers, &Rules::secure()),
+            &PolicyWishes::default(),
             &times,
         )
     }
 
-    fn refused(caller: Caller, status: u16, fields: &[(&'static str, &'static str)]) -> Reason {
+    fn refused(
+        caller: RequestCaller,
+        status: u16,
+        fields: &[(&'static str, &'static str)],
+    ) -> Reason {
         judged(caller, status, fields).unwrap_err()
     }
 
@@ -448,13 +452,16 @@ mod tests {
 
     #[test]
     fn nothing_is_kept_that_does_not_say_for_how_long() {
-        assert_eq!(refused(Caller::Anonymous, 200, &[]), Reason::NoFreshness);
         assert_eq!(
-            refused(Caller::Anonymous, 200, &control("public")),
+            refused(RequestCaller::Anonymous, 200, &[]),
+            Reason::NoFreshness
+        );
+        assert_eq!(
+            refused(RequestCaller::Anonymous, 200, &control("public")),
             Reason::NoFreshness
         );
         assert!(
-            judged(Caller::Anonymous, 200, &control("max-age=1"))
+            judged(RequestCaller::Anonymous, 200, &control("max-age=1"))
                 .unwrap()
                 .shared
         );
@@ -463,7 +470,11 @@ mod tests {
     #[test]
     fn what_is_private_goes_to_its_callers_partition_alone() {
         assert_eq!(
-            refused(Caller::Anonymous, 200, &control("private, max-age=9")),
+            refused(
+                RequestCaller::Anonymous,
+                200,
+                &control("private, max-age=9")
+            ),
             Reason::Private
         );
         assert!(
@@ -497,11 +508,11 @@ mod tests {
     #[test]
     fn an_answer_to_an_unvouched_credential_is_kept_only_if_it_says_so() {
         assert_eq!(
-            refused(Caller::Unvouched, 200, &control("max-age=9")),
+            refused(RequestCaller::Unvouched, 200, &control("max-age=9")),
             Reason::Credential
         );
         assert!(
-            judged(Caller::Unvouched, 200, &control("public, max-age=9"))
+            judged(RequestCaller::Unvouched, 200, &control("public, max-age=9"))
                 .unwrap()
                 .shared
         );
@@ -513,38 +524,47 @@ mod tests {
             ("cache-control", "max-age=9"),
             ("cache-control", "No-Store"),
         ];
-        assert_eq!(refused(Caller::Anonymous, 200, &lines), Reason::NoStore);
+        assert_eq!(
+            refused(RequestCaller::Anonymous, 200, &lines),
+            Reason::NoStore
+        );
         assert_eq!(refused(KNOWN, 200, &lines), Reason::NoStore);
     }
 
     #[test]
     fn what_must_be_understood_is_kept_where_it_is() {
         let both = control("no-store, must-understand, max-age=9");
-        assert!(judged(Caller::Anonymous, 200, &both).is_ok());
-        assert_eq!(refused(Caller::Anonymous, 299, &both), Reason::Status);
+        assert!(judged(RequestCaller::Anonymous, 200, &both).is_ok());
+        assert_eq!(
+            refused(RequestCaller::Anonymous, 299, &both),
+            Reason::Status
+        );
     }
 
     #[test]
     fn only_listed_statuses_are_kept() {
         for status in [201, 204, 302, 304, 400, 401, 403, 429, 500, 503] {
             assert_eq!(
-                refused(Caller::Anonymous, status, &control("max-age=9")),
+                refused(RequestCaller::Anonymous, status, &control("max-age=9")),
                 Reason::Status
             );
         }
         assert_eq!(
-            refused(Caller::Anonymous, 206, &control("max-age=9")),
+            refused(RequestCaller::Anonymous, 206, &control("max-age=9")),
             Reason::Partial
         );
         for status in [200, 203, 300, 301, 308, 404, 410] {
-            assert!(judged(Caller::Anonymous, status, &control("max-age=9")).is_ok());
+            assert!(judged(RequestCaller::Anonymous, status, &control("max-age=9")).is_ok());
         }
     }
 
     #[test]
     fn what_sets_a_cookie_is_for_one_client() {
         let fields = [("cache-control", "max-age=9"), ("set-cookie", "a=1")];
-        assert_eq!(refused(Caller::Anonymous, 200, &fields), Reason::SetCookie);
+        assert_eq!(
+            refused(RequestCaller::Anonymous, 200, &fields),
+            Reason::SetCookie
+        );
         assert_eq!(refused(KNOWN, 200, &fields), Reason::SetCookie);
         let spared = [
             ("cache-control", "max-age=9, no-cache=set-cookie"),
@@ -557,7 +577,7 @@ mod tests {
     fn what_varies_by_a_credential_is_not_shared() {
         let fields = [("cache-control", "max-age=9"), ("vary", "X-Api-Key")];
         assert_eq!(
-            refused(Caller::Anonymous, 200, &fields),
+            refused(RequestCaller::Anonymous, 200, &fields),
             Reason::VaryCredential
         );
         assert!(judged(KNOWN, 200, &fields).is_ok());

@@ -1,15 +1,17 @@
 //! The path of a request from its arrival to a cached response or a call of the handler.
 
+pub(super) mod asked;
 pub(super) mod assured;
 pub(super) mod backoff;
-pub(super) mod lease;
-pub(super) mod lookup;
+pub(super) mod entry_use;
+pub(super) mod look;
 pub(super) mod plan;
 pub(super) mod reason;
 pub(super) mod refresh;
 pub(super) mod reloads;
 pub(super) mod response;
 pub(super) mod search;
+pub(super) mod served;
 pub(super) mod shown;
-pub(super) mod single_flight;
-pub(super) mod storable;
+pub(super) mod step;
+pub(super) mod waiting;

@@ -1,39 +1,21 @@
 //! What the cache does with a request.
 
-use std::{sync::Arc, time::Duration};
-
-use bytes::Bytes;
-use http::{
-    Extensions, HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version,
-    header::{IF_MATCH, IF_UNMODIFIED_SINCE},
-    uri::PathAndQuery,
-};
+use http::{Method, Request, Uri, uri::PathAndQuery};
 use http_body::Body;
 
-use super::{lease::Leasing, reason::Reason, single_flight::Lead};
+use super::{asked::ForwardedRequest, look::Look, reason::Reason};
 use crate::{
     cache::{
         config::Config,
-        entry::{
-            entry::StoredResponse,
-            key::{CacheKey, Uris},
-            normal_form,
-        },
-        fill::order::Moment,
+        entry::{key::Uris, normal_form},
         http::{
-            cache_control::RequestDirectives,
             cache_status::Forward,
             request_facts::{self, Facts, MethodClass},
-            storability::Caller,
-            vary::VarySpec,
+            storability::RequestCaller,
         },
         policy::{CachePolicy, Wishes},
-        store::{Fence, Found, Lookup, Stamp},
     },
-    core::{
-        error::StoreErrorKind, http::client_uri::ClientUri, identity::Identity,
-        store_api::store_key::StoreKey, time::Timestamp,
-    },
+    core::{http::client_uri::ClientUri, identity::Identity, store_api::store_key::StoreKey},
 };
 
 /// What the cache does with a request.
@@ -41,17 +23,17 @@ use crate::{
     clippy::large_enum_variant,
     reason = "there is one for each request: a box would cost a hit an allocation"
 )]
-pub(crate) enum Plan {
+pub(crate) enum RequestPlan {
     /// Nothing: the handler answers, and nothing is kept.
     Pass(Forward, Reason),
     /// The handler changes something: what is kept of it goes.
-    Change(Box<Change>),
+    Change(Box<UnsafeRequest>),
     /// The store is asked first.
     Look(Look),
 }
 
 /// What a request may change.
-pub(crate) struct Change {
+pub(crate) struct UnsafeRequest {
     pub(crate) uri: StoreKey,
     /// Of the URI that the client sent, as are the path and the query.
     pub(crate) authority: String,
@@ -59,225 +41,18 @@ pub(crate) struct Change {
     /// In its normal form.
     pub(crate) path_and_query: String,
     /// Present if the answer may be kept as one to a GET.
-    pub(crate) as_got: Option<Box<AsGot>>,
+    pub(crate) as_got: Option<Box<PostAsGet>>,
 }
 
 /// A POST whose answer may be kept as one to a GET of the same target (RFC 9110 section 9.3.3).
-pub(crate) struct AsGot {
-    pub(crate) asked: Asked,
+pub(crate) struct PostAsGet {
+    pub(crate) asked: ForwardedRequest,
     pub(crate) uri: StoreKey,
     /// How many purges of it there had been when the request came.
     pub(crate) purges_seen: u64,
 }
 
-/// A request that may be answered from the store.
-pub(crate) struct Look {
-    /// The policy of the route.
-    pub(crate) policy: Option<CachePolicy>,
-    pub(crate) caller: Caller,
-    /// The keys of the response, looked up in this order.
-    pub(crate) shared: Option<CacheKey>,
-    pub(crate) own: Option<CacheKey>,
-    pub(crate) in_own: bool,
-    pub(crate) hint: Option<VarySpec>,
-    pub(crate) head_only: bool,
-    /// Whether it has `If-None-Match`, `If-Modified-Since` or `Range`.
-    pub(super) selective: bool,
-    /// Whether it is a GET with `Range`.
-    pub(crate) wants_part: bool,
-    /// Whether it has `If-Match` or `If-Unmodified-Since`, which the origin evaluates (RFC 9111
-    /// section 4.3.2).
-    pub(crate) precondition: bool,
-    /// The cache directives of the request, where they are honored.
-    pub(crate) asks: RequestDirectives,
-    pub(crate) asked_at: Timestamp,
-    /// The fence of the earliest look-up.
-    pub(crate) fence: Option<Fence>,
-    pub(crate) forward: Forward,
-    pub(crate) failed: Option<StoreErrorKind>,
-    /// The stored response, which may not be sent as it is.
-    pub(crate) stale: Option<Stale>,
-    /// The decompressed body of what was found, for a client that does not accept it compressed.
-    pub(crate) plain: Option<Bytes>,
-    /// A stored part that does not hold the requested range.
-    pub(crate) part: Option<Box<Stale>>,
-    /// Whether the response refreshes the store in the background of a request that has been sent a
-    /// stale one.
-    pub(crate) refreshes: bool,
-    /// The form in which the handler is sent the request.
-    pub(crate) question: Question,
-    /// The digest of the route template, once the request boards a flight.
-    pub(crate) route: Option<StoreKey>,
-    pub(crate) collapsing: Collapsing,
-    /// The number of flights that had landed when the store was asked.
-    pub(crate) landed: u64,
-    /// When the store was asked for each key, in the order of responses.
-    pub(crate) shared_looked_up: Moment,
-    pub(crate) own_looked_up: Moment,
-    /// The flight that this request leads, and the partition that it fills.
-    pub(crate) lead: Option<Lead>,
-    pub(super) leads: Option<Leads>,
-    /// The lease among the processes that share the store.
-    pub(crate) leasing: Leasing,
-    /// When this request began to wait for others, and for how long it has waited.
-    pub(super) waits_since: Option<Timestamp>,
-    pub(crate) waited: Option<Duration>,
-}
-
-/// The partition that the leader of a flight is to fill.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Leads {
-    /// The shared partition.
-    Shared,
-    /// The caller's own partition.
-    Own,
-}
-
-/// The form in which the handler is sent a request that the store does not answer.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Question {
-    /// The request as the client sent it.
-    #[default]
-    AsIs,
-    /// A GET for the whole response, without conditions.
-    Whole,
-    /// A GET that asks whether the stored response is still valid.
-    Validate,
-}
-
-/// Whether a request waits for others.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Collapsing {
-    /// It may.
-    #[default]
-    Open,
-    /// It has waited for the response that another request stored.
-    Collapsed,
-    /// It has stored the response itself, and is answered from the store.
-    Filled(Forward),
-    /// It does not: the response of its URL or route is not storable, or it has waited in vain.
-    Alone,
-}
-
-impl Collapsing {
-    /// Returns how a request goes on whose own response was not stored, if it has filled one.
-    pub(super) fn without_own(self) -> Self {
-        match self {
-            Self::Filled(_) => Self::Alone,
-            Self::Open | Self::Collapsed | Self::Alone => self,
-        }
-    }
-}
-
-/// A request that may be answered from the store, once the handler is to be called for it.
-pub(crate) struct Asked {
-    pub(crate) look: Look,
-    /// The request's fields, for `Vary` and for its conditions.
-    pub(crate) fields: Fields,
-    /// The rest of the request, if the handler may have to be asked again.
-    pub(crate) again: Option<Box<RequestLine>>,
-    /// The fields of a `304` that named another version than the stored one.
-    pub(crate) unconfirmed: Option<Box<HeaderMap>>,
-}
-
-/// A request without its fields and body.
-pub(crate) struct RequestLine {
-    pub(crate) method: Method,
-    pub(crate) uri: Uri,
-    pub(crate) version: Version,
-    pub(crate) extensions: Extensions,
-}
-
-impl Asked {
-    #[inline(always)]
-    pub(crate) fn new(look: Look) -> Self {
-        Self {
-            look,
-            fields: Fields::default(),
-            again: None,
-            unconfirmed: None,
-        }
-    }
-
-    /// Returns the client's request once more.
-    pub(crate) fn request<B: 'static>(&self, config: &Config) -> Option<Request<B>> {
-        let line = self.again.as_ref()?;
-        let mut request = Request::new(config.empty_bodies.make()?);
-        *request.method_mut() = line.method.clone();
-        *request.uri_mut() = line.uri.clone();
-        *request.version_mut() = line.version;
-        *request.headers_mut() = self.fields.to_map();
-        *request.extensions_mut() = line.extensions.clone();
-        Some(request)
-    }
-}
-
-/// How many fields need no memory of their own.
-const FIELDS_WITHIN: usize = 6;
-
-/// A request's fields, as they came.
-#[derive(Default)]
-pub(crate) struct Fields {
-    first: [Option<(HeaderName, HeaderValue)>; FIELDS_WITHIN],
-    more: Vec<(HeaderName, HeaderValue)>,
-}
-
-impl Fields {
-    /// Copies the fields.
-    pub(crate) fn keep(&mut self, headers: &HeaderMap) {
-        let mut fields = headers
-            .iter()
-            .map(|(name, value)| (name.clone(), value.clone()));
-        for place in &mut self.first {
-            *place = fields.next();
-        }
-        self.more = fields.collect();
-    }
-
-    /// Returns them as they were copied.
-    pub(crate) fn to_map(&self) -> HeaderMap {
-        let first = self.first.iter().flatten();
-        let mut headers = HeaderMap::new();
-        for (name, value) in first.chain(&self.more) {
-            headers.append(name, value.clone());
-        }
-        headers
-    }
-}
-
-/// A stored response that may not be sent as it is.
-#[derive(Clone, Debug)]
-pub(crate) struct Stale {
-    pub(crate) key: CacheKey,
-    pub(crate) entry: Arc<StoredResponse>,
-    pub(crate) stamp: Stamp,
-    /// The fence of its look-up.
-    pub(crate) fence: Fence,
-    /// Whether a soft purge has come over it.
-    pub(crate) expired: bool,
-}
-
-impl Stale {
-    /// Returns the stored response that a look-up has found.
-    pub(crate) fn found(key: CacheKey, lookup: Lookup) -> Option<Self> {
-        match lookup.found {
-            Found::Entry {
-                entry,
-                stamp,
-                expired,
-            } => Some(Self {
-                key,
-                entry,
-                stamp,
-                fence: lookup.fence,
-                expired,
-            }),
-            Found::Nothing | Found::NoVariant | Found::Varies(_) => None,
-        }
-    }
-}
-
-impl Plan {
+impl RequestPlan {
     /// Decides what to do with a request, and drops of its query what is not to count.
     #[inline]
     pub(crate) fn of<B: Body>(config: &Config, request: &mut Request<B>) -> Self {
@@ -319,7 +94,7 @@ impl Plan {
     }
 
     #[inline]
-    fn get<B>(
+    pub(super) fn get<B>(
         config: &Config,
         request: &Request<B>,
         uris: Uris<'_>,
@@ -333,7 +108,7 @@ impl Plan {
     }
 
     #[inline]
-    fn look<B>(
+    pub(super) fn look<B>(
         config: &Config,
         request: &Request<B>,
         uris: Uris<'_>,
@@ -373,18 +148,18 @@ impl Plan {
             .client
             .path_and_query()
             .map_or("", PathAndQuery::as_str);
-        Self::Change(Box::new(Change {
+        Self::Change(Box::new(UnsafeRequest {
             uri: config.keys.uri(&target),
             authority: String::from_utf8_lossy(target.authority).into_owned(),
             path: target.path.to_owned(),
             path_and_query: normal_form::percent_encoding(path_and_query).into_owned(),
-            as_got: AsGot::of(config, request, uris, facts, policy).map(Box::new),
+            as_got: PostAsGet::of(config, request, uris, facts, policy).map(Box::new),
         }))
     }
 }
 
-impl AsGot {
-    fn of<B>(
+impl PostAsGet {
+    pub(super) fn of<B>(
         config: &Config,
         request: &Request<B>,
         uris: Uris<'_>,
@@ -398,10 +173,11 @@ impl AsGot {
         // Before the request is looked at again: a purge between the two is seen.
         let url = config.keys.uri(&facts.target(uris, request.headers())?);
         let purges_seen = config.purges.of(&url);
-        let Plan::Look(look) = Plan::look(config, request, uris, facts, policy) else {
+        let RequestPlan::Look(look) = RequestPlan::look(config, request, uris, facts, policy)
+        else {
             return None;
         };
-        let mut asked = Asked::new(look);
+        let mut asked = ForwardedRequest::new(look);
         asked.fields.keep(request.headers());
         Some(Self {
             asked,
@@ -411,157 +187,25 @@ impl AsGot {
     }
 }
 
-fn caller(
+pub(super) fn caller(
     config: &Config,
     wishes: Option<&Wishes>,
     facts: &Facts<'_>,
     identity: Option<&Identity>,
-) -> Result<Caller, Reason> {
+) -> Result<RequestCaller, Reason> {
     let share_where_public = wishes
         .and_then(|wishes| wishes.share_where_public)
         .unwrap_or(config.rules.share_where_public);
     match identity {
-        Some(identity) => Ok(Caller::Known {
+        Some(identity) => Ok(RequestCaller::Known {
             digest: *identity.digest(),
             share_where_public,
         }),
-        None if !facts.credential => Ok(Caller::Anonymous),
-        None if share_where_public => Ok(Caller::Unvouched),
+        None if !facts.credential => Ok(RequestCaller::Anonymous),
+        None if share_where_public => Ok(RequestCaller::Unvouched),
         None => {
             config.placement.report_outside();
             Err(Reason::CredentialWithoutIdentity)
         }
-    }
-}
-
-impl Look {
-    // Where it is called: so large a thing is best made where it stays.
-    #[inline(always)]
-    fn new(
-        config: &Config,
-        facts: &Facts<'_>,
-        shared: CacheKey,
-        caller: Caller,
-        policy: Option<CachePolicy>,
-        headers: &HeaderMap,
-    ) -> Self {
-        // Beside the caller's own credential another one may say for whom it asks.
-        let credentials = facts.credential.then(|| {
-            let wishes = policy.as_ref().map(CachePolicy::wishes);
-            let by_route = wishes.and_then(|wishes| wishes.credentials.as_ref());
-            let names = by_route.unwrap_or(&config.rules.credential_headers);
-            (names.as_slice(), headers)
-        });
-        let (shared, own) = match &caller {
-            Caller::Anonymous | Caller::Unvouched => (Some(shared), None),
-            Caller::Known {
-                digest,
-                share_where_public,
-            } => (
-                share_where_public.then_some(shared),
-                Some(config.keys.own(&shared, digest, credentials)),
-            ),
-        };
-        let looked_up = config.order.now();
-        Self {
-            policy,
-            caller,
-            in_own: shared.is_none(),
-            shared,
-            own,
-            hint: None,
-            head_only: facts.method == MethodClass::Head,
-            selective: facts.condition || facts.range,
-            wants_part: facts.range && facts.method == MethodClass::Get,
-            precondition: facts.condition
-                && (headers.contains_key(IF_MATCH) || headers.contains_key(IF_UNMODIFIED_SINCE)),
-            asks: match config.rules.heed_requests {
-                true => RequestDirectives::of(headers),
-                false => RequestDirectives::default(),
-            },
-            asked_at: config.clock.coarse(),
-            fence: None,
-            forward: Forward::UriMiss,
-            failed: None,
-            stale: None,
-            plain: None,
-            part: None,
-            refreshes: false,
-            question: Question::AsIs,
-            route: None,
-            collapsing: Collapsing::Open,
-            landed: config.flights.landed(),
-            shared_looked_up: looked_up,
-            own_looked_up: looked_up,
-            lead: None,
-            leads: None,
-            leasing: Leasing::default(),
-            waits_since: None,
-            waited: None,
-        }
-    }
-
-    /// Returns the key under which the store is asked next.
-    #[inline]
-    pub(crate) fn key(&self) -> Option<&CacheKey> {
-        let key = if self.in_own { &self.own } else { &self.shared };
-        key.as_ref()
-    }
-
-    /// Returns the key that this request is to fill, if it leads a flight.
-    pub(crate) fn lead_key(&self) -> Option<CacheKey> {
-        match self.leads? {
-            Leads::Shared => self.shared,
-            Leads::Own => self.own,
-        }
-    }
-
-    /// Notes that this request leads a flight for one of its keys.
-    pub(crate) fn lead(&mut self, lead: Lead, key: CacheKey) {
-        self.lead = Some(lead);
-        self.leads = Some(match self.shared == Some(key) {
-            true => Leads::Shared,
-            false => Leads::Own,
-        });
-    }
-
-    /// Returns the key under which the store is asked first.
-    #[inline]
-    pub(crate) fn first_key(&self) -> Option<&CacheKey> {
-        self.shared.as_ref().or(self.own.as_ref())
-    }
-
-    /// Goes on to the next place where the answer may be.
-    pub(super) fn next_key(&mut self) -> bool {
-        let more = !self.in_own && self.own.is_some();
-        self.in_own |= more;
-        self.hint = None;
-        more
-    }
-
-    /// Looks up the first key again.
-    pub(super) fn start_over(&mut self, config: &Config) {
-        self.in_own = self.shared.is_none();
-        self.hint = None;
-        self.stale = None;
-        self.plain = None;
-        self.part = None;
-        self.fence = None;
-        self.forward = Forward::UriMiss;
-        self.asked_at = config.clock.coarse();
-        self.landed = config.flights.landed();
-        self.shared_looked_up = config.order.now();
-        self.own_looked_up = self.shared_looked_up;
-    }
-
-    /// Notes the end of a wait for another request.
-    pub(super) fn resume(&mut self, config: &Config) {
-        let now = config.clock.coarse();
-        self.waited = self.waits_since.map(|since| now - since);
-    }
-
-    /// Returns whether a response to this request is for it alone: a part, a comparison, or a head.
-    pub(crate) fn is_selective(&self) -> bool {
-        self.selective || self.head_only
     }
 }

@@ -12,16 +12,12 @@ use http::{Request, Response};
 use http_body::Body;
 use tower::Service;
 
-use super::{
-    lease::PAUSE_MAX,
-    lookup::{Come, Next, go_on},
-};
+use super::step::{LookupEvent, LookupOutcome};
 use crate::{
     cache::{
-        fill::{
-            body::CacheBody,
-            exchange::{Conclusion, Exchange},
-        },
+        exchange::{conclusion::Conclusion, exchange::Exchange},
+        fill::body::CacheBody,
+        flight::lease::PAUSE_MAX,
         store::Lease,
     },
     core::{error::BoxError, store_api::store_future::StoreFuture},
@@ -148,12 +144,12 @@ async fn is_leader<ReqBody: 'static>(
         }
         return false;
     }
-    let mut come = Come::Lease(leased);
+    let mut come = LookupEvent::Lease(leased);
     while let Some(mut search) = exchange.search() {
-        match go_on(&mut search, Some(come), request) {
-            Next::Call => return true,
-            Next::Wait(mut waiting) => come = poll_fn(|cx| waiting.poll(cx)).await,
-            Next::Answer(_) | Next::AnswerAndRefresh(..) => return false,
+        match search.go_on(Some(come), request) {
+            LookupOutcome::Call => return true,
+            LookupOutcome::Wait(mut waiting) => come = poll_fn(|cx| waiting.poll(cx)).await,
+            LookupOutcome::Answer(_) | LookupOutcome::ServeAndRefresh(..) => return false,
         }
     }
     true

@@ -12,9 +12,9 @@ use crate::cache::{
     entry::{entry::StoredResponse, packing},
     http::{
         cache_control::Targeted,
-        content_range::{self, Place},
+        content_range::{self, ContentRange},
         preconditions,
-        range::{self, Part},
+        range::{self, SelectedRange},
     },
 };
 
@@ -82,7 +82,7 @@ fn give_part(
             let body = body.slice(wanted.start - place.first..wanted.end - place.first);
             let (first, end, complete) = (wanted.start, wanted.end, place.complete);
             give_bytes(
-                Place {
+                ContentRange {
                     first,
                     end,
                     complete,
@@ -95,16 +95,16 @@ fn give_part(
     }
     let all = body.len();
     match range::part(asked, &entry.headers, all) {
-        Part::Whole => *response.body_mut() = body.clone(),
-        Part::Bytes(bytes) => {
-            let place = Place {
+        SelectedRange::Whole => *response.body_mut() = body.clone(),
+        SelectedRange::Bytes(bytes) => {
+            let place = ContentRange {
                 first: bytes.start,
                 end: bytes.end,
                 complete: Some(all),
             };
             give_bytes(place, body.slice(bytes), response);
         }
-        Part::Unsatisfiable => {
+        SelectedRange::Unsatisfiable => {
             without_content(StatusCode::RANGE_NOT_SATISFIABLE, response);
             let range = HeaderValue::try_from(format!("bytes */{all}"));
             let headers = response.headers_mut();
@@ -113,7 +113,7 @@ fn give_part(
     }
 }
 
-fn give_bytes(place: Place, body: Bytes, response: &mut Response<Bytes>) {
+fn give_bytes(place: ContentRange, body: Bytes, response: &mut Response<Bytes>) {
     *response.status_mut() = StatusCode::PARTIAL_CONTENT;
     let headers = response.headers_mut();
     headers.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, header::AGE};
 
-use super::{plan::Look, response};
+use super::{look::Look, response};
 use crate::{
     cache::{
         config::Config,

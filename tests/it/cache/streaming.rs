@@ -17,13 +17,18 @@ use http_body_util::{BodyExt, Full};
 use hyper::{body::Incoming, client::conn::http1 as client, server::conn::http1 as server};
 use hyper_util::{rt::TokioIo, service::TowerToHyperService};
 use portcullis::{
+    ManualClock, StoreFuture, StoreKeys,
     access_log::{AccessLogLayer, RecentRecords},
-    cache::{CacheLayer, InterruptedError, Purge, PurgeMode},
+    cache::{
+        CacheKey, CacheLayer, CacheStore, Fence, InterruptedError, Lookup, Purge, PurgeMode,
+        PurgeTarget, Put, PutOutcome, Selection, StoredResponse, Touch,
+    },
     store::MemoryStore,
 };
 use serde_json::Value;
 use tokio::{
     net::{TcpListener, TcpStream},
+    sync::watch,
     task::JoinHandle,
     time::timeout,
 };
@@ -36,6 +41,8 @@ use crate::support::{
     request,
     trickle::{Client, End, Streaming, Trickle, assert_all, head},
 };
+
+type Fields = &'static [(&'static str, &'static str)];
 
 const FRESH: &[(&str, &str)] = &[("cache-control", "max-age=60")];
 const COMPLETE: Option<End> = Some(End::Complete);
@@ -756,6 +763,153 @@ async fn stale_response_does_not_stand_in_after_the_head_of_a_streamed_refresh()
     // One more cannot wait, and calls an origin that fails.
     let other = site.client(get("/a")).await;
     assert_eq!((origin.calls(), other.status()), (3, 502));
+}
+
+/// A store in memory whose touches, once held, stay pending until they are released.
+#[derive(Clone, Debug)]
+struct HeldTouches {
+    memory: MemoryStore,
+    is_held: watch::Sender<bool>,
+}
+
+impl HeldTouches {
+    fn new(clock: ManualClock) -> Self {
+        Self {
+            memory: MemoryStore::with_clock(clock),
+            is_held: watch::Sender::new(false),
+        }
+    }
+
+    fn hold(&self) {
+        self.is_held.send_replace(true);
+    }
+
+    async fn release(&self) {
+        self.is_held.send_replace(false);
+        let_all_run().await;
+    }
+}
+
+impl CacheStore for HeldTouches {
+    fn keys(&self) -> &StoreKeys {
+        CacheStore::keys(&self.memory)
+    }
+
+    fn get(&self, key: &CacheKey, selection: &Selection<'_>) -> StoreFuture<Lookup> {
+        self.memory.get(key, selection)
+    }
+
+    fn put(&self, put: Put) -> StoreFuture<PutOutcome> {
+        self.memory.put(put)
+    }
+
+    fn touch(&self, touch: Touch) -> StoreFuture<bool> {
+        let (memory, mut is_held) = (self.memory.clone(), self.is_held.subscribe());
+        StoreFuture::pending(async move {
+            let _ = is_held.wait_for(|is_held| !is_held).await;
+            CacheStore::touch(&memory, touch).await
+        })
+    }
+
+    fn purge(&self, targets: &[PurgeTarget], mode: PurgeMode) -> StoreFuture<()> {
+        CacheStore::purge(&self.memory, targets, mode)
+    }
+
+    fn is_purged_since(
+        &self,
+        key: &CacheKey,
+        entry: &StoredResponse,
+        fence: Fence,
+    ) -> StoreFuture<bool> {
+        self.memory.is_purged_since(key, entry, fence)
+    }
+}
+
+/// A stale entry, and a request whose response invalidates it from another variant or partition.
+struct Invalidation {
+    site: Streaming,
+    store: HeldTouches,
+    request: fn() -> Request<Full<Bytes>>,
+}
+
+impl Invalidation {
+    async fn from_another_variant() -> Self {
+        const OLD: Fields = &[("cache-control", "max-age=1"), ("vary", "accept")];
+        const NEW: Fields = &[("cache-control", "max-age=60"), ("vary", "accept-language")];
+        Self::new(OLD, NEW, || get("/a")).await
+    }
+
+    async fn from_another_partition() -> Self {
+        const OLD: Fields = &[("cache-control", "public, max-age=1")];
+        const NEW: Fields = &[("cache-control", "private, max-age=60")];
+        Self::new(OLD, NEW, || get_as("/a", &caller("one"))).await
+    }
+
+    async fn new(old: Fields, new: Fields, request: fn() -> Request<Full<Bytes>>) -> Self {
+        let origin = Trickle::new(move |_, call| match call {
+            1 => head(&[old, &[("etag", "\"1\"")]].concat()),
+            _ => head(&[new, &[("etag", "\"2\"")]].concat()),
+        });
+        let hands = Hands::default();
+        let store = HeldTouches::new(hands.clock.clone());
+        let site = Streaming::over(&origin, hands, CacheLayer::rfc(store.clone()));
+        let first = site.client(request()).await;
+        origin.sends(1, "old").await;
+        origin.ends(1).await;
+        assert_all(&[&first], "old", &COMPLETE);
+        site.hands.advance(Duration::from_secs(10)).await;
+        store.hold();
+        Self {
+            site,
+            store,
+            request,
+        }
+    }
+
+    async fn client(&self) -> Client {
+        self.site.client((self.request)()).await
+    }
+}
+
+#[tokio::test]
+async fn head_is_not_streamed_before_the_entry_that_it_invalidates_is_removed() {
+    for case in [
+        Invalidation::from_another_variant().await,
+        Invalidation::from_another_partition().await,
+    ] {
+        let clients = [case.client().await, case.client().await];
+        case.site.origin.sends(2, "new, ").await;
+        let late = case.client().await;
+        let clients = [&clients[0], &clients[1], &late];
+        assert!(!clients.iter().any(|client| client.has_head()));
+
+        case.store.release().await;
+        assert_all(&clients, "new, ", &None);
+        case.site.origin.sends(2, "all").await;
+        case.site.origin.ends(2).await;
+        assert_all(&clients, "new, all", &COMPLETE);
+        assert_eq!(case.site.origin.calls(), 2);
+    }
+}
+
+#[tokio::test]
+async fn response_is_not_stored_before_the_entry_that_it_invalidates_is_removed() {
+    for case in [
+        Invalidation::from_another_variant().await,
+        Invalidation::from_another_partition().await,
+    ] {
+        let leader = case.client().await;
+        case.site.origin.sends(2, "new").await;
+        case.site.origin.ends(2).await;
+        let late = case.client().await;
+        assert!(!leader.has_head() && !late.has_head());
+
+        case.store.release().await;
+        assert_all(&[&leader, &late], "new", &COMPLETE);
+        let hit = case.client().await;
+        assert_eq!(hit.field("cache-status"), "portcullis; hit; ttl=60");
+        assert_eq!(case.site.origin.calls(), 2);
+    }
 }
 
 #[cfg(feature = "compression")]

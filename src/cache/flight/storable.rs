@@ -89,11 +89,11 @@ impl StorableMemory {
 
 /// A fixed table of marks: 30 bits of a digest, two of what is known, and 32 of seconds.
 struct Marks {
-    shelves: Box<[Shelf]>,
+    shelves: Box<[StorableBucket]>,
 }
 
 /// As many marks as fit in one cache line.
-type Shelf = [AtomicU64; 8];
+type StorableBucket = [AtomicU64; 8];
 
 const SECONDS: u64 = u32::MAX as u64;
 const STORABLE: u64 = 0b11 << 32;
@@ -103,7 +103,7 @@ impl Marks {
     fn new(marks_max: usize) -> Self {
         let shelves = (marks_max / 8).max(1);
         Self {
-            shelves: (0..shelves).map(|_| Shelf::default()).collect(),
+            shelves: (0..shelves).map(|_| StorableBucket::default()).collect(),
         }
     }
 
@@ -128,7 +128,7 @@ impl Marks {
     }
 
     #[inline]
-    fn place(&self, name: &StoreKey) -> (&Shelf, u64) {
+    fn place(&self, name: &StoreKey) -> (&StorableBucket, u64) {
         let word = *name
             .as_bytes()
             .first_chunk()

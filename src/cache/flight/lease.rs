@@ -2,11 +2,11 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use super::assured::assured;
 use crate::{
     cache::{
         config::Config,
         entry::key::CacheKey,
+        lookup::assured::assured,
         store::{Lease, LeaseToken},
     },
     core::{error::StoreError, runtime::Task, store_api::store_future::StoreFuture},

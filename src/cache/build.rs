@@ -1,0 +1,257 @@
+//! The layer that a builder describes, or the option that is wrong.
+
+use std::{
+    fmt,
+    sync::{Arc, atomic::AtomicUsize},
+    time::Duration,
+};
+
+use http::{HeaderName, header::CACHE_CONTROL};
+
+use super::{
+    builder::CacheLayerBuilder,
+    config::{Config, PurgeCounts},
+    entry::{
+        jitter::{self, Jitter},
+        key::KeyMaker,
+    },
+    fill::{budget::Budget, empty_body::EmptyBodies},
+    flight::{single_flight::Flights, storable::StorableMemory},
+    http::{
+        cache_control::Targeted, field_names::FieldNames, profile::Rules,
+        storability::is_never_stored,
+    },
+    layer::CacheLayer,
+    lookup::{backoff::Backoffs, reloads::Reloads},
+    policy::CachePolicy,
+    store::CacheStore,
+};
+use crate::core::{
+    audit::Audit,
+    error::ConfigError,
+    layer_order::{LayerKind, Placement},
+    notice, runtime,
+    store_api::{store_monitor::StoreWatch, timeout::Deadline},
+    time::SystemClock,
+};
+
+/// How long a request waits for the store, unless the layer is told otherwise.
+const DEADLINE: Duration = Duration::from_millis(25);
+/// How long an answer may take on its way into the store. No request waits for it for longer than it
+/// is [told](CacheLayerBuilder::wait_at_most).
+const KEPT_WITHIN: Duration = Duration::from_secs(10);
+
+impl CacheLayerBuilder {
+    pub(super) fn new(store: impl CacheStore, rules: Rules) -> Self {
+        Self {
+            store: Arc::new(store),
+            rules,
+            policy: None,
+            policy_by: None,
+            namespace: String::new(),
+            name: Some("portcullis".to_owned()),
+            clock: Arc::new(SystemClock::new()),
+            runtime: runtime::ambient(),
+            deadline: Deadline::after(DEADLINE),
+            variants_max: 16,
+            filling_bytes_max: 32 << 20,
+            filling_time_max: Duration::from_secs(60),
+            validated_for: Duration::from_secs(3_600),
+            jitter: Jitter::default(),
+            waiters_max: 1_024,
+            wait_at_most: Duration::from_secs(5),
+            failure_backoff: (Duration::from_secs(1), Duration::from_secs(30)),
+            refresh_timeout: Duration::from_secs(30),
+            empty_bodies: EmptyBodies::default(),
+            reloads: (10, Duration::from_secs(10)),
+            shows_key: false,
+            finish_bytes_max: 256 << 10,
+            credential_headers: Vec::new(),
+            list_headers: Vec::new(),
+            targeted_fields: Vec::new(),
+            audit: Audit::default(),
+        }
+    }
+
+    /// Returns the layer.
+    ///
+    /// # Errors
+    ///
+    /// If a name is not one, or a bound is zero.
+    pub fn build(mut self) -> Result<CacheLayer, ConfigError> {
+        if let Some(name) = &self.name {
+            checked_name(name)?;
+        }
+        let list_headers = self.read_field_names()?;
+        self.check_bounds()?;
+        self.check_backoff()?;
+        self.report_policy();
+        Ok(CacheLayer {
+            config: Arc::new(self.into_config(list_headers)),
+        })
+    }
+
+    /// Adds the fields that are named. Returns those whose value is a list.
+    fn read_field_names(&mut self) -> Result<FieldNames, ConfigError> {
+        for name in &self.credential_headers {
+            let name = field_name("credential_header", name)?;
+            self.rules.credential_headers.push(name);
+        }
+        let list_headers = self.list_headers.iter();
+        let list_headers = list_headers.map(|name| field_name("list_header", name));
+        let list_headers = list_headers.collect::<Result<FieldNames, _>>()?;
+        self.rules.targeted = target_list(&self.targeted_fields)?;
+        Ok(list_headers)
+    }
+
+    fn check_bounds(&self) -> Result<(), ConfigError> {
+        if self.jitter.percent > jitter::PERCENT_MAX {
+            let problem = "answers would lose more than half of their time";
+            return Err(
+                ConfigError::new("jitter_percent", self.jitter.percent, problem)
+                    .fix("give at most 50; 10 spreads a herd well"),
+            );
+        }
+        let zero = [
+            ("body_bytes_max", self.rules.body_bytes_max == 0),
+            ("filling_bytes_max", self.filling_bytes_max == 0),
+            ("filling_time_max", self.filling_time_max.is_zero()),
+            ("variants_max", self.variants_max == 0),
+            ("refresh_timeout", self.refresh_timeout.is_zero()),
+            ("store_deadline", self.deadline.is_zero()),
+        ];
+        if let Some((option, _)) = zero.into_iter().find(|(_, zero)| *zero) {
+            return Err(
+                ConfigError::new(option, 0, "a cache of no room keeps nothing")
+                    .fix("give a bound of at least 1, or leave the layer out"),
+            );
+        }
+        Ok(())
+    }
+
+    fn check_backoff(&self) -> Result<(), ConfigError> {
+        if self.failure_backoff.0 > self.failure_backoff.1 {
+            let (initial, max) = self.failure_backoff;
+            let problem = "the first pause is longer than the maximum";
+            return Err(ConfigError::new(
+                "failure_backoff",
+                format_args!("{initial:?}, {max:?}"),
+                problem,
+            )
+            .fix("give the shorter one first; zero as the first switches it off"));
+        }
+        Ok(())
+    }
+
+    fn into_config(self, list_headers: FieldNames) -> Config {
+        let keys = KeyMaker::new(
+            self.store.keys(),
+            &self.namespace,
+            self.rules.normalise_preferences,
+        )
+        .list_headers(list_headers)
+        .target_list(&self.rules.targeted);
+        let has_deadline = self.store.has_deadline();
+        let mut keeping = self.deadline.clone();
+        keeping.set(Some(KEPT_WITHIN));
+        Config {
+            keys,
+            store: self.store,
+            rules: self.rules,
+            policy: self.policy,
+            policy_by: self.policy_by,
+            clock: self.clock,
+            runtime: self.runtime,
+            name: self.name.map(Into::into),
+            variants_max: self.variants_max,
+            validated_for: self.validated_for,
+            jitter: self.jitter,
+            filling: Arc::new(Budget::new(self.filling_bytes_max, self.filling_time_max)),
+            purges: PurgeCounts::default(),
+            flights: Arc::new(Flights::new(self.waiters_max)),
+            storable: StorableMemory::default(),
+            backoffs: Backoffs::new(self.failure_backoff.0, self.failure_backoff.1),
+            refresh_timeout: self.refresh_timeout,
+            empty_bodies: self.empty_bodies,
+            wait_at_most: self.wait_at_most,
+            reloads: Reloads::new(self.reloads.0, self.reloads.1),
+            shows_key: self.shows_key,
+            finish_bytes_max: self.finish_bytes_max,
+            order: Default::default(),
+            finishing: AtomicUsize::new(0),
+            placement: Placement::new(LayerKind::Cache, true),
+            probes: Arc::default(),
+            watch: StoreWatch::new("cache", self.audit.clone()),
+            deadline: self.deadline.beside(has_deadline),
+            keeping,
+            audit: self.audit,
+        }
+    }
+
+    /// Reports a default policy that lists a status which is never stored.
+    fn report_policy(&self) {
+        let mut statuses = self.policy.iter().flat_map(CachePolicy::statuses);
+        if let Some(status) = statuses.find(|status| is_never_stored(*status)) {
+            let problem = "a response of this status answers the fields of one request, and is never \
+                 stored";
+            notice::built_wrong(
+                &ConfigError::new("keep_status", status.as_u16(), problem)
+                    .fix("remove the call of `CachePolicy::keep_status`"),
+            );
+        }
+    }
+}
+
+/// Reads the name of a field that an option gives.
+fn field_name(option: &'static str, name: &str) -> Result<HeaderName, ConfigError> {
+    HeaderName::from_bytes(name.as_bytes()).map_err(|_| {
+        ConfigError::new(option, name, "this is no field name")
+            .fix("give a name of letters, digits and dashes")
+    })
+}
+
+/// Returns the target list of these field names.
+fn target_list(names: &[String]) -> Result<Vec<Targeted>, ConfigError> {
+    let mut list: Vec<Targeted> = Vec::with_capacity(names.len());
+    for name in names {
+        let refused = |problem: &str| {
+            ConfigError::new("targeted_field", name, problem)
+                .fix("give the name of a targeted field, such as `CDN-Cache-Control`")
+        };
+        let field = HeaderName::from_bytes(name.as_bytes())
+            .map_err(|_| refused("this is not a field name"))?;
+        if field == CACHE_CONTROL {
+            return Err(refused(
+                "the cache reads this field if no targeted field applies",
+            ));
+        }
+        let field = Targeted::of(field);
+        if !list.contains(&field) {
+            list.push(field);
+        }
+    }
+    Ok(list)
+}
+
+/// Checks that a name is a token by RFC 9110, and short enough for a field.
+fn checked_name(name: &str) -> Result<(), ConfigError> {
+    let letter = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    let begins_well = name.as_bytes().first().is_some_and(u8::is_ascii_alphabetic);
+    if begins_well && name.len() <= 64 && name.bytes().all(letter) {
+        return Ok(());
+    }
+    Err(
+        ConfigError::new("name", name, "this is no name for `Cache-Status`").fix(
+            "give a letter, and up to 63 letters, digits, dashes, dots or underscores after it",
+        ),
+    )
+}
+
+impl fmt::Debug for CacheLayerBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CacheLayerBuilder")
+            .field("rules", &self.rules)
+            .field("name", &self.name)
+            .finish_non_exhaustive()
+    }
+}

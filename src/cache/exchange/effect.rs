@@ -1,0 +1,251 @@
+//! The effect of a response on the stored one.
+
+use std::{mem, task::Context};
+
+use bytes::Bytes;
+use http::{Response, StatusCode};
+use http_body::Body;
+
+use super::{
+    conclusion::Conclusion,
+    exchange::{Course, Exchange},
+    settling::land_after,
+    stand_in::{StandIn, stands_in_for},
+};
+use crate::{
+    cache::{
+        config::Config,
+        entry::key::CacheKey,
+        fill::{body::CacheBody, replaced::Replaced},
+        flight::single_flight::Landing,
+        http::{
+            cache_status::Forward,
+            content_range,
+            revalidation::{self, Comparison},
+            vary::Selection,
+        },
+        lookup::{
+            asked::ForwardedRequest,
+            look::{Look, RequestForm, Stale},
+        },
+        store::Lookup,
+    },
+    core::{error::StoreError, store_api::store_future::StoreFuture},
+};
+
+/// The effect of a response on the stored one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Effect {
+    /// The stored response is still valid.
+    Confirms,
+    /// It is a `304` for another version than the stored one.
+    Contradicts,
+    /// The origin failed, and the stored response may stand in.
+    MayStandIn,
+    /// Nothing.
+    Nothing,
+    /// The stored response is no longer the origin's last word.
+    Replaces,
+}
+
+impl Exchange {
+    pub(super) fn conclude_look<B>(
+        self,
+        mut asked: Box<ForwardedRequest>,
+        mut response: Response<B>,
+        cx: &mut Context<'_>,
+    ) -> Conclusion<B>
+    where
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Send,
+    {
+        if let Some(found) = self.look_up_stored_since(&mut asked, response.status()) {
+            return Conclusion::LookUp(self.with(asked), response, found);
+        }
+        let Some(stale) = asked.look.stale.clone() else {
+            self.note_failure(&mut asked.look, response.status());
+            let replaced = replaced_part(&asked.look, response.status());
+            return self.fill(asked, response, replaced, cx);
+        };
+        let unconfirmed = asked.unconfirmed.take();
+        let is_other = unconfirmed.is_some();
+        if let Some(fields) = unconfirmed
+            && response.status().as_u16() >= 600
+        {
+            // A status out of range answers nothing (RFC 9110 section 15): the `304` stands.
+            *response.headers_mut() = *fields;
+            *response.status_mut() = StatusCode::NOT_MODIFIED;
+            return self.revalidated(asked, &stale, &response);
+        }
+        let effect = match self.effect(&asked.look, &stale, &response) {
+            // The `304` before it has named another version, which the origin cannot send now.
+            Effect::MayStandIn | Effect::Nothing if is_other => Effect::Replaces,
+            effect => effect,
+        };
+        if !matches!(effect, Effect::MayStandIn | Effect::Nothing) {
+            self.config.backoffs.succeeded(stale.key.full());
+        }
+        match effect {
+            Effect::Confirms => self.revalidated(asked, &stale, &response),
+            Effect::Contradicts if asked.again.is_none() => self.unconfirmed(asked, &stale),
+            Effect::Contradicts => {
+                asked.unconfirmed = Some(Box::new(mem::take(response.headers_mut())));
+                self.with(asked).ask_otherwise(RequestForm::Whole)
+            }
+            Effect::MayStandIn => {
+                let status = response.status();
+                self.fail(&mut asked.look, "status");
+                let response = self.passed(&asked, response, None);
+                let stand_in = StandIn {
+                    exchange: self,
+                    asked,
+                    status: Some(status),
+                };
+                Conclusion::StandIn(stand_in, response)
+            }
+            Effect::Nothing => {
+                self.note_failure(&mut asked.look, response.status());
+                self.fill(asked, response, None, cx)
+            }
+            Effect::Replaces => self.fill(asked, response, Some(Replaced::new(&stale)), cx),
+        }
+    }
+
+    /// Looks up what another request has stored since the store was asked for this one, unless the
+    /// response says nothing of it.
+    fn look_up_stored_since(
+        &self,
+        asked: &mut ForwardedRequest,
+        status: StatusCode,
+    ) -> Option<StoreFuture<Lookup>> {
+        let (config, look) = (&self.config, &mut asked.look);
+        // Mostly nothing at all has been stored since.
+        let now = config.order.now();
+        if (now == look.shared_looked_up && now == look.own_looked_up)
+            || look.failed.is_some()
+            || !look.is_last_word(status)
+        {
+            return None;
+        }
+        let key = look.take_stored_since(config)?;
+        let fields = asked.fields.to_map();
+        let selection = Selection::new(&fields, config.keys.variants());
+        Some(config.deadline.bound(config.store.get(&key, &selection)))
+    }
+
+    /// Takes the stored response that a response may invalidate, and concludes with that response.
+    pub(crate) fn conclude_after<B>(
+        mut self,
+        found: Result<Lookup, StoreError>,
+        response: Response<B>,
+        cx: &mut Context<'_>,
+    ) -> Conclusion<B>
+    where
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Send,
+    {
+        if let Course::Look(asked) = &mut self.course
+            && let Some(key) = asked.look.key().copied()
+            && let Ok(lookup) = found
+        {
+            let before = mem::replace(&mut asked.look.stale, Stale::found(key, lookup));
+            if let Some(other) = before.filter(|before| before.key != key) {
+                Replaced::new(&other).invalidate_before(&self.config, || {});
+            }
+        }
+        self.conclude(response, cx)
+    }
+
+    /// Returns what a response says of the stored one.
+    fn effect<B>(&self, look: &Look, stale: &Stale, response: &Response<B>) -> Effect {
+        let status = response.status();
+        if look.question == RequestForm::Validate && status == StatusCode::NOT_MODIFIED {
+            return match revalidation::compare(response.headers(), &stale.entry.headers) {
+                Comparison::Same | Comparison::Unknown => Effect::Confirms,
+                Comparison::Other => Effect::Contradicts,
+            };
+        }
+        if stands_in_for(status) {
+            return match look.may_stand_in(&self.config, stale) {
+                true => Effect::MayStandIn,
+                false => Effect::Nothing,
+            };
+        }
+        match (look.question, status.as_u16()) {
+            (_, 100..=199) => Effect::Nothing,
+            // The response to the client's own condition, range or expectation.
+            (RequestForm::AsIs, 412 | 416 | 417) => Effect::Nothing,
+            (RequestForm::AsIs, 206 | 304) => {
+                match content_range::compare(response.headers(), &stale.entry) {
+                    // It may be of another version: what is stale is not served any more.
+                    Comparison::Unknown if look.forward == Forward::Stale => Effect::Replaces,
+                    Comparison::Same | Comparison::Unknown => Effect::Nothing,
+                    Comparison::Other => Effect::Replaces,
+                }
+            }
+            (RequestForm::AsIs, 200) if look.head_only => {
+                match revalidation::compare_head(response.headers(), &stale.entry.headers) {
+                    // A purged response is confirmed by a GET alone.
+                    Comparison::Same if !stale.expired => Effect::Confirms,
+                    Comparison::Same | Comparison::Unknown => Effect::Nothing,
+                    Comparison::Other => Effect::Replaces,
+                }
+            }
+            (RequestForm::AsIs | RequestForm::Whole | RequestForm::Validate, _) => Effect::Replaces,
+        }
+    }
+
+    /// Sends the stored response for the last time: the origin has another version, and cannot be asked
+    /// for it.
+    pub(super) fn unconfirmed<B: Body>(
+        self,
+        mut asked: Box<ForwardedRequest>,
+        stale: &Stale,
+    ) -> Conclusion<B> {
+        let invalidated = Replaced::new(stale).invalidate(&self.config);
+        let settling = Some(self.settle(invalidated));
+        let settling = land_after(settling, asked.look.lead.take(), Landing::NotStored);
+        let response = self.stale(&asked, &stale.entry, Some(StatusCode::NOT_MODIFIED));
+        Conclusion::Send(response.map(CacheBody::stored), settling)
+    }
+}
+
+impl Look {
+    /// Returns a key under which another request has stored a response since the store was asked for it,
+    /// and goes on to that key; each one once.
+    fn take_stored_since(&mut self, config: &Config) -> Option<CacheKey> {
+        let order = &config.order;
+        let keys = [
+            (self.shared, &mut self.shared_looked_up, false),
+            (self.own, &mut self.own_looked_up, true),
+        ];
+        for (key, since, is_own) in keys {
+            if let Some(key) = key.filter(|key| order.has_stored_since(key.full(), *since)) {
+                *since = order.now();
+                self.in_own = is_own;
+                return Some(key);
+            }
+        }
+        None
+    }
+
+    /// Returns whether a response is the origin's last word on what is stored, whatever that is: no
+    /// failure, and no response to the client's own condition or range.
+    pub(super) fn is_last_word(&self, status: StatusCode) -> bool {
+        let is_whole = self.question != RequestForm::AsIs;
+        match status.as_u16() {
+            100..=199 | 304 => false,
+            206 | 412 | 416 | 417 => is_whole,
+            200 => is_whole || !self.head_only,
+            _ => !stands_in_for(status),
+        }
+    }
+}
+
+/// Returns the stored part that a response replaces: another part, or the response to the client's own
+/// condition or range, leaves it.
+fn replaced_part(look: &Look, status: StatusCode) -> Option<Replaced> {
+    let is_final = !matches!(status.as_u16(), 100..=199 | 206 | 304 | 412 | 416 | 417);
+    let part = look.part.as_ref().filter(|_| is_final && !look.head_only)?;
+    (!stands_in_for(status)).then(|| Replaced::new(part))
+}

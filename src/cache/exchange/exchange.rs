@@ -1,0 +1,116 @@
+//! One request past the store: what the handler is asked, and what its response does to the store.
+
+use std::{mem, sync::Arc};
+
+use http::{HeaderMap, Request, Response};
+
+use crate::{
+    cache::{
+        config::Config,
+        flight::storable::Storable,
+        http::{cache_status::Forward, freshness::Times, storability::PolicyWishes},
+        lookup::{
+            asked::ForwardedRequest,
+            look::Look,
+            plan::{RequestPlan, UnsafeRequest},
+            reason::Reason,
+            search::Search,
+            shown::Told,
+        },
+    },
+    core::{record::RecordHandle, time::Timestamp},
+};
+
+/// One request past the store, and its response.
+pub(crate) struct Exchange {
+    pub(crate) config: Arc<Config>,
+    pub(super) record: Option<RecordHandle>,
+    pub(super) course: Course,
+}
+
+/// The work of the cache beside the handler.
+pub(super) enum Course {
+    /// Nothing.
+    Pass(Forward, Reason),
+    /// The stored responses that the request may change are purged.
+    Change(Box<UnsafeRequest>),
+    /// The answer may be kept.
+    Look(Box<ForwardedRequest>),
+}
+
+impl Exchange {
+    /// Goes past the store with a request.
+    #[inline(always)]
+    pub(crate) fn past<B>(config: &Arc<Config>, plan: RequestPlan, request: &Request<B>) -> Self {
+        let course = match plan {
+            RequestPlan::Pass(forward, reason) => Course::Pass(forward, reason),
+            RequestPlan::Change(change) => Course::Change(change),
+            // Made where it stays: it is large.
+            RequestPlan::Look(look) => {
+                Course::Look(Box::write(Box::new_uninit(), ForwardedRequest::new(look)))
+            }
+        };
+        Self {
+            config: Arc::clone(config),
+            record: RecordHandle::of(request.extensions()).cloned(),
+            course,
+        }
+    }
+
+    /// Returns to the store, if that has been asked.
+    pub(crate) fn search(&mut self) -> Option<Search<'_>> {
+        match &mut self.course {
+            Course::Look(asked) => Some(Search {
+                config: &self.config,
+                look: &mut asked.look,
+            }),
+            Course::Pass(..) | Course::Change(_) => None,
+        }
+    }
+
+    pub(super) fn take_course(&mut self) -> Course {
+        mem::replace(&mut self.course, Course::Pass(Forward::Bypass, Reason::Off))
+    }
+
+    pub(super) fn told<'a>(&'a self, look: Option<&'a Look>) -> Told<'a> {
+        Told {
+            config: &self.config,
+            record: self.record.as_ref(),
+            key: look.and_then(Look::first_key),
+            waited: look.and_then(|look| look.waited),
+        }
+    }
+
+    /// Remembers for all callers whether the responses of a URL and its route can be stored.
+    pub(super) fn remember(&self, look: &Look, storable: Storable, now: Timestamp) {
+        if let Some(key) = look.first_key() {
+            let memory = &self.config.storable;
+            memory.set(key.uri(), look.route.as_ref(), storable, now);
+        }
+    }
+
+    pub(super) fn times(&self, look: &Look) -> Times<'_> {
+        Times {
+            asked_at: look.asked_at,
+            received_at: self.config.clock.coarse(),
+            clock: &*self.config.clock,
+        }
+    }
+
+    pub(super) fn take_tags_off(&self, headers: &mut HeaderMap) {
+        let names = &self.config.rules.tag_headers;
+        if headers.keys().any(|name| names.contains(name)) {
+            for name in names.as_slice() {
+                headers.remove(name);
+            }
+        }
+    }
+}
+
+/// Returns what the application wants of an answer.
+pub(super) fn wanted<'a, B>(look: &'a Look, response: &'a Response<B>) -> PolicyWishes<'a> {
+    PolicyWishes {
+        by_answer: response.extensions().get(),
+        by_route: look.policy.as_ref(),
+    }
+}

@@ -1,0 +1,155 @@
+//! A response that is stored while it is sent.
+
+use std::task::Context;
+
+use bytes::Bytes;
+use http::Response;
+use http_body::Body;
+
+use super::{
+    conclusion::Conclusion, exchange::Exchange, not_stored::wants_body, settling::Settling,
+};
+use crate::{
+    cache::{
+        fill::{body::CacheBody, replaced::Replaced, writer::ResponseFill},
+        flight::{single_flight::Landing, storable::Storable},
+        http::{cache_status::Report, storability::ResponseFields},
+        lookup::{
+            asked::ForwardedRequest,
+            look::{Collapsing, Look, RequestForm},
+            reason::Reason,
+        },
+        policy::CachePolicy,
+    },
+    core::record::CacheSource,
+};
+
+impl Exchange {
+    /// Passes a response to the client, and stores it if it may be stored.
+    pub(super) fn fill<B>(
+        self,
+        mut asked: Box<ForwardedRequest>,
+        mut response: Response<B>,
+        replaced: Option<Replaced>,
+        cx: &mut Context<'_>,
+    ) -> Conclusion<B>
+    where
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Send,
+    {
+        let times = self.times(&asked.look);
+        let now = times.received_at;
+        let seen = ResponseFields::of(response.headers(), &self.config.rules);
+        let has_tags = seen.tags;
+        let filling = self.filling(&asked, &response, &seen, &times);
+        if has_tags {
+            self.take_tags_off(response.headers_mut());
+        }
+        let mut fill = match filling {
+            Ok(fill) => fill,
+            Err(reason) => return self.not_stored(asked, response, reason, replaced, now),
+        };
+        let look = &mut asked.look;
+        self.config.backoffs.succeeded(fill.head.key.full());
+        self.remember(
+            look,
+            match fill.head.is_shared || look.shared.is_none() {
+                true => Storable::Shared,
+                false => Storable::Own,
+            },
+            now,
+        );
+        self.hand_over(look, &mut fill);
+        let mut settling = None;
+        let mut replaced = replaced.map(Box::new);
+        fill.replaced.clone_from(&replaced);
+        if let Some(other) =
+            replaced.take_if(|replaced| !replaced.is_at(&fill.head.key, &fill.head.variant))
+        {
+            settling = Some(self.settle(other.invalidate(&self.config)));
+        }
+        if look.is_selective() && look.question != RequestForm::AsIs {
+            let is_first = matches!(look.collapsing, Collapsing::Open | Collapsing::Collapsed);
+            if is_first && asked.again.is_some() {
+                return self.read(asked, response, fill, cx);
+            }
+            if !wants_body(&asked, &response) {
+                drop(fill);
+                let response = self.passed(&asked, response, Some(Reason::Incomplete));
+                return Conclusion::Send(response, settling.map(Settling::from));
+            }
+        }
+        let look = &asked.look;
+        self.report_stored(look, &mut fill, &mut response);
+        let response = response.map(|body| CacheBody::filling(body, fill, cx));
+        // The client is sent a newer head: no later request is sent what is older than that.
+        if let Some(replaced) = replaced
+            && response.body().is_filling()
+            && !look.refreshes
+        {
+            settling = Some(self.settle(replaced.demote(&self.config)));
+        }
+        Conclusion::Send(response, settling.map(Settling::from))
+    }
+
+    /// Hands the flight that a request leads over to its response.
+    fn hand_over(&self, look: &mut Look, fill: &mut ResponseFill) {
+        fill.route = look.route;
+        match look.lead.take() {
+            Some(lead) if look.lead_key() == Some(fill.head.key) => {
+                fill.lead = Some(lead);
+                fill.lease = look.leasing.hand_over();
+            }
+            // Those who wait look for their own response from now on.
+            Some(lead) => {
+                fill.lead = self.config.flights.lead(fill.head.key.full());
+                lead.land(other_partition(look));
+            }
+            None => {}
+        }
+    }
+
+    /// Adds to a response that is being stored what the cache does.
+    fn report_stored<B>(&self, look: &Look, fill: &mut ResponseFill, response: &mut Response<B>) {
+        let freshness = &fill.head.freshness;
+        let mut report = Report::forwarded(CacheSource::Miss, look.forward);
+        report.stored = true;
+        report.ttl_secs = Some(freshness.ttl_secs(freshness.received_at));
+        report.forward_status = look.forward_status(response.status());
+        fill.record.clone_from(&self.record);
+        Self::negotiates(fill, response.headers_mut());
+        self.told(Some(look)).report(report, response);
+    }
+
+    /// Reads a body into the store, for a client that wants a part of it, a comparison, or its head.
+    fn read<B>(
+        self,
+        mut asked: Box<ForwardedRequest>,
+        response: Response<B>,
+        mut fill: ResponseFill,
+        cx: &mut Context<'_>,
+    ) -> Conclusion<B>
+    where
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Send,
+    {
+        let (flights, key) = (&self.config.flights, fill.head.key);
+        let lead = fill
+            .lead
+            .get_or_insert_with(|| flights.detached(key.full()));
+        let wait = lead.wait();
+        asked.look.collapsing = Collapsing::Filled(asked.look.forward);
+        let body = CacheBody::filling(response.into_body(), fill, cx);
+        Conclusion::Read(self.with(asked), body, wait)
+    }
+}
+
+/// Returns how a flight lands whose response is stored in another partition. Where a policy switches
+/// collapsing on, those who wait would wait for the same partition again.
+fn other_partition(look: &Look) -> Landing {
+    let wishes = look.policy.as_ref().map(CachePolicy::wishes);
+    match wishes.and_then(|wishes| wishes.collapse) {
+        Some(true) => Landing::NotStored,
+        Some(false) | None => Landing::Abandoned,
+    }
+}

@@ -1,0 +1,117 @@
+//! The request that the handler is sent.
+
+use http::{Method, Request, StatusCode};
+
+use super::exchange::{Course, Exchange};
+use crate::cache::{
+    config::Config,
+    flight::single_flight::Lead,
+    http::revalidation,
+    lookup::{
+        asked::{ForwardedRequest, RequestLine},
+        look::{Collapsing, Look, RequestForm},
+    },
+};
+
+impl Exchange {
+    /// Prepares the call of the handler.
+    pub(crate) fn prepare<B: 'static>(&mut self, request: &mut Request<B>) {
+        let Course::Look(asked) = &mut self.course else {
+            return;
+        };
+        // A refresh in the background does not belong to the request's record.
+        if asked.look.refreshes {
+            self.record = None;
+        }
+        if asked.look.failed.is_some() {
+            asked.look.question = RequestForm::AsIs;
+            return;
+        }
+        asked.fields.keep(request.headers());
+        let can_repeat = self.config.empty_bodies.can_make::<B>();
+        let question = asked.look.next_question(&self.config, can_repeat);
+        asked.pose(question, can_repeat, request);
+    }
+
+    /// Returns the client's request once more.
+    pub(crate) fn client_request<B: 'static>(&self) -> Option<Request<B>> {
+        match &self.course {
+            Course::Look(asked) => asked.request(&self.config),
+            Course::Pass(..) | Course::Change(_) => None,
+        }
+    }
+
+    /// Prepares another call of the handler, and returns the request for it.
+    pub(crate) fn ask_again<B: 'static>(&mut self) -> Option<Request<B>> {
+        let Course::Look(asked) = &mut self.course else {
+            return None;
+        };
+        let mut request = asked.request(&self.config)?;
+        let question = asked.look.question;
+        asked.pose(question, false, &mut request);
+        Some(request)
+    }
+
+    /// Returns whether the handler may have to be asked again.
+    pub(crate) fn may_ask_again(&self) -> bool {
+        matches!(&self.course, Course::Look(asked) if asked.again.is_some())
+    }
+}
+
+impl Look {
+    /// Decides what the handler is asked.
+    ///
+    /// A lone HEAD or range is asked for as it is: the whole response would cost the origin more than
+    /// the client asked for. Once others wait, it is asked for on behalf of all of them.
+    fn next_question(&self, config: &Config, can_repeat: bool) -> RequestForm {
+        let leads_waiters = || self.lead.as_ref().is_some_and(Lead::has_waiters);
+        let is_alone = matches!(self.collapsing, Collapsing::Alone | Collapsing::Filled(_));
+        let is_stored_part = self.wants_part && config.rules.keep_parts;
+        let is_lone_part = self.wants_part && !leads_waiters();
+        if self.precondition || (self.head_only && !leads_waiters()) {
+            RequestForm::AsIs
+        } else if self.can_validate() {
+            RequestForm::Validate
+        } else if !self.is_selective() {
+            RequestForm::Whole
+        } else if is_alone || is_stored_part || is_lone_part || self.asks.no_store || !can_repeat {
+            RequestForm::AsIs
+        } else {
+            RequestForm::Whole
+        }
+    }
+
+    /// Returns the origin's status where the client may be sent another one.
+    pub(super) fn forward_status(&self, status: StatusCode) -> Option<StatusCode> {
+        (self.question == RequestForm::Validate).then_some(status)
+    }
+}
+
+impl ForwardedRequest {
+    /// Makes the request that the handler is sent, and keeps what is needed for another one.
+    fn pose<B>(&mut self, question: RequestForm, can_repeat: bool, request: &mut Request<B>) {
+        self.look.question = question;
+        let may_ask_again = match question {
+            RequestForm::AsIs => false,
+            RequestForm::Whole => self.look.is_selective(),
+            RequestForm::Validate => true,
+        };
+        if may_ask_again && can_repeat {
+            self.again = Some(Box::new(RequestLine {
+                method: request.method().clone(),
+                uri: request.uri().clone(),
+                version: request.version(),
+                extensions: request.extensions().clone(),
+            }));
+        }
+        match (question, &self.look.stale) {
+            (RequestForm::AsIs, _) => return,
+            (RequestForm::Validate, Some(stale)) => {
+                revalidation::ask(request, &stale.entry.headers);
+            }
+            (RequestForm::Whole, _) if !self.look.is_selective() => return,
+            (RequestForm::Validate | RequestForm::Whole, _) => revalidation::want_all(request),
+        }
+        *request.method_mut() = Method::GET;
+    }
+}

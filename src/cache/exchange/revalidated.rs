@@ -1,0 +1,152 @@
+//! A stored response that the origin has confirmed.
+
+use std::sync::Arc;
+
+use http::{Response, header};
+use http_body::Body;
+
+use super::{
+    conclusion::Conclusion,
+    exchange::{Exchange, wanted},
+    settling::land_after,
+};
+use crate::{
+    cache::{
+        entry::entry::{StoredResponse, compact},
+        fill::{body::CacheBody, replaced::Replaced},
+        flight::{single_flight::Landing, storable::Storable},
+        http::{
+            cache_status::Report,
+            revalidation,
+            storability::{ResponseFields, StorageDecision, judge},
+        },
+        lookup::{
+            asked::ForwardedRequest,
+            look::{Look, Stale},
+            reason::Reason,
+        },
+        store::Touch,
+    },
+    core::{record::CacheSource, store_api::store_future::StoreFuture},
+};
+
+impl Exchange {
+    /// Sends the stored response, which the origin has confirmed by a `304`, or by the response to a
+    /// HEAD.
+    pub(super) fn revalidated<B: Body>(
+        self,
+        mut asked: Box<ForwardedRequest>,
+        stale: &Stale,
+        answer: &Response<B>,
+    ) -> Conclusion<B> {
+        let look = &mut asked.look;
+        let fresh = answer.headers();
+        let mut headers = revalidation::merged(&stale.entry.headers, fresh);
+        self.take_tags_off(&mut headers);
+        // What has not changed is as old as the answer that says so, and not as it was stored.
+        let mut dated = headers.clone();
+        if !fresh.contains_key(header::DATE) {
+            dated.remove(header::DATE);
+        }
+        match fresh.get(header::AGE) {
+            Some(age) => dated.insert(header::AGE, age.clone()),
+            None => dated.remove(header::AGE),
+        };
+        let times = self.times(look);
+        let (rules, status) = (&self.config.rules, stale.entry.status);
+        let wanted = wanted(look, answer);
+        let seen = ResponseFields::of(&dated, rules);
+        let verdict = judge(rules, &look.caller, status, &seen, &wanted, &times);
+        let verdict = verdict.and_then(|verdict| stays(look, stale, verdict));
+        let mut entry = StoredResponse {
+            headers,
+            ..(*stale.entry).clone()
+        };
+        let write = match &verdict {
+            Ok(verdict) => {
+                entry.headers = compact(&self.kept_headers(&dated, verdict, &times));
+                self.confirm(look, stale, &mut entry, verdict, answer)
+            }
+            Err(reason) => Some(self.no_longer_shared(stale, *reason)),
+        };
+        let landing = match verdict.is_ok() {
+            true => Landing::Stored,
+            false => Landing::NotStored,
+        };
+        let stored = verdict.is_ok() && write.is_some();
+        if verdict.is_err() {
+            self.remember(look, Storable::No, times.received_at);
+        }
+        let lead = look.lead.take();
+        let now = self.config.clock.now();
+        let report = Report {
+            forward: Some(look.forward),
+            forward_status: Some(answer.status()),
+            stored,
+            ..Report::hit(CacheSource::Revalidated, entry.freshness.ttl_secs(now))
+        };
+        let report = report.reason(verdict.err());
+        let (look, fields) = (&asked.look, asked.fields.to_map());
+        let response = self
+            .told(Some(look))
+            .stored(&entry, look, &fields, now, report);
+        let settling = land_after(write, lead, landing);
+        Conclusion::Send(response.map(CacheBody::stored), settling)
+    }
+
+    /// Stores what a confirmation has changed in the head of a stored response.
+    fn confirm<B>(
+        &self,
+        look: &Look,
+        stale: &Stale,
+        entry: &mut StoredResponse,
+        verdict: &StorageDecision,
+        answer: &Response<B>,
+    ) -> Option<StoreFuture<()>> {
+        entry.freshness = self.config.jitter.shorten(verdict.freshness, &stale.key);
+        entry.says_shared = verdict.says_shared;
+        let tags = self.tags(answer);
+        if !tags.is_empty() {
+            entry.tags = tags;
+        }
+        let fence = look.fence?;
+        self.config.order.confirm(stale.key.full());
+        Some(self.touch(Touch {
+            key: stale.key,
+            entry: Arc::new(entry.clone()),
+            stamp: stale.stamp,
+            fence,
+            retain: self.retain(verdict),
+        }))
+    }
+
+    /// Takes a stored response from the other clients: it is confirmed for this one, and no longer for
+    /// them.
+    fn no_longer_shared(&self, stale: &Stale, reason: Reason) -> StoreFuture<()> {
+        let replaced = Replaced::new(stale);
+        self.settle(match reason == Reason::NoStore {
+            true => replaced.invalidate(&self.config),
+            false => replaced.demote(&self.config),
+        })
+    }
+
+    fn touch(&self, touch: Touch) -> StoreFuture<()> {
+        match self.config.store.touch(touch).into_ready() {
+            // One that was replaced meanwhile stays as it is.
+            Ok(touched) => self.settle(touched.map(drop).into()),
+            Err(pending) => self.settle(StoreFuture::pending(async { pending.await.map(drop) })),
+        }
+    }
+}
+
+/// Returns what is to be made of an answer that was validated, if it belongs where it stands: for no
+/// fewer callers, and chosen by no other fields than before.
+fn stays(look: &Look, stale: &Stale, verdict: StorageDecision) -> Result<StorageDecision, Reason> {
+    if look.shared == Some(stale.key) && !verdict.shared {
+        Err(Reason::Credential)
+    } else if verdict.vary != stale.entry.vary {
+        Err(Reason::VaryChanged)
+    } else {
+        Ok(verdict)
+    }
+}

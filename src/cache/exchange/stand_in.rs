@@ -1,0 +1,165 @@
+//! A failure of the origin, and the stale response that stands in for it.
+
+use bytes::Bytes;
+use http::{Response, StatusCode};
+
+use super::exchange::{Course, Exchange};
+use crate::{
+    cache::{
+        config::Config,
+        entry::entry::StoredResponse,
+        fill::replaced::Replaced,
+        flight::{single_flight::Landing, storable::Storable},
+        http::{cache_status::Report, vary::Selection},
+        lookup::{
+            asked::ForwardedRequest,
+            look::{Look, Stale},
+        },
+        store::{Found, Lookup},
+    },
+    core::{
+        audit::AuditEvent,
+        error::{StoreError, StoreErrorKind},
+        record::CacheSource,
+        store_api::store_future::StoreFuture,
+    },
+};
+
+/// A request for which a stale response may stand in.
+pub(crate) struct StandIn {
+    pub(super) exchange: Exchange,
+    pub(super) asked: Box<ForwardedRequest>,
+    /// The status of the origin's response, if it returned one.
+    pub(super) status: Option<StatusCode>,
+}
+
+impl StandIn {
+    /// Looks up whether the stale response is still stored.
+    pub(crate) fn look_up(&self) -> StoreFuture<Lookup> {
+        let config = &self.exchange.config;
+        let Some(stale) = &self.asked.look.stale else {
+            return StoreFuture::failed(StoreErrorKind::NotFound);
+        };
+        let fields = self.asked.fields.to_map();
+        let selection = Selection::new(&fields, config.keys.variants());
+        let selection = selection.with_hint(&stale.entry.vary);
+        let found = config.store.get(&stale.key, &selection);
+        config.deadline.bound(found)
+    }
+
+    /// Sends the stale response, unless it was replaced or purged while the origin was asked. A store
+    /// that fails has the last word that it had.
+    pub(crate) fn conclude(mut self, found: Result<Lookup, StoreError>) -> Option<Response<Bytes>> {
+        let mut stale = self.asked.look.stale.take()?;
+        match found.map(|lookup| lookup.found) {
+            Ok(Found::Entry { stamp, expired, .. }) if stamp == stale.stamp => {
+                stale.expired = expired;
+            }
+            Ok(Found::Entry { .. } | Found::Nothing | Found::NoVariant | Found::Varies(_)) => {
+                return None;
+            }
+            Err(_) => {}
+        }
+        let (exchange, asked) = (&self.exchange, &self.asked);
+        let may_stand_in = asked.look.may_stand_in(&exchange.config, &stale);
+        may_stand_in.then(|| exchange.stale(asked, &stale.entry, self.status))
+    }
+}
+
+impl Exchange {
+    /// Takes an error of the handler. Returns the request, if a stale response may stand in.
+    pub(crate) fn rescue(mut self) -> Option<StandIn> {
+        let Course::Look(mut asked) = self.take_course() else {
+            return None;
+        };
+        let lead = match asked.unconfirmed {
+            Some(_) => asked.look.lead.take(),
+            None => None,
+        };
+        self.fail(&mut asked.look, "error");
+        let stale = asked.look.stale.as_ref()?;
+        if asked.unconfirmed.is_some() {
+            // A `304` has named another version, which the origin cannot send now.
+            Replaced::new(stale).invalidate_before(&self.config, || drop(lead));
+            return None;
+        }
+        let may_stand_in = asked.look.may_stand_in(&self.config, stale);
+        may_stand_in.then_some(StandIn {
+            exchange: self,
+            asked,
+            status: None,
+        })
+    }
+
+    /// Sends a stale response; `status` is that of the origin's response, if it returned one.
+    pub(super) fn stale(
+        &self,
+        asked: &ForwardedRequest,
+        entry: &StoredResponse,
+        status: Option<StatusCode>,
+    ) -> Response<Bytes> {
+        let (look, now) = (&asked.look, self.config.clock.now());
+        let mut report = Report::hit(CacheSource::Stale, entry.freshness.ttl_secs(now));
+        if status.is_some() {
+            report.forward = Some(look.forward);
+            report.forward_status = status;
+        }
+        let told = self.told(Some(look));
+        told.stored(entry, look, &asked.fields.to_map(), now, report)
+    }
+
+    /// Notes that the origin failed: it is left alone for a while where a stale response may stand in.
+    /// Otherwise one of those who wait asks it once more, and all are released together if that fails
+    /// too.
+    pub(super) fn fail(&self, look: &mut Look, cause: &'static str) {
+        let now = self.config.clock.coarse();
+        let is_last_try = cause != "error" || look.waited.is_some();
+        let landing = match &look.stale {
+            Some(stale) => {
+                self.config.backoffs.failed(stale.key.full(), now);
+                Landing::Failed
+            }
+            None if is_last_try => {
+                self.remember(look, Storable::No, now);
+                Landing::Failed
+            }
+            None => Landing::Abandoned,
+        };
+        if look.refreshes {
+            self.config.audit.tell(|| AuditEvent::CacheRefreshFailed {
+                cause: cause.into(),
+            });
+        }
+        if let Some(lead) = look.lead.take() {
+            lead.land(landing);
+        }
+    }
+
+    pub(super) fn note_failure(&self, look: &mut Look, status: StatusCode) {
+        if stands_in_for(status) {
+            self.fail(look, "status");
+        }
+    }
+
+    /// Notes that a refresh in the background took too long.
+    pub(crate) fn refresh_timed_out(config: &Config, stale: &Stale) {
+        let now = config.clock.coarse();
+        config.backoffs.failed(stale.key.full(), now);
+        config.audit.tell(|| AuditEvent::CacheRefreshFailed {
+            cause: "timeout".into(),
+        });
+    }
+
+    /// Returns the stale response that a refresh in the background is for.
+    pub(crate) fn refreshed(&self) -> Option<Stale> {
+        match &self.course {
+            Course::Look(asked) => asked.look.stale.clone(),
+            Course::Pass(..) | Course::Change(_) => None,
+        }
+    }
+}
+
+/// Returns whether a status says that the origin fails (RFC 5861 section 4).
+pub(super) fn stands_in_for(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 500 | 502 | 503 | 504)
+}

@@ -1,0 +1,219 @@
+//! The head of a response as it is stored.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+use http_body::Body;
+
+use super::exchange::{Exchange, wanted};
+use crate::{
+    cache::{
+        entry::{
+            entry::{self, remove_hop_by_hop},
+            key::Partition,
+            packing,
+        },
+        fill::writer::{FillHead, ResponseFill},
+        http::{
+            cache_status::CACHE_STATUS,
+            content_range::ContentRange,
+            date,
+            field_names::FieldLines,
+            freshness::Times,
+            storability::{RequestCaller, ResponseFields, StorageDecision, judge},
+            vary::Selection,
+        },
+        lookup::{
+            asked::ForwardedRequest,
+            look::{Look, RequestForm},
+            reason::Reason,
+        },
+        store::Fence,
+        tags::{self, CacheTags},
+    },
+    core::store_api::store_key::StoreKey,
+};
+
+impl Exchange {
+    /// Begins to store an answer, or says why it is not kept.
+    pub(super) fn filling<B>(
+        &self,
+        asked: &ForwardedRequest,
+        response: &Response<B>,
+        seen: &ResponseFields<'_>,
+        times: &Times<'_>,
+    ) -> Result<ResponseFill, Option<Reason>>
+    where
+        B: Body<Data = Bytes> + Send + 'static,
+    {
+        let look = &asked.look;
+        if look.failed.is_some() {
+            return Err(Some(Reason::Store));
+        }
+        let is_head = look.head_only && look.question == RequestForm::AsIs;
+        let Some(fence) = look.fence.filter(|_| !is_head) else {
+            return Err(None);
+        };
+        if look.asks.no_store {
+            return Err(Some(Reason::RequestDirective));
+        }
+        let rules = &self.config.rules;
+        let mut expected_bytes = expected_bytes(seen, response.body())?;
+        let place = self.place(look, response, expected_bytes)?;
+        let status = match place {
+            // A part is kept as a `200` that is not complete.
+            Some(_) => StatusCode::OK,
+            None => response.status(),
+        };
+        let wanted = wanted(look, response);
+        let verdict = judge(rules, &look.caller, status, seen, &wanted, times)?;
+        expected_bytes = place.map_or(expected_bytes, |place| Some(place.len() as u64));
+        if expected_bytes.is_some_and(|bytes| bytes > rules.body_bytes_max) {
+            return Err(Some(Reason::TooLarge));
+        }
+        let mut head = self.head(asked, &verdict, fence, response, times)?;
+        if let Some(place) = place {
+            head.headers.insert(header::CONTENT_RANGE, place.to_value());
+        }
+        let mut fill = ResponseFill::new(Arc::clone(&self.config), head, expected_bytes);
+        fill.packer = rules.packer.filter(|packer| {
+            fill.head.status == StatusCode::OK
+                && fill.head.is_shared
+                && expected_bytes.is_none_or(|bytes| bytes >= packer.bytes_min)
+                && packing::may_be_packed(response.headers())
+        });
+        let part = look.part.as_ref().filter(|_| place.is_some());
+        fill.part = part.map(|part| Arc::clone(&part.entry));
+        Ok(fill)
+    }
+
+    /// Returns where the part lies that an answer brings, if it brings one that is to be kept.
+    fn place<B>(
+        &self,
+        look: &Look,
+        response: &Response<B>,
+        len: Option<u64>,
+    ) -> Result<Option<ContentRange>, Reason> {
+        if response.status() != StatusCode::PARTIAL_CONTENT {
+            return Ok(None);
+        }
+        // Nothing that is complete goes for a part of it.
+        if !self.config.rules.keep_parts || !look.wants_part || look.stale.is_some() {
+            return Err(Reason::Partial);
+        }
+        ContentRange::of(response.headers(), len).map(Some)
+    }
+
+    pub(super) fn head<B>(
+        &self,
+        asked: &ForwardedRequest,
+        verdict: &StorageDecision,
+        fence: Fence,
+        response: &Response<B>,
+        times: &Times<'_>,
+    ) -> Result<FillHead, Option<Reason>> {
+        let look = &asked.look;
+        let (key, partition) = match (&look.caller, verdict.shared) {
+            (RequestCaller::Known { digest, .. }, false) => (look.own, Partition::Own(digest)),
+            (_, true) | (RequestCaller::Anonymous | RequestCaller::Unvouched, false) => {
+                (look.shared, Partition::Shared)
+            }
+        };
+        let config = &self.config;
+        let fields = match verdict.vary.is_empty() {
+            true => HeaderMap::new(),
+            false => asked.fields.to_map(),
+        };
+        let variant = Selection::new(&fields, config.keys.variants()).variant(&verdict.vary);
+        let key = key.ok_or(None::<Reason>)?;
+        Ok(FillHead {
+            key,
+            fence,
+            retain: self.retain(verdict),
+            status: response.status(),
+            headers: self.kept_headers(response.headers(), verdict, times),
+            freshness: config.jitter.shorten(verdict.freshness, &key),
+            vary: verdict.vary.clone(),
+            variant,
+            partition: config.keys.partition(partition),
+            is_shared: partition == Partition::Shared,
+            says_shared: verdict.says_shared,
+            tags: self.tags(response),
+        })
+    }
+
+    pub(super) fn tags<B>(&self, response: &Response<B>) -> Vec<StoreKey> {
+        let mut keys = Vec::new();
+        let fields = self.config.rules.tag_headers.as_slice();
+        let named = response.extensions().get::<CacheTags>();
+        tags::each(response.headers(), fields, named, |tag| {
+            keys.push(self.config.keys.tag(tag));
+        });
+        keys
+    }
+
+    /// Returns the fields that are kept of an answer.
+    pub(super) fn kept_headers(
+        &self,
+        headers: &HeaderMap,
+        verdict: &StorageDecision,
+        times: &Times<'_>,
+    ) -> HeaderMap {
+        let others = headers.get_all(CACHE_STATUS).iter();
+        let others: Vec<_> = others.filter(|line| !line.is_empty()).cloned().collect();
+        let mut kept = headers.clone();
+        remove_hop_by_hop(&mut kept);
+        self.take_tags_off(&mut kept);
+        for name in &verdict.without {
+            kept.remove(name);
+        }
+        // Who receives an answer without a date gives it one (RFC 9110 section 6.6.1).
+        kept.entry(header::DATE)
+            .or_insert_with(|| date::format(times.clock.wall()));
+        // Room for what each hit writes: a map that grows is copied.
+        kept.insert(header::AGE, HeaderValue::from_static("0"));
+        kept.insert(CACHE_STATUS, HeaderValue::from_static(""));
+        // What caches behind this one said stays, and stands first (RFC 9211 section 2).
+        for (number, line) in others.into_iter().enumerate() {
+            match number {
+                0 => drop(kept.insert(CACHE_STATUS, line)),
+                _ => drop(kept.append(CACHE_STATUS, line)),
+            }
+        }
+        kept
+    }
+
+    /// Says that the next one's coding may be another one, where that is so.
+    pub(super) fn negotiates(fill: &ResponseFill, headers: &mut HeaderMap) {
+        if fill.packer.is_some() {
+            packing::vary_by_coding(headers);
+        }
+    }
+
+    pub(super) fn retain(&self, verdict: &StorageDecision) -> std::time::Duration {
+        let of_use_when_stale = verdict.has_validator || self.config.rules.stale_on_error;
+        entry::retain(
+            &verdict.freshness,
+            of_use_when_stale,
+            self.config.validated_for,
+        )
+    }
+}
+
+/// Returns how long a body will be, if that was announced. One that contradicts itself is not
+/// kept.
+fn expected_bytes<B: Body>(seen: &ResponseFields<'_>, body: &B) -> Result<Option<u64>, Reason> {
+    let announced = match seen.content_length {
+        FieldLines::None => None,
+        FieldLines::One(line) => {
+            let bytes = line.to_str().ok().and_then(|line| line.parse().ok());
+            Some(bytes.ok_or(Reason::Incomplete)?)
+        }
+        FieldLines::Several => return Err(Reason::Incomplete),
+    };
+    match (announced, body.size_hint().exact()) {
+        (Some(announced), Some(exact)) if announced != exact => Err(Reason::Incomplete),
+        (announced, exact) => Ok(announced.or(exact)),
+    }
+}

@@ -1,0 +1,183 @@
+//! The end of a fill: the response is stored, or is known not to be.
+
+use std::sync::Arc;
+
+use super::{order::FillOrdinal, replaced::Replaced};
+use crate::{
+    cache::{
+        config::Config,
+        entry::{key::CacheKey, packing::Packer},
+        flight::{
+            lease::HeldLease,
+            single_flight::{Landing, Lead},
+        },
+        lookup::{assured::assured, reason::Reason},
+        store::{PurgeMode, PurgeTarget, Put, PutOutcome},
+    },
+    core::{
+        error::StoreError, record::RecordHandle, runtime::Task,
+        store_api::store_future::StoreFuture,
+    },
+};
+
+/// An answer that is complete.
+pub(super) struct Done {
+    pub(super) config: Arc<Config>,
+    pub(super) lead: Option<Lead>,
+    pub(super) lease: Option<Box<HeldLease>>,
+    pub(super) record: Option<RecordHandle>,
+    pub(super) replaced: Option<Box<Replaced>>,
+    pub(super) turn: FillOrdinal,
+    pub(super) put: Put,
+}
+
+impl Done {
+    /// Compresses the body, if that makes it shorter.
+    pub(super) fn packed(mut self, packer: Packer) -> Self {
+        let entry = Arc::get_mut(&mut self.put.entry).expect("nobody else has seen it");
+        let len = u32::try_from(entry.body.len()).ok();
+        if let Some((len, body)) = len.zip((packer.pack)(&entry.body)) {
+            entry.packed = Some(len);
+            entry.body = body;
+        }
+        self
+    }
+
+    /// Stores the response once an entry under another key or variant that it invalidates is removed.
+    /// Returns the rest of the work if the store does not reply at once.
+    pub(super) fn keep(self) -> Option<Task> {
+        let removed = self.remove_elsewhere().map(StoreFuture::into_ready);
+        let Some(Err(removed)) = removed else {
+            return self.store();
+        };
+        Some(Box::pin(async move {
+            // A store that failed keeps it until it expires.
+            let _ = removed.await;
+            if let Some(rest) = self.store() {
+                rest.await;
+            }
+        }))
+    }
+
+    fn remove_elsewhere(&self) -> Option<StoreFuture<()>> {
+        let (key, variant) = (&self.put.key, &self.put.entry.variant);
+        let replaced = self.replaced.as_ref()?;
+        let is_elsewhere = !replaced.is_at(key, variant);
+        is_elsewhere.then(|| replaced.make_way(&self.config, key, variant))
+    }
+
+    fn store(self) -> Option<Task> {
+        let Self {
+            config,
+            lead,
+            lease,
+            record,
+            replaced,
+            turn,
+            put,
+        } = self;
+        let landing = Landed {
+            replaced,
+            lead,
+            lease,
+            record,
+        };
+        if !config.order.complete(turn) {
+            if config.order.refuse(turn) {
+                purge_url(&config, &put.key);
+            }
+            landing.give_way(&config);
+            return None;
+        }
+        let key = put.key;
+        let stored = config.keeping.bound(config.store.put(put));
+        let stored = config.watch.over(stored, || None).into_ready();
+        let landed = move |outcome| {
+            if config.order.is_refused(turn) {
+                purge_url(&config, &key);
+            }
+            landing.land(&config, &outcome);
+        };
+        match stored {
+            Ok(outcome) => {
+                landed(outcome);
+                None
+            }
+            Err(pending) => Some(Box::pin(async move { landed(pending.await) })),
+        }
+    }
+}
+
+/// The holders that are released once a response is stored, or is known not to be.
+pub(super) struct Landed {
+    pub(super) replaced: Option<Box<Replaced>>,
+    pub(super) lead: Option<Lead>,
+    pub(super) lease: Option<Box<HeldLease>>,
+    pub(super) record: Option<RecordHandle>,
+}
+
+impl Landed {
+    /// Ends the flight, and amends the record if it is still open.
+    fn land(self, config: &Arc<Config>, outcome: &Result<PutOutcome, StoreError>) {
+        let (landing, reason) = match outcome {
+            Ok(PutOutcome::Stored) => (Landing::Stored, None),
+            // The response was purged while it was made: a waiter asks for another one.
+            Ok(PutOutcome::Purged) => (Landing::Abandoned, Some(Reason::Purged)),
+            Ok(PutOutcome::TooLarge) => (Landing::NotStored, Some(Reason::TooLarge)),
+            Err(_) => (Landing::NotStored, Some(Reason::Store)),
+        };
+        if self.lead.is_none() {
+            config.flights.count_stored();
+        }
+        match reason {
+            None => self.finish(landing),
+            Some(reason) => {
+                amend(self.record.clone(), reason);
+                self.end(config, landing);
+            }
+        }
+    }
+
+    /// Ends the flight without a stored response: a newer one has come.
+    fn give_way(self, config: &Arc<Config>) {
+        amend(self.record.clone(), Reason::Superseded);
+        self.end(config, Landing::Abandoned);
+    }
+
+    pub(super) fn end(mut self, config: &Arc<Config>, landing: Landing) {
+        match self.replaced.take() {
+            None => self.finish(landing),
+            Some(replaced) => replaced.invalidate_before(config, move || self.finish(landing)),
+        }
+    }
+
+    fn finish(self, landing: Landing) {
+        drop(self.lease);
+        if let Some(lead) = self.lead {
+            lead.land(landing);
+        }
+    }
+}
+
+/// Removes the responses of a URL, in the background where that takes time: an older response was stored
+/// at the very moment when the newest one turned out not to be storable.
+pub(super) fn purge_url(config: &Arc<Config>, key: &CacheKey) {
+    let purge = config.purge(&[PurgeTarget::Uri(*key.uri())], PurgeMode::Hard);
+    if let Err(pending) = assured(config, purge, drop).into_ready() {
+        config.spawn(Box::pin(async move {
+            // A store that failed keeps it until it expires.
+            let _ = pending.await;
+        }));
+    }
+}
+
+/// Takes back what a record says of an answer that was being stored.
+pub(super) fn amend(record: Option<RecordHandle>, reason: Reason) {
+    if let Some(record) = record {
+        record.amend_cache(|outcome| {
+            outcome.stored = false;
+            outcome.ttl_secs = None;
+            outcome.detail = Some(reason.as_str());
+        });
+    }
+}

@@ -1,0 +1,5 @@
+//! The future of a response.
+
+pub(super) mod future;
+mod state;
+mod transition;

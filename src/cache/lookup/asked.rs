@@ -1,0 +1,82 @@
+//! A request that is forwarded to the handler, and may be sent to it once more.
+
+use http::{Extensions, HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version};
+
+use super::look::Look;
+use crate::cache::config::Config;
+
+/// A request that may be answered from the store, once the handler is to be called for it.
+pub(crate) struct ForwardedRequest {
+    pub(crate) look: Look,
+    /// The request's fields, for `Vary` and for its conditions.
+    pub(crate) fields: ForwardedFields,
+    /// The rest of the request, if the handler may have to be asked again.
+    pub(crate) again: Option<Box<RequestLine>>,
+    /// The fields of a `304` that named another version than the stored one.
+    pub(crate) unconfirmed: Option<Box<HeaderMap>>,
+}
+
+/// A request without its fields and body.
+pub(crate) struct RequestLine {
+    pub(crate) method: Method,
+    pub(crate) uri: Uri,
+    pub(crate) version: Version,
+    pub(crate) extensions: Extensions,
+}
+
+impl ForwardedRequest {
+    #[inline(always)]
+    pub(crate) fn new(look: Look) -> Self {
+        Self {
+            look,
+            fields: ForwardedFields::default(),
+            again: None,
+            unconfirmed: None,
+        }
+    }
+
+    /// Returns the client's request once more.
+    pub(crate) fn request<B: 'static>(&self, config: &Config) -> Option<Request<B>> {
+        let line = self.again.as_ref()?;
+        let mut request = Request::new(config.empty_bodies.make()?);
+        *request.method_mut() = line.method.clone();
+        *request.uri_mut() = line.uri.clone();
+        *request.version_mut() = line.version;
+        *request.headers_mut() = self.fields.to_map();
+        *request.extensions_mut() = line.extensions.clone();
+        Some(request)
+    }
+}
+
+/// How many fields need no memory of their own.
+const FIELDS_WITHIN: usize = 6;
+
+/// A request's fields, as they came.
+#[derive(Default)]
+pub(crate) struct ForwardedFields {
+    first: [Option<(HeaderName, HeaderValue)>; FIELDS_WITHIN],
+    more: Vec<(HeaderName, HeaderValue)>,
+}
+
+impl ForwardedFields {
+    /// Copies the fields.
+    pub(crate) fn keep(&mut self, headers: &HeaderMap) {
+        let mut fields = headers
+            .iter()
+            .map(|(name, value)| (name.clone(), value.clone()));
+        for place in &mut self.first {
+            *place = fields.next();
+        }
+        self.more = fields.collect();
+    }
+
+    /// Returns them as they were copied.
+    pub(crate) fn to_map(&self) -> HeaderMap {
+        let first = self.first.iter().flatten();
+        let mut headers = HeaderMap::new();
+        for (name, value) in first.chain(&self.more) {
+            headers.append(name, value.clone());
+        }
+        headers
+    }
+}

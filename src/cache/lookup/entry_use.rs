@@ -1,0 +1,240 @@
+//! The use of a stored response for a request.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::{HeaderMap, StatusCode};
+
+use super::{
+    look::{Collapsing, Look, Stale},
+    reason::Reason,
+};
+use crate::cache::{
+    config::Config,
+    entry::{
+        entry::{StoredResponse, fits},
+        packing,
+    },
+    http::{
+        cache_status::Forward, content_range, revalidation, storability::RequestCaller,
+        vary::Selection,
+    },
+    store::{Fence, Stamp},
+};
+
+/// The use of a stored response for a request.
+pub(super) enum EntryUse {
+    /// It is sent. A reason is given if the client asked for a newer one.
+    Serve(Option<Reason>),
+    /// It is stale, or the client asks for a newer one.
+    Validate(Forward),
+    /// It is a part that does not hold the requested range.
+    OtherPart,
+    /// It is of another variant.
+    OtherVariant,
+    /// It is for another caller, or cannot be decompressed.
+    Unusable,
+}
+
+impl Look {
+    /// Returns the use of a stored response for this request.
+    #[inline]
+    pub(super) fn entry_use(
+        &mut self,
+        entry: &StoredResponse,
+        expired: bool,
+        config: &Config,
+        asked: &HeaderMap,
+    ) -> EntryUse {
+        let selection = Selection::new(asked, config.keys.variants());
+        let is_own = matches!(self.collapsing, Collapsing::Filled(_));
+        let is_fresh = !expired && (is_own || self.is_fresh(entry));
+        if !fits(&selection, entry) {
+            return EntryUse::OtherVariant;
+        }
+        if !self.is_meant_for_caller(entry) || !self.can_read(entry, config, asked) {
+            return EntryUse::Unusable;
+        }
+        if entry.status == StatusCode::PARTIAL_CONTENT && !self.is_held(entry, asked) {
+            return EntryUse::OtherPart;
+        }
+        if !is_fresh || self.precondition {
+            return EntryUse::Validate(match is_fresh {
+                true => Forward::Request,
+                false => Forward::Stale,
+            });
+        }
+        if self.is_fresh_enough(entry) {
+            EntryUse::Serve(None)
+        } else if self.may_reload(config) {
+            EntryUse::Validate(Forward::Request)
+        } else {
+            EntryUse::Serve(Some(Reason::Reloaded))
+        }
+    }
+
+    /// Notes a part that does not hold the requested range: it is of use once more of the whole has come.
+    pub(super) fn take_part(
+        &mut self,
+        entry: Arc<StoredResponse>,
+        stamp: Stamp,
+        fence: Fence,
+        expired: bool,
+    ) {
+        self.forward = Forward::Partial;
+        let found = self.found(entry, stamp, fence, expired);
+        self.part = found.map(Box::new);
+    }
+
+    /// Notes a stored response that may not be sent as it is.
+    pub(super) fn take_stale(
+        &mut self,
+        entry: Arc<StoredResponse>,
+        stamp: Stamp,
+        fence: Fence,
+        expired: bool,
+    ) {
+        let is_part = entry.status == StatusCode::PARTIAL_CONTENT;
+        let found = self.found(entry, stamp, fence, expired);
+        match is_part {
+            true => self.part = found.map(Box::new),
+            false => self.stale = found,
+        }
+    }
+
+    pub(super) fn found(
+        &self,
+        entry: Arc<StoredResponse>,
+        stamp: Stamp,
+        fence: Fence,
+        expired: bool,
+    ) -> Option<Stale> {
+        Some(Stale {
+            key: *self.key()?,
+            entry,
+            stamp,
+            fence,
+            expired,
+        })
+    }
+
+    /// Returns whether the shared response that a known caller has waited for is not for it.
+    pub(super) fn has_waited_for_other(&self) -> bool {
+        self.collapsing == Collapsing::Collapsed
+            && self.shared.is_some()
+            && self.own.is_some()
+            && self.stale.is_none()
+    }
+
+    pub(super) fn is_meant_for_caller(&self, entry: &StoredResponse) -> bool {
+        self.in_own || entry.says_shared || self.caller == RequestCaller::Anonymous
+    }
+
+    /// Returns whether the client may have what is fresh made anew. One that wants it from the store
+    /// or not at all has nothing made.
+    fn may_reload(&self, config: &Config) -> bool {
+        self.asks.only_if_cached
+            || self
+                .key()
+                .is_none_or(|key| config.reloads.take(key.full(), self.asked_at))
+    }
+
+    /// Returns whether an answer can be shown to the client: as it is kept, or decompressed, which is
+    /// done here.
+    fn can_read(&mut self, entry: &StoredResponse, config: &Config, asked: &HeaderMap) -> bool {
+        self.plain = None;
+        let Some(plain_bytes) = entry.packed else {
+            return true;
+        };
+        if self.head_only {
+            self.plain = (!packing::takes_packed(asked)).then(Bytes::new);
+        } else if !packing::takes_packed(asked) {
+            let plain_bytes = usize::try_from(plain_bytes).ok();
+            let unpacked = config.rules.packer.zip(plain_bytes);
+            self.plain = unpacked.and_then(|(packer, len)| (packer.unpack)(&entry.body, len));
+            return self.plain.is_some();
+        }
+        true
+    }
+
+    /// Returns whether a stored part holds what the request asks for.
+    fn is_held(&self, entry: &StoredResponse, asked: &HeaderMap) -> bool {
+        self.wants_part && content_range::within(entry, asked).is_some()
+    }
+
+    pub(super) fn is_fresh(&self, entry: &StoredResponse) -> bool {
+        let freshness = &entry.freshness;
+        !freshness.always_validate && freshness.ttl_secs(self.asked_at) > 0
+    }
+
+    /// Returns whether a fresh answer is fresh enough for what the request asks.
+    pub(super) fn is_fresh_enough(&self, entry: &StoredResponse) -> bool {
+        let age_secs = entry.freshness.age_secs(self.asked_at);
+        let ttl_secs = entry.freshness.ttl_secs(self.asked_at);
+        let asks = &self.asks;
+        if let Collapsing::Filled(_) = self.collapsing {
+            return true;
+        }
+        !asks.no_cache
+            && asks.max_age_secs.is_none_or(|most| age_secs <= most)
+            && asks
+                .min_fresh_secs
+                .is_none_or(|least| ttl_secs >= i64::from(least))
+    }
+
+    /// Returns whether the request takes a stale answer as it is (`max-stale`).
+    pub(super) fn accepts_stale(&self, stale: &Stale) -> bool {
+        let freshness = &stale.entry.freshness;
+        let stale_secs = -freshness.ttl_secs(self.asked_at);
+        !self.asks.no_cache
+            && !stale.expired
+            && !freshness.never_stale
+            && !freshness.always_validate
+            && self
+                .asks
+                .max_stale_secs
+                .is_some_and(|most| stale_secs <= i64::from(most))
+    }
+
+    /// Returns whether a stale answer may be shown while it is validated (RFC 5861 section 3).
+    pub(super) fn shows_while_validating(&self, stale: &Stale) -> bool {
+        let freshness = &stale.entry.freshness;
+        let stale_secs = -freshness.ttl_secs(self.asked_at);
+        self.forward == Forward::Stale
+            && !self.asks.no_cache
+            && !freshness.never_stale
+            && !freshness.always_validate
+            && freshness.while_revalidate_secs > 0
+            && stale_secs <= i64::from(freshness.while_revalidate_secs)
+    }
+
+    /// Returns how much longer the request may wait for others.
+    pub(super) fn may_wait_for(&mut self, at_most: Duration) -> Option<Duration> {
+        let since = *self.waits_since.get_or_insert(self.asked_at);
+        let left = at_most.saturating_sub(self.asked_at - since);
+        (!left.is_zero()).then_some(left)
+    }
+
+    /// Returns whether the stored response has a validator by which the handler can be asked.
+    pub(crate) fn can_validate(&self) -> bool {
+        let stale = self.stale.as_ref();
+        stale.is_some_and(|stale| revalidation::has_validator(&stale.entry.headers))
+    }
+
+    /// Returns whether a stale response may stand in for an origin that fails (RFC 5861 section 4).
+    pub(crate) fn may_stand_in(&self, config: &Config, stale: &Stale) -> bool {
+        let freshness = &stale.entry.freshness;
+        // A precondition is evaluated by the origin alone.
+        if self.precondition || freshness.never_stale || freshness.always_validate {
+            return false;
+        }
+        let stale_secs = -freshness.ttl_secs(config.clock.now());
+        if config.rules.stale_on_error || (stale_secs < 0 && !stale.expired) {
+            return true;
+        }
+        let allowed = freshness
+            .if_error_secs
+            .max(self.asks.stale_if_error_secs.unwrap_or(0));
+        allowed > 0 && stale_secs <= i64::from(allowed)
+    }
+}

@@ -1,0 +1,121 @@
+//! A response from the store.
+
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+
+use super::{
+    look::Collapsing,
+    reason::Reason,
+    search::Search,
+    shown::{Told, Whole},
+    step::{LookupResponse, RelayedResponse},
+};
+use crate::{
+    cache::{
+        entry::entry::StoredResponse,
+        fill::relay::RelayReader,
+        flight::single_flight::Wait,
+        http::cache_status::{Forward, Report},
+    },
+    core::record::CacheSource,
+};
+
+/// A response as the client is sent it.
+pub(crate) enum ServedResponse {
+    Whole(Whole),
+    Made(Response<Bytes>),
+    Streamed(Box<Response<(RelayReader, Wait)>>),
+}
+
+impl Search<'_> {
+    /// Makes a response of an answer.
+    #[inline(always)]
+    pub(crate) fn show<B>(&self, answer: LookupResponse, request: &Request<B>) -> ServedResponse {
+        let (entry, reason) = match answer {
+            LookupResponse::Fresh(entry, reason) => (entry, reason),
+            LookupResponse::Made(response) => return ServedResponse::Made(*response),
+            LookupResponse::Streamed(streaming) => return self.show_streamed(*streaming, request),
+        };
+        let now = self.look.asked_at;
+        let report = Report::hit(CacheSource::Hit, entry.freshness.ttl_secs(now));
+        let mut report = report.reason(reason);
+        match self.look.collapsing {
+            Collapsing::Open | Collapsing::Alone => {}
+            Collapsing::Collapsed => {
+                report.forward = Some(Forward::UriMiss);
+                report.collapsed = true;
+            }
+            Collapsing::Filled(forward) => {
+                report.source = CacheSource::Miss;
+                report.forward = Some(forward);
+                report.stored = true;
+            }
+        }
+        let told = self.told(request);
+        match told.whole(entry, self.look, now, report) {
+            Ok(whole) => ServedResponse::Whole(whole),
+            Err(entry) => {
+                let asked = request.headers();
+                ServedResponse::Made(told.stored(&entry, self.look, asked, now, report))
+            }
+        }
+    }
+
+    /// Makes a response of one that is still being stored.
+    #[cold]
+    fn show_streamed<B>(&self, relayed: RelayedResponse, request: &Request<B>) -> ServedResponse {
+        let RelayedResponse {
+            relay,
+            reader,
+            wait,
+        } = relayed;
+        let now = self.look.asked_at;
+        let report = Report {
+            forward: Some(Forward::UriMiss),
+            collapsed: true,
+            ..Report::hit(CacheSource::Hit, relay.head.freshness.ttl_secs(now))
+        };
+        let told = self.told(request);
+        let response = told.stored(&relay.head, self.look, request.headers(), now, report);
+        match self.look.head_only || response.status() == StatusCode::NOT_MODIFIED {
+            true => ServedResponse::Made(response),
+            false => ServedResponse::Streamed(Box::new(response.map(|_| (reader, wait)))),
+        }
+    }
+
+    fn told<'a, B>(&'a self, request: &'a Request<B>) -> Told<'a> {
+        Told {
+            config: self.config,
+            record: self.record(request),
+            key: self.look.first_key(),
+            waited: self.look.waited,
+        }
+    }
+
+    /// Makes a response of a stale one.
+    pub(super) fn stale<B>(
+        &self,
+        entry: &StoredResponse,
+        request: &Request<B>,
+        reason: Option<Reason>,
+    ) -> Box<Response<Bytes>> {
+        let now = self.config.clock.now();
+        let report = Report::hit(CacheSource::Stale, entry.freshness.ttl_secs(now)).reason(reason);
+        let told = self.told(request);
+        let response = told.stored(entry, self.look, request.headers(), now, report);
+        Box::new(response)
+    }
+
+    /// Answers a client that wants an answer from the store or none (RFC 9111 section 5.2.1.7).
+    pub(super) fn not_cached<B>(&self, request: &Request<B>) -> LookupResponse {
+        let mut response = Response::new(Bytes::new());
+        *response.status_mut() = StatusCode::GATEWAY_TIMEOUT;
+        let report = Report {
+            forward: None,
+            ..Report::forwarded(CacheSource::Miss, Forward::UriMiss)
+        };
+        let report = report.reason(Reason::OnlyIfCached);
+        self.told(request).report(report, &mut response);
+        LookupResponse::Made(Box::new(response))
+    }
+}

@@ -1,0 +1,158 @@
+//! The events and outcomes of a lookup.
+
+use std::{
+    future::Future,
+    ops::ControlFlow::{self, Break, Continue},
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use http::Response;
+
+use super::reason::Reason;
+use crate::{
+    cache::{
+        entry::entry::StoredResponse,
+        fill::relay::{Relay, RelayReader},
+        flight::single_flight::{Awaited, Landing, Wait},
+        store::{Lease, Lookup},
+    },
+    core::{
+        error::StoreError,
+        runtime::Task,
+        store_api::store_future::{Pending, StoreFuture},
+    },
+};
+
+/// The step that a look-up ends with, once nothing further is available at once.
+pub(crate) enum LookupOutcome {
+    Call,
+    Answer(LookupResponse),
+    /// The handler is called in the background: at once, or if the store gives the lease.
+    ServeAndRefresh(Box<Response<Bytes>>, Option<StoreFuture<Lease>>),
+    Wait(LookupWait),
+}
+
+/// A further event that is there at once, or the outcome of the lookup.
+pub(super) type LookupTransition = ControlFlow<LookupOutcome, LookupEvent>;
+
+/// The end of a wait.
+pub(crate) enum LookupEvent {
+    Lookup(Result<Lookup, StoreError>),
+    /// No landing, if the wait was too long.
+    Landing(Option<Landing>),
+    /// The head of the response that another request fills.
+    Relay(Box<Joining>),
+    Checked(Result<bool, StoreError>, Box<Joining>),
+    Turn,
+    Lease(Result<Lease, StoreError>),
+    Paused,
+}
+
+/// A wait of a request before the handler is called.
+pub(crate) enum LookupWait {
+    /// The store's reply.
+    Store(Pending<Lookup>),
+    /// Another request, until the deadline.
+    Flight(Wait, Option<Task>),
+    /// One turn of the executor.
+    Turn { has_passed: bool },
+    /// The store's word on whether a response that is still being stored was purged.
+    Check(Checking),
+    /// The lease.
+    Lease(Pending<Lease>),
+    /// Another process.
+    Pause(Task),
+}
+
+/// The store's reply, and the request that waits for it.
+type Checking = Pin<Box<dyn Future<Output = (Result<bool, StoreError>, Box<Joining>)> + Send>>;
+
+impl LookupOutcome {
+    /// Waits for the store's reply to a request for the lease, unless it is there.
+    pub(super) fn lease(leased: StoreFuture<Lease>) -> LookupTransition {
+        match leased.into_ready() {
+            Ok(leased) => Continue(LookupEvent::Lease(leased)),
+            Err(pending) => Break(Self::Wait(LookupWait::Lease(pending))),
+        }
+    }
+
+    /// Waits for the store's reply on whether a response that is still being stored was purged.
+    pub(super) fn check(purged: StoreFuture<bool>, joining: Box<Joining>) -> LookupTransition {
+        match purged.into_ready() {
+            Ok(purged) => Continue(LookupEvent::Checked(purged, joining)),
+            Err(pending) => {
+                let checking = Box::pin(async move { (pending.await, joining) });
+                Break(Self::Wait(LookupWait::Check(checking)))
+            }
+        }
+    }
+}
+
+impl LookupWait {
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<LookupEvent> {
+        match self {
+            Self::Store(lookup) => lookup.as_mut().poll(cx).map(LookupEvent::Lookup),
+            Self::Lease(lease) => lease.as_mut().poll(cx).map(LookupEvent::Lease),
+            Self::Pause(pause) => pause.as_mut().poll(cx).map(|()| LookupEvent::Paused),
+            Self::Turn { has_passed: true } => Poll::Ready(LookupEvent::Turn),
+            Self::Turn { has_passed } => {
+                *has_passed = true;
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
+            Self::Check(checking) => {
+                let (purged, joining) = ready!(checking.as_mut().poll(cx));
+                Poll::Ready(LookupEvent::Checked(purged, joining))
+            }
+            Self::Flight(wait, deadline) => match Pin::new(&mut *wait).poll(cx) {
+                Poll::Ready(Awaited::Landing(landing)) => {
+                    Poll::Ready(LookupEvent::Landing(Some(landing)))
+                }
+                Poll::Ready(Awaited::Relay(relay)) => {
+                    let (wait, deadline) = (wait.again(), deadline.take());
+                    let joining = Joining {
+                        relay,
+                        wait,
+                        deadline,
+                    };
+                    Poll::Ready(LookupEvent::Relay(Box::new(joining)))
+                }
+                Poll::Pending => {
+                    let Some(deadline) = deadline else {
+                        return Poll::Pending;
+                    };
+                    ready!(deadline.as_mut().poll(cx));
+                    Poll::Ready(LookupEvent::Landing(wait.give_up()))
+                }
+            },
+        }
+    }
+}
+
+/// A response for which the handler is not called.
+pub(crate) enum LookupResponse {
+    /// A stored response, and why it is sent although the client asked for another one, if it did.
+    Fresh(Arc<StoredResponse>, Option<Reason>),
+    /// Any other one.
+    Made(Box<Response<Bytes>>),
+    /// A response that is still being stored.
+    Streamed(Box<RelayedResponse>),
+}
+
+/// A request that waits for a response whose head has come.
+pub(crate) struct Joining {
+    pub(crate) relay: Arc<Relay>,
+    pub(crate) wait: Wait,
+    /// The end of the time for which it waits until the response is stored.
+    pub(crate) deadline: Option<Task>,
+}
+
+/// A request that streams a response while that is being stored.
+pub(crate) struct RelayedResponse {
+    pub(super) relay: Arc<Relay>,
+    pub(super) reader: RelayReader,
+    pub(super) wait: Wait,
+}

@@ -1,0 +1,281 @@
+//! The waits of a request for other requests and processes.
+
+use std::ops::ControlFlow::Break;
+
+use http::{HeaderMap, Request, StatusCode};
+
+use super::{
+    look::Collapsing,
+    search::Search,
+    step::{Joining, LookupOutcome, LookupResponse, LookupTransition, LookupWait, RelayedResponse},
+};
+use crate::{
+    cache::{
+        entry::{entry::fits, key::CacheKey},
+        fill::relay::Relay,
+        flight::{
+            lease::{self, Move},
+            single_flight::{Boarding, Landing},
+            storable::Storable,
+        },
+        http::{cache_status::Forward, preconditions, vary::Selection},
+        policy::CachePolicy,
+        store::Lease,
+    },
+    core::{error::StoreError, framework, store_api::store_key::LongStoreKey},
+};
+
+impl Search<'_> {
+    /// Becomes the leader of a flight, or waits for it.
+    pub(super) fn board<B: 'static>(&mut self, request: &mut Request<B>) -> LookupTransition {
+        if self.look.lead.is_some() {
+            return self.lease(request);
+        }
+        let Some((key, flight)) = self.flight_key(request) else {
+            return Break(LookupOutcome::Call);
+        };
+        let (config, look) = (self.config, &mut *self.look);
+        let can_repeat = config.empty_bodies.can_make::<B>();
+        match config.flights.board(&flight) {
+            // Nobody could use the response to a request that is for this client alone.
+            Boarding::Lead(_) if look.is_selective() && !can_repeat && !look.can_validate() => {
+                look.collapsing = Collapsing::Alone;
+                Break(LookupOutcome::Call)
+            }
+            Boarding::Alone => Break(LookupOutcome::Call),
+            Boarding::Wait(wait) => match look.may_wait_for(config.wait_at_most) {
+                Some(left) => Break(LookupOutcome::Wait(LookupWait::Flight(
+                    wait,
+                    config.sleep(left),
+                ))),
+                None => Break(LookupOutcome::Call),
+            },
+            Boarding::Lead(lead) => {
+                look.lead(lead, key);
+                if look.landed != config.flights.landed() {
+                    return self.look_again(request);
+                }
+                let is_part = look.wants_part && !look.can_validate() && !config.rules.keep_parts;
+                match look.head_only || is_part {
+                    true => Break(LookupOutcome::Wait(LookupWait::Turn { has_passed: false })),
+                    false => self.lease(request),
+                }
+            }
+        }
+    }
+
+    /// Returns the cache key that the response would fill, and the key of its flight; nothing, if the
+    /// request does not wait for others.
+    fn flight_key<B: 'static>(&mut self, request: &Request<B>) -> Option<(CacheKey, LongStoreKey)> {
+        let (config, look) = (self.config, &mut *self.look);
+        let may_wait = match look.collapsing {
+            Collapsing::Open => true,
+            // The response that it has waited for is that of another variant or caller.
+            Collapsing::Collapsed => {
+                look.forward == Forward::VaryMiss || look.has_waited_for_other()
+            }
+            Collapsing::Filled(_) | Collapsing::Alone => false,
+        };
+        if !may_wait || look.asks.no_store || look.failed.is_some() {
+            return None;
+        }
+        let route = framework::matched_path(request.extensions());
+        look.route = route.map(|route| config.keys.route(route));
+        let wishes = look.policy.as_ref().map(CachePolicy::wishes);
+        let first = *look.first_key()?;
+        let known = || {
+            let now = look.asked_at;
+            config.storable.get(first.uri(), look.route.as_ref(), now)
+        };
+        let known = match wishes.and_then(|wishes| wishes.collapse) {
+            Some(true) => None,
+            Some(false) => Some(Storable::No),
+            None if look.has_waited_for_other() => Some(Storable::Own),
+            None => known(),
+        };
+        let key = match known {
+            Some(Storable::No) => {
+                look.collapsing = Collapsing::Alone;
+                return None;
+            }
+            Some(Storable::Own) => look.own.unwrap_or(first),
+            Some(Storable::Shared) | None => first,
+        };
+        // A part fills nothing that a request for another range could use.
+        let flight = match look.wants_part && config.rules.keep_parts {
+            true => config.keys.part(&key, request.headers()),
+            false => match &look.stale {
+                Some(stale) if stale.key == key => stale.flight(config),
+                Some(_) | None => *key.full(),
+            },
+        };
+        Some((key, flight))
+    }
+
+    /// Goes on after the turn in which others may have come to wait.
+    pub(crate) fn turned<B: 'static>(&mut self, request: &mut Request<B>) -> LookupTransition {
+        match self.look.landed == self.config.flights.landed() {
+            true => self.lease(request),
+            false => self.look_again(request),
+        }
+    }
+
+    /// Becomes the one process that calls the handler.
+    pub(super) fn lease<B>(&mut self, request: &Request<B>) -> LookupTransition {
+        let look = &*self.look;
+        match look.lead_key() {
+            Some(key) if look.lead.is_some() && look.leasing.is_open() => {
+                let leased = lease::ask(self.config, key);
+                LookupOutcome::lease(
+                    self.config
+                        .watch
+                        .over(leased, || self.record(request).cloned()),
+                )
+            }
+            Some(_) | None => Break(LookupOutcome::Call),
+        }
+    }
+
+    /// Takes the store's reply to a request for the lease.
+    pub(crate) fn leased<B: 'static>(
+        &mut self,
+        answer: Result<Lease, StoreError>,
+        request: &mut Request<B>,
+    ) -> LookupTransition {
+        let Some(key) = self.look.lead_key() else {
+            return Break(LookupOutcome::Call);
+        };
+        match self.look.leasing.take(answer, self.config, key) {
+            Move::Make => Break(LookupOutcome::Call),
+            Move::Look => self.look_again(request),
+            Move::Pause(pause) => {
+                self.look.collapsing = Collapsing::Collapsed;
+                let since = self.look.asked_at;
+                self.look.waits_since.get_or_insert(since);
+                Break(LookupOutcome::Wait(LookupWait::Pause(pause)))
+            }
+        }
+    }
+
+    /// Goes on after a wait for another process.
+    pub(super) fn paused<B: 'static>(&mut self, request: &mut Request<B>) -> LookupTransition {
+        self.look.resume(self.config);
+        self.look_again(request)
+    }
+
+    /// Goes on after a flight has landed, or after a wait that was too long.
+    pub(crate) fn landed<B: 'static>(
+        &mut self,
+        landing: Option<Landing>,
+        request: &mut Request<B>,
+    ) -> LookupTransition {
+        self.look.resume(self.config);
+        match landing {
+            Some(Landing::Abandoned) => self.look.collapsing = self.look.collapsing.without_own(),
+            Some(Landing::Stored) => match self.look.collapsing {
+                Collapsing::Filled(_) => {}
+                Collapsing::Open | Collapsing::Collapsed | Collapsing::Alone => {
+                    self.look.collapsing = Collapsing::Collapsed;
+                }
+            },
+            Some(Landing::NotStored | Landing::Failed) => self.look.collapsing = Collapsing::Alone,
+            None => self.give_up(),
+        }
+        self.look_again(request)
+    }
+
+    /// Takes the head of the response that another request fills: this one streams it if it would be
+    /// answered with it once it is stored.
+    pub(super) fn head_came<B: 'static>(
+        &mut self,
+        joining: Box<Joining>,
+        request: &mut Request<B>,
+    ) -> LookupTransition {
+        let relay = &joining.relay;
+        self.look.asked_at = self.config.clock.coarse();
+        if !self.may_stream(relay, request.headers()) {
+            return self.wait_on(joining, request);
+        }
+        let (config, head) = (self.config, &relay.head);
+        let purged = config.store.is_purged_since(&relay.key, head, relay.fence);
+        let purged = config.deadline.bound(purged);
+        let purged = config.watch.over(purged, || self.record(request).cloned());
+        LookupOutcome::check(purged, joining)
+    }
+
+    /// Streams a response that is still being stored, unless it was purged meanwhile.
+    pub(crate) fn checked<B: 'static>(
+        &mut self,
+        purged: Result<bool, StoreError>,
+        joining: Box<Joining>,
+        request: &mut Request<B>,
+    ) -> LookupTransition {
+        let reader = match purged {
+            Ok(false) => joining.relay.reader(),
+            Ok(true) | Err(_) => None,
+        };
+        let Some(reader) = reader else {
+            return self.wait_on(joining, request);
+        };
+        self.look.resume(self.config);
+        let Joining { relay, wait, .. } = *joining;
+        Break(LookupOutcome::Answer(LookupResponse::Streamed(Box::new(
+            RelayedResponse {
+                relay,
+                reader,
+                wait,
+            },
+        ))))
+    }
+
+    /// Waits until the response is stored, unless that has taken too long already.
+    fn wait_on<B: 'static>(
+        &mut self,
+        joining: Box<Joining>,
+        request: &mut Request<B>,
+    ) -> LookupTransition {
+        match joining.wait.is_slow() {
+            true => self.landed(Some(Landing::NotStored), request),
+            false => Break(LookupOutcome::Wait(LookupWait::Flight(
+                joining.wait,
+                joining.deadline,
+            ))),
+        }
+    }
+
+    /// Returns whether the request would be answered with a response once that is stored. A range is
+    /// cut from the whole.
+    fn may_stream(&mut self, relay: &Relay, asked: &HeaderMap) -> bool {
+        let (config, look) = (self.config, &mut *self.look);
+        look.in_own = look.own == Some(relay.key);
+        let head = &relay.head;
+        let is_unchanged =
+            head.status == StatusCode::OK && preconditions::is_not_modified(asked, &head.headers);
+        look.key() == Some(&relay.key)
+            && !look.refreshes
+            && !look.precondition
+            && (!look.wants_part || is_unchanged)
+            && look.is_meant_for_caller(head)
+            && fits(&Selection::new(asked, config.keys.variants()), head)
+            && look.is_fresh(head)
+            && look.is_fresh_enough(head)
+            && !config.order.is_refused(relay.turn)
+    }
+
+    /// Gives up waiting for a flight that takes too long.
+    pub(super) fn give_up(&mut self) {
+        let (config, look) = (self.config, &mut *self.look);
+        look.collapsing = Collapsing::Alone;
+        let now = config.clock.coarse();
+        if let Some(key) = look.first_key() {
+            let url = key.uri();
+            config
+                .storable
+                .set(url, look.route.as_ref(), Storable::No, now);
+        }
+        // A stale response stands in for an origin that hangs, too.
+        if let Some(stale) = &look.stale {
+            config.backoffs.failed(stale.key.full(), now);
+        }
+    }
+}
