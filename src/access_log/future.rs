@@ -53,7 +53,7 @@ where
         let guard = this.guard.take();
         Poll::Ready(match answer {
             Ok(mut response) => {
-                let guard = guard.and_then(|guard| guard.head(&mut response));
+                let guard = guard.and_then(|guard| guard.respond(&mut response));
                 Ok(response.map(|body| AccessLogBody::new(body, guard)))
             }
             Err(error) => {

@@ -18,7 +18,7 @@ use super::{
     fill::{budget::Budget, empty_body::EmptyBodies},
     flight::{single_flight::Flights, storable::StorableMemory},
     http::{
-        cache_control::Targeted, field_names::FieldNames, profile::Rules,
+        cache_control::Targeted, cache_status::CacheName, field_names::FieldNames, profile::Rules,
         storability::is_never_stored,
     },
     layer::CacheLayer,
@@ -162,7 +162,7 @@ impl CacheLayerBuilder {
             policy_by: self.policy_by,
             clock: self.clock,
             runtime: self.runtime,
-            name: self.name.map(Into::into),
+            name: self.name.map(CacheName::new),
             variants_max: self.variants_max,
             validated_for: self.validated_for,
             jitter: self.jitter,

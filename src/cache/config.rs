@@ -15,7 +15,7 @@ use super::{
     entry::{jitter::Jitter, key::KeyMaker},
     fill::{budget::Budget, empty_body::EmptyBodies, order::Order},
     flight::{single_flight::Flights, storable::StorableMemory},
-    http::profile::Rules,
+    http::{cache_status::CacheName, profile::Rules},
     lookup::{backoff::Backoffs, reloads::Reloads},
     policy::CachePolicy,
     policy_probe::Probes,
@@ -45,7 +45,7 @@ pub(crate) struct Config {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) runtime: Option<Arc<dyn Runtime>>,
     /// The cache's name in `Cache-Status`; no such field without one.
-    pub(super) name: Option<Arc<str>>,
+    pub(super) name: Option<CacheName>,
     /// How many variants of one URL a partition keeps at most.
     pub(super) variants_max: usize,
     /// For how long an answer that can be validated is kept after it went stale.

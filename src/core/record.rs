@@ -63,6 +63,8 @@ pub(crate) struct KeptRecord<T> {
 #[cfg_attr(not(feature = "access-log"), allow(dead_code))]
 impl<T: Beside + 'static> KeptRecord<T> {
     /// Begins the record of a request of which this is known.
+    // Inlined, so that it is built in its allocation.
+    #[inline(always)]
     pub(crate) fn new(beside: T) -> Self {
         Self {
             sheet: Arc::new(Sheet::new(beside)),
@@ -92,6 +94,7 @@ impl<T: Beside + 'static> KeptRecord<T> {
 static ARE_KEPT: AtomicBool = AtomicBool::new(false);
 
 impl<T> Sheet<T> {
+    #[inline(always)]
     fn new(beside: T) -> Self {
         // A plain load first: a store on each request would take the line from all other cores.
         // Whoever is handed a request with a handle in it sees what was written before that.
@@ -142,6 +145,18 @@ impl RecordHandle {
     /// Adds what a limiter decided. A request may pass several.
     pub fn push_rate_limit(&self, outcome: RateLimitOutcome) {
         self.lock().rate_limits.push(outcome);
+    }
+
+    /// Adds the decision of a limiter, and returns its place, by which the limiter finds it again.
+    #[cfg_attr(not(feature = "rate-limit"), allow(dead_code))]
+    pub(crate) fn enter_rate_limit(&self, outcome: RateLimitOutcome) -> RecordedRateLimit {
+        let entered = &mut self.lock().rate_limits;
+        let index = entered.len();
+        entered.push(outcome);
+        RecordedRateLimit {
+            record: self.clone(),
+            index,
+        }
     }
 
     /// Writes what the cache did. The last word stands.
@@ -206,6 +221,23 @@ impl RecordHandle {
 impl fmt::Debug for RecordHandle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("RecordHandle")
+    }
+}
+
+/// The place of a limiter's outcome in the record of a request.
+#[derive(Clone, Debug)]
+#[cfg_attr(not(feature = "rate-limit"), allow(dead_code))]
+pub(crate) struct RecordedRateLimit {
+    record: RecordHandle,
+    index: usize,
+}
+
+#[cfg_attr(not(feature = "rate-limit"), allow(dead_code))]
+impl RecordedRateLimit {
+    /// Returns the outcome, unless the record has been emitted.
+    pub(crate) fn outcome(&self) -> Option<RateLimitOutcome> {
+        self.record
+            .read(|slots| slots.rate_limits.get(self.index).cloned())
     }
 }
 
@@ -458,6 +490,21 @@ impl RateLimitOutcome {
         Self {
             decision,
             policies: policies.into_iter().collect(),
+            delayed: Duration::ZERO,
+        }
+    }
+}
+
+#[cfg_attr(not(feature = "rate-limit"), allow(dead_code))]
+impl RateLimitOutcome {
+    /// Creates the outcome of a limiter with one policy.
+    #[inline]
+    pub(crate) fn of_one(decision: RateLimitDecision, policy: PolicyOutcome) -> Self {
+        let mut policies = SmallVec::new();
+        policies.push(policy);
+        Self {
+            decision,
+            policies,
             delayed: Duration::ZERO,
         }
     }

@@ -47,12 +47,16 @@ impl<'a> Call<'a> {
     }
 }
 
-/// Returns what is known when a request arrives.
+/// Returns the facts that are known when a request arrives.
+// Inlined, so that they are built where they stay.
+#[inline(always)]
 pub(crate) fn arrival(config: &AccessLogConfig, call: &Call<'_>) -> Arrival {
+    let started = config.clock.now();
     let at = config.clock.wall();
     let inbound = inbound(config, call);
     Arrival {
         at,
+        started,
         uid: inbound.as_ref().map(|_| request_id::generate(at)),
         request_id: inbound.unwrap_or_else(|| request_id::generate(at)),
         host: host(call),
@@ -65,6 +69,7 @@ pub(crate) fn arrival(config: &AccessLogConfig, call: &Call<'_>) -> Arrival {
         headers: config.redaction.request_headers(call.headers),
         bytes_declared: content_length(call.headers),
         route: framework::matched_path(call.extensions).map(str::to_owned),
+        head: OnceLock::new(),
     }
 }
 
@@ -91,10 +96,8 @@ fn trace(config: &AccessLogConfig, call: &Call<'_>) -> Option<TraceContext> {
 
 fn client(config: &AccessLogConfig, call: &Call<'_>) -> Option<Client> {
     let peer = call.peer?;
-    let addr = config
-        .client_addr
-        .resolve(call.extensions, call.headers)
-        .ok()?;
+    let peer_ip = peer.ip().to_canonical();
+    let addr = config.client_addr.resolve_behind(peer_ip, call.headers);
     Some(Client {
         addr: addr.ip(),
         peer,

@@ -12,8 +12,7 @@ use http_body::Body;
 
 use super::{
     arrival::{Call, X_REQUEST_ID, arrival, content_length},
-    record::{Arrival, Departure, GrpcStatus, Outcome},
-    redact::Headers,
+    record::{Arrival, Departure, GrpcStatus, Outcome, ResponseHead},
     trace_context::TraceContext,
 };
 use crate::{
@@ -37,24 +36,23 @@ use crate::{
 /// The media type of server-sent events.
 const EVENT_STREAM: &[u8] = b"text/event-stream";
 
-/// The record in the making.
+/// The record of a request that is running.
 ///
-/// It goes from the service into the future, and from there into the body. Whoever finds the
-/// request's end says which it is; if nobody does before the drop, the drop itself is the end.
-/// While code of the user's runs, `polling` is set: a drop that finds it set comes from unwinding.
+/// It goes from the service into the future, and from there into the body: its own size is copied
+/// with each of them, so that all that is written once is in the record's allocation. The caller
+/// that finds the request's end reports the outcome; without a report, the drop is the end.
+/// While code of the application runs, `polling` is set: a drop that finds it set comes from
+/// unwinding.
 pub(crate) struct Guard {
     emitter: Arc<Emitter>,
+    /// Taken when the record is emitted.
     record: Option<KeptRecord<Arrival>>,
-    started: Timestamp,
-    polling: bool,
-    head: Option<ResponseHead>,
-    /// Boxed: a record without options is moved around several times.
     options: Option<Box<Options>>,
-    has_start_record: bool,
-    grpc_status: Option<GrpcStatus>,
-    response_bytes: u64,
-    end: Option<End>,
     scope: Option<Box<dyn Scope>>,
+    response_bytes: u64,
+    grpc_status: Option<GrpcStatus>,
+    polling: bool,
+    has_start_record: bool,
     _active: Active,
 }
 
@@ -64,21 +62,6 @@ struct Options {
     span: OwnSpan,
     /// Until the start record of a request that runs for long. The mutex makes it `Sync`.
     start_timer: Option<Mutex<Task>>,
-}
-
-/// What the response's head said.
-struct ResponseHead {
-    status: StatusCode,
-    headers: Headers,
-    at: Timestamp,
-    is_stream: bool,
-    /// How long the body is, where that is known before it comes.
-    bytes_expected: Option<u64>,
-}
-
-struct End {
-    outcome: Outcome,
-    at: Timestamp,
 }
 
 impl Guard {
@@ -96,23 +79,18 @@ impl Guard {
             placement::check(emitter, request.extensions_mut());
         }
         let config = &emitter.config;
-        let started = config.clock.now();
-        let arrival = arrival(config, &Call::of(request));
-        emitter.arrived(&arrival.method);
-        let scope = emitter.scope(&arrival);
-        let record = KeptRecord::new(arrival);
+        let record = KeptRecord::new(arrival(config, &Call::of(request)));
+        emitter.arrived(&record.beside().method);
+        let scope = emitter.scope(record.beside());
         request.extensions_mut().insert(record.handle());
         let mut guard = Self {
             record: Some(record),
-            started,
-            polling: false,
-            head: None,
             options: None,
-            has_start_record: false,
-            grpc_status: None,
-            response_bytes: 0,
-            end: None,
             scope,
+            response_bytes: 0,
+            grpc_status: None,
+            polling: false,
+            has_start_record: false,
             _active: config.stats.enter(),
             emitter: Arc::clone(emitter),
         };
@@ -157,6 +135,10 @@ impl Guard {
         self.options.get_or_insert_default()
     }
 
+    fn head(&self) -> Option<&ResponseHead> {
+        self.record.as_ref()?.beside().head.get()
+    }
+
     fn span(&self) -> OwnSpan {
         let options = self.options.as_deref();
         options.map_or(OwnSpan::Unknown, |options| options.span)
@@ -193,15 +175,10 @@ impl Guard {
     /// Emits the start record.
     fn emit_start(&mut self) {
         let Some(record) = &self.record else { return };
-        let head = self.head.as_ref();
         let departure = Departure {
             outcome: Outcome::Running,
             span: self.own_span(),
-            status: head.map(|head| head.status),
             grpc_status: self.grpc_status,
-            is_stream: head.is_some_and(|head| head.is_stream),
-            time_to_head: head.map(|head| head.at - self.started),
-            headers: head.map(|head| head.headers.clone()).unwrap_or_default(),
             ..Departure::default()
         };
         let emit = |slots: &_| self.emitter.emit_start(record.beside(), &departure, slots);
@@ -252,41 +229,36 @@ impl Guard {
         }
     }
 
-    /// Notes the response's head; returns nothing if the response ends with it.
-    pub(crate) fn head<B: Body>(mut self, response: &mut Response<B>) -> Option<Self> {
-        let at = self.emitter.config.clock.now();
-        let headers = response.headers();
+    /// Records the head of the response. Returns nothing if the response ends with it.
+    pub(crate) fn respond<B: Body>(mut self, response: &mut Response<B>) -> Option<Self> {
+        let config = &self.emitter.config;
+        let at = config.clock.now();
         let arrival = self.record.as_ref()?.beside();
+        let headers = response.headers();
         // gRPC needs HTTP/2; a response without a body has its status in the head.
         if arrival.version >= Version::HTTP_2 {
             self.grpc_status = GrpcStatus::of(headers);
         }
-        self.head = Some(ResponseHead {
+        let is_stream = is_stream(&arrival.method, response);
+        arrival.head.get_or_init(|| ResponseHead {
             status: response.status(),
-            headers: self.emitter.config.redaction.response_headers(headers),
+            headers: config.redaction.response_headers(headers),
             at,
-            is_stream: is_stream(&arrival.method, response),
+            is_stream,
             bytes_expected: bytes_expected(&arrival.method, response),
         });
-        if self.emitter.config.echo_request_id {
+        if config.echo_request_id {
             let name = arrival.request_id.header_value();
             response.headers_mut().insert(X_REQUEST_ID, name);
         }
         if response.body().is_end_stream() {
-            self.end = Some(End {
-                outcome: Outcome::Completed,
-                at,
-            });
+            self.close(Outcome::Completed, at);
             return None;
         }
-        if self.emitter.config.start_streams && self.is_stream() && !self.has_start_record {
+        if config.start_streams && is_stream && !self.has_start_record {
             self.emit_start();
         }
         Some(self)
-    }
-
-    fn is_stream(&self) -> bool {
-        self.head.as_ref().is_some_and(|head| head.is_stream)
     }
 
     /// Notes bytes that were handed to the server.
@@ -299,15 +271,15 @@ impl Guard {
         self.grpc_status = GrpcStatus::of(trailers).or(self.grpc_status);
     }
 
-    /// Ends the record.
+    /// Emits the record of a request that has ended.
     pub(crate) fn finish(mut self, outcome: Outcome) {
         let at = self.emitter.config.clock.now();
-        self.end = Some(End { outcome, at });
+        self.close(outcome, at);
     }
 
-    /// Returns what a drop means that nobody announced.
+    /// Returns the outcome of a request whose end nobody has reported.
     fn outcome_of_drop(&self) -> Outcome {
-        match &self.head {
+        match self.head() {
             _ if self.polling => Outcome::Panicked,
             None => Outcome::Dropped,
             // A server asks no further once it has all the bytes that it waits for.
@@ -316,38 +288,22 @@ impl Guard {
         }
     }
 
-    /// Returns how the request ended, and when.
-    fn departure(&mut self) -> (Departure, Timestamp) {
-        let end = self.end.take().unwrap_or_else(|| End {
-            outcome: self.outcome_of_drop(),
-            at: self.emitter.config.clock.now(),
-        });
-        let head = self.head.take();
-        let departure = Departure {
-            outcome: end.outcome,
-            span: self.own_span(),
-            status: head.as_ref().map(|head| head.status),
-            grpc_status: self.grpc_status,
-            is_stream: head.as_ref().is_some_and(|head| head.is_stream),
-            time_to_head: head.as_ref().map(|head| head.at - self.started),
-            headers: head.map(|head| head.headers).unwrap_or_default(),
-            duration: end.at - self.started,
-            response_bytes: self.response_bytes,
-        };
-        (departure, end.at)
-    }
-}
-
-impl Drop for Guard {
-    fn drop(&mut self) {
-        // One that unwinding has left open stays open for the record.
+    /// Emits the record of a request that ended so, at this time.
+    fn close(&mut self, outcome: Outcome, at: Timestamp) {
+        // A scope that unwinding has left open stays open for the record.
         if let Some(scope) = self.scope.as_ref().filter(|_| !self.polling) {
             scope.enter();
         }
         self.settle_span();
-        let (departure, at) = self.departure();
-        // Nothing takes the record away but this.
+        let span = self.own_span();
         if let Some(record) = self.record.take() {
+            let departure = Departure {
+                outcome,
+                span,
+                grpc_status: self.grpc_status,
+                duration: at - record.beside().started,
+                response_bytes: self.response_bytes,
+            };
             let ended = Ended {
                 level: Level::Info,
                 slots: record.take(),
@@ -361,6 +317,15 @@ impl Drop for Guard {
         }
         if let Some(scope) = self.scope.take() {
             scope.leave();
+        }
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        if self.record.is_some() {
+            let (outcome, at) = (self.outcome_of_drop(), self.emitter.config.clock.now());
+            self.close(outcome, at);
         }
     }
 }

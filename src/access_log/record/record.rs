@@ -44,9 +44,12 @@ pub struct Record<'a> {
     pub(crate) start_uid: Option<&'a RequestId>,
 }
 
-/// What was known when the request arrived. Not redacted: it does not leave the slice.
+/// The facts of a request that the record keeps: those of its arrival, and later the head of its
+/// response. Not redacted: it does not leave the slice.
 pub(crate) struct Arrival {
     pub(crate) at: Timestamp,
+    /// The time of the arrival by the monotonic clock.
+    pub(super) started: Timestamp,
     pub(crate) request_id: RequestId,
     /// The record's own name, where the request has brought its.
     pub(crate) uid: Option<RequestId>,
@@ -63,6 +66,18 @@ pub(crate) struct Arrival {
     pub(crate) headers: Headers,
     pub(super) bytes_declared: Option<u64>,
     pub(crate) route: Option<String>,
+    /// The head of the response, once there is one.
+    pub(super) head: OnceLock<ResponseHead>,
+}
+
+/// The head of a response.
+pub(super) struct ResponseHead {
+    pub(super) status: StatusCode,
+    pub(super) headers: Headers,
+    pub(super) at: Timestamp,
+    pub(super) is_stream: bool,
+    /// The length of the body, where that is known before the body is read.
+    pub(super) bytes_expected: Option<u64>,
 }
 
 impl Beside for Arrival {
@@ -92,11 +107,7 @@ pub(crate) struct Departure {
     pub(crate) outcome: Outcome,
     /// The request's own span. Boxed, as few requests have one.
     pub(crate) span: Option<Box<TraceContext>>,
-    pub(crate) status: Option<StatusCode>,
     pub(crate) grpc_status: Option<GrpcStatus>,
-    pub(crate) headers: Headers,
-    pub(crate) time_to_head: Option<Duration>,
-    pub(crate) is_stream: bool,
     pub(crate) duration: Duration,
     pub(crate) response_bytes: u64,
 }
@@ -260,12 +271,16 @@ impl Record<'_> {
 
     /// Returns the headers of the response that are written down, with their text.
     pub fn response_headers(&self) -> impl Iterator<Item = (&HeaderName, Cow<'_, str>)> {
-        texts(&self.departure.headers)
+        texts(self.head().map_or(&[], |head| &head.headers))
     }
 
     /// Returns the status, if a head was made.
     pub fn status(&self) -> Option<StatusCode> {
-        self.departure.status
+        self.head().map(|head| head.status)
+    }
+
+    fn head(&self) -> Option<&ResponseHead> {
+        self.arrival.head.get()
     }
 
     /// Returns the status of gRPC by its name, if the response or its trailers had one.
@@ -280,7 +295,7 @@ impl Record<'_> {
 
     /// Returns what went wrong, in one of a bounded set of words; nothing if nothing did.
     pub fn error_type(&self) -> Option<&str> {
-        match (self.departure.outcome, self.departure.status.as_ref()) {
+        match (self.departure.outcome, self.head().map(|head| &head.status)) {
             (Outcome::Completed, Some(status)) if status.is_server_error() => Some(status.as_str()),
             (Outcome::Completed, _) => {
                 let failed = self.departure.grpc_status;
@@ -304,13 +319,13 @@ impl Record<'_> {
 
     /// Returns the time from the request's arrival to the response's head, if there was one.
     pub fn time_to_head(&self) -> Option<Duration> {
-        self.departure.time_to_head
+        self.head().map(|head| head.at - self.arrival.started)
     }
 
     /// Returns whether the head of the response begins a stream: an upgrade (`101`), a tunnel (`2xx` to
     /// `CONNECT`), or server-sent events (`text/event-stream`).
     pub fn is_stream(&self) -> bool {
-        self.departure.is_stream
+        self.head().is_some_and(|head| head.is_stream)
     }
 
     /// Returns whether the request took as long as what counts as slow.
@@ -349,17 +364,11 @@ impl Record<'_> {
         self.slots
     }
 
-    /// Returns whether a layer turned the caller away: authentication, or a limiter.
+    /// Returns whether the API keys or a rate limiter rejected the request.
     pub fn is_denied(&self) -> bool {
-        let limited = matches!(
-            self.rate_limit().map(|(decision, _)| decision),
-            Some(
-                RateLimitDecision::Denied
-                    | RateLimitDecision::LocallyDenied(_)
-                    | RateLimitDecision::FailedClosed(_)
-            )
-        );
-        limited || matches!(self.slots.auth(), Some(AuthOutcome::Denied { .. }))
+        let mut limits = self.slots.rate_limits().iter();
+        limits.any(|limit| weight(limit.decision) >= REJECTED)
+            || matches!(self.slots.auth(), Some(AuthOutcome::Denied { .. }))
     }
 
     /// Returns the decision that counted among those of all limiters, and the policy behind it.
@@ -370,9 +379,10 @@ impl Record<'_> {
         let outcome = outcomes
             .iter()
             .max_by_key(|outcome| weight(outcome.decision))?;
+        let counted = weight(outcome.decision);
         let same = outcomes
             .iter()
-            .filter(|other| weight(other.decision) == weight(outcome.decision));
+            .filter(|other| weight(other.decision) == counted);
         Some((outcome.decision, scarcest(same)))
     }
 
@@ -438,12 +448,8 @@ impl Record<'_> {
     }
 
     pub(crate) fn is_server_error(&self) -> bool {
-        let Departure {
-            status,
-            grpc_status,
-            ..
-        } = self.departure;
-        status.is_some_and(|status| status.is_server_error())
+        let grpc_status = self.departure.grpc_status;
+        self.status().is_some_and(|status| status.is_server_error())
             || grpc_status.is_some_and(GrpcStatus::is_server_error)
     }
 
@@ -592,13 +598,18 @@ impl Client {
     }
 }
 
-fn texts(headers: &Headers) -> impl Iterator<Item = (&HeaderName, Cow<'_, str>)> {
+fn texts(
+    headers: &[(HeaderName, HeaderValue)],
+) -> impl Iterator<Item = (&HeaderName, Cow<'_, str>)> {
     headers
         .iter()
         .map(|(name, value)| (name, redact::header_text(value)))
 }
 
-/// How much a decision counts among several: the one that turned the request away counts most.
+/// The least weight of a decision that rejects the request.
+const REJECTED: u8 = 4;
+
+/// Returns the weight of a decision among several: that of one that rejects the request is highest.
 fn weight(decision: RateLimitDecision) -> u8 {
     match decision {
         RateLimitDecision::Skipped => 0,
@@ -611,10 +622,19 @@ fn weight(decision: RateLimitDecision) -> u8 {
 }
 
 fn scarcest<'a>(outcomes: impl Iterator<Item = &'a RateLimitOutcome>) -> Option<&'a PolicyOutcome> {
-    let share = |policy: &PolicyOutcome| {
-        u128::from(policy.remaining) * 1_000_000 / u128::from(policy.limit.max(1))
-    };
     outcomes
         .flat_map(|outcome| &outcome.policies)
         .min_by_key(|policy| (!policy.denied, share(policy)))
+}
+
+/// Returns the share of a quota that is left, in millionths.
+fn share(policy: &PolicyOutcome) -> u128 {
+    const WHOLE: u64 = 1_000_000;
+
+    let limit = policy.limit.max(1);
+    // A division of 128 bits takes several times as long.
+    match policy.remaining.checked_mul(WHOLE) {
+        Some(scaled) => u128::from(scaled / limit),
+        None => u128::from(policy.remaining) * u128::from(WHOLE) / u128::from(limit),
+    }
 }

@@ -1,5 +1,7 @@
 //! `Cache-Status` (RFC 9211), and the same words for the record.
 
+use std::{fmt, sync::OnceLock};
+
 use http::{HeaderName, HeaderValue, StatusCode};
 
 use crate::{
@@ -9,6 +11,55 @@ use crate::{
 
 /// The field's name.
 pub(crate) const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
+
+/// The name of a cache in `Cache-Status`, and the values that it writes again and again.
+///
+/// A response that is neither stored nor from the store has no lifetime in its value, so that the
+/// value is one of a few. Each is rendered once, and shared by the responses that have it.
+pub(crate) struct CacheName {
+    name: Box<str>,
+    forwarded: Box<[[OnceLock<HeaderValue>; REASONS]; FORWARDS]>,
+}
+
+const FORWARDS: usize = Forward::Stale as usize + 1;
+/// Those of [`Reason`], and none.
+const REASONS: usize = Reason::Backoff as usize + 2;
+
+impl CacheName {
+    pub(crate) fn new(name: impl Into<Box<str>>) -> Self {
+        Self {
+            name: name.into(),
+            forwarded: Box::new([const { [const { OnceLock::new() }; REASONS] }; FORWARDS]),
+        }
+    }
+
+    /// Returns the value for a report, with the key if it is shown.
+    #[inline]
+    pub(crate) fn value(&self, report: Report, key: Option<[u8; 8]>) -> HeaderValue {
+        let render = || report.to_value(&self.name, key);
+        match self.shared(&report) {
+            Some(shared) if key.is_none() => shared.get_or_init(render).clone(),
+            Some(_) | None => render(),
+        }
+    }
+
+    /// Returns the place of a value that has no number.
+    fn shared(&self, report: &Report) -> Option<&OnceLock<HeaderValue>> {
+        let has_more = report.stored
+            || report.collapsed
+            || report.ttl_secs.is_some()
+            || report.forward_status.is_some();
+        let forward = report.forward.filter(|_| !has_more)?;
+        let reason = report.reason.map_or(0, |reason| reason as usize + 1);
+        self.forwarded.get(forward as usize)?.get(reason)
+    }
+}
+
+impl fmt::Debug for CacheName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.name.fmt(f)
+    }
+}
 
 /// What the cache did with one request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,7 +137,7 @@ impl Report {
     }
 
     /// Returns the field's value, as the cache of this name writes it.
-    pub(crate) fn to_value(self, name: &str, key: Option<[u8; 8]>) -> HeaderValue {
+    fn to_value(self, name: &str, key: Option<[u8; 8]>) -> HeaderValue {
         let mut line = StatusLine::default();
         line.push(name);
         match self.forward {
@@ -213,6 +264,51 @@ mod tests {
         report.ttl_secs = Some(0);
         let line = "p; fwd=uri-miss; fwd-status=304; stored; collapsed; ttl=0";
         assert_eq!(report.to_value("p", None), line);
+    }
+
+    #[test]
+    fn shares_the_values_of_responses_that_are_not_stored() {
+        let name = CacheName::new("p");
+        let every_forward = [
+            Forward::Bypass,
+            Forward::Method,
+            Forward::UriMiss,
+            Forward::VaryMiss,
+            Forward::Partial,
+            Forward::Request,
+            Forward::Stale,
+        ];
+        for forward in every_forward {
+            for reason in [None, Some(Reason::Method), Some(Reason::Backoff)] {
+                let report = Report::forwarded(CacheSource::Miss, forward).reason(reason);
+                let [first, second] = [(); 2].map(|()| name.value(report, None));
+                assert_eq!(first, report.to_value("p", None));
+                assert_eq!(first.as_bytes().as_ptr(), second.as_bytes().as_ptr());
+            }
+        }
+    }
+
+    #[test]
+    fn renders_the_values_of_one_response_anew() {
+        let name = CacheName::new("p");
+        let plain = Report::forwarded(CacheSource::Miss, Forward::UriMiss);
+        assert_eq!(name.value(plain, None), "p; fwd=uri-miss");
+        let mut stored = plain;
+        stored.stored = true;
+        let mut collapsed = plain;
+        collapsed.collapsed = true;
+        let mut timed = plain;
+        timed.ttl_secs = Some(7);
+        let mut translated = plain;
+        translated.forward_status = Some(StatusCode::NOT_MODIFIED);
+        for report in [stored, collapsed, timed, translated] {
+            assert_eq!(name.value(report, None), report.to_value("p", None));
+        }
+        assert_eq!(
+            name.value(plain, Some([0xa5; 8])),
+            "p; fwd=uri-miss; key=\"a5a5a5a5a5a5a5a5\""
+        );
+        assert_eq!(name.value(plain, None), "p; fwd=uri-miss");
     }
 
     #[test]

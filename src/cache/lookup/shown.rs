@@ -100,7 +100,7 @@ impl Told<'_> {
     fn status(self, report: Report) -> Option<HeaderValue> {
         let name = self.config.name.as_ref()?;
         let key = self.key.filter(|_| self.config.shows_key);
-        Some(report.to_value(name, key.map(hash)))
+        Some(name.value(report, key.map(hash)))
     }
 
     #[inline]

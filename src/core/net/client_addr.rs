@@ -272,12 +272,16 @@ impl ClientAddrResolver {
         extensions: &Extensions,
         headers: &HeaderMap,
     ) -> Result<ClientAddr, MissingClientAddr> {
-        let peer = peer_ip(extensions)?;
+        Ok(self.resolve_behind(peer_ip(extensions)?, headers))
+    }
+
+    /// Returns the client's address, where the peer's is known.
+    pub(crate) fn resolve_behind(&self, peer: IpAddr, headers: &HeaderMap) -> ClientAddr {
         match self.trusted_proxies {
             TrustedProxies::None => self.report_unnamed_proxy(peer, headers),
             TrustedProxies::Hops(_) | TrustedProxies::Cidrs(_) => self.check_proxies(peer, headers),
         }
-        Ok(self.client(peer, headers))
+        self.client(peer, headers)
     }
 
     /// Returns the key of the client that [`resolve`](Self::resolve) finds, without a word to the

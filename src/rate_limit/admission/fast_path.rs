@@ -51,10 +51,11 @@ impl FastAdmission {
         };
         config.stores.note_reply();
         let fields = config.responses.fields;
-        if fields == RateLimitFields::Off && RecordHandle::of(head.extensions).is_none() {
+        let record = RecordHandle::of(head.extensions);
+        if fields == RateLimitFields::Off && record.is_none() {
             return Self::Plain;
         }
-        Self::Noted(candidate.note(fields, head, *at, decision))
+        Self::Noted(candidate.note(fields, record, *at, decision))
     }
 }
 
@@ -79,7 +80,7 @@ impl<'a> Candidate<'a> {
     fn note(
         &self,
         fields: RateLimitFields,
-        head: &RequestHead<'_>,
+        record: Option<&RecordHandle>,
         at: Timestamp,
         decision: &Decision,
     ) -> Note {
@@ -87,8 +88,8 @@ impl<'a> Candidate<'a> {
         let lines = LimitLines::new(fields, policies, texts, at, slice::from_ref(decision));
         let outcome = || {
             let policy = policy_outcome(self.policy, decision);
-            RateLimitOutcome::new(RateLimitDecision::Allowed, [policy])
+            RateLimitOutcome::of_one(RateLimitDecision::Allowed, policy)
         };
-        Note::admitted(head.extensions, lines, outcome)
+        Note::admitted(record, lines, outcome)
     }
 }

@@ -17,7 +17,7 @@ use crate::{
     core::{
         error::{StoreError, StoreErrorKind},
         http::rejection::Rejection,
-        record::RateLimitDecision,
+        record::{RateLimitDecision, RecordHandle},
         store_api::{store_future::StoreFuture, store_key::StoreKey},
     },
     rate_limit::{
@@ -201,7 +201,7 @@ impl<'a> LimitCheck<'a> {
         let outcome = || ruling.outcome(delayed);
         let mut note = match config.responses.exposes_outcome {
             true => Note::exposed(request.extensions_mut(), lines, outcome()),
-            false => Note::admitted(request.extensions(), lines, outcome),
+            false => Note::admitted(RecordHandle::of(request.extensions()), lines, outcome),
         };
         if config.bans.as_ref().is_some_and(|bans| bans.counts_auth()) {
             let subject = self.subject(config, request);

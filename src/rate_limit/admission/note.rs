@@ -11,7 +11,7 @@ use crate::{
             body::ResponseBody,
             rejection::{Dialect, Rejection, Responder, meant_status},
         },
-        record::{RateLimitOutcome, RecordHandle},
+        record::{RateLimitOutcome, RecordHandle, RecordedRateLimit},
         store_api::store_key::StoreKey,
     },
     rate_limit::{config::RateLimitConfig, headers::LimitLines},
@@ -21,12 +21,16 @@ use crate::{
 #[derive(Debug, Default)]
 pub(in crate::rate_limit) struct Note {
     lines: LimitLines,
+    /// The outcome in the request's record. The response has a copy of it, unless it has that of a
+    /// limiter further inside.
+    recorded: Option<RecordedRateLimit>,
     extra: Option<Box<NoteExtra>>,
 }
 
 /// The part of a note that most responses do not need.
 #[derive(Debug, Default)]
 struct NoteExtra {
+    /// The outcome of a request without a record.
     outcome: Option<RateLimitOutcome>,
     // Settles when it is dropped.
     bill: Option<Bill>,
@@ -51,16 +55,17 @@ pub(in crate::rate_limit) struct RejectedRequest {
 
 impl Note {
     /// Creates the note of an admitted request. The outcome is written to the request's record, and
-    /// from there to the response; it is not built for a request without a record.
+    /// copied from there to the response; it is not built for a request without a record.
     #[inline]
     pub(crate) fn admitted(
-        extensions: &Extensions,
+        record: Option<&RecordHandle>,
         lines: LimitLines,
         outcome: impl FnOnce() -> RateLimitOutcome,
     ) -> Self {
-        match RecordHandle::of(extensions) {
-            None => Self { lines, extra: None },
-            Some(record) => Self::recorded(record, lines, outcome()),
+        Self {
+            lines,
+            recorded: record.map(|record| record.enter_rate_limit(outcome())),
+            extra: None,
         }
     }
 
@@ -81,24 +86,15 @@ impl Note {
         outcome: RateLimitOutcome,
     ) -> Self {
         match RecordHandle::of(extensions) {
-            None => Self::with_outcome(lines, outcome),
-            Some(record) => Self::recorded(record, lines, outcome),
-        }
-    }
-
-    fn recorded(record: &RecordHandle, lines: LimitLines, outcome: RateLimitOutcome) -> Self {
-        record.push_rate_limit(outcome.clone());
-        Self::with_outcome(lines, outcome)
-    }
-
-    fn with_outcome(lines: LimitLines, outcome: RateLimitOutcome) -> Self {
-        let extra = NoteExtra {
-            outcome: Some(outcome),
-            ..NoteExtra::default()
-        };
-        Self {
-            lines,
-            extra: Some(Box::new(extra)),
+            Some(record) => Self::admitted(Some(record), lines, || outcome),
+            None => Self {
+                lines,
+                recorded: None,
+                extra: Some(Box::new(NoteExtra {
+                    outcome: Some(outcome),
+                    ..NoteExtra::default()
+                })),
+            },
         }
     }
 
@@ -131,6 +127,9 @@ impl Note {
         mut response: Response<B>,
     ) -> Response<ResponseBody<B>> {
         mem::take(&mut self.lines).write_to(&mut response);
+        if let Some(recorded) = self.recorded.take() {
+            insert_recorded(&recorded, response.extensions_mut());
+        }
         match self.extra.take() {
             None => response.map(ResponseBody::inner),
             Some(extra) => extra.apply(response),
@@ -141,7 +140,7 @@ impl Note {
 impl NoteExtra {
     #[inline(never)]
     fn apply<B>(self, mut response: Response<B>) -> Response<ResponseBody<B>> {
-        insert_outcome(self.outcome, &mut response);
+        insert_outcome(self.outcome, response.extensions_mut());
         if let Some(auth) = self.auth {
             auth.judge(&response);
         }
@@ -152,10 +151,18 @@ impl NoteExtra {
     }
 }
 
+/// Inserts the outcome that the record has, unless that of a limiter further inside is there.
+#[inline(never)]
+fn insert_recorded(recorded: &RecordedRateLimit, extensions: &mut Extensions) {
+    if extensions.get::<RateLimitOutcome>().is_none() {
+        insert_outcome(recorded.outcome(), extensions);
+    }
+}
+
 /// Inserts the outcome, unless that of a limiter further inside is there.
-fn insert_outcome<B>(outcome: Option<RateLimitOutcome>, response: &mut Response<B>) {
+fn insert_outcome(outcome: Option<RateLimitOutcome>, extensions: &mut Extensions) {
     if let Some(outcome) = outcome {
-        response.extensions_mut().get_or_insert_with(|| outcome);
+        extensions.get_or_insert_with(|| outcome);
     }
 }
 
@@ -192,11 +199,17 @@ impl RejectedRequest {
 
     pub(in crate::rate_limit) fn into_response<B>(self) -> Response<ResponseBody<B>> {
         let mut response = self.rejection.into_response(self.dialect, &self.responder);
-        self.note.lines.write_to(&mut response);
-        insert_outcome(
-            self.note.extra.and_then(|extra| extra.outcome),
-            &mut response,
-        );
+        let Note {
+            lines,
+            recorded,
+            extra,
+        } = self.note;
+        lines.write_to(&mut response);
+        let extensions = response.extensions_mut();
+        if let Some(recorded) = recorded {
+            insert_recorded(&recorded, extensions);
+        }
+        insert_outcome(extra.and_then(|extra| extra.outcome), extensions);
         response
     }
 }

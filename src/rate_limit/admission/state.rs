@@ -11,7 +11,7 @@ use super::{
 use crate::{
     core::{
         http::rejection::{Dialect, Rejection},
-        record::{RateLimitDecision, RateLimitOutcome},
+        record::{RateLimitDecision, RateLimitOutcome, RecordHandle},
         store_api::{store_future::Pending, store_key::StoreKey},
     },
     rate_limit::{
@@ -74,7 +74,7 @@ impl Progress {
     pub(super) fn exempt<B>(request: &Request<B>) -> Self {
         let skipped = || RateLimitOutcome::new(RateLimitDecision::Skipped, []);
         Self::admit(Note::admitted(
-            request.extensions(),
+            RecordHandle::of(request.extensions()),
             LimitLines::None,
             skipped,
         ))

@@ -278,6 +278,34 @@ async fn the_record_and_the_response_are_told_what_each_policy_said() {
 }
 
 #[tokio::test]
+async fn response_of_two_limiters_has_the_outcome_of_the_inner_one_and_the_record_has_both() {
+    let (outer, clock) = memory(by_addr());
+    let outer = outer.policy(window("address", 300)).build().unwrap();
+    let by_identity = Partition::identity();
+    let inner = RateLimitLayer::builder(MemoryStore::with_clock(clock), by_identity);
+    let (app, _) = app(&inner.policy(window("caller", 1)).build().unwrap());
+    let app = outer.layer(app);
+    for inner_decision in [RateLimitDecision::Allowed, RateLimitDecision::Denied] {
+        let record = RecordHandle::default();
+        let mut request = from("203.0.113.9");
+        request.extensions_mut().insert(caller("k", "free"));
+        request.extensions_mut().insert(record.clone());
+        let response = app.clone().oneshot(request).await.unwrap();
+        let outcome: &RateLimitOutcome = response.extensions().get().unwrap();
+        assert_eq!(outcome.decision, inner_decision);
+        assert_eq!(&*outcome.policies[0].policy, "caller");
+        record.read(|slots| {
+            let [first, second] = slots.rate_limits() else {
+                panic!("one outcome of each limiter");
+            };
+            assert_eq!(first.decision, RateLimitDecision::Allowed);
+            assert_eq!(&*first.policies[0].policy, "address");
+            assert_eq!(second, outcome);
+        });
+    }
+}
+
+#[tokio::test]
 async fn without_a_record_only_a_denial_is_told_to_the_response() {
     let (builder, _clock) = memory(by_addr());
     let (app, _) = app(&builder.policy(window("few", 1)).build().unwrap());
