@@ -92,8 +92,8 @@ fn main() {
             a_known_key_that_comes_as_keys_spread_out_is_counted,
         ),
         (
-            "a key that is charged while it moves to its own group is counted",
-            a_key_that_is_charged_while_it_moves_to_its_own_group_is_counted,
+            "key that is charged twice as its group is split is counted twice",
+            key_that_is_charged_twice_as_its_group_is_split_is_counted_twice,
         ),
     ];
     for (claim, proof) in proofs {
@@ -180,7 +180,7 @@ fn two_keys_that_are_charged_crosswise_are_both_counted_twice() {
 }
 
 fn a_new_key_that_comes_twice_as_keys_spread_out_has_one_slot() {
-    let table = table_with_a_full_compact_group();
+    let table = table_with_a_full_root();
     both(
         &table,
         |table| charge(table, &[key(20)], NOW, LATE),
@@ -191,7 +191,7 @@ fn a_new_key_that_comes_twice_as_keys_spread_out_has_one_slot() {
 }
 
 fn a_known_key_that_comes_as_keys_spread_out_is_counted() {
-    let table = table_with_a_full_compact_group();
+    let table = table_with_a_full_root();
     both(
         &table,
         |table| charge_known(table, key(0), LATE),
@@ -201,8 +201,8 @@ fn a_known_key_that_comes_as_keys_spread_out_is_counted() {
     others_are_untouched(&table);
 }
 
-fn a_key_that_is_charged_while_it_moves_to_its_own_group_is_counted() {
-    let table = table_with_a_full_compact_group();
+fn key_that_is_charged_twice_as_its_group_is_split_is_counted_twice() {
+    let table = table_with_a_full_root();
     charge(&table, &[key(20)], NOW, LATE);
     both(
         &table,
@@ -213,9 +213,9 @@ fn a_key_that_is_charged_while_it_moves_to_its_own_group_is_counted() {
     others_are_untouched(&table);
 }
 
-/// Returns a table of more groups, whose compact one is full. The next key is the first to stand
-/// elsewhere.
-fn table_with_a_full_compact_group() -> Arc<Table> {
+/// Returns a table of two groups, of which one is in use and full. The next key puts the other into
+/// use.
+fn table_with_a_full_root() -> Arc<Table> {
     let table = Arc::new(Table::new(101));
     for id in 0..GROUP as u64 {
         charge(&table, &[key(id)], 0, LATE);
@@ -281,7 +281,7 @@ fn count(table: &Table, key: Key) -> u64 {
 }
 
 fn key(id: u64) -> Key {
-    // All begin at the same slot of the group, and have tags that differ.
-    let digest = u128::from((id + 1) << 56) << 64;
+    // All begin at the same slot, and have tags that differ. Even ones move when the group is split.
+    let digest = u128::from((id + 1) << 8 | (id + 1) << 16) << 64;
     Key::new(&StoreKey::from_bytes(digest.to_le_bytes()), POLICY)
 }

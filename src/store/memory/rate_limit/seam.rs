@@ -1,4 +1,4 @@
-//! What the table is built on. A test that tries all interleavings has another such file.
+//! The primitives of the table. `tests/interleavings.rs` replaces this file by those of loom.
 
 pub(super) use std::{
     hint::spin_loop,
@@ -9,8 +9,9 @@ pub(super) use std::{
     thread::yield_now,
 };
 
-/// The slots of a group: as many as fill a page of memory.
+/// The slots of a group: one page of memory.
 pub(super) const GROUP: usize = 128;
 
-/// The groups in which all keys stand while they are few.
+/// The lower bound of the groups in use at first, if the table has as many. They are at most twice as
+/// many.
 pub(super) const COMPACT_GROUPS: usize = 64;

@@ -1,35 +1,38 @@
 //! A table of fixed size that a flood of new keys cannot make forget an old one.
 //!
-//! It is an array of slots, in groups. A key has a group, and may stand in any slot of it; it is
-//! known there by 64 bits of its keyed digest, and by its group. A slot holds the three words of a
-//! state, and a state that is over is the same as none: its slot is free for another key.
+//! The table is an array of slots in groups of one page each. A key has a group and may stand in any
+//! slot of it. Its fingerprint, 64 bits of its keyed digest, identifies the key and determines the
+//! group. A slot holds the three words of a state. A state that is over equals none, so its slot is
+//! free for another key.
 //!
-//! A key stands in the first slot from its own that was free when it came, so most are found in the
-//! first few. Beyond those a group's tags are read instead of its slots, one byte of each slot's
-//! fingerprint and all in two cache lines: so a key that is not there costs little even in a group
-//! that was full once.
+//! A key is inserted into the first free slot from its first one on, so most lookups read one or two
+//! cache lines. After [`NEAR`] slots a lookup reads the tags of the group instead: one byte of each
+//! fingerprint, in two cache lines. An absent key therefore costs little even in a group that was
+//! once full.
 //!
-//! Keys are spread over all groups, and a page of memory for each of few keys would cost more than all
-//! else here. So until there are many, all stand in a few groups beside those, the compact ones. Once
-//! a compact group has no free slot, keys go to the groups of their own: new ones at once, and those
-//! that stand in a compact one when they are asked for next.
+//! Few keys spread over all groups would cost a page of memory and an address translation each. So the
+//! table begins with a few groups, the roots, and doubles the number in use when a new key finds its
+//! group full, until all are in use. The groups in use are a prefix of the array. A doubling moves no
+//! key by itself. Each group is split in two when one of its keys is not found in the group that it
+//! has after the doubling.
 //!
-//! What is known is found without a lock, and changed under a lock of its own, one bit of the
-//! state's first word. A new key takes a slot under the lock of its group, in which it looks again
-//! first: so no two tasks ever take two slots for one key, or one slot for two keys.
+//! A lookup takes no lock. A change locks its slot alone, by one bit of the state's first word. A new
+//! key is inserted under the lock of its group, after another lookup under that lock, so no two tasks
+//! take two slots for one key, or one slot for two keys.
 //!
-//! Where all slots of a group are alive, a new key goes to a shared slot, of which each policy has
-//! [`SHARED_PER_GROUP`] in each shared group: it counts together with all that are sent there. When
-//! a slot of its own becomes free, it takes what the shared one has counted along. So a key in
-//! excess may be counted too high, and none is ever counted too low. If `n` requests of such keys
-//! come in one window and there are `w` shared slots, one of them finds its limit `l` spent with
-//! the probability that a Poisson variable of mean `n / w` is at least `l`.
+//! Once all groups are in use, a key whose group has no free slot is counted in a shared slot. Each
+//! policy has [`SHARED_PER_GROUP`] of them in each shared group, and all keys that are sent to one
+//! are counted together. When a slot of its own becomes free, the key takes the count of the shared
+//! one along. A key in excess may therefore be counted too high, and no key is ever counted too low.
+//! If `n` requests of such keys come in one window and there are `w` shared slots, a request finds its
+//! limit `l` spent with the probability that a Poisson variable of mean `n / w` is at least `l`.
 //!
-//! Locks are taken in this order: groups ascending, then slots ascending. Who holds a slot never
-//! waits for a group.
+//! Locks are taken in this order: groups ascending, then slots ascending. A task that holds a slot
+//! never waits for a group. One exception is safe: [`Table::move_key`] holds two slots in any order,
+//! one of which has no key, and no task waits while it holds a slot without a key.
 //!
-//! `tests/interleavings.rs` runs this file with other words for its atomics, and tries all orders in
-//! which few tasks may meet.
+//! `tests/interleavings.rs` runs this file on the atomics of loom, and tries all orders of the steps
+//! of two tasks.
 
 use std::{mem, sync::PoisonError};
 
@@ -43,35 +46,37 @@ use crate::{
     rate_limit::State,
 };
 
-/// So many slots from a key's own are looked at before the tags are.
+/// The slots that are read before the tags are.
 const NEAR: usize = 4;
 
-/// The tags that stand in one word.
+/// The tags in one word.
 const TAGS_PER_WORD: usize = 8;
 
-/// As many keys of its own are reckoned for a group, so that chance rarely fills one before all.
+/// The keys per group for which the table has room. Few enough that a group is rarely full before
+/// the others are.
 const KEYS_PER_GROUP: usize = 100;
 
-/// One shared group is made for so many of the others.
+/// The groups of keys for each shared group.
 const GROUPS_PER_SHARED: usize = 16;
 
 /// The shared slots of a policy in each shared group.
 const SHARED_PER_GROUP: u64 = 16;
 
-/// What stands in a slot of a compact group in place of the key that has left it: nobody's, or that of
-/// a key that does not mind.
+/// The fingerprint in a slot whose key was moved. No key has it.
 const LEFT: u64 = 1;
 
-/// The bit of a state's first word by which its slot is locked. No moment reaches it: that would
-/// be in the year 294 000.
+/// The lowest bit of a fingerprint that determines the group at depths above 0. Those below determine
+/// the slot and the tag; the highest ones determine the root.
+const DEPTH_SHIFT: u32 = 16;
+
+/// The bit of a state's first word by which its slot is locked. A timestamp reaches it in the year
+/// 294 000.
 const LOCKED: u64 = 1 << 63;
 
-/// What a slot is found by.
+/// The key of a slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Key {
-    /// Chooses the group.
-    spread: u64,
-    /// Tells it from others of its group. Never zero.
+    /// Identifies the key, and determines its group, first slot and tag. Above [`LEFT`].
     fingerprint: u64,
     /// The same for all keys of a policy.
     policy: u64,
@@ -81,11 +86,9 @@ impl Key {
     #[inline]
     pub(super) fn new(partition: &StoreKey, policy: u64) -> Self {
         let digest = u128::from_le_bytes(*partition.as_bytes());
-        let (low, high) = (digest as u64, (digest >> 64) as u64);
-        // The digest is keyed and uniform: to mix in a constant keeps it so.
+        // The digest is keyed and uniform, and mixing in a constant preserves that.
         Self {
-            spread: low ^ policy.rotate_left(32),
-            fingerprint: (high ^ policy).max(1),
+            fingerprint: ((digest >> 64) as u64 ^ policy).max(LEFT + 1),
             policy,
         }
     }
@@ -94,14 +97,17 @@ impl Key {
 pub(super) struct Table {
     slots: Box<[Slot]>,
     tags: Box<[Tags]>,
-    groups: Box<[Mutex<()>]>,
-    // The groups of the keys' own come first, then the shared ones, then the compact ones.
+    /// The lock of each group, and how often the group was split; `None` until it is in use.
+    groups: Box<[Mutex<Option<u8>>]>,
+    /// The groups in use at depth 0.
+    roots: usize,
+    /// The depth at which all groups are in use.
+    depth_max: u8,
+    // The groups of keys come first, then the shared ones.
     own_groups: usize,
     shared_groups: usize,
-    /// None in a table that is not much larger than they would be.
-    compact_groups: usize,
-    /// Whether any key was ever sent to a group of its own; so it is where there are no others.
-    outgrown: AtomicBool,
+    /// How often the number of groups in use was doubled.
+    depth: AtomicU64,
     /// Whether any key was ever sent to a shared slot.
     shared: AtomicBool,
 }
@@ -116,20 +122,20 @@ struct Slot {
     two: AtomicU64,
 }
 
-/// A byte of the fingerprint in each slot of a group. Written under the group's lock; who reads them
-/// without it may miss a key that comes just now, as if it had asked before.
+/// A byte of the fingerprint in each slot of a group. Written under the group's lock. A lookup without
+/// it may miss a key that is being inserted.
 #[derive(Default)]
 #[repr(align(128))]
 struct Tags([AtomicU64; GROUP / TAGS_PER_WORD]);
 
-/// A place in the table, and what must stand there.
+/// The number of a slot, and the fingerprint that it must have.
 #[derive(Clone, Copy, Debug)]
 struct Spot {
     at: usize,
     fingerprint: u64,
 }
 
-/// A slot that nobody else may change; what stands in `state` is written when this is dropped.
+/// A locked slot. Dropping it writes `state` back and unlocks the slot.
 pub(super) struct Held<'t> {
     slot: &'t Slot,
     pub(super) state: State,
@@ -137,29 +143,31 @@ pub(super) struct Held<'t> {
 
 impl Table {
     pub(super) fn new(keys_max: usize) -> Self {
-        let own_groups = keys_max.div_ceil(KEYS_PER_GROUP).max(1);
+        let groups = keys_max.div_ceil(KEYS_PER_GROUP).max(1);
+        let depth_max = (groups / COMPACT_GROUPS).checked_ilog2().unwrap_or(0) as u8;
+        // Rounded up: there is room for `keys_max` in any case.
+        let roots = groups.div_ceil(1 << depth_max);
+        let own_groups = roots << depth_max;
         let shared_groups = own_groups.div_ceil(GROUPS_PER_SHARED);
-        let compact_groups = match own_groups > COMPACT_GROUPS {
-            true => COMPACT_GROUPS,
-            false => 0,
-        };
-        let groups = own_groups + shared_groups + compact_groups;
+        let groups = own_groups + shared_groups;
+        let depth = |group| (group < roots).then_some(0);
         Self {
             slots: (0..groups * GROUP).map(|_| Slot::default()).collect(),
             tags: (0..groups).map(|_| Tags::default()).collect(),
-            groups: (0..groups).map(|_| Mutex::new(())).collect(),
+            groups: (0..groups).map(|group| Mutex::new(depth(group))).collect(),
+            roots,
+            depth_max,
             own_groups,
             shared_groups,
-            compact_groups,
-            outgrown: AtomicBool::new(compact_groups == 0),
+            depth: AtomicU64::new(0),
             shared: AtomicBool::new(false),
         }
     }
 
     /// Changes the states of several keys as one step.
     ///
-    /// Returns `None` if there is no slot for one of them, not even a shared one, or if a key
-    /// stands twice.
+    /// Returns `None` if there is no slot for one of them, not even a shared one, or if two of them
+    /// are equal.
     pub(super) fn change_all<T>(
         &self,
         keys: &[Key],
@@ -178,9 +186,9 @@ impl Table {
         Some(answer)
     }
 
-    /// Holds the slot in which a key is counted, its own or a shared one.
+    /// Locks the slot in which a key is counted, its own or a shared one.
     pub(super) fn hold(&self, key: Key) -> Option<Held<'_>> {
-        self.hold_known(key)
+        self.hold_at_home(key)
             .or_else(|| self.hold_moving(key))
             .or_else(|| self.hold_shared(key))
     }
@@ -190,20 +198,22 @@ impl Table {
         self.hold(key).map_or(State::NONE, |held| held.state)
     }
 
-    /// Looks once more for a key that has not been found, because it was on its way to its own group.
+    /// Looks again for a key that was not found, since its group may have to be split first, or was
+    /// being split.
     fn hold_moving(&self, key: Key) -> Option<Held<'_>> {
-        if self.compact_groups == 0 || !self.outgrown.load(Ordering::Relaxed) {
+        if self.depth_max == 0 {
             return None;
         }
-        let _locks = self.lock_groups(&[key]);
-        self.hold_known(key)
+        let (depth, _locks) = self.lock_groups(&[key]);
+        self.hold_found(|| self.find(self.group(key.fingerprint, depth), key.fingerprint))
     }
 
-    /// Holds the slot of a key if it has one where all are to stand by now.
+    /// Locks the slot of a key if it has one in its group at the current depth.
     #[inline]
     pub(super) fn hold_at_home(&self, key: Key) -> Option<Held<'_>> {
-        // Where nearly all stand.
-        let first = &self.slots[self.home(key) * GROUP + key.fingerprint as usize % GROUP];
+        // Most keys stand in their first slots.
+        let group = self.group(key.fingerprint, self.depth());
+        let first = &self.slots[group * GROUP + key.fingerprint as usize % GROUP];
         if first.fingerprint.load(Ordering::Relaxed) == key.fingerprint
             && let Some(held) = first.hold_at_once()
             && first.fingerprint.load(Ordering::Relaxed) == key.fingerprint
@@ -211,11 +221,6 @@ impl Table {
             return Some(held);
         }
         self.hold_in_home(key)
-    }
-
-    /// Holds the slot of a key if it has one, wherever that is.
-    fn hold_known(&self, key: Key) -> Option<Held<'_>> {
-        self.hold_found(|| self.find_known(key))
     }
 
     #[inline(never)]
@@ -226,7 +231,7 @@ impl Table {
     fn hold_found(&self, find: impl Fn() -> Option<Spot>) -> Option<Held<'_>> {
         loop {
             let spot = find()?;
-            // If it was given to another key meanwhile, this one may stand elsewhere by now.
+            // If the slot was given to another key meanwhile, this key may have another slot by now.
             if let Some(held) = self.hold_spot(spot) {
                 return Some(held);
             }
@@ -247,42 +252,53 @@ impl Table {
         self.hold_all(&spots)
     }
 
-    /// Holds the slots of all keys, and takes one for each that has none.
+    /// Locks the slots of all keys, and takes one for each that has none.
     fn hold_all_new(&self, keys: &[Key], now: Timestamp) -> Option<SmallVec<[Held<'_>; 4]>> {
         let twice = |(at, key): (usize, &Key)| keys[at + 1..].contains(key);
         if keys.iter().enumerate().any(twice) {
             return None;
         }
-        let _locks = self.lock_groups(keys);
-        // All that are known first: their slots, even if they are over, are not free.
-        let find = |key: &Key| self.find_at_home(*key);
+        loop {
+            let (depth, _locks) = self.lock_groups(keys);
+            if let Some(spots) = self.spots(keys, depth, now) {
+                // The slots of these groups keep their keys while the groups are locked.
+                return self.hold_all(&spots);
+            }
+            if depth == self.depth_max {
+                return None;
+            }
+            self.depth
+                .fetch_max(u64::from(depth) + 1, Ordering::Relaxed);
+        }
+    }
+
+    /// Finds or takes a slot for each key; none if there is no room at this depth. The groups are
+    /// locked.
+    fn spots(&self, keys: &[Key], depth: u8, now: Timestamp) -> Option<SmallVec<[Spot; 4]>> {
+        // Known keys first: their slots are not free, even if their states are over.
+        let find = |key: &Key| self.find(self.group(key.fingerprint, depth), key.fingerprint);
         let mut spots: SmallVec<[Option<Spot>; 4]> = keys.iter().map(find).collect();
         for (at, key) in keys.iter().enumerate() {
             if spots[at].is_none() {
-                spots[at] = Some(self.spot_for_new(*key, now, &spots)?);
+                spots[at] = Some(self.spot_for_new(*key, depth, now, &spots)?);
             }
         }
-        // No slot of these groups changes its key while their locks are held.
-        let spots: SmallVec<[Spot; 4]> = spots.into_iter().flatten().collect();
-        self.hold_all(&spots)
+        Some(spots.into_iter().flatten().collect())
     }
 
-    /// Takes a slot for a key that has none at home; a shared one if need be.
-    fn spot_for_new(&self, key: Key, now: Timestamp, taken: &[Option<Spot>]) -> Option<Spot> {
-        if let Some(away) = self.find_known(key) {
-            return Some(self.bring_home(key, away, now, taken).unwrap_or(away));
-        }
+    /// Takes a slot for a key that has none; a shared one if all groups are in use.
+    fn spot_for_new(
+        &self,
+        key: Key,
+        depth: u8,
+        now: Timestamp,
+        taken: &[Option<Spot>],
+    ) -> Option<Spot> {
         let counted = self.hold_shared(key).map_or(State::NONE, |held| held.state);
-        let claim = |group| self.claim(group, key.fingerprint, counted, now, taken);
-        if !self.outgrown.load(Ordering::Relaxed) {
-            if let Some(spot) = claim(self.compact_group(key)) {
-                return Some(spot);
-            }
-            // Who asks for this key next has its locks after us, and so sees this.
-            self.outgrown.store(true, Ordering::Relaxed);
-        }
-        if let Some(spot) = claim(self.own_group(key)) {
-            return Some(spot);
+        let group = self.group(key.fingerprint, depth);
+        let own = self.claim(group, key.fingerprint, counted, now, taken);
+        if own.is_some() || depth < self.depth_max {
+            return own;
         }
         self.shared.store(true, Ordering::Release);
         let (group, fingerprint) = (self.shared_group(key), self.shared_fingerprint(key));
@@ -290,23 +306,49 @@ impl Table {
             .or_else(|| self.claim(group, fingerprint, State::NONE, now, taken))
     }
 
-    /// Moves a key from its compact group to its own, if there is room. Both are locked.
-    fn bring_home(
-        &self,
-        key: Key,
-        away: Spot,
-        now: Timestamp,
-        taken: &[Option<Spot>],
-    ) -> Option<Spot> {
-        let group = self.own_group(key);
-        // Whoever finds it there waits for what is put there now.
-        let (home, mut held) = self.free(group, key.fingerprint, State::NONE, now, taken)?;
-        let mut left = self
-            .hold_spot(away)
-            .expect("no slot of a locked group changes its key");
-        held.state = mem::take(&mut left.state);
-        left.slot.fingerprint.store(LEFT, Ordering::Relaxed);
-        Some(home)
+    /// Splits the group in which a key stands in two, unless that is its group at this depth.
+    fn split(&self, key: Key, depth: u8) {
+        let group_at = |depth| self.group(key.fingerprint, depth);
+        let in_use = |group: &usize| self.lock(*group).is_some();
+        let Some(group) = (0..=depth).rev().map(group_at).find(in_use) else {
+            return;
+        };
+        let mut lower = self.lock(group);
+        let Some(split) = lower.filter(|split| *split < depth) else {
+            return;
+        };
+        let upper_group = group + (self.roots << split);
+        let mut upper = self.lock(upper_group);
+        // Keys that stay come second: slots nearer to their first ones may be free by then.
+        for target in [upper_group, group] {
+            for at in group * GROUP..(group + 1) * GROUP {
+                let fingerprint = self.slots[at].fingerprint.load(Ordering::Relaxed);
+                if fingerprint > LEFT && self.group(fingerprint, split + 1) == target {
+                    self.move_key(fingerprint, at, target);
+                }
+            }
+        }
+        *lower = Some(split + 1);
+        *upper = Some(split + 1);
+    }
+
+    /// Moves a key to its first free slot in a group, unless it stands there or nearer. Both groups are
+    /// locked.
+    fn move_key(&self, fingerprint: u64, at: usize, group: usize) {
+        let is_free = |to: &usize| self.slots[*to].fingerprint.load(Ordering::Relaxed) <= LEFT;
+        let mut nearer = probe(group, fingerprint).take_while(|to| *to != at);
+        let Some(to) = nearer.find(is_free) else {
+            return;
+        };
+        // No task waits while it holds a slot without a key.
+        let (mut from, mut target) = (self.slots[at].hold(), self.slots[to].hold());
+        target
+            .slot
+            .fingerprint
+            .store(fingerprint, Ordering::Relaxed);
+        target.state = mem::take(&mut from.state);
+        from.slot.fingerprint.store(LEFT, Ordering::Relaxed);
+        self.tags[group].set(to % GROUP, tag(fingerprint));
     }
 
     /// Gives the first free slot of a group to a key. The group is locked.
@@ -322,7 +364,7 @@ impl Table {
         claimed.map(|(spot, _)| spot)
     }
 
-    /// The same, and holds the slot.
+    /// The same, and returns the slot locked.
     fn free(
         &self,
         group: usize,
@@ -339,19 +381,10 @@ impl Table {
         Some((Spot { at, fingerprint }, held))
     }
 
-    /// Finds a key where all are to stand by now, without a lock.
+    /// Finds a key in its group at the current depth, without a lock.
     #[inline]
     fn find_at_home(&self, key: Key) -> Option<Spot> {
-        self.find(self.home(key), key.fingerprint)
-    }
-
-    /// Finds a key wherever it stands alone, without a lock.
-    fn find_known(&self, key: Key) -> Option<Spot> {
-        let compact = || {
-            let group = (self.compact_groups > 0).then(|| self.compact_group(key));
-            self.find(group?, key.fingerprint)
-        };
-        self.find_at_home(key).or_else(compact)
+        self.find(self.group(key.fingerprint, self.depth()), key.fingerprint)
     }
 
     /// Finds a key in a group, without a lock.
@@ -362,8 +395,8 @@ impl Table {
             if found == fingerprint {
                 return Some(Spot { at, fingerprint });
             }
-            // A slot once given is never empty again, and the first free one is given: beyond an
-            // empty one there is nothing.
+            // A slot is never empty again once it was given, and a key is given its first free slot:
+            // no key stands behind an empty slot.
             if found == 0 {
                 return None;
             }
@@ -378,7 +411,7 @@ impl Table {
         tagged.find(is_it).map(|at| Spot { at, fingerprint })
     }
 
-    /// Returns the slots of a group in which the tag is the key's: few but its own.
+    /// Returns the slots of a group whose tag is that of the key: few but its own.
     fn tagged(&self, group: usize, fingerprint: u64) -> impl Iterator<Item = usize> {
         let slots = self.tags[group].alike(tag(fingerprint));
         slots.map(move |slot| group * GROUP + slot)
@@ -391,8 +424,8 @@ impl Table {
         same.then_some(held)
     }
 
-    /// Holds all spots, or none of them if one was given to another key, or if two are the same.
-    /// They come back in the order of the spots.
+    /// Locks all spots, or none of them if one was given to another key, or if two are the same.
+    /// Returns them in the order of the spots.
     fn hold_all(&self, spots: &[Spot]) -> Option<SmallVec<[Held<'_>; 4]>> {
         let mut ascending: SmallVec<[usize; 4]> = (0..spots.len()).collect();
         ascending.sort_unstable_by_key(|at| spots[*at].at);
@@ -410,55 +443,55 @@ impl Table {
         Some(held.into_iter().map(|(_, held)| held).collect())
     }
 
-    /// Locks the groups in which the keys may stand, ascending.
-    fn lock_groups(&self, keys: &[Key]) -> SmallVec<[MutexGuard<'_, ()>; 8]> {
-        let each = |key: &Key| {
-            let compact = (self.compact_groups > 0).then(|| self.compact_group(*key));
-            [self.own_group(*key), self.shared_group(*key)]
-                .into_iter()
-                .chain(compact)
-        };
-        let mut groups: SmallVec<[usize; 8]> = keys.iter().flat_map(each).collect();
-        groups.sort_unstable();
-        groups.dedup();
-        let lock = |group: usize| self.groups[group].lock();
-        // There is nothing in the mutex that a panic could have left half done.
-        groups
-            .into_iter()
-            .map(|group| lock(group).unwrap_or_else(PoisonError::into_inner))
-            .collect()
-    }
-
-    /// Returns the group in which a key is to stand by now.
-    #[inline]
-    fn home(&self, key: Key) -> usize {
-        match self.outgrown.load(Ordering::Relaxed) {
-            true => self.own_group(key),
-            false => self.compact_group(key),
+    /// Locks the groups of the keys and their shared groups, ascending, after splitting the former to
+    /// the current depth, which is returned.
+    fn lock_groups(&self, keys: &[Key]) -> (u8, SmallVec<[MutexGuard<'_, Option<u8>>; 8]>) {
+        loop {
+            let depth = self.depth();
+            let both = |key: &Key| [self.group(key.fingerprint, depth), self.shared_group(*key)];
+            let mut groups: SmallVec<[usize; 8]> = keys.iter().flat_map(both).collect();
+            groups.sort_unstable();
+            groups.dedup();
+            let locks: SmallVec<[_; 8]> = groups.iter().map(|group| self.lock(*group)).collect();
+            let own = groups.iter().take_while(|group| **group < self.own_groups);
+            if own.zip(&locks).all(|(_, split)| **split == Some(depth)) {
+                return (depth, locks);
+            }
+            drop(locks);
+            keys.iter().for_each(|key| self.split(*key, depth));
         }
     }
 
+    fn lock(&self, group: usize) -> MutexGuard<'_, Option<u8>> {
+        // Nothing panics while a group is being split, so none was left half split.
+        self.groups[group]
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
     #[inline]
-    fn own_group(&self, key: Key) -> usize {
-        scale(key.spread, self.own_groups)
+    fn depth(&self) -> u8 {
+        self.depth.load(Ordering::Relaxed) as u8
+    }
+
+    /// Returns the group of a key at a depth.
+    #[inline]
+    fn group(&self, fingerprint: u64, depth: u8) -> usize {
+        let doubled = (fingerprint >> DEPTH_SHIFT) & !(u64::MAX << depth);
+        scale(fingerprint, self.roots) + self.roots * doubled as usize
     }
 
     fn shared_group(&self, key: Key) -> usize {
         self.own_groups + scale(key.fingerprint.rotate_left(32), self.shared_groups)
     }
 
-    #[inline]
-    fn compact_group(&self, key: Key) -> usize {
-        self.own_groups + self.shared_groups + scale(key.spread, self.compact_groups)
-    }
-
     fn shared_fingerprint(&self, key: Key) -> u64 {
-        let which = key.spread % SHARED_PER_GROUP;
-        (key.policy.rotate_left(16) ^ (which << 48)).max(1)
+        let which = (key.fingerprint >> 32) % SHARED_PER_GROUP;
+        (key.policy.rotate_left(16) ^ (which << 48)).max(LEFT + 1)
     }
 }
 
-/// Returns the slots of a group in the order in which a key may stand in them.
+/// Returns the slots of a group in the probing order of a key: from its first one on.
 #[inline]
 fn probe(group: usize, fingerprint: u64) -> impl Iterator<Item = usize> {
     let first = group * GROUP;
@@ -466,13 +499,13 @@ fn probe(group: usize, fingerprint: u64) -> impl Iterator<Item = usize> {
     (0..GROUP).map(move |step| first + (start + step) % GROUP)
 }
 
-/// Returns a byte of the fingerprint that does not choose the slot.
+/// Returns a byte of the fingerprint that determines neither the slot nor the group.
 #[inline]
 fn tag(fingerprint: u64) -> u8 {
-    (fingerprint >> 56) as u8
+    (fingerprint >> 8) as u8
 }
 
-/// Maps a uniform number to one of so many groups.
+/// Maps a uniform number to a group below `groups`.
 #[inline]
 fn scale(uniform: u64, groups: usize) -> usize {
     ((u128::from(uniform) * groups as u128) >> 64) as usize
@@ -507,7 +540,7 @@ fn zero_bytes(word: u64) -> u64 {
 }
 
 impl Slot {
-    /// Locks the slot. Who holds it only computes: it is soon free.
+    /// Locks the slot. Its holder only computes, so it is soon free.
     fn hold(&self) -> Held<'_> {
         let mut tries = 0_u32;
         loop {
@@ -516,7 +549,7 @@ impl Slot {
             }
             tries += 1;
             if tries.is_multiple_of(64) {
-                // Its holder may have been put to sleep meanwhile.
+                // Its holder may have been suspended.
                 yield_now();
             } else {
                 spin_loop();
@@ -524,7 +557,7 @@ impl Slot {
         }
     }
 
-    /// Locks the slot if nobody holds it.
+    /// Locks the slot unless it is locked.
     #[inline]
     fn hold_at_once(&self) -> Option<Held<'_>> {
         let forget_at = self.forget_at.load(Ordering::Relaxed);
@@ -556,7 +589,7 @@ impl Slot {
         if alive(self.forget_at.load(Ordering::Relaxed)) {
             return None;
         }
-        // Its key may have come back just now.
+        // Its key may have been charged just now.
         let mut held = self.hold();
         if held.state.is_alive(now) {
             return None;
@@ -579,7 +612,9 @@ impl Drop for Held<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::{sync::Arc, thread, time::Duration};
+    use std::{collections::HashMap, sync::Arc, thread, time::Duration};
+
+    use proptest::{collection::vec, prelude::*};
 
     use super::*;
     use crate::{
@@ -637,7 +672,7 @@ mod tests {
     fn a_key_in_excess_never_gains_by_moving_from_a_shared_slot_to_its_own() {
         let (table, short, long) = (Table::new(1), policy("a", 1), policy("b", 3));
         // Slots of a minute's length fill all groups of `long`'s keys but for some that end early.
-        let mut admitted = std::collections::HashMap::<StoreKey, u32>::new();
+        let mut admitted = HashMap::<StoreKey, u32>::new();
         let keys: Vec<_> = partitions(2_000).collect();
         for key in &keys[..120] {
             take(&table, key, &short, NOW).unwrap();
@@ -671,8 +706,7 @@ mod tests {
     fn more_policies_than_the_shared_slots_hold_are_refused_and_not_admitted() {
         let table = Table::new(1);
         let key = |number: u64| Key {
-            spread: number,
-            fingerprint: number + 1,
+            fingerprint: number + 2,
             policy: number << 20,
         };
         let mark = |states: &mut [State]| states[0] = State::from_words([u64::MAX >> 1, 1, 0]);
@@ -687,13 +721,13 @@ mod tests {
         for key in keys.by_ref().take(10_000) {
             take(&table, &key, &policy, NOW).unwrap();
         }
-        let full = |slot: &Slot| slot.fingerprint.load(Ordering::Relaxed) != 0;
-        assert!(table.slots[..table.own_groups * GROUP].iter().all(full));
+        let full = |at: usize| table.slots[at].fingerprint.load(Ordering::Relaxed) != 0;
+        assert!((0..table.own_groups * GROUP).all(full));
         let (mut looked_at, mut absent) = (0, 0);
         for key in keys {
             let key = Key::new(&key, policy.id());
             assert!(table.hold_at_home(key).is_none());
-            let tagged = table.tagged(table.own_group(key), key.fingerprint);
+            let tagged = table.tagged(table.group(key.fingerprint, table.depth()), key.fingerprint);
             let slots = NEAR + tagged.count();
             assert!(slots <= 16, "{slots}");
             (looked_at, absent) = (looked_at + slots, absent + 1);
@@ -702,25 +736,238 @@ mod tests {
     }
 
     #[test]
-    fn few_keys_stand_close_together_until_there_are_many() {
+    fn groups_come_into_use_as_keys_do() {
         let (table, policy) = (Table::new(100_000), policy("p", 2));
-        let (first_compact, keys) = (table.own_groups + table.shared_groups, partitions(20_000));
-        let keys: Vec<_> = keys.collect();
-        let take = |key| take(&table, key, &policy, NOW);
-        let stand_close = |keys: &[StoreKey]| {
-            let spot = |key: &StoreKey| table.find_known(Key::new(key, policy.id())).unwrap();
-            let close = |key: &&StoreKey| spot(key).at >= first_compact * GROUP;
-            keys.iter().filter(close).count()
-        };
-        assert!(keys[..2_000].iter().all(|key| take(key) == Some(true)));
-        assert_eq!(stand_close(&keys[..2_000]), 2_000);
-        assert!(keys[2_000..].iter().all(|key| take(key) == Some(true)));
-        let close = stand_close(&keys);
-        assert!((2_000..10_000).contains(&close), "{close}");
-        // They move when they are asked for next, and none is forgotten by that.
-        assert!(keys.iter().all(|key| take(key) == Some(true)));
-        assert_eq!(stand_close(&keys), 0);
-        assert!(keys.iter().all(|key| take(key) == Some(false)));
+        let keys: Vec<_> = partitions(20_000).collect();
+        let admits = |key| take(&table, key, &policy, NOW) == Some(true);
+        assert!(keys[..2_000].iter().all(admits));
+        assert_eq!((table.depth(), table.roots), (0, 125));
+        assert!(keys[2_000..].iter().all(admits));
+        assert_eq!(table.depth(), 1);
+        let spot = |key: &StoreKey| table.find_at_home(Key::new(key, policy.id()));
+        let last = keys.iter().filter_map(spot).map(|spot| spot.at).max();
+        assert!(last < Some(2 * 125 * GROUP));
+        // The split of a group forgets no key, whether it moves the key or not.
+        assert!(keys.iter().all(admits));
+        assert!(!keys.iter().any(admits));
+    }
+
+    #[test]
+    fn key_that_has_not_been_moved_yet_is_found_and_not_counted_anew() {
+        let (table, policy) = (Table::new(100_000), policy("p", 1));
+        let keys: Vec<_> = partitions(2_000).collect();
+        assert!(
+            keys.iter()
+                .all(|key| take(&table, key, &policy, NOW) == Some(true))
+        );
+        table
+            .depth
+            .store(u64::from(table.depth_max), Ordering::Relaxed);
+        let state = |key: &StoreKey| table.read(Key::new(key, policy.id()));
+        assert!(keys[..1_000].iter().all(|key| state(key).is_alive(NOW)));
+        assert!(
+            keys.iter()
+                .all(|key| take(&table, key, &policy, NOW) == Some(false))
+        );
+        assert!(!state(&partitions(2_001).last().unwrap()).is_alive(NOW));
+    }
+
+    #[test]
+    fn threads_that_race_while_groups_are_split_neither_lose_nor_double_a_count() {
+        let (table, policy) = (Table::new(50_000), policy("p", 3));
+        let keys: Vec<_> = partitions(40_000).collect();
+        let admits = |key: &&StoreKey| take(&table, key, &policy, NOW) == Some(true);
+        let worker = || keys.iter().filter(admits).count();
+        let admitted: usize = thread::scope(|scope| {
+            let workers: Vec<_> = (0..4).map(|_| scope.spawn(worker)).collect();
+            let admitted = workers.into_iter().map(|worker| worker.join().unwrap());
+            admitted.sum()
+        });
+        assert_eq!(admitted, 40_000 * 3);
+        assert_eq!(table.depth(), table.depth_max);
+    }
+
+    #[test]
+    fn reads_find_each_known_key_while_groups_are_split() {
+        let (table, policy) = (Table::new(50_000), policy("p", 3));
+        let keys: Vec<_> = partitions(40_000).collect();
+        let (known, new) = keys.split_at(5_000);
+        let charge = |key: &StoreKey| assert_eq!(take(&table, key, &policy, NOW), Some(true));
+        known.iter().for_each(charge);
+        let finds = |key: &StoreKey| table.read(Key::new(key, policy.id())).is_alive(NOW);
+        thread::scope(|scope| {
+            let writer = scope.spawn(|| new.iter().for_each(charge));
+            while !writer.is_finished() {
+                assert!(known.iter().all(finds));
+            }
+        });
+        assert_eq!(table.depth(), table.depth_max);
+    }
+
+    #[test]
+    fn table_has_room_for_the_bound_whatever_its_number_of_groups() {
+        for keys_max in [1, 6_400, 12_700, 12_900, 25_500, 25_900, 51_300, 1_000_000] {
+            let table = Table::new(keys_max);
+            assert!(table.own_groups * KEYS_PER_GROUP >= keys_max);
+            let groups = keys_max.div_ceil(KEYS_PER_GROUP);
+            assert!(table.own_groups <= groups + groups / COMPACT_GROUPS + 1);
+        }
+    }
+
+    /// A step of the test below. Keys are numbers.
+    #[derive(Clone, Debug)]
+    enum Step {
+        Charge { key: u64, lasts: u64 },
+        ChargeBoth { keys: [u64; 2], lasts: u64 },
+        ChargeMany { first: u64, lasts: u64 },
+        ChargeKnown { key: u64, lasts: u64 },
+        Read(u64),
+        Reset(u64),
+        Pass(u64),
+        Deepen,
+    }
+
+    const MODEL_KEYS: u64 = 500;
+
+    fn step() -> impl Strategy<Value = Step> {
+        let (key, lasts) = (0..MODEL_KEYS, 1..200_u64);
+        prop_oneof![
+            8 => (key.clone(), lasts.clone()).prop_map(|(key, lasts)| Step::Charge { key, lasts }),
+            4 => ([key.clone(), key.clone()], lasts.clone())
+                .prop_map(|(keys, lasts)| Step::ChargeBoth { keys, lasts }),
+            2 => (key.clone(), lasts.clone())
+                .prop_map(|(first, lasts)| Step::ChargeMany { first, lasts }),
+            8 => (key.clone(), lasts).prop_map(|(key, lasts)| Step::ChargeKnown { key, lasts }),
+            4 => key.clone().prop_map(Step::Read),
+            2 => key.prop_map(Step::Reset),
+            2 => (0..100_u64).prop_map(Step::Pass),
+            1 => Just(Step::Deepen),
+        ]
+    }
+
+    /// A table, and the counts that it must have: of each key the end of its window, and its count.
+    struct Modeled {
+        table: Table,
+        counts: HashMap<u64, (u64, u64)>,
+        now: u64,
+    }
+
+    impl Modeled {
+        fn new() -> Self {
+            let table = Table::new(51_200);
+            assert_eq!((table.roots, table.depth_max), (64, 3));
+            Self {
+                table,
+                counts: HashMap::new(),
+                now: 1_000,
+            }
+        }
+
+        /// Returns a key of the first root: few keys fill it, and all split the same groups.
+        fn key(number: u64) -> Key {
+            let uniform = (number + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            let uniform = (uniform ^ (uniform >> 32)).wrapping_mul(0xd6e8_feb8_6659_fd93);
+            Key {
+                fingerprint: (uniform >> 7).max(LEFT + 1),
+                policy: 0,
+            }
+        }
+
+        fn take(&mut self, step: &Step) {
+            match step {
+                Step::Charge { key, lasts } => self.charge(&[*key], *lasts),
+                Step::ChargeBoth { keys, lasts } if keys[0] != keys[1] => self.charge(keys, *lasts),
+                Step::ChargeBoth { .. } => {}
+                Step::ChargeMany { first, lasts } => {
+                    let keys = (*first..*first + 150).map(|key| key % MODEL_KEYS);
+                    keys.for_each(|key| self.charge(&[key], *lasts));
+                }
+                Step::ChargeKnown { key, lasts } => self.charge_known(*key, *lasts),
+                Step::Read(key) => self.check(*key),
+                Step::Reset(key) => self.reset(*key),
+                Step::Pass(micros) => self.now += micros,
+                Step::Deepen => self.deepen(),
+            }
+        }
+
+        fn charge(&mut self, keys: &[u64], lasts: u64) {
+            let now = Timestamp::from_micros(self.now);
+            let end = self.now + lasts;
+            let table_keys: Vec<_> = keys.iter().copied().map(Self::key).collect();
+            let charged = self.table.change_all(&table_keys, now, |states| {
+                states
+                    .iter_mut()
+                    .for_each(|state| *state = charged(*state, now, end));
+            });
+            assert!(charged.is_some());
+            keys.iter().for_each(|key| self.count(*key, end));
+        }
+
+        /// Charges as a limiter with one policy does.
+        fn charge_known(&mut self, key: u64, lasts: u64) {
+            let (now, end) = (Timestamp::from_micros(self.now), self.now + lasts);
+            let charge = |mut held: Held<'_>| held.state = charged(held.state, now, end);
+            match self
+                .table
+                .hold_at_home(Self::key(key))
+                .map(charge)
+                .is_some()
+            {
+                true => self.count(key, end),
+                false => self.charge(&[key], lasts),
+            }
+        }
+
+        fn count(&mut self, key: u64, end: u64) {
+            let count = self.counts.entry(key).or_default();
+            *count = match *count {
+                (until, count) if until > self.now => (until.max(end), count + 1),
+                _ => (end, 1),
+            };
+        }
+
+        fn reset(&mut self, key: u64) {
+            if let Some(mut held) = self.table.hold(Self::key(key)) {
+                held.state = State::NONE;
+            }
+            self.counts.remove(&key);
+        }
+
+        fn deepen(&self) {
+            let deeper = (self.table.depth() + 1).min(self.table.depth_max);
+            self.table.depth.store(u64::from(deeper), Ordering::Relaxed);
+        }
+
+        fn check(&self, key: u64) {
+            let alive = |until: u64| until > self.now;
+            let expected = self.counts.get(&key).copied();
+            let expected = expected.filter(|(until, _)| alive(*until));
+            let [until, count, _] = self.table.read(Self::key(key)).to_words();
+            assert_eq!(alive(until).then_some((until, count)), expected, "{key}");
+        }
+    }
+
+    /// Adds one to a count, which lasts at least until `end`.
+    fn charged(state: State, now: Timestamp, end: u64) -> State {
+        match (state.is_alive(now), state.to_words()) {
+            (true, [until, count, _]) => State::from_words([until.max(end), count + 1, 0]),
+            (false, _) => State::from_words([end, 1, 0]),
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(96))]
+
+        #[test]
+        fn table_counts_as_a_map_does_while_groups_are_split_and_states_expire(
+            steps in vec(step(), 1..400),
+        ) {
+            let mut modeled = Modeled::new();
+            steps.iter().for_each(|step| modeled.take(step));
+            (0..MODEL_KEYS).for_each(|key| modeled.check(key));
+            // No key shares a slot: only then are the counts equal.
+            prop_assert!(!modeled.table.shared.load(Ordering::Relaxed));
+        }
     }
 
     #[test]
