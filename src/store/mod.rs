@@ -27,6 +27,16 @@
 mod encrypted;
 #[cfg(feature = "governor")]
 mod governor;
+// Without any layer, nothing is stored.
+#[cfg_attr(
+    not(any(
+        feature = "access-log",
+        feature = "api-key",
+        feature = "cache",
+        feature = "rate-limit"
+    )),
+    allow(dead_code)
+)]
 #[cfg(feature = "memory")]
 mod memory;
 #[cfg(all(feature = "cache", feature = "memory"))]

@@ -108,7 +108,7 @@ impl KeyManager {
     /// [`KeyError::TooManyKeys`]. Keys that are revoked or expired do not count, but an owner has at
     /// most ten times as many records, until those of ended keys are [purged](Self::purge). A rotation
     /// is never refused for it. `MemoryStore` and `RedisStore` count and create in one step; see
-    /// [`ApiKeyStore::create_within`] for other stores.
+    /// [`ApiKeyStore::create_within`](crate::api_key::ApiKeyStore::create_within) for other stores.
     #[must_use]
     pub fn max_keys_per_owner(&self, keys: usize) -> Self {
         Self {

@@ -149,6 +149,17 @@ pub(super) fn settled<S, SFut, E, ReqBody, ResBody: Body>(
     }
 }
 
+/// The next state of a request after a wait, unless it waits further.
+type Resumed<S, ReqBody, ResBody> = Option<
+    ResponseState<
+        S,
+        <S as Service<Request<ReqBody>>>::Future,
+        <S as Service<Request<ReqBody>>>::Error,
+        ReqBody,
+        ResBody,
+    >,
+>;
+
 /// Goes on after a wait. Returns nothing if the request waits further.
 pub(super) fn resumed<S, ReqBody, ResBody>(
     event: LookupEvent,
@@ -156,7 +167,7 @@ pub(super) fn resumed<S, ReqBody, ResBody>(
     held: &mut HeldCall<S, ReqBody>,
     exchange: &mut Option<Exchange>,
     service: &mut Option<Box<S>>,
-) -> Option<ResponseState<S, S::Future, S::Error, ReqBody, ResBody>>
+) -> Resumed<S, ReqBody, ResBody>
 where
     S: Service<Request<ReqBody>, Response = Response<ResBody>> + Send + 'static,
     S::Future: Send + 'static,

@@ -58,7 +58,7 @@ impl Search<'_> {
             LookupEvent::Lookup(reply) => self.learn(reply, request),
             LookupEvent::Landing(landing) => self.landed(landing, request),
             LookupEvent::Relay(joining) => self.head_came(joining, request),
-            LookupEvent::Checked(purged, joining) => self.checked(purged, joining, request),
+            LookupEvent::Checked(purged, joining) => self.checked(purged, *joining, request),
             LookupEvent::Turn => self.turned(request),
             LookupEvent::Lease(reply) => self.leased(reply, request),
             LookupEvent::Paused => self.paused(request),

@@ -194,7 +194,7 @@ impl Search<'_> {
         let relay = &joining.relay;
         self.look.asked_at = self.config.clock.coarse();
         if !self.may_stream(relay, request.headers()) {
-            return self.wait_on(joining, request);
+            return self.wait_on(*joining, request);
         }
         let (config, head) = (self.config, &relay.head);
         let purged = config.store.is_purged_since(&relay.key, head, relay.fence);
@@ -207,7 +207,7 @@ impl Search<'_> {
     pub(crate) fn checked<B: 'static>(
         &mut self,
         purged: Result<bool, StoreError>,
-        joining: Box<Joining>,
+        joining: Joining,
         request: &mut Request<B>,
     ) -> LookupTransition {
         let reader = match purged {
@@ -218,7 +218,7 @@ impl Search<'_> {
             return self.wait_on(joining, request);
         };
         self.look.resume(self.config);
-        let Joining { relay, wait, .. } = *joining;
+        let Joining { relay, wait, .. } = joining;
         Break(LookupOutcome::Answer(LookupResponse::Streamed(Box::new(
             RelayedResponse {
                 relay,
@@ -231,7 +231,7 @@ impl Search<'_> {
     /// Waits until the response is stored, unless that has taken too long already.
     fn wait_on<B: 'static>(
         &mut self,
-        joining: Box<Joining>,
+        joining: Joining,
         request: &mut Request<B>,
     ) -> LookupTransition {
         match joining.wait.is_slow() {

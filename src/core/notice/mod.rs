@@ -13,7 +13,14 @@ mod stderr;
 #[cfg(feature = "tracing")]
 mod tracing;
 
-pub(crate) use self::notice::{built_wrong, listen, misconfigured, once};
+#[cfg(any(
+    feature = "api-key",
+    feature = "cache",
+    feature = "rate-limit",
+    feature = "redis"
+))]
+pub(crate) use self::notice::built_wrong;
+pub(crate) use self::notice::{listen, misconfigured, once};
 #[cfg(feature = "access-log")]
 pub(crate) use self::route::{Route, Stream, adopt};
 #[cfg(feature = "access-log")]

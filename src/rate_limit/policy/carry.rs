@@ -117,6 +117,9 @@ impl Policy {
         self.previous.as_ref()?.carry(self, now)
     }
 
+    /// Returns whether the policy [replaces](Self::replacing) another.
+    #[inline]
+    #[cfg_attr(not(any(feature = "memory", feature = "redis")), allow(dead_code))]
     pub(crate) fn has_previous(&self) -> bool {
         self.previous.is_some()
     }

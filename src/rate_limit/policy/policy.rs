@@ -210,18 +210,6 @@ impl Policy {
         self
     }
 
-    /// Returns whether the policy [replaces](Self::replacing) another.
-    #[inline]
-    #[cfg_attr(
-        not(all(
-            feature = "access-log",
-            feature = "api-key",
-            feature = "cache",
-            feature = "rate-limit"
-        )),
-        allow(dead_code)
-    )]
-
     /// Only watches: what the policy would deny is admitted all the same.
     ///
     /// It counts as it would if it were enforced, and its word stands in the record, but no header

@@ -195,7 +195,7 @@ fn leaves(tree: &UseTree, before: &[String]) -> Vec<(Vec<String>, String)> {
         }
         UseTree::Name(name) => {
             let name = name.ident.to_string();
-            vec![([before, &[name.clone()]].concat(), name)]
+            vec![([before, std::slice::from_ref(&name)].concat(), name)]
         }
         UseTree::Rename(rename) => {
             let path = [before, &[rename.ident.to_string()]].concat();

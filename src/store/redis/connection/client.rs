@@ -26,7 +26,10 @@ use crate::{
         time::{SystemClock, Timestamp},
     },
     store::redis::{
-        config::config::{Checked, Deadlines, ServerRoute},
+        config::{
+            config::{Checked, Deadlines},
+            servers::ServerRoute,
+        },
         topology::{cluster::Cluster, endpoint::Endpoint, router::Router},
     },
 };

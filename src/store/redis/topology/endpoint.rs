@@ -7,7 +7,7 @@ use redis::Cmd;
 use crate::{
     core::error::StoreErrorKind,
     store::redis::{
-        config::{address::Address, config::Sentinels, credentials::Login},
+        config::{address::Address, credentials::Login, servers::Sentinels},
         connection::{
             error::Fault,
             ground::{Ground, within},

@@ -1,0 +1,145 @@
+//! Purges, and the subscription to those of other instances.
+
+use std::sync::{Arc, LazyLock};
+
+use super::{
+    names::{NAME_BYTES, PurgeNames},
+    state::Share,
+};
+use crate::{
+    cache::PurgeMode,
+    core::error::{StoreError, StoreErrorKind},
+    store::redis::{
+        connection::{
+            pubsub::{Listening, News},
+            script::{Script, ScriptCall},
+        },
+        store::{RedisInner, RedisStore},
+    },
+};
+
+pub(super) const PURGES: &str = include_str!("../scripts/cache_purges.lua");
+pub(super) const TOKENS: &str = include_str!("../scripts/cache_tokens.lua");
+
+static PURGE: LazyLock<Script> =
+    LazyLock::new(|| Script::new(&[PURGES, include_str!("../scripts/cache_purge.lua")]));
+
+/// The maximum number of recent purges that each set records, about 10 MB. A fill during which there are more is
+/// not stored.
+const PURGES_MAX: usize = 1 << 16;
+
+/// What is heard of purges.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Purged<'a> {
+    /// From now on each purge is heard of; what was before is not known.
+    Heard,
+    /// These were: their names, one behind the other.
+    These(&'a [u8]),
+    /// Purges may be missed.
+    Unheard,
+}
+
+impl RedisStore {
+    /// Receives the purges of all instances, until the returned value is dropped.
+    pub(in crate::store) fn hear_purges(
+        &self,
+        on_purge: impl Fn(Purged<'_>) + Send + Sync + 'static,
+    ) -> Listening {
+        let on_news = move |news| match news {
+            News::Up => on_purge(Purged::Heard),
+            News::Down => on_purge(Purged::Unheard),
+            News::Message(message) => match message.split_at_checked(1) {
+                Some((_, names)) if names.len().is_multiple_of(NAME_BYTES) => {
+                    on_purge(Purged::These(names));
+                }
+                // Something was purged, and nobody knows what: nothing is kept.
+                Some(_) | None => on_purge(Purged::Heard),
+            },
+        };
+        let channel = self.shared.cache.channel.clone();
+        self.shared.link.listen(channel, Arc::new(on_news))
+    }
+}
+
+impl RedisInner {
+    /// Purges the entries with these names in one slot.
+    pub(super) async fn purge_share(
+        &self,
+        share: &Share,
+        names: PurgeNames,
+        mode: PurgeMode,
+    ) -> Result<(), StoreError> {
+        if names.is_empty() {
+            return Ok(());
+        }
+        let call = share.call(&PURGE, None, &names);
+        match self.purge_by(share, call, &names, mode).await {
+            // There is no memory to record a purge in.
+            Err(error) if error.kind() == StoreErrorKind::Full => {
+                let mut keys = names.token_keys(&share.tokens);
+                keys.push(share.purges.clone());
+                self.unlink(&keys).await
+            }
+            // A slot that is moving to another node takes one key at a time.
+            Err(error) if error.kind() == StoreErrorKind::Unavailable && self.link.is_spread() => {
+                self.purge_apart(share, &names, mode).await
+            }
+            purged => purged,
+        }
+    }
+
+    async fn purge_by(
+        &self,
+        share: &Share,
+        mut call: ScriptCall,
+        names: &PurgeNames,
+        mode: PurgeMode,
+    ) -> Result<(), StoreError> {
+        let fresh = fresh_token()?;
+        let turn = self.begin_answer(&share.purges)?;
+        call.arg(match mode {
+            PurgeMode::Hard => "h",
+            PurgeMode::Soft => "s",
+        });
+        call.arg(&self.cache.channel)
+            .arg(names.as_bytes())
+            .arg(PURGES_MAX)
+            .arg(&fresh[..]);
+        turn.script(call).await.map(drop)
+    }
+
+    /// Purges by several commands of one key each. A soft purge is a hard one here.
+    async fn purge_apart(
+        &self,
+        share: &Share,
+        names: &PurgeNames,
+        mode: PurgeMode,
+    ) -> Result<(), StoreError> {
+        let call = PURGE.call(&[&share.purges]);
+        self.purge_by(share, call, names, mode).await?;
+        for token in names.token_keys(&share.tokens) {
+            self.unlink(&[token]).await?;
+        }
+        Ok(())
+    }
+
+    /// Deletes keys of one slot.
+    async fn unlink(&self, keys: &[Vec<u8>]) -> Result<(), StoreError> {
+        let Some(first) = keys.first() else {
+            return Ok(());
+        };
+        let turn = self.begin_answer(first)?;
+        turn.command(redis::cmd("UNLINK").arg(keys)).await.map(drop)
+    }
+}
+
+/// Returns the random bytes of a token: no two tokens of a name may ever be equal.
+pub(super) fn fresh_token() -> Result<[u8; 8], StoreError> {
+    let token = getrandom::u64().map_err(|_| {
+        StoreError::with_source(
+            StoreErrorKind::Misconfigured,
+            "the system has no randomness",
+        )
+    })?;
+    Ok(token.to_ne_bytes())
+}
