@@ -76,10 +76,10 @@
 //! | `full` | no | all of these but `test-util` |
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
-// Ground: the words that all slices share.
+// Types that all layers share.
 mod core;
 
-// Four slices: each imports ground alone.
+// Four layers: each imports `core` alone.
 #[cfg(feature = "access-log")]
 pub mod access_log;
 #[cfg(feature = "api-key")]
@@ -89,7 +89,7 @@ pub mod cache;
 #[cfg(feature = "rate-limit")]
 pub mod rate_limit;
 
-// Backends, and what stands on all of it.
+// Stores, and what is built on the layers.
 #[cfg(feature = "test-util")]
 pub mod conformance;
 #[cfg(all(
