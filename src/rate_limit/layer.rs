@@ -451,7 +451,7 @@ impl RateLimitLayerBuilder {
         if !self.limits.reads.any() || partition.counts_callers_by_line() {
             return Ok(());
         }
-        let value = format_args!("counted by {:?}", self.partition);
+        let value = format!("counted by {:?}", self.partition);
         let problem = "credits and own limits of a caller are counted by its lineage";
         let error = ConfigError::new("credits", value, problem);
         Err(error.fix("begin the partition with `Partition::identity()`"))

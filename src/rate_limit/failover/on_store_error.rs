@@ -129,7 +129,7 @@ impl OnStoreError {
         let (Some(FailureOverride::Local(_)), true) = (own, own != Some(self.as_override())) else {
             return Ok(());
         };
-        let value = format_args!("`Local` for policy `{}`", policy.name());
+        let value = format!("`Local` for policy `{}`", policy.name());
         let problem =
             "the limiter does not have this local store, and a policy has none of its own";
         let error = ConfigError::new("when_store_fails", value, problem);
