@@ -51,14 +51,7 @@ impl Exchange {
         };
         let look = &mut asked.look;
         self.config.backoffs.succeeded(fill.head.key.full());
-        self.remember(
-            look,
-            match fill.head.is_shared || look.shared.is_none() {
-                true => Storable::Shared,
-                false => Storable::Own,
-            },
-            now,
-        );
+        self.remember(look, scope(look, &fill), now);
         self.hand_over(look, &mut fill);
         let mut settling = None;
         let mut replaced = replaced.map(Box::new);
@@ -151,5 +144,13 @@ fn other_partition(look: &Look) -> Landing {
     match wishes.and_then(|wishes| wishes.collapse) {
         Some(true) => Landing::NotStored,
         Some(false) | None => Landing::Abandoned,
+    }
+}
+
+/// Returns whether a response that is being stored serves every caller, or its own alone.
+fn scope(look: &Look, fill: &ResponseFill) -> Storable {
+    match fill.head.is_shared || look.shared.is_none() {
+        true => Storable::Shared,
+        false => Storable::Own,
     }
 }
