@@ -63,7 +63,7 @@ const AFTER_MAX: Duration = Duration::from_millis(1);
 /// How soon after the fault everything is as before.
 const RECOVERY_MAX: Duration = Duration::from_secs(2);
 
-/// How many keys are revoked, and before how many instances.
+/// The number of keys that are revoked, and before how many instances.
 const REVOCATIONS: usize = 250;
 const INSTANCES: usize = 4;
 

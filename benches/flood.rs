@@ -29,7 +29,7 @@ const KEYS: u64 = 10_000_000;
 /// How many threads bring them, each its share.
 const THREADS: u64 = 2;
 
-/// How many of a thread's come between two looks at the key that is watched.
+/// The number of keys of a thread between two checks of the watched key.
 const BETWEEN: u64 = 1_000;
 
 /// By how much the process may grow.

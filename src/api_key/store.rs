@@ -188,7 +188,7 @@ pub struct KeyQuery {
     pub owner: Option<String>,
     /// Where the former page ended.
     pub after: Option<KeyCursor>,
-    /// How many records a page has at most: from 1 to [`KeyQuery::PAGE_MAX`].
+    /// The number of records that a page has at most: from 1 to [`KeyQuery::PAGE_MAX`].
     pub page_max: usize,
 }
 

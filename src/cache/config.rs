@@ -54,7 +54,7 @@ pub(crate) struct Config {
     pub(super) filling: Arc<Budget>,
     pub(super) purges: PurgeCounts,
     pub(super) reloads: Reloads,
-    /// How many bytes may be left of an answer that is finished without its client.
+    /// The number of bytes that may be left of an answer that is finished without its client.
     pub(super) finish_bytes_max: u64,
     /// How many are being finished.
     pub(super) finishing: AtomicUsize,

@@ -210,7 +210,7 @@ pub struct Put {
     pub fence: Fence,
     /// For how long it is of use.
     pub retain: Duration,
-    /// How many variants the key has at most, this one included; the oldest goes first.
+    /// The number of variants that the key has at most, this one included; the oldest goes first.
     pub variants_max: usize,
 }
 

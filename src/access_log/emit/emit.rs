@@ -53,7 +53,7 @@ pub(crate) struct Emitter {
     pub(crate) config: AccessLogConfig,
     pub(crate) placement: Placement,
     folding: Option<Folding>,
-    /// How many losses the observers know of.
+    /// The number of losses that the observers know of.
     losses_told: AtomicU64,
 }
 

@@ -1,8 +1,8 @@
-//! How many records were lost, and why.
+//! The number of records that were lost, and why.
 
 use std::ops::{Add, Sub};
 
-/// How many records were lost, and why.
+/// The number of records that were lost, and why.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Losses {

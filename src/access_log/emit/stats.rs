@@ -1,4 +1,4 @@
-//! How many requests are under way, and what became of their records.
+//! The number of requests that are under way, and what became of their records.
 
 use std::sync::{
     Arc,

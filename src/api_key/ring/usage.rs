@@ -13,7 +13,7 @@ use crate::{
 
 /// Uses are spread over so many tables, each under a lock of its own.
 const TABLES: usize = 16;
-/// How many keys each table holds between two reports; uses of further ones are left out.
+/// The number of keys that each table holds between two reports; uses of further ones are left out.
 const TABLE_KEYS_MAX: usize = 1_024;
 
 /// What has been used since the last report.

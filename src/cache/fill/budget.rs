@@ -1,4 +1,4 @@
-//! How many bytes the answers that are being stored take together, and who gives way when they are too
+//! The bytes of responses that are being stored, and the fill that is given up when they are too
 //! many.
 
 use std::{
@@ -15,7 +15,7 @@ use bytes::Bytes;
 
 use crate::core::time::Timestamp;
 
-/// How many bytes all answers that are being stored at one moment may take together.
+/// The number of bytes that all answers that are being stored at one moment may take together.
 ///
 /// An answer whose body goes on lies here. Who has taken its time gives way when another one has need
 /// of the room: otherwise clients that stop reading could take all of it for as long as they like.

@@ -167,7 +167,7 @@ pub struct ShortKeyWriter {
     len: usize,
 }
 
-/// How many bytes are gathered before they are digested.
+/// The number of bytes that are gathered before they are digested.
 const GATHERED_MAX: usize = 64;
 
 /// The longest field that is gathered as it is, its length in the byte before it.
@@ -244,7 +244,7 @@ pub struct LongKeyWriter<'a> {
     len: usize,
 }
 
-/// How many bytes are gathered for a long key before they are digested.
+/// The number of bytes that are gathered for a long key before they are digested.
 const LONG_GATHERED_MAX: usize = 192;
 
 /// The longest field that is gathered for a long key as it is.

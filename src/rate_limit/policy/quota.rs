@@ -293,7 +293,7 @@ impl Quota {
 pub(crate) struct Pace {
     /// How much a full bucket holds.
     pub(crate) burst: u64,
-    /// How many parts a microsecond has.
+    /// The number of parts that a microsecond has.
     pub(crate) parts: u64,
     /// How long the bucket takes to gain one.
     pub(crate) interval: Span,

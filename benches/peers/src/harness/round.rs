@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::base;
 use super::case::{BareShare, Case, Measure, Meter, Rate, Unit, Who};
 
-/// How many rounds are run, and how long each row runs in one of them.
+/// The number of rounds that are run, and how long each row runs in one of them.
 #[derive(Clone, Copy)]
 pub struct Effort {
     rounds: usize,

@@ -16,7 +16,7 @@ use tower::Layer;
 use crate::harness::{Case, Run};
 use crate::workload::{Requests, drive, origin};
 
-/// How many requests a queue takes before its batch is stored.
+/// The number of requests that a queue takes before its batch is stored.
 const BATCH: u64 = 512;
 
 pub fn cases() -> Vec<Case> {

@@ -384,7 +384,7 @@ fn bytes_of_a_partition(policies: &[Policy]) -> f64 {
     memory_of(&server, ":l:{", &[]) as f64
 }
 
-/// How many of a kind there are where their bytes are divided by their number.
+/// The number of entries of a kind by which their bytes are divided.
 const MANY: usize = 1_000;
 
 /// Returns what a key takes with its places in the lists, each of an owner of its own.

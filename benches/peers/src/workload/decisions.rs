@@ -8,7 +8,7 @@ use std::sync::{Arc, Barrier, LazyLock};
 use super::clients::key;
 use crate::harness::{Case, Run, Who, allocator};
 
-/// How many keys a store is filled with, to learn what one of them takes.
+/// The number of keys that a store is filled with, to learn what one of them takes.
 const MANY: usize = 1_000_000;
 
 const COUNTS: [(usize, &str); 4] = [(1, "1"), (1_000, "1k"), (100_000, "100k"), (MANY, "1m")];

@@ -19,7 +19,7 @@ use super::origin::JsonOrigin;
 use super::requests::Requests;
 use crate::harness::{Meter, Spent};
 
-/// How many connections are kept open, each with one request under way.
+/// The number of open connections, each with one request in flight.
 const CONNECTIONS: usize = 32;
 
 /// Returns the work of a row: requests over the wire, whose cost is the CPU time of the server.

@@ -134,7 +134,7 @@ impl JsonOrigin {
     }
 }
 
-/// What a handler would have read from a table.
+/// A record as a handler would read it from a table.
 #[derive(Serialize)]
 struct Order {
     id: u32,

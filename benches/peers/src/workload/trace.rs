@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::rc::Rc;
 
-/// How many objects are asked for more than once.
+/// The number of objects that are asked for more than once.
 const POPULAR: usize = 1 << 14;
 /// How many stand in a scan, which begins again when all of them were asked for.
 const SCANNED: usize = 3 * POPULAR;

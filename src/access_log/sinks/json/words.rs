@@ -10,7 +10,7 @@ use crate::{
     core::record::AuthOutcome,
 };
 
-/// What OpenTelemetry calls a method that it does not know.
+/// The value of OpenTelemetry for an unknown method.
 pub(super) const OTHER_METHOD: &str = "_OTHER";
 
 /// Returns the event name of a record.

@@ -1,4 +1,4 @@
-//! Lines on their way to a writer: by whoever makes them, or by a thread of the writer's own.
+//! Lines that the calling thread writes, or that a dedicated thread writes in the background.
 
 use std::{
     fmt,
@@ -25,7 +25,7 @@ use crate::{
     },
 };
 
-/// Where finished lines go.
+/// The destination of finished lines.
 pub(crate) struct LineOutput {
     way: Way,
     target: Arc<LogTarget>,

@@ -1,4 +1,4 @@
-//! Lines on their way to a writer.
+//! Output of log lines to a writer.
 
 mod line_format;
 mod lines;

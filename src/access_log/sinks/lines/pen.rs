@@ -5,8 +5,8 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
 };
 
-/// The writer gets at most so many bytes by one call, and whole lines alone: what POSIX writes to a
-/// pipe in one piece, whoever else writes to it.
+/// The maximum number of bytes of one write, which holds whole lines: POSIX writes as many to a pipe
+/// without interleaving them with the writes of others.
 const CHUNK_BYTES_MAX: usize = 4 << 10;
 
 /// A writer, and whether it was left amid a line.

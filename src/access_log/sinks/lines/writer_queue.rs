@@ -45,7 +45,7 @@ pub(super) struct WriterState {
     pub(super) writer: Option<Box<dyn Write + Send>>,
     /// Whole lines.
     pub(super) waiting: Vec<u8>,
-    /// How many bytes the writer has been given and not taken yet: they count as waiting.
+    /// The number of bytes that the writer has been given and not taken yet: they count as waiting.
     pub(super) under_way_bytes: usize,
     pub(super) bytes_max: usize,
     /// When the latest line was made.

@@ -31,7 +31,7 @@ pub(super) struct LaneState {
     pub(super) at_work: bool,
     /// Who is to be woken when a batch is full.
     pub(super) waker: Option<Waker>,
-    /// How many batches are on their way to the store.
+    /// The number of batches that are on their way to the store.
     pub(super) under_way: usize,
     /// Who is to be woken when none is.
     pub(super) flushing: Vec<Waker>,

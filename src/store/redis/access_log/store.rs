@@ -22,7 +22,7 @@ static APPEND: LazyLock<Script> =
 static RECENT: LazyLock<Script> =
     LazyLock::new(|| Script::new(&[include_str!("../scripts/log_recent.lua")]));
 
-/// How many entries one call looks at: the server does nothing else meanwhile.
+/// The number of entries that one call looks at: the server does nothing else meanwhile.
 const PIECE: usize = 1_000;
 
 impl RedisStore {

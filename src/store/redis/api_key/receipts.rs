@@ -22,7 +22,7 @@ static MARK: LazyLock<Script> =
 /// How long to wait before receipts are counted again.
 const PAUSE: Duration = Duration::from_millis(5);
 
-/// How many instances have heard of all that was changed before they were asked.
+/// The number of instances that have heard of all that was changed before they were asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Receipts {

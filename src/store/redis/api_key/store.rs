@@ -45,7 +45,7 @@ static PURGE: LazyLock<Script> =
 /// How long whoever manages keys waits at least: no request waits for it.
 const MANAGING_MIN: Duration = Duration::from_secs(1);
 
-/// How many records one call removes at most: the server does nothing else meanwhile.
+/// The number of records that one call removes at most: the server does nothing else meanwhile.
 const PURGE_MAX: usize = 1_000;
 
 /// Returns a record as it lies on the server. What scripts look at stands in front: a form, the

@@ -110,21 +110,21 @@ impl From<Outage> for StoreError {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RedisStats {
-    /// How many calls were put to a server; of decisions that went together, each is one.
+    /// The number of calls that were put to a server; of decisions that went together, each is one.
     pub calls: u64,
     /// How many of them were not answered in time.
     pub timeouts: u64,
     /// How many of them lost their connection, or were answered by what no server says.
     pub broken: u64,
-    /// How many calls were not put to a server, as it did not answer or too many were waiting.
+    /// The number of calls that were not put to a server, as it did not answer or too many were waiting.
     pub refused: u64,
-    /// How many requests were denied without asking, as the server had denied them before.
+    /// The number of requests that were denied without asking, as the server had denied them before.
     pub local_denials: u64,
     /// How often a connection was made or tried.
     pub connects: u64,
     /// How often a server stopped answering.
     pub downs: u64,
-    /// How many servers do not answer now.
+    /// The number of servers that do not answer now.
     pub down: u64,
     /// The number of commands that a server refused with `OOM`: `maxmemory` is reached.
     pub rejected_oom: u64,

@@ -1,6 +1,6 @@
 //! Which of a Cluster's slots a key is in.
 
-/// How many slots a Cluster has.
+/// The number of slots that a Cluster has.
 const SLOTS: u16 = 16_384;
 
 /// Returns the slot of a key: that of what stands between its first braces, if anything does.
