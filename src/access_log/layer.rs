@@ -28,7 +28,7 @@ use crate::core::{
 /// It belongs outside of all layers whose answers are to be recorded, and is cheap to clone.
 #[derive(Clone)]
 pub struct AccessLogLayer {
-    emitter: Arc<Emitter>,
+    pub(super) emitter: Arc<Emitter>,
 }
 
 impl AccessLogLayer {
@@ -94,20 +94,6 @@ impl AccessLogLayer {
     /// Returns the counts of requests under way and of records.
     pub fn stats(&self) -> LogStats {
         self.emitter.config.stats.clone()
-    }
-
-    /// Returns what tells the layer's auditor.
-    #[cfg_attr(
-        not(all(
-            feature = "access-log",
-            feature = "api-key",
-            feature = "cache",
-            feature = "rate-limit"
-        )),
-        allow(dead_code)
-    )]
-    pub(crate) fn audit(&self) -> &Audit {
-        &self.emitter.config.audit
     }
 
     fn assemble(config: AccessLogConfig) -> Self {

@@ -94,6 +94,8 @@ mod placement;
 mod record;
 mod service;
 mod sinks;
+#[cfg(all(feature = "api-key", feature = "cache", feature = "rate-limit"))]
+mod stacking;
 mod start_options;
 mod store;
 mod trace_options;

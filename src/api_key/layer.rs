@@ -15,7 +15,7 @@ use super::{
     service::ApiKey,
 };
 use crate::core::{
-    audit::{self, Auditor},
+    audit::Auditor,
     error::ConfigError,
     http::rejection::Responder,
     layer_order::{LayerKind, Placement},
@@ -27,7 +27,7 @@ use crate::core::{
 /// See the [module](super) for what a client sees.
 #[derive(Clone)]
 pub struct ApiKeyLayer {
-    config: Arc<ApiKeyConfig>,
+    pub(super) config: Arc<ApiKeyConfig>,
 }
 
 impl ApiKeyLayer {
@@ -49,34 +49,6 @@ impl ApiKeyLayer {
             verifiers: Vec::new(),
             audit: KeyAudit::default(),
         }
-    }
-
-    /// Returns what tells the layer's auditor of callers that are turned away.
-    #[cfg_attr(
-        not(all(
-            feature = "access-log",
-            feature = "api-key",
-            feature = "cache",
-            feature = "rate-limit"
-        )),
-        allow(dead_code)
-    )]
-    pub(crate) fn audit(&self) -> &audit::Audit {
-        &self.config.audit.ground
-    }
-
-    /// Returns what tells the ring's auditor.
-    #[cfg_attr(
-        not(all(
-            feature = "access-log",
-            feature = "api-key",
-            feature = "cache",
-            feature = "rate-limit"
-        )),
-        allow(dead_code)
-    )]
-    pub(crate) fn ring_audit(&self) -> &audit::Audit {
-        &self.config.ring.shared.audit.ground
     }
 }
 

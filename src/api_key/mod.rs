@@ -74,6 +74,8 @@ mod placement;
 mod record;
 mod ring;
 mod service;
+#[cfg(all(feature = "access-log", feature = "cache", feature = "rate-limit"))]
+mod stacking;
 mod store;
 
 pub use self::authenticate::extract::KeySource;

@@ -8,7 +8,6 @@ use super::{
     builder::CacheLayerBuilder, config::Config, http::profile::Rules, purger::CachePurger,
     service::Cache, store::CacheStore,
 };
-use crate::core::audit::Audit;
 
 /// Answers from a store what has been answered before.
 ///
@@ -46,20 +45,6 @@ impl CacheLayer {
         CachePurger {
             config: Arc::clone(&self.config),
         }
-    }
-
-    /// Returns what tells the layer's auditor.
-    #[cfg_attr(
-        not(all(
-            feature = "access-log",
-            feature = "api-key",
-            feature = "cache",
-            feature = "rate-limit"
-        )),
-        allow(dead_code)
-    )]
-    pub(crate) fn audit(&self) -> &Audit {
-        &self.config.audit
     }
 }
 

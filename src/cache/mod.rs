@@ -91,6 +91,8 @@ mod purger;
 #[cfg(feature = "test-util")]
 pub(crate) mod sample;
 mod service;
+#[cfg(all(feature = "access-log", feature = "api-key", feature = "rate-limit"))]
+mod stacking;
 mod store;
 mod tags;
 

@@ -76,25 +76,6 @@ pub enum StoreErrorKind {
     Misconfigured,
 }
 
-impl StoreErrorKind {
-    /// Returns whether nothing was done, so that the same call may be made again later.
-    #[cfg_attr(
-        not(any(
-            feature = "access-log",
-            feature = "api-key",
-            feature = "rate-limit",
-            feature = "redis"
-        )),
-        allow(dead_code)
-    )]
-    pub(crate) fn is_undone(self) -> bool {
-        match self {
-            Self::Unavailable | Self::Misconfigured => true,
-            Self::Timeout | Self::Conflict | Self::NotFound | Self::Corrupt | Self::Full => false,
-        }
-    }
-}
-
 impl fmt::Display for StoreErrorKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

@@ -79,7 +79,10 @@ impl Identity {
     /// Has the processor fetch what a clone will count on, beside whatever is fetched or computed next:
     /// an identity that was not used a moment ago is not in its cache.
     #[inline]
-    #[cfg_attr(not(feature = "api-key"), allow(dead_code))]
+    #[cfg_attr(
+        not(feature = "api-key"),
+        allow(dead_code, reason = "records of keys alone are fetched early")
+    )]
     pub(crate) fn fetch(&self) {
         std::hint::black_box(Arc::strong_count(&self.inner));
     }

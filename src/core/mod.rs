@@ -23,3 +23,10 @@ pub(crate) mod record;
 pub(crate) mod runtime;
 pub(crate) mod store_api;
 pub(crate) mod time;
+#[cfg(any(
+    feature = "access-log",
+    feature = "api-key",
+    feature = "rate-limit",
+    feature = "redis"
+))]
+mod undone;

@@ -3,7 +3,7 @@
 use std::sync::atomic::AtomicBool;
 
 use super::{
-    partition::partition::StoredPartition,
+    partition::stored::StoredPartition,
     policy::{policy::Policy, policy_sets::PolicySets},
 };
 use crate::core::{
@@ -23,7 +23,7 @@ pub(super) struct Checks {
             feature = "cache",
             feature = "rate-limit"
         )),
-        allow(dead_code)
+        allow(dead_code, reason = "`Gate` alone reads it")
     )]
     pub(super) reads_identity: bool,
 }

@@ -87,6 +87,8 @@
 //! in shadow mode reject nothing then either.
 
 mod admission;
+mod build;
+mod builder;
 mod config;
 mod config_notices;
 mod counted;
@@ -102,18 +104,21 @@ mod partition;
 mod placement;
 mod policy;
 mod service;
+#[cfg(all(feature = "access-log", feature = "api-key", feature = "cache"))]
+mod stacking;
 mod store;
 
 pub use self::admission::handle::{Limits, Taken};
 pub use self::admission::penalty::Penalty;
 pub use self::admission::settlement::Settlement;
+pub use self::builder::RateLimitLayerBuilder;
 pub use self::decision::algorithm::{Log, State};
 pub use self::decision::charge::{Charge, Memory, decide_all, decide_all_with_logs};
 pub use self::decision::decision::{Decision, Decisions, Receipt};
 pub use self::failover::on_store_error::OnStoreError;
 pub use self::future::ResponseFuture;
 pub use self::headers::{RateLimitFields, ResetForm};
-pub use self::layer::{RateLimitLayer, RateLimitLayerBuilder};
+pub use self::layer::RateLimitLayer;
 pub use self::partition::caller_list::Callers;
 pub use self::partition::partition::Partition;
 pub use self::policy::carry::Carry;

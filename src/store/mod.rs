@@ -27,7 +27,6 @@
 mod encrypted;
 #[cfg(feature = "governor")]
 mod governor;
-// Without any layer, nothing is stored.
 #[cfg_attr(
     not(any(
         feature = "access-log",
@@ -35,13 +34,12 @@ mod governor;
         feature = "cache",
         feature = "rate-limit"
     )),
-    allow(dead_code)
+    allow(dead_code, reason = "without any layer, nothing is stored")
 )]
 #[cfg(feature = "memory")]
 mod memory;
 #[cfg(all(feature = "cache", feature = "memory"))]
 mod purges;
-// Each layer has a part of it: without any layer, much of the connection is unused.
 #[cfg_attr(
     not(all(
         feature = "access-log",
@@ -49,7 +47,7 @@ mod purges;
         feature = "cache",
         feature = "rate-limit"
     )),
-    allow(dead_code)
+    allow(dead_code, reason = "each layer uses a part of the connection")
 )]
 #[cfg(feature = "redis")]
 mod redis;

@@ -51,7 +51,10 @@ impl Ring {
     }
 
     /// Returns the entries that a query asks for, the latest first.
-    #[cfg_attr(not(feature = "memory"), allow(dead_code))]
+    #[cfg_attr(
+        not(feature = "memory"),
+        allow(dead_code, reason = "the store in memory alone is queried")
+    )]
     pub(crate) fn recent(&self, query: &LogQuery) -> Vec<LogEntry> {
         self.latest_first()
             .filter(|entry| query.covers(entry.at))

@@ -1,16 +1,12 @@
-//! axum: `ConnectInfo` is the peer, `MatchedPath` the route, `OriginalUri` the URI that the client
+//! axum: `ConnectInfo` is the peer, `OriginalUri` the URI that the client
 //! sent, and `Identity` is an extractor.
 
-use std::{
-    any::{Any, TypeId},
-    convert::Infallible,
-    net::SocketAddr,
-};
+use std::{convert::Infallible, net::SocketAddr};
 
 use axum::{
     body::Body,
     extract::{
-        ConnectInfo, FromRequestParts, MatchedPath, OptionalFromRequestParts, OriginalUri,
+        ConnectInfo, FromRequestParts, OptionalFromRequestParts, OriginalUri,
         connect_info::MockConnectInfo,
     },
     response::{IntoResponse, Response},
@@ -32,17 +28,6 @@ pub(crate) fn peer_addr(extensions: &Extensions) -> Option<&SocketAddr> {
     served.or_else(|| extensions.get().map(|MockConnectInfo(addr)| addr))
 }
 
-/// Returns the route that axum matched, as it was written: `/users/{id}`.
-///
-/// A layer that wraps the whole `Router` from outside runs before a route is matched, and finds none.
-#[cfg_attr(
-    not(any(feature = "access-log", feature = "cache", feature = "rate-limit")),
-    allow(dead_code)
-)]
-pub(crate) fn matched_path(extensions: &Extensions) -> Option<&str> {
-    extensions.get().map(MatchedPath::as_str)
-}
-
 /// Returns the URI as the outermost `Router` received it. Inside of `nest` the request's own URI lacks
 /// the prefix.
 #[inline]
@@ -53,18 +38,6 @@ pub(crate) fn original_uri(extensions: &Extensions) -> Option<&Uri> {
 /// Returns the URI as the outermost `Router` received it, to change it.
 pub(crate) fn original_uri_mut(extensions: &mut Extensions) -> Option<&mut Uri> {
     extensions.get_mut().map(|OriginalUri(uri)| uri)
-}
-
-/// Returns the type of axum's request body.
-#[cfg_attr(not(feature = "cache"), allow(dead_code))]
-pub(crate) fn body_type() -> Option<TypeId> {
-    Some(TypeId::of::<Body>())
-}
-
-/// Returns an empty body of axum's.
-#[cfg_attr(not(feature = "cache"), allow(dead_code))]
-pub(crate) fn empty_body() -> Option<Box<dyn Any>> {
-    Some(Box::new(Body::empty()))
 }
 
 /// Extracts who calls. A request of nobody known is answered `401`, and the handler does not run.
@@ -152,24 +125,6 @@ mod tests {
         assert_eq!(peer_addr(&extensions), Some(&addr("198.51.100.1:1")));
         extensions.insert(ConnectInfo(addr("203.0.113.9:4711")));
         assert_eq!(peer_addr(&extensions), Some(&addr("203.0.113.9:4711")));
-    }
-
-    #[tokio::test]
-    async fn the_route_is_known_below_the_router_as_it_was_written() {
-        let app = Router::new().route_service(
-            "/users/{id}",
-            service_fn(async |request: Request<Body>| {
-                let path = matched_path(request.extensions()).unwrap_or("none");
-                Ok(path.to_owned().into_response())
-            }),
-        );
-        let response = app.oneshot(request("/users/7")).await.unwrap();
-        assert_eq!(body(response).await, "/users/{id}");
-    }
-
-    #[test]
-    fn outside_of_the_router_no_route_is_known() {
-        assert_eq!(matched_path(&Extensions::new()), None);
     }
 
     #[tokio::test]

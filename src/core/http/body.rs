@@ -35,7 +35,7 @@ pin_project! {
 pin_project! {
     #[derive(Debug)]
     #[project = OtherProj]
-    enum Other<B> {
+    pub(super) enum Other<B> {
         Own { bytes: Option<Bytes> },
         Guarded { #[pin] body: B, guard: Option<Box<dyn BodyGuard>> },
     }
@@ -55,13 +55,6 @@ impl<B> ResponseBody<B> {
         }
     }
 
-    /// Passes an inner body through, and drops the guard when that has ended, fails, or is dropped.
-    #[cfg_attr(not(feature = "rate-limit"), allow(dead_code))]
-    pub(crate) fn guarded(body: B, guard: impl BodyGuard + 'static) -> Self {
-        let guard: Option<Box<dyn BodyGuard>> = Some(Box::new(guard));
-        Self::other(Other::Guarded { body, guard })
-    }
-
     /// Answers with these bytes.
     pub fn full(bytes: impl Into<Bytes>) -> Self {
         let bytes = bytes.into();
@@ -79,7 +72,7 @@ impl<B> ResponseBody<B> {
         }
     }
 
-    fn other(other: Other<B>) -> Self {
+    pub(super) fn other(other: Other<B>) -> Self {
         Self {
             kind: BodyKind::Other {
                 other: Some(Box::pin(other)),

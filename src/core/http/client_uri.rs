@@ -48,14 +48,20 @@ pub struct ClientUri(pub Uri);
 impl ClientUri {
     /// Returns the URI that the client sent, if it is known to the extensions of a request.
     #[inline]
-    #[cfg_attr(not(feature = "cache"), allow(dead_code))]
+    #[cfg_attr(
+        not(feature = "cache"),
+        allow(dead_code, reason = "the cache alone reads it")
+    )]
     pub(crate) fn of(extensions: &Extensions) -> Option<&Uri> {
         let inserted = extensions.get().map(|Self(uri)| uri);
         inserted.or_else(|| framework::original_uri(extensions))
     }
 
     /// Changes the URI wherever the extensions of a request bear it.
-    #[cfg_attr(not(feature = "api-key"), allow(dead_code))]
+    #[cfg_attr(
+        not(feature = "api-key"),
+        allow(dead_code, reason = "a key in the query alone is removed")
+    )]
     pub(crate) fn change(extensions: &mut Extensions, change: impl Fn(&mut Uri)) {
         if let Some(Self(uri)) = extensions.get_mut() {
             change(uri);

@@ -175,31 +175,17 @@ impl Rejection {
     }
 }
 
-const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+pub(super) const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 
 /// The status that a rejection means, in the extensions of its response: that of the response differs
 /// if the request is gRPC.
 #[derive(Clone, Copy, Debug)]
-struct Meant(StatusCode);
-
-/// Returns the status that a response means, to a request of this version of HTTP: that of the rejection
-/// that it is, that of its gRPC status, or its own.
-#[cfg_attr(not(feature = "rate-limit"), allow(dead_code))]
-pub(crate) fn meant_status<B>(response: &Response<B>, version: Version) -> StatusCode {
-    if let Some(Meant(status)) = response.extensions().get() {
-        return *status;
-    }
-    let grpc = response.headers().get(&GRPC_STATUS);
-    match grpc
-        .filter(|_| version == Version::HTTP_2)
-        .map(HeaderValue::as_bytes)
-    {
-        Some(b"16") => StatusCode::UNAUTHORIZED,
-        Some(b"7") => StatusCode::FORBIDDEN,
-        Some(_) | None => response.status(),
-    }
-}
+#[cfg_attr(
+    not(feature = "rate-limit"),
+    allow(dead_code, reason = "the limiter's settlement alone reads it")
+)]
+pub(super) struct Meant(pub(super) StatusCode);
 
 /// How the caller wants to be turned away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

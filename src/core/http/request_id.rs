@@ -4,69 +4,31 @@ use std::fmt;
 
 use http::HeaderValue;
 
-/// The longest name of a caller's that is taken over.
-#[cfg_attr(not(feature = "access-log"), allow(dead_code))]
-const INBOUND_BYTES_MAX: usize = 128;
-
-const UUID_BYTES: usize = 36;
+pub(super) const UUID_BYTES: usize = 36;
 
 /// The name of one request: in its record, and in the response's `x-request-id`.
 ///
 /// A UUIDv7 unless a trusted caller sent a name: two of them sort as their requests arrived, to the
 /// millisecond. It is no secret, and can be guessed.
 #[derive(Clone)]
-pub struct RequestId(RequestIdKind);
+pub struct RequestId(pub(super) RequestIdKind);
 
 #[derive(Clone)]
-enum RequestIdKind {
-    #[cfg_attr(not(feature = "access-log"), allow(dead_code))]
+#[cfg_attr(
+    not(feature = "access-log"),
+    allow(dead_code, reason = "the access log alone names requests")
+)]
+pub(super) enum RequestIdKind {
     Own([u8; UUID_BYTES]),
-    #[cfg_attr(not(feature = "access-log"), allow(dead_code))]
     Inbound(HeaderValue),
 }
 
-#[cfg_attr(not(feature = "access-log"), allow(dead_code))]
 impl RequestId {
-    /// Takes a UUID's text as a name.
-    pub(crate) fn own(uuid: [u8; UUID_BYTES]) -> Self {
-        debug_assert!(uuid.is_ascii());
-        Self(RequestIdKind::Own(uuid))
-    }
-
-    /// Takes over a name that was sent, if it is one: 1 to 128 of `A-Z a-z 0-9 . _ -`.
-    ///
-    /// What is not is left out of the record altogether: not even the refused value is written.
-    pub(crate) fn accept(value: &HeaderValue) -> Option<Self> {
-        let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"._-".contains(byte);
-        let valid = (1..=INBOUND_BYTES_MAX).contains(&value.len())
-            && value.as_bytes().iter().all(plain)
-            && !value.is_sensitive();
-        valid.then(|| Self(RequestIdKind::Inbound(value.clone())))
-    }
-
     /// Returns the name.
     pub fn as_str(&self) -> &str {
         match &self.0 {
             RequestIdKind::Own(text) => str::from_utf8(text).expect("a UUID is ASCII"),
             RequestIdKind::Inbound(value) => value.to_str().expect("an accepted name is ASCII"),
-        }
-    }
-
-    /// Returns the name as the bytes of ASCII that it is made of.
-    pub(crate) fn as_bytes(&self) -> &[u8] {
-        match &self.0 {
-            RequestIdKind::Own(text) => text,
-            RequestIdKind::Inbound(value) => value.as_bytes(),
-        }
-    }
-
-    /// Returns the name as a header's value.
-    pub(crate) fn header_value(&self) -> HeaderValue {
-        match &self.0 {
-            RequestIdKind::Own(text) => {
-                HeaderValue::from_bytes(text).expect("a UUID is a header value")
-            }
-            RequestIdKind::Inbound(value) => value.clone(),
         }
     }
 }
@@ -80,20 +42,5 @@ impl fmt::Debug for RequestId {
 impl fmt::Display for RequestId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_plain_names_of_bounded_length_are_accepted() {
-        let accept = |bytes: &[u8]| RequestId::accept(&HeaderValue::from_bytes(bytes).unwrap());
-        assert_eq!(accept(b"Az09._-").unwrap().as_str(), "Az09._-");
-        assert!(accept(&[b'a'; 128]).is_some());
-        for refused in [&b""[..], b"a b", b"a\"b", b"a/b", b"\xff", &[b'a'; 129]] {
-            assert!(accept(refused).is_none(), "{refused:?}");
-        }
     }
 }

@@ -45,7 +45,10 @@ impl IpNetwork {
     }
 
     /// Returns whether every address of the other network is in this one.
-    #[cfg_attr(not(feature = "api-key"), allow(dead_code))]
+    #[cfg_attr(
+        not(feature = "api-key"),
+        allow(dead_code, reason = "networks that a key is bound to are compared")
+    )]
     pub(crate) fn contains_network(&self, other: &Self) -> bool {
         self.0.contains(&other.0)
     }

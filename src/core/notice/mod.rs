@@ -1,5 +1,16 @@
 //! Notices of misconfiguration, each emitted once.
 
+#[cfg(feature = "access-log")]
+mod adopt;
+#[cfg(any(
+    feature = "api-key",
+    feature = "cache",
+    feature = "rate-limit",
+    feature = "redis"
+))]
+mod built_wrong;
+#[cfg(feature = "access-log")]
+mod listen;
 mod notice;
 #[cfg(any(
     feature = "api-key",
@@ -13,16 +24,20 @@ mod stderr;
 #[cfg(feature = "tracing")]
 mod tracing;
 
+#[cfg(feature = "access-log")]
+pub(crate) use self::adopt::adopt;
 #[cfg(any(
     feature = "api-key",
     feature = "cache",
     feature = "rate-limit",
     feature = "redis"
 ))]
-pub(crate) use self::notice::built_wrong;
-pub(crate) use self::notice::{listen, misconfigured, once};
+pub(crate) use self::built_wrong::built_wrong;
 #[cfg(feature = "access-log")]
-pub(crate) use self::route::{Route, Stream, adopt};
+pub(crate) use self::listen::listen;
+pub(crate) use self::notice::{misconfigured, once};
+#[cfg(feature = "access-log")]
+pub(crate) use self::route::{Route, Stream};
 #[cfg(feature = "access-log")]
 pub(crate) use self::stderr::plain;
 #[cfg(all(feature = "access-log", feature = "tracing"))]

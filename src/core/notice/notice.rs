@@ -29,30 +29,10 @@ pub(crate) fn misconfigured(said: &AtomicBool, error: impl FnOnce() -> ConfigErr
     once(said, || error().to_string());
 }
 
-/// Emits a notice of a configuration that cannot be meant: for whatever is built once.
-#[cfg_attr(
-    not(any(
-        feature = "api-key",
-        feature = "cache",
-        feature = "rate-limit",
-        feature = "redis"
-    )),
-    allow(dead_code)
-)]
-pub(crate) fn built_wrong(error: &ConfigError) {
-    once(&AtomicBool::new(false), || error.to_string());
-}
-
 /// Hears notices, and says whether it wants to hear more.
 pub(super) type Listener = dyn Fn(&str) -> bool + Send + Sync;
 
 pub(super) static LISTENERS: Mutex<Vec<Arc<Listener>>> = Mutex::new(Vec::new());
-
-/// Tells all further notices of this process to a listener, until it returns that it is enough.
-#[cfg_attr(not(feature = "access-log"), allow(dead_code))]
-pub(crate) fn listen(listener: impl Fn(&str) -> bool + Send + Sync + 'static) {
-    listeners().push(Arc::new(listener));
-}
 
 pub(super) fn tell(message: &str) {
     // A listener is foreign code: it is called without the lock.

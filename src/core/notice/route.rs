@@ -15,17 +15,9 @@ pub(crate) trait Route: Send + Sync {
     fn take(&self, message: &str) -> bool;
 }
 
-type Routes = Vec<(Stream, Weak<dyn Route>)>;
+pub(super) type Routes = Vec<(Stream, Weak<dyn Route>)>;
 
 static ROUTES: Mutex<Routes> = Mutex::new(Vec::new());
-
-/// Sends notices to these lines from now on, as long as they exist.
-#[cfg_attr(not(feature = "access-log"), allow(dead_code))]
-pub(crate) fn adopt(stream: Stream, route: Weak<dyn Route>) {
-    let mut routes = routes();
-    routes.retain(|(_, route)| route.strong_count() > 0);
-    routes.push((stream, route));
-}
 
 /// Hands a notice to the latest lines on stderr, or else on stdout.
 pub(super) fn take(message: &str) -> bool {
@@ -38,6 +30,6 @@ pub(super) fn take(message: &str) -> bool {
         .any(|(_, route)| route.take(message))
 }
 
-fn routes() -> MutexGuard<'static, Routes> {
+pub(super) fn routes() -> MutexGuard<'static, Routes> {
     ROUTES.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -28,10 +28,10 @@ use crate::core::{
 /// Clones watch the same store.
 #[derive(Clone)]
 pub(crate) struct StoreWatch {
-    shared: Arc<MonitorInner>,
+    pub(super) shared: Arc<MonitorInner>,
 }
 
-struct MonitorInner {
+pub(super) struct MonitorInner {
     layer: &'static str,
     audit: Audit,
     clock: SystemClock,
@@ -51,13 +51,6 @@ impl StoreWatch {
                 full: Onset::default(),
             }),
         }
-    }
-
-    /// Notes an answer that was there at once.
-    #[inline]
-    #[cfg_attr(not(any(feature = "cache", feature = "rate-limit")), allow(dead_code))]
-    pub(crate) fn answered_at_once(&self) {
-        self.shared.answered();
     }
 
     /// Watches over an answer. It costs next to nothing where it is there at once.
@@ -137,7 +130,7 @@ impl MonitorInner {
     }
 
     #[inline]
-    fn answered(&self) {
+    pub(super) fn answered(&self) {
         // A plain load first: requests on all cores would fight over the line that a swap takes.
         if self.is_down.load(Ordering::Relaxed) && self.is_down.swap(false, Ordering::Relaxed) {
             self.audit.tell(|| AuditEvent::StoreUp {
@@ -177,7 +170,7 @@ impl MonitorInner {
 /// A pending reply. If it is dropped before it completes, nothing is noted.
 struct Watched<T> {
     pending: Pending<T>,
-    shared: Arc<MonitorInner>,
+    pub(super) shared: Arc<MonitorInner>,
     record: Option<RecordHandle>,
     asked_at: Timestamp,
 }

@@ -6,7 +6,7 @@ use super::charged::Costs;
 use crate::{
     core::{identity::Identity, store_api::store_key::StoreKey},
     rate_limit::{
-        partition::partition::{SingleComponent, StoredPartition},
+        partition::stored::{SingleComponent, StoredPartition},
         policy::{
             overrides::OwnSets,
             policy::Policy,

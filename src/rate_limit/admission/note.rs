@@ -9,7 +9,8 @@ use crate::{
     core::{
         http::{
             body::ResponseBody,
-            rejection::{Dialect, Rejection, Responder, meant_status},
+            meant_status::meant_status,
+            rejection::{Dialect, Rejection, Responder},
         },
         record::{RateLimitOutcome, RecordHandle, RecordedRateLimit},
         store_api::store_key::StoreKey,

@@ -2,4 +2,6 @@
 
 pub(super) mod caller_list;
 pub(super) mod canonical;
+pub(super) mod component;
 pub(super) mod partition;
+pub(super) mod stored;

@@ -1,18 +1,16 @@
 //! Partitions: the requests that share a quota.
 
-use std::{fmt, sync::Arc};
+use std::sync::Arc;
 
 use http::HeaderName;
 use smallvec::SmallVec;
 
-use super::canonical::{HeaderField, known_method};
+use super::{
+    component::{Alternative, Component},
+    stored::StoredPartition,
+};
 use crate::{
-    core::{
-        framework,
-        identity::Identity,
-        net::client_addr::{ClientAddrResolver, MissingClientAddr},
-        store_api::store_key::{KeySpace, ShortKeyWriter, StoreKey, StoreKeys},
-    },
+    core::{net::client_addr::ClientAddrResolver, store_api::store_key::StoreKeys},
     rate_limit::request_head::RequestHead,
 };
 
@@ -40,21 +38,6 @@ pub struct Partition {
     // The first alternative of which the request has all components applies.
     alternatives: SmallVec<[Alternative; 1]>,
 }
-
-type Alternative = SmallVec<[Component; 1]>;
-
-#[derive(Clone)]
-enum Component {
-    ClientAddr(ClientAddrResolver),
-    Identity,
-    Owner,
-    Header(HeaderName),
-    Method,
-    Route,
-    By(Arc<By>),
-}
-
-type By = dyn Fn(&RequestHead<'_>) -> Option<Vec<u8>> + Send + Sync;
 
 impl Partition {
     /// Counts by client address, as the resolver determines it.
@@ -154,283 +137,15 @@ impl Partition {
     }
 }
 
-/// A partition with its key spaces in a store.
-#[derive(Debug)]
-pub(crate) struct StoredPartition {
-    alternatives: Box<[(KeySpace, Alternative)]>,
-}
-
-impl StoredPartition {
-    /// Returns whether a component depends on the identity of the caller.
-    pub(crate) fn reads_identity(&self) -> bool {
-        self.components().flatten().any(Component::reads_identity)
-    }
-
-    /// Returns whether each authenticated caller is counted by its lineage alone.
-    pub(crate) fn counts_callers_by_line(&self) -> bool {
-        let first = self.components().next();
-        first.is_some_and(|components| matches!(components[..], [Component::Identity]))
-    }
-
-    /// Returns whether a request without an identity is in no partition.
-    #[cfg_attr(
-        not(all(
-            feature = "access-log",
-            feature = "api-key",
-            feature = "cache",
-            feature = "rate-limit"
-        )),
-        allow(dead_code)
-    )]
-    pub(crate) fn needs_identity(&self) -> bool {
-        self.components()
-            .all(|components| components.iter().any(Component::reads_identity))
-    }
-
-    /// Returns whether routes are counted apart.
-    pub(crate) fn counts_routes(&self) -> bool {
-        let is_route = |component: &Component| matches!(component, Component::Route);
-        self.components().flatten().any(is_route)
-    }
-
-    /// Returns the key spaces of the partition, to compare it with another one. `None` if a function
-    /// computes a component, because functions cannot be compared.
-    pub(crate) fn spaces(&self) -> Option<Vec<StoreKey>> {
-        let is_found = |component: &Component| matches!(component, Component::By(_));
-        if self.components().flatten().any(is_found) {
-            return None;
-        }
-        let spaces = self.alternatives.iter().map(|(space, _)| space);
-        Some(spaces.map(|space| space.short_of(b"comparison")).collect())
-    }
-
-    /// Returns the subject of audit events: the id of the API key, else the network of the client if
-    /// that is a component, else the store's key.
-    pub(crate) fn subject(&self, key: &StoreKey, head: &RequestHead<'_>) -> Arc<str> {
-        if let Some(caller) = identity(head) {
-            return caller.key_id().into();
-        }
-        let network = self
-            .components()
-            .flatten()
-            .find_map(|component| match component {
-                Component::ClientAddr(resolver) => {
-                    resolver.resolve(head.extensions, head.headers).ok()
-                }
-                Component::Identity
-                | Component::Owner
-                | Component::Header(_)
-                | Component::Method
-                | Component::Route
-                | Component::By(_) => None,
-            });
-        match network {
-            Some(addr) => addr.network().to_string().into(),
-            None => key.to_string().into(),
-        }
-    }
-
-    fn components(&self) -> impl Iterator<Item = &Alternative> {
-        self.alternatives.iter().map(|(_, components)| components)
-    }
-
-    /// Returns the component of all requests if it is the only one, and no function computes it.
-    pub(crate) fn single_component(&self) -> Option<SingleComponent> {
-        let [(space, components)] = &*self.alternatives else {
-            return None;
-        };
-        let [component] = &components[..] else {
-            return None;
-        };
-        (!matches!(component, Component::By(_))).then(|| SingleComponent {
-            space: space.clone(),
-            component: component.clone(),
-        })
-    }
-
-    /// Returns the key of a request's partition; `None` if the request is in no partition.
-    pub(crate) fn key(
-        &self,
-        head: &RequestHead<'_>,
-    ) -> Result<Option<StoreKey>, MissingClientAddr> {
-        for (space, components) in &self.alternatives {
-            // Nearly all partitions have one component.
-            if let [component] = &components[..] {
-                match component.key_alone(space, head)? {
-                    Some(key) => return Ok(Some(key)),
-                    None => continue,
-                }
-            }
-            let mut key = space.short();
-            if write_all(components, &mut key, head)? {
-                return Ok(Some(key.finish()));
-            }
-        }
-        Ok(None)
-    }
-}
-
-/// The only component of a partition.
-#[derive(Debug)]
-pub(crate) struct SingleComponent {
-    space: KeySpace,
-    component: Component,
-}
-
-impl SingleComponent {
-    /// Returns the same key as [`StoredPartition::key`]; `None` if the request lacks the component.
-    #[inline(always)]
-    pub(crate) fn key(&self, head: &RequestHead<'_>) -> Option<StoreKey> {
-        if let Component::ClientAddr(resolver) = &self.component {
-            return resolver.key_in(&self.space, head.extensions, head.headers);
-        }
-        self.component.key_alone(&self.space, head).ok()?
-    }
-}
-
-/// Adds all components of a request to the key, and returns whether the request has them all.
-fn write_all(
-    components: &[Component],
-    key: &mut ShortKeyWriter,
-    head: &RequestHead<'_>,
-) -> Result<bool, MissingClientAddr> {
-    for component in components {
-        if !component.write(key, head)? {
-            return Ok(false);
-        }
-    }
-    Ok(true)
-}
-
-impl Component {
-    fn reads_identity(&self) -> bool {
-        match self {
-            Self::Identity | Self::Owner => true,
-            Self::ClientAddr(_) | Self::Header(_) | Self::Method | Self::Route | Self::By(_) => {
-                false
-            }
-        }
-    }
-
-    /// Returns the key of a request in a partition of this component alone.
-    #[inline]
-    fn key_alone(
-        &self,
-        space: &KeySpace,
-        head: &RequestHead<'_>,
-    ) -> Result<Option<StoreKey>, MissingClientAddr> {
-        // No list of fields has the key of a field alone: what stands in place of the usual is one.
-        let instead = |field: &[u8]| space.short().field(field).finish();
-        Ok(match self {
-            Self::ClientAddr(resolver) => {
-                let addr = resolver.resolve(head.extensions, head.headers)?;
-                Some(addr.key_in(space))
-            }
-            Self::Identity => identity(head).map(|who| space.short_of(who.lineage().as_bytes())),
-            Self::Owner => identity(head).map(|who| match who.owner() {
-                Some(owner) => space.short_of(owner.as_bytes()),
-                None => instead(who.lineage().as_bytes()),
-            }),
-            Self::Header(name) => Some(match HeaderField::of(name, head) {
-                HeaderField::Text(value) => space.short_of(value),
-                HeaderField::Host(name) => space.short_of(&name),
-                HeaderField::Addr(addr) => instead(&addr),
-                HeaderField::Missing => instead(b""),
-            }),
-            Self::Method => Some(match known_method(head.method) {
-                Some(method) => space.short_of(method.as_bytes()),
-                None => instead(b""),
-            }),
-            Self::Route => Some(match framework::matched_path(head.extensions) {
-                Some(route) => space.short_of(route.as_bytes()),
-                None => instead(b""),
-            }),
-            Self::By(find) => find(head).map(|bytes| space.short_of(&bytes)),
-        })
-    }
-
-    /// Adds the request's value to the key, and returns whether it has one.
-    fn write(
-        &self,
-        key: &mut ShortKeyWriter,
-        head: &RequestHead<'_>,
-    ) -> Result<bool, MissingClientAddr> {
-        // The name of the key space tells the components. If a component has several forms, a field
-        // before its value tells which.
-        let found = match self {
-            Self::ClientAddr(resolver) => {
-                let addr = resolver.resolve(head.extensions, head.headers)?;
-                key.field(&addr.partition_bytes());
-                true
-            }
-            Self::Identity => identity(head).is_some_and(|who| {
-                key.field(who.lineage().as_bytes());
-                true
-            }),
-            Self::Owner => identity(head).is_some_and(|who| {
-                match who.owner() {
-                    Some(owner) => key.field(b"owner").field(owner.as_bytes()),
-                    None => key.field(b"line").field(who.lineage().as_bytes()),
-                };
-                true
-            }),
-            Self::Header(name) => {
-                match HeaderField::of(name, head) {
-                    HeaderField::Text(value) => key.field(b"header").field(value),
-                    HeaderField::Host(name) => key.field(b"header").field(&name),
-                    HeaderField::Addr(addr) => key.field(b"address").field(&addr),
-                    HeaderField::Missing => key.field(b"no header").field(b""),
-                };
-                true
-            }
-            Self::Method => {
-                match known_method(head.method) {
-                    Some(method) => key.field(b"method").field(method.as_bytes()),
-                    None => key.field(b"another method").field(b""),
-                };
-                true
-            }
-            Self::Route => {
-                match framework::matched_path(head.extensions) {
-                    Some(route) => key.field(b"route").field(route.as_bytes()),
-                    None => key.field(b"no route").field(b""),
-                };
-                true
-            }
-            Self::By(find) => find(head).is_some_and(|bytes| {
-                key.field(&bytes);
-                true
-            }),
-        };
-        Ok(found)
-    }
-}
-
-fn identity<'a>(head: &RequestHead<'a>) -> Option<&'a Identity> {
-    head.extensions.get()
-}
-
-impl fmt::Debug for Component {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::ClientAddr(_) => f.write_str("ClientAddr"),
-            Self::Identity => f.write_str("Identity"),
-            Self::Owner => f.write_str("Owner"),
-            Self::Header(name) => write!(f, "Header({name})"),
-            Self::Method => f.write_str("Method"),
-            Self::Route => f.write_str("Route"),
-            Self::By(_) => f.write_str("By(..)"),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use http::{HeaderValue, Request};
     use proptest::prelude::*;
 
     use super::*;
-    use crate::core::net::client_addr::PeerAddr;
+    use crate::core::{
+        identity::Identity, net::client_addr::PeerAddr, store_api::store_key::StoreKey,
+    };
 
     fn keys() -> StoreKeys {
         StoreKeys::from_secret(&[7; 32]).unwrap()

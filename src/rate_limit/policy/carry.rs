@@ -119,7 +119,10 @@ impl Policy {
 
     /// Returns whether the policy [replaces](Self::replacing) another.
     #[inline]
-    #[cfg_attr(not(any(feature = "memory", feature = "redis")), allow(dead_code))]
+    #[cfg_attr(
+        not(any(feature = "memory", feature = "redis")),
+        allow(dead_code, reason = "our stores alone ask it")
+    )]
     pub(crate) fn has_previous(&self) -> bool {
         self.previous.is_some()
     }

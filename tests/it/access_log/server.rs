@@ -1,17 +1,9 @@
 //! What the access log records of requests that a real server takes from a real client.
 
-use std::{
-    convert::Infallible,
-    future::pending,
-    pin::Pin,
-    sync::Mutex,
-    task::{Context, Poll},
-    time::Duration,
-};
+use std::{convert::Infallible, future::pending, sync::Mutex, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response, StatusCode, header};
-use http_body::{Body, Frame};
 use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
 use hyper::{body::Incoming, server::conn::http1};
 use hyper_util::{rt::TokioIo, service::TowerToHyperService};
@@ -23,6 +15,8 @@ use tokio::{
     sync::mpsc::{self, UnboundedReceiver, UnboundedSender},
 };
 use tower::{Layer, service_fn};
+
+use crate::support::endless::Endless;
 
 type Answer = Response<UnsyncBoxBody<Bytes, Infallible>>;
 
@@ -125,21 +119,6 @@ async fn echo(upgrade: hyper::upgrade::OnUpgrade) {
     let mut bytes = [0; 4];
     stream.read_exact(&mut bytes).await.unwrap();
     stream.write_all(&bytes).await.unwrap();
-}
-
-/// A body that never ends.
-struct Endless;
-
-impl Body for Endless {
-    type Data = Bytes;
-    type Error = Infallible;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(b"more")))))
-    }
 }
 
 #[tokio::test]

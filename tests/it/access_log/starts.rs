@@ -22,7 +22,7 @@ use portcullis::{
 use serde_json::Value;
 use tower::{Layer, Service, ServiceExt, service_fn};
 
-use crate::support::{get, hands::Hands, paper::Paper, request};
+use crate::support::{endless::Endless, get, hands::Hands, paper::Paper, request};
 use tokio::sync::watch;
 
 struct Log {
@@ -287,21 +287,6 @@ impl Body for Late {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         self.0.as_mut().poll(cx).map(|()| None)
-    }
-}
-
-/// A body that always has another piece.
-struct Endless;
-
-impl Body for Endless {
-    type Data = Bytes;
-    type Error = Infallible;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(b"more")))))
     }
 }
 

@@ -117,6 +117,14 @@ impl ApiKeyStore for Remote {
     }
 }
 
+/// A layer that blocks an address after this many wrong keys in a minute.
+fn limited(keys: &Keys, failures: u32) -> ApiKeyLayer {
+    let layer = keys
+        .layer()
+        .failure_limit(failures, Duration::from_secs(60));
+    layer.build().unwrap()
+}
+
 fn from(address: [u8; 4], key: &str) -> Request<Full<Bytes>> {
     let mut request = with_key(key);
     let address = IpAddr::V4(Ipv4Addr::from(address));
@@ -386,11 +394,7 @@ async fn a_question_that_nobody_waits_for_is_forgotten() {
 async fn a_flood_of_unknown_keys_from_one_address_costs_the_store_the_limit() {
     let (store, _changes) = Remote::announced();
     let keys = Keys::kept_in(store.clone());
-    let layer = keys
-        .layer()
-        .failure_limit(60, Duration::from_secs(60))
-        .build()
-        .unwrap();
+    let layer = limited(&keys, 60);
     let mut warm = Vec::new();
     for _ in 0..1_000 {
         let key = keys.reader().await;
@@ -486,11 +490,7 @@ async fn a_flood_of_keys_with_a_forged_tag_never_reaches_the_store() {
 async fn a_flood_that_comes_at_once_costs_the_store_no_more() {
     let (store, _changes) = Remote::announced();
     let keys = Keys::kept_in(store.clone());
-    let layer = keys
-        .layer()
-        .failure_limit(60, Duration::from_secs(60))
-        .build()
-        .unwrap();
+    let layer = limited(&keys, 60);
     store.close();
     let service = layer.layer(service_fn(handler));
     let requests: Vec<_> = strangers(1_000)
@@ -509,11 +509,7 @@ async fn a_flood_that_comes_at_once_costs_the_store_no_more() {
 #[tokio::test]
 async fn who_has_failed_too_often_is_told_how_long_to_wait() {
     let keys = Keys::new();
-    let layer = keys
-        .layer()
-        .failure_limit(1, Duration::from_secs(60))
-        .build()
-        .unwrap();
+    let layer = limited(&keys, 1);
     let strangers = strangers(3).await;
     send(layer.clone(), from(ATTACKER, &strangers[0])).await;
     let response = send(layer.clone(), from(ATTACKER, &strangers[1])).await;
@@ -533,11 +529,7 @@ async fn who_has_failed_too_often_is_told_how_long_to_wait() {
 async fn repeating_one_dead_key_is_one_failure_and_asks_the_store_once() {
     let (store, _changes) = Remote::announced();
     let keys = Keys::kept_in(store.clone());
-    let layer = keys
-        .layer()
-        .failure_limit(2, Duration::from_secs(60))
-        .build()
-        .unwrap();
+    let layer = limited(&keys, 2);
     let stranger = unknown_key().await;
     for _ in 0..100 {
         let response = send(layer.clone(), from(ATTACKER, &stranger)).await;
@@ -557,11 +549,7 @@ async fn wrong_secrets_behind_a_known_id_lock_nobody_out() {
             Keys::new()
         };
         let victim = keys.reader().await;
-        let layer = keys
-            .layer()
-            .failure_limit(5, Duration::from_secs(60))
-            .build()
-            .unwrap();
+        let layer = limited(&keys, 5);
         let ask = |address, key: &str| send(layer.clone(), from(address, key));
         ask(ATTACKER, victim.expose_secret()).await;
         let mut refused = Vec::new();
@@ -590,11 +578,7 @@ async fn wrong_secrets_behind_a_known_id_lock_nobody_out() {
 async fn good_keys_and_failing_stores_are_nobodys_failures() {
     let (store, _changes) = Remote::announced();
     let keys = Keys::kept_in(store.clone());
-    let layer = keys
-        .layer()
-        .failure_limit(1, Duration::from_secs(60))
-        .build()
-        .unwrap();
+    let layer = limited(&keys, 1);
     for _ in 0..5 {
         let key = keys.reader().await;
         let response = send(layer.clone(), from(ATTACKER, key.expose_secret())).await;
@@ -614,11 +598,7 @@ async fn good_keys_and_failing_stores_are_nobodys_failures() {
 #[tokio::test]
 async fn a_client_without_an_address_is_not_counted_with_others() {
     let keys = Keys::new();
-    let layer = keys
-        .layer()
-        .failure_limit(1, Duration::from_secs(60))
-        .build()
-        .unwrap();
+    let layer = limited(&keys, 1);
     for stranger in strangers(5).await {
         let response = send(layer.clone(), with_key(&stranger)).await;
         assert_eq!(response.status(), StatusCode::UNAUTHORIZED);

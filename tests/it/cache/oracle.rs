@@ -31,7 +31,7 @@ use portcullis::{
 };
 use tower::{Layer, Service};
 
-use crate::support::request;
+use crate::support::{door::Door, request};
 
 /// How many seeds each of the two kinds of route is tried with.
 const SEEDS: u64 = 10_000;
@@ -106,34 +106,6 @@ struct Origin {
     answers: Arc<AtomicU64>,
     /// Counts what was changed: an answer tells in which state it was made.
     versions: Arc<Mutex<HashMap<String, u64>>>,
-}
-
-#[derive(Clone, Default)]
-struct Door(Arc<Mutex<Gate>>);
-
-#[derive(Default)]
-struct Gate {
-    open: bool,
-    waiting: Option<Waker>,
-}
-
-impl Door {
-    fn open(&self) {
-        let mut gate = self.0.lock().unwrap();
-        gate.open = true;
-        if let Some(waker) = gate.waiting.take() {
-            waker.wake();
-        }
-    }
-
-    fn poll(&self, cx: &Context<'_>) -> Poll<()> {
-        let mut gate = self.0.lock().unwrap();
-        if gate.open {
-            return Poll::Ready(());
-        }
-        gate.waiting = Some(cx.waker().clone());
-        Poll::Pending
-    }
 }
 
 impl Service<Request<Full<Bytes>>> for Origin {

@@ -33,7 +33,7 @@ use portcullis::{
 };
 use tower::{Layer, Service};
 
-use crate::support::{header, request};
+use crate::support::{door::Door, header, request};
 
 const SEEDS: u64 = 1_500;
 const STEPS: usize = 60;
@@ -278,34 +278,6 @@ struct Call {
     /// Whether another call for the place was under way at some time before its response.
     overlaps: Arc<AtomicBool>,
     alive: Weak<()>,
-}
-
-#[derive(Clone, Default)]
-struct Door(Arc<Mutex<Gate>>);
-
-#[derive(Default)]
-struct Gate {
-    open: bool,
-    waiting: Option<Waker>,
-}
-
-impl Door {
-    fn open(&self) {
-        let mut gate = self.0.lock().unwrap();
-        gate.open = true;
-        if let Some(waker) = gate.waiting.take() {
-            waker.wake();
-        }
-    }
-
-    fn poll(&self, cx: &Context<'_>) -> Poll<()> {
-        let mut gate = self.0.lock().unwrap();
-        if gate.open {
-            return Poll::Ready(());
-        }
-        gate.waiting = Some(cx.waker().clone());
-        Poll::Pending
-    }
 }
 
 type Shared = Arc<Mutex<Origin>>;

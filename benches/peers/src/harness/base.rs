@@ -1,7 +1,7 @@
 //! The bare service that stands under a row, and the costs above it.
 
 use super::case::{BareShare, Who};
-use super::round::{Readings, Row, Sample};
+use super::row::{Readings, Row, Sample};
 
 /// Returns the bare service that stands under a case: the longest of `bare` that its name begins
 /// with, a whole path segment at a time.

@@ -6,6 +6,7 @@ mod case;
 mod clock;
 mod report;
 mod round;
+mod row;
 
 pub use base::base_of;
 pub use case::{Case, Meter, Rate, Run, Unit, Who};

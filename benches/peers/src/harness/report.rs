@@ -2,7 +2,7 @@
 
 use super::base::{base, paired, under};
 use super::case::{Unit, Who};
-use super::round::{Readings, Row, Sample};
+use super::row::{Readings, Row, Sample};
 
 /// Prints what was measured.
 pub fn print(rows: &[Row]) {

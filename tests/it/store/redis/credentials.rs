@@ -2,7 +2,6 @@
 
 use std::{
     convert::Infallible,
-    error::Error,
     future::pending,
     io,
     sync::{
@@ -26,7 +25,7 @@ use tower::{Layer, ServiceExt, service_fn};
 use super::keys::{Instance as KeyInstance, new_key};
 use crate::support::{
     alone, get,
-    redis::{Server, keys, patient},
+    redis::{Server, become_cluster, failed_ping, keys, patient, source},
     refusing::{Refusing, Treatment},
 };
 
@@ -92,22 +91,6 @@ async fn take(store: &RedisStore) -> Result<(), StoreError> {
     let partition = keys().space("credentials").short_of(b"one");
     store.take(&partition, &[Charge::new(&policy, 1)]).await?;
     Ok(())
-}
-
-fn source(error: &StoreError) -> String {
-    error.source().map(ToString::to_string).unwrap_or_default()
-}
-
-/// Pings until the failure has a source, which a connection that is still being made lacks.
-async fn failed_ping(store: &RedisStore) -> StoreError {
-    let begun = Instant::now();
-    loop {
-        let error = store.ping().await.unwrap_err();
-        if error.source().is_some() {
-            return error;
-        }
-        assert!(begun.elapsed() < Duration::from_secs(10), "{error:?}");
-    }
 }
 
 async fn until_up(store: &RedisStore) {
@@ -487,16 +470,7 @@ async fn nodes_of_a_cluster_are_reauthenticated() {
     ];
     let server = Server::with(&options);
     add_user(&server, "acme", "first");
-    server.ask(&["CLUSTER", "ADDSLOTSRANGE", "0", "16383"]);
-    let begun = Instant::now();
-    while !server
-        .ask(&["CLUSTER", "INFO"])
-        .as_text()
-        .contains("cluster_state:ok")
-    {
-        assert!(begun.elapsed() < Duration::from_secs(10));
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    become_cluster(&server).await;
     let vault = Vault::with("acme", "first");
     let store = vault.store(RedisConfig::cluster([server.url()]));
     take(&store).await.unwrap();

@@ -17,7 +17,7 @@ use portcullis::{
 use super::keys::{Instance as KeyInstance, new_key};
 use crate::support::{
     instance::{Instance, commands, settle},
-    redis::{Server, keys, patient},
+    redis::{Server, become_cluster, keys, patient},
     refusing::{Refusing, Treatment},
 };
 
@@ -417,16 +417,7 @@ async fn cluster_without_hello_is_served() {
         ]
         .concat(),
     );
-    server.ask(&["CLUSTER", "ADDSLOTSRANGE", "0", "16383"]);
-    let begun = Instant::now();
-    while !server
-        .ask(&["CLUSTER", "INFO"])
-        .as_text()
-        .contains("cluster_state:ok")
-    {
-        assert!(begun.elapsed() < Duration::from_secs(10));
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    become_cluster(&server).await;
     let config = || patient(RedisConfig::cluster([server.url()]));
     let store = || RedisStore::new(config(), keys()).unwrap();
     assert_eq!(admitted_of_three([&store(), &store()]).await, 2);

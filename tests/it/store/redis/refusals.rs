@@ -2,7 +2,6 @@
 
 use std::{
     convert::Infallible,
-    error::Error,
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
@@ -11,7 +10,7 @@ use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body_util::Full;
 use portcullis::{
-    AuditEvent, Auditor, ClientAddrResolver, PeerAddr, StoreError, StoreErrorKind,
+    AuditEvent, Auditor, ClientAddrResolver, PeerAddr, StoreErrorKind,
     access_log::{LogEntry, LogStore, Trail},
     api_key::{ApiKeyLayer, KeyManager, KeyRing, NewKey, Pepper},
     rate_limit::{Partition, Policy, Quota, RateLimitLayer},
@@ -21,7 +20,7 @@ use tower::{Layer, ServiceExt, service_fn};
 
 use crate::support::{
     alone, get,
-    redis::{Server, keys, patient},
+    redis::{Server, failed_ping, keys, patient, source},
 };
 
 /// Receives the refusals that are reported: store, kind and cause.
@@ -40,22 +39,6 @@ impl Auditor for Refusals {
 impl Refusals {
     fn all(&self) -> Vec<(String, StoreErrorKind, String)> {
         self.0.lock().unwrap().clone()
-    }
-}
-
-fn source(error: &StoreError) -> String {
-    error.source().map(ToString::to_string).unwrap_or_default()
-}
-
-/// Pings until the failure has a source, which a connection that is still being made lacks.
-async fn failed_ping(store: &RedisStore) -> StoreError {
-    let begun = Instant::now();
-    loop {
-        let error = store.ping().await.unwrap_err();
-        if error.source().is_some() {
-            return error;
-        }
-        assert!(begun.elapsed() < Duration::from_secs(10), "{error:?}");
     }
 }
 

@@ -2,7 +2,6 @@
 
 use std::{
     any::Any,
-    ptr,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU32, Ordering},
@@ -12,7 +11,7 @@ use std::{
 use http::Extensions;
 use smallvec::SmallVec;
 
-use super::{error::ConfigError, notice};
+use crate::core::{error::ConfigError, notice};
 
 /// The number of requests of each layer that are checked. Later ones cost one load.
 const CHECKED_MAX: u32 = 64;
@@ -22,7 +21,7 @@ const UNIDENTIFIED_MAX: u32 = 1_024;
 
 /// Whether this process has marked a request without an identity. While it has not, no request is
 /// searched for the mark.
-static ANY_UNIDENTIFIED: AtomicBool = AtomicBool::new(false);
+pub(super) static ANY_UNIDENTIFIED: AtomicBool = AtomicBool::new(false);
 
 /// The configuration of a layer whose position is checked.
 pub(crate) trait Placed: Any + Send + Sync {
@@ -32,42 +31,34 @@ pub(crate) trait Placed: Any + Send + Sync {
 
 /// The state of the check of one layer.
 #[derive(Debug)]
+#[cfg_attr(
+    not(any(feature = "api-key", feature = "cache")),
+    allow(dead_code, reason = "read where a layer inserts or needs an identity")
+)]
 pub(crate) struct Placement {
-    #[cfg_attr(
-        not(any(feature = "access-log", feature = "api-key", feature = "cache")),
-        allow(dead_code)
-    )]
-    kind: LayerKind,
-    checks_left: AtomicU32,
-    marks_left: AtomicU32,
-    #[cfg_attr(not(any(feature = "api-key", feature = "cache")), allow(dead_code))]
-    is_outside_said: AtomicBool,
+    pub(super) kind: LayerKind,
+    pub(super) checks_left: AtomicU32,
+    pub(super) marks_left: AtomicU32,
+    pub(super) is_outside_said: AtomicBool,
     is_nested_said: AtomicBool,
 }
 
 /// The kinds of layers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(
+    not(all(
+        feature = "access-log",
+        feature = "api-key",
+        feature = "cache",
+        feature = "rate-limit"
+    )),
+    allow(dead_code, reason = "each layer has its own kind alone")
+)]
 pub(crate) enum LayerKind {
-    #[cfg_attr(not(feature = "access-log"), allow(dead_code))]
     AccessLog,
-    #[cfg_attr(not(feature = "api-key"), allow(dead_code))]
     ApiKey,
-    #[cfg_attr(not(feature = "rate-limit"), allow(dead_code))]
     RateLimit,
-    #[cfg_attr(not(feature = "cache"), allow(dead_code))]
     Cache,
-}
-
-impl LayerKind {
-    #[cfg_attr(not(any(feature = "api-key", feature = "cache")), allow(dead_code))]
-    fn name(self) -> &'static str {
-        match self {
-            Self::AccessLog => "AccessLogLayer",
-            Self::ApiKey => "ApiKeyLayer",
-            Self::RateLimit => "RateLimitLayer",
-            Self::Cache => "CacheLayer",
-        }
-    }
 }
 
 /// The layers that a request has passed, outermost first: a request extension.
@@ -76,38 +67,14 @@ struct PassedLayers(SmallVec<[PassedLayer; 2]>);
 
 /// A layer that a request has passed.
 #[derive(Clone)]
+#[cfg_attr(
+    not(any(feature = "api-key", feature = "cache", feature = "rate-limit")),
+    allow(dead_code, reason = "the access log does not read the identity")
+)]
 pub(crate) struct PassedLayer {
-    layer: Arc<dyn Placed>,
+    pub(super) layer: Arc<dyn Placed>,
     /// Whether the layer read the request's identity, and there was none.
-    #[cfg_attr(
-        not(any(feature = "api-key", feature = "cache", feature = "rate-limit")),
-        allow(dead_code)
-    )]
-    is_unidentified: bool,
-}
-
-impl PassedLayer {
-    /// Returns the kind of the layer.
-    #[cfg_attr(not(feature = "access-log"), allow(dead_code))]
-    pub(crate) fn kind(&self) -> LayerKind {
-        self.layer.placement().kind
-    }
-
-    /// Returns the configuration of the layer if it is of this type.
-    #[cfg_attr(
-        not(any(feature = "api-key", feature = "cache", feature = "rate-limit")),
-        allow(dead_code)
-    )]
-    pub(crate) fn config<L: Placed>(&self) -> Option<&L> {
-        let any: &dyn Any = &*self.layer;
-        any.downcast_ref()
-    }
-
-    /// Returns whether this is the same layer, and not another one of its kind.
-    #[cfg_attr(not(any(feature = "cache", feature = "rate-limit")), allow(dead_code))]
-    pub(crate) fn is<L: Placed>(&self, layer: &Arc<L>) -> bool {
-        self.config::<L>().is_some_and(|own| ptr::eq(own, &**layer))
-    }
+    pub(super) is_unidentified: bool,
 }
 
 impl Placement {
@@ -130,34 +97,9 @@ impl Placement {
         self.checks_left.load(Ordering::Relaxed) > 0
     }
 
-    /// Returns whether the next request is the last one that is checked.
-    #[cfg_attr(not(feature = "rate-limit"), allow(dead_code))]
-    pub(crate) fn is_last(&self) -> bool {
-        self.checks_left.load(Ordering::Relaxed) == 1
-    }
-
-    /// Returns whether the next request is marked if it has no identity.
-    #[inline]
-    #[cfg_attr(
-        not(any(feature = "api-key", feature = "cache", feature = "rate-limit")),
-        allow(dead_code)
-    )]
-    pub(crate) fn reads_identity(&self) -> bool {
-        self.marks_left.load(Ordering::Relaxed) > 0
-    }
-
     /// Reports that the layer is nested in another one in a way that cannot be meant, once.
     pub(crate) fn report_nested(&self, error: impl FnOnce() -> ConfigError) {
         notice::misconfigured(&self.is_nested_said, error);
-    }
-
-    /// Reports once that the layer is outside of the one that inserts the identity.
-    #[cfg_attr(not(any(feature = "api-key", feature = "cache")), allow(dead_code))]
-    pub(crate) fn report_outside(&self) {
-        if self.reads_identity() {
-            self.marks_left.store(0, Ordering::Relaxed);
-        }
-        notice::misconfigured(&self.is_outside_said, || outside_of_identity(self.kind));
     }
 }
 
@@ -173,33 +115,7 @@ pub(crate) fn pass<L: Placed>(layer: &Arc<L>, extensions: &mut Extensions, is_un
     mark(layer, extensions, is_unidentified);
 }
 
-/// Marks a request in which a layer found no identity that it reads.
-#[cold]
-#[cfg_attr(not(any(feature = "cache", feature = "rate-limit")), allow(dead_code))]
-pub(crate) fn pass_unidentified<L: Placed>(layer: &Arc<L>, extensions: &mut Extensions) {
-    let is_marked = |passed: &PassedLayer| passed.is_unidentified && passed.is(layer);
-    if !passed(extensions).iter().any(is_marked) {
-        mark(layer, extensions, true);
-    }
-}
-
-/// Notes that a request has an identity: layers that it passed without one are in the wrong place.
-#[inline]
-#[cfg_attr(not(any(feature = "api-key", feature = "cache")), allow(dead_code))]
-pub(crate) fn identified(extensions: &Extensions) {
-    if ANY_UNIDENTIFIED.load(Ordering::Relaxed) {
-        report_outside(extensions);
-    }
-}
-
-#[inline(never)]
-#[cfg_attr(not(any(feature = "api-key", feature = "cache")), allow(dead_code))]
-fn report_outside(extensions: &Extensions) {
-    let unidentified = passed(extensions).iter().filter(|one| one.is_unidentified);
-    unidentified.for_each(|passed| passed.layer.placement().report_outside());
-}
-
-fn mark<L: Placed>(layer: &Arc<L>, extensions: &mut Extensions, is_unidentified: bool) {
+pub(super) fn mark<L: Placed>(layer: &Arc<L>, extensions: &mut Extensions, is_unidentified: bool) {
     if is_unidentified {
         spend(&layer.placement().marks_left);
         ANY_UNIDENTIFIED.store(true, Ordering::Relaxed);
@@ -219,26 +135,10 @@ fn spend(left: &AtomicU32) {
     left.store(now.saturating_sub(1), Ordering::Relaxed);
 }
 
-#[cfg_attr(not(any(feature = "api-key", feature = "cache")), allow(dead_code))]
-fn outside_of_identity(kind: LayerKind) -> ConfigError {
-    let problem = match kind {
-        LayerKind::Cache => {
-            "it does not know the caller: a request with a credential bypasses the cache, and one \
-             whose credential it does not recognize is answered as anonymous"
-        }
-        LayerKind::RateLimit | LayerKind::AccessLog | LayerKind::ApiKey => {
-            "it counts or chooses by the identity, which is not known there yet: requests pass \
-             uncounted, or have the limits of anonymous callers"
-        }
-    };
-    let value = "outside of the layer that inserts the `Identity`";
-    ConfigError::new(kind.name(), value, problem)
-        .fix("apply it inside of `ApiKeyLayer` or whichever layer authenticates, or stack the layers by `Gate`")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::layer_order::{identified, pass_unidentified};
 
     struct Layer(Placement);
 

@@ -1,43 +1,25 @@
 //! The client's address: the peer's, or what trusted proxies say of it; never what a client says.
 
 use std::{
-    fmt,
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::{IpAddr, SocketAddr},
     sync::atomic::{AtomicBool, AtomicU32, Ordering},
 };
 
-use http::{
-    Extensions, HeaderMap,
-    header::{FORWARDED, HeaderName},
-};
+use http::{Extensions, HeaderMap};
 
 use super::{
-    forwarded::{hops, parse_element, parse_node, rsplit_unquoted},
-    ip_network::IpNetwork,
+    client_addr::{ClientAddr, DEFAULT_IPV6_PREFIX},
+    trusted_proxies::{ForwardedHeader, TrustedProxies},
 };
 use crate::core::{
     error::ConfigError,
-    framework, notice,
-    store_api::store_key::{KeySpace, StoreKey},
+    framework,
+    net::forwarded::{hops, parse_element, parse_node, rsplit_unquoted},
+    notice,
 };
-
-/// How many bits of an IPv6 address name one client, unless it is said otherwise.
-const DEFAULT_IPV6_PREFIX: u8 = 56;
 
 /// The number of requests of this process in which the trusted proxies are checked.
 const PROXIES_CHECKED_MAX: u32 = 1_024;
-
-/// The networks that nobody reaches from the Internet: RFC 1918, RFC 4193, and the host itself.
-const PRIVATE_NETWORKS: [&str; 6] = [
-    "127.0.0.0/8",
-    "::1/128",
-    "10.0.0.0/8",
-    "172.16.0.0/12",
-    "192.168.0.0/16",
-    "fc00::/7",
-];
-
-static X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
 /// The peer address of the connection, as a request extension.
 ///
@@ -62,129 +44,6 @@ static X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct PeerAddr(pub SocketAddr);
-
-/// Which proxies are believed when they say whom they forward for.
-///
-/// Each proxy adds the address that it was called from on the right of a forwarded header; all that
-/// stands further left came with the request, and the client may have written it. So the header is
-/// read from the right, and only as far as the proxies are trusted. Never is the leftmost entry
-/// taken because it is the leftmost.
-///
-/// ```
-/// use portcullis::TrustedProxies;
-///
-/// # fn main() -> Result<(), portcullis::ConfigError> {
-/// // Nothing in front: the peer is the client.
-/// let direct = TrustedProxies::None;
-///
-/// // One load balancer in front, and no way around it.
-/// let behind_one = TrustedProxies::Hops(1);
-///
-/// // Proxies that are known by where they stand; a client that comes past them is seen as itself.
-/// let behind_known = TrustedProxies::cidrs(["10.0.0.0/8", "fd00::/8"])?;
-/// # Ok(())
-/// # }
-/// ```
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum TrustedProxies {
-    /// Nobody: the peer is the client, and forwarded headers are not read.
-    #[default]
-    None,
-    /// As many proxies as this, the peer among them: the client is the entry that far from the right.
-    ///
-    /// Only right if *every* request passes all of them: who can reach the second proxy past the
-    /// first writes the entry that is taken. With fewer entries the leftmost is the client, with
-    /// none the peer. `Hops(0)` is the same as `None`; more than 64 hops are not followed.
-    Hops(usize),
-    /// The proxies in these networks: the client is the first from the right that is in none of them.
-    ///
-    /// If the peer is in none, it is the client. If all are, the client is the leftmost. Made by
-    /// [`cidrs`](Self::cidrs), which also refuses lists that can only be a mistake.
-    Cidrs(Vec<IpNetwork>),
-}
-
-impl TrustedProxies {
-    /// Trusts the proxies in these networks, such as `10.0.0.0/8`, `fd00::/8` or `192.0.2.7`.
-    ///
-    /// # Errors
-    ///
-    /// Returns an error if one of them is not a network, if one holds every address (each client
-    /// would choose its own), or if there are none at all.
-    pub fn cidrs<I>(networks: I) -> Result<Self, ConfigError>
-    where
-        I: IntoIterator,
-        I::Item: AsRef<str>,
-    {
-        let networks = networks
-            .into_iter()
-            .map(|network| trusted_network(network.as_ref()))
-            .collect::<Result<Vec<_>, _>>()?;
-        if networks.is_empty() {
-            return Err(trusted_proxies_error("", "an empty list trusts nobody")
-                .fix("name the proxies' networks, or say `TrustedProxies::None`"));
-        }
-        Ok(Self::Cidrs(networks))
-    }
-
-    /// Trusts the proxies in the private networks, and those on this host.
-    ///
-    /// These are `10.0.0.0/8`, `172.16.0.0/12`, `192.168.0.0/16` (RFC 1918), `fc00::/7` (RFC 4193),
-    /// `127.0.0.0/8` and `::1`. A client that calls from one of them is taken for a proxy too, and
-    /// may write its own address: where that matters, name the proxies by [`cidrs`](Self::cidrs).
-    pub fn private_networks() -> Self {
-        Self::cidrs(PRIVATE_NETWORKS).expect("the private networks are networks")
-    }
-
-    /// Finds the client among the peer and the entries, which come from the right.
-    ///
-    /// An entry that is `None` does not parse: the walk ends before it.
-    fn client(&self, peer: IpAddr, entries: impl Iterator<Item = Option<IpAddr>>) -> IpAddr {
-        let mut entries = entries.map_while(|entry| entry);
-        match self {
-            Self::None => peer,
-            Self::Hops(hops) => entries.take(*hops).last().unwrap_or(peer),
-            Self::Cidrs(networks) => {
-                let is_proxy = |ip| networks.iter().any(|network| network.contains(ip));
-                let mut client = peer;
-                while is_proxy(client) {
-                    let Some(further) = entries.next() else { break };
-                    client = further;
-                }
-                client
-            }
-        }
-    }
-}
-
-/// The header in which the trusted proxies say whom they forward for.
-///
-/// Only one is ever read: a proxy that writes the one passes the other on as the client sent it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum ForwardedHeader {
-    /// `X-Forwarded-For: 203.0.113.9, 10.0.0.7`, which nearly all proxies write.
-    #[default]
-    XForwardedFor,
-    /// `Forwarded: for=203.0.113.9, for="[2001:db8::1]:4711";proto=https` (RFC 7239, section 4).
-    Forwarded,
-}
-
-impl ForwardedHeader {
-    fn name(self) -> &'static HeaderName {
-        match self {
-            Self::XForwardedFor => &X_FORWARDED_FOR,
-            Self::Forwarded => &FORWARDED,
-        }
-    }
-
-    fn other(self) -> Self {
-        match self {
-            Self::XForwardedFor => Self::Forwarded,
-            Self::Forwarded => Self::XForwardedFor,
-        }
-    }
-}
 
 /// Finds the client's address of a request.
 ///
@@ -216,7 +75,7 @@ impl ForwardedHeader {
 /// left is believed. IPv4 addresses written as IPv6 (`::ffff:192.0.2.1`) are taken as IPv4.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientAddrResolver {
-    trusted_proxies: TrustedProxies,
+    pub(super) trusted_proxies: TrustedProxies,
     forwarded_header: ForwardedHeader,
     ipv6_prefix: u8,
 }
@@ -284,25 +143,7 @@ impl ClientAddrResolver {
         self.client(peer, headers)
     }
 
-    /// Returns the key of the client that [`resolve`](Self::resolve) finds, without a word to the
-    /// operator: for who asks that too, of each client that is new.
-    #[inline(always)]
-    #[cfg_attr(not(feature = "rate-limit"), allow(dead_code))]
-    pub(crate) fn key_in(
-        &self,
-        space: &KeySpace,
-        extensions: &Extensions,
-        headers: &HeaderMap,
-    ) -> Option<StoreKey> {
-        let peer = peer_addr(extensions)?;
-        if let (SocketAddr::V4(peer), TrustedProxies::None) = (peer, &self.trusted_proxies) {
-            return Some(key_of_ipv4(*peer.ip(), space));
-        }
-        let client = self.client(peer.ip().to_canonical(), headers);
-        Some(client.key_in(space))
-    }
-
-    fn client(&self, peer: IpAddr, headers: &HeaderMap) -> ClientAddr {
+    pub(super) fn client(&self, peer: IpAddr, headers: &HeaderMap) -> ClientAddr {
         let ip = if matches!(self.trusted_proxies, TrustedProxies::None) {
             peer
         } else {
@@ -390,82 +231,6 @@ impl Default for ClientAddrResolver {
     }
 }
 
-/// The address of a client, and how much of it names the client.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct ClientAddr {
-    ip: IpAddr,
-    ipv6_prefix: u8,
-}
-
-impl ClientAddr {
-    /// Returns the address: an IPv4 address is never in its IPv6 form.
-    pub fn ip(&self) -> IpAddr {
-        self.ip
-    }
-
-    /// Returns the network that counts as this one client: an IPv4 address, or an IPv6 prefix.
-    pub fn network(&self) -> IpNetwork {
-        IpNetwork::around(self.ip, self.prefix())
-    }
-
-    /// Returns the network in bytes: the same for all addresses of one client, and for no other.
-    #[inline]
-    pub fn partition_bytes(&self) -> [u8; 17] {
-        // The first byte keeps the families apart, and resolvers that group differently: no prefix
-        // of an IPv6 client is as short as 4.
-        let mut bytes = [0; 17];
-        match self.ip {
-            IpAddr::V4(ip) => {
-                bytes[0] = 4;
-                bytes[1..5].copy_from_slice(&ip.octets());
-            }
-            IpAddr::V6(ip) => {
-                let host_bits = 128 - u32::from(self.ipv6_prefix);
-                let network = u128::MAX.checked_shl(host_bits).unwrap_or(0) & u128::from(ip);
-                bytes[0] = self.ipv6_prefix;
-                bytes[1..].copy_from_slice(&network.to_be_bytes());
-            }
-        }
-        bytes
-    }
-
-    /// Returns the key by which a store tells this client from all others of a space.
-    #[inline]
-    pub fn key_in(&self, space: &KeySpace) -> StoreKey {
-        match self.ip {
-            IpAddr::V4(ip) => key_of_ipv4(ip, space),
-            IpAddr::V6(_) => {
-                // Beyond the prefix all is zero, and the prefix stands in the first byte.
-                let named = 1 + usize::from(self.ipv6_prefix.div_ceil(8));
-                space.short_of(&self.partition_bytes()[..named])
-            }
-        }
-    }
-
-    fn prefix(&self) -> u8 {
-        match self.ip {
-            IpAddr::V4(_) => 32,
-            IpAddr::V6(_) => self.ipv6_prefix,
-        }
-    }
-}
-
-/// Takes an address that was found in another way; an IPv6 client is then its /56.
-impl From<IpAddr> for ClientAddr {
-    fn from(ip: IpAddr) -> Self {
-        Self {
-            ip: ip.to_canonical(),
-            ipv6_prefix: DEFAULT_IPV6_PREFIX,
-        }
-    }
-}
-
-impl fmt::Display for ClientAddr {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.ip.fmt(f)
-    }
-}
-
 /// Nobody said who the peer of a request is, so the client is not known.
 ///
 /// A layer that needs the address answers `500`: the server is set up wrongly, and to let all
@@ -491,20 +256,6 @@ fn other_header(own: ForwardedHeader, other: ForwardedHeader) -> ConfigError {
     ))
 }
 
-fn trusted_network(text: &str) -> Result<IpNetwork, ConfigError> {
-    let network = IpNetwork::parse("trusted_proxies", text)?;
-    if network.prefix_len() == 0 {
-        let problem = "where everybody is a proxy, each client chooses its own address";
-        return Err(trusted_proxies_error(text, problem)
-            .fix("name the proxies' networks, or count the proxies by `TrustedProxies::Hops`"));
-    }
-    Ok(network)
-}
-
-fn trusted_proxies_error(value: &str, problem: &str) -> ConfigError {
-    ConfigError::new("trusted_proxies", value, problem)
-}
-
 /// Returns the address at the other end of the connection, if somebody said so.
 #[inline]
 pub(crate) fn peer_addr(extensions: &Extensions) -> Option<&SocketAddr> {
@@ -524,12 +275,6 @@ fn peer_ip(extensions: &Extensions) -> Result<IpAddr, MissingClientAddr> {
     }
 }
 
-#[inline]
-fn key_of_ipv4(ip: Ipv4Addr, space: &KeySpace) -> StoreKey {
-    let [a, b, c, d] = ip.octets();
-    space.short_of(&[4, a, b, c, d])
-}
-
 fn is_neighbour(ip: IpAddr) -> bool {
     match ip {
         IpAddr::V4(ip) => ip.is_private() || ip.is_loopback(),
@@ -547,12 +292,19 @@ fn unnamed_proxy_notice(peer: IpAddr, header: ForwardedHeader) -> String {
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderValue;
+    use http::{
+        HeaderValue,
+        header::{FORWARDED, HeaderName},
+    };
     use proptest::{collection::vec, prelude::*};
 
     use super::*;
     use crate::core::{
-        net::forwarded::{MAX_ENTRIES, MAX_NODE_BYTES},
+        net::{
+            client_addr::trusted_proxies::X_FORWARDED_FOR,
+            forwarded::{MAX_ENTRIES, MAX_NODE_BYTES},
+            ip_network::IpNetwork,
+        },
         store_api::store_key::StoreKeys,
     };
 

@@ -1,0 +1,97 @@
+//! The audit of a layer: tells an auditor what happens.
+
+use std::{
+    fmt,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{Arc, OnceLock},
+};
+
+use super::event::{AuditEvent, Auditor};
+/// Where a layer tells its events: an auditor that it was given, by its user or by its gate.
+///
+/// A clone tells the same auditor, also one that is given later.
+#[derive(Clone, Default)]
+pub(crate) struct Audit {
+    pub(super) auditor: Arc<OnceLock<Arc<dyn Auditor>>>,
+}
+
+impl Audit {
+    /// Tells this auditor.
+    pub(crate) fn to(auditor: impl Auditor) -> Self {
+        let audit = Self::default();
+        audit.adopt(&(Arc::new(auditor) as Arc<dyn Auditor>));
+        audit
+    }
+
+    /// Tells this auditor, unless there is one already. Returns whether there was none.
+    pub(crate) fn adopt(&self, auditor: &Arc<dyn Auditor>) -> bool {
+        self.auditor.set(Arc::clone(auditor)).is_ok()
+    }
+
+    /// Tells of what has happened. Should the auditor panic, what happened stands: whoever did it
+    /// must not take it for failed.
+    pub(crate) fn tell(&self, event: impl FnOnce() -> AuditEvent) {
+        if let Some(auditor) = self.auditor.get() {
+            let event = event();
+            let _ = catch_unwind(AssertUnwindSafe(|| auditor.audit(&event)));
+        }
+    }
+}
+
+impl fmt::Debug for Audit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.auditor.get() {
+            Some(_) => "Audit(somebody)",
+            None => "Audit(nobody)",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+    use crate::core::error::StoreErrorKind;
+
+    /// Keeps the names of what it is told, and panics over stores that are down.
+    #[derive(Clone, Debug, Default)]
+    struct Ears(Arc<Mutex<Vec<AuditEvent>>>);
+
+    impl Auditor for Ears {
+        fn audit(&self, event: &AuditEvent) {
+            self.0.lock().unwrap().push(event.clone());
+            assert!(!matches!(event, AuditEvent::StoreDown { .. }));
+        }
+    }
+
+    fn up() -> AuditEvent {
+        AuditEvent::StoreUp {
+            store: "cache".into(),
+        }
+    }
+
+    #[test]
+    fn the_first_auditor_stays_and_all_clones_tell_it() {
+        let (audit, first, second) = (Audit::default(), Ears::default(), Ears::default());
+        let clone = audit.clone();
+        clone.tell(|| unreachable!("nobody is told"));
+        assert!(audit.adopt(&(Arc::new(first.clone()) as _)));
+        assert!(!audit.adopt(&(Arc::new(second.clone()) as _)));
+        clone.tell(up);
+        assert_eq!(*first.0.lock().unwrap(), [up()]);
+        assert!(second.0.lock().unwrap().is_empty());
+    }
+
+    #[test]
+    fn an_auditor_that_panics_stops_nobody() {
+        let ears = Ears::default();
+        let audit = Audit::to(ears.clone());
+        audit.tell(|| AuditEvent::StoreDown {
+            store: "cache".into(),
+            kind: StoreErrorKind::Timeout,
+        });
+        audit.tell(up);
+        assert_eq!(ears.0.lock().unwrap().len(), 2);
+    }
+}

@@ -1,0 +1,81 @@
+//! What the access log asks of an audit: notices, losses, and events that are rare.
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+};
+
+use super::{
+    audit::Audit,
+    event::{AuditEvent, Auditor},
+};
+use crate::core::notice;
+
+impl Audit {
+    /// Tells of what has happened, if anything has. Nothing is asked where nobody is told.
+    pub(crate) fn tell_if(&self, event: impl FnOnce() -> Option<AuditEvent>) {
+        if self.auditor.get().is_some()
+            && let Some(event) = event()
+        {
+            self.tell(|| event);
+        }
+    }
+
+    /// Returns how many events the auditor has lost.
+    pub(crate) fn lost(&self) -> u64 {
+        let lost = |auditor: &Arc<dyn Auditor>| {
+            catch_unwind(AssertUnwindSafe(|| auditor.lost())).unwrap_or(0)
+        };
+        self.auditor.get().map_or(0, lost)
+    }
+
+    /// Tells of all notices of this process from now on, too, as long as a clone of this is left.
+    pub(crate) fn tell_notices(&self) {
+        let auditor = Arc::downgrade(&self.auditor);
+        notice::listen(move |message| {
+            let Some(auditor) = auditor.upgrade() else {
+                return false;
+            };
+            Self { auditor }.tell(|| AuditEvent::ConfigWarning {
+                message: message.into(),
+            });
+            true
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+
+    #[derive(Clone, Debug, Default)]
+    struct Ears(Arc<Mutex<Vec<AuditEvent>>>);
+
+    impl Auditor for Ears {
+        fn audit(&self, event: &AuditEvent) {
+            self.0.lock().unwrap().push(event.clone());
+        }
+    }
+
+    #[test]
+    fn notices_are_told_as_long_as_there_is_an_auditor() {
+        let ears = Ears::default();
+        let audit = Audit::to(ears.clone());
+        audit.tell_notices();
+        let said = Default::default();
+        notice::once(&said, || "a notice from the auditor's test".to_owned());
+        drop(audit);
+        let said = Default::default();
+        notice::once(&said, || {
+            "another notice from the auditor's test".to_owned()
+        });
+        let heard = ears.0.lock().unwrap();
+        let ours = |event: &&AuditEvent| match event {
+            AuditEvent::ConfigWarning { message } => message.contains("the auditor's test"),
+            _ => false,
+        };
+        assert_eq!(heard.iter().filter(ours).count(), 1);
+    }
+}

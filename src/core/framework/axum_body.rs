@@ -1,0 +1,15 @@
+//! axum's request body.
+
+use std::any::{Any, TypeId};
+
+use axum::body::Body;
+
+/// Returns the type of axum's request body.
+pub(crate) fn body_type() -> Option<TypeId> {
+    Some(TypeId::of::<Body>())
+}
+
+/// Returns an empty body of axum's.
+pub(crate) fn empty_body() -> Option<Box<dyn Any>> {
+    Some(Box::new(Body::empty()))
+}

@@ -1,0 +1,22 @@
+//! The status that a response means.
+
+use http::{HeaderValue, Response, StatusCode, Version};
+
+use super::rejection::{GRPC_STATUS, Meant};
+
+/// Returns the status that a response means, to a request of this version of HTTP: that of the rejection
+/// that it is, that of its gRPC status, or its own.
+pub(crate) fn meant_status<B>(response: &Response<B>, version: Version) -> StatusCode {
+    if let Some(Meant(status)) = response.extensions().get() {
+        return *status;
+    }
+    let grpc = response.headers().get(&GRPC_STATUS);
+    match grpc
+        .filter(|_| version == Version::HTTP_2)
+        .map(HeaderValue::as_bytes)
+    {
+        Some(b"16") => StatusCode::UNAUTHORIZED,
+        Some(b"7") => StatusCode::FORBIDDEN,
+        Some(_) | None => response.status(),
+    }
+}

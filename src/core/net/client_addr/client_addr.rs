@@ -1,0 +1,96 @@
+//! The address of a client, and its key in a store.
+
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr},
+};
+
+use crate::core::{
+    net::ip_network::IpNetwork,
+    store_api::store_key::{KeySpace, StoreKey},
+};
+
+/// How many bits of an IPv6 address name one client, unless it is said otherwise.
+pub(super) const DEFAULT_IPV6_PREFIX: u8 = 56;
+
+/// The address of a client, and how much of it names the client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ClientAddr {
+    pub(super) ip: IpAddr,
+    pub(super) ipv6_prefix: u8,
+}
+
+impl ClientAddr {
+    /// Returns the address: an IPv4 address is never in its IPv6 form.
+    pub fn ip(&self) -> IpAddr {
+        self.ip
+    }
+
+    /// Returns the network that counts as this one client: an IPv4 address, or an IPv6 prefix.
+    pub fn network(&self) -> IpNetwork {
+        IpNetwork::around(self.ip, self.prefix())
+    }
+
+    /// Returns the network in bytes: the same for all addresses of one client, and for no other.
+    #[inline]
+    pub fn partition_bytes(&self) -> [u8; 17] {
+        // The first byte keeps the families apart, and resolvers that group differently: no prefix
+        // of an IPv6 client is as short as 4.
+        let mut bytes = [0; 17];
+        match self.ip {
+            IpAddr::V4(ip) => {
+                bytes[0] = 4;
+                bytes[1..5].copy_from_slice(&ip.octets());
+            }
+            IpAddr::V6(ip) => {
+                let host_bits = 128 - u32::from(self.ipv6_prefix);
+                let network = u128::MAX.checked_shl(host_bits).unwrap_or(0) & u128::from(ip);
+                bytes[0] = self.ipv6_prefix;
+                bytes[1..].copy_from_slice(&network.to_be_bytes());
+            }
+        }
+        bytes
+    }
+
+    /// Returns the key by which a store tells this client from all others of a space.
+    #[inline]
+    pub fn key_in(&self, space: &KeySpace) -> StoreKey {
+        match self.ip {
+            IpAddr::V4(ip) => key_of_ipv4(ip, space),
+            IpAddr::V6(_) => {
+                // Beyond the prefix all is zero, and the prefix stands in the first byte.
+                let named = 1 + usize::from(self.ipv6_prefix.div_ceil(8));
+                space.short_of(&self.partition_bytes()[..named])
+            }
+        }
+    }
+
+    fn prefix(&self) -> u8 {
+        match self.ip {
+            IpAddr::V4(_) => 32,
+            IpAddr::V6(_) => self.ipv6_prefix,
+        }
+    }
+}
+
+/// Takes an address that was found in another way; an IPv6 client is then its /56.
+impl From<IpAddr> for ClientAddr {
+    fn from(ip: IpAddr) -> Self {
+        Self {
+            ip: ip.to_canonical(),
+            ipv6_prefix: DEFAULT_IPV6_PREFIX,
+        }
+    }
+}
+
+impl fmt::Display for ClientAddr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.ip.fmt(f)
+    }
+}
+
+#[inline]
+pub(super) fn key_of_ipv4(ip: Ipv4Addr, space: &KeySpace) -> StoreKey {
+    let [a, b, c, d] = ip.octets();
+    space.short_of(&[4, a, b, c, d])
+}

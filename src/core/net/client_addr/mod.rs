@@ -1,0 +1,13 @@
+//! The client's address: the peer's, or what trusted proxies say of it; never what a client says.
+
+mod client_addr;
+#[cfg(feature = "rate-limit")]
+mod request_key;
+mod resolver;
+mod trusted_proxies;
+
+pub use self::client_addr::ClientAddr;
+#[cfg(feature = "access-log")]
+pub(crate) use self::resolver::peer_addr;
+pub use self::resolver::{ClientAddrResolver, MissingClientAddr, PeerAddr};
+pub use self::trusted_proxies::{ForwardedHeader, TrustedProxies};

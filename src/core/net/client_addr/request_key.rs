@@ -1,0 +1,31 @@
+//! The key of a request's client, for limits by address.
+
+use std::net::SocketAddr;
+
+use http::{Extensions, HeaderMap};
+
+use super::{
+    client_addr::key_of_ipv4,
+    resolver::{ClientAddrResolver, peer_addr},
+    trusted_proxies::TrustedProxies,
+};
+use crate::core::store_api::store_key::{KeySpace, StoreKey};
+
+impl ClientAddrResolver {
+    /// Returns the key of the client that [`resolve`](Self::resolve) finds, without a word to the
+    /// operator: for who asks that too, of each client that is new.
+    #[inline(always)]
+    pub(crate) fn key_in(
+        &self,
+        space: &KeySpace,
+        extensions: &Extensions,
+        headers: &HeaderMap,
+    ) -> Option<StoreKey> {
+        let peer = peer_addr(extensions)?;
+        if let (SocketAddr::V4(peer), TrustedProxies::None) = (peer, &self.trusted_proxies) {
+            return Some(key_of_ipv4(*peer.ip(), space));
+        }
+        let client = self.client(peer.ip().to_canonical(), headers);
+        Some(client.key_in(space))
+    }
+}

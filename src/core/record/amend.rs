@@ -1,0 +1,12 @@
+//! Amends the outcome of the cache in the record of a request.
+
+use super::{outcome::CacheOutcome, record::RecordHandle};
+
+impl RecordHandle {
+    /// Amends what the cache wrote, if it wrote anything.
+    pub(crate) fn amend_cache(&self, amend: impl FnOnce(&mut CacheOutcome)) {
+        if let Some(outcome) = &mut self.lock().cache {
+            amend(outcome);
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! The record of a request as the access log holds it.
+
+use std::{any::Any, mem, sync::Arc};
+
+use super::{
+    record::{Beside, RecordHandle, Sheet},
+    slots::RecordSlots,
+};
+
+/// A record in the making, as whoever keeps it holds it.
+pub(crate) struct KeptRecord<T> {
+    sheet: Arc<Sheet<T>>,
+}
+
+impl<T: Beside + 'static> KeptRecord<T> {
+    /// Begins the record of a request of which this is known.
+    // Inlined, so that it is built in its allocation.
+    #[inline(always)]
+    pub(crate) fn new(beside: T) -> Self {
+        Self {
+            sheet: Arc::new(Sheet::new(beside)),
+        }
+    }
+
+    /// Returns what the layers and the handler write through.
+    pub(crate) fn handle(&self) -> RecordHandle {
+        RecordHandle {
+            sheet: self.sheet.clone(),
+        }
+    }
+
+    /// Returns what is known beside what is written.
+    pub(crate) fn beside(&self) -> &T {
+        &self.sheet.beside
+    }
+
+    /// Takes what has been written: the record is about to be emitted.
+    pub(crate) fn take(&self) -> RecordSlots {
+        mem::take(&mut *self.sheet.lock())
+    }
+}
+
+impl RecordHandle {
+    /// Returns the facts beside the slots, if they are of this type.
+    pub(crate) fn beside<T: Beside>(&self) -> Option<&T> {
+        (&self.sheet.beside as &dyn Any).downcast_ref()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::http::request_id::RequestId;
+
+    #[test]
+    fn what_is_taken_is_gone_from_the_handle() {
+        struct Named(RequestId);
+
+        impl Beside for Named {
+            fn request_id(&self) -> Option<&RequestId> {
+                Some(&self.0)
+            }
+        }
+
+        let kept = KeptRecord::new(Named(RequestId::own([b'0'; 36])));
+        let record = kept.handle();
+        record.set_route("/users/{id}");
+        record.add_request_bytes(2);
+        record.add_request_bytes(3);
+        let slots = kept.take();
+        assert_eq!(kept.beside().0.as_str(), "0".repeat(36));
+        assert_eq!(record.request_id().unwrap().as_str(), "0".repeat(36));
+        assert_eq!(slots.route(), Some("/users/{id}"));
+        assert_eq!(slots.request_bytes(), Some(5));
+        assert_eq!(record.read(|slots| slots.request_bytes()), None);
+    }
+}

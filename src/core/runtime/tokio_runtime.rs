@@ -1,0 +1,118 @@
+//! Spawning and sleeping on Tokio: the only file that does either.
+
+#![expect(
+    clippy::disallowed_methods,
+    reason = "the one place that spawns and sleeps"
+)]
+
+use std::{
+    cell::Cell,
+    future::{pending, ready},
+    io,
+    panic::catch_unwind,
+    sync::{Mutex, PoisonError, atomic::AtomicBool},
+    time::Duration,
+};
+
+use tokio::runtime::{Builder, Handle, Id};
+
+use super::{
+    runtime::{Runtime, Task},
+    thread::spawn_thread,
+};
+use crate::core::notice;
+
+/// Sleeps on the Tokio runtime that polls, if there is one and it has a timer.
+pub(crate) fn sleep_here(duration: Duration) -> Option<Task> {
+    thread_local! {
+        /// Tokio tells of a missing timer by a panic alone: one is enough.
+        static HAS_NO_TIMER: Cell<Option<Id>> = const { Cell::new(None) };
+    }
+    let here = Handle::try_current().ok()?.id();
+    if HAS_NO_TIMER.get() == Some(here) {
+        return None;
+    }
+    let sleep = catch_unwind(|| tokio::time::sleep(duration));
+    if sleep.is_err() {
+        HAS_NO_TIMER.set(Some(here));
+    }
+    Some(Box::pin(sleep.ok()?))
+}
+
+/// Spawns and sleeps on the Tokio runtime of the caller.
+///
+/// Outside of a Tokio runtime, [`spawn`](Runtime::spawn) and [`sleep`](Runtime::sleep) use a
+/// thread named `portcullis`, which the process starts on first use; it has one Tokio runtime with
+/// all drivers. So does `sleep` in a runtime without a time driver. Neither panics: if the system
+/// refuses the thread, a notice is reported, tasks are dropped, and sleeps end at once.
+///
+/// [`try_sleep`](Runtime::try_sleep) returns `None` there, so a layer waits for its store without
+/// a deadline of its own, and [`can_spawn`](Runtime::can_spawn) returns `false`, so the cache
+/// refreshes no entry in the background.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct TokioRuntime;
+
+impl Runtime for TokioRuntime {
+    fn spawn(&self, task: Task) {
+        match Handle::try_current() {
+            Ok(here) => drop(here.spawn(task)),
+            Err(_) => spawn_apart(task),
+        }
+    }
+
+    fn can_spawn(&self) -> bool {
+        Handle::try_current().is_ok()
+    }
+
+    fn sleep(&self, duration: Duration) -> Task {
+        sleep_here(duration).unwrap_or_else(|| sleep_apart(duration))
+    }
+
+    fn try_sleep(&self, duration: Duration) -> Option<Task> {
+        sleep_here(duration)
+    }
+}
+
+/// Runs a task on the thread of this crate.
+pub(super) fn spawn_apart(task: Task) {
+    if let Some(apart) = apart() {
+        apart.spawn(task);
+    }
+}
+
+/// Sleeps by the timer of this crate's thread.
+fn sleep_apart(duration: Duration) -> Task {
+    let Some(apart) = apart() else {
+        return Box::pin(ready(()));
+    };
+    let _context = apart.enter();
+    Box::pin(tokio::time::sleep(duration))
+}
+
+/// Returns the runtime of this crate's thread, which is started on first use.
+fn apart() -> Option<Handle> {
+    static REFUSED: AtomicBool = AtomicBool::new(false);
+    let started = started();
+    if let Err(error) = &started {
+        notice::once(&REFUSED, || {
+            format!("the thread for work outside of a Tokio runtime cannot start: {error}")
+        });
+    }
+    started.ok()
+}
+
+fn started() -> io::Result<Handle> {
+    static APART: Mutex<Option<Handle>> = Mutex::new(None);
+    let mut apart = APART.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(handle) = &*apart {
+        return Ok(handle.clone());
+    }
+    Ok(apart.insert(start()?).clone())
+}
+
+fn start() -> io::Result<Handle> {
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    let handle = runtime.handle().clone();
+    spawn_thread("portcullis", move || runtime.block_on(pending()))?;
+    Ok(handle)
+}

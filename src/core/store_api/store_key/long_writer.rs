@@ -1,0 +1,84 @@
+//! The writer of keys of 256 bits.
+
+use std::fmt;
+
+use super::{
+    digest::{DIGESTED_FIELD, DIGESTED_START, LongStoreKey},
+    long_mac::LongMac,
+};
+
+/// Digests fields into a [`LongStoreKey`]. Each field is prefixed by its length, so that distinct
+/// lists of fields are distinct inputs.
+///
+/// As with a [`ShortKeyWriter`], fields are gathered and digested at once, a long one by its own
+/// digest.
+pub struct LongKeyWriter<'a> {
+    pub(super) mac: &'a LongMac,
+    pub(super) gathered: [u8; LONG_GATHERED_MAX],
+    pub(super) len: usize,
+}
+
+/// The number of bytes that are gathered for a long key before they are digested.
+pub(super) const LONG_GATHERED_MAX: usize = 192;
+
+/// The longest field that is gathered for a long key as it is.
+const LONG_PLAIN_FIELD_MAX: usize = 128;
+
+impl LongKeyWriter<'_> {
+    /// Adds a field.
+    #[inline]
+    pub fn field(&mut self, field: &[u8]) -> &mut Self {
+        if field.len() <= LONG_PLAIN_FIELD_MAX {
+            self.gather(field.len() as u8, field);
+        } else {
+            let digest = self.mac.digest(field);
+            self.gather(DIGESTED_FIELD, &digest);
+        }
+        self
+    }
+
+    /// Adds a field in lower case.
+    pub fn lower_case_field(&mut self, field: &[u8]) -> &mut Self {
+        if field.len() > LONG_PLAIN_FIELD_MAX {
+            return self.field(&field.to_ascii_lowercase());
+        }
+        self.field(field);
+        let start = self.len - field.len();
+        // Whole blocks take less than an odd number of bytes. The bytes behind the field are not digested
+        // before other fields have replaced them.
+        let end = LONG_GATHERED_MAX.min(start + field.len().next_multiple_of(16));
+        self.gathered[start..end].make_ascii_lowercase();
+        self
+    }
+
+    /// Returns the key of all fields added so far.
+    #[inline]
+    pub fn finish(&self) -> LongStoreKey {
+        LongStoreKey(self.mac.digest(&self.gathered[..self.len]))
+    }
+
+    #[inline]
+    fn gather(&mut self, kind: u8, bytes: &[u8]) {
+        if self.len + 1 + bytes.len() > LONG_GATHERED_MAX {
+            self.digest_start();
+        }
+        self.gathered[self.len] = kind;
+        let start = self.len + 1;
+        self.len = start + bytes.len();
+        self.gathered[start..self.len].copy_from_slice(bytes);
+    }
+
+    #[cold]
+    fn digest_start(&mut self) {
+        let digest = self.mac.digest(&self.gathered[..self.len]);
+        self.gathered[0] = DIGESTED_START;
+        self.len = 1 + digest.len();
+        self.gathered[1..self.len].copy_from_slice(&digest);
+    }
+}
+
+impl fmt::Debug for LongKeyWriter<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("LongKeyWriter")
+    }
+}
