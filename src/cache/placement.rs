@@ -29,7 +29,7 @@ pub(super) fn check<B>(config: &Arc<Config>, plan: &RequestPlan, request: &mut R
     if let RequestPlan::Look(look) = plan
         && config.probes.is_open()
     {
-        probe_policy(config, look.policy.as_ref(), request.extensions_mut());
+        probe_policy(config, look.facts.policy.as_ref(), request.extensions_mut());
     }
 }
 

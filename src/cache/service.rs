@@ -16,10 +16,7 @@ use super::{
     exchange::exchange::Exchange,
     fill::body::CacheBody,
     future::future::ResponseFuture,
-    lookup::{
-        plan::RequestPlan, refresh::refresh, search::Search, served::ServedResponse,
-        step::LookupOutcome,
-    },
+    lookup::{plan::RequestPlan, search::Search, step::LookupOutcome},
     placement,
 };
 use crate::core::error::BoxError;
@@ -58,12 +55,14 @@ where
                 let mut search = Search { config, look };
                 match search.go_on(None, &mut request) {
                     LookupOutcome::Answer(answer) => {
-                        return ResponseFuture::answered(search.show(answer, &request));
+                        return ResponseFuture::served(search.show(answer, &request));
                     }
                     LookupOutcome::ServeAndRefresh(stale, leased) => {
                         let exchange = Exchange::past(&self.config, plan, &request);
-                        refresh(exchange, leased, self.take_ready(), request);
-                        return ResponseFuture::answered(ServedResponse::Made(*stale));
+                        let ready = self.take_ready();
+                        return ResponseFuture::refreshing(
+                            exchange, *stale, leased, ready, request,
+                        );
                     }
                     next @ (LookupOutcome::Call | LookupOutcome::Wait(_)) => next,
                 }

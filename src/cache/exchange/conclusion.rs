@@ -8,15 +8,13 @@ use http_body::Body;
 
 use super::{
     exchange::{Course, Exchange},
+    forwarded_request::{ForwardedRequest, RequestForm},
     settling::Settling,
     stand_in::StandIn,
 };
 use crate::{
     cache::{
-        fill::body::CacheBody,
-        flight::single_flight::Wait,
-        http::cache_status::Report,
-        lookup::{asked::ForwardedRequest, look::RequestForm},
+        fill::body::CacheBody, flight::single_flight::Wait, http::cache_status::Report,
         store::Lookup,
     },
     core::{record::CacheSource, store_api::store_future::StoreFuture},
@@ -71,7 +69,7 @@ impl Exchange {
     /// Asks the handler again, otherwise.
     pub(super) fn ask_otherwise<B: Body>(mut self, question: RequestForm) -> Conclusion<B> {
         if let Course::Look(asked) = &mut self.course {
-            asked.look.question = question;
+            asked.question = question;
         }
         Conclusion::AskAgain(self)
     }

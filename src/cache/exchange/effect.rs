@@ -9,6 +9,7 @@ use http_body::Body;
 use super::{
     conclusion::Conclusion,
     exchange::{Course, Exchange},
+    forwarded_request::{ForwardedRequest, RequestForm},
     settling::land_after,
     stand_in::{StandIn, stands_in_for},
 };
@@ -25,8 +26,8 @@ use crate::{
             vary::Selection,
         },
         lookup::{
-            asked::ForwardedRequest,
-            look::{Look, RequestForm, Stale},
+            facts::PartitionKind,
+            look::{Finding, Look, Stale},
         },
         store::Lookup,
     },
@@ -62,7 +63,7 @@ impl Exchange {
         if let Some(found) = self.look_up_stored_since(&mut asked, response.status()) {
             return Conclusion::LookUp(self.with(asked), response, found);
         }
-        let Some(stale) = asked.look.stale.clone() else {
+        let Some(stale) = asked.look.stale().cloned() else {
             self.note_failure(&mut asked.look, response.status());
             let replaced = replaced_part(&asked.look, response.status());
             return self.fill(asked, response, replaced, cx);
@@ -77,7 +78,7 @@ impl Exchange {
             *response.status_mut() = StatusCode::NOT_MODIFIED;
             return self.revalidated(asked, &stale, &response);
         }
-        let effect = match self.effect(&asked.look, &stale, &response) {
+        let effect = match self.effect(&asked, &stale, &response) {
             // The `304` before it has named another version, which the origin cannot send now.
             Effect::MayStandIn | Effect::Nothing if is_other => Effect::Replaces,
             effect => effect,
@@ -118,16 +119,16 @@ impl Exchange {
         asked: &mut ForwardedRequest,
         status: StatusCode,
     ) -> Option<StoreFuture<Lookup>> {
-        let (config, look) = (&self.config, &mut asked.look);
+        let (config, round) = (&self.config, &asked.look.round);
         // Mostly nothing at all has been stored since.
         let now = config.order.now();
-        if (now == look.shared_looked_up && now == look.own_looked_up)
-            || look.failed.is_some()
-            || !look.is_last_word(status)
+        if (now == round.shared_looked_up && now == round.own_looked_up)
+            || asked.look.failure().is_some()
+            || !asked.is_last_word(status)
         {
             return None;
         }
-        let key = look.take_stored_since(config)?;
+        let key = asked.look.take_stored_since(config)?;
         let fields = asked.fields.to_map();
         let selection = Selection::new(&fields, config.keys.variants());
         Some(config.deadline.bound(config.store.get(&key, &selection)))
@@ -145,21 +146,24 @@ impl Exchange {
         B::Error: Send,
     {
         if let Course::Look(asked) = &mut self.course
-            && let Some(key) = asked.look.key().copied()
             && let Ok(lookup) = found
         {
-            let before = mem::replace(&mut asked.look.stale, Stale::found(key, lookup));
-            if let Some(other) = before.filter(|before| before.key != key) {
-                Replaced::new(&other).invalidate_before(&self.config, || {});
+            let look = &mut asked.look;
+            let key = *look.key();
+            let now = Stale::found(key, lookup).map_or(Finding::Nothing, Finding::Stale);
+            if let Finding::Stale(before) = mem::replace(&mut look.round.finding, now)
+                && before.key != key
+            {
+                Replaced::new(&before).invalidate_before(&self.config, || {});
             }
         }
         self.conclude(response, cx)
     }
 
     /// Returns what a response says of the stored one.
-    fn effect<B>(&self, look: &Look, stale: &Stale, response: &Response<B>) -> Effect {
-        let status = response.status();
-        if look.question == RequestForm::Validate && status == StatusCode::NOT_MODIFIED {
+    fn effect<B>(&self, asked: &ForwardedRequest, stale: &Stale, response: &Response<B>) -> Effect {
+        let (look, status) = (&asked.look, response.status());
+        if asked.question == RequestForm::Validate && status == StatusCode::NOT_MODIFIED {
             return match revalidation::compare(response.headers(), &stale.entry.headers) {
                 Comparison::Same | Comparison::Unknown => Effect::Confirms,
                 Comparison::Other => Effect::Contradicts,
@@ -171,19 +175,19 @@ impl Exchange {
                 false => Effect::Nothing,
             };
         }
-        match (look.question, status.as_u16()) {
+        match (asked.question, status.as_u16()) {
             (_, 100..=199) => Effect::Nothing,
             // The response to the client's own condition, range or expectation.
             (RequestForm::AsIs, 412 | 416 | 417) => Effect::Nothing,
             (RequestForm::AsIs, 206 | 304) => {
                 match content_range::compare(response.headers(), &stale.entry) {
                     // It may be of another version: what is stale is not served any more.
-                    Comparison::Unknown if look.forward == Forward::Stale => Effect::Replaces,
+                    Comparison::Unknown if look.round.forward == Forward::Stale => Effect::Replaces,
                     Comparison::Same | Comparison::Unknown => Effect::Nothing,
                     Comparison::Other => Effect::Replaces,
                 }
             }
-            (RequestForm::AsIs, 200) if look.head_only => {
+            (RequestForm::AsIs, 200) if look.wanted().is_head() => {
                 match revalidation::compare_head(response.headers(), &stale.entry.headers) {
                     // A purged response is confirmed by a GET alone.
                     Comparison::Same if !stale.expired => Effect::Confirms,
@@ -204,7 +208,7 @@ impl Exchange {
     ) -> Conclusion<B> {
         let invalidated = Replaced::new(stale).invalidate(&self.config);
         let settling = Some(self.settle(invalidated));
-        let settling = land_after(settling, asked.look.lead.take(), Landing::NotStored);
+        let settling = land_after(settling, asked.look.take_lead(), Landing::NotStored);
         let response = self.stale(&asked, &stale.entry, Some(StatusCode::NOT_MODIFIED));
         Conclusion::Send(response.map(CacheBody::stored), settling)
     }
@@ -214,21 +218,27 @@ impl Look {
     /// Returns a key under which another request has stored a response since the store was asked for it,
     /// and goes on to that key; each one once.
     fn take_stored_since(&mut self, config: &Config) -> Option<CacheKey> {
-        let order = &config.order;
+        let (order, round, keys) = (&config.order, &mut self.round, &self.facts.keys);
         let keys = [
-            (self.shared, &mut self.shared_looked_up, false),
-            (self.own, &mut self.own_looked_up, true),
+            (
+                keys.shared(),
+                &mut round.shared_looked_up,
+                PartitionKind::Shared,
+            ),
+            (keys.own(), &mut round.own_looked_up, PartitionKind::Own),
         ];
-        for (key, since, is_own) in keys {
+        for (key, since, partition) in keys {
             if let Some(key) = key.filter(|key| order.has_stored_since(key.full(), *since)) {
                 *since = order.now();
-                self.in_own = is_own;
-                return Some(key);
+                round.partition = partition;
+                return Some(*key);
             }
         }
         None
     }
+}
 
+impl ForwardedRequest {
     /// Returns whether a response is the origin's last word on what is stored, whatever that is: no
     /// failure, and no response to the client's own condition or range.
     pub(super) fn is_last_word(&self, status: StatusCode) -> bool {
@@ -236,7 +246,7 @@ impl Look {
         match status.as_u16() {
             100..=199 | 304 => false,
             206 | 412 | 416 | 417 => is_whole,
-            200 => is_whole || !self.head_only,
+            200 => is_whole || !self.look.wanted().is_head(),
             _ => !stands_in_for(status),
         }
     }
@@ -246,6 +256,7 @@ impl Look {
 /// condition or range, leaves it.
 fn replaced_part(look: &Look, status: StatusCode) -> Option<Replaced> {
     let is_final = !matches!(status.as_u16(), 100..=199 | 206 | 304 | 412 | 416 | 417);
-    let part = look.part.as_ref().filter(|_| is_final && !look.head_only)?;
+    let part = look.round.part.as_ref();
+    let part = part.filter(|_| is_final && !look.wanted().is_head())?;
     (!stands_in_for(status)).then(|| Replaced::new(part))
 }

@@ -4,13 +4,13 @@ use std::{mem, sync::Arc};
 
 use http::{HeaderMap, Request, Response};
 
+use super::forwarded_request::ForwardedRequest;
 use crate::{
     cache::{
         config::Config,
         flight::storable::Storable,
         http::{cache_status::Forward, freshness::Times, storability::PolicyWishes},
         lookup::{
-            asked::ForwardedRequest,
             look::Look,
             plan::{RequestPlan, UnsafeRequest},
             reason::Reason,
@@ -76,22 +76,20 @@ impl Exchange {
         Told {
             config: &self.config,
             record: self.record.as_ref(),
-            key: look.and_then(Look::first_key),
-            waited: look.and_then(|look| look.waited),
+            key: look.map(Look::first_key),
+            waited: look.and_then(|look| look.waited.time()),
         }
     }
 
     /// Remembers for all callers whether the responses of a URL and its route can be stored.
     pub(super) fn remember(&self, look: &Look, storable: Storable, now: Timestamp) {
-        if let Some(key) = look.first_key() {
-            let memory = &self.config.storable;
-            memory.set(key.uri(), look.route.as_ref(), storable, now);
-        }
+        let (url, route) = (look.first_key().uri(), look.route.as_ref());
+        self.config.storable.set(url, route, storable, now);
     }
 
     pub(super) fn times(&self, look: &Look) -> Times<'_> {
         Times {
-            asked_at: look.asked_at,
+            asked_at: look.round.asked_at,
             received_at: self.config.clock.coarse(),
             clock: &*self.config.clock,
         }
@@ -111,6 +109,6 @@ impl Exchange {
 pub(super) fn wanted<'a, B>(look: &'a Look, response: &'a Response<B>) -> PolicyWishes<'a> {
     PolicyWishes {
         by_answer: response.extensions().get(),
-        by_route: look.policy.as_ref(),
+        by_route: look.facts.policy.as_ref(),
     }
 }

@@ -7,7 +7,8 @@ use http::Response;
 use http_body::Body;
 
 use super::{
-    conclusion::Conclusion, exchange::Exchange, not_stored::wants_body, settling::Settling,
+    conclusion::Conclusion, exchange::Exchange, forwarded_request::ForwardedRequest,
+    not_stored::wants_body, settling::Settling,
 };
 use crate::{
     cache::{
@@ -15,8 +16,7 @@ use crate::{
         flight::{single_flight::Landing, storable::Storable},
         http::{cache_status::Report, storability::ResponseFields},
         lookup::{
-            asked::ForwardedRequest,
-            look::{Collapsing, Look, RequestForm},
+            look::{LedFlight, Look, LookupRole},
             reason::Reason,
         },
         policy::CachePolicy,
@@ -61,8 +61,9 @@ impl Exchange {
         {
             settling = Some(self.settle(other.invalidate(&self.config)));
         }
-        if look.is_selective() && look.question != RequestForm::AsIs {
-            let is_first = matches!(look.collapsing, Collapsing::Open | Collapsing::Collapsed);
+        if asked.is_wider_than_wanted() {
+            let role = asked.look.role;
+            let is_first = matches!(role, LookupRole::Open | LookupRole::Collapsed);
             if is_first && asked.again.is_some() {
                 return self.read(asked, response, fill, cx);
             }
@@ -72,13 +73,12 @@ impl Exchange {
                 return Conclusion::Send(response, settling.map(Settling::from));
             }
         }
-        let look = &asked.look;
-        self.report_stored(look, &mut fill, &mut response);
+        self.report_stored(&asked, &mut fill, &mut response);
         let response = response.map(|body| CacheBody::filling(body, fill, cx));
         // The client is sent a newer head: no later request is sent what is older than that.
         if let Some(replaced) = replaced
             && response.body().is_filling()
-            && !look.refreshes
+            && !asked.look.refreshes()
         {
             settling = Some(self.settle(replaced.demote(&self.config)));
         }
@@ -88,27 +88,32 @@ impl Exchange {
     /// Hands the flight that a request leads over to its response.
     fn hand_over(&self, look: &mut Look, fill: &mut ResponseFill) {
         fill.route = look.route;
-        match look.lead.take() {
-            Some(lead) if look.lead_key() == Some(fill.head.key) => {
-                fill.lead = Some(lead);
-                fill.lease = look.leasing.hand_over();
-            }
+        let Some(LedFlight { lead, partition }) = look.leads.take() else {
+            return;
+        };
+        if *look.facts.keys.get(partition) == fill.head.key {
+            fill.lead = Some(lead);
+            fill.lease = look.leasing.hand_over();
+        } else {
             // Those who wait look for their own response from now on.
-            Some(lead) => {
-                fill.lead = self.config.flights.lead(fill.head.key.full());
-                lead.land(other_partition(look));
-            }
-            None => {}
+            fill.lead = self.config.flights.lead(fill.head.key.full());
+            lead.land(other_partition(look));
         }
     }
 
     /// Adds to a response that is being stored what the cache does.
-    fn report_stored<B>(&self, look: &Look, fill: &mut ResponseFill, response: &mut Response<B>) {
+    fn report_stored<B>(
+        &self,
+        asked: &ForwardedRequest,
+        fill: &mut ResponseFill,
+        response: &mut Response<B>,
+    ) {
+        let look = &asked.look;
         let freshness = &fill.head.freshness;
-        let mut report = Report::forwarded(CacheSource::Miss, look.forward);
+        let mut report = Report::forwarded(CacheSource::Miss, look.round.forward);
         report.stored = true;
         report.ttl_secs = Some(freshness.ttl_secs(freshness.received_at));
-        report.forward_status = look.forward_status(response.status());
+        report.forward_status = asked.forward_status(response.status());
         fill.record.clone_from(&self.record);
         Self::negotiates(fill, response.headers_mut());
         self.told(Some(look)).report(report, response);
@@ -131,7 +136,7 @@ impl Exchange {
             .lead
             .get_or_insert_with(|| flights.detached(key.full()));
         let wait = lead.wait();
-        asked.look.collapsing = Collapsing::Filled(asked.look.forward);
+        asked.look.role = LookupRole::Filled(asked.look.round.forward);
         let body = CacheBody::filling(response.into_body(), fill, cx);
         Conclusion::Read(self.with(asked), body, wait)
     }
@@ -140,7 +145,7 @@ impl Exchange {
 /// Returns how a flight lands whose response is stored in another partition. Where a policy switches
 /// collapsing on, those who wait would wait for the same partition again.
 fn other_partition(look: &Look) -> Landing {
-    let wishes = look.policy.as_ref().map(CachePolicy::wishes);
+    let wishes = look.facts.policy.as_ref().map(CachePolicy::wishes);
     match wishes.and_then(|wishes| wishes.collapse) {
         Some(true) => Landing::NotStored,
         Some(false) | None => Landing::Abandoned,
@@ -149,7 +154,7 @@ fn other_partition(look: &Look) -> Landing {
 
 /// Returns whether a response that is being stored serves every caller, or its own alone.
 fn scope(look: &Look, fill: &ResponseFill) -> Storable {
-    match fill.head.is_shared || look.shared.is_none() {
+    match fill.head.is_shared || look.facts.keys.shared().is_none() {
         true => Storable::Shared,
         false => Storable::Own,
     }

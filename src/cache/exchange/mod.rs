@@ -4,6 +4,7 @@ pub(super) mod conclusion;
 pub(super) mod effect;
 pub(super) mod exchange;
 pub(super) mod filling;
+pub(super) mod forwarded_request;
 pub(super) mod not_stored;
 pub(super) mod question;
 pub(super) mod revalidated;

@@ -4,15 +4,20 @@ use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
 use http_body::Body;
 
-use super::{conclusion::Conclusion, exchange::Exchange, settling::land_after};
+use super::{
+    conclusion::Conclusion,
+    exchange::Exchange,
+    forwarded_request::{ForwardedRequest, RequestForm},
+    settling::land_after,
+};
 use crate::{
     cache::{
         fill::{body::CacheBody, replaced::Replaced},
         flight::{single_flight::Landing, storable::Storable},
         http::{cache_status::Report, preconditions},
         lookup::{
-            asked::ForwardedRequest,
-            look::{Collapsing, RequestForm},
+            facts::Wanted,
+            look::{Finding, LookupRole},
             reason::Reason,
             response,
         },
@@ -33,13 +38,13 @@ impl Exchange {
     where
         B: Body<Data = Bytes> + Send + 'static,
     {
-        let look = &mut asked.look;
+        let look = &asked.look;
         let invalidated = replaced.map(|replaced| replaced.invalidate(&self.config));
         let settling = invalidated.map(|write| self.settle(write));
         // A part, a comparison or a head does not tell whether a whole response could be stored; nor
         // does a client that wants nothing stored, or a store that fails.
-        let is_whole = look.question != RequestForm::AsIs || !look.is_selective();
-        let tells = is_whole && !look.asks.no_store && look.failed.is_none();
+        let is_whole = asked.question != RequestForm::AsIs || look.wanted() == Wanted::Whole;
+        let tells = is_whole && !look.facts.asks.no_store && look.failure().is_none();
         let landing = match tells {
             true => Landing::NotStored,
             false => Landing::Abandoned,
@@ -47,17 +52,19 @@ impl Exchange {
         if tells {
             self.remember(look, Storable::No, now);
         }
-        if look.is_last_word(response.status()) {
-            for key in [&look.shared, &look.own].into_iter().flatten() {
+        if asked.is_last_word(response.status()) {
+            let keys = &asked.look.facts.keys;
+            for key in [keys.shared(), keys.own()].into_iter().flatten() {
                 self.config.order.refuse_before_now(key.full());
             }
         }
-        let settling = land_after(settling, look.lead.take(), landing);
-        let wants_part = look.wants_part && look.question != RequestForm::AsIs;
+        let settling = land_after(settling, asked.look.take_lead(), landing);
+        let is_wider = asked.question != RequestForm::AsIs;
+        let wants_part = is_wider && asked.look.wanted() == Wanted::Range;
         if wants_part && response.status() == StatusCode::OK && asked.again.is_some() {
             let look = &mut asked.look;
-            look.collapsing = Collapsing::Alone;
-            look.stale = None;
+            look.role = LookupRole::Alone;
+            look.round.finding = Finding::Nothing;
             return self.with(asked).ask_otherwise(RequestForm::AsIs);
         }
         Conclusion::Send(self.passed(&asked, response, reason), settling)
@@ -75,13 +82,13 @@ impl Exchange {
         B: Body<Data = Bytes> + Send + 'static,
     {
         let look = &asked.look;
-        let source = match look.failed {
+        let source = match look.failure() {
             Some(kind) => CacheSource::StoreFailed(kind),
             None => CacheSource::Miss,
         };
-        let mut report = Report::forwarded(source, look.forward).reason(reason);
-        report.forward_status = look.forward_status(response.status());
-        let mut response = match look.is_selective() && look.question != RequestForm::AsIs {
+        let mut report = Report::forwarded(source, look.round.forward).reason(reason);
+        report.forward_status = asked.forward_status(response.status());
+        let mut response = match asked.is_wider_than_wanted() {
             true => selected(asked, response),
             false => response.map(CacheBody::inner),
         };
@@ -93,7 +100,7 @@ impl Exchange {
 /// Returns whether the client of a condition, a range or a HEAD is sent the body of a response to a GET
 /// for the whole.
 pub(super) fn wants_body<B>(asked: &ForwardedRequest, response: &Response<B>) -> bool {
-    !asked.look.head_only && !is_not_modified(asked, response)
+    !asked.look.wanted().is_head() && !is_not_modified(asked, response)
 }
 
 fn is_not_modified<B>(asked: &ForwardedRequest, response: &Response<B>) -> bool {
@@ -108,7 +115,7 @@ fn selected<B: Body>(asked: &ForwardedRequest, response: Response<B>) -> Respons
         response::without_content(StatusCode::NOT_MODIFIED, &mut response);
         return response;
     }
-    if !asked.look.head_only {
+    if !asked.look.wanted().is_head() {
         return response.map(CacheBody::inner);
     }
     let bytes = response.body().size_hint().exact();

@@ -2,14 +2,16 @@
 
 use http::{Method, Request, StatusCode};
 
-use super::exchange::{Course, Exchange};
+use super::{
+    exchange::{Course, Exchange},
+    forwarded_request::{ForwardedRequest, RequestForm, RequestLine},
+};
 use crate::cache::{
     config::Config,
-    flight::single_flight::Lead,
     http::revalidation,
     lookup::{
-        asked::{ForwardedRequest, RequestLine},
-        look::{Collapsing, Look, RequestForm},
+        facts::Wanted,
+        look::{Look, LookupRole},
     },
 };
 
@@ -20,11 +22,11 @@ impl Exchange {
             return;
         };
         // A refresh in the background does not belong to the request's record.
-        if asked.look.refreshes {
+        if asked.look.refreshes() {
             self.record = None;
         }
-        if asked.look.failed.is_some() {
-            asked.look.question = RequestForm::AsIs;
+        if asked.look.failure().is_some() {
+            asked.question = RequestForm::AsIs;
             return;
         }
         asked.fields.keep(request.headers());
@@ -47,7 +49,7 @@ impl Exchange {
             return None;
         };
         let mut request = asked.request(&self.config)?;
-        let question = asked.look.question;
+        let question = asked.question;
         asked.pose(question, false, &mut request);
         Some(request)
     }
@@ -64,36 +66,49 @@ impl Look {
     /// A lone HEAD or range is asked for as it is: the whole response would cost the origin more than
     /// the client asked for. Once others wait, it is asked for on behalf of all of them.
     fn next_question(&self, config: &Config, can_repeat: bool) -> RequestForm {
-        let leads_waiters = || self.lead.as_ref().is_some_and(Lead::has_waiters);
-        let is_alone = matches!(self.collapsing, Collapsing::Alone | Collapsing::Filled(_));
-        let is_stored_part = self.wants_part && config.rules.keep_parts;
-        let is_lone_part = self.wants_part && !leads_waiters();
-        if self.precondition || (self.head_only && !leads_waiters()) {
+        let leads = self.leads.as_ref();
+        let leads_waiters = || leads.is_some_and(|leads| leads.lead.has_waiters());
+        let wanted = self.wanted();
+        let is_alone = matches!(self.role, LookupRole::Alone | LookupRole::Filled(_));
+        let is_stored_part = wanted == Wanted::Range && config.rules.keep_parts;
+        let is_lone_part = wanted == Wanted::Range && !leads_waiters();
+        if self.facts.precondition || (wanted.is_head() && !leads_waiters()) {
             RequestForm::AsIs
         } else if self.can_validate() {
             RequestForm::Validate
-        } else if !self.is_selective() {
+        } else if wanted == Wanted::Whole {
             RequestForm::Whole
-        } else if is_alone || is_stored_part || is_lone_part || self.asks.no_store || !can_repeat {
+        } else if is_alone
+            || is_stored_part
+            || is_lone_part
+            || self.facts.asks.no_store
+            || !can_repeat
+        {
             RequestForm::AsIs
         } else {
             RequestForm::Whole
         }
     }
+}
 
+impl ForwardedRequest {
     /// Returns the origin's status where the client may be sent another one.
     pub(super) fn forward_status(&self, status: StatusCode) -> Option<StatusCode> {
         (self.question == RequestForm::Validate).then_some(status)
     }
-}
 
-impl ForwardedRequest {
+    /// Returns whether the handler was asked for the whole response, of which the client wants a part, a
+    /// comparison, or the head.
+    pub(super) fn is_wider_than_wanted(&self) -> bool {
+        self.question != RequestForm::AsIs && self.look.wanted() != Wanted::Whole
+    }
+
     /// Makes the request that the handler is sent, and keeps what is needed for another one.
     fn pose<B>(&mut self, question: RequestForm, can_repeat: bool, request: &mut Request<B>) {
-        self.look.question = question;
+        self.question = question;
         let may_ask_again = match question {
             RequestForm::AsIs => false,
-            RequestForm::Whole => self.look.is_selective(),
+            RequestForm::Whole => self.look.wanted() != Wanted::Whole,
             RequestForm::Validate => true,
         };
         if may_ask_again && can_repeat {
@@ -104,12 +119,12 @@ impl ForwardedRequest {
                 extensions: request.extensions().clone(),
             }));
         }
-        match (question, &self.look.stale) {
+        match (question, self.look.stale()) {
             (RequestForm::AsIs, _) => return,
             (RequestForm::Validate, Some(stale)) => {
                 revalidation::ask(request, &stale.entry.headers);
             }
-            (RequestForm::Whole, _) if !self.look.is_selective() => return,
+            (RequestForm::Whole, _) if self.look.wanted() == Wanted::Whole => return,
             (RequestForm::Validate | RequestForm::Whole, _) => revalidation::want_all(request),
         }
         *request.method_mut() = Method::GET;

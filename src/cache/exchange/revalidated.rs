@@ -8,6 +8,7 @@ use http_body::Body;
 use super::{
     conclusion::Conclusion,
     exchange::{Exchange, wanted},
+    forwarded_request::ForwardedRequest,
     settling::land_after,
 };
 use crate::{
@@ -21,7 +22,6 @@ use crate::{
             storability::{ResponseFields, StorageDecision, judge},
         },
         lookup::{
-            asked::ForwardedRequest,
             look::{Look, Stale},
             reason::Reason,
         },
@@ -56,7 +56,7 @@ impl Exchange {
         let (rules, status) = (&self.config.rules, stale.entry.status);
         let wanted = wanted(look, answer);
         let seen = ResponseFields::of(&dated, rules);
-        let verdict = judge(rules, &look.caller, status, &seen, &wanted, &times);
+        let verdict = judge(rules, &look.facts.caller, status, &seen, &wanted, &times);
         let verdict = verdict.and_then(|verdict| stays(look, stale, verdict));
         let mut entry = StoredResponse {
             headers,
@@ -77,10 +77,10 @@ impl Exchange {
         if verdict.is_err() {
             self.remember(look, Storable::No, times.received_at);
         }
-        let lead = look.lead.take();
+        let lead = look.take_lead();
         let now = self.config.clock.now();
         let report = Report {
-            forward: Some(look.forward),
+            forward: Some(look.round.forward),
             forward_status: Some(answer.status()),
             stored,
             ..Report::hit(CacheSource::Revalidated, entry.freshness.ttl_secs(now))
@@ -109,7 +109,7 @@ impl Exchange {
         if !tags.is_empty() {
             entry.tags = tags;
         }
-        let fence = look.fence?;
+        let fence = look.round.fence?;
         self.config.order.confirm(stale.key.full());
         Some(self.touch(Touch {
             key: stale.key,
@@ -142,7 +142,7 @@ impl Exchange {
 /// Returns what is to be made of an answer that was validated, if it belongs where it stands: for no
 /// fewer callers, and chosen by no other fields than before.
 fn stays(look: &Look, stale: &Stale, verdict: StorageDecision) -> Result<StorageDecision, Reason> {
-    if look.shared == Some(stale.key) && !verdict.shared {
+    if look.facts.keys.shared() == Some(&stale.key) && !verdict.shared {
         Err(Reason::Credential)
     } else if verdict.vary != stale.entry.vary {
         Err(Reason::VaryChanged)

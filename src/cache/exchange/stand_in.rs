@@ -3,7 +3,10 @@
 use bytes::Bytes;
 use http::{Response, StatusCode};
 
-use super::exchange::{Course, Exchange};
+use super::{
+    exchange::{Course, Exchange},
+    forwarded_request::ForwardedRequest,
+};
 use crate::{
     cache::{
         config::Config,
@@ -11,10 +14,7 @@ use crate::{
         fill::replaced::Replaced,
         flight::{single_flight::Landing, storable::Storable},
         http::{cache_status::Report, vary::Selection},
-        lookup::{
-            asked::ForwardedRequest,
-            look::{Look, Stale},
-        },
+        lookup::look::{Look, Stale},
         store::{Found, Lookup},
     },
     core::{
@@ -37,7 +37,7 @@ impl StandIn {
     /// Looks up whether the stale response is still stored.
     pub(crate) fn look_up(&self) -> StoreFuture<Lookup> {
         let config = &self.exchange.config;
-        let Some(stale) = &self.asked.look.stale else {
+        let Some(stale) = self.asked.look.stale() else {
             return StoreFuture::failed(StoreErrorKind::NotFound);
         };
         let fields = self.asked.fields.to_map();
@@ -49,8 +49,8 @@ impl StandIn {
 
     /// Sends the stale response, unless it was replaced or purged while the origin was asked. A store
     /// that fails has the last word that it had.
-    pub(crate) fn conclude(mut self, found: Result<Lookup, StoreError>) -> Option<Response<Bytes>> {
-        let mut stale = self.asked.look.stale.take()?;
+    pub(crate) fn conclude(self, found: Result<Lookup, StoreError>) -> Option<Response<Bytes>> {
+        let mut stale = self.asked.look.stale()?.clone();
         match found.map(|lookup| lookup.found) {
             Ok(Found::Entry { stamp, expired, .. }) if stamp == stale.stamp => {
                 stale.expired = expired;
@@ -73,11 +73,11 @@ impl Exchange {
             return None;
         };
         let lead = match asked.unconfirmed {
-            Some(_) => asked.look.lead.take(),
+            Some(_) => asked.look.take_lead(),
             None => None,
         };
         self.fail(&mut asked.look, "error");
-        let stale = asked.look.stale.as_ref()?;
+        let stale = asked.look.stale()?;
         if asked.unconfirmed.is_some() {
             // A `304` has named another version, which the origin cannot send now.
             Replaced::new(stale).invalidate_before(&self.config, || drop(lead));
@@ -101,7 +101,7 @@ impl Exchange {
         let (look, now) = (&asked.look, self.config.clock.now());
         let mut report = Report::hit(CacheSource::Stale, entry.freshness.ttl_secs(now));
         if status.is_some() {
-            report.forward = Some(look.forward);
+            report.forward = Some(look.round.forward);
             report.forward_status = status;
         }
         let told = self.told(Some(look));
@@ -113,8 +113,8 @@ impl Exchange {
     /// too.
     pub(super) fn fail(&self, look: &mut Look, cause: &'static str) {
         let now = self.config.clock.coarse();
-        let is_last_try = cause != "error" || look.waited.is_some();
-        let landing = match &look.stale {
+        let is_last_try = cause != "error" || look.waited.time().is_some();
+        let landing = match look.stale() {
             Some(stale) => {
                 self.config.backoffs.failed(stale.key.full(), now);
                 Landing::Failed
@@ -125,12 +125,12 @@ impl Exchange {
             }
             None => Landing::Abandoned,
         };
-        if look.refreshes {
+        if look.refreshes() {
             self.config.audit.tell(|| AuditEvent::CacheRefreshFailed {
                 cause: cause.into(),
             });
         }
-        if let Some(lead) = look.lead.take() {
+        if let Some(lead) = look.take_lead() {
             lead.land(landing);
         }
     }
@@ -153,7 +153,7 @@ impl Exchange {
     /// Returns the stale response that a refresh in the background is for.
     pub(crate) fn refreshed(&self) -> Option<Stale> {
         match &self.course {
-            Course::Look(asked) => asked.look.stale.clone(),
+            Course::Look(asked) => asked.look.stale().cloned(),
             Course::Pass(..) | Course::Change(_) => None,
         }
     }

@@ -6,7 +6,10 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use http_body::Body;
 
-use super::exchange::{Exchange, wanted};
+use super::{
+    exchange::{Exchange, wanted},
+    forwarded_request::{ForwardedRequest, RequestForm},
+};
 use crate::{
     cache::{
         entry::{
@@ -24,11 +27,7 @@ use crate::{
             storability::{RequestCaller, ResponseFields, StorageDecision, judge},
             vary::Selection,
         },
-        lookup::{
-            asked::ForwardedRequest,
-            look::{Look, RequestForm},
-            reason::Reason,
-        },
+        lookup::{facts::Wanted, look::Look, reason::Reason},
         store::Fence,
         tags::{self, CacheTags},
     },
@@ -48,14 +47,14 @@ impl Exchange {
         B: Body<Data = Bytes> + Send + 'static,
     {
         let look = &asked.look;
-        if look.failed.is_some() {
+        if look.failure().is_some() {
             return Err(Some(Reason::Store));
         }
-        let is_head = look.head_only && look.question == RequestForm::AsIs;
-        let Some(fence) = look.fence.filter(|_| !is_head) else {
+        let is_head = look.wanted().is_head() && asked.question == RequestForm::AsIs;
+        let Some(fence) = look.round.fence.filter(|_| !is_head) else {
             return Err(None);
         };
-        if look.asks.no_store {
+        if look.facts.asks.no_store {
             return Err(Some(Reason::RequestDirective));
         }
         let rules = &self.config.rules;
@@ -67,7 +66,7 @@ impl Exchange {
             None => response.status(),
         };
         let wanted = wanted(look, response);
-        let verdict = judge(rules, &look.caller, status, seen, &wanted, times)?;
+        let verdict = judge(rules, &look.facts.caller, status, seen, &wanted, times)?;
         expected_bytes = place.map_or(expected_bytes, |place| Some(place.len() as u64));
         if expected_bytes.is_some_and(|bytes| bytes > rules.body_bytes_max) {
             return Err(Some(Reason::TooLarge));
@@ -83,7 +82,7 @@ impl Exchange {
                 && expected_bytes.is_none_or(|bytes| bytes >= packer.bytes_min)
                 && packing::may_be_packed(response.headers())
         });
-        let part = look.part.as_ref().filter(|_| place.is_some());
+        let part = look.round.part.as_ref().filter(|_| place.is_some());
         fill.part = part.map(|part| Arc::clone(&part.entry));
         Ok(fill)
     }
@@ -99,7 +98,8 @@ impl Exchange {
             return Ok(None);
         }
         // Nothing that is complete goes for a part of it.
-        if !self.config.rules.keep_parts || !look.wants_part || look.stale.is_some() {
+        if !self.config.rules.keep_parts || look.wanted() != Wanted::Range || look.stale().is_some()
+        {
             return Err(Reason::Partial);
         }
         ContentRange::of(response.headers(), len).map(Some)
@@ -113,11 +113,11 @@ impl Exchange {
         response: &Response<B>,
         times: &Times<'_>,
     ) -> Result<FillHead, Option<Reason>> {
-        let look = &asked.look;
-        let (key, partition) = match (&look.caller, verdict.shared) {
-            (RequestCaller::Known { digest, .. }, false) => (look.own, Partition::Own(digest)),
+        let (facts, keys) = (&asked.look.facts, &asked.look.facts.keys);
+        let (key, partition) = match (&facts.caller, verdict.shared) {
+            (RequestCaller::Known { digest, .. }, false) => (keys.own(), Partition::Own(digest)),
             (_, true) | (RequestCaller::Anonymous | RequestCaller::Unvouched, false) => {
-                (look.shared, Partition::Shared)
+                (keys.shared(), Partition::Shared)
             }
         };
         let config = &self.config;
@@ -126,7 +126,7 @@ impl Exchange {
             false => asked.fields.to_map(),
         };
         let variant = Selection::new(&fields, config.keys.variants()).variant(&verdict.vary);
-        let key = key.ok_or(None::<Reason>)?;
+        let key = *key.ok_or(None::<Reason>)?;
         Ok(FillHead {
             key,
             fence,

@@ -25,7 +25,7 @@ use crate::{
         store::{Lookup, PurgeMode, PurgeTarget},
     },
     core::{
-        error::{BoxError, StoreError, StoreErrorKind},
+        error::{BoxError, StoreError},
         record::CacheSource,
         store_api::store_future::StoreFuture,
     },
@@ -76,12 +76,9 @@ impl PostFill {
     /// Asks the store for a fence that is later than the purge that the answer itself has brought.
     pub(crate) fn ask(&self) -> StoreFuture<Lookup> {
         let (config, asked) = (&self.exchange.config, &self.as_got.asked);
-        let Some(key) = asked.look.key() else {
-            return StoreFuture::failed(StoreErrorKind::NotFound);
-        };
         let fields = asked.fields.to_map();
         let selection = Selection::new(&fields, config.keys.variants());
-        let answer = config.store.get(key, &selection);
+        let answer = config.store.get(asked.look.key(), &selection);
         let answer = config.deadline.bound(answer);
         config.watch.over(answer, || None)
     }
@@ -104,7 +101,7 @@ impl PostFill {
                 Err(Some(Reason::Purged))
             }
             Ok(lookup) => {
-                asked.look.fence = Some(lookup.fence);
+                asked.look.round.fence = Some(lookup.fence);
                 let seen = ResponseFields::of(response.headers(), &exchange.config.rules);
                 exchange.filling(&asked, &response, &seen, &exchange.times(&asked.look))
             }

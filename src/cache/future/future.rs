@@ -15,9 +15,10 @@ use pin_project_lite::pin_project;
 use tower::Service;
 
 use super::{
-    state::{HeldCall, ONE_END, ResponseState, ResponseStateProj},
+    state::{HandlerCall, HeldCall, ResponseState, ResponseStateProj},
     transition::{
-        called, called_again, has_read, looked_up, read, resumed, settled, stood_in, streamed,
+        called, called_again, has_read, kept, looked_up, resumed, serve_and_refresh, settled,
+        stood_in,
     },
 };
 use crate::{
@@ -25,8 +26,9 @@ use crate::{
         exchange::exchange::Exchange,
         fill::body::CacheBody,
         lookup::{served::ServedResponse, step::LookupWait},
+        store::Lease,
     },
-    core::error::BoxError,
+    core::{error::BoxError, store_api::store_future::StoreFuture},
 };
 
 pin_project! {
@@ -38,9 +40,6 @@ pin_project! {
     {
         #[pin]
         state: ResponseState<S, S::Future, S::Error, ReqBody, ResBody>,
-        exchange: Option<Exchange>,
-        // Present once the handler is called, if it may have to be called again.
-        service: Option<Box<S>>,
     }
 }
 
@@ -55,37 +54,51 @@ where
         ready: S,
         request: Request<ReqBody>,
     ) -> Self {
+        let held = HeldCall::ready(exchange, ready, request);
         Self {
-            state: ResponseState::Waiting {
-                waiting,
-                held: HeldCall {
-                    ready: Some(ready),
-                    request: Some(request),
-                },
-            },
-            exchange: Some(exchange),
-            service: None,
+            state: ResponseState::waiting(waiting, held),
         }
     }
 
+    /// `service` is present if the handler may have to be called again.
+    #[inline(always)]
     pub(crate) fn calling(
         exchange: Exchange,
         response: S::Future,
         service: Option<Box<S>>,
     ) -> Self {
         Self {
-            state: ResponseState::Calling { response },
-            exchange: Some(exchange),
-            service,
+            state: ResponseState::calling(response, HandlerCall { exchange, service }),
         }
     }
 
     #[inline(always)]
-    pub(crate) fn answered(shown: ServedResponse) -> Self {
+    pub(crate) fn served(served: ServedResponse) -> Self {
         Self {
-            state: ResponseState::answered(shown),
-            exchange: None,
-            service: None,
+            state: ResponseState::served(served),
+        }
+    }
+}
+
+impl<S, ReqBody, ResBody> ResponseFuture<S, ReqBody, ResBody>
+where
+    S: Service<Request<ReqBody>, Response = Response<ResBody>> + Send + 'static,
+    S::Future: Send + 'static,
+    ReqBody: Send + 'static,
+    ResBody: Body<Data = Bytes> + Send + 'static,
+    ResBody::Error: Into<BoxError> + Send,
+{
+    /// Sends a stale response, and refreshes it in the background.
+    pub(crate) fn refreshing(
+        exchange: Exchange,
+        stale: Response<Bytes>,
+        leased: Option<StoreFuture<Lease>>,
+        ready: S,
+        request: Request<ReqBody>,
+    ) -> Self {
+        let held = HeldCall::ready(exchange, ready, request);
+        Self {
+            state: serve_and_refresh(stale, leased, held),
         }
     }
 }
@@ -105,56 +118,32 @@ where
         let mut this = self.project();
         loop {
             let turned = match this.state.as_mut().project() {
-                ResponseStateProj::Waiting { waiting, held } => {
-                    let event = ready!(waiting.poll(cx));
-                    match resumed(event, waiting, held, this.exchange, this.service) {
-                        None => continue,
-                        Some(next) => Continue(next),
-                    }
+                ResponseStateProj::Waiting { waiting } => {
+                    waiting.poll_then(cx, |event, held, _| Continue(resumed(event, held)))
                 }
-                ResponseStateProj::Calling { response } => {
-                    called(ready!(response.poll(cx)), this.exchange, cx)
-                }
-                ResponseStateProj::Readying { request } => {
-                    let service = this.service.as_mut().expect(ONE_END);
-                    let ready = ready!(service.poll_ready(cx));
-                    called_again(ready, &mut **service, request, this.exchange)
-                }
-                ResponseStateProj::LookingUp { found, response } => {
-                    let found = ready!(Pin::new(found).poll(cx));
-                    looked_up(found, response, this.exchange, cx)
-                }
-                ResponseStateProj::Reading { body, wait, until } => {
-                    ready!(read(body.as_mut(), until, cx));
-                    Continue(has_read(this.exchange, wait.take()))
-                }
-                ResponseStateProj::StandingIn { found, rest } => {
-                    let found = ready!(Pin::new(found).poll(cx));
-                    let (stand_in, failure) = rest.take().expect(ONE_END);
-                    stood_in(found, *stand_in, failure)
-                }
-                ResponseStateProj::Settling { settling, response } => {
-                    // A store that failed keeps what it has until that is stale.
-                    let _ = ready!(Pin::new(&mut settling.settled).poll(cx));
-                    settled(settling.keep.take(), response.take().expect(ONE_END))
-                }
-                ResponseStateProj::Keeping { fence, rest } => {
-                    let fence = ready!(Pin::new(fence).poll(cx));
-                    let (keep, response) = rest.take().expect(ONE_END);
-                    Break(Ok(keep.conclude(fence, response, cx)))
-                }
+                ResponseStateProj::Calling { response } => response.poll_then(cx, called),
+                ResponseStateProj::Readying { ready } => ready.poll_then(cx, called_again),
+                ResponseStateProj::LookingUp { found } => found.poll_then(cx, looked_up),
+                ResponseStateProj::Reading { read } => read.poll_then(cx, has_read),
+                ResponseStateProj::StandingIn { found } => found.poll_then(cx, stood_in),
+                ResponseStateProj::Settling { settled: write } => write.poll_then(cx, settled),
+                ResponseStateProj::Keeping { fence } => fence.poll_then(cx, kept),
                 ResponseStateProj::Whole { whole } => {
-                    let whole = whole.take().expect(ONE_END);
+                    let whole = ready!(Pin::new(whole).poll(cx));
                     // Returned at once: a response is large, and is not moved where nothing follows.
                     return Poll::Ready(Ok(whole.into_response(CacheBody::stored)));
                 }
-                ResponseStateProj::Streamed { response } => Break(Ok(streamed(response))),
+                ResponseStateProj::Streamed { response } => {
+                    let response = ready!(Pin::new(response).poll(cx));
+                    let response = response.map(|(reader, wait)| CacheBody::streamed(reader, wait));
+                    return Poll::Ready(Ok(response));
+                }
                 ResponseStateProj::Answered { response } => {
-                    let response = response.take().expect(ONE_END);
-                    Break(Ok(response.map(CacheBody::stored)))
+                    let response = ready!(Pin::new(response).poll(cx));
+                    return Poll::Ready(Ok(response.map(CacheBody::stored)));
                 }
             };
-            match turned {
+            match ready!(turned) {
                 Continue(next) => this.state.set(next),
                 Break(end) => return Poll::Ready(end),
             }

@@ -1,5 +1,8 @@
 //! The future of a response.
 
+mod carry;
 pub(super) mod future;
+mod reading;
+mod readying;
 mod state;
 mod transition;

@@ -1,34 +1,31 @@
 //! The states of the future of a response.
 
-use std::pin::Pin;
+use std::future::{Ready, ready};
 
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
 use pin_project_lite::pin_project;
 
+use super::{carry::Carry, reading::Reading, readying::Readying};
 use crate::{
     cache::{
-        config::Config,
-        exchange::{
-            settling::{PostFill, Settling},
-            stand_in::StandIn,
-        },
+        exchange::{exchange::Exchange, settling::PostFill, stand_in::StandIn},
         fill::{body::CacheBody, relay::RelayReader},
         flight::single_flight::Wait,
         lookup::{served::ServedResponse, shown::Whole, step::LookupWait},
         store::Lookup,
     },
-    core::{runtime::Task, store_api::store_future::StoreFuture},
+    core::store_api::store_future::StoreFuture,
 };
 
 pin_project! {
-    // Waiting  => Waiting | Calling | Answered | Whole
-    // Calling  => Settling | Reading | Readying | LookingUp | StandingIn | Answered | done
+    // Waiting  => Waiting | Calling | Readying | Answered | Whole | Streamed
+    // Calling  => Settling | Reading | Readying | LookingUp | StandingIn | done
     // LookingUp => as Calling
-    // Readying => Calling | done
+    // Readying => Calling | StandingIn | done
     // Reading  => Waiting
-    // StandingIn => done
+    // StandingIn => Answered | done
     // Settling => Keeping | done
     // Keeping  => done
     // Answered, Whole, Streamed => done
@@ -37,67 +34,74 @@ pin_project! {
     where
         ResBody: Body,
     {
-        Waiting { waiting: LookupWait, held: HeldCall<S, ReqBody> },
-        Calling { #[pin] response: SFut },
+        Waiting { #[pin] waiting: Carry<LookupWait, HeldCall<S, ReqBody>> },
+        Calling { #[pin] response: Carry<SFut, HandlerCall<S>> },
         // The handler is called again.
-        Readying { request: Option<Request<ReqBody>> },
+        Readying { #[pin] ready: Carry<Readying<S, ReqBody>, Exchange> },
         // The store is asked for what the response may invalidate.
-        LookingUp { found: StoreFuture<Lookup>, response: Option<Response<ResBody>> },
+        LookingUp { #[pin] found: Carry<StoreFuture<Lookup>, (HandlerCall<S>, Response<ResBody>)> },
         // The body is read into the store, from where the client is answered.
-        Reading {
-            body: Pin<Box<CacheBody<ResBody>>>,
-            wait: Option<Wait>,
-            until: Option<Task>,
-        },
-        // The origin failed: a stale response stands in, if the store still has it.
+        Reading { #[pin] read: Carry<Reading<ResBody>, (Exchange, Box<S>, Wait)> },
+        // The origin failed: a stale response stands in, if the store still has it. Otherwise the
+        // failure is sent.
         StandingIn {
-            found: StoreFuture<Lookup>,
-            // The stale response, and the failure that is sent without it.
-            rest: Option<(Box<StandIn>, Result<Response<CacheBody<ResBody>>, E>)>,
+            #[pin]
+            found: Carry<StoreFuture<Lookup>, (Box<StandIn>, Result<Response<CacheBody<ResBody>>, E>)>,
         },
         // The response waits until what it invalidates is gone.
-        Settling { settling: Settling, response: Option<Response<CacheBody<ResBody>>> },
+        Settling {
+            #[pin]
+            settled: Carry<StoreFuture<()>, (Option<Box<PostFill>>, Response<CacheBody<ResBody>>)>,
+        },
         // The response waits until it may be stored.
         Keeping {
-            fence: StoreFuture<Lookup>,
-            rest: Option<(Box<PostFill>, Response<CacheBody<ResBody>>)>,
+            #[pin]
+            fence: Carry<StoreFuture<Lookup>, (Box<PostFill>, Response<CacheBody<ResBody>>)>,
         },
-        Answered { response: Option<Response<Bytes>> },
-        Whole { whole: Option<Whole> },
+        Answered { response: Ready<Response<Bytes>> },
+        Whole { whole: Ready<Whole> },
         // The body of another request's response, while that is being stored.
-        Streamed { response: Option<Box<Response<(RelayReader, Wait)>>> },
+        Streamed { response: Ready<Box<Response<(RelayReader, Wait)>>> },
     }
 }
 
 impl<S, SFut, E, ReqBody, ResBody: Body> ResponseState<S, SFut, E, ReqBody, ResBody> {
     #[inline(always)]
-    pub(super) fn answered(shown: ServedResponse) -> Self {
-        match shown {
-            ServedResponse::Whole(whole) => Self::Whole { whole: Some(whole) },
+    pub(super) fn served(served: ServedResponse) -> Self {
+        match served {
+            ServedResponse::Whole(whole) => Self::Whole {
+                whole: ready(whole),
+            },
             ServedResponse::Made(response) => Self::made(response),
             ServedResponse::Streamed(response) => Self::Streamed {
-                response: Some(response),
+                response: ready(response),
             },
         }
     }
 
+    #[inline(always)]
     pub(super) fn made(response: Response<Bytes>) -> Self {
         Self::Answered {
-            response: Some(response),
+            response: ready(response),
         }
     }
 
-    pub(super) fn readying(request: Request<ReqBody>) -> Self {
+    pub(super) fn waiting(waiting: LookupWait, held: HeldCall<S, ReqBody>) -> Self {
+        Self::Waiting {
+            waiting: Carry::new(waiting, held),
+        }
+    }
+
+    #[inline(always)]
+    pub(super) fn calling(response: SFut, call: HandlerCall<S>) -> Self {
+        Self::Calling {
+            response: Carry::new(response, call),
+        }
+    }
+
+    pub(super) fn readying(service: Box<S>, exchange: Exchange, request: Request<ReqBody>) -> Self {
         Self::Readying {
-            request: Some(request),
-        }
-    }
-
-    pub(super) fn reading(config: &Config, body: CacheBody<ResBody>, wait: Wait) -> Self {
-        Self::Reading {
-            body: Box::pin(body),
-            wait: Some(wait),
-            until: config.sleep(config.wait_at_most),
+            ready: Carry::new(Readying::new(service, request), exchange),
         }
     }
 
@@ -106,17 +110,49 @@ impl<S, SFut, E, ReqBody, ResBody: Body> ResponseState<S, SFut, E, ReqBody, ResB
         failure: Result<Response<CacheBody<ResBody>>, E>,
     ) -> Self {
         Self::StandingIn {
-            found: stand_in.look_up(),
-            rest: Some((Box::new(stand_in), failure)),
+            found: Carry::new(stand_in.look_up(), (Box::new(stand_in), failure)),
         }
     }
 }
 
-/// The call of the handler that a request waits with.
+/// A call of the handler that a request waits with.
 pub(super) struct HeldCall<S, ReqBody> {
-    /// The service that was polled ready. Once it has been called, there is none.
-    pub(super) ready: Option<S>,
-    pub(super) request: Option<Request<ReqBody>>,
+    pub(super) exchange: Exchange,
+    pub(super) service: HeldService<S>,
+    pub(super) request: Request<ReqBody>,
 }
 
-pub(super) const ONE_END: &str = "a future is polled until it is ready, and no further";
+/// The service that a request waits with.
+pub(super) enum HeldService<S> {
+    /// It was polled ready.
+    Ready(S),
+    /// It has been called, and is to be polled ready again.
+    Called(Box<S>),
+}
+
+/// A call of the handler.
+pub(super) struct HandlerCall<S> {
+    pub(super) exchange: Exchange,
+    /// Present if the handler may have to be called again.
+    pub(super) service: Option<Box<S>>,
+}
+
+impl<S, ReqBody> HeldCall<S, ReqBody> {
+    /// Waits with a service that was polled ready.
+    pub(super) fn ready(exchange: Exchange, service: S, request: Request<ReqBody>) -> Self {
+        Self {
+            exchange,
+            service: HeldService::Ready(service),
+            request,
+        }
+    }
+}
+
+impl<S> HeldService<S> {
+    pub(super) fn into_inner(self) -> S {
+        match self {
+            Self::Ready(service) => service,
+            Self::Called(service) => *service,
+        }
+    }
+}

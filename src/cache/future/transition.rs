@@ -2,8 +2,7 @@
 
 use std::{
     ops::ControlFlow::{self, Break, Continue},
-    pin::Pin,
-    task::{Context, Poll},
+    task::Context,
 };
 
 use bytes::Bytes;
@@ -11,23 +10,30 @@ use http::{Request, Response};
 use http_body::Body;
 use tower::Service;
 
-use super::state::{HeldCall, ONE_END, ResponseState};
+use super::{
+    carry::Carry,
+    reading::Reading,
+    state::{HandlerCall, HeldCall, HeldService, ResponseState},
+};
 use crate::{
     cache::{
         exchange::{
-            conclusion::Conclusion, exchange::Exchange, settling::PostFill, stand_in::StandIn,
+            conclusion::Conclusion,
+            exchange::Exchange,
+            settling::{PostFill, Settling},
+            stand_in::StandIn,
         },
-        fill::{body::CacheBody, relay::RelayReader},
+        fill::body::CacheBody,
         flight::single_flight::Wait,
         lookup::{
             refresh::refresh,
             step::{LookupEvent, LookupOutcome, LookupWait},
         },
-        store::Lookup,
+        store::{Lease, Lookup},
     },
     core::{
         error::{BoxError, StoreError},
-        runtime::Task,
+        store_api::store_future::StoreFuture,
     },
 };
 
@@ -37,11 +43,85 @@ pub(super) type Turned<S, SFut, E, ReqBody, ResBody> = ControlFlow<
     ResponseState<S, SFut, E, ReqBody, ResBody>,
 >;
 
+/// The next state of a request of a service.
+type NextState<S, ReqBody, ResBody> = ResponseState<
+    S,
+    <S as Service<Request<ReqBody>>>::Future,
+    <S as Service<Request<ReqBody>>>::Error,
+    ReqBody,
+    ResBody,
+>;
+
+/// Goes on after a wait.
+pub(super) fn resumed<S, ReqBody, ResBody>(
+    event: LookupEvent,
+    mut held: HeldCall<S, ReqBody>,
+) -> NextState<S, ReqBody, ResBody>
+where
+    S: Service<Request<ReqBody>, Response = Response<ResBody>> + Send + 'static,
+    S::Future: Send + 'static,
+    ReqBody: Send + 'static,
+    ResBody: Body<Data = Bytes> + Send + 'static,
+    ResBody::Error: Into<BoxError> + Send,
+{
+    let Some(mut search) = held.exchange.search() else {
+        return call_held(held);
+    };
+    match search.go_on(Some(event), &mut held.request) {
+        LookupOutcome::Answer(answer) => ResponseState::served(search.show(answer, &held.request)),
+        LookupOutcome::Wait(waiting) => ResponseState::waiting(waiting, held),
+        LookupOutcome::Call => call_held(held),
+        LookupOutcome::ServeAndRefresh(stale, leased) => serve_and_refresh(*stale, leased, held),
+    }
+}
+
+/// Calls the handler for a request that has waited.
+fn call_held<S, ReqBody, ResBody>(held: HeldCall<S, ReqBody>) -> NextState<S, ReqBody, ResBody>
+where
+    S: Service<Request<ReqBody>, Response = Response<ResBody>>,
+    ReqBody: 'static,
+    ResBody: Body,
+{
+    let HeldCall {
+        mut exchange,
+        service,
+        mut request,
+    } = held;
+    exchange.prepare(&mut request);
+    match service {
+        HeldService::Ready(service) => {
+            let mut service = Box::new(service);
+            let response = service.call(request);
+            let service = Some(service);
+            ResponseState::calling(response, HandlerCall { exchange, service })
+        }
+        HeldService::Called(service) => ResponseState::readying(service, exchange, request),
+    }
+}
+
+/// Sends a stale response, and refreshes it in the background.
+pub(super) fn serve_and_refresh<S, ReqBody, ResBody>(
+    stale: Response<Bytes>,
+    leased: Option<StoreFuture<Lease>>,
+    held: HeldCall<S, ReqBody>,
+) -> NextState<S, ReqBody, ResBody>
+where
+    S: Service<Request<ReqBody>, Response = Response<ResBody>> + Send + 'static,
+    S::Future: Send + 'static,
+    ReqBody: Send + 'static,
+    ResBody: Body<Data = Bytes> + Send + 'static,
+    ResBody::Error: Into<BoxError> + Send,
+{
+    let service = held.service.into_inner();
+    refresh(held.exchange, leased, service, held.request);
+    ResponseState::made(stale)
+}
+
 /// Takes the end of a call of the handler.
 #[inline(always)]
 pub(super) fn called<S, SFut, E, ReqBody, ResBody>(
     response: Result<Response<ResBody>, E>,
-    exchange: &mut Option<Exchange>,
+    call: HandlerCall<S>,
     cx: &mut Context<'_>,
 ) -> Turned<S, SFut, E, ReqBody, ResBody>
 where
@@ -50,20 +130,17 @@ where
     ResBody::Error: Into<BoxError> + Send,
 {
     match response {
-        Ok(response) => {
-            let own = exchange.take().expect(ONE_END);
-            concluded(own.conclude(response, cx), exchange)
-        }
-        Err(error) => failed(error, exchange),
+        Ok(response) => concluded(call.exchange.conclude(response, cx), call.service),
+        Err(error) => failed(error, call.exchange),
     }
 }
 
 /// Takes an error of the handler: a stale response may stand in.
 fn failed<S, SFut, E, ReqBody, ResBody: Body>(
     error: E,
-    exchange: &mut Option<Exchange>,
+    exchange: Exchange,
 ) -> Turned<S, SFut, E, ReqBody, ResBody> {
-    match exchange.take().expect(ONE_END).rescue() {
+    match exchange.rescue() {
         None => Break(Err(error)),
         Some(stand_in) => Continue(ResponseState::standing_in(stand_in, Err(error))),
     }
@@ -71,10 +148,9 @@ fn failed<S, SFut, E, ReqBody, ResBody: Body>(
 
 /// Calls the handler again, unless it has failed.
 pub(super) fn called_again<S, ReqBody, ResBody>(
-    ready: Result<(), S::Error>,
-    service: &mut S,
-    request: &mut Option<Request<ReqBody>>,
-    exchange: &mut Option<Exchange>,
+    ready: Result<(Box<S>, Request<ReqBody>), S::Error>,
+    exchange: Exchange,
+    _: &mut Context<'_>,
 ) -> Turned<S, S::Future, S::Error, ReqBody, ResBody>
 where
     S: Service<Request<ReqBody>, Response = Response<ResBody>>,
@@ -82,9 +158,11 @@ where
 {
     match ready {
         Err(error) => failed(error, exchange),
-        Ok(()) => {
-            let response = service.call(request.take().expect(ONE_END));
-            Continue(ResponseState::Calling { response })
+        Ok((mut service, request)) => {
+            let response = service.call(request);
+            let service = Some(service);
+            let call = HandlerCall { exchange, service };
+            Continue(ResponseState::calling(response, call))
         }
     }
 }
@@ -92,8 +170,7 @@ where
 /// Takes the stored response that the handler's one may invalidate.
 pub(super) fn looked_up<S, SFut, E, ReqBody, ResBody>(
     found: Result<Lookup, StoreError>,
-    response: &mut Option<Response<ResBody>>,
-    exchange: &mut Option<Exchange>,
+    (call, response): (HandlerCall<S>, Response<ResBody>),
     cx: &mut Context<'_>,
 ) -> Turned<S, SFut, E, ReqBody, ResBody>
 where
@@ -101,16 +178,15 @@ where
     ResBody: Body<Data = Bytes> + Send + 'static,
     ResBody::Error: Into<BoxError> + Send,
 {
-    let own = exchange.take().expect(ONE_END);
-    let response = response.take().expect(ONE_END);
-    concluded(own.conclude_after(found, response, cx), exchange)
+    let conclusion = call.exchange.conclude_after(found, response, cx);
+    concluded(conclusion, call.service)
 }
 
 /// Sends the stale response, or the failure if the store no longer has it.
 pub(super) fn stood_in<S, SFut, E, ReqBody, ResBody: Body>(
     found: Result<Lookup, StoreError>,
-    stand_in: StandIn,
-    failure: Result<Response<CacheBody<ResBody>>, E>,
+    (stand_in, failure): (Box<StandIn>, Result<Response<CacheBody<ResBody>>, E>),
+    _: &mut Context<'_>,
 ) -> Turned<S, SFut, E, ReqBody, ResBody> {
     match stand_in.conclude(found) {
         None => Break(failure),
@@ -120,122 +196,77 @@ pub(super) fn stood_in<S, SFut, E, ReqBody, ResBody: Body>(
 
 /// Goes on once a body is read into the store: the client is answered from there.
 pub(super) fn has_read<S, SFut, E, ReqBody: 'static, ResBody: Body>(
-    exchange: &mut Option<Exchange>,
-    wait: Option<Wait>,
-) -> ResponseState<S, SFut, E, ReqBody, ResBody> {
-    let exchange = exchange.as_mut().expect(ONE_END);
+    (): (),
+    (exchange, service, wait): (Exchange, Box<S>, Wait),
+    _: &mut Context<'_>,
+) -> Turned<S, SFut, E, ReqBody, ResBody> {
     let config = &exchange.config;
     let deadline = config.sleep(config.wait_at_most);
-    ResponseState::Waiting {
-        waiting: LookupWait::Flight(wait.expect(ONE_END), deadline),
-        held: HeldCall {
-            ready: None,
-            request: exchange.client_request(),
-        },
-    }
+    let held = HeldCall {
+        request: exchange.client_request().expect(IS_KEPT),
+        service: HeldService::Called(service),
+        exchange,
+    };
+    let waiting = LookupWait::Flight(wait, deadline);
+    Continue(ResponseState::waiting(waiting, held))
 }
 
-/// Goes on once the store has taken note of a response.
+/// Goes on once the store has taken note of a response. If it failed, it keeps what it has until that
+/// is stale.
 pub(super) fn settled<S, SFut, E, ReqBody, ResBody: Body>(
-    keep: Option<Box<PostFill>>,
-    response: Response<CacheBody<ResBody>>,
+    _: Result<(), StoreError>,
+    (keep, response): (Option<Box<PostFill>>, Response<CacheBody<ResBody>>),
+    _: &mut Context<'_>,
 ) -> Turned<S, SFut, E, ReqBody, ResBody> {
     match keep {
         None => Break(Ok(response)),
         Some(keep) => Continue(ResponseState::Keeping {
-            fence: keep.ask(),
-            rest: Some((keep, response)),
+            fence: Carry::new(keep.ask(), (keep, response)),
         }),
     }
 }
 
-/// The next state of a request after a wait, unless it waits further.
-type Resumed<S, ReqBody, ResBody> = Option<
-    ResponseState<
-        S,
-        <S as Service<Request<ReqBody>>>::Future,
-        <S as Service<Request<ReqBody>>>::Error,
-        ReqBody,
-        ResBody,
-    >,
->;
-
-/// Goes on after a wait. Returns nothing if the request waits further.
-pub(super) fn resumed<S, ReqBody, ResBody>(
-    event: LookupEvent,
-    waiting: &mut LookupWait,
-    held: &mut HeldCall<S, ReqBody>,
-    exchange: &mut Option<Exchange>,
-    service: &mut Option<Box<S>>,
-) -> Resumed<S, ReqBody, ResBody>
+/// Sends a response that is stored if the store's reply permits it.
+pub(super) fn kept<S, SFut, E, ReqBody, ResBody>(
+    fence: Result<Lookup, StoreError>,
+    (keep, response): (Box<PostFill>, Response<CacheBody<ResBody>>),
+    cx: &mut Context<'_>,
+) -> Turned<S, SFut, E, ReqBody, ResBody>
 where
-    S: Service<Request<ReqBody>, Response = Response<ResBody>> + Send + 'static,
-    S::Future: Send + 'static,
-    ReqBody: Send + 'static,
     ResBody: Body<Data = Bytes> + Send + 'static,
     ResBody::Error: Into<BoxError> + Send,
 {
-    let HeldCall { ready, request } = held;
-    let asked = request.as_mut().expect(ONE_END);
-    let waiter = exchange.as_mut().expect(ONE_END);
-    let mut search = waiter
-        .search()
-        .expect("only a request that is looked up waits");
-    match search.go_on(Some(event), asked) {
-        LookupOutcome::Wait(further) => {
-            *waiting = further;
-            None
-        }
-        LookupOutcome::Answer(answer) => Some(ResponseState::answered(search.show(answer, asked))),
-        LookupOutcome::Call => {
-            waiter.prepare(asked);
-            let request = request.take().expect(ONE_END);
-            match ready.take() {
-                Some(ready) => Some(ResponseState::Calling {
-                    response: service.insert(Box::new(ready)).call(request),
-                }),
-                None => Some(ResponseState::readying(request)),
-            }
-        }
-        LookupOutcome::ServeAndRefresh(stale, leased) => {
-            let exchange = exchange.take().expect(ONE_END);
-            let ready = ready
-                .take()
-                .or_else(|| service.take().map(|service| *service));
-            let (service, request) = (ready.expect(ONE_END), request.take().expect(ONE_END));
-            refresh(exchange, leased, service, request);
-            Some(ResponseState::made(*stale))
-        }
-    }
+    Break(Ok(keep.conclude(fence, response, cx)))
 }
 
 /// Returns what follows from a conclusion.
 #[inline(always)]
 fn concluded<S, SFut, E, ReqBody: 'static, ResBody: Body>(
     conclusion: Conclusion<ResBody>,
-    exchange: &mut Option<Exchange>,
+    service: Option<Box<S>>,
 ) -> Turned<S, SFut, E, ReqBody, ResBody> {
     match conclusion {
         Conclusion::Send(response, None) => Break(Ok(response)),
-        Conclusion::Send(response, Some(settling)) => Continue(ResponseState::Settling {
-            settling,
-            response: Some(response),
-        }),
-        Conclusion::Read(own, body, wait) => {
-            let next = ResponseState::reading(&own.config, body, wait);
-            *exchange = Some(own);
-            Continue(next)
+        Conclusion::Send(response, Some(Settling { settled, keep })) => {
+            let settled = Carry::new(settled, (keep, response));
+            Continue(ResponseState::Settling { settled })
         }
-        Conclusion::AskAgain(mut own) => {
-            let request = own.ask_again();
-            *exchange = Some(own);
-            Continue(ResponseState::Readying { request })
+        Conclusion::Read(exchange, body, wait) => {
+            let reading = Reading::new(&exchange.config, body);
+            let service = service.expect(IS_KEPT);
+            Continue(ResponseState::Reading {
+                read: Carry::new(reading, (exchange, service, wait)),
+            })
         }
-        Conclusion::LookUp(own, response, found) => {
-            *exchange = Some(own);
+        Conclusion::AskAgain(mut exchange) => {
+            let request = exchange.ask_again().expect(IS_KEPT);
+            let service = service.expect(IS_KEPT);
+            Continue(ResponseState::readying(service, exchange, request))
+        }
+        Conclusion::LookUp(exchange, response, found) => {
+            let call = HandlerCall { exchange, service };
             Continue(ResponseState::LookingUp {
-                found,
-                response: Some(response),
+                found: Carry::new(found, (call, response)),
             })
         }
         Conclusion::StandIn(stand_in, response) => {
@@ -244,35 +275,5 @@ fn concluded<S, SFut, E, ReqBody: 'static, ResBody: Body>(
     }
 }
 
-/// Reads a body while it is being stored, or for as long as others would wait for it.
-pub(super) fn read<B>(
-    mut body: Pin<&mut CacheBody<B>>,
-    deadline: &mut Option<Task>,
-    cx: &mut Context<'_>,
-) -> Poll<()>
-where
-    B: Body<Data = Bytes>,
-    B::Error: Into<BoxError>,
-{
-    while body.is_filling() {
-        match body.as_mut().poll_frame(cx) {
-            Poll::Ready(Some(Ok(_))) => {}
-            Poll::Ready(Some(Err(_)) | None) => return Poll::Ready(()),
-            Poll::Pending => {
-                return match deadline {
-                    Some(deadline) => deadline.as_mut().poll(cx),
-                    None => Poll::Pending,
-                };
-            }
-        }
-    }
-    Poll::Ready(())
-}
-
-/// Sends a response whose body another request stores.
-pub(super) fn streamed<B: Body>(
-    response: &mut Option<Box<Response<(RelayReader, Wait)>>>,
-) -> Response<CacheBody<B>> {
-    let response = response.take().expect(ONE_END);
-    response.map(|(reader, wait)| CacheBody::streamed(reader, wait))
-}
+/// See [`Exchange::may_ask_again`]: without it, no conclusion has the handler called again.
+const IS_KEPT: &str = "a request that may be sent again is kept, and so is its service";

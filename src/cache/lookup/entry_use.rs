@@ -6,7 +6,8 @@ use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 
 use super::{
-    look::{Collapsing, Look, Stale},
+    facts::{LookupKeys, PartitionKind, Wanted},
+    look::{Finding, Look, LookupRole, Stale},
     reason::Reason,
 };
 use crate::cache::{
@@ -47,7 +48,7 @@ impl Look {
         asked: &HeaderMap,
     ) -> EntryUse {
         let selection = Selection::new(asked, config.keys.variants());
-        let is_own = matches!(self.collapsing, Collapsing::Filled(_));
+        let is_own = matches!(self.role, LookupRole::Filled(_));
         let is_fresh = !expired && (is_own || self.is_fresh(entry));
         if !fits(&selection, entry) {
             return EntryUse::OtherVariant;
@@ -58,7 +59,7 @@ impl Look {
         if entry.status == StatusCode::PARTIAL_CONTENT && !self.is_held(entry, asked) {
             return EntryUse::OtherPart;
         }
-        if !is_fresh || self.precondition {
+        if !is_fresh || self.facts.precondition {
             return EntryUse::Validate(match is_fresh {
                 true => Forward::Request,
                 false => Forward::Stale,
@@ -81,9 +82,9 @@ impl Look {
         fence: Fence,
         expired: bool,
     ) {
-        self.forward = Forward::Partial;
+        self.round.forward = Forward::Partial;
         let found = self.found(entry, stamp, fence, expired);
-        self.part = found.map(Box::new);
+        self.round.part = Some(Box::new(found));
     }
 
     /// Notes a stored response that may not be sent as it is.
@@ -97,8 +98,8 @@ impl Look {
         let is_part = entry.status == StatusCode::PARTIAL_CONTENT;
         let found = self.found(entry, stamp, fence, expired);
         match is_part {
-            true => self.part = found.map(Box::new),
-            false => self.stale = found,
+            true => self.round.part = Some(Box::new(found)),
+            false => self.round.finding = Finding::Stale(found),
         }
     }
 
@@ -108,71 +109,70 @@ impl Look {
         stamp: Stamp,
         fence: Fence,
         expired: bool,
-    ) -> Option<Stale> {
-        Some(Stale {
-            key: *self.key()?,
+    ) -> Stale {
+        Stale {
+            key: *self.key(),
             entry,
             stamp,
             fence,
             expired,
-        })
+        }
     }
 
     /// Returns whether the shared response that a known caller has waited for is not for it.
     pub(super) fn has_waited_for_other(&self) -> bool {
-        self.collapsing == Collapsing::Collapsed
-            && self.shared.is_some()
-            && self.own.is_some()
-            && self.stale.is_none()
+        self.role == LookupRole::Collapsed
+            && matches!(self.facts.keys, LookupKeys::Both { .. })
+            && self.stale().is_none()
     }
 
     pub(super) fn is_meant_for_caller(&self, entry: &StoredResponse) -> bool {
-        self.in_own || entry.says_shared || self.caller == RequestCaller::Anonymous
+        self.round.partition == PartitionKind::Own
+            || entry.says_shared
+            || self.facts.caller == RequestCaller::Anonymous
     }
 
     /// Returns whether the client may have what is fresh made anew. One that wants it from the store
     /// or not at all has nothing made.
     fn may_reload(&self, config: &Config) -> bool {
-        self.asks.only_if_cached
-            || self
-                .key()
-                .is_none_or(|key| config.reloads.take(key.full(), self.asked_at))
+        let now = self.round.asked_at;
+        self.facts.asks.only_if_cached || config.reloads.take(self.key().full(), now)
     }
 
     /// Returns whether an answer can be shown to the client: as it is kept, or decompressed, which is
     /// done here.
     fn can_read(&mut self, entry: &StoredResponse, config: &Config, asked: &HeaderMap) -> bool {
-        self.plain = None;
+        self.round.plain = None;
         let Some(plain_bytes) = entry.packed else {
             return true;
         };
-        if self.head_only {
-            self.plain = (!packing::takes_packed(asked)).then(Bytes::new);
+        if self.wanted().is_head() {
+            self.round.plain = (!packing::takes_packed(asked)).then(Bytes::new);
         } else if !packing::takes_packed(asked) {
             let plain_bytes = usize::try_from(plain_bytes).ok();
             let unpacked = config.rules.packer.zip(plain_bytes);
-            self.plain = unpacked.and_then(|(packer, len)| (packer.unpack)(&entry.body, len));
-            return self.plain.is_some();
+            self.round.plain = unpacked.and_then(|(packer, len)| (packer.unpack)(&entry.body, len));
+            return self.round.plain.is_some();
         }
         true
     }
 
     /// Returns whether a stored part holds what the request asks for.
     fn is_held(&self, entry: &StoredResponse, asked: &HeaderMap) -> bool {
-        self.wants_part && content_range::within(entry, asked).is_some()
+        self.wanted() == Wanted::Range && content_range::within(entry, asked).is_some()
     }
 
     pub(super) fn is_fresh(&self, entry: &StoredResponse) -> bool {
         let freshness = &entry.freshness;
-        !freshness.always_validate && freshness.ttl_secs(self.asked_at) > 0
+        !freshness.always_validate && freshness.ttl_secs(self.round.asked_at) > 0
     }
 
     /// Returns whether a fresh answer is fresh enough for what the request asks.
     pub(super) fn is_fresh_enough(&self, entry: &StoredResponse) -> bool {
-        let age_secs = entry.freshness.age_secs(self.asked_at);
-        let ttl_secs = entry.freshness.ttl_secs(self.asked_at);
-        let asks = &self.asks;
-        if let Collapsing::Filled(_) = self.collapsing {
+        let age_secs = entry.freshness.age_secs(self.round.asked_at);
+        let ttl_secs = entry.freshness.ttl_secs(self.round.asked_at);
+        let asks = &self.facts.asks;
+        if let LookupRole::Filled(_) = self.role {
             return true;
         }
         !asks.no_cache
@@ -185,12 +185,13 @@ impl Look {
     /// Returns whether the request takes a stale answer as it is (`max-stale`).
     pub(super) fn accepts_stale(&self, stale: &Stale) -> bool {
         let freshness = &stale.entry.freshness;
-        let stale_secs = -freshness.ttl_secs(self.asked_at);
-        !self.asks.no_cache
+        let stale_secs = -freshness.ttl_secs(self.round.asked_at);
+        !self.facts.asks.no_cache
             && !stale.expired
             && !freshness.never_stale
             && !freshness.always_validate
             && self
+                .facts
                 .asks
                 .max_stale_secs
                 .is_some_and(|most| stale_secs <= i64::from(most))
@@ -199,9 +200,9 @@ impl Look {
     /// Returns whether a stale answer may be shown while it is validated (RFC 5861 section 3).
     pub(super) fn shows_while_validating(&self, stale: &Stale) -> bool {
         let freshness = &stale.entry.freshness;
-        let stale_secs = -freshness.ttl_secs(self.asked_at);
-        self.forward == Forward::Stale
-            && !self.asks.no_cache
+        let stale_secs = -freshness.ttl_secs(self.round.asked_at);
+        self.round.forward == Forward::Stale
+            && !self.facts.asks.no_cache
             && !freshness.never_stale
             && !freshness.always_validate
             && freshness.while_revalidate_secs > 0
@@ -210,22 +211,22 @@ impl Look {
 
     /// Returns how much longer the request may wait for others.
     pub(super) fn may_wait_for(&mut self, at_most: Duration) -> Option<Duration> {
-        let since = *self.waits_since.get_or_insert(self.asked_at);
-        let left = at_most.saturating_sub(self.asked_at - since);
+        let now = self.round.asked_at;
+        let left = at_most.saturating_sub(now - self.waited.begin(now));
         (!left.is_zero()).then_some(left)
     }
 
     /// Returns whether the stored response has a validator by which the handler can be asked.
     pub(crate) fn can_validate(&self) -> bool {
-        let stale = self.stale.as_ref();
-        stale.is_some_and(|stale| revalidation::has_validator(&stale.entry.headers))
+        self.stale()
+            .is_some_and(|stale| revalidation::has_validator(&stale.entry.headers))
     }
 
     /// Returns whether a stale response may stand in for an origin that fails (RFC 5861 section 4).
     pub(crate) fn may_stand_in(&self, config: &Config, stale: &Stale) -> bool {
         let freshness = &stale.entry.freshness;
         // A precondition is evaluated by the origin alone.
-        if self.precondition || freshness.never_stale || freshness.always_validate {
+        if self.facts.precondition || freshness.never_stale || freshness.always_validate {
             return false;
         }
         let stale_secs = -freshness.ttl_secs(config.clock.now());
@@ -234,7 +235,7 @@ impl Look {
         }
         let allowed = freshness
             .if_error_secs
-            .max(self.asks.stale_if_error_secs.unwrap_or(0));
+            .max(self.facts.asks.stale_if_error_secs.unwrap_or(0));
         allowed > 0 && stale_secs <= i64::from(allowed)
     }
 }

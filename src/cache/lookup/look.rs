@@ -3,25 +3,18 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::{
-    HeaderMap,
-    header::{IF_MATCH, IF_UNMODIFIED_SINCE},
-};
 
+use super::facts::{LookupKeys, PartitionKind, RequestFacts, Wanted};
 use crate::{
     cache::{
         config::Config,
         entry::{entry::StoredResponse, key::CacheKey},
         fill::order::Moment,
-        flight::{lease::Leasing, single_flight::Lead},
-        http::{
-            cache_control::RequestDirectives,
-            cache_status::Forward,
-            request_facts::{Facts, MethodClass},
-            storability::RequestCaller,
-            vary::VarySpec,
+        flight::{
+            lease::Leasing,
+            single_flight::{Landing, Lead},
         },
-        policy::CachePolicy,
+        http::{cache_status::Forward, vary::VarySpec},
         store::{Fence, Found, Lookup, Stamp},
     },
     core::{
@@ -31,103 +24,92 @@ use crate::{
     },
 };
 
-/// A request that may be answered from the store.
+/// A request that may be answered from the store: its facts, and how far it has come.
 pub(crate) struct Look {
-    /// The policy of the route.
-    pub(crate) policy: Option<CachePolicy>,
-    pub(crate) caller: RequestCaller,
-    /// The keys of the response, looked up in this order.
-    pub(crate) shared: Option<CacheKey>,
-    pub(crate) own: Option<CacheKey>,
-    pub(crate) in_own: bool,
-    pub(crate) hint: Option<VarySpec>,
-    pub(crate) head_only: bool,
-    /// Whether it has `If-None-Match`, `If-Modified-Since` or `Range`.
-    pub(super) selective: bool,
-    /// Whether it is a GET with `Range`.
-    pub(crate) wants_part: bool,
-    /// Whether it has `If-Match` or `If-Unmodified-Since`, which the origin evaluates (RFC 9111
-    /// section 4.3.2).
-    pub(crate) precondition: bool,
-    /// The cache directives of the request, where they are honored.
-    pub(crate) asks: RequestDirectives,
-    pub(crate) asked_at: Timestamp,
-    /// The fence of the earliest look-up.
+    pub(crate) facts: RequestFacts,
+    /// The present round of lookups.
+    pub(crate) round: Round,
+    pub(crate) role: LookupRole,
+    /// The digest of the route template, once the request boards a flight.
+    pub(crate) route: Option<StoreKey>,
+    /// The flight that this request leads.
+    pub(crate) leads: Option<LedFlight>,
+    /// The lease among the processes that share the store.
+    pub(crate) leasing: Leasing,
+    /// The wait for other requests.
+    pub(crate) waited: Waited,
+}
+
+/// One round of lookups, from the first key on. Each wait for others is followed by a new round.
+pub(crate) struct Round {
+    /// The partition that is looked up next, or was looked up last.
+    pub(crate) partition: PartitionKind,
+    /// The fields that choose the variant, if the store has said so.
+    pub(super) hint: Option<VarySpec>,
+    /// The fence of the earliest lookup.
     pub(crate) fence: Option<Fence>,
     pub(crate) forward: Forward,
-    pub(crate) failed: Option<StoreErrorKind>,
-    /// The stored response, which may not be sent as it is.
-    pub(crate) stale: Option<Stale>,
+    pub(crate) finding: Finding,
     /// The decompressed body of what was found, for a client that does not accept it compressed.
     pub(crate) plain: Option<Bytes>,
     /// A stored part that does not hold the requested range.
     pub(crate) part: Option<Box<Stale>>,
-    /// Whether the response refreshes the store in the background of a request that has been sent a
-    /// stale one.
-    pub(crate) refreshes: bool,
-    /// The form in which the handler is sent the request.
-    pub(crate) question: RequestForm,
-    /// The digest of the route template, once the request boards a flight.
-    pub(crate) route: Option<StoreKey>,
-    pub(crate) collapsing: Collapsing,
+    pub(crate) asked_at: Timestamp,
     /// The number of flights that had landed when the store was asked.
-    pub(crate) landed: u64,
+    pub(super) landed: u64,
     /// When the store was asked for each key, in the order of responses.
     pub(crate) shared_looked_up: Moment,
     pub(crate) own_looked_up: Moment,
-    /// The flight that this request leads, and the partition that it fills.
-    pub(crate) lead: Option<Lead>,
-    pub(super) leads: Option<Leads>,
-    /// The lease among the processes that share the store.
-    pub(crate) leasing: Leasing,
-    /// When this request began to wait for others, and for how long it has waited.
-    pub(super) waits_since: Option<Timestamp>,
-    pub(crate) waited: Option<Duration>,
 }
 
-/// The partition that the leader of a flight is to fill.
+/// The result of a round of lookups that has not answered the request.
+pub(crate) enum Finding {
+    /// Nothing is stored.
+    Nothing,
+    /// A stored response may not be sent as it is.
+    Stale(Stale),
+    /// The store failed.
+    Failed(StoreErrorKind),
+}
+
+/// A flight that a request leads.
+pub(crate) struct LedFlight {
+    pub(crate) lead: Lead,
+    /// The partition that its response is to fill.
+    pub(crate) partition: PartitionKind,
+}
+
+/// The wait of a request for other requests.
+//
+// Never => Waits => Ended => Ended
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Waited {
+    /// It has not waited.
+    Never,
+    /// It waits.
+    Waits { since: Timestamp },
+    /// It has waited, or waits once more.
+    Ended { since: Timestamp, time: Duration },
+}
+
+/// The role of a request among those for the same response.
+//
+// Open      => Collapsed | Filled | Alone | Refreshes
+// Collapsed => Filled | Alone | Refreshes
+// Filled    => Alone | Refreshes
+// Alone     => Refreshes
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Leads {
-    /// The shared partition.
-    Shared,
-    /// The caller's own partition.
-    Own,
-}
-
-/// The form in which the handler is sent a request that the store does not answer.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum RequestForm {
-    /// The request as the client sent it.
-    #[default]
-    AsIs,
-    /// A GET for the whole response, without conditions.
-    Whole,
-    /// A GET that asks whether the stored response is still valid.
-    Validate,
-}
-
-/// Whether a request waits for others.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Collapsing {
-    /// It may.
-    #[default]
+pub(crate) enum LookupRole {
+    /// It may wait for others.
     Open,
     /// It has waited for the response that another request stored.
     Collapsed,
     /// It has stored the response itself, and is answered from the store.
     Filled(Forward),
-    /// It does not: the response of its URL or route is not storable, or it has waited in vain.
+    /// It does not wait: the response of its URL or route is not storable, or it has waited in vain.
     Alone,
-}
-
-impl Collapsing {
-    /// Returns how a request goes on whose own response was not stored, if it has filled one.
-    pub(super) fn without_own(self) -> Self {
-        match self {
-            Self::Filled(_) => Self::Alone,
-            Self::Open | Self::Collapsed | Self::Alone => self,
-        }
-    }
+    /// Its client has been sent a stale response, which it refreshes in the background.
+    Refreshes,
 }
 
 /// A stored response that may not be sent as it is.
@@ -174,131 +156,155 @@ impl Stale {
 impl Look {
     // Where it is called: so large a thing is best made where it stays.
     #[inline(always)]
-    pub(super) fn new(
-        config: &Config,
-        facts: &Facts<'_>,
-        shared: CacheKey,
-        caller: RequestCaller,
-        policy: Option<CachePolicy>,
-        headers: &HeaderMap,
-    ) -> Self {
-        // Beside the caller's own credential another one may say for whom it asks.
-        let credentials = facts.credential.then(|| {
-            let wishes = policy.as_ref().map(CachePolicy::wishes);
-            let by_route = wishes.and_then(|wishes| wishes.credentials.as_ref());
-            let names = by_route.unwrap_or(&config.rules.credential_headers);
-            (names.as_slice(), headers)
-        });
-        let (shared, own) = match &caller {
-            RequestCaller::Anonymous | RequestCaller::Unvouched => (Some(shared), None),
-            RequestCaller::Known {
-                digest,
-                share_where_public,
-            } => (
-                share_where_public.then_some(shared),
-                Some(config.keys.own(&shared, digest, credentials)),
-            ),
-        };
-        let looked_up = config.order.now();
+    pub(super) fn new(config: &Config, facts: RequestFacts) -> Self {
         Self {
-            policy,
-            caller,
-            in_own: shared.is_none(),
-            shared,
-            own,
-            hint: None,
-            head_only: facts.method == MethodClass::Head,
-            selective: facts.condition || facts.range,
-            wants_part: facts.range && facts.method == MethodClass::Get,
-            precondition: facts.condition
-                && (headers.contains_key(IF_MATCH) || headers.contains_key(IF_UNMODIFIED_SINCE)),
-            asks: match config.rules.heed_requests {
-                true => RequestDirectives::of(headers),
-                false => RequestDirectives::default(),
-            },
-            asked_at: config.clock.coarse(),
-            fence: None,
-            forward: Forward::UriMiss,
-            failed: None,
-            stale: None,
-            plain: None,
-            part: None,
-            refreshes: false,
-            question: RequestForm::AsIs,
+            round: Round::new(config, &facts.keys),
+            facts,
+            role: LookupRole::Open,
             route: None,
-            collapsing: Collapsing::Open,
-            landed: config.flights.landed(),
-            shared_looked_up: looked_up,
-            own_looked_up: looked_up,
-            lead: None,
             leads: None,
             leasing: Leasing::default(),
-            waits_since: None,
-            waited: None,
+            waited: Waited::Never,
         }
     }
 
     /// Returns the key under which the store is asked next.
     #[inline]
-    pub(crate) fn key(&self) -> Option<&CacheKey> {
-        let key = if self.in_own { &self.own } else { &self.shared };
-        key.as_ref()
-    }
-
-    /// Returns the key that this request is to fill, if it leads a flight.
-    pub(crate) fn lead_key(&self) -> Option<CacheKey> {
-        match self.leads? {
-            Leads::Shared => self.shared,
-            Leads::Own => self.own,
-        }
-    }
-
-    /// Notes that this request leads a flight for one of its keys.
-    pub(crate) fn lead(&mut self, lead: Lead, key: CacheKey) {
-        self.lead = Some(lead);
-        self.leads = Some(match self.shared == Some(key) {
-            true => Leads::Shared,
-            false => Leads::Own,
-        });
+    pub(crate) fn key(&self) -> &CacheKey {
+        self.facts.keys.get(self.round.partition)
     }
 
     /// Returns the key under which the store is asked first.
     #[inline]
-    pub(crate) fn first_key(&self) -> Option<&CacheKey> {
-        self.shared.as_ref().or(self.own.as_ref())
+    pub(crate) fn first_key(&self) -> &CacheKey {
+        self.facts.keys.first()
     }
 
-    /// Goes on to the next place where the answer may be.
+    /// Returns the part of the response that is asked for: by the client, or for the store.
+    #[inline]
+    pub(crate) fn wanted(&self) -> Wanted {
+        match self.refreshes() {
+            true => Wanted::Whole,
+            false => self.facts.wanted,
+        }
+    }
+
+    /// Returns whether the response refreshes the store in the background of a request that has been
+    /// sent a stale one.
+    #[inline]
+    pub(crate) fn refreshes(&self) -> bool {
+        self.role == LookupRole::Refreshes
+    }
+
+    /// Returns the stored response that may not be sent as it is, if there is one.
+    #[inline]
+    pub(crate) fn stale(&self) -> Option<&Stale> {
+        match &self.round.finding {
+            Finding::Stale(stale) => Some(stale),
+            Finding::Nothing | Finding::Failed(_) => None,
+        }
+    }
+
+    /// Returns the failure of the store, if it failed.
+    #[inline]
+    pub(crate) fn failure(&self) -> Option<StoreErrorKind> {
+        match self.round.finding {
+            Finding::Failed(kind) => Some(kind),
+            Finding::Nothing | Finding::Stale(_) => None,
+        }
+    }
+
+    /// Returns the lead of the flight that this request leads, and no longer leads it.
+    pub(crate) fn take_lead(&mut self) -> Option<Lead> {
+        self.leads.take().map(|leads| leads.lead)
+    }
+
+    /// Goes on to the next partition in which the response may be stored.
     pub(super) fn next_key(&mut self) -> bool {
-        let more = !self.in_own && self.own.is_some();
-        self.in_own |= more;
-        self.hint = None;
+        let round = &mut self.round;
+        let more = round.partition == PartitionKind::Shared && self.facts.keys.own().is_some();
+        if more {
+            round.partition = PartitionKind::Own;
+        }
+        round.hint = None;
         more
     }
 
-    /// Looks up the first key again.
+    /// Begins a new round of lookups.
     pub(super) fn start_over(&mut self, config: &Config) {
-        self.in_own = self.shared.is_none();
-        self.hint = None;
-        self.stale = None;
-        self.plain = None;
-        self.part = None;
-        self.fence = None;
-        self.forward = Forward::UriMiss;
-        self.asked_at = config.clock.coarse();
-        self.landed = config.flights.landed();
-        self.shared_looked_up = config.order.now();
-        self.own_looked_up = self.shared_looked_up;
+        self.round = Round::new(config, &self.facts.keys);
+    }
+}
+
+impl LookupRole {
+    /// Returns the role of a request after the flight that it has waited for.
+    pub(super) fn after(self, landing: Landing) -> Self {
+        match (self, landing) {
+            (Self::Refreshes, _)
+            | (Self::Filled(_), Landing::Stored)
+            | (Self::Open | Self::Collapsed | Self::Alone, Landing::Abandoned) => self,
+            (Self::Open | Self::Collapsed | Self::Alone, Landing::Stored) => Self::Collapsed,
+            (Self::Filled(_), Landing::Abandoned) => Self::Alone,
+            (
+                Self::Open | Self::Collapsed | Self::Filled(_) | Self::Alone,
+                Landing::NotStored | Landing::Failed,
+            ) => Self::Alone,
+        }
+    }
+}
+
+impl Round {
+    #[inline(always)]
+    fn new(config: &Config, keys: &LookupKeys) -> Self {
+        let looked_up = config.order.now();
+        Self {
+            partition: keys.first_partition(),
+            hint: None,
+            fence: None,
+            forward: Forward::UriMiss,
+            finding: Finding::Nothing,
+            plain: None,
+            part: None,
+            asked_at: config.clock.coarse(),
+            landed: config.flights.landed(),
+            shared_looked_up: looked_up,
+            own_looked_up: looked_up,
+        }
     }
 
-    /// Notes the end of a wait for another request.
-    pub(super) fn resume(&mut self, config: &Config) {
-        let now = config.clock.coarse();
-        self.waited = self.waits_since.map(|since| now - since);
+    /// Notes the fence of a lookup: the earliest one counts.
+    #[inline]
+    pub(super) fn note_fence(&mut self, fence: Fence) {
+        self.fence = Some(self.fence.map_or(fence, |first| first.min(fence)));
+    }
+}
+
+impl Waited {
+    /// Begins to wait, unless it did before. Returns since when it has waited.
+    pub(super) fn begin(&mut self, now: Timestamp) -> Timestamp {
+        match *self {
+            Self::Waits { since } | Self::Ended { since, .. } => since,
+            Self::Never => {
+                *self = Self::Waits { since: now };
+                now
+            }
+        }
     }
 
-    /// Returns whether a response to this request is for it alone: a part, a comparison, or a head.
-    pub(crate) fn is_selective(&self) -> bool {
-        self.selective || self.head_only
+    /// Ends a wait.
+    pub(super) fn end(&mut self, now: Timestamp) {
+        if let Self::Waits { since } | Self::Ended { since, .. } = *self {
+            let time = now - since;
+            *self = Self::Ended { since, time };
+        }
+    }
+
+    /// Returns the time that a request has waited, if it has.
+    #[inline]
+    pub(crate) fn time(self) -> Option<Duration> {
+        match self {
+            Self::Ended { time, .. } => Some(time),
+            Self::Never | Self::Waits { .. } => None,
+        }
     }
 }

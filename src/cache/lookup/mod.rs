@@ -1,9 +1,9 @@
 //! The path of a request from its arrival to a cached response or a call of the handler.
 
-pub(super) mod asked;
 pub(super) mod assured;
 pub(super) mod backoff;
 pub(super) mod entry_use;
+pub(super) mod facts;
 pub(super) mod look;
 pub(super) mod plan;
 pub(super) mod reason;

@@ -3,11 +3,12 @@
 use http::{Method, Request, Uri, uri::PathAndQuery};
 use http_body::Body;
 
-use super::{asked::ForwardedRequest, look::Look, reason::Reason};
+use super::{facts::RequestFacts, look::Look, reason::Reason};
 use crate::{
     cache::{
         config::Config,
         entry::{key::Uris, normal_form},
+        exchange::forwarded_request::ForwardedRequest,
         http::{
             cache_status::Forward,
             request_facts::{self, Facts, MethodClass},
@@ -129,7 +130,8 @@ impl RequestPlan {
             Err(reason) => Self::Pass(Forward::Bypass, reason),
             Ok(caller) => {
                 let shared = config.keys.shared(&target);
-                Self::Look(Look::new(config, facts, shared, caller, policy, headers))
+                let facts = RequestFacts::new(config, facts, shared, caller, policy, headers);
+                Self::Look(Look::new(config, facts))
             }
         }
     }

@@ -122,12 +122,8 @@ where
 
 /// Calls a function with the context of the task.
 async fn with_context<T>(call: impl FnOnce(&mut Context<'_>) -> T) -> T {
-    let mut call = Some(call);
-    poll_fn(|cx| {
-        let call = call.take().expect("it is ready at once");
-        Poll::Ready(call(cx))
-    })
-    .await
+    let waker = poll_fn(|cx| Poll::Ready(cx.waker().clone())).await;
+    call(&mut Context::from_waker(&waker))
 }
 
 /// Waits for the lease. Returns whether this process has it, and there is still no fresh response.
@@ -148,7 +144,7 @@ async fn is_leader<ReqBody: 'static>(
     while let Some(mut search) = exchange.search() {
         match search.go_on(Some(come), request) {
             LookupOutcome::Call => return true,
-            LookupOutcome::Wait(mut waiting) => come = poll_fn(|cx| waiting.poll(cx)).await,
+            LookupOutcome::Wait(waiting) => come = waiting.await,
             LookupOutcome::Answer(_) | LookupOutcome::ServeAndRefresh(..) => return false,
         }
     }

@@ -9,7 +9,7 @@ use http::Request;
 
 use super::{
     entry_use::EntryUse,
-    look::{Look, Stale},
+    look::{Finding, LedFlight, Look, LookupRole, Stale},
     reason::Reason,
     step::{LookupEvent, LookupOutcome, LookupResponse, LookupTransition, LookupWait},
 };
@@ -68,15 +68,12 @@ impl Search<'_> {
     /// Asks the store.
     #[inline]
     pub(super) fn ask<B>(&self, request: &Request<B>) -> LookupTransition {
-        let Some(key) = self.look.key() else {
-            return Break(LookupOutcome::Call);
-        };
         let selection = Selection::new(request.headers(), self.config.keys.variants());
-        let selection = match &self.look.hint {
+        let selection = match &self.look.round.hint {
             Some(hint) => selection.with_hint(hint),
             None => selection,
         };
-        match self.config.store.get(key, &selection) {
+        match self.config.store.get(self.look.key(), &selection) {
             StoreFuture::Ready(Some(Ok(lookup))) => {
                 self.config.watch.answered_at_once();
                 Continue(LookupEvent::Lookup(Ok(lookup)))
@@ -102,7 +99,7 @@ impl Search<'_> {
     /// Returns the record that the request bears. What is made beside it is none of its affairs.
     pub(super) fn record<'r, B>(&self, request: &'r Request<B>) -> Option<&'r RecordHandle> {
         let record = RecordHandle::of(request.extensions());
-        record.filter(|_| !self.look.refreshes)
+        record.filter(|_| !self.look.refreshes())
     }
 
     /// Takes the store's reply to a lookup.
@@ -116,18 +113,18 @@ impl Search<'_> {
         let Lookup { fence, found } = match reply {
             Ok(lookup) => lookup,
             Err(error) => {
-                look.failed = Some(error.kind());
+                look.round.finding = Finding::Failed(error.kind());
                 return Break(LookupOutcome::Call);
             }
         };
-        look.fence = Some(look.fence.map_or(fence, |first| first.min(fence)));
+        look.round.note_fence(fence);
         match found {
-            Found::Varies(spec) if look.hint.is_none() => {
-                look.hint = Some(spec);
+            Found::Varies(spec) if look.round.hint.is_none() => {
+                look.round.hint = Some(spec);
                 return self.ask(request);
             }
             Found::Nothing => {}
-            Found::NoVariant | Found::Varies(_) => look.forward = Forward::VaryMiss,
+            Found::NoVariant | Found::Varies(_) => look.round.forward = Forward::VaryMiss,
             Found::Entry {
                 entry,
                 stamp,
@@ -136,11 +133,11 @@ impl Search<'_> {
                 EntryUse::Serve(reason) => {
                     return Break(LookupOutcome::Answer(LookupResponse::Fresh(entry, reason)));
                 }
-                EntryUse::OtherVariant => look.forward = Forward::VaryMiss,
+                EntryUse::OtherVariant => look.round.forward = Forward::VaryMiss,
                 EntryUse::Unusable => {}
                 EntryUse::OtherPart => look.take_part(entry, stamp, fence, expired),
                 EntryUse::Validate(forward) => {
-                    look.forward = forward;
+                    look.round.forward = forward;
                     look.take_stale(entry, stamp, fence, expired);
                     return self.go_past(request);
                 }
@@ -161,23 +158,24 @@ impl Search<'_> {
     /// Decides how a request without a usable stored response is answered.
     fn go_past<B: 'static>(&mut self, request: &mut Request<B>) -> LookupTransition {
         let (config, look) = (self.config, &*self.look);
-        if look.asks.only_if_cached && look.precondition {
+        if look.facts.asks.only_if_cached && look.facts.precondition {
             return Break(LookupOutcome::Answer(self.not_cached(request)));
         }
-        if look.precondition {
+        if look.facts.precondition {
             return Break(LookupOutcome::Call);
         }
-        if let Some(stale) = &look.stale {
+        if let Some(stale) = look.stale() {
             if look.accepts_stale(stale) {
                 let response = self.stale(&stale.entry, request, None);
                 return Break(LookupOutcome::Answer(LookupResponse::Made(response)));
             }
-            if look.asks.only_if_cached {
+            if look.facts.asks.only_if_cached {
                 return Break(LookupOutcome::Answer(self.not_cached(request)));
             }
-            let shows = look.shows_while_validating(stale) && !look.refreshes && config.can_spawn();
-            if !look.refreshes
-                && config.backoffs.holds(stale.key.full(), look.asked_at)
+            let shows =
+                look.shows_while_validating(stale) && !look.refreshes() && config.can_spawn();
+            if !look.refreshes()
+                && config.backoffs.holds(stale.key.full(), look.round.asked_at)
                 && (shows || look.may_stand_in(config, stale))
             {
                 let response = self.stale(&stale.entry, request, Some(Reason::Backoff));
@@ -187,7 +185,7 @@ impl Search<'_> {
                 let stale = stale.clone();
                 return self.serve_and_refresh(&stale, request);
             }
-        } else if look.asks.only_if_cached {
+        } else if look.facts.asks.only_if_cached {
             return Break(LookupOutcome::Answer(self.not_cached(request)));
         }
         self.board(request)
@@ -202,15 +200,14 @@ impl Search<'_> {
         let response = self.stale(&stale.entry, request, None);
         let (config, look) = (self.config, &mut *self.look);
         let flight = stale.flight(config);
-        let leads = look.lead.take().filter(|lead| lead.is_for(&flight));
-        let Some(lead) = leads.or_else(|| config.flights.lead(&flight)) else {
+        let led = look.take_lead().filter(|lead| lead.is_for(&flight));
+        let Some(lead) = led.or_else(|| config.flights.lead(&flight)) else {
             return Break(LookupOutcome::Answer(LookupResponse::Made(response)));
         };
-        look.lead(lead, stale.key);
-        look.refreshes = true;
-        look.head_only = false;
-        look.selective = false;
-        look.wants_part = false;
+        // A stale response that may be sent ends its round: it is of the partition looked up last.
+        let partition = look.round.partition;
+        look.leads = Some(LedFlight { lead, partition });
+        look.role = LookupRole::Refreshes;
         *request.method_mut() = http::Method::GET;
         revalidation::want_all(request);
         let leased = look.leasing.ask(config, stale.key);

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 
 use super::{
-    look::Collapsing,
+    look::LookupRole,
     reason::Reason,
     search::Search,
     shown::{Told, Whole},
@@ -36,16 +36,16 @@ impl Search<'_> {
             LookupResponse::Made(response) => return ServedResponse::Made(*response),
             LookupResponse::Streamed(streaming) => return self.show_streamed(*streaming, request),
         };
-        let now = self.look.asked_at;
+        let now = self.look.round.asked_at;
         let report = Report::hit(CacheSource::Hit, entry.freshness.ttl_secs(now));
         let mut report = report.reason(reason);
-        match self.look.collapsing {
-            Collapsing::Open | Collapsing::Alone => {}
-            Collapsing::Collapsed => {
+        match self.look.role {
+            LookupRole::Open | LookupRole::Alone | LookupRole::Refreshes => {}
+            LookupRole::Collapsed => {
                 report.forward = Some(Forward::UriMiss);
                 report.collapsed = true;
             }
-            Collapsing::Filled(forward) => {
+            LookupRole::Filled(forward) => {
                 report.source = CacheSource::Miss;
                 report.forward = Some(forward);
                 report.stored = true;
@@ -69,7 +69,7 @@ impl Search<'_> {
             reader,
             wait,
         } = relayed;
-        let now = self.look.asked_at;
+        let now = self.look.round.asked_at;
         let report = Report {
             forward: Some(Forward::UriMiss),
             collapsed: true,
@@ -77,7 +77,7 @@ impl Search<'_> {
         };
         let told = self.told(request);
         let response = told.stored(&relay.head, self.look, request.headers(), now, report);
-        match self.look.head_only || response.status() == StatusCode::NOT_MODIFIED {
+        match self.look.wanted().is_head() || response.status() == StatusCode::NOT_MODIFIED {
             true => ServedResponse::Made(response),
             false => ServedResponse::Streamed(Box::new(response.map(|_| (reader, wait)))),
         }
@@ -87,8 +87,8 @@ impl Search<'_> {
         Told {
             config: self.config,
             record: self.record(request),
-            key: self.look.first_key(),
-            waited: self.look.waited,
+            key: Some(self.look.first_key()),
+            waited: self.look.waited.time(),
         }
     }
 

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, header::AGE};
 
-use super::{look::Look, response};
+use super::{facts::Wanted, look::Look, response};
 use crate::{
     cache::{
         config::Config,
@@ -59,7 +59,7 @@ impl Told<'_> {
         report: Report,
     ) -> Result<Whole, Arc<StoredResponse>> {
         let is_kept_whole = entry.packed.is_none();
-        if !is_kept_whole || look.selective || look.head_only || self.record.is_some() {
+        if !is_kept_whole || look.wanted() != Wanted::Whole || self.record.is_some() {
             return Err(entry);
         }
         Ok(Whole {
@@ -78,9 +78,10 @@ impl Told<'_> {
         now: Timestamp,
         report: Report,
     ) -> Response<Bytes> {
-        let asked = look.selective.then_some(asked);
-        let (plain, targeted) = (look.plain.as_ref(), &self.config.rules.targeted);
-        let mut response = response::respond(entry, plain, asked, look.head_only, targeted);
+        let wanted = look.wanted();
+        let asked = wanted.is_selective().then_some(asked);
+        let (plain, targeted) = (look.round.plain.as_ref(), &self.config.rules.targeted);
+        let mut response = response::respond(entry, plain, asked, wanted.is_head(), targeted);
         let age = response::age(entry.freshness.age_secs(now));
         let status = self.status(report);
         fill_places(response.headers_mut(), age, status);

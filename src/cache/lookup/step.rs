@@ -91,9 +91,11 @@ impl LookupOutcome {
     }
 }
 
-impl LookupWait {
-    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<LookupEvent> {
-        match self {
+impl Future for LookupWait {
+    type Output = LookupEvent;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<LookupEvent> {
+        match &mut *self {
             Self::Store(lookup) => lookup.as_mut().poll(cx).map(LookupEvent::Lookup),
             Self::Lease(lease) => lease.as_mut().poll(cx).map(LookupEvent::Lease),
             Self::Pause(pause) => pause.as_mut().poll(cx).map(|()| LookupEvent::Paused),

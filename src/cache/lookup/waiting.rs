@@ -5,13 +5,14 @@ use std::ops::ControlFlow::Break;
 use http::{HeaderMap, Request, StatusCode};
 
 use super::{
-    look::Collapsing,
+    facts::{PartitionKind, Wanted},
+    look::{LedFlight, LookupRole},
     search::Search,
     step::{Joining, LookupOutcome, LookupResponse, LookupTransition, LookupWait, RelayedResponse},
 };
 use crate::{
     cache::{
-        entry::{entry::fits, key::CacheKey},
+        entry::entry::fits,
         fill::relay::Relay,
         flight::{
             lease::{self, Move},
@@ -28,18 +29,20 @@ use crate::{
 impl Search<'_> {
     /// Becomes the leader of a flight, or waits for it.
     pub(super) fn board<B: 'static>(&mut self, request: &mut Request<B>) -> LookupTransition {
-        if self.look.lead.is_some() {
+        if self.look.leads.is_some() {
             return self.lease(request);
         }
-        let Some((key, flight)) = self.flight_key(request) else {
+        let Some((partition, flight)) = self.flight_key(request) else {
             return Break(LookupOutcome::Call);
         };
         let (config, look) = (self.config, &mut *self.look);
         let can_repeat = config.empty_bodies.can_make::<B>();
         match config.flights.board(&flight) {
             // Nobody could use the response to a request that is for this client alone.
-            Boarding::Lead(_) if look.is_selective() && !can_repeat && !look.can_validate() => {
-                look.collapsing = Collapsing::Alone;
+            Boarding::Lead(_)
+                if look.wanted() != Wanted::Whole && !can_repeat && !look.can_validate() =>
+            {
+                look.role = LookupRole::Alone;
                 Break(LookupOutcome::Call)
             }
             Boarding::Alone => Break(LookupOutcome::Call),
@@ -51,12 +54,14 @@ impl Search<'_> {
                 None => Break(LookupOutcome::Call),
             },
             Boarding::Lead(lead) => {
-                look.lead(lead, key);
-                if look.landed != config.flights.landed() {
+                look.leads = Some(LedFlight { lead, partition });
+                if look.round.landed != config.flights.landed() {
                     return self.look_again(request);
                 }
-                let is_part = look.wants_part && !look.can_validate() && !config.rules.keep_parts;
-                match look.head_only || is_part {
+                let is_part = look.wanted() == Wanted::Range
+                    && !look.can_validate()
+                    && !config.rules.keep_parts;
+                match look.wanted().is_head() || is_part {
                     true => Break(LookupOutcome::Wait(LookupWait::Turn { has_passed: false })),
                     false => self.lease(request),
                 }
@@ -64,28 +69,32 @@ impl Search<'_> {
         }
     }
 
-    /// Returns the cache key that the response would fill, and the key of its flight; nothing, if the
+    /// Returns the partition that the response would fill, and the key of its flight; nothing, if the
     /// request does not wait for others.
-    fn flight_key<B: 'static>(&mut self, request: &Request<B>) -> Option<(CacheKey, LongStoreKey)> {
+    fn flight_key<B: 'static>(
+        &mut self,
+        request: &Request<B>,
+    ) -> Option<(PartitionKind, LongStoreKey)> {
         let (config, look) = (self.config, &mut *self.look);
-        let may_wait = match look.collapsing {
-            Collapsing::Open => true,
+        let may_wait = match look.role {
+            LookupRole::Open => true,
             // The response that it has waited for is that of another variant or caller.
-            Collapsing::Collapsed => {
-                look.forward == Forward::VaryMiss || look.has_waited_for_other()
+            LookupRole::Collapsed => {
+                look.round.forward == Forward::VaryMiss || look.has_waited_for_other()
             }
-            Collapsing::Filled(_) | Collapsing::Alone => false,
+            LookupRole::Filled(_) | LookupRole::Alone | LookupRole::Refreshes => false,
         };
-        if !may_wait || look.asks.no_store || look.failed.is_some() {
+        if !may_wait || look.facts.asks.no_store || look.failure().is_some() {
             return None;
         }
         let route = framework::matched_path(request.extensions());
         look.route = route.map(|route| config.keys.route(route));
-        let wishes = look.policy.as_ref().map(CachePolicy::wishes);
-        let first = *look.first_key()?;
+        let wishes = look.facts.policy.as_ref().map(CachePolicy::wishes);
         let known = || {
-            let now = look.asked_at;
-            config.storable.get(first.uri(), look.route.as_ref(), now)
+            let now = look.round.asked_at;
+            config
+                .storable
+                .get(look.first_key().uri(), look.route.as_ref(), now)
         };
         let known = match wishes.and_then(|wishes| wishes.collapse) {
             Some(true) => None,
@@ -93,28 +102,30 @@ impl Search<'_> {
             None if look.has_waited_for_other() => Some(Storable::Own),
             None => known(),
         };
-        let key = match known {
+        let keys = &look.facts.keys;
+        let partition = match known {
             Some(Storable::No) => {
-                look.collapsing = Collapsing::Alone;
+                look.role = LookupRole::Alone;
                 return None;
             }
-            Some(Storable::Own) => look.own.unwrap_or(first),
-            Some(Storable::Shared) | None => first,
+            Some(Storable::Own) => PartitionKind::Own,
+            Some(Storable::Shared) | None => keys.first_partition(),
         };
+        let key = keys.get(partition);
         // A part fills nothing that a request for another range could use.
-        let flight = match look.wants_part && config.rules.keep_parts {
-            true => config.keys.part(&key, request.headers()),
-            false => match &look.stale {
-                Some(stale) if stale.key == key => stale.flight(config),
+        let flight = match look.wanted() == Wanted::Range && config.rules.keep_parts {
+            true => config.keys.part(key, request.headers()),
+            false => match look.stale() {
+                Some(stale) if stale.key == *key => stale.flight(config),
                 Some(_) | None => *key.full(),
             },
         };
-        Some((key, flight))
+        Some((partition, flight))
     }
 
     /// Goes on after the turn in which others may have come to wait.
     pub(crate) fn turned<B: 'static>(&mut self, request: &mut Request<B>) -> LookupTransition {
-        match self.look.landed == self.config.flights.landed() {
+        match self.look.round.landed == self.config.flights.landed() {
             true => self.lease(request),
             false => self.look_again(request),
         }
@@ -123,8 +134,9 @@ impl Search<'_> {
     /// Becomes the one process that calls the handler.
     pub(super) fn lease<B>(&mut self, request: &Request<B>) -> LookupTransition {
         let look = &*self.look;
-        match look.lead_key() {
-            Some(key) if look.lead.is_some() && look.leasing.is_open() => {
+        match &look.leads {
+            Some(leads) if look.leasing.is_open() => {
+                let key = *look.facts.keys.get(leads.partition);
                 let leased = lease::ask(self.config, key);
                 LookupOutcome::lease(
                     self.config
@@ -142,16 +154,16 @@ impl Search<'_> {
         answer: Result<Lease, StoreError>,
         request: &mut Request<B>,
     ) -> LookupTransition {
-        let Some(key) = self.look.lead_key() else {
+        let Some(leads) = &self.look.leads else {
             return Break(LookupOutcome::Call);
         };
+        let key = *self.look.facts.keys.get(leads.partition);
         match self.look.leasing.take(answer, self.config, key) {
             Move::Make => Break(LookupOutcome::Call),
             Move::Look => self.look_again(request),
             Move::Pause(pause) => {
-                self.look.collapsing = Collapsing::Collapsed;
-                let since = self.look.asked_at;
-                self.look.waits_since.get_or_insert(since);
+                self.look.role = LookupRole::Collapsed;
+                self.look.waited.begin(self.look.round.asked_at);
                 Break(LookupOutcome::Wait(LookupWait::Pause(pause)))
             }
         }
@@ -159,7 +171,7 @@ impl Search<'_> {
 
     /// Goes on after a wait for another process.
     pub(super) fn paused<B: 'static>(&mut self, request: &mut Request<B>) -> LookupTransition {
-        self.look.resume(self.config);
+        self.end_wait();
         self.look_again(request)
     }
 
@@ -169,16 +181,9 @@ impl Search<'_> {
         landing: Option<Landing>,
         request: &mut Request<B>,
     ) -> LookupTransition {
-        self.look.resume(self.config);
+        self.end_wait();
         match landing {
-            Some(Landing::Abandoned) => self.look.collapsing = self.look.collapsing.without_own(),
-            Some(Landing::Stored) => match self.look.collapsing {
-                Collapsing::Filled(_) => {}
-                Collapsing::Open | Collapsing::Collapsed | Collapsing::Alone => {
-                    self.look.collapsing = Collapsing::Collapsed;
-                }
-            },
-            Some(Landing::NotStored | Landing::Failed) => self.look.collapsing = Collapsing::Alone,
+            Some(landing) => self.look.role = self.look.role.after(landing),
             None => self.give_up(),
         }
         self.look_again(request)
@@ -192,7 +197,7 @@ impl Search<'_> {
         request: &mut Request<B>,
     ) -> LookupTransition {
         let relay = &joining.relay;
-        self.look.asked_at = self.config.clock.coarse();
+        self.look.round.asked_at = self.config.clock.coarse();
         if !self.may_stream(relay, request.headers()) {
             return self.wait_on(*joining, request);
         }
@@ -217,7 +222,7 @@ impl Search<'_> {
         let Some(reader) = reader else {
             return self.wait_on(joining, request);
         };
-        self.look.resume(self.config);
+        self.end_wait();
         let Joining { relay, wait, .. } = joining;
         Break(LookupOutcome::Answer(LookupResponse::Streamed(Box::new(
             RelayedResponse {
@@ -247,14 +252,16 @@ impl Search<'_> {
     /// cut from the whole.
     fn may_stream(&mut self, relay: &Relay, asked: &HeaderMap) -> bool {
         let (config, look) = (self.config, &mut *self.look);
-        look.in_own = look.own == Some(relay.key);
+        let Some(partition) = look.facts.keys.partition_of(&relay.key) else {
+            return false;
+        };
+        look.round.partition = partition;
         let head = &relay.head;
         let is_unchanged =
             head.status == StatusCode::OK && preconditions::is_not_modified(asked, &head.headers);
-        look.key() == Some(&relay.key)
-            && !look.refreshes
-            && !look.precondition
-            && (!look.wants_part || is_unchanged)
+        !look.refreshes()
+            && !look.facts.precondition
+            && (look.wanted() != Wanted::Range || is_unchanged)
             && look.is_meant_for_caller(head)
             && fits(&Selection::new(asked, config.keys.variants()), head)
             && look.is_fresh(head)
@@ -262,19 +269,20 @@ impl Search<'_> {
             && !config.order.is_refused(relay.turn)
     }
 
+    /// Ends a wait for others.
+    fn end_wait(&mut self) {
+        self.look.waited.end(self.config.clock.coarse());
+    }
+
     /// Gives up waiting for a flight that takes too long.
     pub(super) fn give_up(&mut self) {
         let (config, look) = (self.config, &mut *self.look);
-        look.collapsing = Collapsing::Alone;
+        look.role = LookupRole::Alone;
         let now = config.clock.coarse();
-        if let Some(key) = look.first_key() {
-            let url = key.uri();
-            config
-                .storable
-                .set(url, look.route.as_ref(), Storable::No, now);
-        }
+        let (url, route) = (look.first_key().uri(), look.route.as_ref());
+        config.storable.set(url, route, Storable::No, now);
         // A stale response stands in for an origin that hangs, too.
-        if let Some(stale) = &look.stale {
+        if let Some(stale) = look.stale() {
             config.backoffs.failed(stale.key.full(), now);
         }
     }

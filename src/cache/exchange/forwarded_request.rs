@@ -2,12 +2,13 @@
 
 use http::{Extensions, HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version};
 
-use super::look::Look;
-use crate::cache::config::Config;
+use crate::cache::{config::Config, lookup::look::Look};
 
 /// A request that may be answered from the store, once the handler is to be called for it.
 pub(crate) struct ForwardedRequest {
     pub(crate) look: Look,
+    /// The form in which the handler is sent the request.
+    pub(crate) question: RequestForm,
     /// The request's fields, for `Vary` and for its conditions.
     pub(crate) fields: ForwardedFields,
     /// The rest of the request, if the handler may have to be asked again.
@@ -15,6 +16,21 @@ pub(crate) struct ForwardedRequest {
     /// The fields of a `304` that named another version than the stored one.
     pub(crate) unconfirmed: Option<Box<HeaderMap>>,
 }
+
+/// The form in which the handler is sent a request that the store does not answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum RequestForm {
+    /// The request as the client sent it.
+    #[default]
+    AsIs,
+    /// A GET for the whole response, without conditions.
+    Whole,
+    /// A GET that asks whether the stored response is still valid.
+    Validate,
+}
+
+// Allocators serve larger boxes from a slower size class.
+const _: () = assert!(size_of::<ForwardedRequest>() <= 1_032, "too large a box");
 
 /// A request without its fields and body.
 pub(crate) struct RequestLine {
@@ -29,6 +45,7 @@ impl ForwardedRequest {
     pub(crate) fn new(look: Look) -> Self {
         Self {
             look,
+            question: RequestForm::AsIs,
             fields: ForwardedFields::default(),
             again: None,
             unconfirmed: None,

@@ -1,0 +1,46 @@
+//! A future that carries a value to its end.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use pin_project_lite::pin_project;
+
+pin_project! {
+    /// A future, and a value that its output is used with.
+    ///
+    /// It panics if it is polled after it ended, as [`std::future::Ready`] does.
+    pub(super) struct Carry<F, T> {
+        #[pin]
+        future: F,
+        carried: Option<T>,
+    }
+}
+
+impl<F, T> Carry<F, T> {
+    #[inline(always)]
+    pub(super) fn new(future: F, carried: T) -> Self {
+        Self {
+            future,
+            carried: Some(carried),
+        }
+    }
+}
+
+impl<F: Future, T> Carry<F, T> {
+    /// Polls the future. Once it is ready, calls `then` with its output and the value.
+    #[inline(always)]
+    pub(super) fn poll_then<R>(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        then: impl FnOnce(F::Output, T, &mut Context<'_>) -> R,
+    ) -> Poll<R> {
+        let this = self.project();
+        let output = ready!(this.future.poll(cx));
+        let carried = this.carried.take();
+        let carried = carried.expect("a future is not polled after it ended");
+        Poll::Ready(then(output, carried, cx))
+    }
+}
