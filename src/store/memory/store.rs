@@ -60,7 +60,7 @@ impl MemoryStore {
 
     /// Creates a store with the default bounds and a clock of the caller's.
     pub fn with_clock(clock: impl Clock) -> Self {
-        Self::builder().clock(clock).assemble()
+        Self::builder().clock(clock).with_keys(StoreKeys::random())
     }
 
     /// Begins a store with bounds of the caller's.
@@ -166,14 +166,15 @@ impl MemoryStoreBuilder {
                         .fix("give a bound of at least 1, or leave the default"),
                 )
             }
-            None => Ok(self.assemble()),
+            None => Ok(self.with_keys(StoreKeys::random())),
         }
     }
 
-    fn assemble(self) -> MemoryStore {
+    /// Returns the store with these keys. Tests give fixed ones, so that no digests collide by chance.
+    pub(super) fn with_keys(self, keys: StoreKeys) -> MemoryStore {
         let context = MemoryContext {
             clock: self.clock.unwrap_or_else(|| Arc::new(SystemClock::new())),
-            keys: StoreKeys::random(),
+            keys,
             limits: self.bounds,
         };
         MemoryStore {

@@ -302,7 +302,10 @@ mod tests {
             CacheStore, PurgeMode, PurgeTarget,
             sample::{Sample, Samples},
         },
-        core::{store_api::store_key::StoreKey, time::ManualClock},
+        core::{
+            store_api::store_key::{StoreKey, StoreKeys},
+            time::ManualClock,
+        },
         store::MemoryStore,
     };
 
@@ -310,7 +313,9 @@ mod tests {
 
     fn store(bytes_max: u64) -> (MemoryStore, Samples) {
         let builder = MemoryStore::builder().clock(ManualClock::default());
-        let store = builder.cache_bytes_max(bytes_max).build().unwrap();
+        // A purge by a name that collides with another one may refuse a fill.
+        let keys = StoreKeys::from_secret(&[7; 32]).unwrap();
+        let store = builder.cache_bytes_max(bytes_max).with_keys(keys);
         let samples = Samples::new(CacheStore::keys(&store), "test");
         (store, samples)
     }
