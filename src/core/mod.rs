@@ -21,6 +21,9 @@ pub(crate) mod net;
 pub(crate) mod notice;
 pub(crate) mod record;
 pub(crate) mod runtime;
+#[cfg_attr(not(all(feature = "api-key", feature = "cache")), allow(dead_code))]
+#[cfg(any(feature = "api-key", feature = "cache"))]
+pub(crate) mod single_flight;
 pub(crate) mod store_api;
 pub(crate) mod time;
 #[cfg(any(
@@ -30,3 +33,15 @@ pub(crate) mod time;
     feature = "redis"
 ))]
 mod undone;
+// Each layer and store uses some of its methods.
+#[cfg_attr(
+    not(all(
+        feature = "api-key",
+        feature = "cache",
+        feature = "rate-limit",
+        feature = "redis"
+    )),
+    allow(dead_code)
+)]
+#[cfg(any(feature = "api-key", feature = "cache", feature = "redis"))]
+pub(crate) mod ttl_map;

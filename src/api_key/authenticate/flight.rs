@@ -1,102 +1,75 @@
 //! One question to the store that many requests wait for.
 
 use std::{
-    collections::{HashMap, hash_map::Entry},
-    fmt, mem,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
-    },
-    task::{Context, Poll, Wake, Waker},
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll, Waker},
 };
 
 use crate::{
     api_key::record::record::StoredKey,
-    core::{error::StoreErrorKind, store_api::store_future::Pending},
+    core::{
+        error::StoreErrorKind,
+        single_flight::{Flight, FlightWaiter},
+        store_api::store_future::Pending,
+    },
 };
 
-/// What the store said. It is handed to each who waits, so a failure keeps its kind alone.
+/// The store's reply. Each waiter reads a copy, so a failure has only its kind.
 pub(crate) type Answer = Result<Option<StoredKey>, StoreErrorKind>;
 
-/// A question that is under way. Whoever waits for it drives it, so it goes on as long as one
-/// waits; no task of its own is needed.
+/// A question that is under way. Each waiter that is polled leads it for the time of the poll, so the
+/// question goes on as long as a request waits, and needs no task of its own.
 pub(crate) struct RecordFlight {
-    state: Mutex<RecordFlightState>,
-    waiting: Arc<FlightWakers>,
-    /// How many wait. Changed under the lock of the table where the flight is found.
-    pub(super) passengers: AtomicUsize,
-    seats: AtomicU64,
-}
-
-/// The place of one who waits among those who do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Seat(u64);
-
-enum RecordFlightState {
-    Asked(Pending<Option<StoredKey>>),
-    Answered(Answer),
+    flight: Arc<Flight<Answer>>,
+    /// Absent once it is answered.
+    question: Mutex<Option<Pending<Option<StoredKey>>>>,
 }
 
 impl RecordFlight {
     pub(crate) fn new(question: Pending<Option<StoredKey>>) -> Self {
         Self {
-            state: Mutex::new(RecordFlightState::Asked(question)),
-            waiting: Arc::default(),
-            passengers: AtomicUsize::new(0),
-            seats: AtomicU64::new(0),
+            flight: Arc::default(),
+            question: Mutex::new(Some(question)),
         }
     }
 
-    /// Returns a seat that nobody else has.
-    pub(super) fn take_seat(&self) -> Seat {
-        Seat(self.seats.fetch_add(1, Ordering::Relaxed))
+    pub(super) fn join(&self) -> FlightWaiter<Answer> {
+        self.flight.join()
     }
 
-    /// Drives the question on behalf of one who waits.
-    pub(crate) fn poll(&self, seat: Seat, cx: &Context<'_>) -> Poll<Answer> {
-        let mut state = lock(&self.state);
-        // Should the question panic, those who wait beside are told that nobody knows.
-        let panicked = RecordFlightState::Answered(Err(StoreErrorKind::Unavailable));
-        let mut question = match mem::replace(&mut *state, panicked) {
-            RecordFlightState::Asked(question) => question,
-            RecordFlightState::Answered(answer) => {
-                *state = RecordFlightState::Answered(answer.clone());
-                return Poll::Ready(answer);
-            }
+    pub(super) fn has_waiters(&self) -> bool {
+        self.flight.waiters() > 0
+    }
+
+    /// Drives the question on behalf of a waiter. A waiter that is dropped wakes no other: whenever the
+    /// question gets on, all are woken, and each of them can drive it.
+    pub(crate) fn poll(&self, waiter: &FlightWaiter<Answer>, cx: &Context<'_>) -> Poll<Answer> {
+        let mut question = lock(&self.question);
+        // Registered first: a task that is woken while the question is polled comes back.
+        if let Poll::Ready(answer) = waiter.poll(cx) {
+            return Poll::Ready(answer);
+        }
+        let Some(mut asked) = question.take() else {
+            // Answered, and about to land.
+            return Poll::Pending;
         };
-        // Registered first: who is woken while the question is polled comes back.
-        self.waiting.add(seat, cx.waker());
-        // Should the question panic, the others come back to hear of it.
-        let wakes_others = WakesAll(&self.waiting);
-        let waker = Waker::from(Arc::clone(&self.waiting));
-        let polled = question.as_mut().poll(&mut Context::from_waker(&waker));
-        let answer = match polled {
+        // Should the question panic, the store is unavailable to the other waiters.
+        let mut leader = self.flight.lead(Err(StoreErrorKind::Unavailable));
+        let waker = Waker::from(Arc::clone(&self.flight));
+        match asked.as_mut().poll(&mut Context::from_waker(&waker)) {
             Poll::Pending => {
-                *state = RecordFlightState::Asked(question);
-                mem::forget(wakes_others);
-                return Poll::Pending;
+                *question = Some(asked);
+                leader.resign();
+                Poll::Pending
             }
-            Poll::Ready(answer) => answer.map_err(|error| error.kind()),
-        };
-        *state = RecordFlightState::Answered(answer.clone());
-        drop(state);
-        drop(wakes_others);
-        Poll::Ready(answer)
-    }
-
-    /// Gives a seat up. Nobody needs to be woken: whenever the question gets on, all who wait are, and
-    /// each of them can drive it.
-    pub(crate) fn leave(&self, seat: Seat) {
-        lock(&self.waiting.wakers).remove(&seat);
-    }
-}
-
-/// Wakes all who wait when it is dropped.
-struct WakesAll<'a>(&'a FlightWakers);
-
-impl Drop for WakesAll<'_> {
-    fn drop(&mut self) {
-        self.0.wake_all();
+            Poll::Ready(answer) => {
+                drop(question);
+                let answer = answer.map_err(|error| error.kind());
+                leader.set_outcome(answer.clone());
+                Poll::Ready(answer)
+            }
+        }
     }
 }
 
@@ -106,41 +79,19 @@ impl fmt::Debug for RecordFlight {
     }
 }
 
-/// The tasks to wake when the question has got on, by their seats: each is added and removed in the
-/// same time, however many there are.
-#[derive(Default)]
-struct FlightWakers {
-    wakers: Mutex<HashMap<Seat, Waker>>,
-}
-
-impl FlightWakers {
-    fn add(&self, seat: Seat, waker: &Waker) {
-        match lock(&self.wakers).entry(seat) {
-            Entry::Occupied(mut own) => own.get_mut().clone_from(waker),
-            Entry::Vacant(place) => drop(place.insert(waker.clone())),
-        }
-    }
-
-    fn wake_all(&self) {
-        let wakers = mem::take(&mut *lock(&self.wakers));
-        wakers.into_values().for_each(Waker::wake);
-    }
-}
-
-impl Wake for FlightWakers {
-    fn wake(self: Arc<Self>) {
-        self.wake_all();
-    }
-}
-
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // What a panicking question leaves behind is an answer, and whole.
+    // A question that panics leaves none behind.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::future::{pending, poll_fn};
+    use std::{
+        future::{pending, poll_fn},
+        panic::{AssertUnwindSafe, catch_unwind},
+        sync::atomic::{AtomicUsize, Ordering},
+        task::Wake,
+    };
 
     use super::*;
 
@@ -154,25 +105,7 @@ mod tests {
         }
     }
 
-    /// A flight with this number of waiters, each with a waker.
-    fn boarded(
-        question: Pending<Option<StoredKey>>,
-        waiters: usize,
-    ) -> (RecordFlight, Vec<Seat>, Arc<Woken>) {
-        let (flight, woken) = (RecordFlight::new(question), Arc::new(Woken::default()));
-        let seats: Vec<_> = (0..waiters)
-            .map(|_| {
-                let seat = flight.take_seat();
-                let task = Arc::clone(&woken);
-                // A waker of its own: no two of them are the same.
-                let waker = Waker::from(Arc::new(Task(task)));
-                assert!(flight.poll(seat, &Context::from_waker(&waker)).is_pending());
-                seat
-            })
-            .collect();
-        (flight, seats, woken)
-    }
-
+    /// A waker of its own: no two of them are the same.
     struct Task(Arc<Woken>);
 
     impl Wake for Task {
@@ -181,14 +114,36 @@ mod tests {
         }
     }
 
+    fn poll(
+        flight: &RecordFlight,
+        waiter: &FlightWaiter<Answer>,
+        woken: &Arc<Woken>,
+    ) -> Poll<Answer> {
+        let waker = Waker::from(Arc::new(Task(Arc::clone(woken))));
+        flight.poll(waiter, &Context::from_waker(&waker))
+    }
+
+    /// A flight with this number of waiters, each with a waker.
+    fn boarded(
+        question: Pending<Option<StoredKey>>,
+        waiters: usize,
+    ) -> (RecordFlight, Vec<FlightWaiter<Answer>>, Arc<Woken>) {
+        let (flight, woken) = (RecordFlight::new(question), Arc::default());
+        let join = |_| {
+            let waiter = flight.join();
+            assert!(poll(&flight, &waiter, &woken).is_pending());
+            waiter
+        };
+        let waiters = (0..waiters).map(join).collect();
+        (flight, waiters, woken)
+    }
+
     #[test]
     fn leaving_wakes_no_other_waiter() {
-        let (flight, seats, woken) = boarded(Box::pin(pending()), 1_000);
-        for seat in seats {
-            flight.leave(seat);
-        }
+        let (flight, waiters, woken) = boarded(Box::pin(pending()), 1_000);
+        drop(waiters);
         assert_eq!(woken.0.load(Ordering::SeqCst), 0);
-        assert!(lock(&flight.waiting.wakers).is_empty());
+        assert!(!flight.has_waiters());
     }
 
     #[test]
@@ -199,21 +154,37 @@ mod tests {
             *lock(&own) = Some(cx.waker().clone());
             Poll::Pending
         });
-        let (flight, _, woken) = boarded(Box::pin(question), 1_000);
+        let (_flight, _waiters, woken) = boarded(Box::pin(question), 1_000);
         lock(&waker).take().unwrap().wake();
         assert_eq!(woken.0.load(Ordering::SeqCst), 1_000);
-        drop(flight);
     }
 
     #[test]
     fn a_waiter_that_polls_again_has_one_waker() {
-        let (flight, seats, woken) = boarded(Box::pin(pending()), 1);
+        let (flight, waiters, woken) = boarded(Box::pin(pending()), 1);
         for _ in 0..9 {
-            let waker = Waker::from(Arc::new(Task(Arc::clone(&woken))));
-            let cx = Context::from_waker(&waker);
-            assert!(flight.poll(seats[0], &cx).is_pending());
+            assert!(poll(&flight, &waiters[0], &woken).is_pending());
         }
-        flight.waiting.wake_all();
+        flight.flight.wake_all();
         assert_eq!(woken.0.load(Ordering::SeqCst), 1);
+    }
+
+    #[test]
+    fn question_that_panics_is_unavailable_to_the_other_waiters() {
+        let mut polls = 0;
+        let question = poll_fn(move |_| {
+            polls += 1;
+            assert!(polls <= 2, "the store fails");
+            Poll::Pending
+        });
+        let (flight, waiters, woken) = boarded(Box::pin(question), 2);
+        let panicking = AssertUnwindSafe(|| poll(&flight, &waiters[0], &woken));
+        assert!(catch_unwind(panicking).is_err());
+        assert_eq!(woken.0.load(Ordering::SeqCst), 2);
+        let answer = poll(&flight, &waiters[1], &woken);
+        assert!(matches!(
+            answer,
+            Poll::Ready(Err(StoreErrorKind::Unavailable))
+        ));
     }
 }

@@ -7,8 +7,7 @@ use std::{
     time::Duration,
 };
 
-use super::ttl_map::Expiring;
-use crate::core::{record::AuthDenial, time::Timestamp};
+use crate::core::{record::AuthDenial, time::Timestamp, ttl_map::TtlMap};
 
 /// The maximum number of good credentials that are remembered, in at most 2 MiB.
 const GOOD_MAX: usize = 16_384;
@@ -31,8 +30,10 @@ pub(crate) fn scoped(mut fingerprint: Fingerprint, layer: u64) -> Fingerprint {
 
 /// A ring's memory of credentials.
 pub(crate) struct Guesses {
-    wrong: Mutex<Expiring<Fingerprint, AuthDenial>>,
-    good: Mutex<Expiring<Fingerprint, Timestamp>>,
+    wrong: Mutex<TtlMap<Fingerprint, AuthDenial>>,
+    wrong_for: Duration,
+    /// The time at which each was good.
+    good: Mutex<TtlMap<Fingerprint, Timestamp>>,
     /// The number of concurrent requests for each credential.
     asking: Mutex<HashMap<Fingerprint, usize>>,
 }
@@ -71,10 +72,10 @@ pub(crate) enum Good {
 impl Guesses {
     /// Remembers this many wrong credentials at most, for this long.
     pub(crate) fn new(wrong_max: usize, wrong_for: Duration) -> Self {
-        let good_for = GOOD_FOR + GOOD_RENEWED_AFTER;
         Self {
-            wrong: Mutex::new(Expiring::new(wrong_max, wrong_for)),
-            good: Mutex::new(Expiring::new(GOOD_MAX, good_for)),
+            wrong: Mutex::new(TtlMap::new(wrong_max)),
+            wrong_for,
+            good: Mutex::new(TtlMap::new(GOOD_MAX)),
             asking: Mutex::default(),
         }
     }
@@ -100,7 +101,7 @@ impl Guesses {
     }
 
     pub(crate) fn remember_wrong(&self, key: Fingerprint, reason: AuthDenial, now: Timestamp) {
-        lock(&self.wrong).insert(key, reason, now);
+        lock(&self.wrong).insert(key, reason, now + self.wrong_for, now);
     }
 
     pub(crate) fn good(&self, key: &Fingerprint, now: Timestamp) -> Good {
@@ -112,7 +113,8 @@ impl Guesses {
     }
 
     pub(crate) fn remember_good(&self, key: Fingerprint, now: Timestamp) {
-        lock(&self.good).insert(key, now, now);
+        let forget_at = now + GOOD_FOR + GOOD_RENEWED_AFTER;
+        lock(&self.good).insert(key, now, forget_at, now);
     }
 
     pub(crate) fn forget_good(&self, key: &Fingerprint) {

@@ -1,19 +1,15 @@
 //! Finding records: what this process remembers of them, and the one question to the store.
 
 use std::{
-    collections::{HashMap, hash_map::Entry},
     fmt,
     future::Future,
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll},
     time::Duration,
 };
 
-use super::{
-    flight::{Answer, RecordFlight, Seat},
-    ttl_map::Expiring,
-};
+use super::flight::{Answer, RecordFlight};
 use crate::{
     api_key::{
         key::format::KeyId,
@@ -24,8 +20,10 @@ use crate::{
     core::{
         error::StoreError,
         record::RecordHandle,
+        single_flight::{FlightTable, FlightWaiter},
         store_api::{store_monitor::StoreWatch, timeout::Deadline},
         time::Clock,
+        ttl_map::TtlMap,
     },
 };
 
@@ -57,8 +55,8 @@ pub(crate) struct Lookup {
 }
 
 struct RecordTable {
-    records: Expiring<KeyId, StoredKey>,
-    flights: HashMap<KeyId, Arc<RecordFlight>>,
+    records: TtlMap<KeyId, StoredKey>,
+    flights: FlightTable<KeyId, RecordFlight>,
 }
 
 /// What the store said at once, or who will know.
@@ -92,8 +90,9 @@ impl Lookup {
             records_for,
             tables: std::array::from_fn(|_| {
                 Mutex::new(RecordTable {
-                    records: Expiring::new(table_max, records_for),
-                    flights: HashMap::new(),
+                    records: TtlMap::new(table_max),
+                    // As many as there are requests that wait.
+                    flights: FlightTable::new(usize::MAX),
                 })
             }),
         });
@@ -146,23 +145,24 @@ impl Lookup {
             Ok(answer) => return LookupReply::Now(answer),
             Err(question) => question,
         };
-        match self.table(id).flights.entry(id) {
-            // Somebody asked in between; the second question is dropped unasked.
-            Entry::Occupied(flight) => LookupReply::Later(self.board(id, flight.get())),
-            Entry::Vacant(place) => {
-                let flight = place.insert(Arc::new(RecordFlight::new(question)));
-                LookupReply::Later(self.board(id, flight))
-            }
+        let mut table = self.table(id);
+        if let Some(flight) = table.flights.get(&id) {
+            // Another request asked in between; the second question is dropped unasked.
+            return LookupReply::Later(self.board(id, flight));
         }
+        let flight = Arc::new(RecordFlight::new(question));
+        table.flights.begin(id, || Arc::clone(&flight));
+        LookupReply::Later(self.board(id, &flight))
     }
 
     fn board(self: &Arc<Self>, id: KeyId, flight: &Arc<RecordFlight>) -> RecordWait {
-        flight.passengers.fetch_add(1, Ordering::Relaxed);
         RecordWait {
-            lookup: Arc::clone(self),
-            seat: flight.take_seat(),
-            flight: Arc::clone(flight),
-            id,
+            waiter: flight.join(),
+            joined: JoinedFlight {
+                lookup: Arc::clone(self),
+                flight: Arc::clone(flight),
+                id,
+            },
         }
     }
 
@@ -170,30 +170,23 @@ impl Lookup {
     /// the flight is no longer in its table.
     fn land(&self, id: KeyId, flight: &Arc<RecordFlight>, answer: &Answer) {
         let mut table = self.table(id);
-        if !table.has(id, flight) {
+        if !table.flights.remove(&id, flight) {
             return;
         }
-        table.flights.remove(&id);
         if let (Ok(Some(record)), true) = (answer, self.remembers()) {
             let now = self.clock.now();
-            table.records.insert(id, record.clone(), now);
+            let expires_at = now + self.records_for;
+            table.records.insert(id, record.clone(), expires_at, now);
         }
     }
 
-    /// Lets a passenger off. A question that nobody waits for is dropped: left alone, it would
-    /// answer somebody much later with what is true now.
-    fn leave(&self, id: KeyId, flight: &Arc<RecordFlight>, seat: Seat) {
+    /// Removes a flight that a waiter has left, if it was the last one: left alone, the question would
+    /// answer a much later request with what is true now. Requests join under the lock of the table.
+    fn leave(&self, id: KeyId, flight: &Arc<RecordFlight>) {
         let mut table = self.table(id);
-        let was_last = flight.passengers.fetch_sub(1, Ordering::Relaxed) == 1;
-        let abandoned = if was_last && table.has(id, flight) {
-            table.flights.remove(&id)
-        } else {
-            None
-        };
-        drop(table);
-        // The store's future is dropped here, without a lock: it is foreign code.
-        drop(abandoned);
-        flight.leave(seat);
+        if !flight.has_waiters() {
+            table.flights.remove(&id, flight);
+        }
     }
 
     fn remembers(&self) -> bool {
@@ -213,20 +206,13 @@ impl Lookup {
     }
 }
 
-impl RecordTable {
-    fn has(&self, id: KeyId, flight: &Arc<RecordFlight>) -> bool {
-        let own = self.flights.get(&id);
-        own.is_some_and(|own| Arc::ptr_eq(own, flight))
-    }
-}
-
 impl Listener for Lookup {
     /// Forgets a record. What is being read of it is handed to those who wait already, and to
     /// nobody else: who asks from now on asks anew.
     fn forget(&self, id: KeyId) {
         let mut table = self.table(id);
         table.records.remove(&id);
-        let flight = table.flights.remove(&id);
+        let flight = table.flights.take(&id);
         drop(table);
         drop(flight);
     }
@@ -235,7 +221,7 @@ impl Listener for Lookup {
         for table in &self.tables {
             let mut table = lock(table);
             table.records.clear();
-            let flights = std::mem::take(&mut table.flights);
+            let flights = table.flights.take_all();
             drop(table);
             drop(flights);
         }
@@ -253,9 +239,15 @@ impl fmt::Debug for Lookup {
 
 /// Waits for a record that the store has been asked for, with all others who wait for it.
 pub(crate) struct RecordWait {
+    // In this order: the waiter leaves before the flight is looked at.
+    waiter: FlightWaiter<Answer>,
+    joined: JoinedFlight,
+}
+
+/// Removes the flight from its table after the last waiter has left.
+struct JoinedFlight {
     lookup: Arc<Lookup>,
     flight: Arc<RecordFlight>,
-    seat: Seat,
     id: KeyId,
 }
 
@@ -263,22 +255,25 @@ impl Future for RecordWait {
     type Output = Result<Option<StoredKey>, StoreError>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        self.flight.poll(self.seat, cx).map(|answer| {
-            self.lookup.land(self.id, &self.flight, &answer);
+        let JoinedFlight { lookup, flight, id } = &self.joined;
+        flight.poll(&self.waiter, cx).map(|answer| {
+            lookup.land(*id, flight, &answer);
             answer.map_err(Into::into)
         })
     }
 }
 
-impl Drop for RecordWait {
+impl Drop for JoinedFlight {
     fn drop(&mut self) {
-        self.lookup.leave(self.id, &self.flight, self.seat);
+        // The flight, and with it the store's future, is dropped after this, without the lock: it is
+        // foreign code.
+        self.lookup.leave(self.id, &self.flight);
     }
 }
 
 impl fmt::Debug for RecordWait {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Wait").field(&self.id).finish()
+        f.debug_tuple("Wait").field(&self.joined.id).finish()
     }
 }
 

@@ -10,5 +10,4 @@ pub(super) mod lookup;
 pub(super) mod pipeline;
 pub(super) mod rejection;
 pub(super) mod require_scopes;
-pub(super) mod ttl_map;
 pub(super) mod verifier;

@@ -1,6 +1,6 @@
 //! A record as bytes: what a store on a server keeps.
 
-use std::{collections::BTreeMap, str};
+use std::str::{self, FromStr};
 
 use super::{
     constraints::Constraints,
@@ -8,15 +8,12 @@ use super::{
 };
 use crate::{
     api_key::{
-        key::{
-            digest::{DigestAlgorithm, ForeignAlgorithm, KeyDigest, RecordSeal},
-            format::KeyId,
-        },
+        key::digest::{DigestAlgorithm, ForeignAlgorithm, KeyDigest, RecordSeal},
         manage::authority::SetByOwner,
     },
     core::{
-        allowance::Allowance,
         error::{StoreError, StoreErrorKind},
+        store_api::binary::{BinaryReader, BinaryWriter},
         time::Timestamp,
     },
 };
@@ -27,6 +24,9 @@ const SCHEMA: u8 = 1;
 /// there are any, so that records of before stay as they are.
 const SCHEMA_SET_BY_OWNER: u8 = 2;
 
+/// The maximum number of values in a list: a record of the maximum size has no room for more.
+const COUNT_MAX: usize = KeyRecord::BYTES_MAX / 4;
+
 impl KeyRecord {
     /// The most bytes that a record has. The bounds of a `NewKey` keep far below it.
     pub const BYTES_MAX: usize = 16 * 1024;
@@ -35,55 +35,59 @@ impl KeyRecord {
     ///
     /// They hold no secret, but whoever can change them can change scopes.
     pub fn to_bytes(&self) -> Vec<u8> {
-        let mut out = Writer(self.body_bytes());
+        let mut out = self.body();
         out.optional(self.seal.as_ref(), |out, seal| {
-            out.0.extend_from_slice(&seal.pepper_id.to_le_bytes());
-            out.0.extend_from_slice(seal.digest.as_bytes());
+            out.u16(seal.pepper_id);
+            out.raw(seal.digest.as_bytes());
         });
-        out.0
+        out.into_bytes()
     }
 
     /// Returns all that a seal is for: everything but itself.
     pub(crate) fn body_bytes(&self) -> Vec<u8> {
-        let mut out = Writer(Vec::with_capacity(256));
+        self.body().into_bytes()
+    }
+
+    fn body(&self) -> BinaryWriter {
+        let mut out = BinaryWriter::with_capacity(256);
         let set_by_owner = self.set_by_owner.bits();
-        out.byte(match set_by_owner {
+        out.u8(match set_by_owner {
             0 => SCHEMA,
             _ => SCHEMA_SET_BY_OWNER,
         });
-        out.text(self.id.as_str());
-        out.text(&self.prefix);
-        out.text(&self.environment);
-        out.number(self.version);
-        out.0.extend_from_slice(self.digest.as_bytes());
-        out.algorithm(self.algorithm);
-        out.text(&self.owner);
-        out.text(self.lineage.as_str());
-        out.optional(self.name.as_deref(), Writer::text);
-        out.optional(self.tier.as_deref(), Writer::text);
-        out.list(self.scopes.iter(), |out, scope| out.text(scope));
-        out.state(&self.state);
-        out.time(self.created_at);
+        push_text(&mut out, self.id.as_str());
+        push_text(&mut out, &self.prefix);
+        push_text(&mut out, &self.environment);
+        out.u64(self.version);
+        out.raw(self.digest.as_bytes());
+        push_algorithm(&mut out, self.algorithm);
+        push_text(&mut out, &self.owner);
+        push_text(&mut out, self.lineage.as_str());
+        out.optional(self.name.as_deref(), push_text);
+        out.optional(self.tier.as_deref(), push_text);
+        out.list(self.scopes.iter(), |out, scope| push_text(out, scope));
+        push_state(&mut out, &self.state);
+        push_time(&mut out, self.created_at);
         for time in [self.not_before, self.expires_at, self.grace_until] {
-            out.optional(time, Writer::time);
+            out.optional(time, push_time);
         }
         for id in [self.rotated_from, self.rotated_to] {
-            out.optional(id, |out, id| out.text(id.as_str()));
+            out.optional(id, |out, id| push_text(out, id.as_str()));
         }
         out.list(self.metadata.iter(), |out, (name, value)| {
-            out.text(name);
-            out.text(value);
+            push_text(out, name);
+            push_text(out, value);
         });
-        out.constraints(&self.constraints);
+        push_constraints(&mut out, &self.constraints);
         for allowance in [self.credits, self.limit] {
-            out.optional(allowance, |out, own| out.text(&own.to_string()));
+            out.optional(allowance, |out, own| push_text(out, &own.to_string()));
         }
-        out.optional(self.slow_hash.as_deref(), Writer::text);
-        out.optional(self.rotated_at, Writer::time);
+        out.optional(self.slow_hash.as_deref(), push_text);
+        out.optional(self.rotated_at, push_time);
         if set_by_owner != 0 {
-            out.byte(set_by_owner);
+            out.u8(set_by_owner);
         }
-        out.0
+        out
     }
 
     /// Reads what [`KeyRecord::to_bytes`] wrote.
@@ -92,280 +96,184 @@ impl KeyRecord {
     ///
     /// With [`StoreErrorKind::Corrupt`] if it did not write this.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, StoreError> {
-        let corrupt = || StoreError::new(StoreErrorKind::Corrupt);
-        if bytes.len() > Self::BYTES_MAX {
-            return Err(corrupt());
+        let mut reader = BinaryReader::new(bytes);
+        let record = match bytes.len() <= Self::BYTES_MAX {
+            true => read_record(&mut reader).and_then(|record| reader.finish(record)),
+            false => None,
+        };
+        record.ok_or_else(|| StoreError::new(StoreErrorKind::Corrupt))
+    }
+}
+
+fn push_text(out: &mut BinaryWriter, text: &str) {
+    out.bytes(text.as_bytes());
+}
+
+fn push_time(out: &mut BinaryWriter, time: Timestamp) {
+    out.u64(time.as_micros());
+}
+
+fn push_algorithm(out: &mut BinaryWriter, algorithm: DigestAlgorithm) {
+    match algorithm {
+        DigestAlgorithm::HmacSha256 { pepper_id } => {
+            out.u8(1);
+            out.u16(pepper_id);
         }
-        let mut reader = RecordReader(bytes);
-        let record = reader.record().ok_or_else(corrupt)?;
-        if reader.0.is_empty() {
-            Ok(record)
-        } else {
-            Err(corrupt())
+        DigestAlgorithm::Sha256 => out.u8(2),
+        DigestAlgorithm::Foreign { hash, pepper_id } => {
+            out.u8(3);
+            out.u8(match hash {
+                ForeignAlgorithm::Sha256 => 1,
+                ForeignAlgorithm::Sha512 => 2,
+                ForeignAlgorithm::Argon2 => 3,
+            });
+            out.optional(pepper_id, BinaryWriter::u16);
         }
     }
 }
 
-/// Writes fields one behind the other, each of variable length behind its length.
-struct Writer(Vec<u8>);
-
-impl Writer {
-    fn byte(&mut self, byte: u8) {
-        self.0.push(byte);
-    }
-
-    fn number(&mut self, number: u64) {
-        self.0.extend_from_slice(&number.to_le_bytes());
-    }
-
-    fn len(&mut self, len: usize) {
-        let len = u32::try_from(len).expect("a record's fields are bounded");
-        self.0.extend_from_slice(&len.to_le_bytes());
-    }
-
-    fn text(&mut self, text: &str) {
-        self.len(text.len());
-        self.0.extend_from_slice(text.as_bytes());
-    }
-
-    fn time(&mut self, time: Timestamp) {
-        self.number(time.as_micros());
-    }
-
-    fn optional<T>(&mut self, value: Option<T>, write: impl FnOnce(&mut Self, T)) {
-        self.byte(u8::from(value.is_some()));
-        if let Some(value) = value {
-            write(self, value);
-        }
-    }
-
-    fn list<T>(
-        &mut self,
-        values: impl ExactSizeIterator<Item = T>,
-        mut write: impl FnMut(&mut Self, T),
-    ) {
-        self.len(values.len());
-        for value in values {
-            write(self, value);
-        }
-    }
-
-    fn algorithm(&mut self, algorithm: DigestAlgorithm) {
-        match algorithm {
-            DigestAlgorithm::HmacSha256 { pepper_id } => {
-                self.byte(1);
-                self.0.extend_from_slice(&pepper_id.to_le_bytes());
-            }
-            DigestAlgorithm::Sha256 => self.byte(2),
-            DigestAlgorithm::Foreign { hash, pepper_id } => {
-                self.byte(3);
-                self.byte(match hash {
-                    ForeignAlgorithm::Sha256 => 1,
-                    ForeignAlgorithm::Sha512 => 2,
-                    ForeignAlgorithm::Argon2 => 3,
-                });
-                self.optional(pepper_id, |out, id| {
-                    out.0.extend_from_slice(&id.to_le_bytes());
-                });
-            }
-        }
-    }
-
-    fn constraints(&mut self, constraints: &Constraints) {
-        self.list(constraints.networks.iter(), |out, network| {
-            out.text(&network.to_string());
-        });
-        self.list(constraints.methods.iter(), |out, method| {
-            out.text(method.as_str());
-        });
-        self.list(constraints.origins.iter(), |out, origin| out.text(origin));
-    }
-
-    fn state(&mut self, state: &KeyState) {
-        let (tag, change) = match state {
-            KeyState::Active => return self.byte(0),
-            KeyState::Disabled(change) => (1, change),
-            KeyState::Revoked(change) => (2, change),
-        };
-        self.byte(tag);
-        self.time(change.at);
-        self.optional(change.by.as_deref(), Self::text);
-        self.optional(change.reason.as_deref(), Self::text);
-    }
+fn push_constraints(out: &mut BinaryWriter, constraints: &Constraints) {
+    out.list(constraints.networks.iter(), |out, network| {
+        push_text(out, &network.to_string());
+    });
+    out.list(constraints.methods.iter(), |out, method| {
+        push_text(out, method.as_str());
+    });
+    out.list(constraints.origins.iter(), |out, origin| {
+        push_text(out, origin);
+    });
 }
 
-/// Reads fields from the front. `None` means that they are not what was written.
-struct RecordReader<'a>(&'a [u8]);
+fn push_state(out: &mut BinaryWriter, state: &KeyState) {
+    let (tag, change) = match state {
+        KeyState::Active => return out.u8(0),
+        KeyState::Disabled(change) => (1, change),
+        KeyState::Revoked(change) => (2, change),
+    };
+    out.u8(tag);
+    push_time(out, change.at);
+    out.optional(change.by.as_deref(), push_text);
+    out.optional(change.reason.as_deref(), push_text);
+}
 
-impl RecordReader<'_> {
-    fn record(&mut self) -> Option<KeyRecord> {
-        let has_set_by_owner = match self.byte()? {
-            SCHEMA => false,
-            SCHEMA_SET_BY_OWNER => true,
-            _ => return None,
-        };
-        Some(KeyRecord {
-            id: self.id()?,
-            prefix: self.text()?,
-            environment: self.text()?,
-            version: self.number()?,
-            digest: KeyDigest::from_bytes(self.array()?),
-            algorithm: self.algorithm()?,
-            owner: self.text()?,
-            lineage: self.id()?,
-            name: self.optional(Self::text)?,
-            tier: self.optional(Self::text)?,
-            scopes: self.scopes()?,
-            state: self.state()?,
-            created_at: self.time()?,
-            not_before: self.optional(Self::time)?,
-            expires_at: self.optional(Self::time)?,
-            grace_until: self.optional(Self::time)?,
-            rotated_from: self.optional(Self::id)?,
-            rotated_to: self.optional(Self::id)?,
-            metadata: self.metadata()?,
-            constraints: self.constraints()?,
-            credits: self.optional(Self::allowance)?,
-            limit: self.optional(Self::allowance)?,
-            slow_hash: self.optional(Self::text)?,
-            rotated_at: self.optional(Self::time)?,
-            set_by_owner: match has_set_by_owner {
-                true => self.set_by_owner()?,
-                false => SetByOwner::default(),
+type RecordReader<'a> = BinaryReader<&'a [u8]>;
+
+fn read_record(reader: &mut RecordReader<'_>) -> Option<KeyRecord> {
+    let has_set_by_owner = match reader.u8()? {
+        SCHEMA => false,
+        SCHEMA_SET_BY_OWNER => true,
+        _ => return None,
+    };
+    Some(KeyRecord {
+        id: read_parsed(reader)?,
+        prefix: read_text(reader)?,
+        environment: read_text(reader)?,
+        version: reader.u64()?,
+        digest: KeyDigest::from_bytes(reader.array()?),
+        algorithm: read_algorithm(reader)?,
+        owner: read_text(reader)?,
+        lineage: read_parsed(reader)?,
+        name: reader.optional(read_text)?,
+        tier: reader.optional(read_text)?,
+        scopes: read_scopes(reader)?,
+        state: read_state(reader)?,
+        created_at: read_time(reader)?,
+        not_before: reader.optional(read_time)?,
+        expires_at: reader.optional(read_time)?,
+        grace_until: reader.optional(read_time)?,
+        rotated_from: reader.optional(read_parsed)?,
+        rotated_to: reader.optional(read_parsed)?,
+        metadata: reader.list(COUNT_MAX, |reader| {
+            Some((read_text(reader)?, read_text(reader)?))
+        })?,
+        constraints: read_constraints(reader)?,
+        credits: reader.optional(read_parsed)?,
+        limit: reader.optional(read_parsed)?,
+        slow_hash: reader.optional(read_text)?,
+        rotated_at: reader.optional(read_time)?,
+        set_by_owner: match has_set_by_owner {
+            true => read_set_by_owner(reader)?,
+            false => SetByOwner::default(),
+        },
+        seal: reader.optional(read_seal)?,
+    })
+}
+
+fn read_text(reader: &mut RecordReader<'_>) -> Option<String> {
+    let text = reader.bytes(KeyRecord::BYTES_MAX)?;
+    str::from_utf8(text).ok().map(str::to_owned)
+}
+
+fn read_parsed<T: FromStr>(reader: &mut RecordReader<'_>) -> Option<T> {
+    let text = reader.bytes(KeyRecord::BYTES_MAX)?;
+    str::from_utf8(text).ok()?.parse().ok()
+}
+
+fn read_time(reader: &mut RecordReader<'_>) -> Option<Timestamp> {
+    reader.u64().map(Timestamp::from_micros)
+}
+
+/// Reads a set that is not empty: each record has one spelling.
+fn read_set_by_owner(reader: &mut RecordReader<'_>) -> Option<SetByOwner> {
+    SetByOwner::from_bits(reader.u8()?).filter(|set| set.bits() != 0)
+}
+
+fn read_algorithm(reader: &mut RecordReader<'_>) -> Option<DigestAlgorithm> {
+    match reader.u8()? {
+        1 => Some(DigestAlgorithm::HmacSha256 {
+            pepper_id: reader.u16()?,
+        }),
+        2 => Some(DigestAlgorithm::Sha256),
+        3 => Some(DigestAlgorithm::Foreign {
+            hash: match reader.u8()? {
+                1 => ForeignAlgorithm::Sha256,
+                2 => ForeignAlgorithm::Sha512,
+                3 => ForeignAlgorithm::Argon2,
+                _ => return None,
             },
-            seal: self.optional(Self::seal)?,
-        })
+            pepper_id: reader.optional(BinaryReader::u16)?,
+        }),
+        _ => None,
     }
+}
 
-    /// Reads a set that is not empty: each record has one spelling.
-    fn set_by_owner(&mut self) -> Option<SetByOwner> {
-        SetByOwner::from_bits(self.byte()?).filter(|set| set.bits() != 0)
+/// Identities search scopes by halves: a list out of order would hide some of them.
+fn read_scopes(reader: &mut RecordReader<'_>) -> Option<Vec<String>> {
+    let scopes: Vec<String> = reader.list(COUNT_MAX, read_text)?;
+    scopes
+        .is_sorted_by(|one, next| one < next)
+        .then_some(scopes)
+}
+
+fn read_seal(reader: &mut RecordReader<'_>) -> Option<RecordSeal> {
+    Some(RecordSeal {
+        pepper_id: reader.u16()?,
+        digest: KeyDigest::from_bytes(reader.array()?),
+    })
+}
+
+fn read_constraints(reader: &mut RecordReader<'_>) -> Option<Constraints> {
+    Some(Constraints {
+        networks: reader.list(COUNT_MAX, read_parsed)?,
+        methods: reader.list(COUNT_MAX, read_parsed)?,
+        origins: reader.list(COUNT_MAX, read_text)?,
+    })
+}
+
+fn read_state(reader: &mut RecordReader<'_>) -> Option<KeyState> {
+    let tag = reader.u8()?;
+    if tag == 0 {
+        return Some(KeyState::Active);
     }
-
-    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
-        let (array, rest) = self.0.split_first_chunk()?;
-        self.0 = rest;
-        Some(*array)
-    }
-
-    fn byte(&mut self) -> Option<u8> {
-        self.array().map(|[byte]| byte)
-    }
-
-    fn number(&mut self) -> Option<u64> {
-        self.array().map(u64::from_le_bytes)
-    }
-
-    fn len(&mut self) -> Option<usize> {
-        usize::try_from(u32::from_le_bytes(self.array()?)).ok()
-    }
-
-    fn text(&mut self) -> Option<String> {
-        let len = self.len()?;
-        let (text, rest) = self.0.split_at_checked(len)?;
-        self.0 = rest;
-        str::from_utf8(text).ok().map(str::to_owned)
-    }
-
-    fn id(&mut self) -> Option<KeyId> {
-        self.text()?.parse().ok()
-    }
-
-    fn time(&mut self) -> Option<Timestamp> {
-        self.number().map(Timestamp::from_micros)
-    }
-
-    fn optional<T>(&mut self, read: impl FnOnce(&mut Self) -> Option<T>) -> Option<Option<T>> {
-        match self.byte()? {
-            0 => Some(None),
-            1 => read(self).map(Some),
-            _ => None,
-        }
-    }
-
-    fn algorithm(&mut self) -> Option<DigestAlgorithm> {
-        match self.byte()? {
-            1 => Some(DigestAlgorithm::HmacSha256 {
-                pepper_id: u16::from_le_bytes(self.array()?),
-            }),
-            2 => Some(DigestAlgorithm::Sha256),
-            3 => Some(DigestAlgorithm::Foreign {
-                hash: match self.byte()? {
-                    1 => ForeignAlgorithm::Sha256,
-                    2 => ForeignAlgorithm::Sha512,
-                    3 => ForeignAlgorithm::Argon2,
-                    _ => return None,
-                },
-                pepper_id: self.optional(|own| own.array().map(u16::from_le_bytes))?,
-            }),
-            _ => None,
-        }
-    }
-
-    /// Identities search scopes by halves: a list out of order would hide some of them.
-    fn scopes(&mut self) -> Option<Vec<String>> {
-        let mut scopes: Vec<String> = Vec::new();
-        for _ in 0..self.len()? {
-            let scope = self.text()?;
-            if scopes.last().is_some_and(|last| *last >= scope) {
-                return None;
-            }
-            scopes.push(scope);
-        }
-        Some(scopes)
-    }
-
-    fn metadata(&mut self) -> Option<BTreeMap<String, String>> {
-        let mut metadata = BTreeMap::new();
-        for _ in 0..self.len()? {
-            metadata.insert(self.text()?, self.text()?);
-        }
-        Some(metadata)
-    }
-
-    fn seal(&mut self) -> Option<RecordSeal> {
-        Some(RecordSeal {
-            pepper_id: u16::from_le_bytes(self.array()?),
-            digest: KeyDigest::from_bytes(self.array()?),
-        })
-    }
-
-    fn allowance(&mut self) -> Option<Allowance> {
-        self.text()?.parse().ok()
-    }
-
-    fn constraints(&mut self) -> Option<Constraints> {
-        Some(Constraints {
-            networks: self.list(|reader| reader.text()?.parse().ok())?,
-            methods: self.list(|reader| reader.text()?.parse().ok())?,
-            origins: self.list(Self::text)?,
-        })
-    }
-
-    fn list<T>(&mut self, mut read: impl FnMut(&mut Self) -> Option<T>) -> Option<Vec<T>> {
-        // Grown as it is read: a length that lies costs nothing.
-        let mut values = Vec::new();
-        for _ in 0..self.len()? {
-            values.push(read(self)?);
-        }
-        Some(values)
-    }
-
-    fn state(&mut self) -> Option<KeyState> {
-        let tag = self.byte()?;
-        if tag == 0 {
-            return Some(KeyState::Active);
-        }
-        let change = StateChange {
-            at: self.time()?,
-            by: self.optional(Self::text)?,
-            reason: self.optional(Self::text)?,
-        };
-        match tag {
-            1 => Some(KeyState::Disabled(change)),
-            2 => Some(KeyState::Revoked(change)),
-            _ => None,
-        }
+    let change = StateChange {
+        at: read_time(reader)?,
+        by: reader.optional(read_text)?,
+        reason: reader.optional(read_text)?,
+    };
+    match tag {
+        1 => Some(KeyState::Disabled(change)),
+        2 => Some(KeyState::Revoked(change)),
+        _ => None,
     }
 }
 
@@ -374,7 +282,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::api_key::record::record::tests::record;
+    use crate::{api_key::record::record::tests::record, core::allowance::Allowance};
 
     fn full() -> KeyRecord {
         let mut record = record();
@@ -429,6 +337,60 @@ mod tests {
         assert_eq!(read.credits(), full().credits());
         assert_eq!(read.limit(), full().limit());
         assert_eq!(read.expires_at(), full().expires_at());
+    }
+
+    const SHORT: &[u8] = b"\
+        \x01\x10\x00\x00\x001AAAAAAAAAAAAAAA\x04\x00\x00\x00acme\x04\x00\x00\x00live\x01\x00\x00\
+        \x00\x00\x00\x00\x00\x07\x07\x07\x07\x07\x07\x07\x07\x07\x07\x07\x07\x07\x07\x07\x07\x07\
+        \x07\x07\x07\x07\x07\x07\x07\x07\x07\x07\x07\x07\x07\x07\x07\x01\x01\x00\x04\x00\x00\x00a\
+        cme\x10\x00\x00\x001AAAAAAAAAAAAAAA\x00\x01\x03\x00\x00\x00pro\x02\x00\x00\x00\x01\x00\
+        \x00\x00a\x01\x00\x00\x00b\x00\x00\x10\xa5\xd4\xe8\x00\x00\x00\x00\x00\x00\x00\x00\x00\
+        \x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00";
+
+    const FULL: &[u8] = b"\
+        \x02\x10\x00\x00\x001AAAAAAAAAAAAAAA\x04\x00\x00\x00acme\x04\x00\x00\x00live\x01\x00\x00\
+        \x00\x00\x00\x00\x00\x07\x07\x07\x07\x07\x07\x07\x07\x07\x07\x07\x07\x07\x07\x07\x07\x07\
+        \x07\x07\x07\x07\x07\x07\x07\x07\x07\x07\x07\x07\x07\x07\x07\x03\x03\x01\x07\x00\x04\x00\
+        \x00\x00acme\x10\x00\x00\x001AAAAAAAAAAAAAAA\x01\x07\x00\x00\x00gr\xc3\xbc\xc3\x9fe\x01\
+        \x03\x00\x00\x00pro\x02\x00\x00\x00\x01\x00\x00\x00a\x01\x00\x00\x00b\x01\x00\x10\xa5\xd4\
+        \xe8\x00\x00\x00\x01\x05\x00\x00\x00alice\x00\x00\x10\xa5\xd4\xe8\x00\x00\x00\x01\x00\x10\
+        \xa5\xd4\xe8\x00\x00\x00\x01\x00\x10\xa5\xd4\xe8\x00\x00\x00\x01\x00\x10\xa5\xd4\xe8\x00\
+        \x00\x00\x01\x10\x00\x00\x001AAAAAAAAAAAAAAA\x01\x10\x00\x00\x001AAAAAAAAAAAAAAA\x01\x00\
+        \x00\x00\x01\x00\x00\x00a\x01\x00\x00\x00b\x02\x00\x00\x00\n\x00\x00\x0010.0.0.0/8\x07\
+        \x00\x00\x00::1/128\x01\x00\x00\x00\x03\x00\x00\x00GET\x01\x00\x00\x00\x13\x00\x00\x00htt\
+        ps://app.example\x01\x0b\x00\x00\x0050000/month\x01\x06\x00\x00\x0020/90s\x01\n\x00\x00\
+        \x00$argon2id$\x01\x00\x10\xa5\xd4\xe8\x00\x00\x00\t\x01\x03\x00\t\t\t\t\t\t\t\t\t\t\t\t\
+        \t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t";
+
+    const REVOKED: &[u8] = b"\
+        \x02\x10\x00\x00\x001AAAAAAAAAAAAAAA\x04\x00\x00\x00acme\x04\x00\x00\x00live\x01\x00\x00\
+        \x00\x00\x00\x00\x00\x07\x07\x07\x07\x07\x07\x07\x07\x07\x07\x07\x07\x07\x07\x07\x07\x07\
+        \x07\x07\x07\x07\x07\x07\x07\x07\x07\x07\x07\x07\x07\x07\x07\x02\x04\x00\x00\x00acme\x10\
+        \x00\x00\x001AAAAAAAAAAAAAAA\x01\x07\x00\x00\x00gr\xc3\xbc\xc3\x9fe\x01\x03\x00\x00\x00pr\
+        o\x02\x00\x00\x00\x01\x00\x00\x00a\x01\x00\x00\x00b\x02\x01\x00\x00\x00\x00\x00\x00\x00\
+        \x00\x01\x06\x00\x00\x00leaked\x00\x10\xa5\xd4\xe8\x00\x00\x00\x01\x00\x10\xa5\xd4\xe8\
+        \x00\x00\x00\x01\x00\x10\xa5\xd4\xe8\x00\x00\x00\x01\x00\x10\xa5\xd4\xe8\x00\x00\x00\x01\
+        \x10\x00\x00\x001AAAAAAAAAAAAAAA\x01\x10\x00\x00\x001AAAAAAAAAAAAAAA\x01\x00\x00\x00\x01\
+        \x00\x00\x00a\x01\x00\x00\x00b\x02\x00\x00\x00\n\x00\x00\x0010.0.0.0/8\x07\x00\x00\x00::1\
+        /128\x01\x00\x00\x00\x03\x00\x00\x00GET\x01\x00\x00\x00\x13\x00\x00\x00https://app.exampl\
+        e\x01\x0b\x00\x00\x0050000/month\x01\x06\x00\x00\x0020/90s\x01\n\x00\x00\x00$argon2id$\
+        \x01\x00\x10\xa5\xd4\xe8\x00\x00\x00\t\x01\x03\x00\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\
+        \t\t\t\t\t\t\t\t\t\t\t\t\t";
+
+    /// Processes of other versions read these bytes.
+    #[test]
+    fn written_bytes_never_change() {
+        let mut revoked = full();
+        revoked.algorithm = DigestAlgorithm::Sha256;
+        revoked.state = KeyState::Revoked(StateChange {
+            at: Timestamp::from_micros(1),
+            by: None,
+            reason: Some("leaked".to_owned()),
+        });
+        for (record, golden) in [(record(), SHORT), (full(), FULL), (revoked, REVOKED)] {
+            assert_eq!(record.to_bytes(), golden);
+            assert_eq!(KeyRecord::from_bytes(golden).unwrap().to_bytes(), golden);
+        }
     }
 
     #[test]

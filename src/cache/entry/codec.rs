@@ -15,7 +15,7 @@
 //! whole  head length u32 | head | body
 //! ```
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use siphasher::sip128::SipHasher13;
 
@@ -30,7 +30,10 @@ use crate::{
     },
     core::{
         error::{StoreError, StoreErrorKind},
-        store_api::store_key::StoreKey,
+        store_api::{
+            binary::{BinaryReader, BinaryWriter},
+            store_key::StoreKey,
+        },
         time::Timestamp,
     },
 };
@@ -55,34 +58,31 @@ impl StoredResponse {
     /// `None` if the answer is beyond what is read back: 512 fields, a head of 256 KiB, a body of
     /// 1 GiB. A store answers [`PutOutcome::TooLarge`](crate::cache::PutOutcome::TooLarge) then.
     pub fn encode_head(&self) -> Option<Vec<u8>> {
-        let mut out = Vec::with_capacity(512);
-        out.push(FORM);
-        out.extend_from_slice(&[0; 8]);
         if self.body.len() > BODY_BYTES_MAX {
             return None;
         }
-        push_len(&mut out, self.body.len());
-        out.extend_from_slice(&checksum(&self.body).to_le_bytes());
-        out.extend_from_slice(self.variant.as_bytes());
-        out.extend_from_slice(self.partition.as_bytes());
-        push_len(&mut out, self.tags.len());
-        for tag in &self.tags {
-            out.extend_from_slice(tag.as_bytes());
-        }
-        push_len(&mut out, self.vary.names().len());
-        for name in self.vary.names() {
-            push_text(&mut out, name.as_str().as_bytes());
-        }
+        let mut out = BinaryWriter::with_capacity(512);
+        out.u8(FORM);
+        out.u64(0);
+        out.len(self.body.len());
+        out.u64(checksum(&self.body));
+        out.raw(self.variant.as_bytes());
+        out.raw(self.partition.as_bytes());
+        out.list(self.tags.iter(), |out, tag| out.raw(tag.as_bytes()));
+        out.list(self.vary.names().iter(), |out, name| {
+            out.bytes(name.as_str().as_bytes());
+        });
         match self.sealed_head() {
             Some(head) => {
-                out.push(1);
-                push_text(&mut out, head);
+                out.u8(1);
+                out.bytes(head);
             }
             None => {
-                out.push(0);
+                out.u8(0);
                 self.encode_fields(&mut out);
             }
         }
+        let mut out = out.into_bytes();
         let within = out.len() <= HEAD_BYTES_MAX
             && self.headers.len() <= FIELDS_MAX
             && self.tags.len() <= TAGS_MAX;
@@ -91,18 +91,14 @@ impl StoredResponse {
         within.then_some(out)
     }
 
-    fn encode_fields(&self, out: &mut Vec<u8>) {
+    fn encode_fields(&self, out: &mut BinaryWriter) {
         let freshness = &self.freshness;
-        out.extend_from_slice(&self.status.as_u16().to_le_bytes());
-        out.extend_from_slice(&freshness.received_at.as_micros().to_le_bytes());
-        for secs in [
-            freshness.initial_age_secs,
-            freshness.lifetime_secs,
-            freshness.while_revalidate_secs,
-            freshness.if_error_secs,
-        ] {
-            out.extend_from_slice(&secs.to_le_bytes());
-        }
+        out.u16(self.status.as_u16());
+        out.u64(freshness.received_at.as_micros());
+        out.u32(freshness.initial_age_secs);
+        out.u32(freshness.lifetime_secs);
+        out.u32(freshness.while_revalidate_secs);
+        out.u32(freshness.if_error_secs);
         let flags = [
             freshness.always_validate,
             freshness.never_stale,
@@ -110,15 +106,15 @@ impl StoredResponse {
             self.packed.is_some(),
         ];
         let bits = FLAGS.iter().zip(flags);
-        out.push(bits.map(|(bit, set)| bit * u8::from(set)).sum());
+        out.u8(bits.map(|(bit, set)| bit * u8::from(set)).sum());
         if let Some(plain) = self.packed {
-            out.extend_from_slice(&plain.to_le_bytes());
+            out.u32(plain);
         }
-        push_len(out, self.headers.len());
+        out.len(self.headers.len());
         for (name, value) in &self.headers {
-            out.push(u8::from(value.is_sensitive()));
-            push_text(out, name.as_str().as_bytes());
-            push_text(out, value.as_bytes());
+            out.u8(u8::from(value.is_sensitive()));
+            out.bytes(name.as_str().as_bytes());
+            out.bytes(value.as_bytes());
         }
     }
 
@@ -151,10 +147,10 @@ impl StoredResponse {
     /// ```
     pub fn to_bytes(&self) -> Option<Bytes> {
         let head = self.encode_head()?;
-        let mut out = Vec::with_capacity(4 + head.len() + self.body.len());
-        push_text(&mut out, &head);
-        out.extend_from_slice(&self.body);
-        Some(out.into())
+        let mut out = BinaryWriter::with_capacity(4 + head.len() + self.body.len());
+        out.bytes(&head);
+        out.raw(&self.body);
+        Some(out.into_bytes().into())
     }
 
     /// Reads what [`StoredResponse::to_bytes`] wrote, without a copy of the body.
@@ -164,9 +160,9 @@ impl StoredResponse {
     /// [`StoreErrorKind::Corrupt`] if the bytes are not what this version wrote. For a store that
     /// is a miss, and no failure: the answer is made again.
     pub fn from_bytes(bytes: Bytes) -> Result<Self, StoreError> {
-        let mut whole = EntryReader(bytes);
-        let head = whole.text();
-        let read = head.and_then(|head| decode(head, whole.0));
+        let mut whole = BinaryReader::new(bytes);
+        let head = whole.bytes(HEAD_BYTES_MAX);
+        let read = head.and_then(|head| decode(head, whole.into_rest()));
         read.ok_or_else(|| StoreErrorKind::Corrupt.into())
     }
 }
@@ -199,8 +195,8 @@ fn decode(head: Bytes, body: Bytes) -> Option<StoredResponse> {
     if head.len() > HEAD_BYTES_MAX {
         return None;
     }
-    let mut head = EntryReader(head);
-    if head.u8()? != FORM || head.u64()? != checksum(&head.0) {
+    let mut head = BinaryReader::new(head);
+    if head.u8()? != FORM || head.u64()? != checksum(head.rest()) {
         return None;
     }
     if head.len(BODY_BYTES_MAX)? != body.len() || head.u64()? != checksum(&body) {
@@ -208,12 +204,8 @@ fn decode(head: Bytes, body: Bytes) -> Option<StoredResponse> {
     }
     let variant = VariantId::from_bytes(head.array()?);
     let partition = StoreKey::from_bytes(head.array()?);
-    let tags = (0..head.len(TAGS_MAX)?)
-        .map(|_| Some(StoreKey::from_bytes(head.array()?)))
-        .collect::<Option<_>>()?;
-    let names = (0..head.len(FIELDS_MAX)?)
-        .map(|_| HeaderName::from_bytes(&head.text()?).ok())
-        .collect::<Option<_>>()?;
+    let tags = head.list(TAGS_MAX, |head| head.array().map(StoreKey::from_bytes))?;
+    let names = head.list(FIELDS_MAX, read_name)?;
     let vary = VarySpec::from_names(names)?;
     let outside = Outside {
         body,
@@ -225,16 +217,20 @@ fn decode(head: Bytes, body: Bytes) -> Option<StoredResponse> {
     let read = match head.u8()? {
         0 => decode_fields(&mut head, outside)?,
         1 => {
-            let head = head.text()?;
+            let head = head.bytes(HEAD_BYTES_MAX)?;
             outside.with_head(Some(Seal::Sealed { head }))
         }
         _ => return None,
     };
-    head.0.is_empty().then_some(read)
+    head.finish(read)
 }
 
-fn decode_fields(head: &mut EntryReader, outside: Outside) -> Option<StoredResponse> {
-    let status = StatusCode::from_u16(u16::from_le_bytes(head.array()?)).ok()?;
+fn read_name(head: &mut BinaryReader<Bytes>) -> Option<HeaderName> {
+    HeaderName::from_bytes(&head.bytes(HEAD_BYTES_MAX)?).ok()
+}
+
+fn decode_fields(head: &mut BinaryReader<Bytes>, outside: Outside) -> Option<StoredResponse> {
+    let status = StatusCode::from_u16(head.u16()?).ok()?;
     let received_at = Timestamp::from_micros(head.u64()?);
     let secs = [head.u32()?, head.u32()?, head.u32()?, head.u32()?];
     let bits = head.u8()?;
@@ -254,8 +250,8 @@ fn decode_fields(head: &mut EntryReader, outside: Outside) -> Option<StoredRespo
             1 => true,
             _ => return None,
         };
-        let name = HeaderName::from_bytes(&head.text()?).ok()?;
-        let mut value = HeaderValue::from_maybe_shared(head.text()?).ok()?;
+        let name = read_name(head)?;
+        let mut value = HeaderValue::from_maybe_shared(head.bytes(HEAD_BYTES_MAX)?).ok()?;
         value.set_sensitive(sensitive);
         headers.append(name, value);
     }
@@ -316,52 +312,6 @@ pub(crate) fn checksum(bytes: &[u8]) -> u64 {
     SipHasher13::new_with_key(b"portcullis-v1 ck")
         .hash(bytes)
         .h1
-}
-
-fn push_len(out: &mut Vec<u8>, len: usize) {
-    // What is too long to be read back is never given to a store: see the bounds above.
-    let len = u32::try_from(len).unwrap_or(u32::MAX);
-    out.extend_from_slice(&len.to_le_bytes());
-}
-
-fn push_text(out: &mut Vec<u8>, bytes: &[u8]) {
-    push_len(out, bytes.len());
-    out.extend_from_slice(bytes);
-}
-
-/// Takes parts off the front of bytes that may be anybody's.
-struct EntryReader(Bytes);
-
-impl EntryReader {
-    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
-        let taken = *self.0.first_chunk()?;
-        self.0.advance(N);
-        Some(taken)
-    }
-
-    fn u8(&mut self) -> Option<u8> {
-        self.array().map(u8::from_le_bytes)
-    }
-
-    fn u32(&mut self) -> Option<u32> {
-        self.array().map(u32::from_le_bytes)
-    }
-
-    fn u64(&mut self) -> Option<u64> {
-        self.array().map(u64::from_le_bytes)
-    }
-
-    /// Takes a length or a count, and refuses one that no cache writes before anything is reserved
-    /// for it.
-    fn len(&mut self, most: usize) -> Option<usize> {
-        let len = usize::try_from(self.u32()?).ok()?;
-        (len <= most).then_some(len)
-    }
-
-    fn text(&mut self) -> Option<Bytes> {
-        let len = self.len(HEAD_BYTES_MAX)?;
-        (len <= self.0.len()).then(|| self.0.split_to(len))
-    }
 }
 
 #[cfg(test)]
@@ -512,6 +462,51 @@ mod tests {
             let names = names.iter().map(|name| HeaderName::from_bytes(name.as_bytes()).unwrap());
             let spec = VarySpec::from_names(names.collect()).unwrap();
             prop_assert_eq!(VarySpec::from_bytes(&spec.to_bytes()).unwrap(), spec);
+        }
+    }
+
+    const PLAIN: &[u8] = b"\
+        \x87\x00\x00\x00\x01\xa9\xee\xdd\x10>M\xa9Z\x04\x00\x00\x00 \xaf\xc1\xa0\xb3\x815\n\x06\
+        \x06\x06\x06\x06\x06\x06\x06\x06\x06\x06\x06\x06\x06\x06\x06\x07\x07\x07\x07\x07\x07\x07\
+        \x07\x07\x07\x07\x07\x07\x07\x07\x07\x01\x00\x00\x00\x08\x08\x08\x08\x08\x08\x08\x08\x08\
+        \x08\x08\x08\x08\x08\x08\x08\x01\x00\x00\x00\x06\x00\x00\x00accept\x00\x94\x01\x00\x00\
+        \x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\
+        \x04\x01\x00\x00\x00\x00\x04\x00\x00\x00etag\x03\x00\x00\x00\"1\"body";
+
+    const PACKED: &[u8] = b"\
+        \x8b\x00\x00\x00\x01\xa7M\xc2\xbe`\x97\x96K\x04\x00\x00\x00 \xaf\xc1\xa0\xb3\x815\n\x06\
+        \x06\x06\x06\x06\x06\x06\x06\x06\x06\x06\x06\x06\x06\x06\x06\x07\x07\x07\x07\x07\x07\x07\
+        \x07\x07\x07\x07\x07\x07\x07\x07\x07\x01\x00\x00\x00\x08\x08\x08\x08\x08\x08\x08\x08\x08\
+        \x08\x08\x08\x08\x08\x08\x08\x01\x00\x00\x00\x06\x00\x00\x00accept\x00\x94\x01\x88wfUD3\"\
+        \x11\x01\x00\x00\x00\x02\x00\x00\x00\x03\x00\x00\x00\x04\x00\x00\x00\r\x04\x03\x02\x01\
+        \x01\x00\x00\x00\x00\x04\x00\x00\x00etag\x03\x00\x00\x00\"1\"body";
+
+    const SEALED: &[u8] = b"\
+        `\x00\x00\x00\x01\xbc\x88\xc5\xa6\xa8\x80\x89\xa5\x06\x00\x00\x00Eg\x04\xe7\x95\xbb+\x80\
+        \x06\x06\x06\x06\x06\x06\x06\x06\x06\x06\x06\x06\x06\x06\x06\x06\x07\x07\x07\x07\x07\x07\
+        \x07\x07\x07\x07\x07\x07\x07\x07\x07\x07\x01\x00\x00\x00\x08\x08\x08\x08\x08\x08\x08\x08\
+        \x08\x08\x08\x08\x08\x08\x08\x08\x01\x00\x00\x00\x06\x00\x00\x00accept\x01\x04\x00\x00\
+        \x00headsealed";
+
+    /// Processes of other versions read these bytes.
+    #[test]
+    fn written_bytes_never_change() {
+        let mut packed = plain();
+        packed.packed = Some(0x0102_0304);
+        packed.freshness = Freshness {
+            received_at: Timestamp::from_micros(0x1122_3344_5566_7788),
+            initial_age_secs: 1,
+            lifetime_secs: 2,
+            while_revalidate_secs: 3,
+            if_error_secs: 4,
+            always_validate: true,
+            never_stale: false,
+        };
+        let sealed = plain().seal(Bytes::from_static(b"head"), Bytes::from_static(b"sealed"));
+        for (response, golden) in [(plain(), PLAIN), (packed, PACKED), (sealed, SEALED)] {
+            assert_eq!(response.to_bytes().unwrap(), golden);
+            let read = StoredResponse::from_bytes(golden.into()).unwrap();
+            assert!(same(&read, &response));
         }
     }
 

@@ -4,7 +4,6 @@
 //! response is on its way, the waiter may stream it instead.
 
 use std::{
-    collections::HashMap,
     fmt,
     future::Future,
     pin::Pin,
@@ -12,10 +11,16 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
-    task::{Context, Poll, Waker},
+    task::{Context, Poll},
 };
 
-use crate::{cache::fill::relay::Relay, core::store_api::store_key::LongStoreKey};
+use crate::{
+    cache::fill::relay::Relay,
+    core::{
+        single_flight::{Flight, FlightLeader, FlightTable, FlightWaiter},
+        store_api::store_key::LongStoreKey,
+    },
+};
 
 /// The maximum number of concurrent flights. A request beyond it calls the handler on its own.
 const FLIGHTS_MAX: usize = 1_024;
@@ -23,7 +28,7 @@ const FLIGHTS_MAX: usize = 1_024;
 /// The flights under way, by cache key.
 #[derive(Debug)]
 pub(crate) struct Flights {
-    under_way: Mutex<HashMap<LongStoreKey, Arc<Flight>>>,
+    under_way: Mutex<FlightTable<LongStoreKey, FillFlight>>,
     /// The number of flights that have landed.
     landed: AtomicU64,
     waiters_max: usize,
@@ -65,7 +70,7 @@ pub(crate) enum Awaited {
 impl Flights {
     pub(crate) fn new(waiters_max: usize) -> Self {
         Self {
-            under_way: Mutex::default(),
+            under_way: Mutex::new(FlightTable::new(FLIGHTS_MAX)),
             landed: AtomicU64::new(0),
             waiters_max,
         }
@@ -79,38 +84,32 @@ impl Flights {
         if let Some(flight) = under_way.get(key) {
             let flight = Arc::clone(flight);
             drop(under_way);
-            return self.join(key, flight);
+            return self.join(key, &flight);
         }
-        if under_way.len() >= FLIGHTS_MAX {
-            return Boarding::Alone;
+        match under_way.begin(*key, Arc::default) {
+            Some(flight) => Boarding::Lead(self.lead_of(key, flight)),
+            None => Boarding::Alone,
         }
-        let lead = self.detached(key);
-        under_way.insert(*key, Arc::clone(&lead.flight));
-        Boarding::Lead(lead)
     }
 
     /// Returns the lead of a new flight, unless one is under way. Others need not be able to wait for it.
     pub(crate) fn lead(self: &Arc<Self>, key: &LongStoreKey) -> Option<Lead> {
         let mut under_way = lock(&self.under_way);
-        if under_way.contains_key(key) || under_way.len() >= FLIGHTS_MAX {
-            return None;
-        }
-        let lead = self.detached(key);
-        under_way.insert(*key, Arc::clone(&lead.flight));
-        Some(lead)
+        let flight = under_way.begin(*key, Arc::default)?;
+        Some(self.lead_of(key, flight))
     }
 
-    fn join(self: &Arc<Self>, key: &LongStoreKey, flight: Arc<Flight>) -> Boarding {
-        let Some(id) = flight.join(self.waiters_max) else {
+    fn join(self: &Arc<Self>, key: &LongStoreKey, flight: &Arc<FillFlight>) -> Boarding {
+        let Some(waiter) = flight.try_join(self.waiters_max) else {
             return Boarding::Alone;
         };
         // The leader's client may be slow: from here on, the body is read without it.
-        let can_wait = flight.pump().is_none_or(|start| start());
+        let pump = lock(&flight.shared).pump.clone();
+        let can_wait = pump.is_none_or(|start| start());
         let wait = Wait {
             flights: Arc::clone(self),
             key: *key,
-            flight,
-            id,
+            waiter,
             may_stream: true,
         };
         match can_wait {
@@ -121,11 +120,14 @@ impl Flights {
 
     /// Returns the lead of a flight that no other request can join.
     pub(crate) fn detached(self: &Arc<Self>, key: &LongStoreKey) -> Lead {
+        self.lead_of(key, &Arc::default())
+    }
+
+    fn lead_of(self: &Arc<Self>, key: &LongStoreKey, flight: &Arc<FillFlight>) -> Lead {
         Lead {
             flights: Arc::clone(self),
             key: *key,
-            flight: Arc::default(),
-            landing: Landing::Abandoned,
+            leader: flight.lead(Landing::Abandoned),
         }
     }
 
@@ -141,14 +143,8 @@ impl Flights {
     }
 
     /// Removes a flight, unless another one has taken its place.
-    fn remove(&self, key: &LongStoreKey, flight: &Arc<Flight>) {
-        let mut under_way = lock(&self.under_way);
-        if under_way
-            .get(key)
-            .is_some_and(|own| Arc::ptr_eq(own, flight))
-        {
-            under_way.remove(key);
-        }
+    fn remove(&self, key: &LongStoreKey, flight: &Arc<FillFlight>) {
+        lock(&self.under_way).remove(key, flight);
     }
 
     /// Returns the number of flights under way.
@@ -163,17 +159,11 @@ impl Flights {
 pub(super) type Pump = Arc<dyn Fn() -> bool + Send + Sync>;
 
 /// A call of the handler that others wait for.
-#[derive(Default)]
-struct Flight {
-    state: Mutex<FlightState>,
-}
+type FillFlight = Flight<Landing, Mutex<Streaming>>;
 
+/// The body of a storable response on its way to the store.
 #[derive(Default)]
-struct FlightState {
-    landing: Option<Landing>,
-    waiting: HashMap<u64, Waker>,
-    joined: usize,
-    next_id: u64,
+pub(crate) struct Streaming {
     /// Present while the body of a storable response is not complete.
     pump: Option<Pump>,
     /// Present once that body is read on behalf of waiters.
@@ -182,49 +172,19 @@ struct FlightState {
     is_slow: bool,
 }
 
-impl FlightState {
-    fn join(&mut self) -> u64 {
-        self.joined += 1;
-        self.next_id += 1;
-        self.next_id
-    }
-}
-
-impl Flight {
-    fn join(&self, waiters_max: usize) -> Option<u64> {
-        let mut state = lock(&self.state);
-        (state.joined < waiters_max).then(|| state.join())
-    }
-
-    fn pump(&self) -> Option<Pump> {
-        lock(&self.state).pump.clone()
-    }
-
-    fn land(&self, landing: Landing) {
-        let mut state = lock(&self.state);
-        state.landing = Some(landing);
-        let waiting = std::mem::take(&mut state.waiting);
-        let (pump, relay) = (state.pump.take(), state.relay.take());
-        drop(state);
-        drop((pump, relay));
-        for waker in waiting.into_values() {
-            waker.wake();
-        }
-    }
-}
-
-impl fmt::Debug for Flight {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Flight")
-    }
+/// Drops the body's pump and relay, without the lock: a flight that lands has neither.
+fn release_body(flight: &FillFlight) {
+    let mut streaming = lock(&flight.shared);
+    let body = (streaming.pump.take(), streaming.relay.take());
+    drop(streaming);
+    drop(body);
 }
 
 /// The leader's hold on a flight. Dropped before it [lands](Lead::land), it lets a waiter take over.
 pub(crate) struct Lead {
     flights: Arc<Flights>,
     key: LongStoreKey,
-    flight: Arc<Flight>,
-    landing: Landing,
+    leader: FlightLeader<Landing, Mutex<Streaming>>,
 }
 
 impl Lead {
@@ -234,48 +194,43 @@ impl Lead {
 
     /// Returns whether another request waits for this one.
     pub(crate) fn has_waiters(&self) -> bool {
-        lock(&self.flight.state).joined > 0
+        self.leader.flight().waiters() > 0
     }
 
     /// Waits for the leader's own flight.
     pub(crate) fn wait(&self) -> Wait {
-        Wait::of(&self.flights, self.key, &self.flight)
+        Wait::of(&self.flights, self.key, self.leader.flight())
     }
 
     /// Lets the requests that wait stream the response, and those that come later.
     pub(crate) fn publish(&self, relay: Arc<Relay>) {
-        let mut state = lock(&self.flight.state);
-        state.relay = Some(relay);
-        let waiting = std::mem::take(&mut state.waiting);
-        drop(state);
-        for waker in waiting.into_values() {
-            waker.wake();
-        }
+        lock(&self.leader.flight().shared).relay = Some(relay);
+        self.leader.flight().wake_all();
     }
 
     /// Takes the flight out of the table: no further request waits for it.
     pub(crate) fn retire(&self) {
-        self.flights.remove(&self.key, &self.flight);
+        self.flights.remove(&self.key, self.leader.flight());
     }
 
     /// Returns where to offer a pump for the body of the leader's response.
     pub(crate) fn pump_offer(&self) -> PumpOffer {
         PumpOffer {
-            flight: Arc::clone(&self.flight),
+            flight: Arc::clone(self.leader.flight()),
         }
     }
 
     /// Ends the flight.
     pub(crate) fn land(mut self, landing: Landing) {
-        self.landing = landing;
+        self.leader.set_outcome(landing);
     }
 }
 
 impl Drop for Lead {
     fn drop(&mut self) {
         self.flights.landed.fetch_add(1, Ordering::AcqRel);
-        self.flights.remove(&self.key, &self.flight);
-        self.flight.land(self.landing);
+        self.flights.remove(&self.key, self.leader.flight());
+        release_body(self.leader.flight());
     }
 }
 
@@ -287,19 +242,18 @@ impl fmt::Debug for Lead {
 
 /// Takes the pump of a flight whose response is storable, and whose body is not complete.
 pub(crate) struct PumpOffer {
-    flight: Arc<Flight>,
+    flight: Arc<FillFlight>,
 }
 
 impl PumpOffer {
     /// Starts the pump once a request waits, or at once if one does already. Until then, the leader's
     /// client reads the body.
     pub(crate) fn offer(self, pump: Pump) {
-        let mut state = lock(&self.flight.state);
-        state.pump = Some(Arc::clone(&pump));
-        let has_waiters = state.joined > 0;
-        drop(state);
-        if has_waiters && !pump() {
+        // Before the waiters are counted: a request that joins later finds the pump.
+        lock(&self.flight.shared).pump = Some(Arc::clone(&pump));
+        if self.flight.waiters() > 0 && !pump() {
             // Nothing reads on behalf of the waiters.
+            release_body(&self.flight);
             self.flight.land(Landing::NotStored);
         }
     }
@@ -309,19 +263,17 @@ impl PumpOffer {
 pub(crate) struct Wait {
     flights: Arc<Flights>,
     key: LongStoreKey,
-    flight: Arc<Flight>,
-    id: u64,
+    waiter: FlightWaiter<Landing, Mutex<Streaming>>,
     may_stream: bool,
 }
 
 impl Wait {
     /// Waits for the landing of a flight alone.
-    fn of(flights: &Arc<Flights>, key: LongStoreKey, flight: &Arc<Flight>) -> Self {
+    fn of(flights: &Arc<Flights>, key: LongStoreKey, flight: &Arc<FillFlight>) -> Self {
         Self {
             flights: Arc::clone(flights),
             key,
-            id: lock(&flight.state).join(),
-            flight: Arc::clone(flight),
+            waiter: flight.join(),
             may_stream: false,
         }
     }
@@ -329,24 +281,25 @@ impl Wait {
     /// Notes that the flight has taken too long: no further request waits for it. Returns its landing
     /// as far as it concerns a request that cannot stream the response, if others can.
     pub(crate) fn give_up(&self) -> Option<Landing> {
-        let mut state = lock(&self.flight.state);
-        if state.relay.is_some() {
-            state.is_slow = true;
+        let flight = self.waiter.flight();
+        let mut streaming = lock(&flight.shared);
+        if streaming.relay.is_some() {
+            streaming.is_slow = true;
             return Some(Landing::NotStored);
         }
-        drop(state);
-        self.flights.remove(&self.key, &self.flight);
+        drop(streaming);
+        self.flights.remove(&self.key, flight);
         None
     }
 
     /// Waits for the same flight once more, without its response.
     pub(crate) fn again(&self) -> Self {
-        Self::of(&self.flights, self.key, &self.flight)
+        Self::of(&self.flights, self.key, self.waiter.flight())
     }
 
     /// Returns whether it would be in vain to wait until the response is stored.
     pub(crate) fn is_slow(&self) -> bool {
-        lock(&self.flight.state).is_slow
+        lock(&self.waiter.flight().shared).is_slow
     }
 }
 
@@ -360,25 +313,21 @@ impl Future for Wait {
     type Output = Awaited;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Awaited> {
-        let this = &mut *self;
-        let mut state = lock(&this.flight.state);
-        if let Some(landing) = state.landing {
+        if let Poll::Ready(landing) = self.waiter.poll(cx) {
             return Poll::Ready(Awaited::Landing(landing));
         }
-        if let Some(relay) = state.relay.as_ref().filter(|_| this.may_stream) {
-            this.may_stream = false;
-            return Poll::Ready(Awaited::Relay(Arc::clone(relay)));
+        // Looked at after the waker is registered: a relay that comes later wakes the task.
+        let relay = match self.may_stream {
+            true => lock(&self.waiter.flight().shared).relay.clone(),
+            false => None,
+        };
+        match relay {
+            Some(relay) => {
+                self.may_stream = false;
+                Poll::Ready(Awaited::Relay(relay))
+            }
+            None => Poll::Pending,
         }
-        state.waiting.insert(this.id, cx.waker().clone());
-        Poll::Pending
-    }
-}
-
-impl Drop for Wait {
-    fn drop(&mut self) {
-        let mut state = lock(&self.flight.state);
-        state.waiting.remove(&self.id);
-        state.joined -= 1;
     }
 }
 
@@ -389,6 +338,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
+    use std::task::Waker;
+
     use super::*;
     use crate::core::store_api::store_key::StoreKeys;
 
@@ -491,17 +442,6 @@ mod tests {
         assert!(matches!(flights.board(&key(1)), Boarding::Alone));
         drop(one);
         wait(&flights);
-    }
-
-    #[test]
-    fn a_dropped_waiter_leaves_no_waker() {
-        let flights = Arc::new(Flights::new(10));
-        let first = lead(&flights);
-        let mut one = wait(&flights);
-        assert!(poll(&mut one).is_pending());
-        drop(one);
-        assert!(lock(&first.flight.state).waiting.is_empty());
-        assert!(!first.has_waiters());
     }
 
     #[test]

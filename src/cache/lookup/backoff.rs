@@ -1,7 +1,6 @@
 //! The pause after a failure of the origin, during which stale responses stand in.
 
 use std::{
-    collections::HashMap,
     fmt,
     sync::{
         Mutex, MutexGuard, PoisonError,
@@ -10,14 +9,16 @@ use std::{
     time::Duration,
 };
 
-use crate::core::{store_api::store_key::LongStoreKey, time::Timestamp};
+use crate::core::{store_api::store_key::LongStoreKey, time::Timestamp, ttl_map::TtlMap};
 
 /// The maximum number of cache keys in backoff. Failures of further keys are not remembered.
 const KEYS_MAX: usize = 4_096;
 
 /// The cache keys whose last request to the origin failed.
 pub(crate) struct Backoffs {
-    keys: Mutex<HashMap<LongStoreKey, Backoff>>,
+    /// A pause is remembered for as long as the longest one after its end: a failure within that time
+    /// begins a longer one.
+    keys: Mutex<TtlMap<LongStoreKey, Backoff>>,
     /// The size of the map: where it is empty, no lock is taken.
     len: AtomicUsize,
     initial: Duration,
@@ -33,7 +34,7 @@ struct Backoff {
 impl Backoffs {
     pub(crate) fn new(initial: Duration, max: Duration) -> Self {
         Self {
-            keys: Mutex::default(),
+            keys: Mutex::new(TtlMap::new(KEYS_MAX)),
             len: AtomicUsize::new(0),
             initial,
             max: max.max(initial),
@@ -45,7 +46,7 @@ impl Backoffs {
         self.len.load(Ordering::Relaxed) > 0
             && self
                 .lock()
-                .get(key)
+                .get(key, now)
                 .is_some_and(|backoff| now < backoff.until)
     }
 
@@ -55,20 +56,14 @@ impl Backoffs {
             return;
         }
         let mut keys = self.lock();
-        if keys.len() >= KEYS_MAX && !keys.contains_key(key) {
-            // A pause that ended a while ago is over for good.
-            keys.retain(|_, backoff| now < backoff.until + backoff.pause);
-        }
-        let pause = match keys.get(key) {
+        let pause = match keys.get(key, now) {
             // Concurrent failures are one.
             Some(backoff) if now < backoff.until => return,
             Some(backoff) => backoff.pause.saturating_mul(2).min(self.max),
             None => self.initial,
         };
-        if keys.len() < KEYS_MAX || keys.contains_key(key) {
-            let until = now + jittered(pause, key, now);
-            keys.insert(*key, Backoff { until, pause });
-        }
+        let until = now + jittered(pause, key, now);
+        keys.try_insert(*key, Backoff { until, pause }, until + self.max, now);
         self.len.store(keys.len(), Ordering::Relaxed);
     }
 
@@ -81,7 +76,7 @@ impl Backoffs {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<LongStoreKey, Backoff>> {
+    fn lock(&self) -> MutexGuard<'_, TtlMap<LongStoreKey, Backoff>> {
         // No user code runs under the lock.
         self.keys.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -136,6 +131,18 @@ mod tests {
         backoffs.succeeded(&key);
         backoffs.failed(&key, now);
         assert!(!backoffs.holds(&key, now + Duration::from_secs(2)));
+    }
+
+    #[test]
+    fn pauses_start_over_after_as_long_without_failure_as_the_longest_pause() {
+        let (backoffs, key) = (backoffs(), key(1));
+        backoffs.failed(&key, NOW);
+        let within = NOW + Duration::from_secs(30);
+        backoffs.failed(&key, within);
+        assert!(backoffs.holds(&key, within + Duration::from_millis(1_700)));
+        let beyond = within + Duration::from_secs(33);
+        backoffs.failed(&key, beyond);
+        assert!(!backoffs.holds(&key, beyond + Duration::from_millis(1_200)));
     }
 
     #[test]

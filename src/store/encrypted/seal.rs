@@ -11,7 +11,10 @@ use hmac::{Hmac, Mac};
 use sha2::Sha256;
 use zeroize::Zeroizing;
 
-use crate::core::error::{ConfigError, StoreError, StoreErrorKind};
+use crate::core::{
+    error::{ConfigError, StoreError, StoreErrorKind},
+    store_api::binary::{BinaryReader, BinaryWriter},
+};
 
 /// The version of the form: version, key id, nonce, what is sealed, tag.
 const FORM: u8 = 1;
@@ -74,11 +77,12 @@ impl EncryptionKey {
     pub(super) fn seal(&self, place: &SealContext<'_>, bytes: &[u8]) -> Result<Bytes, StoreError> {
         let mut nonce = [0; NONCE_BYTES];
         getrandom::fill(&mut nonce).map_err(|_| StoreErrorKind::Unavailable)?;
-        let mut out = Vec::with_capacity(SEALED_AT + bytes.len() + TAG_BYTES);
-        out.push(FORM);
-        out.extend_from_slice(&self.id.to_le_bytes());
-        out.extend_from_slice(&nonce);
-        out.extend_from_slice(bytes);
+        let mut out = BinaryWriter::with_capacity(SEALED_AT + bytes.len() + TAG_BYTES);
+        out.u8(FORM);
+        out.u16(self.id);
+        out.raw(&nonce);
+        out.raw(bytes);
+        let mut out = out.into_bytes();
         let sealing = (&mut out[SEALED_AT..]).into();
         let tag = self
             .cipher
@@ -130,14 +134,15 @@ pub(super) struct SealContext<'a> {
 
 impl SealContext<'_> {
     fn data(&self, key_id: u16) -> Vec<u8> {
-        let mut data = b"portcullis-v1 encrypted".to_vec();
-        data.push(FORM);
-        data.extend_from_slice(&key_id.to_le_bytes());
+        let mut data = BinaryWriter::default();
+        data.raw(b"portcullis-v1 encrypted");
+        data.u8(FORM);
+        data.u16(key_id);
         for part in self.parts {
-            data.extend_from_slice(&(part.len() as u64).to_le_bytes());
-            data.extend_from_slice(part);
+            data.u64(part.len() as u64);
+            data.raw(part);
         }
-        data
+        data.into_bytes()
     }
 }
 
@@ -150,14 +155,15 @@ struct Sealed<'a> {
 
 impl<'a> Sealed<'a> {
     fn read(sealed: &'a [u8]) -> Option<Self> {
-        let (start, rest) = sealed.split_at_checked(SEALED_AT)?;
-        let (bytes, tag) = rest.split_last_chunk::<TAG_BYTES>()?;
-        if start[0] != FORM {
+        let mut reader = BinaryReader::new(sealed);
+        if reader.u8()? != FORM {
             return None;
         }
+        let (key_id, nonce) = (reader.u16()?, reader.array::<NONCE_BYTES>()?);
+        let (bytes, tag) = reader.into_rest().split_last_chunk::<TAG_BYTES>()?;
         Some(Self {
-            key_id: u16::from_le_bytes([start[1], start[2]]),
-            nonce: (*nonce(sealed)?).into(),
+            key_id,
+            nonce: nonce.into(),
             bytes,
             tag: (*tag).into(),
         })
@@ -188,6 +194,27 @@ mod tests {
         let (one, two) = (seal(), seal());
         assert_ne!(one, two);
         assert_ne!(nonce(&one), nonce(&two));
+    }
+
+    const DATA: &[u8] = b"\
+        portcullis-v1 encrypted\x01\x02\x01\x01\x00\x00\x00\x00\x00\x00\x00a\x02\x00\x00\x00\x00\
+        \x00\x00\x00bc\x00\x00\x00\x00\x00\x00\x00\x00\x01\x00\x00\x00\x00\x00\x00\x00d\x01\x00\
+        \x00\x00\x00\x00\x00\x00e";
+
+    const SEALED: &[u8] = b"\
+        \x01\x02\x01~\x04\xa8pR\xea5\xc6%]d\xb1\xea\xe9\xb2\xb8W\xbdO8)>\xe9\xe4\xd2\xf5i\xd06Y\
+        \xa6\\e\x01\xf5\x0fG\xe8d\xf0lr\x18Z";
+
+    /// Processes of other versions sealed these bytes, and open them.
+    #[test]
+    fn sealed_form_never_changes() {
+        let parts: [&[u8]; 5] = [b"a", b"bc", b"", b"d", b"e"];
+        let place = SealContext { parts };
+        assert_eq!(place.data(0x0102), DATA);
+        let sealed = key(0x0102).seal(&place, b"text").unwrap();
+        assert_eq!(&sealed[..3], b"\x01\x02\x01");
+        assert_eq!(sealed.len(), 3 + 24 + 4 + 16);
+        assert_eq!(open(&[key(0x0102)], &place, SEALED).unwrap(), "text");
     }
 
     #[test]

@@ -19,7 +19,10 @@ use crate::{
     },
     core::{
         error::{StoreError, StoreErrorKind},
-        store_api::store_future::StoreFuture,
+        store_api::{
+            binary::{BinaryReader, BinaryWriter},
+            store_future::StoreFuture,
+        },
         time::Timestamp,
     },
     store::redis::{
@@ -54,14 +57,14 @@ const PURGE_MAX: usize = 1_000;
 fn to_bytes(record: &StoredKey, owner: &str) -> Vec<u8> {
     let end = record.ended_at().map_or(u64::MAX, Timestamp::as_micros);
     let whole = record.to_bytes();
-    let mut out = Vec::with_capacity(FRONT_BYTES + whole.len());
-    out.push(FORM);
-    out.extend_from_slice(&record.version().to_be_bytes());
-    out.extend_from_slice(&record.created_at().as_micros().to_be_bytes());
-    out.extend_from_slice(&end.to_be_bytes());
-    out.extend_from_slice(owner.as_bytes());
-    out.extend_from_slice(&whole);
-    out
+    let mut out = BinaryWriter::with_capacity(FRONT_BYTES + whole.len());
+    out.u8(FORM);
+    out.sortable_u64(record.version());
+    out.sortable_u64(record.created_at().as_micros());
+    out.sortable_u64(end);
+    out.raw(owner.as_bytes());
+    out.raw(&whole);
+    out.into_bytes()
 }
 
 const FORM: u8 = 1;
@@ -69,8 +72,9 @@ const FRONT_BYTES: usize = 57;
 
 /// Reads what [`to_bytes`] wrote.
 fn from_bytes(bytes: &[u8]) -> Result<StoredKey, StoreError> {
-    match bytes.split_at_checked(FRONT_BYTES) {
-        Some(([FORM, ..], whole)) => Ok(StoredKey::new(KeyRecord::from_bytes(whole)?)),
+    let mut reader = BinaryReader::new(bytes);
+    match reader.array::<FRONT_BYTES>() {
+        Some([FORM, ..]) => Ok(StoredKey::new(KeyRecord::from_bytes(reader.rest())?)),
         Some(_) | None => Err(StoreErrorKind::Corrupt.into()),
     }
 }
@@ -291,6 +295,40 @@ impl RedisStore {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const RECORD: &[u8] = b"\
+        \x01\x10\x00\x00\x001AAAAAAAAAAAAAAA\x04\x00\x00\x00acme\x04\x00\x00\x00live\x01\x00\x00\
+        \x00\x00\x00\x00\x00\x07\x07\x07\x07\x07\x07\x07\x07\x07\x07\x07\x07\x07\x07\x07\x07\x07\
+        \x07\x07\x07\x07\x07\x07\x07\x07\x07\x07\x07\x07\x07\x07\x07\x01\x01\x00\x04\x00\x00\x00a\
+        cme\x10\x00\x00\x001AAAAAAAAAAAAAAA\x00\x01\x03\x00\x00\x00pro\x02\x00\x00\x00\x01\x00\
+        \x00\x00a\x01\x00\x00\x00b\x00\x00\x10\xa5\xd4\xe8\x00\x00\x00\x00\x00\x00\x00\x00\x00\
+        \x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00";
+
+    const FRONT: &[u8] = b"\
+        \x01\x00\x00\x00\x00\x00\x00\x00\x01\x00\x00\x00\xe8\xd4\xa5\x10\x00\xff\xff\xff\xff\xff\
+        \xff\xff\xffan owner's digest of 32 digits..";
+
+    const ENDING_FRONT: &[u8] = b"\
+        \x01\x00\x00\x00\x00\x00\x00\x00\x01\x00\x00\x00\xe8\xd4\xa5\x10\x00\x01\x02\x03\x04\x05\
+        \x06\x07\x08an owner's digest of 32 digits..";
+
+    /// The scripts and processes of other versions read these bytes.
+    #[test]
+    fn written_front_never_changes() {
+        let mut record = KeyRecord::from_bytes(RECORD).unwrap();
+        let written = |record: &KeyRecord| {
+            let bytes = to_bytes(
+                &StoredKey::new(record.clone()),
+                "an owner's digest of 32 digits..",
+            );
+            let (front, whole) = bytes.split_at(FRONT_BYTES);
+            assert_eq!(whole, record.to_bytes());
+            front.to_vec()
+        };
+        assert_eq!(written(&record), FRONT);
+        record.expires_at = Some(Timestamp::from_micros(0x0102_0304_0506_0708));
+        assert_eq!(written(&record), ENDING_FRONT);
+    }
 
     #[test]
     fn what_is_no_record_is_corrupt_and_makes_nothing_panic() {

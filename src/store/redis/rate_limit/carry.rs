@@ -11,7 +11,7 @@ use super::{
 use crate::{
     core::{
         error::StoreError,
-        store_api::{store_future::StoreFuture, store_key::StoreKey},
+        store_api::{binary::BinaryWriter, store_future::StoreFuture, store_key::StoreKey},
         time::Timestamp,
     },
     rate_limit::{Carry, Charge, Policy},
@@ -73,7 +73,7 @@ impl RedisStore {
     ) -> impl Future<Output = Result<(), StoreError>> + Send + use<> {
         let key = self.limits_key(partition);
         let begun = self.begin_limit(&key);
-        let mut packed = Vec::with_capacity(carries.len() * CARRY_BYTES);
+        let mut packed = BinaryWriter::with_capacity(carries.len() * CARRY_BYTES);
         let mut logs = Vec::new();
         for (policy, carry) in carries {
             pack(&mut packed, policy, carry, now);
@@ -85,7 +85,7 @@ impl RedisStore {
         let keys: SmallVec<[&[u8]; 4]> =
             iter::once(&key).chain(&logs).map(|key| &key[..]).collect();
         let mut call = script_for(Task::Carry, choice).call(&keys);
-        call.arg(packed);
+        call.arg(packed.into_bytes());
         async move { begun?.script(call).await.map(drop) }
     }
 }
@@ -102,12 +102,38 @@ fn push_carries<'a>(
     }
 }
 
-fn pack(packed: &mut Vec<u8>, policy: &Policy, carry: &Carry<'_>, now: Timestamp) {
+fn pack(packed: &mut BinaryWriter, policy: &Policy, carry: &Carry<'_>, now: Timestamp) {
     let previous = carry.previous();
     let elapsed = (now - carry.changed_at()).as_micros();
-    packed.extend_from_slice(&policy.id().to_le_bytes());
+    packed.u64(policy.id());
     push_policy(packed, previous);
     push_numbers(packed, [u64::try_from(elapsed).unwrap_or(u64::MAX)]);
     push_numbers(packed, policy.terms().numbers());
     push_numbers(packed, previous.terms().numbers());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rate_limit::Quota;
+
+    const PACKED: &[u8] = b"\
+        \x9c-\xa1\xbe\xbb\x7f?\x11\xcau4\xb6\xb4\xb63ca\x00\x00\x00\x00\x00p\xa7@\x00\x00\x00\x00\
+        \x00\x00\x1c@\x00\x00\x00\x80t\xd2\xeaA\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\
+        \x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\
+        \x00\x00\x00\x00\x14@\x00\x00\x00\x008\x9c\x8cA\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\
+        \x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00";
+
+    /// The script reads these bytes.
+    #[test]
+    fn packed_carries_never_change() {
+        let previous = Policy::fixed_window("calls", Quota::per_minute(5)).unwrap();
+        let policy = Policy::fixed_window("calls", Quota::per_hour(7)).unwrap();
+        let policy = policy.replacing(&previous).unwrap();
+        let carry = policy.carry(Timestamp::from_micros(1_000)).unwrap();
+        let mut packed = BinaryWriter::default();
+        pack(&mut packed, &policy, &carry, Timestamp::from_micros(4_000));
+        assert_eq!(packed.into_bytes(), PACKED);
+        assert_eq!(PACKED.len(), CARRY_BYTES);
+    }
 }

@@ -1,7 +1,6 @@
 //! Who was denied, and so is denied until the time that was said, without asking the server.
 
 use std::{
-    collections::HashMap,
     sync::{
         Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, AtomicUsize, Ordering},
@@ -12,7 +11,7 @@ use std::{
 use smallvec::SmallVec;
 
 use crate::{
-    core::{store_api::store_key::StoreKey, time::Timestamp},
+    core::{store_api::store_key::StoreKey, time::Timestamp, ttl_map::TtlMap},
     rate_limit::{Charge, Decisions, Log, Memory, State, decide_all, decide_all_with_logs},
 };
 
@@ -23,18 +22,12 @@ use crate::{
 /// would admit is left to the server. It is bounded: who finds no room is asked for each time.
 #[derive(Debug)]
 pub(super) struct DenialMemory {
-    max: usize,
     // Beside the map, so that while nobody is denied nobody locks it.
     count: AtomicUsize,
     /// How often something was given back: what was asked before then may no longer be true.
     gifts: AtomicU64,
-    held: Mutex<KnownDenials>,
-}
-
-#[derive(Debug, Default)]
-struct KnownDenials {
-    partitions: HashMap<StoreKey, Known>,
-    swept_at: Timestamp,
+    /// Each until its denial is over, by our time.
+    held: Mutex<TtlMap<StoreKey, Known>>,
 }
 
 /// What the server said of a partition that it denied.
@@ -44,13 +37,8 @@ struct Known {
     at: Timestamp,
     /// Our time of before it was asked: it was so no sooner.
     asked_at: Timestamp,
-    /// When the denial is over, by our time.
-    over_at: Timestamp,
     states: SmallVec<[(u64, State); 4]>,
 }
-
-/// How far apart the map is searched for what is over at least, when it is full.
-const SWEEP_EVERY: Duration = Duration::from_secs(1);
 
 /// How long a denial is remembered while others may hold what they will give back.
 const LEASED_MAX: Duration = Duration::from_millis(500);
@@ -58,10 +46,9 @@ const LEASED_MAX: Duration = Duration::from_millis(500);
 impl DenialMemory {
     pub(super) fn new(max: usize) -> Self {
         Self {
-            max,
             count: AtomicUsize::new(0),
             gifts: AtomicU64::new(0),
-            held: Mutex::default(),
+            held: Mutex::new(TtlMap::new(max)),
         }
     }
 
@@ -76,10 +63,7 @@ impl DenialMemory {
             return None;
         }
         let held = self.lock();
-        let known = held.partitions.get(partition)?;
-        if now >= known.over_at {
-            return None;
-        }
+        let known = held.get(partition, now)?;
         let state = |charge: &Charge<'_>| {
             let id = charge.policy.id();
             let found = known.states.iter().find(|(known, _)| *known == id);
@@ -145,30 +129,21 @@ impl DenialMemory {
         if self.gifts() != asked.gifts || over_at <= now {
             return;
         }
-        if held.partitions.len() >= self.max && !held.partitions.contains_key(&partition) {
-            held.sweep(now);
-            if held.partitions.len() >= self.max {
-                return;
-            }
-        }
-        held.partitions.insert(
-            partition,
-            Known {
-                at: decisions.at(),
-                asked_at: asked.at,
-                over_at,
-                states: charges.into_iter().collect(),
-            },
-        );
-        self.count.store(held.partitions.len(), Ordering::Relaxed);
+        let known = Known {
+            at: decisions.at(),
+            asked_at: asked.at,
+            states: charges.into_iter().collect(),
+        };
+        held.try_insert(partition, known, over_at, now);
+        self.count.store(held.len(), Ordering::Relaxed);
     }
 
     /// Forgets a partition that has just spent: of policies that did not deny it, more is known now.
     fn outdate(&self, partition: &StoreKey) {
         if self.count.load(Ordering::Relaxed) > 0 {
             let mut held = self.lock();
-            held.partitions.remove(partition);
-            self.count.store(held.partitions.len(), Ordering::Relaxed);
+            held.remove(partition);
+            self.count.store(held.len(), Ordering::Relaxed);
         }
     }
 
@@ -176,11 +151,11 @@ impl DenialMemory {
     pub(super) fn forget(&self, partition: &StoreKey) {
         let mut held = self.lock();
         self.gifts.fetch_add(1, Ordering::SeqCst);
-        held.partitions.remove(partition);
-        self.count.store(held.partitions.len(), Ordering::Relaxed);
+        held.remove(partition);
+        self.count.store(held.len(), Ordering::Relaxed);
     }
 
-    fn lock(&self) -> MutexGuard<'_, KnownDenials> {
+    fn lock(&self) -> MutexGuard<'_, TtlMap<StoreKey, Known>> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -192,15 +167,6 @@ pub(super) struct CallContext {
     pub(super) gifts: u64,
     /// Whether other instances may return leased tokens, so that a denial holds for a short time.
     pub(super) is_leased: bool,
-}
-
-impl KnownDenials {
-    fn sweep(&mut self, now: Timestamp) {
-        if now >= self.swept_at + SWEEP_EVERY {
-            self.swept_at = now;
-            self.partitions.retain(|_, known| now < known.over_at);
-        }
-    }
 }
 
 /// Decides where some policies keep logs, of which is known when they are over, how much is used, and
@@ -356,6 +322,6 @@ mod tests {
         assert_eq!((0..5).filter(|number| known(*number).is_some()).count(), 2);
         deny(&denied, partition(9), &policy, 2_000);
         assert!(denied.decide(&partition(9), &charge, at(2_001)).is_some());
-        assert_eq!(denied.lock().partitions.len(), 1);
+        assert_eq!(denied.lock().len(), 1);
     }
 }

@@ -7,7 +7,10 @@ use smallvec::SmallVec;
 
 use super::scripts::{Choice, Task};
 use crate::{
-    core::time::Timestamp,
+    core::{
+        store_api::binary::{BinaryReader, BinaryWriter},
+        time::Timestamp,
+    },
     rate_limit::{Charge, Decision, Decisions, Policy, Receipt, State},
     store::redis::connection::error::Fault,
 };
@@ -103,14 +106,14 @@ pub(super) struct LimitRequest {
 
 impl LimitRequest {
     pub(super) fn new(key: Vec<u8>, charges: &[Charge<'_>], wish: Wish) -> Self {
-        Self::packed(key, charges, wish, pack(charges, wish, 0))
+        Self::packed(key, charges, wish, pack(charges, wish, 0).into_bytes())
     }
 
     /// A question that also leases tokens.
     pub(super) fn leasing(key: Vec<u8>, charges: &[Charge<'_>], ahead: &Ahead) -> Self {
         let mut asked = pack(charges, Wish::TakeAhead, ahead.divisor);
         push_lease(&mut asked, ahead);
-        Self::packed(key, charges, Wish::TakeAhead, asked)
+        Self::packed(key, charges, Wish::TakeAhead, asked.into_bytes())
     }
 
     fn packed(key: Vec<u8>, charges: &[Charge<'_>], wish: Wish, asked: Vec<u8>) -> Self {
@@ -164,37 +167,37 @@ pub(super) fn log_key(key: &[u8], policy: &Policy) -> Vec<u8> {
     [key, format!(":{:016x}", policy.id()).as_bytes()].concat()
 }
 
-fn pack(charges: &[Charge<'_>], wish: Wish, ahead: u64) -> Vec<u8> {
-    let mut packed = Vec::with_capacity(2 + charges.len() * CHARGE_BYTES);
-    packed.extend_from_slice(&[wish.letter(), 1]);
+fn pack(charges: &[Charge<'_>], wish: Wish, ahead: u64) -> BinaryWriter {
+    let mut packed = BinaryWriter::with_capacity(2 + charges.len() * CHARGE_BYTES);
+    packed.raw(&[wish.letter(), 1]);
     for Charge { policy, cost } in charges {
         push_policy(&mut packed, policy);
-        packed.push(policy.is_shadow().into());
+        packed.u8(policy.is_shadow().into());
         push_numbers(&mut packed, [(*cost).min(COST_MAX), ahead]);
         push_numbers(&mut packed, policy.terms().numbers());
     }
     packed
 }
 
-fn push_lease(packed: &mut Vec<u8>, ahead: &Ahead) {
+fn push_lease(packed: &mut BinaryWriter, ahead: &Ahead) {
     packed.reserve(LEASE_BYTES * (1 + ahead.unspent.len()));
-    packed.extend_from_slice(&ahead.instance.to_le_bytes());
+    packed.u64(ahead.instance);
     push_numbers(packed, [ahead.number]);
     for unspent in &ahead.unspent {
         push_numbers(packed, [unspent.received, unspent.tokens]);
     }
 }
 
-pub(super) fn push_policy(packed: &mut Vec<u8>, policy: &Policy) {
-    packed.extend_from_slice(&policy.id().to_le_bytes());
+pub(super) fn push_policy(packed: &mut BinaryWriter, policy: &Policy) {
+    packed.u64(policy.id());
     // All letters are ASCII.
-    packed.push(policy.terms().letter() as u8);
+    packed.u8(policy.terms().letter() as u8);
 }
 
 /// Adds numbers as doubles, which hold them exactly: they are at most 2^53, or even.
-pub(super) fn push_numbers<const N: usize>(packed: &mut Vec<u8>, numbers: [u64; N]) {
+pub(super) fn push_numbers<const N: usize>(packed: &mut BinaryWriter, numbers: [u64; N]) {
     for number in numbers {
-        packed.extend_from_slice(&(number as f64).to_le_bytes());
+        packed.f64(number as f64);
     }
 }
 
@@ -217,10 +220,11 @@ pub(super) fn read_group(
 ) -> Result<Vec<DecisionReply>, Fault> {
     match value {
         Value::BulkString(bytes) => {
-            let mut bytes = Bytes(bytes);
-            let answers = (0..times).map(|_| bytes.answer(question, now));
+            let mut bytes = BinaryReader::new(&bytes[..]);
+            let answers = (0..times).map(|_| read_reply(&mut bytes, question, now));
             let answers = answers.collect::<Option<Vec<_>>>();
-            answers.filter(|_| bytes.0.is_empty()).ok_or_else(corrupt)
+            let answers = answers.and_then(|answers| bytes.finish(answers));
+            answers.ok_or_else(corrupt)
         }
         Value::ServerError(error) => Err(redis::RedisError::from(error.clone()).into()),
         _ => Err(corrupt()),
@@ -231,55 +235,48 @@ fn corrupt() -> Fault {
     Fault::corrupt("the script's answer cannot be read")
 }
 
-/// What is still to be read of an answer.
-struct Bytes<'a>(&'a [u8]);
-
-impl Bytes<'_> {
-    fn answer(&mut self, question: &LimitRequest, now: Timestamp) -> Option<DecisionReply> {
-        let is_admitted = match self.take::<1>()? {
-            [0] => false,
-            [1] => true,
-            _ => return None,
-        };
-        let mut ahead = SmallVec::new();
-        let mut each = SmallVec::<[Decision; 4]>::new();
+fn read_reply(
+    bytes: &mut BinaryReader<&[u8]>,
+    question: &LimitRequest,
+    now: Timestamp,
+) -> Option<DecisionReply> {
+    let is_admitted = match bytes.u8()? {
+        0 => false,
+        1 => true,
+        _ => return None,
+    };
+    let mut ahead = SmallVec::new();
+    let mut each = SmallVec::<[Decision; 4]>::new();
+    for _ in 0..question.policies {
+        let said = read_numbers::<6>(bytes)?;
+        each.push(read_decision(said));
+        let [.., tokens, until] = said;
+        ahead.push((tokens, Receipt::until(Timestamp::from_micros(until))));
+    }
+    let mut states = SmallVec::new();
+    if !is_admitted || question.wish.tells() {
         for _ in 0..question.policies {
-            let said = self.numbers::<6>()?;
-            each.push(read_decision(said));
-            let [.., tokens, until] = said;
-            ahead.push((tokens, Receipt::until(Timestamp::from_micros(until))));
+            states.push(State::from_words(read_numbers::<3>(bytes)?));
         }
-        let mut states = SmallVec::new();
-        if !is_admitted || question.wish.tells() {
-            for _ in 0..question.policies {
-                states.push(State::from_words(self.numbers::<3>()?));
-            }
-        }
-        Some(DecisionReply {
-            decisions: Decisions::new(is_admitted, now, each),
-            ahead,
-            states,
-        })
     }
+    Some(DecisionReply {
+        decisions: Decisions::new(is_admitted, now, each),
+        ahead,
+        states,
+    })
+}
 
-    fn numbers<const N: usize>(&mut self) -> Option<[u64; N]> {
-        let mut numbers = [0; N];
-        for number in &mut numbers {
-            let double = f64::from_le_bytes(self.take()?);
-            // No number, none below zero, and none that a double does not hold.
-            if !(0.0..=COST_MAX as f64).contains(&double) {
-                return None;
-            }
-            *number = double as u64;
+fn read_numbers<const N: usize>(bytes: &mut BinaryReader<&[u8]>) -> Option<[u64; N]> {
+    let mut numbers = [0; N];
+    for number in &mut numbers {
+        let double = bytes.f64()?;
+        // No number, none below zero, and none that a double does not hold.
+        if !(0.0..=COST_MAX as f64).contains(&double) {
+            return None;
         }
-        Some(numbers)
+        *number = double as u64;
     }
-
-    fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
-        let (first, rest) = self.0.split_first_chunk()?;
-        self.0 = rest;
-        Some(*first)
-    }
+    Some(numbers)
 }
 
 fn read_decision([verdict, remaining, reset_after, detail, ..]: [u64; 6]) -> Decision {
@@ -321,13 +318,55 @@ mod tests {
     fn a_charge_takes_the_bytes_that_the_script_reads() {
         let policy = Policy::token_bucket("b", Quota::per_second(3)).unwrap();
         let charges = [Charge::new(&policy, 1), Charge::new(&policy, u64::MAX)];
-        let packed = pack(&charges, Wish::Peek, 0);
+        let packed = pack(&charges, Wish::Peek, 0).into_bytes();
         assert_eq!(packed.len(), 2 + 2 * CHARGE_BYTES);
         assert_eq!(packed[..2], *b"p\x01");
         assert_eq!(packed[10..12], *b"b\0");
         let cost = |at: usize| f64::from_le_bytes(packed[at..at + 8].try_into().unwrap());
         assert_eq!(cost(12), 1.0);
         assert!(cost(CHARGE_BYTES + 12) > (1_u64 << 53) as f64);
+    }
+
+    const EXACT: &[u8] = b"\
+        d\x01Z\xe7\xc8(M\n\xeb\x99b\x00\x00\x00\x00\x00\x00\x00\x00@\x00\x00\x00\x00\x00\x00\x00\
+        \x00\x00\x00\x00\x00\x00\x00\x08@\x00\x00\x00\x00\x00\x00\x08@\x00\x00\x00\x00TX\x14A\x00\
+        \x00\x00\x00\x00\x00\xf0?\x00\x00\x00\x00\x80\x84.A\x00\x00\x00\x00\x00\x00\x00\x00R\x03\
+        \x10\xd7\x08p\xbf\x03a\x01\x01\x00\x00\x00\x00\x00@C\x00\x00\x00\x00\x00\x00\x00\x00\x00\
+        \x00\x00\x00\x00\x00\x14@\x00\x00\x00\x008\x9c\x8cA\x00\x00\x00\x00\x00\x00\x00\x00\x00\
+        \x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\
+        \x00";
+
+    const LEASING: &[u8] = b"\
+        l\x01Z\xe7\xc8(M\n\xeb\x99b\x00\x00\x00\x00\x00\x00\x00\x00@\x00\x00\x00\x00\x00\x00 @\
+        \x00\x00\x00\x00\x00\x00\x08@\x00\x00\x00\x00\x00\x00\x08@\x00\x00\x00\x00TX\x14A\x00\x00\
+        \x00\x00\x00\x00\xf0?\x00\x00\x00\x00\x80\x84.A\x00\x00\x00\x00\x00\x00\x00\x00R\x03\x10\
+        \xd7\x08p\xbf\x03a\x01\x01\x00\x00\x00\x00\x00@C\x00\x00\x00\x00\x00\x00 @\x00\x00\x00\
+        \x00\x00\x00\x14@\x00\x00\x00\x008\x9c\x8cA\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\
+        \x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x08\
+        \x07\x06\x05\x04\x03\x02\x01\x00\x00\x00\x00\x00\x00\"@\x00\x00\x00\x00\x00\x00\x1c@\x00\
+        \x00\x00\x00\x00\x00\x08@";
+
+    /// The scripts read these bytes.
+    #[test]
+    fn packed_questions_never_change() {
+        let bucket = Policy::token_bucket("b", Quota::per_second(3)).unwrap();
+        let window = Policy::fixed_window("w", Quota::per_minute(5)).unwrap();
+        let shadow = window.shadow();
+        let charges = [Charge::new(&bucket, 2), Charge::new(&shadow, u64::MAX)];
+        let ahead = Ahead {
+            divisor: 8,
+            instance: 0x0102_0304_0506_0708,
+            number: 9,
+            unspent: SmallVec::from_iter([Unspent {
+                received: 7,
+                tokens: 3,
+            }]),
+        };
+        let exact = LimitRequest::new(b"key".to_vec(), &charges, Wish::TakeAndTell);
+        let leasing = LimitRequest::leasing(b"key".to_vec(), &charges, &ahead);
+        for (question, golden) in [(exact, EXACT), (leasing, LEASING)] {
+            assert_eq!(question.asked, golden);
+        }
     }
 
     #[test]

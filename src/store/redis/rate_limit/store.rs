@@ -18,6 +18,7 @@ use crate::{
     core::{
         error::{ConfigError, StoreError},
         store_api::{
+            binary::BinaryWriter,
             store_future::StoreFuture,
             store_key::{StoreKey, StoreKeys},
         },
@@ -295,14 +296,14 @@ impl RedisInner {
 }
 
 fn pack_refunds(refunds: &[Refund<'_>]) -> Vec<u8> {
-    let mut packed = Vec::with_capacity(refunds.len() * REFUND_BYTES);
+    let mut packed = BinaryWriter::with_capacity(refunds.len() * REFUND_BYTES);
     for refund in refunds {
         push_policy(&mut packed, refund.policy);
         let receipt = refund.receipt.forgotten_at().as_micros();
         push_numbers(&mut packed, [receipt, refund.amount.min(COST_MAX)]);
         push_numbers(&mut packed, refund.policy.terms().numbers());
     }
-    packed
+    packed.into_bytes()
 }
 
 #[cfg(test)]
@@ -314,6 +315,14 @@ mod tests {
     fn a_refund_takes_the_bytes_that_the_script_reads() {
         let policy = Policy::token_bucket("b", Quota::per_second(3)).unwrap();
         let refund = Refund::new(&policy, Receipt::default(), 1);
-        assert_eq!(pack_refunds(&[refund]).len(), REFUND_BYTES);
+        let packed = pack_refunds(&[refund]);
+        assert_eq!(packed.len(), REFUND_BYTES);
+        let (front, terms) = packed.split_at(25);
+        // The id and letter of the policy, the receipt and the amount.
+        assert_eq!(
+            front,
+            b"Z\xe7\xc8(M\n\xeb\x99b\0\0\0\0\0\0\0\0\0\0\0\0\0\0\xf0\x3f"
+        );
+        assert_eq!(terms[..8], 3.0_f64.to_le_bytes());
     }
 }
