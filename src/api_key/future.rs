@@ -27,8 +27,11 @@ pin_project! {
         S: Service<Request<B>>,
     {
         config: SharedConfig,
+        // Beside the admission: a variant with one field is built in its place.
         #[pin]
         state: AuthCallState<S, S::Future, B>,
+        // Of a request that was let through, until its response.
+        admission: Option<Admission>,
     }
 }
 
@@ -44,7 +47,6 @@ pin_project! {
         },
         // Calling => done
         Calling {
-            admission: Option<Admission>,
             #[pin]
             response: SFut,
         },
@@ -72,16 +74,16 @@ where
                 ready,
                 request: Some(request),
             },
+            admission: None,
         }
     }
 
+    #[inline]
     pub(super) fn calling(config: SharedConfig, admission: Admission, response: S::Future) -> Self {
         Self {
             config,
-            state: AuthCallState::Calling {
-                admission: Some(admission),
-                response,
-            },
+            state: AuthCallState::Calling { response },
+            admission: Some(admission),
         }
     }
 
@@ -92,6 +94,7 @@ where
             state: AuthCallState::Refused {
                 refused: Some(refused),
             },
+            admission: None,
         }
     }
 }
@@ -122,16 +125,13 @@ where
                         }
                         AuthStep::Decided(decision) => {
                             let request = request.take().expect("a request is decided once");
-                            decided(this.config, decision, request, ready)
+                            decided(this.config, decision, request, ready, this.admission)
                         }
                     }
                 }
-                StateProj::Calling {
-                    admission,
-                    response,
-                } => {
+                StateProj::Calling { response } => {
                     let mut response = ready!(response.poll(cx))?.map(ResponseBody::inner);
-                    let admission = admission.take().expect("polled after it was ready");
+                    let admission = this.admission.take().expect("polled after it was ready");
                     this.config.mark(admission, &mut response);
                     return Poll::Ready(Ok(response));
                 }
@@ -145,26 +145,26 @@ where
     }
 }
 
-/// Sends a request on, or turns its caller away.
+/// Calls the inner service and sets the admission, or rejects the request.
 fn decided<S, B>(
     config: &ApiKeyConfig,
     decision: Decision,
     mut request: Request<B>,
     ready: &mut S,
+    admission: &mut Option<Admission>,
 ) -> AuthCallState<S, S::Future, B>
 where
     S: Service<Request<B>>,
 {
-    let admission = match decision {
+    *admission = Some(match decision {
         Decision::Admit(identity) => config.admit(&mut request, identity),
         Decision::AdmitAnonymous => config.admit_anonymous(&request),
         Decision::Refuse(denied) => {
             let refused = Some(config.refused(denied, &request));
             return AuthCallState::Refused { refused };
         }
-    };
+    });
     AuthCallState::Calling {
-        admission: Some(admission),
         response: ready.call(request),
     }
 }

@@ -45,28 +45,22 @@ where
         if self.config.placement.is_open() {
             placement::check(&self.config, request.extensions_mut());
         }
-        let step = pipeline::begin(&self.config, &request);
         let config = &self.config;
-        match step {
-            // A store in memory answers at once: the readied service is called where it stands.
-            AuthStep::Decided(Decision::Admit(identity)) => {
-                let admission = config.admit(&mut request, identity);
-                ResponseFuture::calling(config.clone(), admission, self.inner.call(request))
-            }
-            AuthStep::Decided(Decision::AdmitAnonymous) => {
-                let admission = config.admit_anonymous(&request);
-                ResponseFuture::calling(config.clone(), admission, self.inner.call(request))
-            }
+        let admission = match pipeline::begin(config, &request) {
+            AuthStep::Decided(Decision::Admit(identity)) => config.admit(&mut request, identity),
+            AuthStep::Decided(Decision::AdmitAnonymous) => config.admit_anonymous(&request),
             AuthStep::Decided(Decision::Refuse(denied)) => {
-                ResponseFuture::refused(config.clone(), denied, &request)
+                return ResponseFuture::refused(config.clone(), denied, &request);
             }
             // The future calls the service that was polled ready; the clone left behind was not.
             AuthStep::Wait(question) => {
                 let clone = self.inner.clone();
                 let ready = mem::replace(&mut self.inner, clone);
-                ResponseFuture::waiting(self.config.clone(), question, ready, request)
+                return ResponseFuture::waiting(self.config.clone(), question, ready, request);
             }
-        }
+        };
+        // A store in memory replies at once: the service that is ready is called in place.
+        ResponseFuture::calling(config.clone(), admission, self.inner.call(request))
     }
 }
 

@@ -11,6 +11,31 @@ const PLAIN: [bool; 256] = {
     plain
 };
 
+/// A byte in each byte of a word.
+const fn each(byte: u8) -> u64 {
+    u64::from_ne_bytes([byte; 8])
+}
+
+/// Returns whether all bytes stand for themselves.
+fn are_plain(bytes: &[u8]) -> bool {
+    let is_plain = |word: &[u8; 8]| is_plain_word(u64::from_ne_bytes(*word));
+    match bytes.last_chunk() {
+        // The last word may begin in the one before it.
+        Some(last) => bytes.as_chunks().0.iter().all(is_plain) && is_plain(last),
+        None => bytes.iter().all(|byte| PLAIN[usize::from(*byte)]),
+    }
+}
+
+/// Returns whether all bytes of a word stand for themselves: eight at a time, without a branch.
+fn is_plain_word(word: u64) -> bool {
+    const HIGH: u64 = each(0x80);
+    // The high bit of the lowest byte below `least` is set; that of another may be set if so.
+    let below = |word: u64, least: u8| word.wrapping_sub(each(least)) & !word;
+    let is = |byte: u8| below(word ^ each(byte), 1);
+    let delete_or_beyond = word | word.wrapping_add(each(1));
+    (below(word, 0x20) | is(b'"') | is(b'\\') | delete_or_beyond) & HIGH == 0
+}
+
 /// Appends a JSON string, quotes included.
 ///
 /// Besides what RFC 8259 section 7 demands, DEL, the C1 controls and the characters that change
@@ -24,6 +49,9 @@ pub(crate) fn push_string(out: &mut Vec<u8>, value: &str) {
 /// Appends a part of a JSON string: what [`push_string`] writes between the quotes.
 pub(crate) fn push_escaped(out: &mut Vec<u8>, value: &str) {
     let bytes = value.as_bytes();
+    if are_plain(bytes) {
+        return out.extend_from_slice(bytes);
+    }
     let mut plain_from = 0;
     let mut at = 0;
     while at < bytes.len() {
@@ -116,6 +144,17 @@ mod tests {
             r#""\u0085\u202e\u2066\u007f""#
         );
         assert_eq!(json("grüße 🦀"), "\"grüße 🦀\"");
+    }
+
+    #[test]
+    fn each_byte_is_found_at_each_place_of_a_word() {
+        for (at, byte) in (0..19).flat_map(|at| (0..=255).map(move |byte| (at, byte))) {
+            let mut bytes = *b"nineteen bytes long";
+            bytes[at] = byte;
+            for short in [&bytes[at..], &bytes[..=at], &bytes[..]] {
+                assert_eq!(are_plain(short), PLAIN[usize::from(byte)], "{short:?}");
+            }
+        }
     }
 
     proptest! {

@@ -28,8 +28,11 @@ pin_project! {
     where
         S: Service<Request<B>>,
     {
+        // Beside the note: a variant with one field is built in its place.
         #[pin]
         state: CallState<S, S::Future, B>,
+        // Of an admitted request, if anything is left to do after the response.
+        note: Option<Note>,
     }
 }
 
@@ -37,16 +40,13 @@ pin_project! {
     /// The state of a call.
     ///
     /// ```text
-    /// Before => Noted | completed
-    /// Plain  => completed
-    /// Noted  => completed
+    /// Before => Called | completed
+    /// Called => completed
     /// ```
     #[project = CallStateProj]
     enum CallState<S, F, B> {
         Before { before: BeforeCall<S, B> },
-        // Nothing is left to do after the response: the state of nearly all requests.
-        Plain { #[pin] response: F },
-        Noted { #[pin] response: F, note: Note },
+        Called { #[pin] response: F },
     }
 }
 
@@ -75,19 +75,23 @@ where
         let before = BeforeCall::Pending(Box::new(call));
         Self {
             state: CallState::Before { before },
+            note: None,
         }
     }
 
     #[inline]
     pub(super) fn plain(response: S::Future) -> Self {
         Self {
-            state: CallState::Plain { response },
+            state: CallState::Called { response },
+            note: None,
         }
     }
 
+    #[inline]
     pub(super) fn noted(response: S::Future, note: Note) -> Self {
         Self {
-            state: CallState::Noted { response, note },
+            state: CallState::Called { response },
+            note: Some(note),
         }
     }
 
@@ -95,6 +99,7 @@ where
         let before = BeforeCall::Rejected(rejected);
         Self {
             state: CallState::Before { before },
+            note: None,
         }
     }
 }
@@ -106,19 +111,20 @@ where
     type Output = Result<Response<ResponseBody<ResBody>>, S::Error>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let mut state = self.project().state;
+        let this = self.project();
+        let mut state = this.state;
         loop {
             match state.as_mut().project() {
-                CallStateProj::Plain { response } => {
-                    let response = ready!(response.poll(cx))?;
-                    return Poll::Ready(Ok(response.map(ResponseBody::inner)));
-                }
-                CallStateProj::Noted { response, note } => {
-                    let response = ready!(response.poll(cx))?;
-                    return Poll::Ready(Ok(note.apply(response)));
+                CallStateProj::Called { response } => {
+                    let mut response = ready!(response.poll(cx))?.map(ResponseBody::inner);
+                    if let Some(note) = this.note {
+                        note.apply(&mut response);
+                    }
+                    return Poll::Ready(Ok(response));
                 }
                 CallStateProj::Before { .. } => {
-                    if let Some(rejected) = ready!(state.as_mut().poll_before(cx))? {
+                    let rejected = ready!(state.as_mut().poll_before(this.note, cx))?;
+                    if let Some(rejected) = rejected {
                         return Poll::Ready(Ok(rejected.into_response()));
                     }
                 }
@@ -131,11 +137,13 @@ impl<S, B> CallState<S, S::Future, B>
 where
     S: Service<Request<B>> + Clone,
 {
-    /// Continues the admission. Calls the inner service if it admits, else returns the rejection.
+    /// Continues the admission. Calls the inner service if it admits, and sets the note; else returns
+    /// the rejection.
     // Not in the frame of the state of nearly all requests.
     #[inline(never)]
     fn poll_before(
         mut self: Pin<&mut Self>,
+        note: &mut Option<Note>,
         cx: &mut Context<'_>,
     ) -> Poll<Result<Option<Box<RejectedRequest>>, S::Error>> {
         let CallStateProj::Before { before } = self.as_mut().project() else {
@@ -152,9 +160,10 @@ where
         };
         Poll::Ready(Ok(match end {
             AdmissionEnd::Reject(rejected) => Some(rejected),
-            AdmissionEnd::Admit(note) => {
+            AdmissionEnd::Admit(admitted) => {
+                *note = Some(admitted);
                 let response = call.service.call(call.request);
-                self.set(CallState::Noted { response, note });
+                self.set(CallState::Called { response });
                 None
             }
         }))

@@ -17,14 +17,17 @@ const TEXT_LEN_MIN: usize = ID_LEN + SECRET_LEN_MIN + 2;
 ///
 /// A key is recognized by its form alone, `…_1id_secret`, so that the keys of another service, and
 /// keys that were cut off, are hidden as well.
+#[inline]
 pub(crate) fn hide_keys(text: &str) -> Cow<'_, str> {
-    let may_hold_key = text.len() >= TEXT_LEN_MIN
-        && text
-            .bytes()
-            .filter(|byte| matches!(byte, b'_' | b'%'))
-            .nth(1)
-            .is_some();
-    if !may_hold_key {
+    match text.len() < TEXT_LEN_MIN {
+        true => Cow::Borrowed(text),
+        false => hide_keys_of_long(text),
+    }
+}
+
+fn hide_keys_of_long(text: &str) -> Cow<'_, str> {
+    let separators = text.bytes().filter(|byte| matches!(byte, b'_' | b'%'));
+    if separators.take(2).count() < 2 {
         return Cow::Borrowed(text);
     }
     let mut hidden = String::new();

@@ -2,6 +2,7 @@
 
 use std::{
     borrow::Cow,
+    cmp::Ordering,
     fmt,
     net::{IpAddr, SocketAddr},
     sync::OnceLock,
@@ -375,15 +376,18 @@ impl Record<'_> {
     ///
     /// Who denied counted. Where nobody did, the policy with the smallest share left speaks.
     pub fn rate_limit(&self) -> Option<(RateLimitDecision, Option<&PolicyOutcome>)> {
-        let outcomes = self.slots.rate_limits();
-        let outcome = outcomes
-            .iter()
-            .max_by_key(|outcome| weight(outcome.decision))?;
-        let counted = weight(outcome.decision);
-        let same = outcomes
-            .iter()
-            .filter(|other| weight(other.decision) == counted);
-        Some((outcome.decision, scarcest(same)))
+        let (first, others) = self.slots.rate_limits().split_first()?;
+        let mut decision = first.decision;
+        let mut counted = scarcest(None, first);
+        for outcome in others {
+            match weight(outcome.decision).cmp(&weight(decision)) {
+                Ordering::Less => continue,
+                Ordering::Equal => counted = scarcest(counted, outcome),
+                Ordering::Greater => counted = scarcest(None, outcome),
+            }
+            decision = outcome.decision;
+        }
+        Some((decision, counted))
     }
 
     /// Returns how long limiters made the request wait for its turn.
@@ -621,20 +625,31 @@ fn weight(decision: RateLimitDecision) -> u8 {
     }
 }
 
-fn scarcest<'a>(outcomes: impl Iterator<Item = &'a RateLimitOutcome>) -> Option<&'a PolicyOutcome> {
-    outcomes
-        .flat_map(|outcome| &outcome.policies)
-        .min_by_key(|policy| (!policy.denied, share(policy)))
+/// Returns the policy of this outcome with the smallest share left, unless the one before has less.
+fn scarcest<'a>(
+    before: Option<&'a PolicyOutcome>,
+    outcome: &'a RateLimitOutcome,
+) -> Option<&'a PolicyOutcome> {
+    let mut policies = outcome.policies.iter();
+    let first = before.or_else(|| policies.next())?;
+    let scarcer = |least: &'a PolicyOutcome, policy: &'a PolicyOutcome| {
+        let is_scarcer = (!policy.denied, share(policy)) < (!least.denied, share(least));
+        if is_scarcer { policy } else { least }
+    };
+    Some(policies.fold(first, scarcer))
 }
 
 /// Returns the share of a quota that is left, in millionths.
-fn share(policy: &PolicyOutcome) -> u128 {
+fn share(policy: &PolicyOutcome) -> u64 {
     const WHOLE: u64 = 1_000_000;
 
     let limit = policy.limit.max(1);
     // A division of 128 bits takes several times as long.
     match policy.remaining.checked_mul(WHOLE) {
-        Some(scaled) => u128::from(scaled / limit),
-        None => u128::from(policy.remaining) * u128::from(WHOLE) / u128::from(limit),
+        Some(scaled) => scaled / limit,
+        None => {
+            let share = u128::from(policy.remaining) * u128::from(WHOLE) / u128::from(limit);
+            u64::try_from(share).unwrap_or(u64::MAX)
+        }
     }
 }

@@ -320,10 +320,16 @@ impl SecretPath {
 }
 
 /// Returns a text, cut and marked where it is longer.
+#[inline]
 pub(crate) fn capped(text: &str, bytes_max: usize) -> Cow<'_, str> {
-    if text.len() <= bytes_max {
-        return Cow::Borrowed(text);
+    match text.len() <= bytes_max {
+        true => Cow::Borrowed(text),
+        false => cut(text, bytes_max),
     }
+}
+
+#[cold]
+fn cut(text: &str, bytes_max: usize) -> Cow<'_, str> {
     let boundary = (0..=bytes_max).rev().find(|at| text.is_char_boundary(*at));
     let mut cut = text[..boundary.unwrap_or(0)].to_owned();
     cut.push_str(CUT);

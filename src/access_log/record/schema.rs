@@ -36,13 +36,16 @@ pub enum Names {
 
 impl Names {
     /// Returns a field's name as a member of a JSON object begins with it: `,"name":`.
-    pub(crate) const fn member(self, field: Field) -> &'static str {
-        let [otel, ecs, short] = field.members();
-        match self {
-            Self::Otel => otel,
-            Self::Ecs => ecs,
-            Self::Short => short,
-        }
+    #[inline]
+    pub(crate) fn member(self, field: Field) -> &'static str {
+        let text_member = self.text_member(field);
+        &text_member[..text_member.len() - 1]
+    }
+
+    /// Returns a field's name as a member that is a text begins with it: `,"name":"`.
+    #[inline]
+    pub(crate) fn text_member(self, field: Field) -> &'static str {
+        Field::TEXT_MEMBERS[field as usize][self as usize]
     }
 
     /// Returns a field's name.
@@ -69,15 +72,14 @@ macro_rules! fields {
             /// All fields.
             const ALL: &[Self] = &[$(Self::$field,)+];
 
-            const fn members(self) -> [&'static str; 3] {
-                match self {
-                    $(Self::$field => [
-                        concat!(",\"", $otel, "\":"),
-                        concat!(",\"", $ecs, "\":"),
-                        concat!(",\"", $short, "\":"),
-                    ],)+
-                }
-            }
+            /// The beginnings of all members that are texts, by each convention.
+            const TEXT_MEMBERS: &[[&'static str; 3]; Self::ALL.len()] = &[
+                $([
+                    concat!(",\"", $otel, "\":\""),
+                    concat!(",\"", $ecs, "\":\""),
+                    concat!(",\"", $short, "\":\""),
+                ],)+
+            ];
         }
     };
 }

@@ -17,14 +17,14 @@ pin_project! {
     #[derive(Debug)]
     pub struct ResponseBody<B> {
         #[pin]
-        kind: BodyKind<B>,
+        pub(super) kind: BodyKind<B>,
     }
 }
 
 pin_project! {
     #[derive(Debug)]
     #[project = KindProj]
-    enum BodyKind<B> {
+    pub(super) enum BodyKind<B> {
         Inner { #[pin] body: B },
         // In a box, so that a response is no larger than the inner service's: each layer moves it.
         // Nothing where there are no bytes.

@@ -20,16 +20,21 @@ impl RecordedRateLimit {
     /// Returns the outcome, unless the record has been emitted.
     pub(crate) fn outcome(&self) -> Option<RateLimitOutcome> {
         self.record
-            .read(|slots| slots.rate_limits.get(self.index).cloned())
+            .read(|slots| Some(slots.rate_limits.get(self.index)?.duplicate()))
     }
 }
 
 impl RecordHandle {
     /// Adds the decision of a limiter, and returns its place, by which the limiter finds it again.
-    pub(crate) fn enter_rate_limit(&self, outcome: RateLimitOutcome) -> RecordedRateLimit {
+    // Inlined, so that the outcome is built near its place.
+    #[inline(always)]
+    pub(crate) fn enter_rate_limit(
+        &self,
+        outcome: impl FnOnce() -> RateLimitOutcome,
+    ) -> RecordedRateLimit {
         let entered = &mut self.lock().rate_limits;
         let index = entered.len();
-        entered.push(outcome);
+        entered.push(outcome());
         RecordedRateLimit {
             record: self.clone(),
             index,
@@ -47,6 +52,17 @@ impl RateLimitOutcome {
             decision,
             policies,
             delayed: Duration::ZERO,
+        }
+    }
+
+    /// Returns a clone: without a loop where there is one policy, as in most limiters.
+    fn duplicate(&self) -> Self {
+        match &self.policies[..] {
+            [policy] => Self {
+                delayed: self.delayed,
+                ..Self::of_one(self.decision, policy.clone())
+            },
+            _ => self.clone(),
         }
     }
 }

@@ -65,7 +65,7 @@ impl Note {
     ) -> Self {
         Self {
             lines,
-            recorded: record.map(|record| record.enter_rate_limit(outcome())),
+            recorded: record.map(|record| record.enter_rate_limit(outcome)),
             extra: None,
         }
     }
@@ -123,31 +123,26 @@ impl Note {
 
     /// Applies the note to the response of the inner service.
     #[inline]
-    pub(in crate::rate_limit) fn apply<B>(
-        &mut self,
-        mut response: Response<B>,
-    ) -> Response<ResponseBody<B>> {
-        mem::take(&mut self.lines).write_to(&mut response);
+    pub(in crate::rate_limit) fn apply<B>(&mut self, response: &mut Response<ResponseBody<B>>) {
+        mem::take(&mut self.lines).write_to(response);
         if let Some(recorded) = self.recorded.take() {
             insert_recorded(&recorded, response.extensions_mut());
         }
-        match self.extra.take() {
-            None => response.map(ResponseBody::inner),
-            Some(extra) => extra.apply(response),
+        if let Some(extra) = self.extra.take() {
+            extra.apply(response);
         }
     }
 }
 
 impl NoteExtra {
     #[inline(never)]
-    fn apply<B>(self, mut response: Response<B>) -> Response<ResponseBody<B>> {
+    fn apply<B>(self, response: &mut Response<ResponseBody<B>>) {
         insert_outcome(self.outcome, response.extensions_mut());
         if let Some(auth) = self.auth {
-            auth.judge(&response);
+            auth.judge(response);
         }
-        match self.bill {
-            None => response.map(ResponseBody::inner),
-            Some(bill) => response.map(|body| ResponseBody::guarded(body, bill)),
+        if let Some(bill) = self.bill {
+            response.body_mut().guard(bill);
         }
     }
 }
@@ -155,8 +150,10 @@ impl NoteExtra {
 /// Inserts the outcome that the record has, unless that of a limiter further inside is there.
 #[inline(never)]
 fn insert_recorded(recorded: &RecordedRateLimit, extensions: &mut Extensions) {
-    if extensions.get::<RateLimitOutcome>().is_none() {
-        insert_outcome(recorded.outcome(), extensions);
+    if extensions.get::<RateLimitOutcome>().is_none()
+        && let Some(outcome) = recorded.outcome()
+    {
+        extensions.insert(outcome);
     }
 }
 

@@ -5,9 +5,13 @@ use std::{borrow::Cow, cell::RefCell, time::Duration};
 use http::{HeaderName, header::USER_AGENT};
 
 use super::{
+    fixed::FixedMembers,
     object::Object,
     value::{push_bool, push_float, push_int},
-    words::{OTHER_METHOD, auth_key_id, auth_reason, event_name, method, version},
+    words::{
+        OTHER_METHOD, auth_case, auth_key_id, auth_reason, decision_case, event_name, method,
+        source_case, version,
+    },
 };
 use crate::{
     access_log::record::{
@@ -23,6 +27,13 @@ use crate::{
 
 /// A buffer that has grown beyond this is given back after the line.
 const KEPT_BYTES_MAX: usize = 64 << 10;
+
+// By the cases of `words.rs`.
+static AUTH_OUTCOMES: FixedMembers<4> = FixedMembers::new();
+static DECISIONS: FixedMembers<7> = FixedMembers::new();
+static SOURCES: FixedMembers<6> = FixedMembers::new();
+/// By whether the response is stored, and whether the request was collapsed.
+static CACHE_FLAGS: FixedMembers<4> = FixedMembers::new();
 
 impl Record<'_> {
     /// Writes the record as one line of JSON into a buffer that the thread keeps, and shows it.
@@ -195,7 +206,9 @@ impl Object<'_> {
             self.some_text(Field::UserHash, user.hash());
         }
         if let Some((decision, policy)) = record.rate_limit() {
-            self.word(Field::RateLimitOutcome, decision.as_str());
+            DECISIONS.push(self, decision_case(decision), |object| {
+                object.word(Field::RateLimitOutcome, decision.as_str());
+            });
             if let Some(policy) = policy {
                 self.short_text(Field::RateLimitPolicy, Some(&policy.policy));
                 self.int(Field::RateLimitLimit, policy.limit);
@@ -210,13 +223,18 @@ impl Object<'_> {
             self.secs(Field::RateLimitDelay, delay);
         }
         if let Some(cache) = record.cache() {
-            self.word(Field::CacheOutcome, cache.source.as_str());
+            SOURCES.push(self, source_case(cache.source), |object| {
+                object.word(Field::CacheOutcome, cache.source.as_str());
+            });
             self.some_text(Field::CacheDetail, cache.detail);
             if let Some(ttl) = cache.ttl_secs {
                 self.int(Field::CacheTtl, ttl);
             }
-            self.bool(Field::CacheStored, cache.stored);
-            self.bool(Field::CacheCollapsed, cache.collapsed);
+            let case = usize::from(cache.stored) << 1 | usize::from(cache.collapsed);
+            CACHE_FLAGS.push(self, case, |object| {
+                object.bool(Field::CacheStored, cache.stored);
+                object.bool(Field::CacheCollapsed, cache.collapsed);
+            });
             if let Some(waited) = cache.waited {
                 self.secs(Field::CacheWaited, waited);
             }
@@ -234,7 +252,9 @@ impl Object<'_> {
     }
 
     fn auth(&mut self, auth: &AuthOutcome) {
-        self.word(Field::AuthOutcome, auth.as_str());
+        AUTH_OUTCOMES.push(self, auth_case(auth), |object| {
+            object.word(Field::AuthOutcome, auth.as_str());
+        });
         self.some_text(Field::AuthReason, auth_reason(Some(auth)));
         self.short_text(Field::AuthKeyId, auth_key_id(Some(auth)));
         if let AuthOutcome::Allowed(identity) = auth {

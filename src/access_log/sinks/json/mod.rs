@@ -2,6 +2,7 @@
 
 mod encode;
 pub(super) mod event;
+mod fixed;
 mod object;
 mod time;
 mod value;

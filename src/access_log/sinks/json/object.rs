@@ -1,8 +1,9 @@
 //! A JSON object under construction.
 
-use std::{net::IpAddr, ops::Range, sync::OnceLock, time::Duration};
+use std::{net::IpAddr, ops::Range, time::Duration};
 
 use super::{
+    fixed::FixedMembers,
     time::push_rfc3339,
     value::{push_addr, push_bool, push_int, push_secs},
 };
@@ -17,6 +18,9 @@ use crate::{
     core::{json, time::Timestamp},
 };
 
+/// The kind of the line of a request's record, by its level.
+static ACCESS_RECORD: FixedMembers<4> = FixedMembers::new();
+
 /// A JSON object that is being written.
 pub(super) struct Object<'a> {
     pub(super) out: &'a mut Vec<u8>,
@@ -26,11 +30,12 @@ pub(super) struct Object<'a> {
 impl Object<'_> {
     /// Writes what every line begins with.
     pub(super) fn preamble(&mut self, at: Timestamp, level: Level, name: &'static str) {
-        self.name(Field::Timestamp);
+        // The first member of the object: no comma.
+        let member = self.names.member(Field::Timestamp);
+        self.out.extend_from_slice(&member.as_bytes()[1..]);
         push_rfc3339(self.out, at);
         if name == EVENT_NAME {
-            let kind = access_record(self.names, level);
-            return self.out.extend_from_slice(kind);
+            return ACCESS_RECORD.push(self, level as usize, |object| object.kind(level, name));
         }
         self.kind(level, name);
     }
@@ -44,8 +49,9 @@ impl Object<'_> {
     }
 
     pub(super) fn text(&mut self, field: Field, text: &str) {
-        self.name(field);
-        json::push_string(self.out, text);
+        self.text_name(field);
+        json::push_escaped(self.out, text);
+        self.out.push(b'"');
     }
 
     pub(super) fn some_text(&mut self, field: Field, text: Option<&str>) {
@@ -65,9 +71,9 @@ impl Object<'_> {
     }
 
     pub(super) fn short_text(&mut self, field: Field, text: Option<&str>) {
-        let text = text.map(hide_keys);
-        let text = text.as_deref().map(|text| capped(text, SHORT_BYTES_MAX));
-        self.some_text(field, text.as_deref());
+        if let Some(text) = text {
+            self.text(field, &capped(&hide_keys(text), SHORT_BYTES_MAX));
+        }
     }
 
     pub(super) fn int(&mut self, field: Field, int: impl itoa::Integer) {
@@ -86,10 +92,17 @@ impl Object<'_> {
     }
 
     /// Our own names need no escape.
+    #[inline]
     pub(super) fn name(&mut self, field: Field) {
-        let member = self.names.member(field).as_bytes();
-        let first = self.out.last() == Some(&b'{');
-        self.out.extend_from_slice(&member[usize::from(first)..]);
+        let member = self.names.member(field);
+        self.out.extend_from_slice(member.as_bytes());
+    }
+
+    /// The same, and the quote before a text.
+    #[inline]
+    fn text_name(&mut self, field: Field) {
+        let member = self.names.text_member(field);
+        self.out.extend_from_slice(member.as_bytes());
     }
 
     /// Neither do our own words.
@@ -108,24 +121,8 @@ impl Object<'_> {
             word.iter()
                 .all(|byte| byte.is_ascii_graphic() && *byte != b'"')
         );
-        self.name(field);
-        self.out.push(b'"');
+        self.text_name(field);
         self.out.extend_from_slice(word);
         self.out.push(b'"');
     }
-}
-
-/// Returns what kind of a line the record of a request of this level is: made once, and copied then.
-fn access_record(names: Names, level: Level) -> &'static [u8] {
-    static KINDS: [[OnceLock<Vec<u8>>; 4]; 3] = [const { [const { OnceLock::new() }; 4] }; 3];
-
-    KINDS[names as usize][level as usize].get_or_init(|| {
-        let mut out = Vec::new();
-        let mut object = Object {
-            out: &mut out,
-            names,
-        };
-        object.kind(level, EVENT_NAME);
-        out
-    })
 }

@@ -7,7 +7,7 @@ use crate::{
         record::Record,
         schema::{EVENT_NAME, START_EVENT_NAME},
     },
-    core::record::AuthOutcome,
+    core::record::{AuthOutcome, CacheSource, RateLimitDecision},
 };
 
 /// The value of OpenTelemetry for an unknown method.
@@ -18,6 +18,41 @@ pub(crate) fn event_name(record: &Record<'_>) -> &'static str {
     match record.is_start() {
         true => START_EVENT_NAME,
         false => EVENT_NAME,
+    }
+}
+
+/// Returns the number of the word for an outcome of authentication.
+pub(super) fn auth_case(auth: &AuthOutcome) -> usize {
+    match auth {
+        AuthOutcome::Allowed(_) => 0,
+        AuthOutcome::Anonymous => 1,
+        AuthOutcome::Denied { .. } => 2,
+        AuthOutcome::StoreFailed(_) => 3,
+    }
+}
+
+/// Returns the number of the word for a decision.
+pub(super) fn decision_case(decision: RateLimitDecision) -> usize {
+    match decision {
+        RateLimitDecision::Allowed => 0,
+        RateLimitDecision::Denied => 1,
+        RateLimitDecision::Skipped => 2,
+        RateLimitDecision::LocallyAllowed(_) => 3,
+        RateLimitDecision::LocallyDenied(_) => 4,
+        RateLimitDecision::FailedOpen(_) => 5,
+        RateLimitDecision::FailedClosed(_) => 6,
+    }
+}
+
+/// Returns the number of the word for the source of a response.
+pub(super) fn source_case(source: CacheSource) -> usize {
+    match source {
+        CacheSource::Hit => 0,
+        CacheSource::Stale => 1,
+        CacheSource::Revalidated => 2,
+        CacheSource::Miss => 3,
+        CacheSource::Bypass => 4,
+        CacheSource::StoreFailed(_) => 5,
     }
 }
 

@@ -105,6 +105,26 @@ impl Algorithm {
         }
     }
 
+    /// Decides as [`decide`](Self::decide) does if a token bucket admits the request, without its
+    /// exceptions. Returns `None` for the exceptions, and for the other algorithms.
+    #[inline(always)]
+    #[cfg_attr(not(feature = "memory"), allow(dead_code))]
+    pub(crate) fn admit_whole(
+        &self,
+        state: State,
+        now: Timestamp,
+        cost: u64,
+    ) -> Option<(Decision, State)> {
+        match self {
+            Self::TokenBucket(bucket) => bucket.admit_whole(state, now.min(LATEST), cost),
+            Self::FixedWindow(_)
+            | Self::SlidingWindow(_)
+            | Self::SlidingLog(..)
+            | Self::LeakyBucket(_)
+            | Self::LeakyQueue(_) => None,
+        }
+    }
+
     /// Gives back what was taken too much by the charge that the receipt is for.
     pub(crate) fn refund(&self, state: State, now: Timestamp, paid: Receipt, amount: u64) -> State {
         let now = now.min(LATEST);

@@ -66,37 +66,36 @@ impl TokenBucket {
 
     #[inline(always)]
     pub(super) fn decide(&self, state: State, now: Timestamp, cost: u64) -> (Decision, State) {
-        if self.pace.parts == 1 && cost <= self.pace.burst {
-            self.decide_whole(state, now, cost)
-        } else {
-            self.decide_parts(state, now, cost)
+        match self.admit_whole(state, now, cost) {
+            Some(admitted) => admitted,
+            None => self.decide_parts(state, now, cost),
         }
     }
 
-    /// Decides where the interval is a number of whole microseconds, as it nearly always is, and
-    /// the cost no more than the burst.
+    /// Decides nearly all requests: the interval is a number of whole microseconds, the state is one of
+    /// this quota, and the bucket admits the request. Returns `None` for the others.
     #[inline(always)]
-    fn decide_whole(&self, state: State, now: Timestamp, cost: u64) -> (Decision, State) {
+    pub(super) fn admit_whole(
+        &self,
+        state: State,
+        now: Timestamp,
+        cost: u64,
+    ) -> Option<(Decision, State)> {
         let (interval, refill) = (self.pace.interval.micros, self.refill.micros);
         let missing = state.forget_at.as_micros().saturating_sub(now.as_micros());
         let is_of_other_quota = missing > 0 && state.words[1] != self.mark();
-        if missing > refill || is_of_other_quota || (missing == 0 && cost == 0) {
-            // It owes more than it holds, the clock has gone back, the quota has changed, or a full
-            // bucket stays full.
-            return self.decide_parts(state, now, cost);
+        // A bucket that misses more than an empty one owes, or its clock has gone back.
+        if self.pace.parts != 1 || cost > self.pace.burst || is_of_other_quota || missing > refill {
+            return None;
         }
-        // At most as much as an empty bucket misses, which was checked.
-        let then_missing = missing + interval * cost;
-        let full_at = |missing| Timestamp::from_micros(now.as_micros() + missing);
-        if then_missing <= refill {
-            let (left, full_at) = ((refill - then_missing) / interval, full_at(then_missing));
-            let decision = Decision::admitted_micros(left, then_missing, full_at);
-            (decision, State::new(full_at, [0, self.mark()]))
-        } else {
-            let left = (refill - missing) / interval;
-            let decision = Decision::denied_micros(left, missing, then_missing - refill);
-            (decision, State::new(full_at(missing), [0, self.mark()]))
+        // At most as much as two empty buckets miss. A full bucket that stays full has another state.
+        let missing = missing + interval * cost;
+        if missing == 0 || missing > refill {
+            return None;
         }
+        let full_at = Timestamp::from_micros(now.as_micros() + missing);
+        let decision = Decision::admitted_micros((refill - missing) / interval, missing, full_at);
+        Some((decision, State::new(full_at, [0, self.mark()])))
     }
 
     #[inline(never)]
@@ -440,6 +439,21 @@ mod tests {
         }
     }
 
+    #[test]
+    fn whole_intervals_are_admitted_until_the_bucket_is_empty() {
+        let bucket = bucket(Quota::per_second(10).burst(3));
+        let mut state = State::NONE;
+        for left in [2, 1, 0] {
+            let (decision, next) = bucket.admit_whole(state, at(9), 1).unwrap();
+            assert_eq!(decision.remaining(), left);
+            state = next;
+        }
+        assert!(bucket.admit_whole(state, at(9), 1).is_none());
+        assert!(bucket.admit_whole(state, at(100_009), 1).is_some());
+        let thirds = super::tests::bucket(Quota::per_second(3));
+        assert!(thirds.admit_whole(State::NONE, at(9), 1).is_none());
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(10_000))]
 
@@ -466,9 +480,10 @@ mod tests {
             let bucket = bucket(Quota::new(1, Duration::from_micros(interval)).burst(burst));
             let state = State::new(at(now.saturating_add_signed(offset)), words);
             let cost = cost.index(burst as usize + 1) as u64;
-            let whole = bucket.decide_whole(state, at(now), cost);
             let parts = bucket.decide_parts(state, at(now), cost);
-            prop_assert_eq!(whole, parts);
+            if let Some(whole) = bucket.admit_whole(state, at(now), cost) {
+                prop_assert_eq!(whole, parts);
+            }
         }
 
         #[test]

@@ -9,7 +9,7 @@ use smallvec::SmallVec;
 
 use super::{
     logs::Logs,
-    table::{Key, Table},
+    table::{Held, Key, Table},
 };
 use crate::{
     core::{
@@ -65,12 +65,13 @@ impl RateLimitTable {
         let now = self.clock.coarse();
         let table = self.table.get()?;
         let mut held = table.hold_at_home(key(partition, charge.policy))?;
-        let (decision, next) = charge.policy.decide(held.state, now, charge.cost);
-        if !decision.is_admitted() {
-            return None;
+        let algorithm = charge.policy.algorithm();
+        // Apart from the general case, whose result and state would have to be in memory.
+        if let Some((decision, next)) = algorithm.admit_whole(held.state, now, charge.cost) {
+            held.state = next;
+            return Some((now, decision));
         }
-        held.state = next;
-        Some((now, decision))
+        admit_held(held, charge, now)
     }
 
     /// Decides by the coarse time where that may do, and if it denies, once more by the precise
@@ -220,6 +221,21 @@ impl RateLimitTable {
             self.clock.now()
         }
     }
+}
+
+/// Decides a request whose state is locked, and writes the state if the request is admitted.
+#[inline(never)]
+fn admit_held(
+    mut held: Held<'_>,
+    charge: &Charge<'_>,
+    now: Timestamp,
+) -> Option<(Timestamp, Decision)> {
+    let (decision, next) = charge.policy.decide(held.state, now, charge.cost);
+    if !decision.is_admitted() {
+        return None;
+    }
+    held.state = next;
+    Some((now, decision))
 }
 
 /// Puts states and logs, each in their own order, into that of the charges.
