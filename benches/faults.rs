@@ -33,12 +33,12 @@ use bytes::Bytes;
 use http::{HeaderName, Request, StatusCode};
 use http_body_util::Full;
 use portcullis::{
-    StoreKeys, TokioRuntime,
-    access_log::{AccessLogLayer, LogQueue},
+    TokioRuntime,
+    access_log::{AccessLogLayer, sinks::LogQueue},
     api_key::{ApiKeyLayer, KeyManager, KeyRing, NewKey, Pepper},
     cache::CacheLayer,
-    rate_limit::{Mode, OnStoreError, Partition, Policy, Quota, RateLimitLayer},
-    store::{RedisConfig, RedisStore},
+    rate_limit::{OnStoreError, Partition, Policy, Quota, RateLimitLayer, SyncMode},
+    store::{RedisConfig, RedisStore, StoreKeys},
     test_util::{Fault, FaultProxy, RedisServer},
 };
 use tower::{ServiceExt, layer::util::Identity};
@@ -276,16 +276,16 @@ struct Scene {
 impl Scene {
     async fn new() -> Self {
         let server = RedisServer::start();
-        let proxy = FaultProxy::before(server.addr());
+        let proxy = FaultProxy::new(server.addr());
         let store = RedisStore::new(RedisConfig::single(proxy.url()), keys()).unwrap();
         // Nothing is remembered: each request asks.
         let ring = KeyRing::builder("acmepay", store.clone())
             .pepper(Pepper::random(1))
-            .remember_keys_for(Duration::ZERO)
+            .key_cache_ttl(Duration::ZERO)
             .build()
             .unwrap();
         let key = KeyManager::new(&ring)
-            .create(NewKey::of_owner("a"))
+            .create(NewKey::new("a"))
             .await
             .unwrap();
         let by = Partition::header(HeaderName::from_static("x-nobody-sends-this"));
@@ -295,7 +295,7 @@ impl Scene {
             .build()
             .unwrap();
         let queue = LogQueue::builder(store.clone(), TokioRuntime)
-            .linger(Duration::from_millis(20))
+            .flush_interval(Duration::from_millis(20))
             .build()
             .unwrap();
         let (calls, others) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
@@ -450,7 +450,7 @@ async fn revocations(report: &mut Report) {
     let instances: Vec<_> = (0..=INSTANCES)
         .map(|_| {
             // What is measured is not what becomes of a late look-up.
-            let config = RedisConfig::single(server.url()).api_key_deadline(Duration::from_secs(1));
+            let config = RedisConfig::single(server.url()).api_key_timeout(Duration::from_secs(1));
             let store = RedisStore::new(config, keys()).unwrap();
             let ring = KeyRing::builder("acmepay", store)
                 .pepper(Pepper::new(1, b"the pepper that all instances have").unwrap())
@@ -466,7 +466,7 @@ async fn revocations(report: &mut Report) {
     let ruler = tokio::spawn(ruler(Arc::clone(&over)));
     let mut times = Vec::new();
     for number in 0..REVOCATIONS {
-        let key = manager.create(NewKey::of_owner("a")).await.unwrap();
+        let key = manager.create(NewKey::new("a")).await.unwrap();
         let request = || {
             let request = Request::get("/").header("x-api-key", key.expose_secret());
             request.body(Full::<Bytes>::default()).unwrap()
@@ -554,7 +554,7 @@ async fn one_of_a_crowd(mode: &str, url: &str) {
     let instances = NonZeroU32::new(PROCESSES as u32).unwrap();
     let policy = Policy::fixed_window("all", Quota::per_hour(100_000_000)).unwrap();
     let policy = match mode {
-        "leased" => policy.mode(Mode::Lease { instances }),
+        "leased" => policy.with_sync_mode(SyncMode::Leased { instances }),
         _ => policy,
     };
     let by = Partition::header(HeaderName::from_static("x-client"));

@@ -18,9 +18,11 @@ use std::{
 };
 
 use portcullis::{
-    StoreKey,
-    rate_limit::{Charge, Policy, Quota, RateLimitStore},
-    store::MemoryStore,
+    rate_limit::{Policy, Quota, RateLimitStore},
+    store::{
+        MemoryStore,
+        backend::{Charge, StoreKey},
+    },
 };
 
 /// How many keys come, each once.
@@ -46,7 +48,7 @@ fn main() -> ExitCode {
     ];
     let [window, bucket] = &policies;
     let space = RateLimitStore::keys(&store).space("flood");
-    let key = |number: u64| space.short_of(&number.to_le_bytes());
+    let key = |number: u64| space.short_key(&number.to_le_bytes());
     let watched = key(u64::MAX);
     for policy in [window, bucket] {
         let admitted = (0..10).filter(|_| take(&store, &watched, policy)).count();

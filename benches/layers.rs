@@ -16,7 +16,7 @@ use http::{Request, Response, header::CACHE_CONTROL};
 use http_body_util::{BodyExt, Full};
 use portcullis::{
     ClientAddrResolver, Gate, Identity, PeerAddr,
-    access_log::{AccessLogLayer, JsonLines},
+    access_log::{AccessLogLayer, sinks::JsonLines},
     api_key::{ApiKeyLayer, KeyManager, KeyRing, NewKey, Pepper},
     cache::CacheLayer,
     rate_limit::{
@@ -80,13 +80,13 @@ fn main() -> ExitCode {
     let store = MemoryStore::new();
     let gate = Gate::new()
         .access_log(AccessLogLayer::new(JsonLines::direct(std::io::sink())))
-        .limit_addresses(
+        .rate_limit_by_address(
             limits(Partition::client_addr(ClientAddrResolver::default()))
                 .build()
                 .unwrap(),
         )
         .api_keys(key.layer.clone())
-        .limit_callers(limits(Partition::identity()).build().unwrap())
+        .rate_limit_by_identity(limits(Partition::identity()).build().unwrap())
         .cache(CacheLayer::new(store))
         .build()
         .unwrap();
@@ -115,7 +115,7 @@ impl Key {
             .unwrap();
         let manager = KeyManager::new(&ring);
         let key = runtime
-            .block_on(manager.create(NewKey::of_owner("freya")))
+            .block_on(manager.create(NewKey::new("freya")))
             .unwrap();
         Self {
             secret: key.expose_secret().to_owned(),

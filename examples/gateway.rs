@@ -36,7 +36,10 @@ use axum::{
 use http_body_util::channel::Channel;
 use portcullis::{
     ClientAddrResolver, ConfigError, Gate, Identity, PeerAddr, TokioRuntime,
-    access_log::{AccessLogLayer, JsonLines, LogQueue, LogStore},
+    access_log::{
+        AccessLogLayer, LogStore,
+        sinks::{JsonLines, LogQueue},
+    },
     api_key::{ApiKeyLayer, ApiKeyStore, KeyManager, KeyRing, NewKey, Pepper, RequireScopesLayer},
     cache::{CacheLayer, CacheStore},
     rate_limit::{
@@ -106,7 +109,7 @@ fn router(
     let gate = Gate::new()
         .access_log(AccessLogLayer::builder().sink(lines).sink(log).build()?)
         .count_request_bodies()
-        .limit_addresses(
+        .rate_limit_by_address(
             RateLimitLayer::builder(store.clone(), by_address)
                 .policy(Policy::fixed_window("address", in_ten_seconds(300))?)
                 .on_store_error(alone())
@@ -114,7 +117,7 @@ fn router(
         )
         // Optional, because `/public` asks for no key; the other routes say what they ask for.
         .api_keys(ApiKeyLayer::builder(ring).optional().build()?)
-        .limit_callers(
+        .rate_limit_by_identity(
             RateLimitLayer::builder(store.clone(), Partition::identity())
                 .tiers(tiers)
                 .on_store_error(alone())
@@ -147,10 +150,7 @@ fn router(
 /// Serves on a Redis server, which the instances of this service share.
 #[cfg(feature = "redis")]
 async fn on_redis(url: String, lines: JsonLines) -> Result<(), Box<dyn Error>> {
-    use portcullis::{
-        StoreKeys,
-        store::{RedisConfig, RedisStore, TieredStore},
-    };
+    use portcullis::store::{RedisConfig, RedisStore, StoreKeys, TieredStore};
 
     // A service reads them from a secret manager: under another pepper no key is good, and under
     // another secret an instance counts for itself.
@@ -238,9 +238,7 @@ struct DemoKeys {
 impl DemoKeys {
     async fn create(manager: &KeyManager) -> Result<Self, Box<dyn Error>> {
         let create = async |owner: &str, tier: &str, scopes: &[&str]| {
-            let key = NewKey::of_owner(owner)
-                .tier(tier)
-                .scopes(scopes.iter().copied());
+            let key = NewKey::new(owner).tier(tier).scopes(scopes.iter().copied());
             // The only moment at which the secret is known.
             manager
                 .create(key)

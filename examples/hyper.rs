@@ -40,14 +40,12 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let ring = KeyRing::builder("demo", store.clone())
         .pepper(Pepper::random(1))
         .build()?;
-    let key = KeyManager::new(&ring)
-        .create(NewKey::of_owner("freya"))
-        .await?;
+    let key = KeyManager::new(&ring).create(NewKey::new("freya")).await?;
 
     let by_address = Partition::client_addr(ClientAddrResolver::default());
     let gate = Gate::new()
         .access_log(AccessLogLayer::stderr())
-        .limit_addresses(
+        .rate_limit_by_address(
             RateLimitLayer::builder(store.clone(), by_address)
                 .policy(Policy::token_bucket(
                     "address",
@@ -56,7 +54,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
                 .build()?,
         )
         .api_keys(ApiKeyLayer::builder(&ring).build()?)
-        .limit_callers(
+        .rate_limit_by_identity(
             RateLimitLayer::builder(store.clone(), Partition::identity())
                 .policy(Policy::token_bucket(
                     "caller",

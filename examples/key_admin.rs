@@ -14,7 +14,7 @@ use axum::{Router, routing::get};
 use http::request::Parts;
 use portcullis::{
     Gate, Identity, StoreFuture,
-    access_log::{AccessLogLayer, JsonLines},
+    access_log::{AccessLogLayer, sinks::JsonLines},
     api_key::{
         ApiKeyLayer, KeyManager, KeyRing, NewKey, Pepper,
         admin::{self, Administrator},
@@ -38,14 +38,14 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .auditor(lines.clone())
         .build()?;
     let manager = KeyManager::new(&ring);
-    let root = NewKey::of_owner("demo").scopes([MAY_MANAGE]);
+    let root = NewKey::new("demo").scopes([MAY_MANAGE]);
     let root = manager.create(root).await?;
 
     let gate = Gate::new()
         .access_log(AccessLogLayer::new(lines))
         .api_keys(ApiKeyLayer::builder(&ring).build()?)
         // What a key may use is said with the key: `"credits": "1000/day"`.
-        .limit_callers(
+        .rate_limit_by_identity(
             RateLimitLayer::builder(store, Partition::identity())
                 .credits()
                 .build()?,
@@ -80,5 +80,5 @@ async fn main() -> Result<(), Box<dyn Error>> {
 fn by_scope(request: &Parts) -> StoreFuture<Option<Administrator>> {
     let caller = request.extensions.get::<Identity>();
     let caller = caller.filter(|caller| caller.has_scope(MAY_MANAGE));
-    StoreFuture::ready(caller.map(|caller| Administrator::of_all(caller.key_id())))
+    StoreFuture::ready(caller.map(|caller| Administrator::global(caller.key_id())))
 }

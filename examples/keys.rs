@@ -20,11 +20,13 @@ use std::{
 
 use http::{Request, Response};
 use portcullis::{
-    AuditEvent, Auditor, AuthOutcome, ResponseBody,
+    AuditEvent, Auditor, ResponseBody,
     api_key::{
-        ApiKeyLayer, ApiKeyStore, GeneratedKey, KeyManager, KeyQuery, KeyRing, KeyState, KeyUpdate,
-        ListedKey, NewKey, Pepper,
+        ApiKeyLayer, ApiKeyStore, GeneratedKey, KeyManager, KeyQuery, KeyRing, KeyUpdate, NewKey,
+        Pepper,
+        record::{KeyState, ListedKey},
     },
+    outcome::AuthOutcome,
     store::MemoryStore,
 };
 use tower::{Layer, ServiceExt, service_fn};
@@ -84,14 +86,11 @@ type Kept = (Arc<dyn ApiKeyStore>, Pepper);
 /// Returns the store on Redis, and the pepper of the keys that are there.
 #[cfg(feature = "redis")]
 fn on_redis(url: String) -> Result<Kept, Box<dyn Error>> {
-    use portcullis::{
-        StoreKeys,
-        store::{RedisConfig, RedisStore},
-    };
+    use portcullis::store::{RedisConfig, RedisStore, StoreKeys};
 
     let secret = |name: &str| env::var(name).map_err(|_| format!("REDIS_URL needs a {name} too"));
     let keys = StoreKeys::from_secret(secret("STORE_SECRET")?.as_bytes())?;
-    let config = RedisConfig::single(url).api_key_deadline(Duration::from_secs(2));
+    let config = RedisConfig::single(url).api_key_timeout(Duration::from_secs(2));
     let store = RedisStore::new(config, keys)?;
     Ok((Arc::new(store), Pepper::new(1, secret("PEPPER")?)?))
 }
@@ -119,7 +118,7 @@ async fn run(ring: &KeyRing, manager: &KeyManager, words: &[&str]) -> Result<(),
             show(&key);
         }
         ["list"] => list(ring, manager, KeyQuery::all()).await?,
-        ["list", owner] => list(ring, manager, KeyQuery::of_owner(*owner)).await?,
+        ["list", owner] => list(ring, manager, KeyQuery::for_owner(*owner)).await?,
         ["tier", id, tier] => {
             let update = KeyUpdate::new().tier(*tier);
             let key = manager.update(id.parse()?, update).await?;
@@ -150,7 +149,7 @@ async fn run(ring: &KeyRing, manager: &KeyManager, words: &[&str]) -> Result<(),
 }
 
 fn new_key(owner: &str, rest: &[&str]) -> NewKey {
-    let mut new = NewKey::of_owner(owner);
+    let mut new = NewKey::new(owner);
     if let Some(tier) = rest.first() {
         new = new.tier(*tier);
     }

@@ -15,7 +15,10 @@ use std::{env, error::Error, net::SocketAddr};
 use axum::{Router, extract::Path, routing::get};
 use metrics_exporter_prometheus::PrometheusBuilder;
 use portcullis::{
-    access_log::{AccessLogLayer, JsonLines, Metrics, RequestLog},
+    access_log::{
+        AccessLogLayer, RequestLog,
+        sinks::{JsonLines, Metrics},
+    },
     shutdown::Shutdown,
 };
 use tokio::net::TcpListener;

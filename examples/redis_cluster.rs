@@ -16,9 +16,8 @@
 use std::{env, error::Error, fs, io, time::Duration};
 
 use portcullis::{
-    StoreKeys,
-    rate_limit::{Charge, Policy, Quota, RateLimitStore},
-    store::{RedisConfig, RedisCredentials, RedisStore},
+    rate_limit::{Policy, Quota, RateLimitStore},
+    store::{RedisConfig, RedisCredentials, RedisStore, StoreKeys, backend::Charge},
 };
 
 /// Reads the current credentials, each time that a connection is opened.
@@ -38,7 +37,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let keys = StoreKeys::from_secret(secret.as_bytes())?;
     let mut config = RedisConfig::cluster(nodes.split(','));
     if let Ok(file) = env::var("REDIS_PASSWORD_FILE") {
-        config = config.credentials(move || credentials(file.clone()));
+        config = config.credentials_provider(move || credentials(file.clone()));
     }
     let store = RedisStore::new(config, keys)?;
 
@@ -46,7 +45,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let caller = store
         .keys()
         .space("demo")
-        .short_of(b"one and the same caller");
+        .short_key(b"one and the same caller");
     for _ in 0..30 {
         match store.take(&caller, &[Charge::new(&policy, 1)]).await {
             Ok(said) => {

@@ -30,7 +30,7 @@ use hyper_util::{
 };
 use portcullis::{
     BoxError,
-    cache::{CacheBody, CacheLayer},
+    cache::{CacheLayer, body::CacheBody},
     shutdown::Shutdown,
     store::MemoryStore,
 };
@@ -53,7 +53,7 @@ async fn run() -> Result<(), Box<dyn Error>> {
     let store = MemoryStore::new();
     let cache = match options.secure {
         true => CacheLayer::secure(store),
-        false => CacheLayer::rfc(store).keep_posts(true),
+        false => CacheLayer::rfc(store).cache_posts(true),
     };
     // Revalidation may send a GET a second time, which needs an empty body.
     let mut cache = cache.request_body::<RequestBody>();

@@ -25,7 +25,7 @@ const reasons = {
       'fields that only the origin can set, and it has closed the connection.',
     'conditional-lm-fresh-no-lm': 'RFC 9111 section 4.3.2: If-Modified-Since is before the Date ' +
       'of what is stored, so that the client does not have it.',
-    'vary-normalise-lang-select': 'RFC 9111 section 4.1: the two fields do not mean the same, and ' +
+    'vary-normalize-lang-select': 'RFC 9111 section 4.1: the two fields do not mean the same, and ' +
       'what is stored was chosen by the first.',
     'partial-store-partial-complete': 'RFC 9111 section 3.4: parts are combined by a strong ' +
       'validator, and the stored one has none. To ask for the rest is to ask twice.',
@@ -40,7 +40,7 @@ const reasons = {
     'heuristic-': 'Nothing is kept that does not say for how long it is fresh.',
     'status-': 'Of the statuses that the handler marks as fresh, only those are kept that are no ' +
       'error, and not for one client.',
-    'vary-normalise-': 'Preferences count as they are written.',
+    'vary-normalize-': 'Preferences count as they are written.',
     'headers-store-': 'What does something to one client alone is not kept.',
     '304-etag-update-response-': 'What does something to one client alone is not kept.',
     'partial-store-partial-': 'Parts are not kept.',

@@ -47,13 +47,13 @@ use crate::{
 /// let by_address = Partition::client_addr(ClientAddrResolver::default());
 /// let gate = Gate::new()
 ///     .access_log(AccessLogLayer::stderr())
-///     .limit_addresses(
+///     .rate_limit_by_address(
 ///         RateLimitLayer::builder(store.clone(), by_address)
 ///             .policy(Policy::token_bucket("address", Quota::per_second(30).burst(60))?)
 ///             .build()?,
 ///     )
 ///     .api_keys(ApiKeyLayer::builder(&ring).build()?)
-///     .limit_callers(
+///     .rate_limit_by_identity(
 ///         RateLimitLayer::builder(store.clone(), Partition::identity())
 ///             .policy(Policy::token_bucket("caller", Quota::per_minute(100).burst(20))?)
 ///             .build()?,
@@ -137,7 +137,7 @@ impl<Log, Addresses, Keys, Callers, Answers> Gate<Log, Addresses, Keys, Callers,
     }
 
     /// Limits how often each client address may knock, before its key is looked at.
-    pub fn limit_addresses(
+    pub fn rate_limit_by_address(
         self,
         addresses: RateLimitLayer,
     ) -> Gate<Log, RateLimitLayer, Keys, Callers, Answers> {
@@ -160,7 +160,7 @@ impl<Log, Addresses, Keys, Callers, Answers> Gate<Log, Addresses, Keys, Callers,
     }
 
     /// Limits how often each caller may call, by its tier if the limits say so.
-    pub fn limit_callers(
+    pub fn rate_limit_by_identity(
         self,
         callers: RateLimitLayer,
     ) -> Gate<Log, Addresses, Keys, RateLimitLayer, Answers> {
@@ -183,13 +183,13 @@ impl<Log, Addresses, Keys, Callers, Answers> Gate<Log, Addresses, Keys, Callers,
     /// and answer again, and what is configured in a way that cannot be meant.
     ///
     /// A layer that was given an auditor of its own keeps it. It must not block. A
-    /// [`LogQueue`](crate::access_log::LogQueue) is an auditor with a queue and a store of its own,
-    /// and [`JsonLines`](crate::access_log::JsonLines) writes events beside the records.
+    /// [`LogQueue`](crate::access_log::sinks::LogQueue) is an auditor with a queue and a store of its own,
+    /// and [`JsonLines`](crate::access_log::sinks::JsonLines) writes events beside the records.
     ///
     /// ```
     /// use portcullis::{
     ///     Gate, TokioRuntime,
-    ///     access_log::{AccessLogLayer, LogQueue},
+    ///     access_log::{AccessLogLayer, sinks::LogQueue},
     ///     store::MemoryStore,
     /// };
     ///
@@ -281,11 +281,13 @@ impl StackFacts {
         let callers_known = self.api_keys || self.callers_known_otherwise;
         if self.addresses_read_identity {
             return Err(ConfigError::new(
-                "limit_addresses",
+                "rate_limit_by_address",
                 "counted by identity, owner or tier",
                 "it stands before the keys, where nobody knows the caller yet",
             )
-            .fix("count by `Partition::client_addr`, or hand the limits to `limit_callers`"));
+            .fix(
+                "count by `Partition::client_addr`, or hand the limits to `rate_limit_by_identity`",
+            ));
         }
         if self.cache && !callers_known {
             return Err(ConfigError::new(
@@ -297,7 +299,7 @@ impl StackFacts {
         }
         if self.callers_need_identity && !callers_known {
             return Err(ConfigError::new(
-                "limit_callers",
+                "rate_limit_by_identity",
                 "counted by identity or owner",
                 "without API keys every request passes uncounted",
             )

@@ -9,7 +9,7 @@
 //!
 //! Each works alone. Together they share three words: the [`Identity`] that authentication puts
 //! into a request's extensions, by which limits are chosen and answers kept apart; the
-//! [`RecordHandle`] through which each layer writes what it did; and the outcome types, which stand
+//! [`RecordHandle`](outcome::RecordHandle) through which each layer writes what it did; and the outcome types, which stand
 //! in the response's extensions too. [`Gate`] stacks them in the only safe order.
 //!
 //! ```
@@ -31,7 +31,7 @@
 //! let ring = KeyRing::builder("acmepay", store.clone())
 //!     .pepper(Pepper::random(1))
 //!     .build()?;
-//! let key = KeyManager::new(&ring).create(NewKey::of_owner("freya")).await?;
+//! let key = KeyManager::new(&ring).create(NewKey::new("freya")).await?;
 //!
 //! let gate = Gate::new()
 //!     .access_log(AccessLogLayer::json_lines(std::io::sink()))
@@ -100,6 +100,8 @@ pub mod conformance;
 ))]
 mod gate;
 pub mod guide;
+pub mod net;
+pub mod outcome;
 #[cfg(feature = "shutdown")]
 pub mod shutdown;
 pub mod store;
@@ -122,22 +124,12 @@ pub use crate::core::http::rejection::{Dialect, Rejection, Responder};
 pub use crate::core::http::request_head::RequestHead;
 pub use crate::core::http::request_id::RequestId;
 pub use crate::core::identity::{Identity, IdentityBuilder};
-pub use crate::core::net::client_addr::{
-    ClientAddr, ClientAddrResolver, ForwardedHeader, MissingClientAddr, PeerAddr, TrustedProxies,
-};
+pub use crate::core::net::client_addr::{ClientAddr, ClientAddrResolver, PeerAddr, TrustedProxies};
 pub use crate::core::net::ip_network::IpNetwork;
-pub use crate::core::net::peer_addr::{PeerAddrLayer, PeerAddrService};
-pub use crate::core::record::{
-    AuthDenial, AuthOutcome, CacheOutcome, CacheSource, FieldValue, PolicyOutcome,
-    RateLimitDecision, RateLimitOutcome, RecordHandle, RecordSlots, StoreCall,
-};
 #[cfg(feature = "tokio")]
 pub use crate::core::runtime::TokioRuntime;
 pub use crate::core::runtime::{Runtime, Task};
 pub use crate::core::store_api::store_future::{Pending, StoreFuture};
-pub use crate::core::store_api::store_key::{
-    KeySpace, LongKeyWriter, LongStoreKey, ShortKeyWriter, StoreKey, StoreKeys,
-};
 pub use crate::core::time::{Clock, ManualClock, SystemClock, Timestamp};
 
 // The README's code compiles, or the tests fail.

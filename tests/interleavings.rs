@@ -26,12 +26,15 @@ mod seam {
 
 /// What the table knows of the crate.
 mod rate_limit {
-    pub(crate) use portcullis::rate_limit::{Charge, Policy, Quota, State, decide_all};
+    pub(crate) mod backend {
+        pub(crate) use portcullis::store::backend::{Charge, State, decide_all};
+    }
+    pub(crate) use portcullis::rate_limit::{Policy, Quota};
 }
 mod core {
     pub(crate) mod store_api {
         pub(crate) mod store_key {
-            pub(crate) use portcullis::{StoreKey, StoreKeys};
+            pub(crate) use portcullis::store::backend::{StoreKey, StoreKeys};
         }
     }
     pub(crate) mod time {
@@ -42,7 +45,10 @@ mod core {
 use std::time::Instant;
 
 use loom::{model::Builder, sync::Arc, thread};
-use portcullis::{StoreKey, Timestamp, rate_limit::State};
+use portcullis::{
+    Timestamp,
+    store::backend::{State, StoreKey},
+};
 
 use self::{
     seam::GROUP,

@@ -13,7 +13,7 @@ impl<S: Send + Sync> FromRequestParts<S> for RequestLog {
     type Rejection = Infallible;
 
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Infallible> {
-        let log = Self::of(&parts.extensions);
+        let log = Self::from_extensions(&parts.extensions);
         if let Some(route) = framework::matched_path(&parts.extensions) {
             log.set_route(route.to_owned());
         }

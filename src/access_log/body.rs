@@ -1,5 +1,6 @@
 //! The response's body, counted to its end.
 
+pub use super::inside::CountedBody;
 use std::{
     fmt,
     pin::Pin,
@@ -10,7 +11,7 @@ use bytes::Buf;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
-use super::record::{guard::Guard, record::Outcome};
+use super::record::{guard::Guard, record::RequestOutcome};
 
 pin_project! {
     /// A response body whose end completes the record of its request.
@@ -70,12 +71,12 @@ impl<B: Body> Body for AccessLogBody<B> {
             guard.trailers(trailers);
         }
         let end = match &frame {
-            Some(Err(_)) => Some(Outcome::BodyError),
+            Some(Err(_)) => Some(RequestOutcome::BodyError),
             // Nothing comes after trailers.
-            Some(Ok(_)) if trailers.is_some() => Some(Outcome::Completed),
+            Some(Ok(_)) if trailers.is_some() => Some(RequestOutcome::Completed),
             // A server that sees the end does not ask again.
-            Some(Ok(_)) => body.is_end_stream().then_some(Outcome::Completed),
-            None => Some(Outcome::Completed),
+            Some(Ok(_)) => body.is_end_stream().then_some(RequestOutcome::Completed),
+            None => Some(RequestOutcome::Completed),
         };
         if let Some(outcome) = end {
             this.guard

@@ -10,7 +10,7 @@ use std::{
 use http::{Request, request::Parts};
 
 use super::{
-    emit::{level::Level, observer::Observer, stats::LogStats},
+    emit::{level::LogLevel, observer::Observer, stats::LogStats},
     record::{record::Record, redact::Redaction, trust::Trust},
     sinks::{scope::Scopes, sink::Sink, span_source::SpanSource},
 };
@@ -23,7 +23,7 @@ use crate::core::{
 };
 
 /// What a user's function says of a record.
-pub(super) type LevelFn = dyn Fn(&Record<'_>) -> Level + Send + Sync;
+pub(super) type LevelFn = dyn Fn(&Record<'_>) -> LogLevel + Send + Sync;
 
 /// A predicate of the application on the head of a request.
 pub(super) type HeadFn = dyn Fn(&Parts) -> bool + Send + Sync;
@@ -45,7 +45,7 @@ pub(crate) struct AccessLogConfig {
     pub(super) observers: Vec<Arc<dyn Observer>>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) level: Option<Arc<LevelFn>>,
-    pub(super) min_level: Level,
+    pub(super) min_level: LogLevel,
     pub(super) slow_after: Option<Duration>,
     pub(super) one_in: NonZeroU32,
     pub(super) fold_window: Option<Duration>,
@@ -119,7 +119,7 @@ impl Default for AccessLogConfig {
             observers: Vec::new(),
             clock: Arc::new(SystemClock::new()),
             level: None,
-            min_level: Level::Debug,
+            min_level: LogLevel::Debug,
             slow_after: None,
             one_in: NonZeroU32::MIN,
             fold_window: None,

@@ -13,7 +13,7 @@ use pin_project_lite::pin_project;
 
 use super::{
     body::AccessLogBody,
-    record::{guard::Guard, record::Outcome},
+    record::{guard::Guard, record::RequestOutcome},
 };
 
 pin_project! {
@@ -59,7 +59,7 @@ where
             Err(error) => {
                 guard
                     .into_iter()
-                    .for_each(|guard| guard.finish(Outcome::Failed));
+                    .for_each(|guard| guard.finish(RequestOutcome::Failed));
                 Err(error)
             }
         })

@@ -58,7 +58,7 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let extensions = request.extensions();
-        let record = RecordHandle::of(extensions);
+        let record = RecordHandle::from_extensions(extensions);
         if let (Some(record), Some(route)) = (record, framework::matched_path(extensions)) {
             record.set_route(route.to_owned());
         }
@@ -94,7 +94,7 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let record = RecordHandle::of(request.extensions()).cloned();
+        let record = RecordHandle::from_extensions(request.extensions()).cloned();
         if let Some(record) = &record {
             // A body that nobody reads has zero bytes in the record, not an unknown number.
             record.add_request_bytes(0);

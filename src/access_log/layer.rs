@@ -7,7 +7,7 @@ use tower_layer::Layer;
 
 use super::{
     config::AccessLogConfig,
-    emit::{emit::Emitter, level::Level, observer::Observer, stats::LogStats},
+    emit::{emit::Emitter, level::LogLevel, observer::Observer, stats::LogStats},
     record::{
         record::Record,
         redact::{SecretPath, Users},
@@ -83,8 +83,8 @@ impl AccessLogLayer {
     }
 
     /// Begins a layer that is told more.
-    pub fn builder() -> AccessLogBuilder {
-        AccessLogBuilder {
+    pub fn builder() -> AccessLogLayerBuilder {
+        AccessLogLayerBuilder {
             config: AccessLogConfig::default(),
             secret_paths: Vec::new(),
             one_in: 1,
@@ -123,26 +123,26 @@ impl fmt::Debug for AccessLogLayer {
 ///
 /// ```
 /// use http::header::USER_AGENT;
-/// use portcullis::access_log::{AccessLogLayer, JsonLines};
+/// use portcullis::access_log::{AccessLogLayer, sinks::JsonLines};
 ///
 /// let layer = AccessLogLayer::builder()
 ///     .sink(JsonLines::stdout())
 ///     .skip(|head| head.uri.path() == "/healthz")
 ///     .request_headers([USER_AGENT])
 ///     .query_values(["page"])
-///     .secret_path("/reset/{token}")
+///     .redact_path("/reset/{token}")
 ///     .build()?;
 /// # let _ = layer;
 /// # Ok::<(), portcullis::ConfigError>(())
 /// ```
 #[must_use]
-pub struct AccessLogBuilder {
+pub struct AccessLogLayerBuilder {
     pub(super) config: AccessLogConfig,
     secret_paths: Vec<String>,
     one_in: u32,
 }
 
-impl AccessLogBuilder {
+impl AccessLogLayerBuilder {
     /// Adds a sink. Each takes every record; without one, records go to stderr as lines of JSON.
     pub fn sink(mut self, sink: impl Sink) -> Self {
         self.config.sinks.push(Arc::new(sink));
@@ -159,8 +159,8 @@ impl AccessLogBuilder {
     /// written, and of each notice of this process that something is configured in a way that cannot
     /// be meant.
     ///
-    /// It is called where the request ends: it must not block. A [`LogQueue`](super::LogQueue) is one,
-    /// and so is [`JsonLines`](super::JsonLines). [`Gate::auditor`](crate::Gate::auditor) gives one to
+    /// It is called where the request ends: it must not block. A [`LogQueue`](super::sinks::LogQueue) is one,
+    /// and so is [`JsonLines`](super::sinks::JsonLines). [`Gate::auditor`](crate::Gate::auditor) gives one to
     /// all layers.
     pub fn auditor(mut self, auditor: impl Auditor) -> Self {
         self.config.audit = Audit::to(auditor);
@@ -182,13 +182,16 @@ impl AccessLogBuilder {
     /// By default the server's failures (5xx, a panic, a body that failed) are errors, a caller
     /// that authentication turned away is a warning, `OPTIONS` is for debugging, and all else,
     /// `429` and clients that left included, is information.
-    pub fn level(mut self, level: impl Fn(&Record<'_>) -> Level + Send + Sync + 'static) -> Self {
+    pub fn level(
+        mut self,
+        level: impl Fn(&Record<'_>) -> LogLevel + Send + Sync + 'static,
+    ) -> Self {
         self.config.level = Some(Arc::new(level));
         self
     }
 
     /// Emits only records that matter at least this much. All by default.
-    pub fn min_level(mut self, level: Level) -> Self {
+    pub fn min_level(mut self, level: LogLevel) -> Self {
         self.config.min_level = level;
         self
     }
@@ -215,7 +218,7 @@ impl AccessLogBuilder {
     /// The first denial is recorded at once. The last of the others stands for all of them, with
     /// `portcullis.repeat_count`; it is recorded with the first request that ends after the window,
     /// or when the layer and all its services are gone.
-    pub fn fold_denials(mut self, window: Duration) -> Self {
+    pub fn aggregate_denials(mut self, window: Duration) -> Self {
         self.config.fold_window = Some(window);
         self
     }
@@ -236,8 +239,8 @@ impl AccessLogBuilder {
 
     /// Says that these headers bear credentials, as `Authorization` and `Cookie` do: building a
     /// layer that writes one down fails.
-    pub fn secret_headers(mut self, names: impl IntoIterator<Item = HeaderName>) -> Self {
-        self.config.redaction.secret_headers.extend(names);
+    pub fn redact_headers(mut self, names: impl IntoIterator<Item = HeaderName>) -> Self {
+        self.config.redaction.redact_headers.extend(names);
         self
     }
 
@@ -258,13 +261,13 @@ impl AccessLogBuilder {
     ///
     /// The secrets of API keys are hidden without it, wherever they stand in a path, a query, a header or
     /// a field, percent-encoded or not.
-    pub fn secret_path(mut self, pattern: impl Into<String>) -> Self {
+    pub fn redact_path(mut self, pattern: impl Into<String>) -> Self {
         self.secret_paths.push(pattern.into());
         self
     }
 
     /// Writes down who owns the caller's key, as `user.id`. Nothing by default.
-    pub fn user_id(mut self) -> Self {
+    pub fn include_user_id(mut self) -> Self {
         self.config.redaction.users = Users::Id;
         self
     }
@@ -272,14 +275,14 @@ impl AccessLogBuilder {
     /// Writes down a digest of who owns the caller's key, as `user.hash`: HMAC-SHA-256 under this
     /// secret, its first 16 bytes. The same owner has the same digest as long as the secret is the
     /// same, and who has the log alone cannot guess owners.
-    pub fn user_hash(mut self, secret: impl AsRef<[u8]>) -> Self {
+    pub fn include_user_hash(mut self, secret: impl AsRef<[u8]>) -> Self {
         self.config.redaction.users = Users::hashed(secret.as_ref());
         self
     }
 
     /// Writes down a part of the digest under which the cache looks for an answer: requests that may
     /// have the same answer have the same one.
-    pub fn cache_key_hash(mut self) -> Self {
+    pub fn include_cache_key_hash(mut self) -> Self {
         self.config.redaction.cache_key = true;
         self
     }
@@ -316,7 +319,7 @@ impl AccessLogBuilder {
     }
 
     /// Leaves `x-request-id` out of responses.
-    pub fn without_response_header(mut self) -> Self {
+    pub fn without_request_id_header(mut self) -> Self {
         self.config.echo_request_id = false;
         self
     }
@@ -354,9 +357,9 @@ impl AccessLogBuilder {
     }
 }
 
-impl fmt::Debug for AccessLogBuilder {
+impl fmt::Debug for AccessLogLayerBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("AccessLogBuilder")
+        f.debug_struct("AccessLogLayerBuilder")
             .field("sinks", &self.config.sinks)
             .finish_non_exhaustive()
     }

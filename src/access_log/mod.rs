@@ -16,7 +16,7 @@
 //! let app = ServiceBuilder::new()
 //!     .layer(layer)
 //!     .service(service_fn(async |request: Request<String>| {
-//!         RequestLog::of(request.extensions()).set("order.id", 42_i64);
+//!         RequestLog::from_extensions(request.extensions()).set("order.id", 42_i64);
 //!         Ok::<_, Infallible>(Response::new(String::new()))
 //!     }));
 //!
@@ -48,25 +48,25 @@
 //!
 //! # What is not written
 //!
-//! No header, `User-Agent` included, unless [it is asked for](AccessLogBuilder::request_headers);
+//! No header, `User-Agent` included, unless [it is asked for](AccessLogLayerBuilder::request_headers);
 //! one that bears credentials cannot be. No value of the query unless [its parameter is
-//! named](AccessLogBuilder::query_values). No key but its public id, and who owns it only [by
-//! choice](AccessLogBuilder::user_id). Of `Host` the name and the port, if they are well formed. Control characters and those
+//! named](AccessLogLayerBuilder::query_values). No key but its public id, and who owns it only [by
+//! choice](AccessLogLayerBuilder::include_user_id). Of `Host` the name and the port, if they are well formed. Control characters and those
 //! that turn the direction of text are escaped, and every text has a bounded length.
 //!
 //! # Start records
 //!
 //! A record is written when its request has ended, so a process that is killed leaves none of the requests
 //! that were running. Start records remain: of requests that
-//! [a predicate chooses](AccessLogBuilder::start_records), of
-//! [streams](AccessLogBuilder::start_records_of_streams), or of requests that
-//! [run for long](AccessLogBuilder::start_records_after). Off by default.
+//! [a predicate chooses](AccessLogLayerBuilder::start_records), of
+//! [streams](AccessLogLayerBuilder::start_records_for_streams), or of requests that
+//! [run for long](AccessLogLayerBuilder::start_records_after). Off by default.
 //!
 //! # Trace ids
 //!
 //! A valid `traceparent` gives the record `trace_id`, `parent_id` (the caller's span) and `trace_flags`. The
-//! request's own `span_id` comes [from the tracing of the application](AccessLogBuilder::trace_ids), or it
-//! is [created](AccessLogBuilder::create_trace_ids). Without either there is none.
+//! request's own `span_id` comes [from the tracing of the application](AccessLogLayerBuilder::trace_ids), or it
+//! is [created](AccessLogLayerBuilder::create_trace_ids). Without either there is none.
 //!
 //! # Bodies
 //!
@@ -84,47 +84,35 @@
 
 #[cfg(feature = "axum")]
 mod axum;
-mod body;
+pub mod body;
 mod config;
 mod emit;
-mod future;
+pub mod future;
 mod inside;
 mod layer;
 mod placement;
 mod record;
 mod service;
-mod sinks;
+pub mod sinks;
 #[cfg(all(feature = "api-key", feature = "cache", feature = "rate-limit"))]
 mod stacking;
 mod start_options;
 mod store;
 mod trace_options;
 
-pub use self::body::AccessLogBody;
-pub use self::emit::level::Level;
-pub use self::emit::losses::Losses;
+pub use self::emit::drop_counts::DropCounts;
+pub use self::emit::level::LogLevel;
 pub use self::emit::observer::Observer;
 pub use self::emit::stats::LogStats;
-pub use self::future::ResponseFuture;
-pub use self::inside::{
-    CountRequestBody, CountRequestBodyLayer, CountedBody, RecordRoute, RecordRouteLayer,
-};
-pub use self::layer::{AccessLogBuilder, AccessLogLayer};
-pub use self::record::record::{Outcome, Record, User};
+pub use self::inside::{CountRequestBody, CountRequestBodyLayer, RecordRoute, RecordRouteLayer};
+pub use self::layer::{AccessLogLayer, AccessLogLayerBuilder};
+pub use self::record::record::{Record, RequestOutcome, User};
 pub use self::record::request_log::RequestLog;
-pub use self::record::schema::{Names, SCHEMA_VERSION};
+pub use self::record::schema::{FieldNaming, SCHEMA_VERSION};
 pub use self::record::trace_context::TraceContext;
 pub use self::record::trust::Trust;
 pub use self::service::AccessLog;
-pub use self::sinks::json_lines::JsonLines;
-#[cfg(feature = "metrics")]
-pub use self::sinks::metrics::Metrics;
-pub use self::sinks::pretty::PrettyLines;
-pub use self::sinks::queue::{LogQueue, LogQueueBuilder};
-pub use self::sinks::recent::RecentRecords;
 #[cfg(feature = "memory")]
 pub(crate) use self::sinks::ring::Ring;
 pub use self::sinks::sink::Sink;
-#[cfg(feature = "tracing")]
-pub use self::sinks::tracing::TracingSink;
-pub use self::store::{LogEntry, LogQuery, LogStore, Trail};
+pub use self::store::{LogEntry, LogQuery, LogStore, LogStream};

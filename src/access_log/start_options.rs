@@ -4,10 +4,10 @@ use std::{sync::Arc, time::Duration};
 
 use http::request::Parts;
 
-use super::layer::AccessLogBuilder;
+use super::layer::AccessLogLayerBuilder;
 use crate::core::runtime::Runtime;
 
-impl AccessLogBuilder {
+impl AccessLogLayerBuilder {
     /// Also writes a start record of requests that match the predicate, before the inner service is
     /// called. Defaults to none.
     ///
@@ -28,7 +28,7 @@ impl AccessLogBuilder {
     /// use http::header::UPGRADE;
     /// use portcullis::access_log::AccessLogLayer;
     ///
-    /// // All requests, or chosen ones such as upgrades. See also `start_records_of_streams` and
+    /// // All requests, or chosen ones such as upgrades. See also `start_records_for_streams` and
     /// // `start_records_after`.
     /// let all = AccessLogLayer::builder().start_records(|_| true).build()?;
     /// let upgrades = AccessLogLayer::builder()
@@ -51,7 +51,7 @@ impl AccessLogBuilder {
     ///
     /// It has the status, the response fields that are written, and what the inner layers decided. A
     /// request that already has a start record has no second one.
-    pub fn start_records_of_streams(mut self) -> Self {
+    pub fn start_records_for_streams(mut self) -> Self {
         self.config.start_streams = true;
         self
     }

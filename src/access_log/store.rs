@@ -17,16 +17,16 @@ use crate::core::{store_api::store_future::StoreFuture, time::Timestamp};
 /// `test-util`) checks a store.
 pub trait LogStore: Send + Sync + 'static {
     /// Keeps these entries, the oldest first: all of them, or it fails and kept none.
-    fn append(&self, trail: Trail, batch: &[LogEntry]) -> StoreFuture<()>;
+    fn append(&self, trail: LogStream, batch: &[LogEntry]) -> StoreFuture<()>;
 
     /// Returns the latest entries that the query asks for, the latest first.
-    fn recent(&self, trail: Trail, query: &LogQuery) -> StoreFuture<Vec<LogEntry>>;
+    fn recent(&self, trail: LogStream, query: &LogQuery) -> StoreFuture<Vec<LogEntry>>;
 }
 
 /// What kind of entries are kept together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-pub enum Trail {
+pub enum LogStream {
     /// One record for each request.
     Access,
     /// What an auditor asks for: denials, bans, changes of keys. Kept apart, so that a flood of

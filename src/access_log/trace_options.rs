@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use super::{layer::AccessLogBuilder, record::trace_context::TraceContext};
+use super::{layer::AccessLogLayerBuilder, record::trace_context::TraceContext};
 
-impl AccessLogBuilder {
+impl AccessLogLayerBuilder {
     /// Sets the function that returns the ids of the current span: the record then has the `span_id` and
     /// `trace_id` of the request's own span. Defaults to none, and the record has no `span_id`.
     ///
@@ -70,7 +70,7 @@ impl AccessLogBuilder {
     ///     )
     /// }
     ///
-    /// // Inside of the layer that opens the span, or with `.span(Level::Info)` (feature `tracing`).
+    /// // Inside of the layer that opens the span, or with `.span(LogLevel::Info)` (feature `tracing`).
     /// let layer = AccessLogLayer::builder().trace_ids(current_span).build()?;
     /// # let _ = layer;
     /// # Ok(())

@@ -353,7 +353,7 @@ impl ApiKeyConfig {
 
     /// Tells the auditor of a caller that is turned away, and keeps what the answer needs.
     pub(super) fn refused<B>(&self, denied: Denied, request: &Request<B>) -> Refused {
-        let record = RecordHandle::of(request.extensions());
+        let record = RecordHandle::from_extensions(request.extensions());
         self.audit
             .tell_denied(&denied, record, || self.client_ip(request));
         Refused::new(denied, self.named(request), request)
@@ -384,7 +384,7 @@ impl ApiKeyConfig {
 
 impl Admission {
     fn of<B>(request: &Request<B>, known: bool, outcome: impl Fn() -> AuthOutcome) -> Self {
-        let outcome = RecordHandle::of(request.extensions()).map(|record| {
+        let outcome = RecordHandle::from_extensions(request.extensions()).map(|record| {
             record.set_auth(outcome());
             outcome()
         });
@@ -410,8 +410,8 @@ impl Refused {
         Self {
             denied,
             named,
-            dialect: Dialect::of(request),
-            record: RecordHandle::of(request.extensions()).cloned(),
+            dialect: Dialect::from(request),
+            record: RecordHandle::from_extensions(request.extensions()).cloned(),
         }
     }
 

@@ -1,5 +1,6 @@
 //! The future of a request whose key is being checked.
 
+pub use super::authenticate::require_scopes::RequireScopesFuture;
 use std::{
     fmt,
     future::Future,
@@ -130,7 +131,7 @@ where
                     }
                 }
                 StateProj::Calling { response } => {
-                    let mut response = ready!(response.poll(cx))?.map(ResponseBody::inner);
+                    let mut response = ready!(response.poll(cx))?.map(ResponseBody::new);
                     let admission = this.admission.take().expect("polled after it was ready");
                     this.config.mark(admission, &mut response);
                     return Poll::Ready(Ok(response));

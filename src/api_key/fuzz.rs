@@ -29,7 +29,7 @@ pub fn credentials(data: &[u8]) {
         KeySource::bearer(),
         KeySource::basic(),
         KeySource::cookie("key").expect("this is a name"),
-        KeySource::query_parameter_that_will_leak_into_logs("key").expect("this is a name"),
+        KeySource::insecure_query_parameter("key").expect("this is a name"),
     ];
     let mut request = Request::new(());
     // Each line stands where its first byte says.

@@ -136,7 +136,7 @@ impl ApiKeyLayerBuilder {
 
     /// Leaves the key in the request, marked as sensitive. By default the inner service never sees
     /// it: what it does not know it cannot log or forward.
-    pub fn keep_credential(mut self) -> Self {
+    pub fn forward_credential(mut self) -> Self {
         self.keeps_credential = true;
         self
     }

@@ -33,7 +33,7 @@
 //! let ring = KeyRing::builder("acmepay", MemoryStore::new())
 //!     .pepper(Pepper::new(1, secret)?)
 //!     .build()?;
-//! let key = KeyManager::new(&ring).create(NewKey::of_owner("acme")).await?;
+//! let key = KeyManager::new(&ring).create(NewKey::new("acme")).await?;
 //!
 //! let service = ApiKeyLayer::builder(&ring).build()?.layer(service_fn(hello));
 //! async fn hello(request: Request<String>) -> Result<Response<String>, std::convert::Infallible> {
@@ -61,17 +61,18 @@
 #[cfg(feature = "admin")]
 pub mod admin;
 mod authenticate;
+pub(crate) mod backend;
 mod config;
-mod future;
+pub mod future;
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub mod fuzz;
-mod import;
+pub mod import;
 mod key;
 mod layer;
 mod manage;
 mod placement;
-mod record;
+pub mod record;
 mod ring;
 mod service;
 #[cfg(all(feature = "access-log", feature = "cache", feature = "rate-limit"))]
@@ -79,15 +80,11 @@ mod stacking;
 mod store;
 
 pub use self::authenticate::extract::KeySource;
-pub use self::authenticate::require_scopes::{
-    RequireScopes, RequireScopesFuture, RequireScopesLayer,
-};
-pub use self::authenticate::verifier::{Credential, StaticKeys, Verified, Verifier};
-pub use self::future::ResponseFuture;
-pub use self::import::imported::{ForeignHash, ForeignKey, ForeignKeys};
+pub use self::authenticate::require_scopes::{RequireScopes, RequireScopesLayer};
+pub use self::authenticate::verifier::{Credential, StaticKeys, Verdict, Verifier};
 pub use self::key::checksum_tag::KeyedTag;
-pub use self::key::digest::{DigestAlgorithm, ForeignAlgorithm, Pepper};
-pub use self::key::format::{KeyId, Malformed, scan};
+pub use self::key::digest::Pepper;
+pub use self::key::format::{KeyId, ParseKeyError, scan};
 pub use self::key::secret::SecretKey;
 pub use self::layer::{ApiKeyLayer, ApiKeyLayerBuilder};
 pub use self::manage::generated_key::GeneratedKey;
@@ -96,12 +93,8 @@ pub use self::manage::manager::KeyManager;
 pub use self::manage::new_key::NewKey;
 pub use self::manage::update::KeyUpdate;
 pub use self::record::constraints::Constraints;
-pub use self::record::invalid::Invalid;
-pub use self::record::record::{KeyRecord, KeyState, KeyStatus, StateChange, StoredKey};
+pub use self::record::invalid::InvalidKeySpec;
 pub use self::ring::builder::KeyRingBuilder;
-pub use self::ring::change_feed::{ChangeFeed, KeyChanges};
 pub use self::ring::ring::KeyRing;
 pub use self::service::ApiKey;
-pub use self::store::{
-    ApiKeyStore, KeyCount, KeyCreation, KeyCursor, KeyPage, KeyQuery, KeyUse, ListedKey,
-};
+pub use self::store::{ApiKeyStore, KeyQuery};

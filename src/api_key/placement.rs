@@ -45,7 +45,7 @@ fn nested() -> ConfigError {
         "the outer layer removes the key from the request, so this one never finds a key",
     )
     .fix(
-        "remove one of them, or call `keep_credential` on the outer one; for scopes of a route, use \
+        "remove one of them, or call `forward_credential` on the outer one; for scopes of a route, use \
          `RequireScopesLayer`",
     )
 }

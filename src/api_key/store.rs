@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{
     key::format::KeyId,
     record::record::{KeyRecord, StoredKey},
-    ring::change_feed::ChangeFeed,
+    ring::change_feed::ChangeNotifications,
 };
 use crate::core::{store_api::store_future::StoreFuture, time::Timestamp};
 
@@ -60,7 +60,7 @@ pub trait ApiKeyStore: Send + Sync + 'static {
     fn list(&self, query: KeyQuery) -> StoreFuture<KeyPage>;
 
     /// Adds up uses: the latest moment stays, counts are added. An id that is gone is skipped.
-    fn touch(&self, uses: Vec<KeyUse>) -> StoreFuture<()>;
+    fn record_uses(&self, uses: Vec<KeyUse>) -> StoreFuture<()>;
 
     /// Removes at most `max` records that ended before a moment (see [`KeyRecord::ended_at`]) and
     /// what is known of their use, and returns how many.
@@ -69,13 +69,13 @@ pub trait ApiKeyStore: Send + Sync + 'static {
     /// Returns how a change that another process made is heard of, and with it whether answers may
     /// be remembered. A ring asks once, when it is built. By default nobody hears of changes, and
     /// nothing is remembered.
-    fn changes(&self) -> ChangeFeed {
-        ChangeFeed::Unannounced
+    fn changes(&self) -> ChangeNotifications {
+        ChangeNotifications::None
     }
 
     /// Returns whether each answer comes within a time that the store sees to itself. A layer waits
     /// no longer than a deadline of its own if not, and so it is by default.
-    fn has_deadline(&self) -> bool {
+    fn has_timeout(&self) -> bool {
         false
     }
 }
@@ -105,20 +105,20 @@ impl<S: ApiKeyStore + ?Sized> ApiKeyStore for Arc<S> {
         (**self).list(query)
     }
 
-    fn touch(&self, uses: Vec<KeyUse>) -> StoreFuture<()> {
-        (**self).touch(uses)
+    fn record_uses(&self, uses: Vec<KeyUse>) -> StoreFuture<()> {
+        (**self).record_uses(uses)
     }
 
     fn purge(&self, before: Timestamp, max: usize) -> StoreFuture<usize> {
         (**self).purge(before, max)
     }
 
-    fn changes(&self) -> ChangeFeed {
+    fn changes(&self) -> ChangeNotifications {
         (**self).changes()
     }
 
-    fn has_deadline(&self) -> bool {
-        (**self).has_deadline()
+    fn has_timeout(&self) -> bool {
+        (**self).has_timeout()
     }
 }
 
@@ -129,7 +129,7 @@ pub enum KeyCreation {
     /// The record was created.
     Created,
     /// The owner has as many keys as it may have. Nothing was created.
-    OwnerFull,
+    OwnerLimitReached,
 }
 
 /// Counts the keys of an owner against a maximum.
@@ -188,25 +188,25 @@ pub struct KeyQuery {
     pub owner: Option<String>,
     /// Where the former page ended.
     pub after: Option<KeyCursor>,
-    /// The number of records that a page has at most: from 1 to [`KeyQuery::PAGE_MAX`].
-    pub page_max: usize,
+    /// The number of records that a page has at most: from 1 to [`KeyQuery::MAX_LIMIT`].
+    pub limit: usize,
 }
 
 impl KeyQuery {
     /// The most records that a page has.
-    pub const PAGE_MAX: usize = 1_000;
+    pub const MAX_LIMIT: usize = 1_000;
 
     /// Asks for the first page of everybody's keys.
     pub fn all() -> Self {
         Self {
             owner: None,
             after: None,
-            page_max: 100,
+            limit: 100,
         }
     }
 
     /// Asks for the first page of an owner's keys.
-    pub fn of_owner(owner: impl Into<String>) -> Self {
+    pub fn for_owner(owner: impl Into<String>) -> Self {
         Self {
             owner: Some(owner.into()),
             ..Self::all()
@@ -220,10 +220,10 @@ impl KeyQuery {
         self
     }
 
-    /// Sets how many records a page has at most. 100 by default, [`KeyQuery::PAGE_MAX`] at most.
+    /// Sets how many records a page has at most. 100 by default, [`KeyQuery::MAX_LIMIT`] at most.
     #[must_use]
-    pub fn page_max(mut self, records: usize) -> Self {
-        self.page_max = records.clamp(1, Self::PAGE_MAX);
+    pub fn limit(mut self, records: usize) -> Self {
+        self.limit = records.clamp(1, Self::MAX_LIMIT);
         self
     }
 }
@@ -237,13 +237,20 @@ pub struct KeyCursor {
     pub id: KeyId,
 }
 
-impl KeyCursor {
-    /// Returns the place of a record.
-    pub fn of(record: &KeyRecord) -> Self {
+/// Returns the position of a record: the page after the cursor starts behind it.
+impl From<&KeyRecord> for KeyCursor {
+    fn from(record: &KeyRecord) -> Self {
         Self {
             created_at: record.created_at(),
             id: record.id(),
         }
+    }
+}
+
+/// See [`From<&KeyRecord>`](#impl-From%3C%26KeyRecord%3E-for-KeyCursor).
+impl From<&StoredKey> for KeyCursor {
+    fn from(record: &StoredKey) -> Self {
+        Self::from(&**record)
     }
 }
 

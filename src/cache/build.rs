@@ -23,7 +23,7 @@ use super::{
     },
     layer::CacheLayer,
     lookup::{backoff::Backoffs, reloads::Reloads},
-    policy::CachePolicy,
+    policy::policy::CachePolicy,
     store::CacheStore,
 };
 use crate::core::{
@@ -38,7 +38,7 @@ use crate::core::{
 /// How long a request waits for the store, unless the layer is told otherwise.
 const DEADLINE: Duration = Duration::from_millis(25);
 /// How long an answer may take on its way into the store. No request waits for it for longer than it
-/// is [told](CacheLayerBuilder::wait_at_most).
+/// is [told](CacheLayerBuilder::max_wait).
 const KEPT_WITHIN: Duration = Duration::from_secs(10);
 
 impl CacheLayerBuilder {
@@ -47,25 +47,25 @@ impl CacheLayerBuilder {
             store: Arc::new(store),
             rules,
             policy: None,
-            policy_by: None,
+            policy_with: None,
             namespace: String::new(),
             name: Some("portcullis".to_owned()),
             clock: Arc::new(SystemClock::new()),
             runtime: runtime::ambient(),
             deadline: Deadline::after(DEADLINE),
-            variants_max: 16,
-            filling_bytes_max: 32 << 20,
-            filling_time_max: Duration::from_secs(60),
-            validated_for: Duration::from_secs(3_600),
+            max_variants: 16,
+            max_fill_bytes: 32 << 20,
+            fill_timeout: Duration::from_secs(60),
+            retain_stale_for: Duration::from_secs(3_600),
             jitter: Jitter::default(),
-            waiters_max: 1_024,
-            wait_at_most: Duration::from_secs(5),
+            max_waiters: 1_024,
+            max_wait: Duration::from_secs(5),
             failure_backoff: (Duration::from_secs(1), Duration::from_secs(30)),
             refresh_timeout: Duration::from_secs(30),
             empty_bodies: EmptyBodies::default(),
             reloads: (10, Duration::from_secs(10)),
             shows_key: false,
-            finish_bytes_max: 256 << 10,
+            max_finish_bytes: 256 << 10,
             credential_headers: Vec::new(),
             list_headers: Vec::new(),
             targeted_fields: Vec::new(),
@@ -113,12 +113,12 @@ impl CacheLayerBuilder {
             );
         }
         let zero = [
-            ("body_bytes_max", self.rules.body_bytes_max == 0),
-            ("filling_bytes_max", self.filling_bytes_max == 0),
-            ("filling_time_max", self.filling_time_max.is_zero()),
-            ("variants_max", self.variants_max == 0),
+            ("max_body_bytes", self.rules.max_body_bytes == 0),
+            ("max_fill_bytes", self.max_fill_bytes == 0),
+            ("fill_timeout", self.fill_timeout.is_zero()),
+            ("max_variants", self.max_variants == 0),
             ("refresh_timeout", self.refresh_timeout.is_zero()),
-            ("store_deadline", self.deadline.is_zero()),
+            ("store_timeout", self.deadline.is_zero()),
         ];
         if let Some((option, _)) = zero.into_iter().find(|(_, zero)| *zero) {
             return Err(
@@ -147,11 +147,11 @@ impl CacheLayerBuilder {
         let keys = KeyMaker::new(
             self.store.keys(),
             &self.namespace,
-            self.rules.normalise_preferences,
+            self.rules.normalize_preferences,
         )
         .list_headers(list_headers)
         .target_list(&self.rules.targeted);
-        let has_deadline = self.store.has_deadline();
+        let has_timeout = self.store.has_timeout();
         let mut keeping = self.deadline.clone();
         keeping.set(Some(KEPT_WITHIN));
         Config {
@@ -159,30 +159,30 @@ impl CacheLayerBuilder {
             store: self.store,
             rules: self.rules,
             policy: self.policy,
-            policy_by: self.policy_by,
+            policy_with: self.policy_with,
             clock: self.clock,
             runtime: self.runtime,
             name: self.name.map(CacheName::new),
-            variants_max: self.variants_max,
-            validated_for: self.validated_for,
+            max_variants: self.max_variants,
+            retain_stale_for: self.retain_stale_for,
             jitter: self.jitter,
-            filling: Arc::new(Budget::new(self.filling_bytes_max, self.filling_time_max)),
+            filling: Arc::new(Budget::new(self.max_fill_bytes, self.fill_timeout)),
             purges: PurgeCounts::default(),
-            flights: Arc::new(Flights::new(self.waiters_max)),
+            flights: Arc::new(Flights::new(self.max_waiters)),
             storable: StorableMemory::default(),
             backoffs: Backoffs::new(self.failure_backoff.0, self.failure_backoff.1),
             refresh_timeout: self.refresh_timeout,
             empty_bodies: self.empty_bodies,
-            wait_at_most: self.wait_at_most,
+            max_wait: self.max_wait,
             reloads: Reloads::new(self.reloads.0, self.reloads.1),
             shows_key: self.shows_key,
-            finish_bytes_max: self.finish_bytes_max,
+            max_finish_bytes: self.max_finish_bytes,
             order: Default::default(),
             finishing: AtomicUsize::new(0),
             placement: Placement::new(LayerKind::Cache, true),
             probes: Arc::default(),
             watch: StoreWatch::new("cache", self.audit.clone()),
-            deadline: self.deadline.beside(has_deadline),
+            deadline: self.deadline.beside(has_timeout),
             keeping,
             audit: self.audit,
         }
@@ -195,8 +195,8 @@ impl CacheLayerBuilder {
             let problem = "a response of this status answers the fields of one request, and is never \
                  stored";
             notice::built_wrong(
-                &ConfigError::new("keep_status", status.as_u16(), problem)
-                    .fix("remove the call of `CachePolicy::keep_status`"),
+                &ConfigError::new("cache_status_code", status.as_u16(), problem)
+                    .fix("remove the call of `CachePolicy::cache_status_code`"),
             );
         }
     }

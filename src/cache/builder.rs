@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use super::{
     config::PolicyBy, entry::jitter::Jitter, fill::empty_body::EmptyBodies, http::profile::Rules,
-    policy::CachePolicy, store::CacheStore,
+    policy::policy::CachePolicy, store::CacheStore,
 };
 use crate::core::{
     audit::{Audit, Auditor},
@@ -20,25 +20,25 @@ pub struct CacheLayerBuilder {
     pub(super) store: Arc<dyn CacheStore>,
     pub(super) rules: Rules,
     pub(super) policy: Option<CachePolicy>,
-    pub(super) policy_by: Option<Arc<PolicyBy>>,
+    pub(super) policy_with: Option<Arc<PolicyBy>>,
     pub(super) namespace: String,
     pub(super) name: Option<String>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) runtime: Option<Arc<dyn Runtime>>,
     pub(super) deadline: Deadline,
-    pub(super) variants_max: usize,
-    pub(super) filling_bytes_max: u64,
-    pub(super) filling_time_max: Duration,
-    pub(super) validated_for: Duration,
+    pub(super) max_variants: usize,
+    pub(super) max_fill_bytes: u64,
+    pub(super) fill_timeout: Duration,
+    pub(super) retain_stale_for: Duration,
     pub(super) jitter: Jitter,
-    pub(super) waiters_max: usize,
-    pub(super) wait_at_most: Duration,
+    pub(super) max_waiters: usize,
+    pub(super) max_wait: Duration,
     pub(super) failure_backoff: (Duration, Duration),
     pub(super) refresh_timeout: Duration,
     pub(super) empty_bodies: EmptyBodies,
     pub(super) reloads: (u32, Duration),
     pub(super) shows_key: bool,
-    pub(super) finish_bytes_max: u64,
+    pub(super) max_finish_bytes: u64,
     pub(super) credential_headers: Vec<String>,
     pub(super) list_headers: Vec<String>,
     pub(super) targeted_fields: Vec<String>,
@@ -70,18 +70,18 @@ impl CacheLayerBuilder {
 
     /// Sets how long a request waits for the store to say what it has, before it goes on as for one
     /// that has nothing. 25 milliseconds by default, or what a store that has a
-    /// [deadline of its own](CacheStore::has_deadline) waits.
+    /// [deadline of its own](CacheStore::has_timeout) waits.
     ///
     /// The time is told by [`runtime`](Self::runtime); by default by the Tokio runtime that the
     /// request runs on (feature `tokio`), and where there is none, there is no deadline. A store in
     /// memory is never waited for.
-    pub fn store_deadline(mut self, after: Duration) -> Self {
+    pub fn store_timeout(mut self, after: Duration) -> Self {
         self.deadline.set(Some(after));
         self
     }
 
     /// Lets requests wait for as long as the store takes: for a store with a deadline of its own.
-    pub fn without_store_deadline(mut self) -> Self {
+    pub fn without_store_timeout(mut self) -> Self {
         self.deadline.set(None);
         self
     }
@@ -133,13 +133,13 @@ impl CacheLayerBuilder {
     /// For handlers that send these directives only on responses that are the same for every caller.
     /// They are read from `Cache-Control`, or from a [targeted field](Self::targeted_field) in its
     /// place.
-    pub fn share_where_public(mut self, share: bool) -> Self {
-        self.rules.share_where_public = share;
+    pub fn share_public_responses(mut self, share: bool) -> Self {
+        self.rules.share_public_responses = share;
         self
     }
 
     /// Sets the policy of requests that have no [`CachePolicy`] in their extensions, and for which
-    /// [`policy_by`](Self::policy_by) returns `None`. Not set by default.
+    /// [`policy_with`](Self::policy_with) returns `None`. Not set by default.
     pub fn policy(mut self, policy: CachePolicy) -> Self {
         self.policy = Some(policy);
         self
@@ -164,7 +164,7 @@ impl CacheLayerBuilder {
     /// let articles = CachePolicy::new().query(["page"]).default_ttl(Duration::from_secs(60));
     /// let off = CachePolicy::new().off();
     /// let cache = CacheLayer::secure(MemoryStore::new())
-    ///     .policy_by(move |head| match head.uri.path() {
+    ///     .policy_with(move |head| match head.uri.path() {
     ///         path if path.starts_with("/articles/") => Some(articles.clone()),
     ///         "/health" => Some(off.clone()),
     ///         _ => None,
@@ -173,41 +173,41 @@ impl CacheLayerBuilder {
     /// # let _ = cache;
     /// # Ok::<(), portcullis::ConfigError>(())
     /// ```
-    pub fn policy_by<F>(mut self, choose: F) -> Self
+    pub fn policy_with<F>(mut self, choose: F) -> Self
     where
         F: Fn(&RequestHead<'_>) -> Option<CachePolicy> + Send + Sync + 'static,
     {
-        self.policy_by = Some(Arc::new(choose));
+        self.policy_with = Some(Arc::new(choose));
         self
     }
 
     /// Sets how many bytes of a body are kept at most; a larger one streams through. 1 MiB by
     /// default.
-    pub fn body_bytes_max(mut self, bytes: u64) -> Self {
-        self.rules.body_bytes_max = bytes;
+    pub fn max_body_bytes(mut self, bytes: u64) -> Self {
+        self.rules.max_body_bytes = bytes;
         self
     }
 
     /// Sets how many bytes all answers that are being stored at one moment may take together.
     /// 32 MiB by default. What comes beyond that streams through, and is not kept.
-    pub fn filling_bytes_max(mut self, bytes: u64) -> Self {
-        self.filling_bytes_max = bytes;
+    pub fn max_fill_bytes(mut self, bytes: u64) -> Self {
+        self.max_fill_bytes = bytes;
         self
     }
 
     /// Sets after how long an answer that is being stored gives way to others, when all together have
-    /// come to [`filling_bytes_max`](Self::filling_bytes_max): it streams on, and is not kept. A minute
+    /// come to [`max_fill_bytes`](Self::max_fill_bytes): it streams on, and is not kept. A minute
     /// by default. So clients that stop reading do not keep others' answers out of the store.
-    pub fn filling_time_max(mut self, time: Duration) -> Self {
-        self.filling_time_max = time;
+    pub fn fill_timeout(mut self, time: Duration) -> Self {
+        self.fill_timeout = time;
         self
     }
 
     /// Keeps parts that the handler answers with (`206`), answers with them who asks for some of
     /// their bytes, and joins those of the same strong `ETag` until nothing is missing (RFC 9111
     /// sections 3.3 and 3.4). Off by default; [`CacheLayer::rfc`](super::CacheLayer::rfc) does.
-    pub fn keep_parts(mut self, keep: bool) -> Self {
-        self.rules.keep_parts = keep;
+    pub fn cache_partial_content(mut self, keep: bool) -> Self {
+        self.rules.cache_partial_content = keep;
         self
     }
 
@@ -217,21 +217,21 @@ impl CacheLayerBuilder {
     ///
     /// For one process before a handler. Where several share a store, a change that another one
     /// makes in the moment between the answer and its storing is not seen.
-    pub fn keep_posts(mut self, keep: bool) -> Self {
-        self.rules.keep_posts = keep;
+    pub fn cache_posts(mut self, keep: bool) -> Self {
+        self.rules.cache_posts = keep;
         self
     }
 
     /// Sets how many variants of one URL are kept for one caller at most. 16 by default.
-    pub fn variants_max(mut self, variants: usize) -> Self {
-        self.variants_max = variants;
+    pub fn max_variants(mut self, variants: usize) -> Self {
+        self.max_variants = variants;
         self
     }
 
     /// Sets for how long an answer that can be validated is kept after it went stale. An hour by
     /// default.
-    pub fn validated_for(mut self, validated_for: Duration) -> Self {
-        self.validated_for = validated_for;
+    pub fn retain_stale_for(mut self, retain_stale_for: Duration) -> Self {
+        self.retain_stale_for = retain_stale_for;
         self
     }
 
@@ -250,8 +250,8 @@ impl CacheLayerBuilder {
     /// ranges they have. A URL or route whose last response could not be stored is excluded for three
     /// minutes: see [Collapsing](crate::guide) in the guide. [`CachePolicy::collapse`] decides for a
     /// route.
-    pub fn waiters_max(mut self, waiters: usize) -> Self {
-        self.waiters_max = waiters;
+    pub fn max_waiters(mut self, waiters: usize) -> Self {
+        self.max_waiters = waiters;
         self
     }
 
@@ -265,8 +265,8 @@ impl CacheLayerBuilder {
     /// The time is measured by [`runtime`](Self::runtime). Without a runtime, or with a Tokio runtime
     /// that has no time driver, a request waits for others of this process without a bound, and does
     /// not wait for other processes.
-    pub fn wait_at_most(mut self, wait_at_most: Duration) -> Self {
-        self.wait_at_most = wait_at_most;
+    pub fn max_wait(mut self, max_wait: Duration) -> Self {
+        self.max_wait = max_wait;
         self
     }
 
@@ -307,41 +307,41 @@ impl CacheLayerBuilder {
     /// so that it can be stored. Defaults to 256 KiB; with zero, every such response is dropped.
     ///
     /// A response with more left is dropped, unless other requests wait for it. A response that does not
-    /// announce its length counts as one of [`body_bytes_max`](Self::body_bytes_max). At most 64 responses
-    /// are read at a time, each for at most [`wait_at_most`](Self::wait_at_most), or for as long as
+    /// announce its length counts as one of [`max_body_bytes`](Self::max_body_bytes). At most 64 responses
+    /// are read at a time, each for at most [`max_wait`](Self::max_wait), or for as long as
     /// other requests stream it.
-    pub fn finish_bytes_max(mut self, bytes: u64) -> Self {
-        self.finish_bytes_max = bytes;
+    pub fn max_finish_bytes(mut self, bytes: u64) -> Self {
+        self.max_finish_bytes = bytes;
         self
     }
 
     /// Heeds what a request's own `Cache-Control` asks for (RFC 9111 section 5.2.1): `no-cache`,
     /// `no-store`, `max-age`, `min-fresh`, `max-stale`, `only-if-cached`, `stale-if-error`. Off by
     /// default; [`CacheLayer::rfc`](super::CacheLayer::rfc) does.
-    pub fn heed_requests(mut self, heed: bool) -> Self {
-        self.rules.heed_requests = heed;
+    pub fn honor_request_directives(mut self, heed: bool) -> Self {
+        self.rules.honor_request_directives = heed;
         self
     }
 
     /// Sets how often in so much time, which counts in whole seconds, clients may have a fresh
     /// answer made anew by what their requests ask for; beyond that they get the fresh one. Ten
     /// times in ten seconds by default.
-    pub fn reloads_max(mut self, most: u32, per: Duration) -> Self {
+    pub fn max_reloads(mut self, most: u32, per: Duration) -> Self {
         self.reloads = (most, per);
         self
     }
 
     /// Takes `Accept-Language` and `Accept-Encoding` by what they say, and not by how that is
     /// written: in any case, order and spacing. Off by default; [`CacheLayer::rfc`](super::CacheLayer::rfc) does.
-    pub fn normalise_preferences(mut self, normalise: bool) -> Self {
-        self.rules.normalise_preferences = normalise;
+    pub fn normalize_preferences(mut self, normalize: bool) -> Self {
+        self.rules.normalize_preferences = normalize;
         self
     }
 
     /// Adds `key` to `Cache-Status` (RFC 9211 section 2.7): a part of an opaque digest, by which one
     /// can tell which answers have the same place, and which the record bears too
-    /// ([`CacheOutcome::key_hash`](crate::CacheOutcome::key_hash)). Off by default.
-    pub fn show_key(mut self) -> Self {
+    /// ([`CacheOutcome::key_hash`](crate::outcome::CacheOutcome::key_hash)). Off by default.
+    pub fn expose_key(mut self) -> Self {
         self.shows_key = true;
         self
     }

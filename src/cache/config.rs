@@ -17,8 +17,7 @@ use super::{
     flight::{single_flight::Flights, storable::StorableMemory},
     http::{cache_status::CacheName, profile::Rules},
     lookup::{backoff::Backoffs, reloads::Reloads},
-    policy::CachePolicy,
-    policy_probe::Probes,
+    policy::{policy::CachePolicy, policy_probe::Probes},
     store::{CacheStore, PurgeMode, PurgeTarget},
 };
 use crate::core::{
@@ -41,21 +40,21 @@ pub(crate) struct Config {
     /// The policy of requests without one of their own.
     pub(super) policy: Option<CachePolicy>,
     /// Chooses the policy of such a request before the default applies.
-    pub(super) policy_by: Option<Arc<PolicyBy>>,
+    pub(super) policy_with: Option<Arc<PolicyBy>>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) runtime: Option<Arc<dyn Runtime>>,
     /// The cache's name in `Cache-Status`; no such field without one.
     pub(super) name: Option<CacheName>,
     /// How many variants of one URL a partition keeps at most.
-    pub(super) variants_max: usize,
+    pub(super) max_variants: usize,
     /// For how long an answer that can be validated is kept after it went stale.
-    pub(super) validated_for: Duration,
+    pub(super) retain_stale_for: Duration,
     pub(super) jitter: Jitter,
     pub(super) filling: Arc<Budget>,
     pub(super) purges: PurgeCounts,
     pub(super) reloads: Reloads,
     /// The number of bytes that may be left of an answer that is finished without its client.
-    pub(super) finish_bytes_max: u64,
+    pub(super) max_finish_bytes: u64,
     /// How many are being finished.
     pub(super) finishing: AtomicUsize,
     /// Whether `Cache-Status` bears a digest of the key.
@@ -69,7 +68,7 @@ pub(crate) struct Config {
     /// The timeout of a refresh in the background.
     pub(super) refresh_timeout: Duration,
     /// For how long a request waits for another one's answer.
-    pub(super) wait_at_most: Duration,
+    pub(super) max_wait: Duration,
     pub(super) placement: Placement,
     pub(super) probes: Arc<Probes>,
     pub(super) audit: Audit,
@@ -91,8 +90,8 @@ impl Config {
         if let Some(own) = own.filter(|own| own.is_set()) {
             return Some(own.clone());
         }
-        let choose = self.policy_by.as_ref();
-        let chosen = choose.and_then(|choose| choose(&RequestHead::of(request)));
+        let choose = self.policy_with.as_ref();
+        let chosen = choose.and_then(|choose| choose(&RequestHead::from(request)));
         chosen.or_else(|| self.policy.clone())
     }
 
@@ -128,8 +127,8 @@ impl fmt::Debug for Config {
         f.debug_struct("Config")
             .field("rules", &self.rules)
             .field("name", &self.name)
-            .field("variants_max", &self.variants_max)
-            .field("validated_for", &self.validated_for)
+            .field("max_variants", &self.max_variants)
+            .field("retain_stale_for", &self.retain_stale_for)
             .field("filling", &self.filling)
             .finish_non_exhaustive()
     }

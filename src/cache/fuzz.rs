@@ -68,8 +68,8 @@ pub fn vary(data: &[u8]) {
         Some(&spec)
     );
     let keys = StoreKeys::from_secret(&[1; 32]).expect("32 bytes are enough");
-    for normalise in [false, true] {
-        let variants = Variants::new(keys.space("fuzz"), normalise);
+    for normalize in [false, true] {
+        let variants = Variants::new(keys.space("fuzz"), normalize);
         let mut request = HeaderMap::new();
         for name in spec.names() {
             request.extend(lines(asked, name));

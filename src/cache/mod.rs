@@ -70,6 +70,8 @@
 //! # }
 //! ```
 
+pub(crate) mod backend;
+pub mod body;
 mod build;
 mod builder;
 mod config;
@@ -77,7 +79,7 @@ mod entry;
 mod exchange;
 mod fill;
 mod flight;
-mod future;
+pub mod future;
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub mod fuzz;
@@ -86,7 +88,6 @@ mod layer;
 mod lookup;
 mod placement;
 mod policy;
-mod policy_probe;
 mod purger;
 #[cfg(feature = "test-util")]
 pub(crate) mod sample;
@@ -97,20 +98,11 @@ mod store;
 mod tags;
 
 pub use self::builder::CacheLayerBuilder;
-pub use self::entry::entry::StoredResponse;
-pub use self::entry::key::CacheKey;
-pub use self::fill::body::CacheBody;
-pub use self::fill::relay::InterruptedError;
-pub use self::future::future::ResponseFuture;
-pub use self::http::vary::{Selection, VariantId, VarySpec};
 pub use self::layer::CacheLayer;
-pub use self::lookup::reason::Reason;
-pub use self::policy::CachePolicy;
+pub use self::lookup::reason::CacheReason;
+pub use self::policy::policy::CachePolicy;
 pub use self::purger::{CachePurger, Purge};
 pub use self::service::Cache;
-pub use self::store::{
-    CacheStore, Fence, Found, Lease, LeaseToken, Lookup, PurgeMode, PurgeTarget, Put, PutOutcome,
-    Stamp, Touch,
-};
+pub use self::store::{CacheStore, PurgeMode};
 pub use self::tags::CacheTags;
 pub use crate::core::http::request_head::RequestHead;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use http::{Extensions, Request};
 
-use super::{config::Config, lookup::plan::RequestPlan, policy::CachePolicy};
+use super::{config::Config, lookup::plan::RequestPlan, policy::policy::CachePolicy};
 use crate::core::{
     error::ConfigError,
     identity::Identity,
@@ -69,7 +69,7 @@ fn applied_twice() -> ConfigError {
         "CacheLayer",
         "applied twice",
         "a request that misses in the outer one waits for itself in the inner one, for up to \
-         `wait_at_most`",
+         `max_wait`",
     )
     .fix("apply the layer once, around all that it caches")
 }

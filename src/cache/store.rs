@@ -110,7 +110,7 @@ pub trait CacheStore: Send + Sync + 'static {
 
     /// Returns whether each answer comes within a time that the store sees to itself. A layer waits
     /// no longer than a deadline of its own if not, and so it is by default.
-    fn has_deadline(&self) -> bool {
+    fn has_timeout(&self) -> bool {
         false
     }
 }
@@ -153,8 +153,8 @@ impl<S: CacheStore + ?Sized> CacheStore for Arc<S> {
         (**self).release(key, token)
     }
 
-    fn has_deadline(&self) -> bool {
-        (**self).has_deadline()
+    fn has_timeout(&self) -> bool {
+        (**self).has_timeout()
     }
 }
 
@@ -211,7 +211,7 @@ pub struct Put {
     /// For how long it is of use.
     pub retain: Duration,
     /// The number of variants that the key has at most, this one included; the oldest goes first.
-    pub variants_max: usize,
+    pub max_variants: usize,
 }
 
 /// What became of an answer that was to be kept.

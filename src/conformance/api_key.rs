@@ -10,8 +10,9 @@ use std::{
 
 use crate::{
     api_key::{
-        ApiKeyStore, KeyCreation, KeyCursor, KeyId, KeyManager, KeyPage, KeyQuery, KeyRecord,
-        KeyRing, KeyUpdate, KeyUse, NewKey, StoredKey,
+        ApiKeyStore, KeyId, KeyManager, KeyQuery, KeyRing, KeyUpdate, NewKey,
+        backend::{KeyCreation, KeyUse},
+        record::{KeyCursor, KeyPage, KeyRecord, StoredKey},
     },
     core::{
         error::{StoreError, StoreErrorKind},
@@ -134,7 +135,7 @@ async fn a_dropped_question_leaves_nothing_half_done(store: &impl ApiKeyStore) {
         }
         let found = ok(store.find(draft.id()).await, "find");
         assert_same(found.as_ref(), &draft);
-        let page = ok(store.list(KeyQuery::of_owner(&keys.owner)).await, "list");
+        let page = ok(store.list(KeyQuery::for_owner(&keys.owner)).await, "list");
         let listed = page.keys.iter().filter(|key| key.record.id() == draft.id());
         assert_eq!(listed.count(), 1, "a record is not listed once");
     }
@@ -172,7 +173,7 @@ async fn owners_do_not_mix_whatever_their_names(store: &impl ApiKeyStore) {
         let keys = Drafts::new(name);
         let draft = keys.create(|new| new).await;
         ok(store.create(draft.clone()).await, "create");
-        let page = ok(store.list(KeyQuery::of_owner(&keys.owner)).await, "list");
+        let page = ok(store.list(KeyQuery::for_owner(&keys.owner)).await, "list");
         let ids: Vec<KeyId> = page.keys.iter().map(|key| key.record.id()).collect();
         assert_eq!(ids, [draft.id()], "the keys of owner {:?}", keys.owner);
     }
@@ -188,16 +189,16 @@ async fn pages_hold_each_record_once(store: &impl ApiKeyStore) {
         }
         let draft = keys.create(|new| new).await;
         ok(store.create(draft.clone()).await, "create");
-        created.push(KeyCursor::of(&draft));
+        created.push(KeyCursor::from(&draft));
     }
     created.sort();
     for owner in [Some(keys.owner.clone()), None] {
         let mut found = Vec::new();
         let mut query = match owner {
-            Some(owner) => KeyQuery::of_owner(owner),
+            Some(owner) => KeyQuery::for_owner(owner),
             None => KeyQuery::all(),
         }
-        .page_max(4);
+        .limit(4);
         loop {
             let page = ok(store.list(query.clone()).await, "list");
             assert!(
@@ -206,7 +207,7 @@ async fn pages_hold_each_record_once(store: &impl ApiKeyStore) {
             );
             let records = page.keys.iter().map(|key| &key.record);
             let ours = records.filter(|record| record.owner() == keys.owner);
-            found.extend(ours.map(|record| KeyCursor::of(record)));
+            found.extend(ours.map(|record| KeyCursor::from(record)));
             // Others are created while somebody turns the pages.
             let other = Drafts::new("between").create(|new| new).await;
             ok(store.create(other).await, "create");
@@ -230,12 +231,15 @@ async fn uses_are_added_up(store: &impl ApiKeyStore) {
         (draft.id(), early, 4),
         (gone.id(), late, 1),
     ] {
-        ok(store.touch(vec![KeyUse::new(id, at, uses)]).await, "touch");
+        ok(
+            store.record_uses(vec![KeyUse::new(id, at, uses)]).await,
+            "touch",
+        );
     }
-    ok(store.touch(Vec::new()).await, "touch");
+    ok(store.record_uses(Vec::new()).await, "touch");
     let updated = keys.disabled(&draft).await;
     ok(store.update(updated.clone(), 1).await, "update");
-    let page = ok(store.list(KeyQuery::of_owner(&keys.owner)).await, "list");
+    let page = ok(store.list(KeyQuery::for_owner(&keys.owner)).await, "list");
     assert_eq!(page.keys.len(), 1, "a use of no key is no key");
     let listed = &page.keys[0];
     assert_eq!(listed.last_used_at, Some(late), "the latest use stays");
@@ -273,7 +277,7 @@ async fn what_has_ended_is_purged_and_nothing_else(store: &impl ApiKeyStore) {
         let found = ok(store.find(kept.id()).await, "find");
         assert_same(found.as_ref(), kept);
     }
-    let page = ok(store.list(KeyQuery::of_owner(&keys.owner)).await, "list");
+    let page = ok(store.list(KeyQuery::for_owner(&keys.owner)).await, "list");
     assert_eq!(page.keys.len(), 2, "purged records are still listed");
 }
 
@@ -292,7 +296,7 @@ async fn concurrent_creations_never_exceed_the_maximum(store: &impl ApiKeyStore)
     let created = created.into_iter().map(|made| ok(made, "create_within"));
     let made = created.filter(|made| *made == KeyCreation::Created);
     assert_eq!(made.count(), 10, "keys of one owner, created at once");
-    let page = ok(store.list(KeyQuery::of_owner(&keys.owner)).await, "list");
+    let page = ok(store.list(KeyQuery::for_owner(&keys.owner)).await, "list");
     assert_eq!(page.keys.len(), 10, "a refused key was created");
     let other = Drafts::new("maximum of another").create(|new| new).await;
     let again = [
@@ -327,7 +331,7 @@ async fn ended_records_leave_room_for_keys(store: &impl ApiKeyStore) {
         };
         outcomes.push(ok(created.await, "create_within"));
     }
-    let (full, created) = (KeyCreation::OwnerFull, KeyCreation::Created);
+    let (full, created) = (KeyCreation::OwnerLimitReached, KeyCreation::Created);
     let what = "7 keys and 693 ended ones: full at 7 keys, and at 700 records";
     assert_eq!(outcomes, [full, created, full, created], "{what}");
 }
@@ -364,10 +368,7 @@ impl Drafts {
     }
 
     async fn create(&self, what: impl FnOnce(NewKey) -> NewKey) -> StoredKey {
-        let created = self
-            .manager
-            .create(what(NewKey::of_owner(&self.owner)))
-            .await;
+        let created = self.manager.create(what(NewKey::new(&self.owner))).await;
         created
             .expect("the record is within its bounds")
             .record()
@@ -424,7 +425,7 @@ impl ApiKeyStore for KeySlot {
         StoreFuture::failed(StoreErrorKind::Misconfigured)
     }
 
-    fn touch(&self, _: Vec<KeyUse>) -> StoreFuture<()> {
+    fn record_uses(&self, _: Vec<KeyUse>) -> StoreFuture<()> {
         StoreFuture::failed(StoreErrorKind::Misconfigured)
     }
 

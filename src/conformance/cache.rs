@@ -8,8 +8,11 @@ use http::{HeaderMap, HeaderValue, header};
 use super::kit::{Random, give_up, join};
 use crate::{
     cache::{
-        CacheKey, CacheStore, Fence, Found, Lease, LeaseToken, Lookup, PurgeMode, PurgeTarget, Put,
-        PutOutcome, Stamp, StoredResponse, Touch, VariantId,
+        CacheStore, PurgeMode,
+        backend::{
+            CacheKey, Fence, Found, Lease, LeaseToken, Lookup, PurgeTarget, Put, PutOutcome, Stamp,
+            StoredResponse, Touch, VariantId,
+        },
         sample::{Sample, Samples},
     },
     core::store_api::store_key::StoreKey,
@@ -186,7 +189,7 @@ where
         for sample in &samples {
             let fence = self.get(sample).await.fence;
             let put = Put {
-                variants_max: 3,
+                max_variants: 3,
                 ..self.put_of(sample, fence)
             };
             self.puts(put).await;
@@ -707,7 +710,7 @@ where
             entry: self.samples.answer(sample),
             fence,
             retain: LONG,
-            variants_max: 16,
+            max_variants: 16,
         }
     }
 

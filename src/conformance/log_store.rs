@@ -1,7 +1,7 @@
 //! What every store of log entries must do.
 
 use crate::{
-    access_log::{LogEntry, LogQuery, LogStore, Trail},
+    access_log::{LogEntry, LogQuery, LogStore, LogStream},
     core::time::Timestamp,
 };
 
@@ -19,15 +19,15 @@ pub async fn log_store(store: &impl LogStore) {
 
 async fn keeps_entries_as_they_are(store: &impl LogStore) {
     assert!(
-        recent(store, Trail::Access, LogQuery::default())
+        recent(store, LogStream::Access, LogQuery::default())
             .await
             .is_empty(),
         "the store is empty"
     );
-    append(store, Trail::Access, &[]).await;
+    append(store, LogStream::Access, &[]).await;
     let odd = LogEntry::new(at(1), "{\"text\":\"\\u0000 \\\" grüße 🦀\"}");
-    append(store, Trail::Access, std::slice::from_ref(&odd)).await;
-    let kept = recent(store, Trail::Access, LogQuery::default()).await;
+    append(store, LogStream::Access, std::slice::from_ref(&odd)).await;
+    let kept = recent(store, LogStream::Access, LogQuery::default()).await;
     assert_eq!(
         kept,
         [odd],
@@ -36,16 +36,16 @@ async fn keeps_entries_as_they_are(store: &impl LogStore) {
 }
 
 async fn shows_the_latest_first(store: &impl LogStore) {
-    append(store, Trail::Access, &[entry(2), entry(3)]).await;
-    append(store, Trail::Access, &[entry(4)]).await;
-    let latest = recent(store, Trail::Access, LogQuery::latest(3)).await;
+    append(store, LogStream::Access, &[entry(2), entry(3)]).await;
+    append(store, LogStream::Access, &[entry(4)]).await;
+    let latest = recent(store, LogStream::Access, LogQuery::latest(3)).await;
     assert_eq!(
         latest,
         [entry(4), entry(3), entry(2)],
         "the latest come first, and no more than asked for"
     );
     assert!(
-        recent(store, Trail::Access, LogQuery::latest(0))
+        recent(store, LogStream::Access, LogQuery::latest(0))
             .await
             .is_empty(),
         "none is none"
@@ -53,19 +53,19 @@ async fn shows_the_latest_first(store: &impl LogStore) {
 }
 
 async fn keeps_trails_apart(store: &impl LogStore) {
-    append(store, Trail::Audit, &[entry(9)]).await;
+    append(store, LogStream::Audit, &[entry(9)]).await;
     assert_eq!(
-        recent(store, Trail::Audit, LogQuery::default()).await,
+        recent(store, LogStream::Audit, LogQuery::default()).await,
         [entry(9)],
         "trails are apart"
     );
-    let access = recent(store, Trail::Access, LogQuery::default()).await;
+    let access = recent(store, LogStream::Access, LogQuery::default()).await;
     assert!(!access.contains(&entry(9)), "trails are apart");
 }
 
 async fn shows_a_span_of_time(store: &impl LogStore) {
     let span = LogQuery::default().since(at(2)).until(at(3));
-    let within = recent(store, Trail::Access, span).await;
+    let within = recent(store, LogStream::Access, span).await;
     assert_eq!(
         within,
         [entry(3), entry(2)],
@@ -73,19 +73,19 @@ async fn shows_a_span_of_time(store: &impl LogStore) {
     );
     let later = LogQuery::default().since(at(5));
     assert!(
-        recent(store, Trail::Access, later).await.is_empty(),
+        recent(store, LogStream::Access, later).await.is_empty(),
         "nothing is later than the last"
     );
 }
 
-async fn append(store: &impl LogStore, trail: Trail, batch: &[LogEntry]) {
+async fn append(store: &impl LogStore, trail: LogStream, batch: &[LogEntry]) {
     store
         .append(trail, batch)
         .await
         .expect("the store takes entries");
 }
 
-async fn recent(store: &impl LogStore, trail: Trail, query: LogQuery) -> Vec<LogEntry> {
+async fn recent(store: &impl LogStore, trail: LogStream, query: LogQuery) -> Vec<LogEntry> {
     store
         .recent(trail, &query)
         .await

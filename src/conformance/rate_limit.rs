@@ -5,7 +5,10 @@ use std::{collections::HashMap, time::Duration};
 use super::kit::{Random, join};
 use crate::{
     core::{error::ConfigError, store_api::store_key::StoreKey},
-    rate_limit::{Charge, Decisions, Policy, Quota, RateLimitStore, Refund, State, decide_all},
+    rate_limit::{
+        Policy, Quota, RateLimitStore,
+        backend::{Charge, Decisions, Refund, State, decide_all},
+    },
 };
 
 /// Checks that a store of rate limits keeps the promises that the layer relies on.
@@ -138,7 +141,7 @@ where
                 let paid = taken.each()[0].receipt();
                 self.refund(&partition, &Refund::new(policy, paid, 4)).await;
                 let left = self.take(&partition, &[Charge::new(policy, 0)]).await;
-                if taken.is_admitted() && left.at() < paid.forgotten_at() {
+                if taken.is_admitted() && left.at() < paid.expires_at() {
                     break (paid, left.each()[0].remaining());
                 }
                 tries += 1;
@@ -156,7 +159,7 @@ where
             self.refund(&partition, &Refund::new(policy, paid, 10))
                 .await;
             let again = self.take(&partition, &spend).await;
-            let is_over = again.at() >= spent.each()[0].receipt().forgotten_at();
+            let is_over = again.at() >= spent.each()[0].receipt().expires_at();
             assert!(
                 !again.is_admitted() || is_over,
                 "a refund landed in a later window of `{name}`"
@@ -198,7 +201,7 @@ where
         for (number, policy) in each(3, Duration::from_secs(3_600)).iter().enumerate() {
             let partition = self.partition(600 + number as u64);
             let never = self.take(&partition, &[Charge::new(policy, 4)]).await;
-            assert!(never.each()[0].is_never() && !never.is_admitted());
+            assert!(never.each()[0].is_unsatisfiable() && !never.is_admitted());
             let all = self.take(&partition, &[Charge::new(policy, 3)]).await;
             assert!(
                 all.is_admitted(),

@@ -17,12 +17,12 @@ use super::{allowance::Allowance, error::ConfigError, notice};
 /// access log writes its key id. A clone is one reference count.
 ///
 /// The API-key layer makes it. Whoever authenticates by other means makes it by
-/// [`Identity::trusted`], a name that says what the caller promises.
+/// [`Identity::builder`], a name that says what the caller promises.
 ///
 /// ```
 /// use portcullis::Identity;
 ///
-/// let caller = Identity::trusted("user-42")
+/// let caller = Identity::builder("user-42")
 ///     .owner("acme")
 ///     .tier("pro")
 ///     .scopes(["data.read"])
@@ -59,7 +59,7 @@ impl Identity {
     /// everything that a handler can read. A handler must not take what a response depends on from
     /// anywhere else, such as another request extension; put it into the
     /// [metadata](IdentityBuilder::metadata).
-    pub fn trusted(key_id: impl Into<String>) -> IdentityBuilder {
+    pub fn builder(key_id: impl Into<String>) -> IdentityBuilder {
         let key_id = key_id.into();
         IdentityBuilder {
             inner: IdentityInner {
@@ -232,7 +232,7 @@ impl IdentityBuilder {
 fn empty_key_id() -> ConfigError {
     let problem =
         "all such callers are one to the rate limiter, and to the cache if they are alike";
-    ConfigError::new("Identity::trusted", "an empty key id", problem)
+    ConfigError::new("Identity::builder", "an empty key id", problem)
         .fix("give each caller an id of its own, and insert no identity for unknown callers")
 }
 
@@ -309,20 +309,20 @@ mod tests {
 
     #[test]
     fn scopes_are_a_set() {
-        let one = Identity::trusted("k").scopes(["b", "a", "b"]).build();
-        let two = Identity::trusted("k").scopes(["a", "b"]).build();
+        let one = Identity::builder("k").scopes(["b", "a", "b"]).build();
+        let two = Identity::builder("k").scopes(["a", "b"]).build();
         assert_eq!(one.scopes().collect::<Vec<_>>(), ["a", "b"]);
         assert_eq!(one.digest(), two.digest());
     }
 
     #[test]
     fn each_difference_changes_the_digest() {
-        let alice = || Identity::trusted("k");
+        let alice = || Identity::builder("k");
         let allowance = |text: &str| -> Allowance { text.parse().unwrap() };
         let digests = [
             alice(),
-            Identity::trusted("l"),
-            Identity::trusted("l").lineage("k"),
+            Identity::builder("l"),
+            Identity::builder("l").lineage("k"),
             alice().lineage("l"),
             alice().owner(""),
             alice().owner("pro"),
@@ -354,8 +354,8 @@ mod tests {
 
     #[test]
     fn order_in_which_an_identity_is_built_does_not_count() {
-        let one = Identity::trusted("k").metadata("a", "1").metadata("b", "2");
-        let two = Identity::trusted("k").metadata("b", "2").metadata("a", "1");
+        let one = Identity::builder("k").metadata("a", "1").metadata("b", "2");
+        let two = Identity::builder("k").metadata("b", "2").metadata("a", "1");
         assert_eq!(one.build().digest(), two.build().digest());
     }
 
@@ -389,7 +389,7 @@ mod tests {
     }
 
     fn built((lineage, owner, tier, scopes, metadata): &Parts) -> Identity {
-        let mut identity = Identity::trusted("k").lineage(lineage).scopes(scopes);
+        let mut identity = Identity::builder("k").lineage(lineage).scopes(scopes);
         if let Some(owner) = owner {
             identity = identity.owner(owner);
         }
@@ -404,7 +404,7 @@ mod tests {
 
     #[test]
     fn debug_leaves_metadata_out() {
-        let identity = Identity::trusted("k").metadata("note", "canary").build();
+        let identity = Identity::builder("k").metadata("note", "canary").build();
         assert!(!format!("{identity:?}").contains("canary"));
     }
 }

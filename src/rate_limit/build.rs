@@ -32,12 +32,12 @@ impl RateLimitLayerBuilder {
     ///
     /// - there is no policy, two policies of one request have the same name, or the tiers have no
     ///   fallback,
-    /// - the share of [`OnStoreError::local`] is zero, or a policy names another local store,
+    /// - the share of [`OnStoreError::local`](crate::rate_limit::OnStoreError::local) is zero, or a policy names another local store,
     /// - there is a queue, and no runtime or no room to wait,
-    /// - the store [cannot decide](RateLimitStore::check) by the policies, or cannot settle, or its
+    /// - the store [cannot decide](crate::rate_limit::RateLimitStore::check) by the policies, or cannot settle, or its
     ///   timeout is zero,
     /// - credits or own limits are read, and the partition does not begin with
-    ///   [`Partition::identity`].
+    ///   [`Partition::identity`](crate::rate_limit::Partition::identity).
     pub fn build(mut self) -> Result<RateLimitLayer, ConfigError> {
         let bans = self.limits.penalty.take();
         let bans = bans.map(Penalty::build).transpose()?.map(Arc::new);
@@ -94,7 +94,7 @@ impl RateLimitLayerBuilder {
             return Ok(());
         }
         let problem = "a policy lets requests wait in a queue, and none may wait";
-        let error = ConfigError::new("waiters_max", 0, problem);
+        let error = ConfigError::new("max_waiters", 0, problem);
         Err(error.fix("give at least 1, or use `Policy::leaky_bucket`"))
     }
 
@@ -110,11 +110,11 @@ impl RateLimitLayerBuilder {
 
     fn checks(&self, partition: &StoredPartition, sets: &PolicySets) -> Checks {
         let is_conditional = self.charging.cost.is_some()
-            || self.charging.policies_by.is_some()
+            || self.charging.policies_with.is_some()
             || self.callers.exempts();
         let counted = LimiterCounts::new(partition, sets).conditional(is_conditional);
         let reads_identity = partition.reads_identity()
-            || (sets.by_tier() && self.charging.tier_by.is_none())
+            || (sets.by_tier() && self.charging.tier_with.is_none())
             || self.limits.reads.any()
             || self.callers.reads_identity();
         Checks::new(counted, reads_identity)
@@ -126,7 +126,7 @@ impl RateLimitLayerBuilder {
         partition: &StoredPartition,
         has_bans: bool,
     ) -> Option<SingleComponent> {
-        let is_fast = self.stores.store.admits_at_once()
+        let is_fast = self.stores.store.can_take_now()
             && !self.charging.has_functions()
             && !self.charging.settles
             && self.callers.is_empty()
@@ -154,7 +154,8 @@ mod tests {
             },
         },
         rate_limit::{
-            Charge, Decisions, Partition, Policy, PolicyList, Quota, RateLimitStore, Refund,
+            Partition, Policy, PolicyList, Quota, RateLimitStore,
+            backend::{Charge, Decisions, Refund},
         },
     };
 
@@ -209,7 +210,7 @@ mod tests {
     async fn a_queue_that_is_chosen_where_nothing_can_wait_is_a_500_and_never_a_rush() {
         let list = PolicyList::new([queue()]).unwrap();
         let layer = without_a_runtime()
-            .policies_by(move |_| std::future::ready(Some(list.clone())))
+            .policies_with(move |_| std::future::ready(Some(list.clone())))
             .build()
             .unwrap();
         let app = layer.layer(service_fn(async |_: Request<()>| {

@@ -9,7 +9,7 @@ use super::{
     headers::RateLimitFields,
     layer::RateLimitLayer,
     partition::{
-        caller_list::{CallerRules, Callers},
+        caller_list::{CallerList, CallerRules},
         partition::Partition,
     },
     policy::{overrides::Reads, policy::Policy, policy_set::PolicyList, tiers::Tiers},
@@ -80,11 +80,11 @@ impl RateLimitLayerBuilder {
 
     /// Computes the tier of a request by a function: by its method, its route, or an extension of an
     /// outer layer. Defaults to the tier of the caller's [`Identity`](crate::Identity).
-    pub fn tier_by<F>(mut self, tier: F) -> Self
+    pub fn tier_with<F>(mut self, tier: F) -> Self
     where
         F: for<'a> Fn(&RequestHead<'a>) -> Option<Cow<'a, str>> + Send + Sync + 'static,
     {
-        self.charging.tier_by = Some(Arc::new(tier));
+        self.charging.tier_with = Some(Arc::new(tier));
         self
     }
 
@@ -122,7 +122,7 @@ impl RateLimitLayerBuilder {
     ///
     /// The limit is a bucket named `own`: it holds the amount, and refills by the amount in each
     /// period. Policies for all requests still apply.
-    pub fn own_limits(mut self) -> Self {
+    pub fn per_key_limits(mut self) -> Self {
         self.limits.reads.limit = true;
         self
     }
@@ -144,7 +144,7 @@ impl RateLimitLayerBuilder {
     /// let large = PolicyList::new([Policy::token_bucket("large", Quota::per_second(100))?])?;
     /// let layer = RateLimitLayer::builder(MemoryStore::new(), Partition::identity())
     ///     .policy(Policy::token_bucket("small", Quota::per_second(1))?)
-    ///     .policies_by(move |head| {
+    ///     .policies_with(move |head| {
     ///         let (large, query) = (large.clone(), head.uri.query().map(str::to_owned));
     ///         async move { query.is_some_and(|query| query == "large").then_some(large) }
     ///     })
@@ -152,12 +152,12 @@ impl RateLimitLayerBuilder {
     /// # let _ = layer;
     /// # Ok::<(), portcullis::ConfigError>(())
     /// ```
-    pub fn policies_by<F, Fut>(mut self, choose: F) -> Self
+    pub fn policies_with<F, Fut>(mut self, choose: F) -> Self
     where
         F: Fn(&RequestHead<'_>) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Option<PolicyList>> + Send + 'static,
     {
-        self.charging.policies_by = Some(Arc::new(move |head| Box::pin(choose(head))));
+        self.charging.policies_with = Some(Arc::new(move |head| Box::pin(choose(head))));
         self
     }
 
@@ -171,13 +171,13 @@ impl RateLimitLayerBuilder {
         self
     }
 
-    /// Inserts the [`RateLimitOutcome`](crate::RateLimitOutcome) into the extensions of each admitted
+    /// Inserts the [`RateLimitOutcome`](crate::outcome::RateLimitOutcome) into the extensions of each admitted
     /// request and of its response, so that handlers can read the remaining quota. Off by default,
     /// because it allocates.
     ///
     /// The response of a denied request always has the outcome, and so does each response in a
     /// service with an access log.
-    pub fn tell_handlers(mut self) -> Self {
+    pub fn expose_outcome(mut self) -> Self {
         self.responses.exposes_outcome = true;
         self
     }
@@ -217,13 +217,13 @@ impl RateLimitLayerBuilder {
     }
 
     /// Exempts the requests of these callers. None by default.
-    pub fn allow(mut self, callers: Callers) -> Self {
+    pub fn allow(mut self, callers: CallerList) -> Self {
         self.callers.allow = callers;
         self
     }
 
     /// Rejects the requests of these callers with `403`, even if they are exempt. None by default.
-    pub fn deny(mut self, callers: Callers) -> Self {
+    pub fn deny(mut self, callers: CallerList) -> Self {
         self.callers.deny = callers;
         self
     }
@@ -238,7 +238,7 @@ impl RateLimitLayerBuilder {
     }
 
     /// Sets the runtime that sleeps for requests in a [queue](Policy::leaky_queue), times the
-    /// [store](Self::store_deadline), and runs tasks in the background. Defaults to Tokio with the
+    /// [store](Self::store_timeout), and runs tasks in the background. Defaults to Tokio with the
     /// feature `tokio`, and to none without it.
     pub fn runtime(mut self, runtime: impl Runtime) -> Self {
         self.stores.run_on(Arc::new(runtime));
@@ -247,18 +247,18 @@ impl RateLimitLayerBuilder {
 
     /// Sets the time that a request waits for the store, before it is handled as if the store
     /// [failed](Self::on_store_error). Defaults to 25 ms, or to the timeout of a store that
-    /// [has one](RateLimitStore::has_deadline). Must not be zero.
+    /// [has one](RateLimitStore::has_timeout). Must not be zero.
     ///
     /// The [`runtime`](Self::runtime) measures the time, by default the Tokio runtime of the request
     /// (feature `tokio`). Without a runtime there is no timeout. It does not apply to a store in
     /// memory.
-    pub fn store_deadline(mut self, after: Duration) -> Self {
+    pub fn store_timeout(mut self, after: Duration) -> Self {
         self.stores.deadline.set(Some(after));
         self
     }
 
     /// Removes the timeout for the store. For a store that has a timeout itself.
-    pub fn without_store_deadline(mut self) -> Self {
+    pub fn without_store_timeout(mut self) -> Self {
         self.stores.deadline.set(None);
         self
     }
@@ -268,7 +268,7 @@ impl RateLimitLayerBuilder {
     ///
     /// A [queue](Policy::leaky_queue) bounds the waiting requests of one partition. This bounds the
     /// memory of all of them.
-    pub fn waiters_max(mut self, waiters: usize) -> Self {
+    pub fn max_waiters(mut self, waiters: usize) -> Self {
         self.max_waiters = waiters;
         self
     }

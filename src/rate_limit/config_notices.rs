@@ -3,7 +3,8 @@
 use std::num::NonZeroU32;
 
 use super::policy::{
-    policy::Policy, policy_set::PolicySet, policy_sets::PolicySets, sync_mode::Mode, tiers::Tiers,
+    policy::Policy, policy_set::PolicySet, policy_sets::PolicySets, sync_mode::SyncMode,
+    tiers::Tiers,
 };
 use crate::core::{error::ConfigError, notice};
 
@@ -61,13 +62,17 @@ impl LimitNotices<'_> {
             policy.capacity()
         );
         let error = ConfigError::new("share", share, problem);
-        Some(error.fix("give the number of instances, or `when_store_fails(OnStoreError::Deny)` to that policy"))
+        Some(error.fix(
+            "give the number of instances, or `on_store_error(OnStoreError::Deny)` to that policy",
+        ))
     }
 
     fn debt_above_limit(&self) -> Option<ConfigError> {
-        let owed = |policy: &Policy| match policy.counting_mode() {
-            Mode::Debt { most } => Some(most),
-            Mode::Exact | Mode::Lease { .. } => None,
+        let owed = |policy: &Policy| match policy.sync_mode() {
+            SyncMode::Deferred {
+                max_unreported: most,
+            } => Some(most),
+            SyncMode::Exact | SyncMode::Leased { .. } => None,
         };
         let is_above = |policy: &Policy| {
             owed(policy).is_some_and(|most| u64::from(most.get()) > policy.capacity())
@@ -78,14 +83,14 @@ impl LimitNotices<'_> {
             policy.name(),
             policy.capacity()
         );
-        let error = ConfigError::new("Mode::Debt::most", owed(policy)?, problem);
-        Some(error.fix("give a part of the limit, as `Mode::auto` does"))
+        let error = ConfigError::new("SyncMode::Deferred::max_unreported", owed(policy)?, problem);
+        Some(error.fix("give a part of the limit, as `SyncMode::auto` does"))
     }
 
     fn lease_of_nothing(&self) -> Option<ConfigError> {
-        let shared = |policy: &Policy| match policy.counting_mode() {
-            Mode::Lease { instances } => Some(instances),
-            Mode::Exact | Mode::Debt { .. } => None,
+        let shared = |policy: &Policy| match policy.sync_mode() {
+            SyncMode::Leased { instances } => Some(instances),
+            SyncMode::Exact | SyncMode::Deferred { .. } => None,
         };
         let is_empty = |policy: &Policy| {
             shared(policy)
@@ -98,8 +103,8 @@ impl LimitNotices<'_> {
             policy.name(),
             policy.capacity()
         );
-        let error = ConfigError::new("Mode::Lease::instances", shared(policy)?, problem);
-        Some(error.fix("use `Mode::Exact` or `Mode::auto`"))
+        let error = ConfigError::new("SyncMode::Leased::instances", shared(policy)?, problem);
+        Some(error.fix("use `SyncMode::Exact` or `SyncMode::auto`"))
     }
 
     fn mode_without_effect(&self) -> Option<ConfigError> {
@@ -119,7 +124,7 @@ impl LimitNotices<'_> {
         let problem = "policies of one request are counted by different modes, so the server decides \
              each request";
         let error = ConfigError::new("mode", names.join(", "), problem);
-        Some(error.fix("give all of them the same mode, or `Mode::Exact`"))
+        Some(error.fix("give all of them the same mode, or `SyncMode::Exact`"))
     }
 
     fn penalty_without_denials(&self) -> Option<ConfigError> {
@@ -139,10 +144,10 @@ impl LimitNotices<'_> {
 
 /// Returns whether some policies of a set are counted by a mode that others make ineffective.
 fn is_mixed(set: &PolicySet) -> bool {
-    let kind = |policy: &Policy| match policy.counting_mode() {
-        Mode::Exact => 0,
-        Mode::Lease { .. } => 1,
-        Mode::Debt { .. } => 2,
+    let kind = |policy: &Policy| match policy.sync_mode() {
+        SyncMode::Exact => 0,
+        SyncMode::Leased { .. } => 1,
+        SyncMode::Deferred { .. } => 2,
     };
     let mut kinds = set.policies().iter().map(kind);
     kinds

@@ -116,7 +116,7 @@ where
         loop {
             match state.as_mut().project() {
                 CallStateProj::Called { response } => {
-                    let mut response = ready!(response.poll(cx))?.map(ResponseBody::inner);
+                    let mut response = ready!(response.poll(cx))?.map(ResponseBody::new);
                     if let Some(note) = this.note {
                         note.apply(&mut response);
                     }

@@ -33,13 +33,13 @@ pub enum RateLimitFields {
     /// `X-RateLimit-Limit`, `-Remaining` and `-Reset`, each with one value: that of the policy nearest
     /// to its limit, of all limiters on the request that send these fields. Lines of the same names
     /// that the inner service has set are replaced.
-    XRateLimit(ResetForm),
+    XRateLimit(ResetFormat),
 }
 
 /// How `X-RateLimit-Reset` says when the quota is whole again: sites differ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-pub enum ResetForm {
+pub enum ResetFormat {
     /// In so many seconds from now, rounded up.
     Delta,
     /// At this second of the Unix epoch, rounded up.
@@ -227,7 +227,7 @@ fn enforced<'a>(
 }
 
 fn x_ratelimit(
-    form: ResetForm,
+    form: ResetFormat,
     policies: &[Policy],
     at: Timestamp,
     decided: &[Decision],
@@ -237,8 +237,8 @@ fn x_ratelimit(
         .min_by(|(one, _), (other, _)| one.order(other));
     let (nearness, decision) = nearest.expect("one policy at least is enforced");
     let reset = match form {
-        ResetForm::Delta => decision.effective_secs(),
-        ResetForm::Epoch => {
+        ResetFormat::Delta => decision.effective_secs(),
+        ResetFormat::Epoch => {
             let wait = decision
                 .retry_after()
                 .unwrap_or_else(|| decision.reset_after());
@@ -353,11 +353,11 @@ mod tests {
 
     #[test]
     fn the_older_fields_speak_of_the_policy_that_is_nearest_to_its_end() {
-        let headers = lines(RateLimitFields::XRateLimit(ResetForm::Delta));
+        let headers = lines(RateLimitFields::XRateLimit(ResetFormat::Delta));
         assert_eq!(headers["x-ratelimit-limit"], "25");
         assert_eq!(headers["x-ratelimit-remaining"], "0");
         assert_eq!(headers["x-ratelimit-reset"], "1");
-        let headers = lines(RateLimitFields::XRateLimit(ResetForm::Epoch));
+        let headers = lines(RateLimitFields::XRateLimit(ResetFormat::Epoch));
         assert_eq!(headers["x-ratelimit-reset"], "101");
     }
 

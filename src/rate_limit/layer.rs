@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tower_layer::Layer;
 
-use super::{admission::handle::Limits, config::RateLimitConfig, service::RateLimit};
+use super::{admission::handle::RateLimitHandle, config::RateLimitConfig, service::RateLimit};
 
 /// Limits the rate of requests in each partition. See the [module](super).
 #[derive(Clone, Debug)]
@@ -14,8 +14,8 @@ pub struct RateLimitLayer {
 
 impl RateLimitLayer {
     /// Returns a handle that changes the limits while they are in use.
-    pub fn limits(&self) -> Limits {
-        Limits::new(Arc::clone(&self.config))
+    pub fn handle(&self) -> RateLimitHandle {
+        RateLimitHandle::new(Arc::clone(&self.config))
     }
 }
 

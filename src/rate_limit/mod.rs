@@ -34,7 +34,7 @@
 //! let request = || {
 //!     let mut request = Request::new(String::new());
 //!     // The API-key layer does this.
-//!     request.extensions_mut().insert(Identity::trusted("k1").tier("free").build());
+//!     request.extensions_mut().insert(Identity::builder("k1").tier("free").build());
 //!     request
 //! };
 //! assert_eq!(app.ready().await?.call(request()).await?.status(), StatusCode::OK);
@@ -64,7 +64,7 @@
 //! comes, and denies those that would wait too long. A waiting request holds no permit of the inner
 //! service, and its place is in memory only. If the client disconnects, the place is freed, and the
 //! requests behind it in this process move up. The outcome in the record tells the
-//! [delay](crate::RateLimitOutcome::delayed).
+//! [delay](crate::outcome::RateLimitOutcome::delayed).
 //!
 //! # Requests without limits
 //!
@@ -83,10 +83,11 @@
 //!
 //! [`OnStoreError`] defines the handling of requests meanwhile: they are rejected with `503`,
 //! admitted without limits, or decided by a store in this process, by this instance's share of the
-//! quota. The record tells which. [`Policy::when_store_fails`] overrides it for one policy. Policies
+//! quota. The record tells which. [`Policy::on_store_error`] overrides it for one policy. Policies
 //! in shadow mode reject nothing then either.
 
 mod admission;
+pub(crate) mod backend;
 mod build;
 mod builder;
 mod config;
@@ -94,7 +95,7 @@ mod config_notices;
 mod counted;
 mod decision;
 mod failover;
-mod future;
+pub mod future;
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub mod fuzz;
@@ -108,27 +109,21 @@ mod service;
 mod stacking;
 mod store;
 
-pub use self::admission::handle::{Limits, Taken};
+pub use self::admission::handle::{RateLimitHandle, Reservation};
 pub use self::admission::penalty::Penalty;
 pub use self::admission::settlement::Settlement;
 pub use self::builder::RateLimitLayerBuilder;
-pub use self::decision::algorithm::{Log, State};
-pub use self::decision::charge::{Charge, Memory, decide_all, decide_all_with_logs};
-pub use self::decision::decision::{Decision, Decisions, Receipt};
 pub use self::failover::on_store_error::OnStoreError;
-pub use self::future::ResponseFuture;
-pub use self::headers::{RateLimitFields, ResetForm};
+pub use self::headers::{RateLimitFields, ResetFormat};
 pub use self::layer::RateLimitLayer;
-pub use self::partition::caller_list::Callers;
+pub use self::partition::caller_list::CallerList;
 pub use self::partition::partition::Partition;
-pub use self::policy::carry::Carry;
-pub use self::policy::params::Terms;
 pub use self::policy::policy::Policy;
 pub use self::policy::quota::Quota;
 pub use self::policy::quota_text::Quotas;
-pub use self::policy::sync_mode::Mode;
+pub use self::policy::sync_mode::SyncMode;
 pub use self::policy::{policy_set::PolicyList, tiers::Tiers};
 pub use self::service::RateLimit;
-pub use self::store::{RateLimitStore, Refund};
+pub use self::store::RateLimitStore;
 use crate::core::http::request_head;
 pub use crate::core::http::request_head::RequestHead;

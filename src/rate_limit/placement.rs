@@ -101,7 +101,7 @@ fn no_route() -> ConfigError {
     )
     .fix(
         "apply the layer by axum's `Router::layer` or `route_layer` (feature `axum`), or count by \
-         `Partition::by`",
+         `Partition::from_fn`",
     )
 }
 

@@ -82,7 +82,7 @@ where
         if self.config.checks.placement.is_open() {
             placement::check(&self.config, request.extensions_mut());
         }
-        match FastAdmission::decide(&self.config, &RequestHead::of(&request)) {
+        match FastAdmission::decide(&self.config, &RequestHead::from(&request)) {
             FastAdmission::Plain => ResponseFuture::plain(self.inner.call(request)),
             FastAdmission::Noted(note) => ResponseFuture::noted(self.inner.call(request), note),
             FastAdmission::NotTaken => self.call_at_length(request),

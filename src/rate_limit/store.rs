@@ -22,13 +22,13 @@ use crate::core::{
 ///
 /// A store answers for two things: that reading the states of one partition, deciding on them and
 /// writing them back is one step for any two callers, and what time it is. The arithmetic is
-/// [`decide_all`](super::decide_all)'s.
+/// [`decide_all`](crate::store::backend::decide_all)'s.
 ///
 /// A store that loses a state admits up to one more quota. One whose step is not atomic admits as
 /// many requests as it has racing callers: it is no limiter. One that cannot say what it did (a
 /// timeout) is never asked again for the same request.
 ///
-/// A store that does not [carry over](super::Carry) what was used of a policy that another one
+/// A store that does not [carry over](crate::store::backend::Carry) what was used of a policy that another one
 /// [replaces](Policy::replacing) starts that one with a full quota.
 ///
 /// # One command
@@ -36,7 +36,7 @@ use crate::core::{
 /// Each question is about one partition, and so about one key of a server: on Redis a hash named
 /// by the partition's digest, with a field for each policy, named by its [`Policy::id`]. One script
 /// reads the server's time and the fields, decides, writes the fields, and moves the key's expiry on
-/// if it comes before the latest [`forget_at`](super::State::forget_at) of them. One key has one slot of
+/// if it comes before the latest [`expires_at`](crate::store::backend::State::expires_at) of them. One key has one slot of
 /// a cluster, and all words of a state are below 2^53. Beside it stands a list for each
 /// [sliding log](Policy::sliding_log), in the same slot.
 pub trait RateLimitStore: fmt::Debug + Send + Sync + 'static {
@@ -52,8 +52,8 @@ pub trait RateLimitStore: fmt::Debug + Send + Sync + 'static {
     /// nearly all requests of a store in memory.
     ///
     /// `None` says nothing, and nothing has been taken: then [`take`](Self::take) is asked. So it is
-    /// by default. It is only asked of a store that [has a short way](Self::admits_at_once).
-    fn admit_at_once(
+    /// by default. It is only asked of a store that [has a short way](Self::can_take_now).
+    fn try_take_now(
         &self,
         partition: &StoreKey,
         charge: &Charge<'_>,
@@ -62,8 +62,8 @@ pub trait RateLimitStore: fmt::Debug + Send + Sync + 'static {
         None
     }
 
-    /// Returns whether [`admit_at_once`](Self::admit_at_once) ever says anything.
-    fn admits_at_once(&self) -> bool {
+    /// Returns whether [`try_take_now`](Self::try_take_now) ever says anything.
+    fn can_take_now(&self) -> bool {
         false
     }
 
@@ -110,7 +110,7 @@ pub trait RateLimitStore: fmt::Debug + Send + Sync + 'static {
 
     /// Returns whether each answer comes within a time that the store sees to itself. A layer waits
     /// no longer than a deadline of its own if not, and so it is by default.
-    fn has_deadline(&self) -> bool {
+    fn has_timeout(&self) -> bool {
         false
     }
 }
@@ -124,16 +124,16 @@ impl<T: RateLimitStore + ?Sized> RateLimitStore for Arc<T> {
         (**self).take(partition, charges)
     }
 
-    fn admit_at_once(
+    fn try_take_now(
         &self,
         partition: &StoreKey,
         charge: &Charge<'_>,
     ) -> Option<(Timestamp, Decision)> {
-        (**self).admit_at_once(partition, charge)
+        (**self).try_take_now(partition, charge)
     }
 
-    fn admits_at_once(&self) -> bool {
-        (**self).admits_at_once()
+    fn can_take_now(&self) -> bool {
+        (**self).can_take_now()
     }
 
     fn peek(&self, partition: &StoreKey, charges: &[Charge<'_>]) -> StoreFuture<Decisions> {
@@ -160,8 +160,8 @@ impl<T: RateLimitStore + ?Sized> RateLimitStore for Arc<T> {
         (**self).can_settle()
     }
 
-    fn has_deadline(&self) -> bool {
-        (**self).has_deadline()
+    fn has_timeout(&self) -> bool {
+        (**self).has_timeout()
     }
 }
 
@@ -170,7 +170,7 @@ impl<T: RateLimitStore + ?Sized> RateLimitStore for Arc<T> {
 pub struct Refund<'a> {
     /// The policy.
     pub policy: &'a Policy,
-    /// The receipt of the charge, from its [`Decision`](super::Decision).
+    /// The receipt of the charge, from its [`Decision`](crate::store::backend::Decision).
     pub receipt: Receipt,
     /// How much of the charge was too much.
     pub amount: u64,

@@ -10,7 +10,7 @@
 //! use axum::{Router, routing::get};
 //! use portcullis::{
 //!     TokioRuntime,
-//!     access_log::{AccessLogLayer, LogQueue},
+//!     access_log::{AccessLogLayer, sinks::LogQueue},
 //!     shutdown::Shutdown,
 //!     store::MemoryStore,
 //! };
@@ -41,15 +41,15 @@
 //! # Order of the steps
 //!
 //! 1. [`drain`](Shutdown::drain) the server.
-//! 2. Flush what the layers hold in memory: [`LogQueue::flush`](crate::access_log::LogQueue::flush),
-//!    [`JsonLines::flush`](crate::access_log::JsonLines::flush),
+//! 2. Flush what the layers hold in memory: [`LogQueue::flush`](crate::access_log::sinks::LogQueue::flush),
+//!    [`JsonLines::flush`](crate::access_log::sinks::JsonLines::flush),
 //!    [`KeyRing::flush`](crate::api_key::KeyRing::flush).
 //! 3. Close the store, such as by `RedisStore::close`.
 //! 4. Return from `main`.
 //!
 //! A request that is still running after the timeout is dropped with the runtime. Its record has the
-//! outcome `dropped` or `body_dropped`. [`JsonLines`](crate::access_log::JsonLines) writes it; a
-//! [`LogQueue`](crate::access_log::LogQueue) cannot store it any more.
+//! outcome `dropped` or `body_dropped`. [`JsonLines`](crate::access_log::sinks::JsonLines) writes it; a
+//! [`LogQueue`](crate::access_log::sinks::LogQueue) cannot store it any more.
 
 mod shutdown;
 #[cfg(not(unix))]

@@ -18,7 +18,10 @@ use crate::{
         },
         time::{Clock, SystemClock},
     },
-    rate_limit::{Charge, Decision, Decisions, Policy, RateLimitStore, Receipt, Refund},
+    rate_limit::{
+        Policy, RateLimitStore,
+        backend::{Charge, Decision, Decisions, Receipt, Refund},
+    },
 };
 
 /// The kind of `governor`'s limiters that a [`GovernorStore`] asks.
@@ -56,7 +59,7 @@ pub type GovernorLimiter = RateLimiter<
 /// What `governor` cannot do is refused. A limiter with several policies on one request, with a
 /// penalty (which is a second one), with a queue, or that settles is not built. To peek, charge,
 /// refund and reset fails with [`StoreErrorKind::Misconfigured`], and so do requests whose policies
-/// [a function chose](crate::rate_limit::RateLimitLayerBuilder::policies_by) and that it cannot
+/// [a function chose](crate::rate_limit::RateLimitLayerBuilder::policies_with) and that it cannot
 /// decide by. It forgets no partition by itself: call
 /// `retain_recent` on the limiter now and then, or its memory grows with each new client. A
 /// [`MemoryStore`](super::MemoryStore) has none of these limits.
@@ -105,7 +108,7 @@ impl GovernorStore {
         let left = snapshot.remaining_burst_capacity();
         let used = quota.burst_size().get() - left;
         let reset_after = quota.replenish_interval() * used;
-        let receipt = Receipt::until(self.clock.now() + reset_after);
+        let receipt = Receipt::new(self.clock.now() + reset_after);
         Decision::admitted(left.into(), reset_after, receipt)
     }
 
@@ -201,8 +204,8 @@ mod tests {
         let denied = take(&store, &policy, 2);
         let wait = denied.retry_after().unwrap().as_secs();
         assert!((1_190..=1_200).contains(&wait), "{wait}");
-        assert!(take(&store, &policy, 4).is_never());
-        assert!(take(&store, &policy, u64::MAX).is_never());
+        assert!(take(&store, &policy, 4).is_unsatisfiable());
+        assert!(take(&store, &policy, u64::MAX).is_unsatisfiable());
         assert!(take(&store, &policy, 1).is_admitted());
     }
 
@@ -253,10 +256,10 @@ mod tests {
             let error = refused.build().unwrap_err();
             assert_eq!((error.option(), error.value()), (option, value));
         }
-        let limits = builder().build().unwrap().limits();
+        let limits = builder().build().unwrap().handle();
         assert!(
             limits
-                .replace([policy("one"), policy("two")], None)
+                .replace_policies([policy("one"), policy("two")], None)
                 .is_err()
         );
     }

@@ -23,6 +23,7 @@
 //! # Ok::<(), portcullis::ConfigError>(())
 //! ```
 
+pub mod backend;
 #[cfg(feature = "encryption")]
 mod encrypted;
 #[cfg(feature = "governor")]
@@ -61,8 +62,9 @@ pub use self::governor::{GovernorLimiter, GovernorStore};
 #[cfg(feature = "memory")]
 pub use self::memory::{MemoryStore, MemoryStoreBuilder};
 #[cfg(all(feature = "api-key", feature = "redis"))]
-pub use self::redis::Receipts;
+pub use self::redis::InvalidationAcks;
 #[cfg(feature = "redis")]
 pub use self::redis::{RedisConfig, RedisCredentials, RedisStats, RedisStore};
 #[cfg(all(feature = "cache", feature = "memory", feature = "redis"))]
 pub use self::tiered::TieredStore;
+pub use crate::core::store_api::store_key::StoreKeys;

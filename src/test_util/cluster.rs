@@ -31,7 +31,7 @@ impl RedisCluster {
             servers: servers.collect(),
         };
         cluster.meet();
-        for (main, replica) in cluster.mains().iter().zip(cluster.replicas()) {
+        for (main, replica) in cluster.primaries().iter().zip(cluster.replicas()) {
             let id = main.ask(&["CLUSTER", "MYID"]).as_text();
             replica.ask(&["CLUSTER", "REPLICATE", &id]);
         }
@@ -41,7 +41,7 @@ impl RedisCluster {
 
     fn meet(&self) {
         let ranges = [["0", "5460"], ["5461", "10922"], ["10923", "16383"]];
-        for (server, [first, last]) in self.mains().iter().zip(ranges) {
+        for (server, [first, last]) in self.primaries().iter().zip(ranges) {
             server.ask(&["CLUSTER", "ADDSLOTSRANGE", first, last]);
         }
         for (number, server) in self.servers.iter().enumerate() {
@@ -85,7 +85,7 @@ impl RedisCluster {
     }
 
     /// Returns the main servers, in the order of their slots.
-    pub fn mains(&self) -> &[RedisServer] {
+    pub fn primaries(&self) -> &[RedisServer] {
         &self.servers[..3]
     }
 

@@ -12,15 +12,14 @@
 //! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), portcullis::ConfigError> {
 //! use http::{Request, Response, StatusCode};
 //! use portcullis::{
-//!     StoreKeys,
 //!     rate_limit::{OnStoreError, Partition, Policy, Quota, RateLimitLayer},
-//!     store::{RedisConfig, RedisStore},
+//!     store::{StoreKeys, RedisConfig, RedisStore},
 //!     test_util::{Fault, FaultProxy, RedisServer},
 //! };
 //! use tower::{Layer, ServiceExt, service_fn};
 //!
 //! let server = RedisServer::start();
-//! let proxy = FaultProxy::before(server.addr());
+//! let proxy = FaultProxy::new(server.addr());
 //! let keys = StoreKeys::from_secret(b"a secret that all instances of the service share")?;
 //! let store = RedisStore::new(RedisConfig::single(proxy.url()), keys)?;
 //! let limit = RateLimitLayer::builder(store, Partition::method())

@@ -48,7 +48,7 @@ impl FaultProxy {
     /// # Panics
     ///
     /// If the loopback has no free port.
-    pub fn before(server: SocketAddr) -> Self {
+    pub fn new(server: SocketAddr) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("the loopback has a free port");
         let addr = listener.local_addr().expect("a listener has an address");
         let line = Arc::new(ProxyInner::default());

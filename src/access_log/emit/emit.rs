@@ -12,12 +12,12 @@ use std::{
 
 use http::Method;
 
-use super::{fold::Folds, level::Level, losses::Losses, sample};
+use super::{drop_counts::DropCounts, fold::Folds, level::LogLevel, sample};
 use crate::{
     access_log::{
         config::AccessLogConfig,
         record::{
-            record::{Arrival, Departure, Outcome, Record},
+            record::{Arrival, Departure, Record, RequestOutcome},
             request_id,
         },
         sinks::{scope::Scope, sink::Sink},
@@ -25,7 +25,7 @@ use crate::{
     core::{
         audit::AuditEvent,
         layer_order::{LayerKind, Placement},
-        record::{AuthOutcome, KeptRecord, RecordSlots},
+        record::{AuthOutcome, KeptRecord, RecordData},
         time::Timestamp,
     },
 };
@@ -36,10 +36,10 @@ const NEVER: u64 = u64::MAX;
 /// A request that has ended, and what is known of it.
 pub(crate) struct Ended {
     /// How much it matters, once that has been asked.
-    pub(crate) level: Level,
+    pub(crate) level: LogLevel,
     pub(crate) record: KeptRecord<Arrival>,
     pub(crate) departure: Departure,
-    pub(crate) slots: RecordSlots,
+    pub(crate) slots: RecordData,
 }
 
 impl Ended {
@@ -85,8 +85,8 @@ impl Emitter {
             return true;
         }
         let min = self.config.min_level;
-        let emitted = || Level::ALL.into_iter().filter(|level| *level >= min);
-        let taken = |sink: &Arc<dyn Sink>| emitted().any(|level| sink.takes(level));
+        let emitted = || LogLevel::ALL.into_iter().filter(|level| *level >= min);
+        let taken = |sink: &Arc<dyn Sink>| emitted().any(|level| sink.is_enabled(level));
         // A sink that panics over the question is asked again with the record.
         catch_unwind(AssertUnwindSafe(|| self.config.sinks.iter().any(taken))).unwrap_or(true)
     }
@@ -97,9 +97,9 @@ impl Emitter {
         let record = Record {
             arrival,
             departure: &Departure::default(),
-            slots: &RecordSlots::default(),
+            slots: &RecordData::default(),
             redaction: &self.config.redaction,
-            level: Level::Info,
+            level: LogLevel::Info,
             is_slow: false,
             sample_rate: 1,
             repeat_count: 1,
@@ -114,22 +114,22 @@ impl Emitter {
     }
 
     /// Tells the observers of an arrival.
-    pub(crate) fn arrived(&self, method: &Method) {
+    pub(crate) fn on_request(&self, method: &Method) {
         for observer in &self.config.observers {
-            self.guarded(|| observer.arrived(method));
+            self.guarded(|| observer.on_request(method));
         }
     }
 
     /// Emits a start record. It is sampled by the same digest as the record of the end: whenever it is
     /// written, that one is too.
-    pub(crate) fn emit_start(&self, arrival: &Arrival, departure: &Departure, slots: &RecordSlots) {
+    pub(crate) fn emit_start(&self, arrival: &Arrival, departure: &Departure, slots: &RecordData) {
         let uid = request_id::generate(arrival.at);
         let mut record = Record {
             arrival,
             departure,
             slots,
             redaction: &self.config.redaction,
-            level: Level::Info,
+            level: LogLevel::Info,
             is_slow: false,
             sample_rate: 1,
             repeat_count: 1,
@@ -152,7 +152,7 @@ impl Emitter {
         ended.level = self.level(&ended);
         self.config.audit.tell_if(|| self.denied(&ended));
         for observer in &self.config.observers {
-            self.guarded(|| observer.ended(&self.levelled(&ended, 1)));
+            self.guarded(|| observer.on_record(&self.levelled(&ended, 1)));
         }
         match &self.folding {
             Some(folding) => self.guarded(|| self.fold(folding, ended, now)),
@@ -165,14 +165,14 @@ impl Emitter {
 
     /// Tells the observers how much was lost, if that has changed.
     fn tell_losses(&self) {
-        let sinks = self.config.sinks.iter().map(|sink| sink.losses());
-        let mut records = sinks.fold(Losses::default(), Losses::add);
+        let sinks = self.config.sinks.iter().map(|sink| sink.drop_counts());
+        let mut records = sinks.fold(DropCounts::default(), DropCounts::add);
         records.panicked += self.config.stats.failed();
         let audit_events = self.config.audit.lost();
         let all = records.total() + audit_events;
         if self.losses_told.swap(all, Ordering::Relaxed) != all {
             for observer in &self.config.observers {
-                observer.lost(&records, audit_events);
+                observer.on_drop(&records, audit_events);
             }
         }
     }
@@ -237,7 +237,7 @@ impl Emitter {
         let mut handed = Handed::Over;
         for sink in &self.config.sinks {
             let written = catch_unwind(AssertUnwindSafe(|| {
-                if sink.takes(record.level) {
+                if sink.is_enabled(record.level) {
                     sink.write(record);
                 }
             }));
@@ -254,12 +254,12 @@ impl Emitter {
         (record.level >= self.config.min_level).then_some(record)
     }
 
-    fn level(&self, ended: &Ended) -> Level {
+    fn level(&self, ended: &Ended) -> LogLevel {
         self.level_of(&mut self.levelled(ended, 1))
     }
 
     /// Returns the level of a record. A level function that panics leaves the default.
-    fn level_of(&self, record: &mut Record<'_>) -> Level {
+    fn level_of(&self, record: &mut Record<'_>) -> LogLevel {
         record.level = record.default_level();
         let Some(level) = &self.config.level else {
             return record.level;
@@ -385,12 +385,12 @@ enum Handed {
 /// Returns whether a request is like most: only such are sampled.
 fn is_routine(record: &Record<'_>) -> bool {
     let failed = match record.outcome() {
-        Outcome::Running | Outcome::Completed => record.is_server_error(),
-        Outcome::Dropped
-        | Outcome::BodyDropped
-        | Outcome::BodyError
-        | Outcome::Panicked
-        | Outcome::Failed => true,
+        RequestOutcome::Running | RequestOutcome::Completed => record.is_server_error(),
+        RequestOutcome::Dropped
+        | RequestOutcome::BodyDropped
+        | RequestOutcome::BodyError
+        | RequestOutcome::Panicked
+        | RequestOutcome::Failed => true,
     };
-    !failed && !record.is_slow && !record.is_denied() && record.level < Level::Warn
+    !failed && !record.is_slow && !record.is_denied() && record.level < LogLevel::Warn
 }

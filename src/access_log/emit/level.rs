@@ -2,7 +2,7 @@
 
 /// How much a record matters, by the words and numbers of OpenTelemetry's log model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Level {
+pub enum LogLevel {
     /// Of interest to who looks for something.
     Debug,
     /// As it should be, the client's mistakes included.
@@ -13,7 +13,7 @@ pub enum Level {
     Error,
 }
 
-impl Level {
+impl LogLevel {
     /// All levels, the one that matters most first.
     pub(crate) const ALL: [Self; 4] = [Self::Error, Self::Warn, Self::Info, Self::Debug];
 

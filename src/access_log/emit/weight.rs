@@ -1,6 +1,6 @@
 //! What is lost first when room is scarce.
 
-use super::level::Level;
+use super::level::LogLevel;
 use crate::access_log::record::record::Record;
 
 /// What becomes of a record or an event when room is scarce.
@@ -16,7 +16,7 @@ pub(crate) enum Weight {
 
 impl Weight {
     pub(crate) fn of(record: &Record<'_>) -> Self {
-        if record.is_denied() || record.level() >= Level::Warn {
+        if record.is_denied() || record.level() >= LogLevel::Warn {
             Self::Important
         } else {
             Self::Routine

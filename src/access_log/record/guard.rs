@@ -12,7 +12,7 @@ use http_body::Body;
 
 use super::{
     arrival::{Call, X_REQUEST_ID, arrival, content_length},
-    record::{Arrival, Departure, GrpcStatus, Outcome, ResponseHead},
+    record::{Arrival, Departure, GrpcStatus, RequestOutcome, ResponseHead},
     trace_context::TraceContext,
 };
 use crate::{
@@ -20,7 +20,7 @@ use crate::{
         config::WantedRecords,
         emit::{
             emit::{Emitter, Ended},
-            level::Level,
+            level::LogLevel,
             sample,
             stats::Active,
         },
@@ -80,7 +80,7 @@ impl Guard {
         }
         let config = &emitter.config;
         let record = KeptRecord::new(arrival(config, &Call::of(request)));
-        emitter.arrived(&record.beside().method);
+        emitter.on_request(&record.beside().method);
         let scope = emitter.scope(record.beside());
         request.extensions_mut().insert(record.handle());
         let mut guard = Self {
@@ -176,7 +176,7 @@ impl Guard {
     fn emit_start(&mut self) {
         let Some(record) = &self.record else { return };
         let departure = Departure {
-            outcome: Outcome::Running,
+            outcome: RequestOutcome::Running,
             span: self.own_span(),
             grpc_status: self.grpc_status,
             ..Departure::default()
@@ -252,7 +252,7 @@ impl Guard {
             response.headers_mut().insert(X_REQUEST_ID, name);
         }
         if response.body().is_end_stream() {
-            self.close(Outcome::Completed, at);
+            self.close(RequestOutcome::Completed, at);
             return None;
         }
         if config.start_streams && is_stream && !self.has_start_record {
@@ -272,24 +272,26 @@ impl Guard {
     }
 
     /// Emits the record of a request that has ended.
-    pub(crate) fn finish(mut self, outcome: Outcome) {
+    pub(crate) fn finish(mut self, outcome: RequestOutcome) {
         let at = self.emitter.config.clock.now();
         self.close(outcome, at);
     }
 
     /// Returns the outcome of a request whose end nobody has reported.
-    fn outcome_of_drop(&self) -> Outcome {
+    fn outcome_of_drop(&self) -> RequestOutcome {
         match self.head() {
-            _ if self.polling => Outcome::Panicked,
-            None => Outcome::Dropped,
+            _ if self.polling => RequestOutcome::Panicked,
+            None => RequestOutcome::Dropped,
             // A server asks no further once it has all the bytes that it waits for.
-            Some(head) if head.bytes_expected == Some(self.response_bytes) => Outcome::Completed,
-            Some(_) => Outcome::BodyDropped,
+            Some(head) if head.bytes_expected == Some(self.response_bytes) => {
+                RequestOutcome::Completed
+            }
+            Some(_) => RequestOutcome::BodyDropped,
         }
     }
 
     /// Emits the record of a request that ended so, at this time.
-    fn close(&mut self, outcome: Outcome, at: Timestamp) {
+    fn close(&mut self, outcome: RequestOutcome, at: Timestamp) {
         // A scope that unwinding has left open stays open for the record.
         if let Some(scope) = self.scope.as_ref().filter(|_| !self.polling) {
             scope.enter();
@@ -305,7 +307,7 @@ impl Guard {
                 response_bytes: self.response_bytes,
             };
             let ended = Ended {
-                level: Level::Info,
+                level: LogLevel::Info,
                 slots: record.take(),
                 record,
                 departure,

@@ -16,13 +16,13 @@ use super::{
     trace_context::TraceContext,
 };
 use crate::{
-    access_log::emit::level::Level,
+    access_log::emit::level::LogLevel,
     core::{
         http::request_id::RequestId,
         net::ip_network::IpNetwork,
         record::{
             AuthOutcome, Beside, CacheOutcome, PolicyOutcome, RateLimitDecision, RateLimitOutcome,
-            RecordSlots,
+            RecordData,
         },
         time::Timestamp,
     },
@@ -35,9 +35,9 @@ use crate::{
 pub struct Record<'a> {
     pub(crate) arrival: &'a Arrival,
     pub(crate) departure: &'a Departure,
-    pub(crate) slots: &'a RecordSlots,
+    pub(crate) slots: &'a RecordData,
     pub(crate) redaction: &'a Redaction,
-    pub(crate) level: Level,
+    pub(crate) level: LogLevel,
     pub(crate) is_slow: bool,
     pub(crate) sample_rate: u32,
     pub(crate) repeat_count: u64,
@@ -105,7 +105,7 @@ pub(crate) struct Client {
 /// How the request ended.
 #[derive(Default)]
 pub(crate) struct Departure {
-    pub(crate) outcome: Outcome,
+    pub(crate) outcome: RequestOutcome,
     /// The request's own span. Boxed, as few requests have one.
     pub(crate) span: Option<Box<TraceContext>>,
     pub(crate) grpc_status: Option<GrpcStatus>,
@@ -120,7 +120,7 @@ impl Record<'_> {
     }
 
     /// Returns how much the record matters. Inside of a level function: what it matters by default.
-    pub fn level(&self) -> Level {
+    pub fn level(&self) -> LogLevel {
         self.level
     }
 
@@ -132,26 +132,26 @@ impl Record<'_> {
     /// Returns the id of this record: the request id, unless that one came from the caller, who may send
     /// a request twice. A record that is stored twice has the same id both times; a start record has an id
     /// of its own.
-    pub fn uid(&self) -> &RequestId {
+    pub fn record_id(&self) -> &RequestId {
         let own = self.start_uid.or(self.arrival.uid.as_ref());
         own.unwrap_or(&self.arrival.request_id)
     }
 
-    /// Returns whether this is a [start record](crate::access_log::AccessLogBuilder::start_records): the request is
+    /// Returns whether this is a [start record](crate::access_log::AccessLogLayerBuilder::start_records): the request is
     /// still running, and its record follows when it ends.
     pub fn is_start(&self) -> bool {
         self.start_uid.is_some()
     }
 
     /// Returns the trace context that the caller sent in `traceparent`, if it is valid and
-    /// [trusted](crate::access_log::AccessLogBuilder::trust_traceparent).
+    /// [trusted](crate::access_log::AccessLogLayerBuilder::trust_traceparent).
     pub fn trace(&self) -> Option<&TraceContext> {
         self.arrival.trace.as_ref()
     }
 
     /// Returns the context of the request's own span, if [it is set](crate::access_log::RequestLog::set_span),
-    /// [tracing reports it](crate::access_log::AccessLogBuilder::trace_ids) or
-    /// [it is created](crate::access_log::AccessLogBuilder::create_trace_ids).
+    /// [tracing reports it](crate::access_log::AccessLogLayerBuilder::trace_ids) or
+    /// [it is created](crate::access_log::AccessLogLayerBuilder::create_trace_ids).
     pub fn span(&self) -> Option<&TraceContext> {
         self.departure.span.as_deref()
     }
@@ -290,26 +290,28 @@ impl Record<'_> {
     }
 
     /// Returns how the request ended.
-    pub fn outcome(&self) -> Outcome {
+    pub fn outcome(&self) -> RequestOutcome {
         self.departure.outcome
     }
 
     /// Returns what went wrong, in one of a bounded set of words; nothing if nothing did.
     pub fn error_type(&self) -> Option<&str> {
         match (self.departure.outcome, self.head().map(|head| &head.status)) {
-            (Outcome::Completed, Some(status)) if status.is_server_error() => Some(status.as_str()),
-            (Outcome::Completed, _) => {
+            (RequestOutcome::Completed, Some(status)) if status.is_server_error() => {
+                Some(status.as_str())
+            }
+            (RequestOutcome::Completed, _) => {
                 let failed = self.departure.grpc_status;
                 failed
                     .filter(|status| status.is_server_error())
                     .map(GrpcStatus::as_str)
             }
-            (Outcome::Running, _) => None,
-            (Outcome::Dropped, _) => Some("dropped"),
-            (Outcome::BodyDropped, _) => Some("body_dropped"),
-            (Outcome::BodyError, _) => Some("body_error"),
-            (Outcome::Panicked, _) => Some("panic"),
-            (Outcome::Failed, _) => Some("service_error"),
+            (RequestOutcome::Running, _) => None,
+            (RequestOutcome::Dropped, _) => Some("dropped"),
+            (RequestOutcome::BodyDropped, _) => Some("body_dropped"),
+            (RequestOutcome::BodyError, _) => Some("body_error"),
+            (RequestOutcome::Panicked, _) => Some("panic"),
+            (RequestOutcome::Failed, _) => Some("service_error"),
         }
     }
 
@@ -361,7 +363,7 @@ impl Record<'_> {
     }
 
     /// Returns what the layers inside and the handler have written.
-    pub fn slots(&self) -> &RecordSlots {
+    pub fn data(&self) -> &RecordData {
         self.slots
     }
 
@@ -441,13 +443,18 @@ impl Record<'_> {
     }
 
     /// Returns how much the record matters, unless the user says otherwise.
-    pub(crate) fn default_level(&self) -> Level {
+    pub(crate) fn default_level(&self) -> LogLevel {
         match self.departure.outcome {
-            Outcome::Panicked | Outcome::BodyError | Outcome::Failed => Level::Error,
-            Outcome::Completed | Outcome::BodyDropped if self.is_server_error() => Level::Error,
-            Outcome::Running | Outcome::Completed | Outcome::Dropped | Outcome::BodyDropped => {
-                self.level_of_client()
+            RequestOutcome::Panicked | RequestOutcome::BodyError | RequestOutcome::Failed => {
+                LogLevel::Error
             }
+            RequestOutcome::Completed | RequestOutcome::BodyDropped if self.is_server_error() => {
+                LogLevel::Error
+            }
+            RequestOutcome::Running
+            | RequestOutcome::Completed
+            | RequestOutcome::Dropped
+            | RequestOutcome::BodyDropped => self.level_of_client(),
         }
     }
 
@@ -457,13 +464,13 @@ impl Record<'_> {
             || grpc_status.is_some_and(GrpcStatus::is_server_error)
     }
 
-    fn level_of_client(&self) -> Level {
+    fn level_of_client(&self) -> LogLevel {
         if matches!(self.slots.auth(), Some(AuthOutcome::Denied { .. })) {
-            Level::Warn
+            LogLevel::Warn
         } else if self.arrival.method == Method::OPTIONS {
-            Level::Debug
+            LogLevel::Debug
         } else {
-            Level::Info
+            LogLevel::Info
         }
     }
 }
@@ -482,7 +489,7 @@ impl fmt::Debug for Record<'_> {
 /// How a request ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-pub enum Outcome {
+pub enum RequestOutcome {
     /// The request is still running: in a start record alone.
     Running,
     /// The whole response was handed to the server.
@@ -501,7 +508,7 @@ pub enum Outcome {
     Failed,
 }
 
-impl Outcome {
+impl RequestOutcome {
     /// Returns the outcome's name in the record.
     pub const fn as_str(self) -> &'static str {
         match self {

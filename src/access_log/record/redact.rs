@@ -49,7 +49,7 @@ pub(crate) struct Redaction {
     pub(crate) request_headers: Vec<HeaderName>,
     pub(crate) response_headers: Vec<HeaderName>,
     /// Headers that are as secret as [`CREDENTIALS`].
-    pub(crate) secret_headers: Vec<HeaderName>,
+    pub(crate) redact_headers: Vec<HeaderName>,
     pub(crate) secret_paths: Vec<SecretPath>,
     pub(crate) users: Users,
     /// Whether a part of the cache's key is written down.
@@ -131,7 +131,7 @@ impl Redaction {
     /// Refuses to write down what bears credentials.
     pub(crate) fn check(&self) -> Result<(), ConfigError> {
         let secret =
-            |name: &&HeaderName| CREDENTIALS.contains(name) || self.secret_headers.contains(name);
+            |name: &&HeaderName| CREDENTIALS.contains(name) || self.redact_headers.contains(name);
         let asked = [
             ("request_headers", &self.request_headers),
             ("response_headers", &self.response_headers),
@@ -280,7 +280,7 @@ impl SecretPath {
             .any(|segment| matches!(segment, Segment::Secret))
         {
             let problem = "no segment stands in braces, so nothing would be hidden";
-            return Err(ConfigError::new("secret_path", pattern, problem)
+            return Err(ConfigError::new("redact_path", pattern, problem)
                 .fix("name the secret segment: `/reset/{token}`"));
         }
         if let Some(Segment::Plain(text)) =
@@ -288,7 +288,7 @@ impl SecretPath {
         {
             let problem =
                 format!("the segment `{text}` is compared as it is written, and no path has it");
-            return Err(ConfigError::new("secret_path", pattern, problem).fix(
+            return Err(ConfigError::new("redact_path", pattern, problem).fix(
                 "put whole segments in braces, `/reset/{token}`, and leave out query and wildcards",
             ));
         }
@@ -321,16 +321,16 @@ impl SecretPath {
 
 /// Returns a text, cut and marked where it is longer.
 #[inline]
-pub(crate) fn capped(text: &str, bytes_max: usize) -> Cow<'_, str> {
-    match text.len() <= bytes_max {
+pub(crate) fn capped(text: &str, max_bytes: usize) -> Cow<'_, str> {
+    match text.len() <= max_bytes {
         true => Cow::Borrowed(text),
-        false => cut(text, bytes_max),
+        false => cut(text, max_bytes),
     }
 }
 
 #[cold]
-fn cut(text: &str, bytes_max: usize) -> Cow<'_, str> {
-    let boundary = (0..=bytes_max).rev().find(|at| text.is_char_boundary(*at));
+fn cut(text: &str, max_bytes: usize) -> Cow<'_, str> {
+    let boundary = (0..=max_bytes).rev().find(|at| text.is_char_boundary(*at));
     let mut cut = text[..boundary.unwrap_or(0)].to_owned();
     cut.push_str(CUT);
     Cow::Owned(cut)
@@ -508,7 +508,7 @@ mod tests {
     fn a_pattern_that_hides_nothing_is_refused() {
         assert_eq!(
             SecretPath::parse("/reset").unwrap_err().option(),
-            "secret_path"
+            "redact_path"
         );
     }
 
@@ -521,7 +521,7 @@ mod tests {
         assert_eq!(redaction.check().unwrap_err().value(), "cookie");
         let redaction = Redaction {
             response_headers: vec![HeaderName::from_static("x-session")],
-            secret_headers: vec![HeaderName::from_static("x-session")],
+            redact_headers: vec![HeaderName::from_static("x-session")],
             ..Redaction::default()
         };
         assert_eq!(redaction.check().unwrap_err().option(), "response_headers");

@@ -19,7 +19,7 @@ use crate::core::{
 /// use portcullis::access_log::RequestLog;
 ///
 /// fn handle(request: &http::Request<()>) {
-///     let log = RequestLog::of(request.extensions());
+///     let log = RequestLog::from_extensions(request.extensions());
 ///     log.set("order.id", 42_i64);
 ///     log.set("order.kind", "express");
 /// }
@@ -32,9 +32,9 @@ pub struct RequestLog {
 
 impl RequestLog {
     /// Returns what writes into the record of the request with these extensions.
-    pub fn of(extensions: &Extensions) -> Self {
+    pub fn from_extensions(extensions: &Extensions) -> Self {
         Self {
-            record: RecordHandle::of(extensions).cloned(),
+            record: RecordHandle::from_extensions(extensions).cloned(),
         }
     }
 
@@ -55,7 +55,7 @@ impl RequestLog {
     }
 
     /// Sets the ids of the request's own span: for a tracing layer inside of the access log, whose span
-    /// [`trace_ids`](crate::access_log::AccessLogBuilder::trace_ids) cannot see.
+    /// [`trace_ids`](crate::access_log::AccessLogLayerBuilder::trace_ids) cannot see.
     ///
     /// The first call counts, and has priority over ids that are reported or created.
     pub fn set_span(&self, span: TraceContext) {
@@ -81,7 +81,7 @@ mod tests {
 
     #[test]
     fn without_an_access_log_nothing_happens() {
-        let log = RequestLog::of(&Extensions::new());
+        let log = RequestLog::from_extensions(&Extensions::new());
         log.set("order.id", 42_i64);
         log.set_route("/orders/{id}");
         log.set_span(TraceContext::new([1; 16], [2; 8], 1).unwrap());
@@ -93,7 +93,7 @@ mod tests {
         let mut extensions = Extensions::new();
         let record = RecordHandle::default();
         extensions.insert(record.clone());
-        RequestLog::of(&extensions).set("order.id", 42_i64);
+        RequestLog::from_extensions(&extensions).set("order.id", 42_i64);
         let fields = record.read(|slots| slots.fields().to_vec());
         assert_eq!(fields, [("order.id".into(), FieldValue::Int(42))]);
     }

@@ -24,7 +24,7 @@ pub(crate) const NOTICE_EVENT_NAME: &str = "portcullis.notice";
 /// in all but the short names.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-pub enum Names {
+pub enum FieldNaming {
     /// OpenTelemetry's semantic conventions, the stable names where there are some.
     #[default]
     Otel,
@@ -34,7 +34,7 @@ pub enum Names {
     Short,
 }
 
-impl Names {
+impl FieldNaming {
     /// Returns a field's name as a member of a JSON object begins with it: `,"name":`.
     #[inline]
     pub(crate) fn member(self, field: Field) -> &'static str {
@@ -113,7 +113,7 @@ fields! {
     UserAgent: "user_agent.original", "user_agent.original", "agent";
     Status: "http.response.status_code", "http.response.status_code", "status";
     GrpcStatus: "rpc.response.status_code", "portcullis.grpc.status", "grpc";
-    Outcome: "portcullis.outcome", "portcullis.outcome", "outcome";
+    RequestOutcome: "portcullis.outcome", "portcullis.outcome", "outcome";
     ErrorType: "error.type", "error.type", "error";
     Duration: "http.server.request.duration", "event.duration", "dur";
     TimeToHead: "portcullis.response.ttfb", "portcullis.response.ttfb", "ttfb";
@@ -163,7 +163,7 @@ mod tests {
 
     #[test]
     fn no_name_stands_for_two_fields() {
-        for names in [Names::Otel, Names::Ecs, Names::Short] {
+        for names in [FieldNaming::Otel, FieldNaming::Ecs, FieldNaming::Short] {
             let distinct: HashSet<_> = Field::ALL.iter().map(|field| names.of(*field)).collect();
             assert_eq!(distinct.len(), Field::ALL.len(), "{names:?}");
         }
@@ -173,7 +173,7 @@ mod tests {
     fn names_need_no_escape_in_json() {
         let plain = |byte: u8| byte.is_ascii_lowercase() || b"@._0123456789".contains(&byte);
         for field in Field::ALL {
-            for names in [Names::Otel, Names::Ecs, Names::Short] {
+            for names in [FieldNaming::Otel, FieldNaming::Ecs, FieldNaming::Short] {
                 assert!(names.of(*field).bytes().all(plain), "{field:?}");
             }
         }

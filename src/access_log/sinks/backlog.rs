@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use crate::access_log::{
-    emit::{losses::Losses, weight::Weight},
+    emit::{drop_counts::DropCounts, weight::Weight},
     store::LogEntry,
 };
 
@@ -14,7 +14,7 @@ const OVERHEAD_BYTES: usize = size_of::<LogEntry>() + 32;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct BacklogBounds {
     pub(super) entries_max: usize,
-    pub(crate) bytes_max: usize,
+    pub(crate) max_bytes: usize,
 }
 
 impl BacklogBounds {
@@ -22,7 +22,7 @@ impl BacklogBounds {
     fn eighths(self, eighths: usize) -> Self {
         Self {
             entries_max: self.entries_max * eighths / 8,
-            bytes_max: self.bytes_max / 8 * eighths,
+            max_bytes: self.max_bytes / 8 * eighths,
         }
     }
 }
@@ -35,7 +35,7 @@ pub(super) struct Backlog {
     entries: usize,
     bytes: usize,
     bounds: BacklogBounds,
-    losses: Losses,
+    drop_counts: DropCounts,
 }
 
 impl Backlog {
@@ -45,7 +45,7 @@ impl Backlog {
             entries: 0,
             bytes: 0,
             bounds,
-            losses: Losses::default(),
+            drop_counts: DropCounts::default(),
         }
     }
 
@@ -57,8 +57,8 @@ impl Backlog {
             Weight::Audit => self.bounds.eighths(1),
         };
         let cost = cost(&entry);
-        if self.entries >= bounds.entries_max || self.bytes + cost > bounds.bytes_max {
-            self.losses.queue_full += 1;
+        if self.entries >= bounds.entries_max || self.bytes + cost > bounds.max_bytes {
+            self.drop_counts.queue_full += 1;
             return;
         }
         self.entries += 1;
@@ -81,7 +81,7 @@ impl Backlog {
     /// Forgets a batch that the store lost.
     pub(crate) fn lost(&mut self, batch: &[LogEntry]) {
         self.stored(batch);
-        self.losses.store_failed += batch.len() as u64;
+        self.drop_counts.store_failed += batch.len() as u64;
     }
 
     /// Puts a batch back in front, to be tried again.
@@ -96,8 +96,8 @@ impl Backlog {
         self.waiting.len()
     }
 
-    pub(crate) fn losses(&self) -> Losses {
-        self.losses
+    pub(crate) fn drop_counts(&self) -> DropCounts {
+        self.drop_counts
     }
 }
 
@@ -119,7 +119,7 @@ mod tests {
     fn roomy(entries_max: usize) -> Backlog {
         Backlog::new(BacklogBounds {
             entries_max,
-            bytes_max: 1 << 20,
+            max_bytes: 1 << 20,
         })
     }
 
@@ -129,11 +129,17 @@ mod tests {
         for number in 0..20 {
             backlog.offer(Weight::Routine, entry(number));
         }
-        assert_eq!((backlog.waiting(), backlog.losses().queue_full), (12, 8));
+        assert_eq!(
+            (backlog.waiting(), backlog.drop_counts().queue_full),
+            (12, 8)
+        );
         for number in 0..4 {
             backlog.offer(Weight::Important, entry(number));
         }
-        assert_eq!((backlog.waiting(), backlog.losses().queue_full), (14, 10));
+        assert_eq!(
+            (backlog.waiting(), backlog.drop_counts().queue_full),
+            (14, 10)
+        );
     }
 
     #[test]
@@ -142,14 +148,17 @@ mod tests {
         for number in 0..3 {
             backlog.offer(Weight::Audit, entry(number));
         }
-        assert_eq!((backlog.waiting(), backlog.losses().queue_full), (2, 1));
+        assert_eq!(
+            (backlog.waiting(), backlog.drop_counts().queue_full),
+            (2, 1)
+        );
     }
 
     #[test]
     fn bytes_are_bounded_as_entries_are() {
         let mut backlog = Backlog::new(BacklogBounds {
             entries_max: 1_000,
-            bytes_max: 8_000,
+            max_bytes: 8_000,
         });
         for _ in 0..100 {
             backlog.offer(
@@ -158,7 +167,7 @@ mod tests {
             );
         }
         assert_eq!(backlog.waiting(), 6);
-        assert_eq!(backlog.losses().total(), 94);
+        assert_eq!(backlog.drop_counts().total(), 94);
     }
 
     proptest! {
@@ -188,7 +197,7 @@ mod tests {
             }
             let in_flight: usize = taken.iter().map(|batch: &Vec<_>| batch.len()).sum();
             let accounted = stored.len() + in_flight + backlog.waiting();
-            prop_assert_eq!(offered, accounted as u64 + backlog.losses().total());
+            prop_assert_eq!(offered, accounted as u64 + backlog.drop_counts().total());
             prop_assert!(stored.is_sorted_by_key(|entry| entry.at));
             let held: usize = backlog.waiting.iter().map(cost).sum::<usize>()
                 + taken.iter().flatten().map(cost).sum::<usize>();

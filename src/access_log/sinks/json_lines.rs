@@ -14,8 +14,8 @@ use super::{
 };
 use crate::{
     access_log::{
-        emit::{losses::Losses, weight::Weight},
-        record::{record::Record, schema::Names},
+        emit::{drop_counts::DropCounts, weight::Weight},
+        record::{record::Record, schema::FieldNaming},
     },
     core::{
         audit::{AuditEvent, Auditor},
@@ -45,9 +45,9 @@ use crate::{
 /// told apart by `event.name`.
 ///
 /// ```
-/// use portcullis::access_log::{AccessLogLayer, JsonLines, Names};
+/// use portcullis::access_log::{AccessLogLayer, sinks::JsonLines, FieldNaming};
 ///
-/// let layer = AccessLogLayer::new(JsonLines::stdout().names(Names::Short));
+/// let layer = AccessLogLayer::new(JsonLines::stdout().field_naming(FieldNaming::Short));
 /// # let _ = layer;
 /// ```
 #[derive(Clone)]
@@ -59,7 +59,7 @@ pub struct JsonLines {
 /// Lines that are no records, as JSON.
 #[derive(Clone)]
 struct JsonWords {
-    names: Names,
+    names: FieldNaming,
     clock: Arc<dyn Clock>,
 }
 
@@ -99,7 +99,7 @@ impl JsonLines {
 
     /// Sets by whose convention the fields are named: OpenTelemetry's by default.
     #[must_use]
-    pub fn names(mut self, names: Names) -> Self {
+    pub fn field_naming(mut self, names: FieldNaming) -> Self {
         self.words.names = names;
         self.lines.set_words(self.words.clone());
         self
@@ -107,7 +107,7 @@ impl JsonLines {
 
     /// Sets how many bytes of lines may wait for the writer. 4 MiB by default.
     #[must_use]
-    pub fn bytes_max(self, bytes: usize) -> Self {
+    pub fn max_bytes(self, bytes: usize) -> Self {
         self.lines.set_bytes_max(bytes);
         self
     }
@@ -127,8 +127,8 @@ impl JsonLines {
     }
 
     /// Returns how many lines were lost so far, and why.
-    pub fn losses(&self) -> Losses {
-        self.lines.losses()
+    pub fn drop_counts(&self) -> DropCounts {
+        self.lines.drop_counts()
     }
 }
 
@@ -138,8 +138,8 @@ impl Sink for JsonLines {
         record.with_json_line(self.words.names, |line| self.lines.take(weight, line, at));
     }
 
-    fn losses(&self) -> Losses {
-        self.lines.losses()
+    fn drop_counts(&self) -> DropCounts {
+        self.lines.drop_counts()
     }
 }
 
@@ -155,7 +155,7 @@ impl fmt::Debug for JsonLines {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("JsonLines")
             .field("names", &self.words.names)
-            .field("losses", &self.losses())
+            .field("drop_counts", &self.drop_counts())
             .finish_non_exhaustive()
     }
 }
@@ -163,7 +163,7 @@ impl fmt::Debug for JsonLines {
 impl Default for JsonWords {
     fn default() -> Self {
         Self {
-            names: Names::default(),
+            names: FieldNaming::default(),
             clock: Arc::new(SystemClock::new()),
         }
     }

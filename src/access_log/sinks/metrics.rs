@@ -8,7 +8,7 @@ use metrics::{Label, Unit, counter, gauge, histogram};
 use super::json::words;
 use crate::{
     access_log::{
-        emit::{losses::Losses, observer::Observer},
+        emit::{drop_counts::DropCounts, observer::Observer},
         record::record::Record,
     },
     core::{
@@ -51,7 +51,7 @@ const UNMATCHED: &str = "<unmatched>";
 /// | `portcullis.rate_limit.decisions` | counter | `outcome`, `policy` |
 /// | `portcullis.cache.requests` | counter | `outcome`, `reason` |
 /// | `portcullis.cache.waited` | histogram, seconds, where a request waited for another one | `outcome` |
-/// | `portcullis.cache.refresh_failures` | counter, of a [`LogQueue`](crate::access_log::LogQueue) that is the cache's auditor | `cause` |
+/// | `portcullis.cache.refresh_failures` | counter, of a [`LogQueue`](crate::access_log::sinks::LogQueue) that is the cache's auditor | `cause` |
 /// | `portcullis.store.duration` | histogram, seconds, where an answer was waited for | `layer` |
 /// | `portcullis.store.errors` | counter | `layer`, `kind` |
 /// | `portcullis.log.lost` | counter | `reason` |
@@ -65,11 +65,11 @@ const UNMATCHED: &str = "<unmatched>";
 /// Every request counts, whether or not its record is written. One that is skipped does not.
 ///
 /// What the log's own store takes counts as the layers `access_log` and `audit`, once a
-/// [`LogQueue`](crate::access_log::LogQueue) is told of it by
-/// [`observer`](crate::access_log::LogQueueBuilder::observer).
+/// [`LogQueue`](crate::access_log::sinks::LogQueue) is told of it by
+/// [`observer`](crate::access_log::sinks::LogQueueBuilder::observer).
 ///
 /// ```
-/// use portcullis::access_log::{AccessLogLayer, Metrics};
+/// use portcullis::access_log::{AccessLogLayer, sinks::Metrics};
 ///
 /// let layer = AccessLogLayer::builder().observer(Metrics::new()).build()?;
 /// # let _ = layer;
@@ -112,28 +112,28 @@ impl Metrics {
 }
 
 impl Observer for Metrics {
-    fn arrived(&self, method: &Method) {
+    fn on_request(&self, method: &Method) {
         gauge!(ACTIVE, vec![method_label(method)]).increment(1.0);
     }
 
-    fn ended(&self, record: &Record<'_>) {
+    fn on_record(&self, record: &Record<'_>) {
         gauge!(ACTIVE, vec![method_label(record.method())]).decrement(1.0);
         count_request(record, self.duration_name(record));
         count_decisions(record);
         count_store_calls(record);
     }
 
-    fn stored(&self, call: &StoreCall) {
+    fn on_store_call(&self, call: &StoreCall) {
         count_store_call(call);
     }
 
-    fn audited(&self, event: &AuditEvent) {
+    fn on_audit(&self, event: &AuditEvent) {
         if let AuditEvent::CacheRefreshFailed { cause } = event {
             counter!(REFRESH_FAILURES, "cause" => cause.to_string()).increment(1);
         }
     }
 
-    fn lost(&self, records: &Losses, audit_events: u64) {
+    fn on_drop(&self, records: &DropCounts, audit_events: u64) {
         for (reason, lost) in records.each() {
             counter!(LOST, "reason" => reason).absolute(lost);
         }
@@ -224,11 +224,11 @@ fn count_request(record: &Record<'_>, duration_name: &'static str) {
 }
 
 fn count_decisions(record: &Record<'_>) {
-    if let Some(auth) = record.slots().auth() {
+    if let Some(auth) = record.data().auth() {
         let reason = words::auth_reason(Some(auth)).unwrap_or("none");
         counter!(AUTH, "outcome" => auth.as_str(), "reason" => reason).increment(1);
     }
-    for limiter in record.slots().rate_limits() {
+    for limiter in record.data().rate_limits() {
         for policy in &limiter.policies {
             let outcome = match limiter.decision {
                 decision if !policy.denied => decision,
@@ -257,7 +257,7 @@ fn count_decisions(record: &Record<'_>) {
 
 fn count_store_calls(record: &Record<'_>) {
     record
-        .slots()
+        .data()
         .store_calls()
         .iter()
         .for_each(count_store_call);

@@ -18,3 +18,12 @@ pub(super) mod span_source;
 pub(super) mod target;
 #[cfg(feature = "tracing")]
 pub(super) mod tracing;
+
+pub use self::json_lines::JsonLines;
+#[cfg(feature = "metrics")]
+pub use self::metrics::Metrics;
+pub use self::pretty::PrettyLines;
+pub use self::queue::{LogQueue, LogQueueBuilder};
+pub use self::recent::RecentRecords;
+#[cfg(feature = "tracing")]
+pub use self::tracing::TracingSink;

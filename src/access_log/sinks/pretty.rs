@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     access_log::{
-        emit::{losses::Losses, weight::Weight},
+        emit::{drop_counts::DropCounts, weight::Weight},
         record::{record::Record, schema::LOSS_EVENT_NAME},
     },
     core::{
@@ -35,7 +35,7 @@ use crate::{
 /// can neither break the line nor command the terminal.
 ///
 /// ```
-/// use portcullis::access_log::{AccessLogLayer, PrettyLines};
+/// use portcullis::access_log::{AccessLogLayer, sinks::PrettyLines};
 ///
 /// let layer = AccessLogLayer::new(PrettyLines::stderr());
 /// # let _ = layer;
@@ -51,7 +51,7 @@ impl PrettyLines {
         Self::writer(io::stderr())
     }
 
-    /// Writes to this writer, on a thread of its own: see [`JsonLines`](crate::access_log::JsonLines).
+    /// Writes to this writer, on a thread of its own: see [`JsonLines`](crate::access_log::sinks::JsonLines).
     pub fn writer(writer: impl Write + Send + 'static) -> Self {
         Self::new(LineOutput::queued(writer, PrettyWords))
     }
@@ -72,8 +72,8 @@ impl PrettyLines {
     }
 
     /// Returns how many lines were lost so far, and why.
-    pub fn losses(&self) -> Losses {
-        self.lines.losses()
+    pub fn drop_counts(&self) -> DropCounts {
+        self.lines.drop_counts()
     }
 }
 
@@ -85,8 +85,8 @@ impl Sink for PrettyLines {
         self.lines.take(weight, line.as_bytes(), at);
     }
 
-    fn losses(&self) -> Losses {
-        self.lines.losses()
+    fn drop_counts(&self) -> DropCounts {
+        self.lines.drop_counts()
     }
 }
 
@@ -139,7 +139,7 @@ fn push_notes(out: &mut String, record: &Record<'_>) -> fmt::Result {
     if record.repeat_count() > 1 {
         write!(out, " repeats={}", record.repeat_count())?;
     }
-    let auth = record.slots().auth();
+    let auth = record.data().auth();
     if let Some(key_id) = words::auth_key_id(auth) {
         write!(out, " key={}", escaped(key_id))?;
     }

@@ -7,7 +7,7 @@ use std::{
 
 use super::{ring::Ring, sink::Sink};
 use crate::access_log::{
-    record::{record::Record, schema::Names},
+    record::{record::Record, schema::FieldNaming},
     store::LogEntry,
 };
 
@@ -17,7 +17,7 @@ use crate::access_log::{
 /// oldest record goes when either bound is reached.
 ///
 /// ```
-/// use portcullis::access_log::{AccessLogLayer, RecentRecords};
+/// use portcullis::access_log::{AccessLogLayer, sinks::RecentRecords};
 ///
 /// let recent = RecentRecords::new(100, 1 << 20);
 /// let layer = AccessLogLayer::new(recent.clone());
@@ -27,21 +27,21 @@ use crate::access_log::{
 #[derive(Clone)]
 pub struct RecentRecords {
     ring: Arc<Mutex<Ring>>,
-    names: Names,
+    names: FieldNaming,
 }
 
 impl RecentRecords {
     /// Keeps this many records of this many bytes together, at most.
-    pub fn new(records_max: usize, bytes_max: usize) -> Self {
+    pub fn new(max_records: usize, max_bytes: usize) -> Self {
         Self {
-            ring: Arc::new(Mutex::new(Ring::new(records_max, bytes_max))),
-            names: Names::default(),
+            ring: Arc::new(Mutex::new(Ring::new(max_records, max_bytes))),
+            names: FieldNaming::default(),
         }
     }
 
     /// Sets by whose convention the fields are named: OpenTelemetry's by default.
     #[must_use]
-    pub fn names(mut self, names: Names) -> Self {
+    pub fn field_naming(mut self, names: FieldNaming) -> Self {
         self.names = names;
         self
     }

@@ -13,17 +13,17 @@ pub(crate) struct Ring {
     entries: VecDeque<LogEntry>,
     bytes: usize,
     entries_max: usize,
-    bytes_max: usize,
+    max_bytes: usize,
 }
 
 impl Ring {
     /// Creates an empty ring.
-    pub(crate) fn new(entries_max: usize, bytes_max: usize) -> Self {
+    pub(crate) fn new(entries_max: usize, max_bytes: usize) -> Self {
         Self {
             entries: VecDeque::new(),
             bytes: 0,
             entries_max,
-            bytes_max,
+            max_bytes,
         }
     }
 
@@ -31,10 +31,10 @@ impl Ring {
     /// whole ring is not kept.
     pub(crate) fn push(&mut self, entry: LogEntry) {
         let cost = cost(&entry);
-        if cost > self.bytes_max || self.entries_max == 0 {
+        if cost > self.max_bytes || self.entries_max == 0 {
             return;
         }
-        while self.entries.len() >= self.entries_max || self.bytes + cost > self.bytes_max {
+        while self.entries.len() >= self.entries_max || self.bytes + cost > self.max_bytes {
             let Some(oldest) = self.entries.pop_front() else {
                 break;
             };
@@ -104,17 +104,17 @@ mod tests {
         fn the_latest_stay_and_both_bounds_hold(
             sizes in prop::collection::vec(0_usize..300, 0..60),
             entries_max in 1_usize..9,
-            bytes_max in 1_usize..2_000,
+            max_bytes in 1_usize..2_000,
         ) {
-            let mut ring = Ring::new(entries_max, bytes_max);
+            let mut ring = Ring::new(entries_max, max_bytes);
             let mut model: Vec<LogEntry> = Vec::new();
             for (at, size) in sizes.into_iter().enumerate() {
                 let entry = entry(at as u64, size);
                 ring.push(entry.clone());
-                if cost(&entry) <= bytes_max {
+                if cost(&entry) <= max_bytes {
                     model.push(entry);
                 }
-                while model.len() > entries_max || model.iter().map(cost).sum::<usize>() > bytes_max {
+                while model.len() > entries_max || model.iter().map(cost).sum::<usize>() > max_bytes {
                     model.remove(0);
                 }
                 prop_assert_eq!(ring.bytes, model.iter().map(cost).sum::<usize>());

@@ -3,17 +3,17 @@
 use std::{fmt, sync::Arc};
 
 use crate::access_log::{
-    emit::{level::Level, losses::Losses},
+    emit::{drop_counts::DropCounts, level::LogLevel},
     record::record::Record,
 };
 
 /// Receives the records of requests, one call for each record.
 ///
 /// It is called where the request ends, on the thread that serves it: a sink that blocks delays the
-/// request. [`JsonLines`](crate::access_log::JsonLines) writes lines, and a [`LogQueue`](crate::access_log::LogQueue) sends records
+/// request. [`JsonLines`](crate::access_log::sinks::JsonLines) writes lines, and a [`LogQueue`](crate::access_log::sinks::LogQueue) sends records
 /// to a server, without delay. A sink that panics loses its record, never the request.
 ///
-/// [Start records](crate::access_log::AccessLogBuilder::start_records), which are opt-in, are calls of their own:
+/// [Start records](crate::access_log::AccessLogLayerBuilder::start_records), which are opt-in, are calls of their own:
 /// [`Record::is_start`] tells them apart.
 ///
 /// ```
@@ -42,14 +42,14 @@ pub trait Sink: fmt::Debug + Send + Sync + 'static {
     ///
     /// While no sink takes any, requests pass as if there were no access log: without a record, a
     /// name, and a response's `x-request-id`.
-    fn takes(&self, level: Level) -> bool {
+    fn is_enabled(&self, level: LogLevel) -> bool {
         let _ = level;
         true
     }
 
     /// Returns how many of the records that it took it has lost since, and why.
-    fn losses(&self) -> Losses {
-        Losses::default()
+    fn drop_counts(&self) -> DropCounts {
+        DropCounts::default()
     }
 }
 
@@ -58,11 +58,11 @@ impl<T: Sink + ?Sized> Sink for Arc<T> {
         (**self).write(record);
     }
 
-    fn takes(&self, level: Level) -> bool {
-        (**self).takes(level)
+    fn is_enabled(&self, level: LogLevel) -> bool {
+        (**self).is_enabled(level)
     }
 
-    fn losses(&self) -> Losses {
-        (**self).losses()
+    fn drop_counts(&self) -> DropCounts {
+        (**self).drop_counts()
     }
 }

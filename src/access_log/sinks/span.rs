@@ -13,8 +13,8 @@ use super::{
 };
 use crate::{
     access_log::{
-        emit::level::Level,
-        layer::AccessLogBuilder,
+        emit::level::LogLevel,
+        layer::AccessLogLayerBuilder,
         record::{record::Record, trace_context::TraceContext},
     },
     core::notice,
@@ -23,12 +23,12 @@ use crate::{
 /// The target of the spans, to filter by: `portcullis::request`.
 const TARGET: &str = "portcullis::request";
 
-impl AccessLogBuilder {
+impl AccessLogLayerBuilder {
     /// Opens a `tracing` span of this level and of target `portcullis::request` for each request.
     ///
     /// Defaults to no span: one costs more than the record. The handler and the response body run inside
     /// of it, and it closes when the record is written; the event of a
-    /// [`TracingSink`](crate::access_log::TracingSink) is inside of it too. Its fields have the names of OpenTelemetry,
+    /// [`TracingSink`](crate::access_log::sinks::TracingSink) is inside of it too. Its fields have the names of OpenTelemetry,
     /// and a bridge to OpenTelemetry reads `otel.name`, `otel.kind` and `otel.status_code`.
     ///
     /// The fields `trace_id`, `parent_id` and `trace_flags` are those of a `traceparent` that is valid and
@@ -36,7 +36,7 @@ impl AccessLogBuilder {
     /// [`create_trace_ids`](Self::create_trace_ids), `span_id` is the id of the request's own span. A
     /// bridge continues the caller's trace only if a layer of the bridge sets the remote parent: outside
     /// of the access log, or inside on this span.
-    pub fn span(mut self, level: Level) -> Self {
+    pub fn span(mut self, level: LogLevel) -> Self {
         self.config.scopes = Some(Arc::new(RequestSpans { level }));
         self
     }
@@ -44,7 +44,7 @@ impl AccessLogBuilder {
 
 #[derive(Debug)]
 struct RequestSpans {
-    level: Level,
+    level: LogLevel,
 }
 
 struct RequestSpan {
@@ -89,10 +89,10 @@ macro_rules! span {
 impl Scopes for RequestSpans {
     fn open(&self, record: &Record<'_>) -> Box<dyn Scope> {
         let span = match self.level {
-            Level::Debug => span!(::tracing::Level::DEBUG, record),
-            Level::Info => span!(::tracing::Level::INFO, record),
-            Level::Warn => span!(::tracing::Level::WARN, record),
-            Level::Error => span!(::tracing::Level::ERROR, record),
+            LogLevel::Debug => span!(::tracing::Level::DEBUG, record),
+            LogLevel::Info => span!(::tracing::Level::INFO, record),
+            LogLevel::Warn => span!(::tracing::Level::WARN, record),
+            LogLevel::Error => span!(::tracing::Level::ERROR, record),
         };
         if span.is_disabled() {
             notice_without_subscriber();
@@ -107,7 +107,7 @@ fn notice_without_subscriber() {
 
     if !SAID.load(Ordering::Relaxed) && notice::lacks_subscriber() {
         notice::once(&SAID, || {
-            "`AccessLogBuilder::span` opens no span: no `tracing` subscriber is installed. Install one \
+            "`AccessLogLayerBuilder::span` opens no span: no `tracing` subscriber is installed. Install one \
              before the first request, such as by `tracing_subscriber::fmt::init()`, or drop the call"
                 .to_owned()
         });
@@ -151,7 +151,7 @@ impl Scope for RequestSpan {
             span.record("error.type", error)
                 .record("otel.status_code", "ERROR");
         }
-        if let Some(key_id) = words::auth_key_id(record.slots().auth()) {
+        if let Some(key_id) = words::auth_key_id(record.data().auth()) {
             span.record("portcullis.auth.key_id", key_id);
         }
         span.record("portcullis.outcome", record.outcome().as_str());
@@ -179,7 +179,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        access_log::{AccessLogLayer, RecentRecords},
+        access_log::{AccessLogLayer, sinks::RecentRecords},
         core::record::RecordHandle,
     };
 
@@ -243,7 +243,7 @@ mod tests {
     const TRACEPARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 
     /// Sends a request under a collector, and returns what it was told.
-    async fn told(level: Option<Level>, path: &str) -> Told {
+    async fn told(level: Option<LogLevel>, path: &str) -> Told {
         told_by(path, |builder, _| match level {
             Some(level) => builder.span(level),
             None => builder,
@@ -255,7 +255,7 @@ mod tests {
     #[expect(clippy::disallowed_methods, reason = "the task of a test's own")]
     async fn told_by(
         path: &str,
-        build: impl FnOnce(AccessLogBuilder, Arc<Mutex<Told>>) -> AccessLogBuilder,
+        build: impl FnOnce(AccessLogLayerBuilder, Arc<Mutex<Told>>) -> AccessLogLayerBuilder,
     ) -> Told {
         let collector = Collector::default();
         let told = Arc::clone(&collector.0);
@@ -267,7 +267,7 @@ mod tests {
             .layer(service_fn(async |request: Request<()>| {
                 tokio::task::yield_now().await;
                 assert_ne!(request.uri().path(), "/panic");
-                let record = RecordHandle::of(request.extensions()).unwrap();
+                let record = RecordHandle::from_extensions(request.extensions()).unwrap();
                 record.set_route("/things/{id}");
                 let mut response = Response::new(Full::<Bytes>::from("hello"));
                 *response.status_mut() = StatusCode::BAD_GATEWAY;
@@ -291,7 +291,7 @@ mod tests {
 
     #[tokio::test]
     async fn each_request_has_one_span_around_its_work_and_its_record() {
-        let told = told(Some(Level::Info), "/things/7?token=s3cret").await;
+        let told = told(Some(LogLevel::Info), "/things/7?token=s3cret").await;
         // The call, two polls of the handler, one of the body, and the record.
         let mut expected = vec!["new"];
         expected.extend(["enter", "exit"].repeat(5));
@@ -314,7 +314,7 @@ mod tests {
         let depths = Arc::new(Mutex::new(Vec::new()));
         let noted = Arc::clone(&depths);
         let told = told_by("/things/7", move |builder, told| {
-            builder.span(Level::Info).trace_ids(move || {
+            builder.span(LogLevel::Info).trace_ids(move || {
                 let done = told.lock().unwrap().done.clone();
                 let count = |what| done.iter().filter(|done| **done == what).count();
                 noted.lock().unwrap().push(count("enter") - count("exit"));
@@ -330,7 +330,7 @@ mod tests {
     #[tokio::test]
     async fn created_ids_stand_in_the_span() {
         let told = told_by("/things/7", |builder, _| {
-            builder.span(Level::Info).create_trace_ids()
+            builder.span(LogLevel::Info).create_trace_ids()
         })
         .await;
         let field = |name: &str| told.fields[name].trim_matches('"').to_owned();
@@ -342,7 +342,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_panic_leaves_and_closes_the_span() {
-        let told = told(Some(Level::Info), "/panic").await;
+        let told = told(Some(LogLevel::Info), "/panic").await;
         let count = |what| told.done.iter().filter(|done| **done == what).count();
         assert_eq!(count("enter"), count("exit"));
         assert_eq!(told.done.last(), Some(&"close"));
@@ -351,6 +351,6 @@ mod tests {
 
     #[tokio::test]
     async fn a_span_that_the_subscriber_does_not_want_is_none() {
-        assert!(told(Some(Level::Debug), "/").await.done.is_empty());
+        assert!(told(Some(LogLevel::Debug), "/").await.done.is_empty());
     }
 }

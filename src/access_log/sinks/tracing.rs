@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicBool;
 use super::{json::words, sink::Sink};
 use crate::{
     access_log::{
-        emit::level::Level,
+        emit::level::LogLevel,
         record::record::{Record, User},
     },
     core::{error::ConfigError, notice},
@@ -24,7 +24,7 @@ const TARGET: &str = "portcullis::access";
 /// Without a subscriber all records are dropped. One notice of the process says so, on stderr.
 ///
 /// ```
-/// use portcullis::access_log::{AccessLogLayer, TracingSink};
+/// use portcullis::access_log::{AccessLogLayer, sinks::TracingSink};
 ///
 /// let layer = AccessLogLayer::new(TracingSink);
 /// # let _ = layer;
@@ -38,7 +38,7 @@ macro_rules! emit {
         let record = $record;
         let rate_limit = record.rate_limit();
         let policy = rate_limit.and_then(|(_, policy)| policy);
-        let auth = record.slots().auth();
+        let auth = record.data().auth();
         let user = record.user();
         ::tracing::event!(
             target: TARGET,
@@ -98,14 +98,14 @@ impl Sink for TracingSink {
         let own = record.fields_json();
         let own = own.as_deref();
         match record.level() {
-            Level::Debug => emit!(::tracing::Level::DEBUG, record, query, own),
-            Level::Info => emit!(::tracing::Level::INFO, record, query, own),
-            Level::Warn => emit!(::tracing::Level::WARN, record, query, own),
-            Level::Error => emit!(::tracing::Level::ERROR, record, query, own),
+            LogLevel::Debug => emit!(::tracing::Level::DEBUG, record, query, own),
+            LogLevel::Info => emit!(::tracing::Level::INFO, record, query, own),
+            LogLevel::Warn => emit!(::tracing::Level::WARN, record, query, own),
+            LogLevel::Error => emit!(::tracing::Level::ERROR, record, query, own),
         }
     }
 
-    fn takes(&self, level: Level) -> bool {
+    fn is_enabled(&self, level: LogLevel) -> bool {
         let is_enabled = is_enabled(level);
         if !is_enabled {
             report_missing_subscriber();
@@ -114,12 +114,12 @@ impl Sink for TracingSink {
     }
 }
 
-fn is_enabled(level: Level) -> bool {
+fn is_enabled(level: LogLevel) -> bool {
     match level {
-        Level::Debug => ::tracing::enabled!(target: TARGET, ::tracing::Level::DEBUG),
-        Level::Info => ::tracing::enabled!(target: TARGET, ::tracing::Level::INFO),
-        Level::Warn => ::tracing::enabled!(target: TARGET, ::tracing::Level::WARN),
-        Level::Error => ::tracing::enabled!(target: TARGET, ::tracing::Level::ERROR),
+        LogLevel::Debug => ::tracing::enabled!(target: TARGET, ::tracing::Level::DEBUG),
+        LogLevel::Info => ::tracing::enabled!(target: TARGET, ::tracing::Level::INFO),
+        LogLevel::Warn => ::tracing::enabled!(target: TARGET, ::tracing::Level::WARN),
+        LogLevel::Error => ::tracing::enabled!(target: TARGET, ::tracing::Level::ERROR),
     }
 }
 
@@ -215,7 +215,7 @@ mod tests {
         let events = Arc::clone(&collector.events);
         let _guard = tracing::subscriber::set_default(collector);
         let app = layer.layer(service_fn(async |request: Request<()>| {
-            let record = RecordHandle::of(request.extensions()).unwrap();
+            let record = RecordHandle::from_extensions(request.extensions()).unwrap();
             record.set_field("order.id", 42_i64);
             Ok::<_, std::convert::Infallible>(Response::new(ResponseBody::<String>::empty()))
         }));

@@ -33,8 +33,8 @@ where
 /// ```
 /// use portcullis::api_key::admin::Administrator;
 ///
-/// let operator = Administrator::of_all("alice");
-/// let customer = Administrator::of_owner("bob", "acme")
+/// let operator = Administrator::global("alice");
+/// let customer = Administrator::for_owner("bob", "acme")
 ///     .may_grant_scopes(["data.read", "data.write"]);
 /// # let _ = (operator, customer);
 /// ```
@@ -58,7 +58,7 @@ impl Administrator {
     /// Names somebody who may do everything to every key: the service's own people.
     ///
     /// The name stands in the records and in the audit trail.
-    pub fn of_all(name: impl Into<String>) -> Self {
+    pub fn global(name: impl Into<String>) -> Self {
         Self {
             name: name.into(),
             bounds: None,
@@ -77,7 +77,7 @@ impl Administrator {
     /// administrator of an owner set itself it can change within its grants, until the service updates
     /// the key. A key that the service disables or revokes after the owner did is the service's to
     /// enable.
-    pub fn of_owner(name: impl Into<String>, owner: impl Into<String>) -> Self {
+    pub fn for_owner(name: impl Into<String>, owner: impl Into<String>) -> Self {
         Self {
             name: name.into(),
             bounds: Some(OwnerBounds {

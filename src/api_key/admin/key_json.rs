@@ -115,7 +115,7 @@ pub(super) fn read_new(mut body: Members, admin: &Administrator) -> Result<NewKe
         (Some(_), Some(_)) => return Err(problem::forbidden()),
         (None, None) => return Err(problem::bad_request("`owner` is missing")),
     };
-    let mut new = NewKey::of_owner(owner);
+    let mut new = NewKey::new(owner);
     if let Some(environment) = body.take_text("environment")? {
         new = new.environment(environment);
     }

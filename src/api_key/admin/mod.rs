@@ -23,13 +23,13 @@
 //!     .pepper(Pepper::random(1))
 //!     .build()?;
 //! let manager = KeyManager::new(&ring);
-//! let root = manager.create(NewKey::of_owner("acme").scopes(["keys.manage"])).await?;
+//! let root = manager.create(NewKey::new("acme").scopes(["keys.manage"])).await?;
 //!
 //! // Whoever has a key with this scope may do everything. The layer outside finds out who calls.
 //! let by_scope = |request: &Parts| {
 //!     let caller = request.extensions.get::<Identity>();
 //!     let caller = caller.filter(|caller| caller.has_scope("keys.manage"));
-//!     StoreFuture::ready(caller.map(|caller| Administrator::of_all(caller.key_id())))
+//!     StoreFuture::ready(caller.map(|caller| Administrator::global(caller.key_id())))
 //! };
 //! let app = Router::new()
 //!     .nest("/admin", admin::router(manager, by_scope))
@@ -55,7 +55,7 @@
 //! | request | what it does | members of the body |
 //! |---|---|---|
 //! | `POST /keys` | makes a key: `201` | those of a key that can be set, see below; `owner`, `environment`, `expires_in_secs` |
-//! | `GET /keys` | a page of keys, oldest first | in the query: `owner`, `after`, `page_max`; and one of `unused_since`, `expiring_within_secs`, `former_pepper=true` |
+//! | `GET /keys` | a page of keys, oldest first | in the query: `owner`, `after`, `limit`; and one of `unused_since`, `expiring_within_secs`, `outdated_pepper=true` |
 //! | `GET /keys/{id}` | one key | |
 //! | `PATCH /keys/{id}` | changes a key, if it still has this version | `version`, and what is to change; `null` takes away |
 //! | `POST /keys/{id}/disable` | switches it off for the time being | `reason` |
@@ -83,7 +83,7 @@
 //! Each change is made in the version of the key that was checked; `409`, `key-changed` means that others
 //! kept changing it. An owner that has its [maximum](super::KeyManager::max_keys_per_owner) of keys
 //! receives `409`, `too-many-keys`. A change that an owner's administrator [may not
-//! make](Administrator::of_owner) receives `403`, `forbidden`.
+//! make](Administrator::for_owner) receives `403`, `forbidden`.
 
 mod administrator;
 mod call;

@@ -74,12 +74,12 @@ async fn list(mut call: AdminCall) -> Answered {
         (Some(owner), Some(own)) if owner != own => return Err(problem::forbidden()),
         (_, Some(own)) => Some(own.to_owned()),
     };
-    let mut query = owner.map_or_else(KeyQuery::all, KeyQuery::of_owner);
+    let mut query = owner.map_or_else(KeyQuery::all, KeyQuery::for_owner);
     if let Some(after) = call.query.take_text("after")? {
         query = query.after(read_cursor(&after)?);
     }
-    if let Some(page_max) = call.query.take_number("page_max")? {
-        query = query.page_max(usize::try_from(page_max).unwrap_or(usize::MAX));
+    if let Some(limit) = call.query.take_number("limit")? {
+        query = query.limit(usize::try_from(limit).unwrap_or(usize::MAX));
     }
     let page = page(&mut call, query).await?;
     call.query.all_known()?;
@@ -93,23 +93,27 @@ async fn list(mut call: AdminCall) -> Answered {
 /// Returns a page of all keys, or of those that something is to be done about.
 async fn page(call: &mut AdminCall, query: KeyQuery) -> Result<KeyPage, Problem> {
     let unused_since = call.query.take_number("unused_since")?;
-    let expiring_within = call.query.take_number("expiring_within_secs")?;
-    let former_pepper = call.query.take_text("former_pepper")?;
+    let list_expiring_within = call.query.take_number("expiring_within_secs")?;
+    let previous_pepper = call.query.take_text("outdated_pepper")?;
     let manager = &call.manager;
-    let page = match (unused_since, expiring_within, former_pepper.as_deref()) {
+    let page = match (
+        unused_since,
+        list_expiring_within,
+        previous_pepper.as_deref(),
+    ) {
         (None, None, None) => manager.list(query).await,
         (Some(secs), None, None) => {
             let moment = Timestamp::from_secs(secs);
-            manager.unused_since(moment, query).await
+            manager.list_unused_since(moment, query).await
         }
         (None, Some(secs), None) => {
             let soon = Duration::from_secs(secs);
-            manager.expiring_within(soon, query).await
+            manager.list_expiring_within(soon, query).await
         }
-        (None, None, Some("true")) => manager.under_former_pepper(query).await,
+        (None, None, Some("true")) => manager.list_outdated_pepper(query).await,
         _ => {
             let several =
-                "`unused_since`, `expiring_within_secs` and `former_pepper=true` stand alone";
+                "`unused_since`, `expiring_within_secs` and `outdated_pepper=true` stand alone";
             return Err(problem::bad_request(several));
         }
     };

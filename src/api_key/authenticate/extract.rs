@@ -112,7 +112,7 @@ impl KeySource {
     /// # Errors
     ///
     /// If the name is not made of letters, digits, `-`, `_`, `.` and `~`.
-    pub fn query_parameter_that_will_leak_into_logs(name: &str) -> Result<Self, ConfigError> {
+    pub fn insecure_query_parameter(name: &str) -> Result<Self, ConfigError> {
         let place = KeyLocation::Query(token("query parameter", name)?);
         Ok(Self { place })
     }
@@ -487,7 +487,7 @@ mod tests {
             KeySource::bearer(),
             KeySource::basic(),
             KeySource::cookie("key").unwrap(),
-            KeySource::query_parameter_that_will_leak_into_logs("key").unwrap(),
+            KeySource::insecure_query_parameter("key").unwrap(),
         ]
     }
 
@@ -569,7 +569,7 @@ mod tests {
     fn a_name_that_could_be_written_in_two_ways_is_refused() {
         for wrong in ["", "a b", "a=b", "k%65y", "ä"] {
             assert!(KeySource::cookie(wrong).is_err(), "{wrong}");
-            let query = KeySource::query_parameter_that_will_leak_into_logs(wrong);
+            let query = KeySource::insecure_query_parameter(wrong);
             assert!(query.is_err(), "{wrong}");
         }
     }

@@ -113,8 +113,8 @@ impl Guesses {
     }
 
     pub(crate) fn remember_good(&self, key: Fingerprint, now: Timestamp) {
-        let forget_at = now + GOOD_FOR + GOOD_RENEWED_AFTER;
-        lock(&self.good).insert(key, now, forget_at, now);
+        let expires_at = now + GOOD_FOR + GOOD_RENEWED_AFTER;
+        lock(&self.good).insert(key, now, expires_at, now);
     }
 
     pub(crate) fn forget_good(&self, key: &Fingerprint) {

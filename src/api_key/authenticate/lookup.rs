@@ -14,7 +14,7 @@ use crate::{
     api_key::{
         key::format::KeyId,
         record::record::StoredKey,
-        ring::change_feed::{ChangeFeed, Listener},
+        ring::change_feed::{ChangeNotifications, Listener},
         store::ApiKeyStore,
     },
     core::{
@@ -34,7 +34,7 @@ const TABLES: usize = 16;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Memory {
     /// How many records at most.
-    pub(crate) records_max: usize,
+    pub(crate) max_records: usize,
     /// For how long, if the store announces changes or the ring is told to.
     pub(crate) records_for: Option<Duration>,
 }
@@ -48,7 +48,7 @@ pub(crate) struct Lookup {
     watch: StoreWatch,
     deadline: Deadline,
     clock: Arc<dyn Clock>,
-    feed: ChangeFeed,
+    feed: ChangeNotifications,
     /// For how long records are remembered; zero if not at all.
     records_for: Duration,
     tables: [Mutex<RecordTable>; TABLES],
@@ -76,11 +76,13 @@ impl Lookup {
     ) -> Arc<Self> {
         let feed = store.changes();
         let records_for = match (&feed, memory.records_for) {
-            (ChangeFeed::Immediate, _) | (ChangeFeed::Unannounced, None) => Duration::ZERO,
-            (ChangeFeed::Announced(_), None) => RECORDS_FOR_MAX,
-            (ChangeFeed::Announced(_) | ChangeFeed::Unannounced, Some(duration)) => duration,
+            (ChangeNotifications::Immediate, _) | (ChangeNotifications::None, None) => {
+                Duration::ZERO
+            }
+            (ChangeNotifications::Feed(_), None) => RECORDS_FOR_MAX,
+            (ChangeNotifications::Feed(_) | ChangeNotifications::None, Some(duration)) => duration,
         };
-        let table_max = (memory.records_max / TABLES).max(1);
+        let table_max = (memory.max_records / TABLES).max(1);
         let lookup = Arc::new(Self {
             store,
             watch,
@@ -96,7 +98,7 @@ impl Lookup {
                 })
             }),
         });
-        if let ChangeFeed::Announced(changes) = &lookup.feed {
+        if let ChangeNotifications::Feed(changes) = &lookup.feed {
             let listener: Arc<dyn Listener> = lookup.clone();
             changes.listen(Arc::downgrade(&listener));
         }
@@ -105,7 +107,7 @@ impl Lookup {
 
     /// Returns whether the store announces changes of other processes: it is not of this one alone.
     pub(crate) fn is_shared(&self) -> bool {
-        matches!(self.feed, ChangeFeed::Announced(_))
+        matches!(self.feed, ChangeNotifications::Feed(_))
     }
 
     /// Returns what is at hand without asking a server: a store in this process answers, and a
@@ -115,7 +117,7 @@ impl Lookup {
         id: KeyId,
         record: impl FnOnce() -> Option<RecordHandle>,
     ) -> Option<LookupReply> {
-        if let ChangeFeed::Immediate = self.feed {
+        if let ChangeNotifications::Immediate = self.feed {
             return Some(self.ask(id, record));
         }
         if !self.remembers() {
@@ -191,9 +193,9 @@ impl Lookup {
 
     fn remembers(&self) -> bool {
         let announced = match &self.feed {
-            ChangeFeed::Immediate => false,
-            ChangeFeed::Announced(changes) => changes.is_connected(),
-            ChangeFeed::Unannounced => true,
+            ChangeNotifications::Immediate => false,
+            ChangeNotifications::Feed(changes) => changes.is_connected(),
+            ChangeNotifications::None => true,
         };
         announced && !self.records_for.is_zero()
     }

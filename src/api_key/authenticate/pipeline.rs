@@ -16,7 +16,7 @@ use super::{
     extract::{self, Presented},
     lookup::{LookupReply, RecordWait},
     rejection::Denied,
-    verifier::{Credential, Verified},
+    verifier::{Credential, Verdict},
 };
 use crate::{
     api_key::{
@@ -65,7 +65,7 @@ pub(crate) enum AuthWait {
     /// The store is asked for a record.
     Record(RecordWait, Option<Attempt>),
     /// The verifier of this number is asked.
-    Verifier(Pending<Verified>, usize, Attempt),
+    Verifier(Pending<Verdict>, usize, Attempt),
     /// A slow hash is computed for a record.
     Proof(Pending<bool>, StoredKey, Option<Attempt>),
 }
@@ -74,7 +74,7 @@ pub(crate) enum AuthWait {
 #[derive(Debug)]
 pub(crate) enum Reply {
     Record(Result<Option<StoredKey>, StoreError>, Option<Attempt>),
-    Verifier(Result<Verified, StoreError>, usize, Attempt),
+    Verifier(Result<Verdict, StoreError>, usize, Attempt),
     Proof(Result<bool, StoreError>, StoredKey, Option<Attempt>),
     /// A verifier panicked.
     Panicked(Attempt),
@@ -255,7 +255,7 @@ fn find<B>(
     attempt: Option<Attempt>,
 ) -> Result<(LookupReply, Option<Attempt>), Denied> {
     let ring = &config.ring.shared;
-    let record = || RecordHandle::of(request.extensions()).cloned();
+    let record = || RecordHandle::from_extensions(request.extensions()).cloned();
     if let Some(at_hand) = ring.lookup.at_hand(key.id, record) {
         return Ok((at_hand, attempt));
     }
@@ -325,17 +325,15 @@ fn verified<B>(
     config: &ApiKeyConfig,
     request: &Request<B>,
     attempt: &Attempt,
-    answer: Result<Verified, StoreError>,
+    answer: Result<Verdict, StoreError>,
 ) -> Option<AuthStep> {
     Some(match answer {
-        Ok(Verified::Caller(identity)) => {
+        Ok(Verdict::Caller(identity)) => {
             config.settle_good(attempt);
             config.admit_scopes(identity).into()
         }
-        Ok(Verified::Rejected) => {
-            refuse(config.settle_wrong(request, attempt, AuthDenial::Unknown))
-        }
-        Ok(Verified::NotMine) => return None,
+        Ok(Verdict::Rejected) => refuse(config.settle_wrong(request, attempt, AuthDenial::Unknown)),
+        Ok(Verdict::NotRecognized) => return None,
         Err(error) => {
             config.release(attempt);
             let now = config.ring.shared.clock.wall();

@@ -196,7 +196,7 @@ where
             },
             Some(denied) => {
                 let layer = &self.layer;
-                let record = RecordHandle::of(request.extensions());
+                let record = RecordHandle::from_extensions(request.extensions());
                 layer.audit.tell_denied(&denied, record, || None);
                 let refused = Refused::new(denied, Named::Credential, &request);
                 ScopeCheckState::Refused {
@@ -235,7 +235,7 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         Poll::Ready(match self.project().state.project() {
             StateProj::Calling { response } => {
-                Ok(ready!(response.poll(cx))?.map(ResponseBody::inner))
+                Ok(ready!(response.poll(cx))?.map(ResponseBody::new))
             }
             StateProj::Refused { response } => {
                 Ok(response.take().expect("polled after it was ready"))

@@ -14,7 +14,7 @@ const STATIC_KEYS_MAX: usize = 1_000;
 /// Knows callers by a credential that is not a key of the ring, a JWT for example.
 ///
 /// A layer asks its verifiers in order, and only about credentials that do not have the form of one of
-/// the ring's keys. The first that does not return [`Verified::NotMine`] decides. An error decides
+/// the ring's keys. The first that does not return [`Verdict::NotRecognized`] decides. An error decides
 /// too: the caller receives `503`, and no weaker verifier is asked.
 ///
 /// No verifier is asked about a credential that was wrong within the last 5 seconds, nor for an address
@@ -24,39 +24,39 @@ const STATIC_KEYS_MAX: usize = 1_000;
 /// If a verifier panics, the caller receives `500`.
 ///
 /// ```
-/// use portcullis::{Identity, StoreFuture, api_key::{Credential, Verified, Verifier}};
+/// use portcullis::{Identity, StoreFuture, api_key::{Credential, Verdict, Verifier}};
 ///
 /// /// Believes whoever says who they are. Do not do this.
 /// struct Gullible;
 ///
 /// impl Verifier for Gullible {
-///     fn verify(&self, credential: &Credential<'_>) -> StoreFuture<Verified> {
+///     fn verify(&self, credential: &Credential<'_>) -> StoreFuture<Verdict> {
 ///         let said = credential.expose_secret();
 ///         StoreFuture::ready(match said.strip_prefix(b"i-am-") {
 ///             Some(name) => {
 ///                 let name = String::from_utf8_lossy(name);
-///                 Verified::Caller(Identity::trusted(name).build())
+///                 Verdict::Caller(Identity::builder(name).build())
 ///             }
-///             None => Verified::NotMine,
+///             None => Verdict::NotRecognized,
 ///         })
 ///     }
 /// }
 /// ```
 pub trait Verifier: Send + Sync + 'static {
     /// Says who presented a credential.
-    fn verify(&self, credential: &Credential<'_>) -> StoreFuture<Verified>;
+    fn verify(&self, credential: &Credential<'_>) -> StoreFuture<Verdict>;
 }
 
 /// What a verifier says.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
-pub enum Verified {
+pub enum Verdict {
     /// The caller is known.
     Caller(Identity),
     /// The credential is no good: the caller is answered `401`.
     Rejected,
     /// The credential is of a kind that this verifier does not know: the next one is asked.
-    NotMine,
+    NotRecognized,
 }
 
 /// What a request bears: a secret. `Debug` prints the type's name.
@@ -86,10 +86,10 @@ impl fmt::Debug for Credential<'_> {
 /// ```
 /// use portcullis::{Identity, api_key::StaticKeys};
 ///
-/// let billing = Identity::trusted("billing").scopes(["invoices.read"]).build();
+/// let billing = Identity::builder("billing").scopes(["invoices.read"]).build();
 /// # let from_secret_manager = "c9wQkA0mD3vB7nXr5sLt2yHu8eGj4fPz";
 /// let keys = StaticKeys::new().key(from_secret_manager, billing)?;
-/// assert!(StaticKeys::new().key("${BILLING_KEY}", Identity::trusted("x").build()).is_err());
+/// assert!(StaticKeys::new().key("${BILLING_KEY}", Identity::builder("x").build()).is_err());
 /// # let _ = keys;
 /// # Ok::<(), portcullis::ConfigError>(())
 /// ```
@@ -165,7 +165,7 @@ impl Default for StaticKeys {
 }
 
 impl Verifier for StaticKeys {
-    fn verify(&self, credential: &Credential<'_>) -> StoreFuture<Verified> {
+    fn verify(&self, credential: &Credential<'_>) -> StoreFuture<Verdict> {
         let digest = self.digest(credential.0);
         // Each entry is compared, whichever fits: the time tells nothing of its place.
         let mut found = u32::MAX;
@@ -177,8 +177,8 @@ impl Verifier for StaticKeys {
             .ok()
             .and_then(|at| self.entries.get(at));
         StoreFuture::ready(match caller {
-            Some((_, caller)) => Verified::Caller(caller.clone()),
-            None => Verified::NotMine,
+            Some((_, caller)) => Verdict::Caller(caller.clone()),
+            None => Verdict::NotRecognized,
         })
     }
 }
@@ -196,14 +196,14 @@ mod tests {
     const KEY: &str = "c9wQkA0mD3vB7nXr5sLt2yHu8eGj4fPz";
 
     fn caller(name: &str) -> Identity {
-        Identity::trusted(name).build()
+        Identity::builder(name).build()
     }
 
     fn verified(keys: &StaticKeys, key: &str) -> Option<String> {
         let answer = keys.verify(&Credential::new(key.as_bytes())).into_ready();
         match answer.ok().unwrap().unwrap() {
-            Verified::Caller(caller) => Some(caller.key_id().to_owned()),
-            Verified::Rejected | Verified::NotMine => None,
+            Verdict::Caller(caller) => Some(caller.key_id().to_owned()),
+            Verdict::Rejected | Verdict::NotRecognized => None,
         }
     }
 

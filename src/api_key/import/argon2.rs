@@ -4,9 +4,9 @@ use argon2::{Algorithm, Argon2, Params, Version};
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
-use super::imported::{ForeignHash, HashKind};
+use super::imported::{HashKind, ImportedHash};
 use crate::{
-    api_key::{authenticate::encoding::decode_base64, record::invalid::Invalid},
+    api_key::{authenticate::encoding::decode_base64, record::invalid::InvalidKeySpec},
     core::error::{StoreError, StoreErrorKind},
 };
 
@@ -16,7 +16,7 @@ const PASSES_MAX: u32 = 16;
 const LANES_MAX: u32 = 16;
 const TEXT_LEN_MAX: usize = 512;
 
-impl ForeignHash {
+impl ImportedHash {
     /// Reads a hash of argon2 in its usual text: `$argon2id$v=19$m=19456,t=2,p=1$salt$hash`.
     ///
     /// It is computed once for each key, on one of two threads beside the requests; while 64 wait
@@ -26,8 +26,8 @@ impl ForeignHash {
     /// # Errors
     ///
     /// If it is not that, or would take more than 256 MiB, 16 passes or 16 lanes.
-    pub fn argon2(text: &str) -> Result<Self, Invalid> {
-        let refused = || Invalid::new("argon2", "is not of its text, or costs too much");
+    pub fn argon2(text: &str) -> Result<Self, InvalidKeySpec> {
+        let refused = || InvalidKeySpec::new("argon2", "is not of its text, or costs too much");
         Hash::read(text).ok_or_else(refused)?;
         Ok(Self::of(HashKind::Argon2(text.to_owned())))
     }
@@ -104,7 +104,7 @@ mod tests {
     fn the_reference_implementations_hash_is_met_by_its_password_alone() {
         assert!(is_hash_of(REFERENCE, b"password").unwrap());
         assert!(!is_hash_of(REFERENCE, b"Password").unwrap());
-        assert!(ForeignHash::argon2(REFERENCE).is_ok());
+        assert!(ImportedHash::argon2(REFERENCE).is_ok());
     }
 
     #[test]
@@ -125,12 +125,12 @@ mod tests {
             ("BbtA", "B!tA"),
         ] {
             let wrong = REFERENCE.replace(from, to);
-            assert!(ForeignHash::argon2(&wrong).is_err(), "{wrong}");
+            assert!(ImportedHash::argon2(&wrong).is_err(), "{wrong}");
         }
         let long = REFERENCE.replace("BbtA", &"A".repeat(600));
-        assert!(ForeignHash::argon2(&long).is_err());
+        assert!(ImportedHash::argon2(&long).is_err());
         for end in 0..REFERENCE.len() - 30 {
-            assert!(ForeignHash::argon2(&REFERENCE[..end]).is_err());
+            assert!(ImportedHash::argon2(&REFERENCE[..end]).is_err());
         }
     }
 }

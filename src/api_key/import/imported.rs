@@ -12,7 +12,7 @@ use crate::{
     api_key::{
         authenticate::rejection::Denied,
         key::format::{KeyId, ParsedKey},
-        record::invalid::Invalid,
+        record::invalid::InvalidKeySpec,
     },
     core::record::AuthDenial,
 };
@@ -29,25 +29,25 @@ const FOREIGN_LEN_MAX: usize = 512;
 ///
 /// ```
 /// use portcullis::{
-///     api_key::{ForeignHash, ForeignKey, ForeignKeys, KeyManager, KeyRing, NewKey, Pepper},
+///     api_key::{import::{ImportedHash, ImportedKey, ImportedKeys}, KeyManager, KeyRing, NewKey, Pepper},
 ///     store::MemoryStore,
 /// };
 ///
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let ring = KeyRing::builder("acmepay", MemoryStore::new())
 ///     .pepper(Pepper::random(1))
-///     .foreign_keys(ForeignKeys::by_sha256())
+///     .imported_keys(ImportedKeys::by_sha256())
 ///     .build()?;
 ///
 /// // From the former system's table: the SHA-256 of a key that nobody here has ever seen.
-/// let hash = ForeignHash::sha256("9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08")?;
-/// let new = NewKey::of_owner("acme").tier("pro");
-/// let record = KeyManager::new(&ring).import(new, ForeignKey::new(hash)).await?;
+/// let hash = ImportedHash::sha256("9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08")?;
+/// let new = NewKey::new("acme").tier("pro");
+/// let record = KeyManager::new(&ring).import(new, ImportedKey::new(hash)).await?;
 /// assert_eq!(record.owner(), "acme");
 /// # Ok(()) }
 /// ```
 #[derive(Clone)]
-pub struct ForeignKeys {
+pub struct ImportedKeys {
     rule: Rule,
 }
 
@@ -60,7 +60,7 @@ enum Rule {
 
 type PublicPart = dyn for<'a> Fn(&'a str) -> Option<&'a str> + Send + Sync;
 
-impl ForeignKeys {
+impl ImportedKeys {
     /// Finds a key by the SHA-256 of the whole of it, as the former system kept it.
     ///
     /// The id is made of the hash, and ids stand in logs: keys of less than 128 random bits could be
@@ -69,7 +69,7 @@ impl ForeignKeys {
         Self { rule: Rule::Sha256 }
     }
 
-    /// Finds a key by the SHA-512 of the whole of it. See [`ForeignKeys::by_sha256`].
+    /// Finds a key by the SHA-512 of the whole of it. See [`ImportedKeys::by_sha256`].
     pub fn by_sha512() -> Self {
         Self { rule: Rule::Sha512 }
     }
@@ -117,8 +117,8 @@ impl ForeignKeys {
     }
 
     /// Returns the id by which a key will be found.
-    pub(crate) fn id(&self, key: &ForeignKey) -> Result<KeyId, Invalid> {
-        let refused = |problem| Err(Invalid::new("foreign key", problem));
+    pub(crate) fn id(&self, key: &ImportedKey) -> Result<KeyId, InvalidKeySpec> {
+        let refused = |problem| Err(InvalidKeySpec::new("foreign key", problem));
         match (&self.rule, &key.hash.kind, &key.public_part) {
             (Rule::Sha256, HashKind::Sha256(hash), None) => Ok(id_of(self.kind(), hash)),
             (Rule::Sha512, HashKind::Sha512(hash), None) => Ok(id_of(self.kind(), hash)),
@@ -142,12 +142,12 @@ impl ForeignKeys {
     }
 }
 
-impl fmt::Debug for ForeignKeys {
+impl fmt::Debug for ImportedKeys {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.rule {
-            Rule::Sha256 => "ForeignKeys(by SHA-256)",
-            Rule::Sha512 => "ForeignKeys(by SHA-512)",
-            Rule::PublicPart(_) => "ForeignKeys(by public part)",
+            Rule::Sha256 => "ImportedKeys(by SHA-256)",
+            Rule::Sha512 => "ImportedKeys(by SHA-512)",
+            Rule::PublicPart(_) => "ImportedKeys(by public part)",
         })
     }
 }
@@ -165,14 +165,14 @@ fn id_of(kind: &[u8], what: &[u8]) -> KeyId {
 /// A key that was made elsewhere, as the former system knows it.
 #[derive(Clone, Debug)]
 #[must_use]
-pub struct ForeignKey {
-    hash: ForeignHash,
+pub struct ImportedKey {
+    hash: ImportedHash,
     public_part: Option<String>,
 }
 
-impl ForeignKey {
+impl ImportedKey {
     /// Takes the hash of a key.
-    pub fn new(hash: ForeignHash) -> Self {
+    pub fn new(hash: ImportedHash) -> Self {
         Self {
             hash,
             public_part: None,
@@ -180,8 +180,8 @@ impl ForeignKey {
     }
 
     /// Sets the part of the key that is no secret, where keys are found
-    /// [by it](ForeignKeys::by_public_part).
-    pub fn found_by(mut self, public_part: impl Into<String>) -> Self {
+    /// [by it](ImportedKeys::by_public_part).
+    pub fn with_public_part(mut self, public_part: impl Into<String>) -> Self {
         self.public_part = Some(public_part.into());
         self
     }
@@ -194,7 +194,7 @@ impl ForeignKey {
 /// The hash of a foreign key, as the former system kept it. It is of the whole key, without a salt
 /// beside it unless the hash is argon2's.
 #[derive(Clone)]
-pub struct ForeignHash {
+pub struct ImportedHash {
     kind: HashKind,
 }
 
@@ -208,14 +208,14 @@ pub(crate) enum HashKind {
     Argon2(String),
 }
 
-impl ForeignHash {
+impl ImportedHash {
     /// Reads a SHA-256 of 64 hexadecimal digits.
     ///
     /// # Errors
     ///
     /// If it is not that.
-    pub fn sha256(hex: &str) -> Result<Self, Invalid> {
-        let refused = || Invalid::new("SHA-256", "is not of 64 hexadecimal digits");
+    pub fn sha256(hex: &str) -> Result<Self, InvalidKeySpec> {
+        let refused = || InvalidKeySpec::new("SHA-256", "is not of 64 hexadecimal digits");
         let hash = read_hex(hex).ok_or_else(refused)?;
         Ok(Self::of(HashKind::Sha256(hash)))
     }
@@ -225,8 +225,8 @@ impl ForeignHash {
     /// # Errors
     ///
     /// If it is not that.
-    pub fn sha512(hex: &str) -> Result<Self, Invalid> {
-        let refused = || Invalid::new("SHA-512", "is not of 128 hexadecimal digits");
+    pub fn sha512(hex: &str) -> Result<Self, InvalidKeySpec> {
+        let refused = || InvalidKeySpec::new("SHA-512", "is not of 128 hexadecimal digits");
         let hash = read_hex(hex).ok_or_else(refused)?;
         Ok(Self::of(HashKind::Sha512(hash)))
     }
@@ -236,12 +236,12 @@ impl ForeignHash {
     }
 }
 
-impl fmt::Debug for ForeignHash {
+impl fmt::Debug for ImportedHash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.kind {
-            HashKind::Sha256(_) => "ForeignHash(SHA-256)",
-            HashKind::Sha512(_) => "ForeignHash(SHA-512)",
-            HashKind::Argon2(_) => "ForeignHash(argon2)",
+            HashKind::Sha256(_) => "ImportedHash(SHA-256)",
+            HashKind::Sha512(_) => "ImportedHash(SHA-512)",
+            HashKind::Argon2(_) => "ImportedHash(argon2)",
         })
     }
 }
@@ -271,13 +271,13 @@ mod tests {
 
     #[test]
     fn a_key_has_the_id_that_its_hash_or_its_part_was_imported_under() {
-        let sha256 = ForeignHash::sha256(&hex(&Sha256::digest(KEY))).unwrap();
-        let sha512 = ForeignHash::sha512(&hex(&Sha512::digest(KEY)).to_uppercase()).unwrap();
-        let part: ForeignKeys = ForeignKeys::by_public_part(|key| key.split('_').nth(1));
+        let sha256 = ImportedHash::sha256(&hex(&Sha256::digest(KEY))).unwrap();
+        let sha512 = ImportedHash::sha512(&hex(&Sha512::digest(KEY)).to_uppercase()).unwrap();
+        let part: ImportedKeys = ImportedKeys::by_public_part(|key| key.split('_').nth(1));
         let cases = [
-            (ForeignKeys::by_sha256(), ForeignKey::new(sha256.clone())),
-            (ForeignKeys::by_sha512(), ForeignKey::new(sha512)),
-            (part, ForeignKey::new(sha256).found_by("former")),
+            (ImportedKeys::by_sha256(), ImportedKey::new(sha256.clone())),
+            (ImportedKeys::by_sha512(), ImportedKey::new(sha512)),
+            (part, ImportedKey::new(sha256).with_public_part("former")),
         ];
         let mut ids = Vec::new();
         for (rule, key) in cases {
@@ -292,26 +292,30 @@ mod tests {
 
     #[test]
     fn what_would_never_be_found_is_not_imported() {
-        let sha256 = ForeignKey::new(ForeignHash::sha256(&hex(&[7; 32])).unwrap());
-        let by_part = ForeignKeys::by_public_part(|key| key.get(..4));
-        assert!(ForeignKeys::by_sha512().id(&sha256).is_err());
+        let sha256 = ImportedKey::new(ImportedHash::sha256(&hex(&[7; 32])).unwrap());
+        let by_part = ImportedKeys::by_public_part(|key| key.get(..4));
+        assert!(ImportedKeys::by_sha512().id(&sha256).is_err());
         assert!(by_part.id(&sha256).is_err());
-        assert!(ForeignKeys::by_sha256().id(&sha256.found_by("x")).is_err());
+        assert!(
+            ImportedKeys::by_sha256()
+                .id(&sha256.with_public_part("x"))
+                .is_err()
+        );
     }
 
     #[test]
     fn what_is_no_hash_is_refused_and_none_is_shown() {
         for wrong in ["", "ab", &"g".repeat(64), &"a".repeat(63), &"é".repeat(32)] {
-            assert!(ForeignHash::sha256(wrong).is_err(), "{wrong}");
-            assert!(ForeignHash::sha512(wrong).is_err(), "{wrong}");
+            assert!(ImportedHash::sha256(wrong).is_err(), "{wrong}");
+            assert!(ImportedHash::sha512(wrong).is_err(), "{wrong}");
         }
-        let key = ForeignKey::new(ForeignHash::sha256(&"ab".repeat(32)).unwrap());
+        let key = ImportedKey::new(ImportedHash::sha256(&"ab".repeat(32)).unwrap());
         assert!(!format!("{key:?}").contains("ab"), "{key:?}");
     }
 
     #[test]
     fn what_is_no_key_is_not_asked_for() {
-        let rule = ForeignKeys::by_sha256();
+        let rule = ImportedKeys::by_sha256();
         for wrong in [
             &b""[..],
             b"short",
@@ -321,7 +325,7 @@ mod tests {
         ] {
             assert!(rule.parse(wrong).is_err());
         }
-        let panicking = ForeignKeys::by_public_part(|_| panic!("as it was asked"));
+        let panicking = ImportedKeys::by_public_part(|_| panic!("as it was asked"));
         assert!(panicking.parse(KEY.as_bytes()).is_err());
     }
 }

@@ -7,3 +7,5 @@ pub(super) mod argon2;
 pub(super) mod argon2;
 pub(super) mod hash_pool;
 pub(super) mod imported;
+
+pub use self::imported::{ImportedHash, ImportedKey, ImportedKeys};

@@ -164,9 +164,9 @@ pub enum DigestAlgorithm {
     /// SHA-256 alone: the service has no pepper.
     Sha256,
     /// The key was made elsewhere, and has not been used yet: a digest of the former system's hash.
-    Foreign {
+    Imported {
         /// How the former system hashed keys.
-        hash: ForeignAlgorithm,
+        hash: ImportedAlgorithm,
         /// Under which pepper the hash was digested, if there was one.
         pepper_id: Option<u16>,
     },
@@ -175,7 +175,7 @@ pub enum DigestAlgorithm {
 /// How a key that was made elsewhere was hashed there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-pub enum ForeignAlgorithm {
+pub enum ImportedAlgorithm {
     /// SHA-256 of the key.
     Sha256,
     /// SHA-512 of the key.
@@ -210,7 +210,7 @@ impl Peppers {
         ids.sort_unstable();
         if let Some(twice) = ids.windows(2).find(|pair| pair[0] == pair[1]) {
             return Err(ConfigError::new(
-                "former_pepper",
+                "outdated_pepper",
                 twice[0],
                 "two peppers of one id cannot be told apart",
             )
@@ -257,15 +257,15 @@ impl Peppers {
         digest: &KeyDigest,
     ) -> bool {
         match algorithm {
-            DigestAlgorithm::Foreign {
-                hash: ForeignAlgorithm::Argon2,
+            DigestAlgorithm::Imported {
+                hash: ImportedAlgorithm::Argon2,
                 pepper_id,
             } => {
                 let bound = self.digest_under(pepper_id, SLOW_HASH_PURPOSE, text.as_bytes());
                 bound.is_some_and(|bound| bound.matches(digest))
             }
-            DigestAlgorithm::Foreign {
-                hash: ForeignAlgorithm::Sha256 | ForeignAlgorithm::Sha512,
+            DigestAlgorithm::Imported {
+                hash: ImportedAlgorithm::Sha256 | ImportedAlgorithm::Sha512,
                 ..
             }
             | DigestAlgorithm::HmacSha256 { .. }
@@ -274,8 +274,8 @@ impl Peppers {
     }
 
     /// Returns how a former system's hash is digested.
-    pub(crate) fn foreign_algorithm(&self, hash: ForeignAlgorithm) -> DigestAlgorithm {
-        DigestAlgorithm::Foreign {
+    pub(crate) fn foreign_algorithm(&self, hash: ImportedAlgorithm) -> DigestAlgorithm {
+        DigestAlgorithm::Imported {
             hash,
             pepper_id: self.current.as_ref().map(Pepper::id),
         }
@@ -323,15 +323,15 @@ impl Peppers {
                 self.digest_under(Some(pepper_id), PURPOSE, key)
             }
             DigestAlgorithm::Sha256 => self.digest_under(None, PURPOSE, key),
-            DigestAlgorithm::Foreign { hash, pepper_id } => match hash {
-                ForeignAlgorithm::Sha256 => {
+            DigestAlgorithm::Imported { hash, pepper_id } => match hash {
+                ImportedAlgorithm::Sha256 => {
                     self.digest_under(pepper_id, FOREIGN_PURPOSE, &Sha256::digest(key))
                 }
-                ForeignAlgorithm::Sha512 => {
+                ImportedAlgorithm::Sha512 => {
                     self.digest_under(pepper_id, FOREIGN_PURPOSE, &Sha512::digest(key))
                 }
                 // It takes long, and is computed elsewhere.
-                ForeignAlgorithm::Argon2 => None,
+                ImportedAlgorithm::Argon2 => None,
             },
         }
     }

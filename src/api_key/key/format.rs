@@ -38,7 +38,7 @@ const BASE62: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnop
 /// let id: KeyId = "1AAAAAAAAAAAAAAA".parse()?;
 /// assert_eq!(id.as_str(), "1AAAAAAAAAAAAAAA");
 /// assert!("1AAA; DROP TABLE".parse::<KeyId>().is_err());
-/// # Ok::<(), portcullis::api_key::Malformed>(())
+/// # Ok::<(), portcullis::api_key::ParseKeyError>(())
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct KeyId([u8; ID_LEN]);
@@ -65,8 +65,8 @@ impl KeyId {
         Self(id)
     }
 
-    fn new(bytes: &[u8]) -> Result<Self, Malformed> {
-        let id: [u8; ID_LEN] = bytes.try_into().map_err(|_| Malformed)?;
+    fn new(bytes: &[u8]) -> Result<Self, ParseKeyError> {
+        let id: [u8; ID_LEN] = bytes.try_into().map_err(|_| ParseKeyError)?;
         if [CHECKSUM, KEYED_TAG].contains(&id[0])
             && id
                 .iter()
@@ -74,15 +74,15 @@ impl KeyId {
         {
             Ok(Self(id))
         } else {
-            Err(Malformed)
+            Err(ParseKeyError)
         }
     }
 }
 
 impl str::FromStr for KeyId {
-    type Err = Malformed;
+    type Err = ParseKeyError;
 
-    fn from_str(id: &str) -> Result<Self, Malformed> {
+    fn from_str(id: &str) -> Result<Self, ParseKeyError> {
         Self::new(id.as_bytes())
     }
 }
@@ -104,7 +104,7 @@ impl fmt::Debug for KeyId {
 /// It does not say what is wrong, nor repeat what was given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("this is not a key of the expected format")]
-pub struct Malformed;
+pub struct ParseKeyError;
 
 /// The names that a key begins with, and the environments that are accepted.
 #[derive(Clone, Debug)]
@@ -178,7 +178,7 @@ impl KeyFormat {
     }
 
     /// Reads what a client presented. What passes is whole and of this product, no more is known.
-    pub(crate) fn parse<'a>(&self, presented: &'a [u8]) -> Result<ParsedKey<'a>, Malformed> {
+    pub(crate) fn parse<'a>(&self, presented: &'a [u8]) -> Result<ParsedKey<'a>, ParseKeyError> {
         let parts = Parts::split(presented)?;
         let ours = parts.prefix == self.prefix.as_bytes()
             && self
@@ -197,7 +197,7 @@ impl KeyFormat {
                 bytes: presented,
             })
         } else {
-            Err(Malformed)
+            Err(ParseKeyError)
         }
     }
 
@@ -262,16 +262,16 @@ struct Parts<'a> {
 
 impl<'a> Parts<'a> {
     /// Takes a key apart, from the right.
-    fn split(presented: &'a [u8]) -> Result<Self, Malformed> {
+    fn split(presented: &'a [u8]) -> Result<Self, ParseKeyError> {
         if !KEY_LEN.contains(&presented.len()) {
-            return Err(Malformed);
+            return Err(ParseKeyError);
         }
         let (names, tail) = presented.split_at(presented.len() - TAIL_LEN);
         let (id, secret_and_check) = tail.split_at(ID_LEN);
-        let secret_and_check = secret_and_check.strip_prefix(b"_").ok_or(Malformed)?;
-        let names = names.strip_suffix(b"_").ok_or(Malformed)?;
+        let secret_and_check = secret_and_check.strip_prefix(b"_").ok_or(ParseKeyError)?;
+        let names = names.strip_suffix(b"_").ok_or(ParseKeyError)?;
         let last = names.iter().rposition(|byte| *byte == b'_');
-        let (prefix, environment) = names.split_at(last.ok_or(Malformed)?);
+        let (prefix, environment) = names.split_at(last.ok_or(ParseKeyError)?);
         Ok(Self {
             prefix,
             environment: &environment[1..],
@@ -282,11 +282,11 @@ impl<'a> Parts<'a> {
     }
 
     /// Returns the id, if the alphabet is right. The work is the same for any key of one length.
-    fn id(&self) -> Result<KeyId, Malformed> {
+    fn id(&self) -> Result<KeyId, ParseKeyError> {
         let base62 = |ok, byte: &u8| ok & byte.is_ascii_alphanumeric();
         let whole = self.secret_and_check.iter().fold(true, base62);
         let id = KeyId::new(self.id)?;
-        if whole { Ok(id) } else { Err(Malformed) }
+        if whole { Ok(id) } else { Err(ParseKeyError) }
     }
 
     fn check(&self) -> &'a [u8] {

@@ -8,7 +8,7 @@ use crate::{
     api_key::{
         key::format::KeyId,
         record::{
-            invalid::Invalid,
+            invalid::InvalidKeySpec,
             record::{KeyRecord, KeyState, StateChange, StoredKey},
         },
         store::ApiKeyStore,
@@ -189,7 +189,7 @@ impl KeyManager {
         let actor = self.actor.as_deref().unwrap_or_default();
         for (field, value) in [("reason", reason), ("actor", actor)] {
             if value.len() > REASON_LEN_MAX {
-                return Err(Invalid::new(field, "is too long").into());
+                return Err(InvalidKeySpec::new(field, "is too long").into());
             }
         }
         Ok(StateChange {

@@ -11,7 +11,7 @@ use super::{
 use crate::api_key::{
     key::{digest::KeyDigest, format::KeyId},
     record::{
-        invalid::Invalid,
+        invalid::InvalidKeySpec,
         record::{KeyRecord, KeyState, StoredKey},
     },
     store::{ApiKeyStore, KeyCount, KeyCreation, KeyQuery},
@@ -51,7 +51,7 @@ impl KeyManager {
         };
         match created {
             KeyCreation::Created => Ok(()),
-            KeyCreation::OwnerFull => Err(KeyError::TooManyKeys),
+            KeyCreation::OwnerLimitReached => Err(KeyError::TooManyKeys),
         }
     }
 
@@ -65,11 +65,11 @@ impl KeyManager {
         let store = &self.ring.shared.store;
         let begun = self.ring.shared.creating.begin(record.owner());
         let mut count = KeyCount::new(record.created_at(), max_keys).ahead(begun.ahead);
-        let mut query = KeyQuery::of_owner(record.owner()).page_max(KeyQuery::PAGE_MAX);
+        let mut query = KeyQuery::for_owner(record.owner()).limit(KeyQuery::MAX_LIMIT);
         loop {
             let page = store.list(query.clone()).await?;
             if page.keys.iter().any(|own| count.is_full_with(&own.record)) {
-                return Ok(KeyCreation::OwnerFull);
+                return Ok(KeyCreation::OwnerLimitReached);
             }
             match page.next {
                 Some(next) => query = query.after(next),
@@ -77,7 +77,7 @@ impl KeyManager {
             }
         }
         if count.is_full() {
-            return Ok(KeyCreation::OwnerFull);
+            return Ok(KeyCreation::OwnerLimitReached);
         }
         store.create(record.clone()).await?;
         Ok(KeyCreation::Created)
@@ -103,7 +103,7 @@ impl KeyManager {
         let format = &self.ring.shared.format;
         match &new.environment {
             Some(environment) if format.has_environment(environment) => Ok(environment),
-            Some(_) => Err(Invalid::new("environment", "is not one of the ring's").into()),
+            Some(_) => Err(InvalidKeySpec::new("environment", "is not one of the ring's").into()),
             None => Ok(format.default_environment()),
         }
     }

@@ -1,7 +1,7 @@
 //! The errors of key management.
 
 use crate::{
-    api_key::{key::format::NoRandomness, record::invalid::Invalid},
+    api_key::{key::format::NoRandomness, record::invalid::InvalidKeySpec},
     core::error::{StoreError, StoreErrorKind},
 };
 
@@ -29,7 +29,7 @@ pub enum KeyError {
     TooManyKeys,
     /// What was asked for is out of bounds.
     #[error("the key cannot be so")]
-    Invalid(#[source] Invalid),
+    Invalid(#[source] InvalidKeySpec),
     /// The system has no randomness to give.
     #[error("the system's source of randomness failed")]
     NoRandomness,
@@ -52,8 +52,8 @@ impl From<StoreError> for KeyError {
     }
 }
 
-impl From<Invalid> for KeyError {
-    fn from(invalid: Invalid) -> Self {
+impl From<InvalidKeySpec> for KeyError {
+    fn from(invalid: InvalidKeySpec) -> Self {
         Self::Invalid(invalid)
     }
 }

@@ -43,7 +43,7 @@ impl KeyManager {
     /// # Errors
     ///
     /// If the store cannot say.
-    pub async fn unused_since(
+    pub async fn list_unused_since(
         &self,
         moment: Timestamp,
         query: KeyQuery,
@@ -63,7 +63,7 @@ impl KeyManager {
     /// # Errors
     ///
     /// If the store cannot say.
-    pub async fn expiring_within(
+    pub async fn list_expiring_within(
         &self,
         duration: Duration,
         query: KeyQuery,
@@ -85,7 +85,7 @@ impl KeyManager {
     /// # Errors
     ///
     /// If the store cannot say.
-    pub async fn under_former_pepper(&self, query: KeyQuery) -> Result<KeyPage, KeyError> {
+    pub async fn list_outdated_pepper(&self, query: KeyQuery) -> Result<KeyPage, KeyError> {
         let ring = &self.ring.shared;
         let now = ring.clock.wall();
         let mut page = self.list(query).await?;

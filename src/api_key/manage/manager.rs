@@ -11,9 +11,9 @@ use super::{
 };
 use crate::{
     api_key::{
-        import::imported::{ForeignKey, HashKind},
-        key::digest::ForeignAlgorithm,
-        record::{invalid::Invalid, record::StoredKey},
+        import::imported::{HashKind, ImportedKey},
+        key::digest::ImportedAlgorithm,
+        record::{invalid::InvalidKeySpec, record::StoredKey},
         ring::{change_feed::Listener, ring::KeyRing},
     },
     core::time::Timestamp,
@@ -34,7 +34,7 @@ use crate::{
 ///     .build()?;
 /// let manager = KeyManager::new(&ring);
 ///
-/// let key = manager.create(NewKey::of_owner("acme").scopes(["data.read"])).await?;
+/// let key = manager.create(NewKey::new("acme").scopes(["data.read"])).await?;
 /// assert!(key.expose_secret().starts_with("acmepay_live_1"));
 /// manager.revoke(key.id(), "leaked").await?;
 /// # Ok(()) }
@@ -143,26 +143,27 @@ impl KeyManager {
     /// # Errors
     ///
     /// With [`KeyError::Conflict`] if the key was imported before; if the ring has no
-    /// [`ForeignKeys`](crate::api_key::ForeignKeys) or would not find this one by them, if what was asked for
+    /// [`ImportedKeys`](crate::api_key::import::ImportedKeys) or would not find this one by them, if what was asked for
     /// is out of bounds, or the store cannot keep it.
-    pub async fn import(&self, new: NewKey, key: ForeignKey) -> Result<StoredKey, KeyError> {
+    pub async fn import(&self, new: NewKey, key: ImportedKey) -> Result<StoredKey, KeyError> {
         let ring = &self.ring.shared;
-        let none = || Invalid::new("foreign key", "would never be found: the ring accepts none");
+        let none =
+            || InvalidKeySpec::new("foreign key", "would never be found: the ring accepts none");
         let id = ring.foreign.as_ref().ok_or_else(none)?.id(&key)?;
         let mut record = self.record_of(id, self.environment(&new)?, &new);
         let (hash, digest) = match key.hash() {
             HashKind::Sha256(hash) => (
-                ForeignAlgorithm::Sha256,
+                ImportedAlgorithm::Sha256,
                 ring.peppers.digest_foreign(&hash[..]),
             ),
             HashKind::Sha512(hash) => (
-                ForeignAlgorithm::Sha512,
+                ImportedAlgorithm::Sha512,
                 ring.peppers.digest_foreign(&hash[..]),
             ),
             HashKind::Argon2(text) => {
                 record.slow_hash = Some(text.clone());
                 let digest = ring.peppers.bind_slow_hash(text);
-                (ForeignAlgorithm::Argon2, digest)
+                (ImportedAlgorithm::Argon2, digest)
             }
         };
         record.digest = digest;

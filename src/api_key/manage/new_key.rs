@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use crate::{
     api_key::record::{
-        constraints::Constraints, invalid::Invalid, record::KeyRecord, scopes::is_scope,
+        constraints::Constraints, invalid::InvalidKeySpec, record::KeyRecord, scopes::is_scope,
     },
     core::{allowance::Allowance, time::Timestamp},
 };
@@ -23,7 +23,7 @@ const METADATA_BYTES_MAX: usize = 4_096;
 /// use std::time::Duration;
 /// use portcullis::api_key::NewKey;
 ///
-/// let new = NewKey::of_owner("acme")
+/// let new = NewKey::new("acme")
 ///     .name("continuous integration")
 ///     .tier("pro")
 ///     .scopes(["data.read", "data.write"])
@@ -66,7 +66,7 @@ impl Expiry {
 
 impl NewKey {
     /// Begins a key of this owner, which may do nothing yet and never ends.
-    pub fn of_owner(owner: impl Into<String>) -> Self {
+    pub fn new(owner: impl Into<String>) -> Self {
         Self {
             owner: owner.into(),
             environment: None,
@@ -156,7 +156,7 @@ impl NewKey {
 }
 
 /// Sorts a record's scopes, and says what is out of bounds.
-pub(super) fn check_record(record: &mut KeyRecord) -> Result<(), Invalid> {
+pub(super) fn check_record(record: &mut KeyRecord) -> Result<(), InvalidKeySpec> {
     check_len("owner", &record.owner, OWNER_LEN_MAX)?;
     if let Some(name) = &record.name {
         check_len("name", name, NAME_LEN_MAX)?;
@@ -169,17 +169,17 @@ pub(super) fn check_record(record: &mut KeyRecord) -> Result<(), Invalid> {
     record.constraints.check()
 }
 
-fn check_len(field: &'static str, value: &str, bytes_max: usize) -> Result<(), Invalid> {
+fn check_len(field: &'static str, value: &str, max_bytes: usize) -> Result<(), InvalidKeySpec> {
     let problem = match value.len() {
         0 => "is empty",
-        len if len > bytes_max => "is too long",
+        len if len > max_bytes => "is too long",
         _ => return Ok(()),
     };
-    Err(Invalid::new(field, problem))
+    Err(InvalidKeySpec::new(field, problem))
 }
 
-fn check_scopes(scopes: &mut Vec<String>) -> Result<(), Invalid> {
-    let invalid = |problem| Invalid::new("scopes", problem);
+fn check_scopes(scopes: &mut Vec<String>) -> Result<(), InvalidKeySpec> {
+    let invalid = |problem| InvalidKeySpec::new("scopes", problem);
     scopes.sort_unstable();
     scopes.dedup();
     if scopes.len() > SCOPES_MAX {
@@ -194,12 +194,12 @@ fn check_scopes(scopes: &mut Vec<String>) -> Result<(), Invalid> {
     Ok(())
 }
 
-fn check_metadata(metadata: &BTreeMap<String, String>) -> Result<(), Invalid> {
+fn check_metadata(metadata: &BTreeMap<String, String>) -> Result<(), InvalidKeySpec> {
     let len = |(name, value): (&String, &String)| name.len() + value.len();
     let bytes: usize = metadata.iter().map(len).sum();
     if metadata.len() > METADATA_MAX || bytes > METADATA_BYTES_MAX {
         let problem = "has more than 64 entries or 4096 bytes";
-        return Err(Invalid::new("metadata", problem));
+        return Err(InvalidKeySpec::new("metadata", problem));
     }
     Ok(())
 }

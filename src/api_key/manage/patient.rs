@@ -61,8 +61,8 @@ impl ApiKeyStore for PatientStore {
         self.over(self.store.list(query))
     }
 
-    fn touch(&self, uses: Vec<KeyUse>) -> StoreFuture<()> {
-        self.over(self.store.touch(uses))
+    fn record_uses(&self, uses: Vec<KeyUse>) -> StoreFuture<()> {
+        self.over(self.store.record_uses(uses))
     }
 
     fn purge(&self, before: Timestamp, max: usize) -> StoreFuture<usize> {

@@ -129,7 +129,7 @@ impl KeyManager {
                 other.grace_until.is_some_and(|until| until > now)
             }
         };
-        let mut query = KeyQuery::of_owner(&key.owner).page_max(KeyQuery::PAGE_MAX);
+        let mut query = KeyQuery::for_owner(&key.owner).limit(KeyQuery::MAX_LIMIT);
         loop {
             let page = self.ring.shared.store.list(query.clone()).await?;
             let mut records = page.keys.iter().map(|own| &own.record);

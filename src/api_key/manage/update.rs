@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::new_key;
 use crate::{
-    api_key::record::{constraints::Constraints, invalid::Invalid, record::KeyRecord},
+    api_key::record::{constraints::Constraints, invalid::InvalidKeySpec, record::KeyRecord},
     core::{allowance::Allowance, time::Timestamp},
 };
 
@@ -122,7 +122,7 @@ impl KeyUpdate {
         self.version.is_none_or(|version| version == record.version)
     }
 
-    pub(crate) fn apply(&self, record: &mut KeyRecord) -> Result<(), Invalid> {
+    pub(crate) fn apply(&self, record: &mut KeyRecord) -> Result<(), InvalidKeySpec> {
         let update = self.clone();
         if let Some(name) = update.name {
             record.name = name;

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     api_key::{
-        key::digest::{DigestAlgorithm, ForeignAlgorithm, KeyDigest, RecordSeal},
+        key::digest::{DigestAlgorithm, ImportedAlgorithm, KeyDigest, RecordSeal},
         manage::authority::SetByOwner,
     },
     core::{
@@ -25,11 +25,11 @@ const SCHEMA: u8 = 1;
 const SCHEMA_SET_BY_OWNER: u8 = 2;
 
 /// The maximum number of values in a list: a record of the maximum size has no room for more.
-const COUNT_MAX: usize = KeyRecord::BYTES_MAX / 4;
+const COUNT_MAX: usize = KeyRecord::MAX_BYTES / 4;
 
 impl KeyRecord {
     /// The most bytes that a record has. The bounds of a `NewKey` keep far below it.
-    pub const BYTES_MAX: usize = 16 * 1024;
+    pub const MAX_BYTES: usize = 16 * 1024;
 
     /// Returns the record as bytes, for a store that keeps bytes.
     ///
@@ -97,7 +97,7 @@ impl KeyRecord {
     /// With [`StoreErrorKind::Corrupt`] if it did not write this.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, StoreError> {
         let mut reader = BinaryReader::new(bytes);
-        let record = match bytes.len() <= Self::BYTES_MAX {
+        let record = match bytes.len() <= Self::MAX_BYTES {
             true => read_record(&mut reader).and_then(|record| reader.finish(record)),
             false => None,
         };
@@ -120,12 +120,12 @@ fn push_algorithm(out: &mut BinaryWriter, algorithm: DigestAlgorithm) {
             out.u16(pepper_id);
         }
         DigestAlgorithm::Sha256 => out.u8(2),
-        DigestAlgorithm::Foreign { hash, pepper_id } => {
+        DigestAlgorithm::Imported { hash, pepper_id } => {
             out.u8(3);
             out.u8(match hash {
-                ForeignAlgorithm::Sha256 => 1,
-                ForeignAlgorithm::Sha512 => 2,
-                ForeignAlgorithm::Argon2 => 3,
+                ImportedAlgorithm::Sha256 => 1,
+                ImportedAlgorithm::Sha512 => 2,
+                ImportedAlgorithm::Argon2 => 3,
             });
             out.optional(pepper_id, BinaryWriter::u16);
         }
@@ -200,12 +200,12 @@ fn read_record(reader: &mut RecordReader<'_>) -> Option<KeyRecord> {
 }
 
 fn read_text(reader: &mut RecordReader<'_>) -> Option<String> {
-    let text = reader.bytes(KeyRecord::BYTES_MAX)?;
+    let text = reader.bytes(KeyRecord::MAX_BYTES)?;
     str::from_utf8(text).ok().map(str::to_owned)
 }
 
 fn read_parsed<T: FromStr>(reader: &mut RecordReader<'_>) -> Option<T> {
-    let text = reader.bytes(KeyRecord::BYTES_MAX)?;
+    let text = reader.bytes(KeyRecord::MAX_BYTES)?;
     str::from_utf8(text).ok()?.parse().ok()
 }
 
@@ -224,11 +224,11 @@ fn read_algorithm(reader: &mut RecordReader<'_>) -> Option<DigestAlgorithm> {
             pepper_id: reader.u16()?,
         }),
         2 => Some(DigestAlgorithm::Sha256),
-        3 => Some(DigestAlgorithm::Foreign {
+        3 => Some(DigestAlgorithm::Imported {
             hash: match reader.u8()? {
-                1 => ForeignAlgorithm::Sha256,
-                2 => ForeignAlgorithm::Sha512,
-                3 => ForeignAlgorithm::Argon2,
+                1 => ImportedAlgorithm::Sha256,
+                2 => ImportedAlgorithm::Sha512,
+                3 => ImportedAlgorithm::Argon2,
                 _ => return None,
             },
             pepper_id: reader.optional(BinaryReader::u16)?,
@@ -301,8 +301,8 @@ mod tests {
         record.credits = Some(Allowance::per_month(50_000).unwrap());
         record.limit = Some("20/90s".parse().unwrap());
         record.slow_hash = Some("$argon2id$".to_owned());
-        record.algorithm = DigestAlgorithm::Foreign {
-            hash: ForeignAlgorithm::Argon2,
+        record.algorithm = DigestAlgorithm::Imported {
+            hash: ImportedAlgorithm::Argon2,
             pepper_id: Some(7),
         };
         record.metadata.insert("a".to_owned(), "b".to_owned());
@@ -414,7 +414,7 @@ mod tests {
         let mut bytes = record().to_bytes();
         bytes[1..5].copy_from_slice(&u32::MAX.to_le_bytes());
         assert!(KeyRecord::from_bytes(&bytes).is_err());
-        assert!(KeyRecord::from_bytes(&vec![1; KeyRecord::BYTES_MAX + 1]).is_err());
+        assert!(KeyRecord::from_bytes(&vec![1; KeyRecord::MAX_BYTES + 1]).is_err());
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use http::{HeaderMap, Method, header::ORIGIN};
 
-use super::invalid::Invalid;
+use super::invalid::InvalidKeySpec;
 use crate::core::net::ip_network::IpNetwork;
 
 const ENTRIES_MAX: usize = 64;
@@ -95,20 +95,20 @@ impl Constraints {
         }
     }
 
-    pub(crate) fn check(&self) -> Result<(), Invalid> {
+    pub(crate) fn check(&self) -> Result<(), InvalidKeySpec> {
         let lists = [
             ("networks", self.networks.len()),
             ("methods", self.methods.len()),
             ("origins", self.origins.len()),
         ];
         if let Some((field, _)) = lists.into_iter().find(|(_, len)| *len > ENTRIES_MAX) {
-            return Err(Invalid::new(field, "has more than 64 entries"));
+            return Err(InvalidKeySpec::new(field, "has more than 64 entries"));
         }
         let is_origin = |origin: &String| {
             origin.contains("://") && origin.len() <= ENTRY_LEN_MAX && !origin.ends_with('/')
         };
         if !self.origins.iter().all(is_origin) {
-            return Err(Invalid::new(
+            return Err(InvalidKeySpec::new(
                 "origins",
                 "has an entry that is not like `https://app.example`",
             ));
@@ -118,7 +118,10 @@ impl Constraints {
             .iter()
             .any(|own| own.as_str().len() > ENTRY_LEN_MAX)
         {
-            return Err(Invalid::new("methods", "has an entry that is too long"));
+            return Err(InvalidKeySpec::new(
+                "methods",
+                "has an entry that is too long",
+            ));
         }
         Ok(())
     }

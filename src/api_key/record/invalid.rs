@@ -3,12 +3,12 @@
 /// What is out of bounds in a key that was asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`{field}` {problem}")]
-pub struct Invalid {
+pub struct InvalidKeySpec {
     field: &'static str,
     problem: &'static str,
 }
 
-impl Invalid {
+impl InvalidKeySpec {
     pub(crate) fn new(field: &'static str, problem: &'static str) -> Self {
         Self { field, problem }
     }

@@ -5,3 +5,7 @@ pub(super) mod constraints;
 pub(super) mod invalid;
 pub(super) mod record;
 pub(super) mod scopes;
+
+pub use self::record::{KeyRecord, KeyState, KeyStatus, StateChange, StoredKey};
+pub use super::key::digest::{DigestAlgorithm, ImportedAlgorithm};
+pub use super::store::{KeyCursor, KeyPage, ListedKey};

@@ -212,7 +212,7 @@ impl KeyRecord {
     }
 
     fn to_identity(&self) -> Identity {
-        let mut identity = Identity::trusted(self.id.as_str())
+        let mut identity = Identity::builder(self.id.as_str())
             .lineage(self.lineage.as_str())
             .owner(self.owner.as_str())
             .scopes(self.scopes.iter().map(String::as_str));

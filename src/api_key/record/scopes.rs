@@ -128,7 +128,7 @@ mod tests {
     use super::*;
 
     fn caller() -> Identity {
-        Identity::trusted("k").scopes(["a", "b"]).build()
+        Identity::builder("k").scopes(["a", "b"]).build()
     }
 
     #[test]

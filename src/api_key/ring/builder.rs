@@ -16,7 +16,7 @@ use crate::{
             guesses::Guesses,
             lookup::{Lookup, Memory},
         },
-        import::{hash_pool::Hashing, imported::ForeignKeys},
+        import::{hash_pool::Hashing, imported::ImportedKeys},
         key::{
             checksum_tag::KeyedTag,
             digest::{Pepper, Peppers},
@@ -59,7 +59,7 @@ impl KeyRing {
             former_tags: Vec::new(),
             checksums_too: false,
             memory: Memory {
-                records_max: 10_000,
+                max_records: 10_000,
                 records_for: None,
             },
         }
@@ -96,7 +96,7 @@ pub struct KeyRingBuilder {
     pub(super) clock: Option<Arc<dyn Clock>>,
     pub(super) memory: Memory,
     pub(super) audit: KeyAudit,
-    pub(super) foreign: Option<ForeignKeys>,
+    pub(super) foreign: Option<ImportedKeys>,
     pub(super) counts_uses: bool,
     pub(super) seals: bool,
     pub(super) plain_too: bool,
@@ -135,7 +135,7 @@ impl KeyRingBuilder {
     ///
     /// It is trusted as much as the current one: a holder of it and a writer of the store can
     /// together make keys. Remove a pepper that has leaked.
-    pub fn former_pepper(mut self, pepper: Pepper) -> Self {
+    pub fn previous_pepper(mut self, pepper: Pepper) -> Self {
         self.former.push(pepper);
         self
     }
@@ -182,16 +182,16 @@ impl KeyRingBuilder {
 
     /// Sets how long a request waits for the store to answer, before it is answered `503`. 50
     /// milliseconds by default, or what a store that has a
-    /// [deadline of its own](ApiKeyStore::has_deadline) waits.
+    /// [deadline of its own](ApiKeyStore::has_timeout) waits.
     ///
     /// The time is told by [`runtime`](Self::runtime). A store in memory is never waited for.
-    pub fn store_deadline(mut self, after: Duration) -> Self {
+    pub fn store_timeout(mut self, after: Duration) -> Self {
         self.deadline.set(Some(after));
         self
     }
 
     /// Lets requests wait for as long as the store takes: for a store with a deadline of its own.
-    pub fn without_store_deadline(mut self) -> Self {
+    pub fn without_store_timeout(mut self) -> Self {
         self.deadline.set(None);
         self
     }
@@ -199,8 +199,8 @@ impl KeyRingBuilder {
     /// Sets how long a [`KeyManager`](crate::api_key::KeyManager) and a [flush](KeyRing::flush) wait for each
     /// answer of the store, before they fail by
     /// [`Timeout`](crate::StoreErrorKind::Timeout). 5 seconds by default, or what a store that has a
-    /// [deadline of its own](ApiKeyStore::has_deadline) waits.
-    pub fn manager_deadline(mut self, after: Duration) -> Self {
+    /// [deadline of its own](ApiKeyStore::has_timeout) waits.
+    pub fn manager_timeout(mut self, after: Duration) -> Self {
         self.patience.set(Some(after));
         self
     }
@@ -218,21 +218,21 @@ impl KeyRingBuilder {
     /// makes up keys costs the store nothing. Their ids begin with a `2`.
     ///
     /// Where there are keys with a checksum already, say so by
-    /// [`formerly_without_tag`](Self::formerly_without_tag).
+    /// [`accept_untagged`](Self::accept_untagged).
     pub fn keyed_tag(mut self, tag: KeyedTag) -> Self {
         self.tag = Some(tag);
         self
     }
 
     /// Adds a tag that was in use before: its keys are still accepted.
-    pub fn former_keyed_tag(mut self, tag: KeyedTag) -> Self {
+    pub fn previous_keyed_tag(mut self, tag: KeyedTag) -> Self {
         self.former_tags.push(tag);
         self
     }
 
     /// Says that keys were made before there was a tag: they are still accepted. Until this is
     /// taken back, who makes up keys makes them up without a tag.
-    pub fn formerly_without_tag(mut self) -> Self {
+    pub fn accept_untagged(mut self) -> Self {
         self.checksums_too = true;
         self
     }
@@ -256,7 +256,7 @@ impl KeyRingBuilder {
     /// Says that keys were made without a pepper before there was one: they are still accepted, and
     /// get a digest under the pepper when they are used. Until the last of them has, who can write
     /// to the store can make keys.
-    pub fn formerly_without_pepper(mut self) -> Self {
+    pub fn accept_unpeppered(mut self) -> Self {
         self.plain_too = true;
         self
     }
@@ -270,7 +270,7 @@ impl KeyRingBuilder {
     ///
     /// Without this option, a record that holds the digest or the hash of a foreign key is rejected
     /// with `500`.
-    pub fn foreign_keys(mut self, foreign: ForeignKeys) -> Self {
+    pub fn imported_keys(mut self, foreign: ImportedKeys) -> Self {
         self.foreign = Some(foreign);
         self
     }
@@ -282,14 +282,14 @@ impl KeyRingBuilder {
     /// A change made through a manager of this ring is known here at once. One made elsewhere is
     /// known when the store announces it, and if it does not, after this time at the latest. A
     /// store in memory is asked each time.
-    pub fn remember_keys_for(mut self, duration: Duration) -> Self {
+    pub fn key_cache_ttl(mut self, duration: Duration) -> Self {
         self.memory.records_for = Some(duration);
         self
     }
 
     /// Sets how many records are remembered at most. 10 000 by default.
-    pub fn remembered_keys_max(mut self, records: usize) -> Self {
-        self.memory.records_max = records;
+    pub fn max_cached_keys(mut self, records: usize) -> Self {
+        self.memory.max_records = records;
         self
     }
 
@@ -315,8 +315,8 @@ impl KeyRingBuilder {
         let tags = self.check_tags()?;
         let is_pepper_random = self.pepper.as_ref().is_some_and(Pepper::is_random);
         let clock = self.clock.unwrap_or_else(|| Arc::new(SystemClock::new()));
-        let deadline = self.deadline.beside(self.store.has_deadline());
-        let patience = self.patience.beside(self.store.has_deadline());
+        let deadline = self.deadline.beside(self.store.has_timeout());
+        let patience = self.patience.beside(self.store.has_timeout());
         let watch = StoreWatch::new("api_key", self.audit.ground.clone());
         let store = &self.store;
         let ring = KeyRing {

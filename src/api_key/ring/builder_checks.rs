@@ -12,7 +12,7 @@ impl KeyRingBuilder {
     pub(super) fn check_memory(&self) -> Result<(), ConfigError> {
         match self.memory.records_for {
             Some(too_long) if too_long > RECORDS_FOR_MAX => Err(ConfigError::new(
-                "remember_keys_for",
+                "key_cache_ttl",
                 format_args!("{too_long:?}"),
                 "a revoked key could live on for as long",
             )
@@ -34,7 +34,7 @@ impl KeyRingBuilder {
                 format_args!("called beside pepper {}", pepper.id()),
                 "there is a pepper, and there is none",
             )
-            .fix("drop one of the two, or make it a `former_pepper`")),
+            .fix("drop one of the two, or make it a `previous_pepper`")),
             (Some(_), false) | (None, true) => Ok(()),
         }
     }
@@ -68,17 +68,15 @@ impl KeyRingBuilder {
     pub(super) fn check_deadlines(&self) -> Result<(), ConfigError> {
         if self.deadline.is_zero() {
             return Err(
-                ConfigError::new("store_deadline", "0ns", "no server answers in no time")
-                    .fix("give some dozens of milliseconds, or call `without_store_deadline`"),
+                ConfigError::new("store_timeout", "0ns", "no server answers in no time")
+                    .fix("give some dozens of milliseconds, or call `without_store_timeout`"),
             );
         }
         if self.patience.is_zero() {
-            return Err(ConfigError::new(
-                "manager_deadline",
-                "0ns",
-                "no server answers in no time",
-            )
-            .fix("give some seconds"));
+            return Err(
+                ConfigError::new("manager_timeout", "0ns", "no server answers in no time")
+                    .fix("give some seconds"),
+            );
         }
         Ok(())
     }

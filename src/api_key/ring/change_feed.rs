@@ -13,34 +13,34 @@ use crate::api_key::key::format::KeyId;
 /// How a store's answers may be remembered.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
-pub enum ChangeFeed {
+pub enum ChangeNotifications {
     /// The store is this process's memory: it is asked each time, and nothing is remembered.
     Immediate,
     /// The store says what has changed: answers are remembered for some seconds, and forgotten at
     /// once when it says so, or when it can no longer say.
-    Announced(KeyChanges),
+    Feed(KeyChangeFeed),
     /// Nobody says what has changed. Answers are remembered only if the ring is told to.
-    Unannounced,
+    None,
 }
 
 /// What a store says of changes: which keys were changed, and whether it would hear of them.
 ///
 /// A store on a server keeps one, and hands a clone to each ring by
 /// [`ApiKeyStore::changes`](crate::api_key::ApiKeyStore::changes). Its task that listens to the server calls
-/// the three methods; until it first calls [`KeyChanges::connected`], nothing is remembered.
+/// the three methods; until it first calls [`KeyChangeFeed::connected`], nothing is remembered.
 ///
 /// ```
-/// use portcullis::api_key::KeyChanges;
+/// use portcullis::store::backend::KeyChangeFeed;
 ///
-/// let changes = KeyChanges::new();
+/// let changes = KeyChangeFeed::new();
 /// assert!(!changes.is_connected());
 /// changes.connected();                         // the subscription stands
 /// changes.changed("1AAAAAAAAAAAAAAA".parse()?); // a message came in
 /// changes.lost();                              // the connection broke
-/// # Ok::<(), portcullis::api_key::Malformed>(())
+/// # Ok::<(), portcullis::api_key::ParseKeyError>(())
 /// ```
 #[derive(Clone, Default)]
-pub struct KeyChanges {
+pub struct KeyChangeFeed {
     shared: Arc<FeedInner>,
 }
 
@@ -56,7 +56,7 @@ pub(crate) trait Listener: Send + Sync {
     fn forget_all(&self);
 }
 
-impl KeyChanges {
+impl KeyChangeFeed {
     /// Creates a feed that is not connected yet.
     pub fn new() -> Self {
         Self::default()
@@ -75,7 +75,7 @@ impl KeyChanges {
     }
 
     /// Says that changes are no longer heard of: everything is forgotten, and nothing remembered
-    /// until [`KeyChanges::connected`] is called again.
+    /// until [`KeyChangeFeed::connected`] is called again.
     pub fn lost(&self) {
         self.shared.connected.store(false, Ordering::SeqCst);
         self.each(|listener| listener.forget_all());
@@ -105,9 +105,9 @@ impl KeyChanges {
     }
 }
 
-impl fmt::Debug for KeyChanges {
+impl fmt::Debug for KeyChangeFeed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("KeyChanges")
+        f.debug_struct("KeyChangeFeed")
             .field("connected", &self.is_connected())
             .finish_non_exhaustive()
     }

@@ -8,7 +8,7 @@ use super::{change_feed::Listener, rehash::Redigests, usage::Usage};
 use crate::{
     api_key::{
         authenticate::{guesses::Guesses, lookup::Lookup, rejection::Denied},
-        import::{argon2, hash_pool::Hashing, imported::ForeignKeys},
+        import::{argon2, hash_pool::Hashing, imported::ImportedKeys},
         key::{
             digest::{DigestAlgorithm, KeyDigest, Peppers},
             format::{KeyFormat, ParsedKey},
@@ -37,7 +37,7 @@ pub(crate) struct KeyRingInner {
     pub(crate) creating: Creating,
     pub(crate) usage: Option<Usage>,
     pub(crate) redigests: Redigests,
-    pub(crate) foreign: Option<ForeignKeys>,
+    pub(crate) foreign: Option<ImportedKeys>,
     pub(crate) hashing: Hashing,
     /// The number by which a record knows that this ring has looked at its seal; none if this ring
     /// seals nothing.
@@ -62,7 +62,7 @@ impl KeyRingInner {
         let brief = record.brief();
         let honored = match brief.algorithm {
             DigestAlgorithm::HmacSha256 { .. } | DigestAlgorithm::Sha256 => !brief.is_slow,
-            DigestAlgorithm::Foreign { .. } => self.honors_foreign(record, key),
+            DigestAlgorithm::Imported { .. } => self.honors_foreign(record, key),
         };
         if !honored {
             self.tell_forged(record);
@@ -149,7 +149,7 @@ impl KeyRingInner {
         let uses = usage.take();
         let mut batches = uses.chunks(BATCH);
         while let Some(batch) = batches.next() {
-            let Err(error) = self.store.touch(batch.to_vec()).await else {
+            let Err(error) = self.store.record_uses(batch.to_vec()).await else {
                 continue;
             };
             // After any other failure the store may have counted the batch.

@@ -41,7 +41,7 @@ use crate::{
 /// The version of the form.
 pub(crate) const FORM: u8 = 1;
 /// The most fields that a head may have.
-const FIELDS_MAX: usize = 512;
+const MAX_FIELDS: usize = 512;
 /// The longest head.
 const HEAD_BYTES_MAX: usize = 256 << 10;
 /// The longest body.
@@ -56,7 +56,7 @@ impl StoredResponse {
     /// ([`CacheStore::touch`](crate::cache::CacheStore::touch)) without their bodies.
     ///
     /// `None` if the answer is beyond what is read back: 512 fields, a head of 256 KiB, a body of
-    /// 1 GiB. A store answers [`PutOutcome::TooLarge`](crate::cache::PutOutcome::TooLarge) then.
+    /// 1 GiB. A store answers [`PutOutcome::TooLarge`](crate::store::backend::PutOutcome::TooLarge) then.
     pub fn encode_head(&self) -> Option<Vec<u8>> {
         if self.body.len() > BODY_BYTES_MAX {
             return None;
@@ -84,7 +84,7 @@ impl StoredResponse {
         }
         let mut out = out.into_bytes();
         let within = out.len() <= HEAD_BYTES_MAX
-            && self.headers.len() <= FIELDS_MAX
+            && self.headers.len() <= MAX_FIELDS
             && self.tags.len() <= TAGS_MAX;
         let sum = checksum(&out[9..]).to_le_bytes();
         out[1..9].copy_from_slice(&sum);
@@ -133,7 +133,7 @@ impl StoredResponse {
     ///
     /// ```
     /// # use bytes::Bytes;
-    /// # use portcullis::{StoreErrorKind, cache::StoredResponse};
+    /// # use portcullis::{StoreErrorKind, store::backend::StoredResponse};
     /// # fn example(answer: &StoredResponse) -> Option<()> {
     /// let bytes: Bytes = answer.to_bytes()?;
     /// let again = StoredResponse::from_bytes(bytes.clone()).unwrap();
@@ -205,7 +205,7 @@ fn decode(head: Bytes, body: Bytes) -> Option<StoredResponse> {
     let variant = VariantId::from_bytes(head.array()?);
     let partition = StoreKey::from_bytes(head.array()?);
     let tags = head.list(TAGS_MAX, |head| head.array().map(StoreKey::from_bytes))?;
-    let names = head.list(FIELDS_MAX, read_name)?;
+    let names = head.list(MAX_FIELDS, read_name)?;
     let vary = VarySpec::from_names(names)?;
     let outside = Outside {
         body,
@@ -242,7 +242,7 @@ fn decode_fields(head: &mut BinaryReader<Bytes>, outside: Outside) -> Option<Sto
         true => Some(head.u32()?),
         false => None,
     };
-    let fields = head.len(FIELDS_MAX)?;
+    let fields = head.len(MAX_FIELDS)?;
     let mut headers = HeaderMap::with_capacity(fields);
     for _ in 0..fields {
         let sensitive = match head.u8()? {
@@ -548,7 +548,7 @@ mod tests {
         assert!(long.encode_head().is_none() && long.to_bytes().is_none());
 
         let mut many = plain();
-        for _ in 0..FIELDS_MAX {
+        for _ in 0..MAX_FIELDS {
             many.headers.append("x-many", HeaderValue::from_static(""));
         }
         assert!(many.encode_head().is_none());

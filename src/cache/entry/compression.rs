@@ -33,12 +33,12 @@ impl CacheLayerBuilder {
     /// use portcullis::{cache::CacheLayer, store::MemoryStore};
     ///
     /// let cache = CacheLayer::secure(MemoryStore::new())
-    ///     .compress_from(1_024)
+    ///     .compression_threshold(1_024)
     ///     .build()?;
     /// # let _ = cache;
     /// # Ok::<(), portcullis::ConfigError>(())
     /// ```
-    pub fn compress_from(mut self, bytes: u64) -> Self {
+    pub fn compression_threshold(mut self, bytes: u64) -> Self {
         self.rules.packer = Some(Packer {
             pack,
             unpack,

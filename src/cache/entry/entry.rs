@@ -272,10 +272,10 @@ pub(crate) fn remove_hop_by_hop(headers: &mut HeaderMap) {
 pub(crate) fn retain(
     freshness: &Freshness,
     has_validator: bool,
-    validated_for: Duration,
+    retain_stale_for: Duration,
 ) -> Duration {
     freshness.retain(if has_validator {
-        validated_for
+        retain_stale_for
     } else {
         Duration::ZERO
     })

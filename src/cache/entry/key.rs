@@ -185,7 +185,7 @@ pub(crate) struct KeyMaker {
 }
 
 impl KeyMaker {
-    pub(crate) fn new(keys: &StoreKeys, namespace: &str, normalise: bool) -> Self {
+    pub(crate) fn new(keys: &StoreKeys, namespace: &str, normalize: bool) -> Self {
         let space = |what: &str| keys.space(&format!("cache {what} {namespace}"));
         Self {
             answers: space("answer"),
@@ -193,7 +193,7 @@ impl KeyMaker {
             partitions: space("partition"),
             tags: space("tag"),
             routes: space("route"),
-            variants: Variants::new(space("variant"), normalise),
+            variants: Variants::new(space("variant"), normalize),
             target_list: None,
         }
     }
@@ -337,7 +337,7 @@ impl KeyMaker {
 
     /// Returns the digest of a route template.
     pub(crate) fn route(&self, template: &str) -> StoreKey {
-        self.routes.short_of(template.as_bytes())
+        self.routes.short_key(template.as_bytes())
     }
 
     /// Returns the key of a flight for one range of what a key names.

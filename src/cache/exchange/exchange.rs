@@ -13,7 +13,7 @@ use crate::{
         lookup::{
             look::Look,
             plan::{RequestPlan, UnsafeRequest},
-            reason::Reason,
+            reason::CacheReason,
             search::Search,
             shown::Told,
         },
@@ -31,7 +31,7 @@ pub(crate) struct Exchange {
 /// The work of the cache beside the handler.
 pub(super) enum Course {
     /// Nothing.
-    Pass(Forward, Reason),
+    Pass(Forward, CacheReason),
     /// The stored responses that the request may change are purged.
     Change(Box<UnsafeRequest>),
     /// The answer may be kept.
@@ -52,7 +52,7 @@ impl Exchange {
         };
         Self {
             config: Arc::clone(config),
-            record: RecordHandle::of(request.extensions()).cloned(),
+            record: RecordHandle::from_extensions(request.extensions()).cloned(),
             course,
         }
     }
@@ -69,7 +69,10 @@ impl Exchange {
     }
 
     pub(super) fn take_course(&mut self) -> Course {
-        mem::replace(&mut self.course, Course::Pass(Forward::Bypass, Reason::Off))
+        mem::replace(
+            &mut self.course,
+            Course::Pass(Forward::Bypass, CacheReason::Off),
+        )
     }
 
     pub(super) fn told<'a>(&'a self, look: Option<&'a Look>) -> Told<'a> {

@@ -17,9 +17,9 @@ use crate::{
         http::{cache_status::Report, storability::ResponseFields},
         lookup::{
             look::{LedFlight, Look, LookupRole},
-            reason::Reason,
+            reason::CacheReason,
         },
-        policy::CachePolicy,
+        policy::policy::CachePolicy,
     },
     core::record::CacheSource,
 };
@@ -69,7 +69,7 @@ impl Exchange {
             }
             if !wants_body(&asked, &response) {
                 drop(fill);
-                let response = self.passed(&asked, response, Some(Reason::Incomplete));
+                let response = self.passed(&asked, response, Some(CacheReason::Incomplete));
                 return Conclusion::Send(response, settling.map(Settling::from));
             }
         }

@@ -18,7 +18,7 @@ use crate::{
         lookup::{
             facts::Wanted,
             look::{Finding, LookupRole},
-            reason::Reason,
+            reason::CacheReason,
             response,
         },
     },
@@ -31,7 +31,7 @@ impl Exchange {
         self,
         mut asked: Box<ForwardedRequest>,
         response: Response<B>,
-        reason: Option<Reason>,
+        reason: Option<CacheReason>,
         replaced: Option<Replaced>,
         now: Timestamp,
     ) -> Conclusion<B>
@@ -76,7 +76,7 @@ impl Exchange {
         &self,
         asked: &ForwardedRequest,
         response: Response<B>,
-        reason: Option<Reason>,
+        reason: Option<CacheReason>,
     ) -> Response<CacheBody<B>>
     where
         B: Body<Data = Bytes> + Send + 'static,

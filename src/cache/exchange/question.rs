@@ -70,7 +70,7 @@ impl Look {
         let leads_waiters = || leads.is_some_and(|leads| leads.lead.has_waiters());
         let wanted = self.wanted();
         let is_alone = matches!(self.role, LookupRole::Alone | LookupRole::Filled(_));
-        let is_stored_part = wanted == Wanted::Range && config.rules.keep_parts;
+        let is_stored_part = wanted == Wanted::Range && config.rules.cache_partial_content;
         let is_lone_part = wanted == Wanted::Range && !leads_waiters();
         if self.facts.precondition || (wanted.is_head() && !leads_waiters()) {
             RequestForm::AsIs

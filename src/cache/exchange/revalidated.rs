@@ -23,7 +23,7 @@ use crate::{
         },
         lookup::{
             look::{Look, Stale},
-            reason::Reason,
+            reason::CacheReason,
         },
         store::Touch,
     },
@@ -122,9 +122,9 @@ impl Exchange {
 
     /// Takes a stored response from the other clients: it is confirmed for this one, and no longer for
     /// them.
-    fn no_longer_shared(&self, stale: &Stale, reason: Reason) -> StoreFuture<()> {
+    fn no_longer_shared(&self, stale: &Stale, reason: CacheReason) -> StoreFuture<()> {
         let replaced = Replaced::new(stale);
-        self.settle(match reason == Reason::NoStore {
+        self.settle(match reason == CacheReason::NoStore {
             true => replaced.invalidate(&self.config),
             false => replaced.demote(&self.config),
         })
@@ -141,11 +141,15 @@ impl Exchange {
 
 /// Returns what is to be made of an answer that was validated, if it belongs where it stands: for no
 /// fewer callers, and chosen by no other fields than before.
-fn stays(look: &Look, stale: &Stale, verdict: StorageDecision) -> Result<StorageDecision, Reason> {
+fn stays(
+    look: &Look,
+    stale: &Stale,
+    verdict: StorageDecision,
+) -> Result<StorageDecision, CacheReason> {
     if look.facts.keys.shared() == Some(&stale.key) && !verdict.shared {
-        Err(Reason::Credential)
+        Err(CacheReason::Credential)
     } else if verdict.vary != stale.entry.vary {
-        Err(Reason::VaryChanged)
+        Err(CacheReason::VaryChanged)
     } else {
         Ok(verdict)
     }

@@ -27,7 +27,7 @@ use crate::{
             storability::{RequestCaller, ResponseFields, StorageDecision, judge},
             vary::Selection,
         },
-        lookup::{facts::Wanted, look::Look, reason::Reason},
+        lookup::{facts::Wanted, look::Look, reason::CacheReason},
         store::Fence,
         tags::{self, CacheTags},
     },
@@ -42,20 +42,20 @@ impl Exchange {
         response: &Response<B>,
         seen: &ResponseFields<'_>,
         times: &Times<'_>,
-    ) -> Result<ResponseFill, Option<Reason>>
+    ) -> Result<ResponseFill, Option<CacheReason>>
     where
         B: Body<Data = Bytes> + Send + 'static,
     {
         let look = &asked.look;
         if look.failure().is_some() {
-            return Err(Some(Reason::Store));
+            return Err(Some(CacheReason::Store));
         }
         let is_head = look.wanted().is_head() && asked.question == RequestForm::AsIs;
         let Some(fence) = look.round.fence.filter(|_| !is_head) else {
             return Err(None);
         };
         if look.facts.asks.no_store {
-            return Err(Some(Reason::RequestDirective));
+            return Err(Some(CacheReason::RequestDirective));
         }
         let rules = &self.config.rules;
         let mut expected_bytes = expected_bytes(seen, response.body())?;
@@ -68,8 +68,8 @@ impl Exchange {
         let wanted = wanted(look, response);
         let verdict = judge(rules, &look.facts.caller, status, seen, &wanted, times)?;
         expected_bytes = place.map_or(expected_bytes, |place| Some(place.len() as u64));
-        if expected_bytes.is_some_and(|bytes| bytes > rules.body_bytes_max) {
-            return Err(Some(Reason::TooLarge));
+        if expected_bytes.is_some_and(|bytes| bytes > rules.max_body_bytes) {
+            return Err(Some(CacheReason::TooLarge));
         }
         let mut head = self.head(asked, &verdict, fence, response, times)?;
         if let Some(place) = place {
@@ -93,14 +93,16 @@ impl Exchange {
         look: &Look,
         response: &Response<B>,
         len: Option<u64>,
-    ) -> Result<Option<ContentRange>, Reason> {
+    ) -> Result<Option<ContentRange>, CacheReason> {
         if response.status() != StatusCode::PARTIAL_CONTENT {
             return Ok(None);
         }
         // Nothing that is complete goes for a part of it.
-        if !self.config.rules.keep_parts || look.wanted() != Wanted::Range || look.stale().is_some()
+        if !self.config.rules.cache_partial_content
+            || look.wanted() != Wanted::Range
+            || look.stale().is_some()
         {
-            return Err(Reason::Partial);
+            return Err(CacheReason::Partial);
         }
         ContentRange::of(response.headers(), len).map(Some)
     }
@@ -112,7 +114,7 @@ impl Exchange {
         fence: Fence,
         response: &Response<B>,
         times: &Times<'_>,
-    ) -> Result<FillHead, Option<Reason>> {
+    ) -> Result<FillHead, Option<CacheReason>> {
         let (facts, keys) = (&asked.look.facts, &asked.look.facts.keys);
         let (key, partition) = match (&facts.caller, verdict.shared) {
             (RequestCaller::Known { digest, .. }, false) => (keys.own(), Partition::Own(digest)),
@@ -126,7 +128,7 @@ impl Exchange {
             false => asked.fields.to_map(),
         };
         let variant = Selection::new(&fields, config.keys.variants()).variant(&verdict.vary);
-        let key = *key.ok_or(None::<Reason>)?;
+        let key = *key.ok_or(None::<CacheReason>)?;
         Ok(FillHead {
             key,
             fence,
@@ -196,24 +198,27 @@ impl Exchange {
         entry::retain(
             &verdict.freshness,
             of_use_when_stale,
-            self.config.validated_for,
+            self.config.retain_stale_for,
         )
     }
 }
 
 /// Returns how long a body will be, if that was announced. One that contradicts itself is not
 /// kept.
-fn expected_bytes<B: Body>(seen: &ResponseFields<'_>, body: &B) -> Result<Option<u64>, Reason> {
+fn expected_bytes<B: Body>(
+    seen: &ResponseFields<'_>,
+    body: &B,
+) -> Result<Option<u64>, CacheReason> {
     let announced = match seen.content_length {
         FieldLines::None => None,
         FieldLines::One(line) => {
             let bytes = line.to_str().ok().and_then(|line| line.parse().ok());
-            Some(bytes.ok_or(Reason::Incomplete)?)
+            Some(bytes.ok_or(CacheReason::Incomplete)?)
         }
-        FieldLines::Several => return Err(Reason::Incomplete),
+        FieldLines::Several => return Err(CacheReason::Incomplete),
     };
     match (announced, body.size_hint().exact()) {
-        (Some(announced), Some(exact)) if announced != exact => Err(Reason::Incomplete),
+        (Some(announced), Some(exact)) if announced != exact => Err(CacheReason::Incomplete),
         (announced, exact) => Ok(announced.or(exact)),
     }
 }

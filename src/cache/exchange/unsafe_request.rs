@@ -21,7 +21,7 @@ use crate::{
             storability::{ResponseFields, is_explicit},
             vary::Selection,
         },
-        lookup::{assured::assured, plan::UnsafeRequest, reason::Reason},
+        lookup::{assured::assured, plan::UnsafeRequest, reason::CacheReason},
         store::{Lookup, PurgeMode, PurgeTarget},
     },
     core::{
@@ -98,14 +98,14 @@ impl PostFill {
         let (exchange, mut asked) = (self.exchange, self.as_got.asked);
         let fill = match answer {
             Ok(_) if exchange.config.purges.of(&self.as_got.uri) != self.as_got.purges_seen + 1 => {
-                Err(Some(Reason::Purged))
+                Err(Some(CacheReason::Purged))
             }
             Ok(lookup) => {
                 asked.look.round.fence = Some(lookup.fence);
                 let seen = ResponseFields::of(response.headers(), &exchange.config.rules);
                 exchange.filling(&asked, &response, &seen, &exchange.times(&asked.look))
             }
-            Err(_) => Err(Some(Reason::Store)),
+            Err(_) => Err(Some(CacheReason::Store)),
         };
         exchange.take_tags_off(response.headers_mut());
         let mut report = Report::forwarded(CacheSource::Bypass, Forward::Method);

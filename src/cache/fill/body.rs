@@ -36,7 +36,7 @@ pin_project! {
     /// same bytes. The default is an empty body.
     ///
     /// Errors of the handler's body are passed on. A body that streams another request's response ends
-    /// with [`InterruptedError`](crate::cache::InterruptedError) if that response does not arrive whole.
+    /// with [`InterruptedError`](crate::cache::body::InterruptedError) if that response does not arrive whole.
     pub struct CacheBody<B>
     where
         B: Body,
@@ -73,7 +73,7 @@ impl<B: Body> CacheBody<B> {
     pub(crate) fn inner(body: B) -> Self {
         Self {
             kind: CacheBodyKind::Passing {
-                body: ResponseBody::inner(body),
+                body: ResponseBody::new(body),
             },
         }
     }
@@ -137,7 +137,7 @@ where
 
     /// Passes a body through and stores a copy.
     pub(crate) fn filling(body: B, fill: ResponseFill, cx: &mut Context<'_>) -> Self {
-        Self::tapping(ResponseBody::inner(body), fill, cx)
+        Self::tapping(ResponseBody::new(body), fill, cx)
     }
 
     /// Reads what is there already: most bodies are short and lie in memory, and are stored before

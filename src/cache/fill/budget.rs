@@ -21,7 +21,7 @@ use crate::core::time::Timestamp;
 /// of the room: otherwise clients that stop reading could take all of it for as long as they like.
 pub(crate) struct Budget {
     taken_bytes: AtomicU64,
-    bytes_max: u64,
+    max_bytes: u64,
     time_max: Duration,
     /// In the order in which they began.
     open: Mutex<BTreeMap<u64, Arc<Open>>>,
@@ -38,10 +38,10 @@ pub(crate) struct Open {
 }
 
 impl Budget {
-    pub(crate) fn new(bytes_max: u64, time_max: Duration) -> Self {
+    pub(crate) fn new(max_bytes: u64, time_max: Duration) -> Self {
         Self {
             taken_bytes: AtomicU64::new(0),
-            bytes_max,
+            max_bytes,
             time_max,
             open: Mutex::default(),
             opened: AtomicU64::new(0),
@@ -78,7 +78,7 @@ impl Budget {
     /// Takes some bytes if they are free.
     pub(super) fn take_free(&self, bytes: u64) -> bool {
         let taken = self.taken_bytes.fetch_add(bytes, Ordering::Relaxed);
-        let fits = taken.saturating_add(bytes) <= self.bytes_max;
+        let fits = taken.saturating_add(bytes) <= self.max_bytes;
         if !fits {
             self.give_back(bytes);
         }
@@ -142,7 +142,7 @@ impl fmt::Debug for Budget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Budget")
             .field("taken_bytes", &self.taken_bytes)
-            .field("bytes_max", &self.bytes_max)
+            .field("max_bytes", &self.max_bytes)
             .field("time_max", &self.time_max)
             .finish_non_exhaustive()
     }

@@ -11,7 +11,7 @@ use crate::{
             lease::HeldLease,
             single_flight::{Landing, Lead},
         },
-        lookup::{assured::assured, reason::Reason},
+        lookup::{assured::assured, reason::CacheReason},
         store::{PurgeMode, PurgeTarget, Put, PutOutcome},
     },
     core::{
@@ -122,9 +122,9 @@ impl Landed {
         let (landing, reason) = match outcome {
             Ok(PutOutcome::Stored) => (Landing::Stored, None),
             // The response was purged while it was made: a waiter asks for another one.
-            Ok(PutOutcome::Purged) => (Landing::Abandoned, Some(Reason::Purged)),
-            Ok(PutOutcome::TooLarge) => (Landing::NotStored, Some(Reason::TooLarge)),
-            Err(_) => (Landing::NotStored, Some(Reason::Store)),
+            Ok(PutOutcome::Purged) => (Landing::Abandoned, Some(CacheReason::Purged)),
+            Ok(PutOutcome::TooLarge) => (Landing::NotStored, Some(CacheReason::TooLarge)),
+            Err(_) => (Landing::NotStored, Some(CacheReason::Store)),
         };
         if self.lead.is_none() {
             config.flights.count_stored();
@@ -140,7 +140,7 @@ impl Landed {
 
     /// Ends the flight without a stored response: a newer one has come.
     fn give_way(self, config: &Arc<Config>) {
-        amend(self.record.clone(), Reason::Superseded);
+        amend(self.record.clone(), CacheReason::Superseded);
         self.end(config, Landing::Abandoned);
     }
 
@@ -172,7 +172,7 @@ pub(super) fn purge_url(config: &Arc<Config>, key: &CacheKey) {
 }
 
 /// Takes back what a record says of an answer that was being stored.
-pub(super) fn amend(record: Option<RecordHandle>, reason: Reason) {
+pub(super) fn amend(record: Option<RecordHandle>, reason: CacheReason) {
     if let Some(record) = record {
         record.amend_cache(|outcome| {
             outcome.stored = false;

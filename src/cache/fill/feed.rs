@@ -62,10 +62,10 @@ impl Feed {
     }
 
     /// Returns whether the readers have room for more. If not, the task is woken once they have.
-    pub(crate) fn has_room(&self, bytes_max: u64, cx: &Context<'_>) -> bool {
+    pub(crate) fn has_room(&self, max_bytes: u64, cx: &Context<'_>) -> bool {
         let mut stream = self.relay.lock();
         let has_room = match &stream.retention {
-            Retention::Passing(window) => window.bytes < bytes_max,
+            Retention::Passing(window) => window.bytes < max_bytes,
             Retention::Retained(_) | Retention::Stored(_) | Retention::Interrupted => true,
         };
         if !has_room {

@@ -81,7 +81,7 @@ impl<B: Body> Pumped<B> {
             tee,
             config: Arc::clone(config),
             tapped: Some(tapped),
-            deadline: config.sleep(config.wait_at_most),
+            deadline: config.sleep(config.max_wait),
             has_moved: false,
             stall: None,
         }
@@ -105,7 +105,7 @@ impl<B: Body> Pumped<B> {
     /// Waits until the slowest reader has taken more, and interrupts it if it does not.
     fn stall(&mut self, leader_stalls: bool, cx: &mut Context<'_>) -> Poll<()> {
         if self.stall.is_none() {
-            self.stall = self.config.sleep(self.config.wait_at_most);
+            self.stall = self.config.sleep(self.config.max_wait);
         }
         let Some(stall) = &mut self.stall else {
             return Poll::Pending;
@@ -136,7 +136,7 @@ impl<B: Body> Pumped<B> {
         if let (false, Some(fill)) = (mem::take(&mut self.has_moved), &tapped.fill) {
             fill.retire();
         }
-        self.deadline = self.config.sleep(self.config.wait_at_most);
+        self.deadline = self.config.sleep(self.config.max_wait);
         if let Some(deadline) = &mut self.deadline
             && deadline.as_mut().poll(cx).is_ready()
         {
@@ -153,10 +153,10 @@ impl<B: Body<Data = Bytes>> Pumped<B> {
             let Some(tapped) = self.tapped.as_mut().filter(|tapped| tapped.is_awaited()) else {
                 return Poll::Ready(());
             };
-            let bytes_max = self.config.rules.body_bytes_max;
-            let leader_stalls = tapped.fill.is_none() && !self.tee.has_room(bytes_max, cx);
+            let max_bytes = self.config.rules.max_body_bytes;
+            let leader_stalls = tapped.fill.is_none() && !self.tee.has_room(max_bytes, cx);
             let feed = tapped.feed.as_ref();
-            if leader_stalls || feed.is_some_and(|feed| !feed.has_room(bytes_max, cx)) {
+            if leader_stalls || feed.is_some_and(|feed| !feed.has_room(max_bytes, cx)) {
                 ready!(self.stall(leader_stalls, cx));
                 continue;
             }

@@ -23,8 +23,8 @@ impl ResponseFill {
             let place = (part.partition, &part.vary, part.variant);
             place == (head.partition, &head.vary, head.variant)
         });
-        let bytes_max = self.config.rules.body_bytes_max;
-        match part.and_then(|part| join(&part, &headers, &joined(&body), bytes_max)) {
+        let max_bytes = self.config.rules.max_body_bytes;
+        match part.and_then(|part| join(&part, &headers, &joined(&body), max_bytes)) {
             Some(joined) => {
                 if joined.whole {
                     head.status = StatusCode::OK;
@@ -63,7 +63,7 @@ impl ResponseFill {
             entry: Arc::new(entry),
             fence: head.fence,
             retain: head.retain,
-            variants_max: self.config.variants_max,
+            max_variants: self.config.max_variants,
         }
     }
 }

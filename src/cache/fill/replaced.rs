@@ -53,7 +53,7 @@ impl Replaced {
 
     /// Holds it for the origin to confirm at each use, unless another one has taken its place.
     pub(crate) fn demote(&self, config: &Arc<Config>) -> StoreFuture<()> {
-        self.hold(config, config.validated_for)
+        self.hold(config, config.retain_stale_for)
     }
 
     fn hold(&self, config: &Arc<Config>, retain: Duration) -> StoreFuture<()> {

@@ -10,7 +10,7 @@ use http_body::{Body, Frame};
 use pin_project_lite::pin_project;
 
 use super::{feed::Feed, writer::ResponseFill};
-use crate::{cache::lookup::reason::Reason, core::http::body::ResponseBody};
+use crate::{cache::lookup::reason::CacheReason, core::http::body::ResponseBody};
 
 pin_project! {
     /// A body, and the copy of it that is stored.
@@ -101,11 +101,11 @@ fn take_in<E>(
     match frame {
         None => going_on.commit(),
         // An error, trailers, and too large a body end the storing, not the stream.
-        Some(Err(_)) => going_on.abandon(Reason::Incomplete),
+        Some(Err(_)) => going_on.abandon(CacheReason::Incomplete),
         Some(Ok(frame)) => {
             let kept = match frame.data_ref() {
                 Some(data) => going_on.push(data),
-                None => Err(Reason::Trailers),
+                None => Err(CacheReason::Trailers),
             };
             match kept {
                 Err(reason) => going_on.abandon(reason),

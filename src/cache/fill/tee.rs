@@ -78,9 +78,9 @@ impl<B: Body> Tee<B> {
     }
 
     /// Returns whether the client has room for more. If not, the task is woken once it has.
-    pub(super) fn has_room(&self, bytes_max: u64, cx: &Context<'_>) -> bool {
+    pub(super) fn has_room(&self, max_bytes: u64, cx: &Context<'_>) -> bool {
         let mut state = self.lock();
-        let has_room = state.client_is_gone || state.queued_bytes < bytes_max;
+        let has_room = state.client_is_gone || state.queued_bytes < max_bytes;
         if !has_room {
             state.pump = Some(cx.waker().clone());
         }

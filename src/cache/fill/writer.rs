@@ -32,7 +32,7 @@ use crate::{
             freshness::Freshness,
             vary::{VariantId, VarySpec},
         },
-        lookup::reason::Reason,
+        lookup::reason::CacheReason,
         store::Fence,
     },
     core::{
@@ -173,14 +173,14 @@ impl ResponseFill {
     }
 
     /// Keeps a piece of the body. If there is no room for it, the answer is not stored.
-    pub(crate) fn push(&mut self, chunk: &Bytes) -> Result<(), Reason> {
+    pub(crate) fn push(&mut self, chunk: &Bytes) -> Result<(), CacheReason> {
         let bytes = chunk.len() as u64;
-        if self.bytes + bytes > self.config.rules.body_bytes_max {
-            return Err(Reason::TooLarge);
+        if self.bytes + bytes > self.config.rules.max_body_bytes {
+            return Err(CacheReason::TooLarge);
         }
         let config = &self.config;
         if !config.filling.take(bytes, || config.clock.coarse()) {
-            return Err(Reason::Busy);
+            return Err(CacheReason::Busy);
         }
         self.bytes += bytes;
         match &self.open {
@@ -188,7 +188,7 @@ impl ResponseFill {
             Some(open) if open.push(chunk.clone()) => {}
             Some(_) => {
                 config.filling.give_back(bytes);
-                return Err(Reason::Busy);
+                return Err(CacheReason::Busy);
             }
         }
         Ok(())
@@ -233,9 +233,9 @@ impl ResponseFill {
     pub(super) fn is_short(&self) -> bool {
         let all = self
             .expected_bytes
-            .unwrap_or(self.config.rules.body_bytes_max);
-        let bytes_max = self.config.finish_bytes_max;
-        bytes_max > 0 && all.saturating_sub(self.bytes) <= bytes_max
+            .unwrap_or(self.config.rules.max_body_bytes);
+        let max_bytes = self.config.max_finish_bytes;
+        max_bytes > 0 && all.saturating_sub(self.bytes) <= max_bytes
     }
 
     /// Returns whether another request waits for the response.
@@ -270,10 +270,10 @@ impl ResponseFill {
             .expected_bytes
             .is_some_and(|expected| expected != self.bytes)
         {
-            return self.abandon(Reason::Incomplete);
+            return self.abandon(CacheReason::Incomplete);
         }
         if !self.take_up() {
-            return self.abandon(Reason::Busy);
+            return self.abandon(CacheReason::Busy);
         }
         let config = Arc::clone(&self.config);
         let packer = self.packer.filter(|packer| self.bytes >= packer.bytes_min);
@@ -309,13 +309,13 @@ impl ResponseFill {
     }
 
     /// Gives up: the response turned out not to be storable.
-    pub(super) fn abandon(mut self, reason: Reason) {
+    pub(super) fn abandon(mut self, reason: CacheReason) {
         amend(self.record.take(), reason);
         if self.config.order.refuse(self.turn) {
             purge_url(&self.config, &self.head.key);
         }
         // A response that found no room may find some next time.
-        if reason != Reason::Busy {
+        if reason != CacheReason::Busy {
             let (url, now) = (self.head.key.uri(), self.config.clock.coarse());
             let storable = &self.config.storable;
             storable.set(url, self.route.as_ref(), Storable::No, now);
@@ -327,8 +327,8 @@ impl ResponseFill {
     }
 
     /// Leaves what has come to the requests that read it. The response goes on, and is not stored.
-    fn pass_on(&mut self, relay: &Relay, reason: Reason) {
-        if reason == Reason::Incomplete {
+    fn pass_on(&mut self, relay: &Relay, reason: CacheReason) {
+        if reason == CacheReason::Incomplete {
             return relay.interrupt();
         }
         self.take_up();
@@ -371,7 +371,7 @@ impl Drop for Finishing {
 impl Drop for ResponseFill {
     fn drop(&mut self) {
         // Neither committed nor given up: its body broke off, or nobody read it to its end.
-        amend(self.record.take(), Reason::Incomplete);
+        amend(self.record.take(), CacheReason::Incomplete);
         self.end(Landing::Abandoned);
         self.take_up();
         self.config.filling.give_back(self.bytes);

@@ -41,7 +41,7 @@ pub(crate) enum Move {
 /// Asks the store for the lease of an answer. One that comes when nobody waits for it any more is
 /// given back.
 pub(crate) fn ask(config: &Arc<Config>, key: CacheKey) -> StoreFuture<Lease> {
-    let leased = config.store.lease(&key, config.wait_at_most);
+    let leased = config.store.lease(&key, config.max_wait);
     if let StoreFuture::Ready(_) = &leased {
         return leased;
     }
@@ -101,7 +101,7 @@ impl Leasing {
     }
 
     fn pause(&mut self, rest: Duration, config: &Config) -> Option<Task> {
-        if self.waited >= config.wait_at_most {
+        if self.waited >= config.max_wait {
             return None;
         }
         // Each wait is as long as all before it: a quick answer is seen soon, and a slow one is asked

@@ -31,7 +31,7 @@ pub(crate) struct Flights {
     under_way: Mutex<FlightTable<LongStoreKey, FillFlight>>,
     /// The number of flights that have landed.
     landed: AtomicU64,
-    waiters_max: usize,
+    max_waiters: usize,
 }
 
 /// The role of a request in a flight.
@@ -68,16 +68,16 @@ pub(crate) enum Awaited {
 }
 
 impl Flights {
-    pub(crate) fn new(waiters_max: usize) -> Self {
+    pub(crate) fn new(max_waiters: usize) -> Self {
         Self {
             under_way: Mutex::new(FlightTable::new(FLIGHTS_MAX)),
             landed: AtomicU64::new(0),
-            waiters_max,
+            max_waiters,
         }
     }
 
     pub(crate) fn board(self: &Arc<Self>, key: &LongStoreKey) -> Boarding {
-        if self.waiters_max == 0 {
+        if self.max_waiters == 0 {
             return Boarding::Alone;
         }
         let mut under_way = lock(&self.under_way);
@@ -100,7 +100,7 @@ impl Flights {
     }
 
     fn join(self: &Arc<Self>, key: &LongStoreKey, flight: &Arc<FillFlight>) -> Boarding {
-        let Some(waiter) = flight.try_join(self.waiters_max) else {
+        let Some(waiter) = flight.try_join(self.max_waiters) else {
             return Boarding::Alone;
         };
         // The leader's client may be slow: from here on, the body is read without it.

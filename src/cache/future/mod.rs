@@ -6,3 +6,5 @@ mod reading;
 mod readying;
 mod state;
 mod transition;
+
+pub use self::future::ResponseFuture;

@@ -24,7 +24,7 @@ impl<B: Body> Reading<B> {
     pub(super) fn new(config: &Config, body: CacheBody<B>) -> Self {
         Self {
             body: Box::pin(body),
-            until: config.sleep(config.wait_at_most),
+            until: config.sleep(config.max_wait),
         }
     }
 }

@@ -201,7 +201,7 @@ pub(super) fn has_read<S, SFut, E, ReqBody: 'static, ResBody: Body>(
     _: &mut Context<'_>,
 ) -> Turned<S, SFut, E, ReqBody, ResBody> {
     let config = &exchange.config;
-    let deadline = config.sleep(config.wait_at_most);
+    let deadline = config.sleep(config.max_wait);
     let held = HeldCall {
         request: exchange.client_request().expect(IS_KEPT),
         service: HeldService::Called(service),

@@ -5,7 +5,7 @@ use std::{fmt, sync::OnceLock};
 use http::{HeaderName, HeaderValue, StatusCode};
 
 use crate::{
-    cache::lookup::reason::Reason,
+    cache::lookup::reason::CacheReason,
     core::record::{CacheOutcome, CacheSource},
 };
 
@@ -22,8 +22,8 @@ pub(crate) struct CacheName {
 }
 
 const FORWARDS: usize = Forward::Stale as usize + 1;
-/// Those of [`Reason`], and none.
-const REASONS: usize = Reason::Backoff as usize + 2;
+/// Those of [`CacheReason`], and none.
+const REASONS: usize = CacheReason::Backoff as usize + 2;
 
 impl CacheName {
     pub(crate) fn new(name: impl Into<Box<str>>) -> Self {
@@ -73,7 +73,7 @@ pub(crate) struct Report {
     pub(crate) ttl_secs: Option<i64>,
     pub(crate) stored: bool,
     pub(crate) collapsed: bool,
-    pub(crate) reason: Option<Reason>,
+    pub(crate) reason: Option<CacheReason>,
 }
 
 /// Why the handler was called.
@@ -129,7 +129,7 @@ impl Report {
         }
     }
 
-    pub(crate) fn reason(self, reason: impl Into<Option<Reason>>) -> Self {
+    pub(crate) fn reason(self, reason: impl Into<Option<CacheReason>>) -> Self {
         Self {
             reason: reason.into(),
             ..self
@@ -174,7 +174,7 @@ impl Report {
     /// Returns the same for the record.
     pub(crate) fn to_outcome(self) -> CacheOutcome {
         let mut outcome = CacheOutcome::new(self.source);
-        outcome.detail = self.reason.map(Reason::as_str);
+        outcome.detail = self.reason.map(CacheReason::as_str);
         outcome.ttl_secs = self.ttl_secs;
         outcome.stored = self.stored;
         outcome.collapsed = self.collapsed;
@@ -250,7 +250,7 @@ mod tests {
             report.to_value("portcullis", None),
             "portcullis; hit; ttl=57"
         );
-        let stale = Report::hit(CacheSource::Stale, -3).reason(Reason::Store);
+        let stale = Report::hit(CacheSource::Stale, -3).reason(CacheReason::Store);
         assert_eq!(stale.to_value("p", None), "p; hit; ttl=-3; detail=store");
     }
 
@@ -279,7 +279,7 @@ mod tests {
             Forward::Stale,
         ];
         for forward in every_forward {
-            for reason in [None, Some(Reason::Method), Some(Reason::Backoff)] {
+            for reason in [None, Some(CacheReason::Method), Some(CacheReason::Backoff)] {
                 let report = Report::forwarded(CacheSource::Miss, forward).reason(reason);
                 let [first, second] = [(); 2].map(|()| name.value(report, None));
                 assert_eq!(first, report.to_value("p", None));
@@ -318,7 +318,7 @@ mod tests {
         report.forward_status = Some(StatusCode::OK);
         report.stored = true;
         report.collapsed = true;
-        report.reason = Some(Reason::CredentialWithoutIdentity);
+        report.reason = Some(CacheReason::CredentialWithoutIdentity);
         let name = "n".repeat(64);
         let value = report.to_value(&name, Some([0xa5; 8]));
         assert!(

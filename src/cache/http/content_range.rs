@@ -12,7 +12,7 @@ use super::{
     range::{self, SelectedRange},
     revalidation::{self, Comparison},
 };
-use crate::cache::{entry::entry::StoredResponse, lookup::reason::Reason};
+use crate::cache::{entry::entry::StoredResponse, lookup::reason::CacheReason};
 
 /// Where the bytes of a stored part lie in the whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,10 +30,10 @@ impl ContentRange {
     ///
     /// A part that says that it reaches to the end of the whole ends where its content does, also
     /// if it counted the end one too far. Any other one has to be as long as it says.
-    pub(crate) fn of(headers: &HeaderMap, len: Option<u64>) -> Result<Self, Reason> {
-        let said = Self::said(headers).ok_or(Reason::Partial)?;
+    pub(crate) fn of(headers: &HeaderMap, len: Option<u64>) -> Result<Self, CacheReason> {
+        let said = Self::said(headers).ok_or(CacheReason::Partial)?;
         let Some(len) = len else { return Ok(said) };
-        let len = usize::try_from(len).map_err(|_| Reason::TooLarge)?;
+        let len = usize::try_from(len).map_err(|_| CacheReason::TooLarge)?;
         let to_the_end = said.complete == Some(said.end);
         if len == said.len() {
             Ok(said)
@@ -45,7 +45,7 @@ impl ContentRange {
                 complete: Some(end),
             })
         } else {
-            Err(Reason::Incomplete)
+            Err(CacheReason::Incomplete)
         }
     }
 
@@ -122,12 +122,12 @@ pub(crate) struct Joined {
 }
 
 /// Joins a part that has come with one that is stored (RFC 9111 section 3.4). `None` if they are
-/// not surely of the same whole, leave a gap, or make more than `bytes_max` together.
+/// not surely of the same whole, leave a gap, or make more than `max_bytes` together.
 pub(crate) fn join(
     stored: &StoredResponse,
     headers: &HeaderMap,
     body: &Bytes,
-    bytes_max: u64,
+    max_bytes: u64,
 ) -> Option<Joined> {
     let (old, new) = (
         ContentRange::said(&stored.headers)?,
@@ -143,7 +143,7 @@ pub(crate) fn join(
         end: old.end.max(new.end),
         complete: new.complete,
     };
-    if !(right && same && touch) || place.len() as u64 > bytes_max {
+    if !(right && same && touch) || place.len() as u64 > max_bytes {
         return None;
     }
     let mut joined = Vec::with_capacity(place.len());
@@ -197,11 +197,11 @@ mod tests {
         headers
     }
 
-    fn place(range: &str, len: Option<u64>) -> Result<ContentRange, Reason> {
+    fn place(range: &str, len: Option<u64>) -> Result<ContentRange, CacheReason> {
         ContentRange::of(&fields(range, "\"a\""), len)
     }
 
-    fn at(first: usize, end: usize, complete: Option<usize>) -> Result<ContentRange, Reason> {
+    fn at(first: usize, end: usize, complete: Option<usize>) -> Result<ContentRange, CacheReason> {
         Ok(ContentRange {
             first,
             end,
@@ -249,9 +249,9 @@ mod tests {
     #[test]
     fn a_part_that_says_that_it_reaches_to_the_end_ends_where_its_content_does() {
         assert_eq!(place("bytes 4-9/10", Some(5)), at(4, 9, Some(9)));
-        assert_eq!(place("bytes 4-8/10", Some(4)), Err(Reason::Incomplete));
-        assert_eq!(place("bytes 4-9/10", Some(7)), Err(Reason::Incomplete));
-        assert_eq!(place("bytes 4-9/10", Some(0)), Err(Reason::Incomplete));
+        assert_eq!(place("bytes 4-8/10", Some(4)), Err(CacheReason::Incomplete));
+        assert_eq!(place("bytes 4-9/10", Some(7)), Err(CacheReason::Incomplete));
+        assert_eq!(place("bytes 4-9/10", Some(0)), Err(CacheReason::Incomplete));
     }
 
     #[test]
@@ -267,7 +267,7 @@ mod tests {
             "bytes 0-18446744073709551615/*",
             "bytes 99999999999999999999-1/*",
         ] {
-            assert_eq!(place(said, Some(1)), Err(Reason::Partial), "{said}");
+            assert_eq!(place(said, Some(1)), Err(CacheReason::Partial), "{said}");
         }
         let mut twice = fields("bytes 0-0/10", "\"a\"");
         twice.append(CONTENT_RANGE, HeaderValue::from_static("bytes 1-1/10"));

@@ -48,11 +48,12 @@ impl Freshness {
     }
 
     /// Returns for how long from its receipt the answer is of use, if it is kept for validation
-    /// `validated_for` after it went stale.
-    pub(crate) fn retain(&self, validated_for: Duration) -> Duration {
+    /// `retain_stale_for` after it went stale.
+    pub(crate) fn retain(&self, retain_stale_for: Duration) -> Duration {
         let fresh = self.lifetime_secs.saturating_sub(self.initial_age_secs);
         let stale = self.while_revalidate_secs.max(self.if_error_secs);
-        Duration::from_secs(u64::from(fresh)) + Duration::from_secs(stale.into()).max(validated_for)
+        Duration::from_secs(u64::from(fresh))
+            + Duration::from_secs(stale.into()).max(retain_stale_for)
     }
 }
 

@@ -15,30 +15,30 @@ pub(crate) struct Rules {
     /// Which query parameters are credentials.
     pub(crate) credential_params: Vec<String>,
     /// Whether an answer to a credential may be shared where it says so.
-    pub(crate) share_where_public: bool,
+    pub(crate) share_public_responses: bool,
     /// Whether `must-revalidate` says so too (RFC 9111 section 3.5).
     pub(super) share_where_must_revalidate: bool,
     /// Whether answers that set cookies are kept.
     pub(super) keep_set_cookie: bool,
     /// Whether parts are kept, and joined (RFC 9111 sections 3.3 and 3.4).
-    pub(crate) keep_parts: bool,
+    pub(crate) cache_partial_content: bool,
     /// Whether answers to POST are kept as those to GET (RFC 9110 section 9.3.3).
-    pub(crate) keep_posts: bool,
+    pub(crate) cache_posts: bool,
     /// Whether freshness is guessed from `Last-Modified` where nothing is said.
     pub(super) heuristic: bool,
     /// Whether a stale answer stands in for a failing handler that has not allowed it.
     pub(crate) stale_on_error: bool,
     /// Whether `Accept-Language` and `Accept-Encoding` count by what they say, and not by how that
     /// is written.
-    pub(crate) normalise_preferences: bool,
+    pub(crate) normalize_preferences: bool,
     /// Whether a request's own `Cache-Control` is heeded.
-    pub(crate) heed_requests: bool,
+    pub(crate) honor_request_directives: bool,
     /// The target list (RFC 9213 section 2.2): fields that replace `Cache-Control`, by priority.
     pub(crate) targeted: Vec<Targeted>,
     /// Which fields of an answer name its tags. They are the cache's own, and not for clients.
     pub(crate) tag_headers: FieldNames,
     /// How many bytes of a body are kept at most.
-    pub(crate) body_bytes_max: u64,
+    pub(crate) max_body_bytes: u64,
     /// How bodies that all may see are compressed, if they are.
     pub(crate) packer: Option<Packer>,
 }
@@ -81,21 +81,21 @@ impl Rules {
                 HeaderName::from_static("x-api-key"),
             ]),
             credential_params: Vec::new(),
-            share_where_public: false,
+            share_public_responses: false,
             share_where_must_revalidate: false,
             keep_set_cookie: false,
-            keep_parts: false,
-            keep_posts: false,
+            cache_partial_content: false,
+            cache_posts: false,
             heuristic: false,
             stale_on_error: false,
-            normalise_preferences: false,
-            heed_requests: false,
+            normalize_preferences: false,
+            honor_request_directives: false,
             targeted: Vec::new(),
             tag_headers: FieldNames::from_iter([
                 HeaderName::from_static("surrogate-key"),
                 HeaderName::from_static("cache-tag"),
             ]),
-            body_bytes_max: 1 << 20,
+            max_body_bytes: 1 << 20,
             packer: None,
         }
     }
@@ -105,14 +105,14 @@ impl Rules {
         Self {
             statuses: Statuses::All,
             credential_headers: FieldNames::from_iter([header::AUTHORIZATION]),
-            share_where_public: true,
+            share_public_responses: true,
             share_where_must_revalidate: true,
             keep_set_cookie: true,
-            keep_parts: true,
+            cache_partial_content: true,
             heuristic: true,
             stale_on_error: true,
-            normalise_preferences: true,
-            heed_requests: true,
+            normalize_preferences: true,
+            honor_request_directives: true,
             ..Self::secure()
         }
     }

@@ -12,7 +12,7 @@ use crate::cache::{
         key::{RequestTarget, Uris},
         rerouting::{may_mislead, overrides_method, reroutes},
     },
-    lookup::reason::Reason,
+    lookup::reason::CacheReason,
 };
 
 /// What a request is to the cache.
@@ -21,7 +21,7 @@ pub(crate) struct Facts<'a> {
     /// What its method does.
     pub(crate) method: MethodClass,
     /// Why the request bypasses the cache, if it does, whatever its method.
-    pub(crate) bypass: Option<Reason>,
+    pub(crate) bypass: Option<CacheReason>,
     /// Whether it has a body, for which a GET bypasses the cache.
     pub(super) has_body: bool,
     /// To which host it was sent.
@@ -125,8 +125,8 @@ impl<'a> Facts<'a> {
     }
 
     /// Returns why a GET or HEAD bypasses the cache, if it does.
-    pub(crate) fn bypass_of_get(&self) -> Option<Reason> {
-        let by_body = self.has_body.then_some(Reason::RequestBody);
+    pub(crate) fn bypass_of_get(&self) -> Option<CacheReason> {
+        let by_body = self.has_body.then_some(CacheReason::RequestBody);
         by_body.or(self.bypass)
     }
 
@@ -146,7 +146,7 @@ impl<'a> Facts<'a> {
                     self.host = self.host.and(value);
                     None
                 }
-                "accept" if begins(value, b"text/event-stream") => Some(Reason::EventStream),
+                "accept" if begins(value, b"text/event-stream") => Some(CacheReason::EventStream),
                 "range" => {
                     self.range = true;
                     None
@@ -163,10 +163,10 @@ impl<'a> Facts<'a> {
                     self.has_body = true;
                     None
                 }
-                "connection" if nominates(value) => Some(Reason::ConnectionOption),
-                "upgrade" => Some(Reason::Upgrade),
-                "content-type" if begins(value, b"application/grpc") => Some(Reason::Grpc),
-                name if overrides_method(name) => Some(Reason::MethodOverride),
+                "connection" if nominates(value) => Some(CacheReason::ConnectionOption),
+                "upgrade" => Some(CacheReason::Upgrade),
+                "content-type" if begins(value, b"application/grpc") => Some(CacheReason::Grpc),
+                name if overrides_method(name) => Some(CacheReason::MethodOverride),
                 name => {
                     self.rerouted |= reroutes(name);
                     None
@@ -322,16 +322,16 @@ mod tests {
     #[test]
     fn what_is_more_than_a_question_is_none_for_the_cache() {
         for (name, value, reason) in [
-            ("upgrade", "websocket", Reason::Upgrade),
-            ("content-type", "application/grpc", Reason::Grpc),
-            ("accept", "text/event-stream", Reason::EventStream),
-            ("connection", "close, host", Reason::ConnectionOption),
+            ("upgrade", "websocket", CacheReason::Upgrade),
+            ("content-type", "application/grpc", CacheReason::Grpc),
+            ("accept", "text/event-stream", CacheReason::EventStream),
+            ("connection", "close, host", CacheReason::ConnectionOption),
         ] {
             assert_eq!(facts(&[(name, value)]).bypass, Some(reason), "{name}");
         }
         for name in OVERRIDING {
             let bypass = facts(&[(name, "DELETE")]).bypass;
-            assert_eq!(bypass, Some(Reason::MethodOverride), "{name}");
+            assert_eq!(bypass, Some(CacheReason::MethodOverride), "{name}");
         }
     }
 
@@ -339,8 +339,8 @@ mod tests {
     fn body_bypasses_for_get_and_hides_no_other_reason() {
         for field in [("content-length", "3"), ("transfer-encoding", "chunked")] {
             let facts = facts(&[field, ("upgrade", "websocket")]);
-            assert_eq!(facts.bypass, Some(Reason::Upgrade));
-            assert_eq!(facts.bypass_of_get(), Some(Reason::RequestBody));
+            assert_eq!(facts.bypass, Some(CacheReason::Upgrade));
+            assert_eq!(facts.bypass_of_get(), Some(CacheReason::RequestBody));
         }
         assert_eq!(facts(&[("content-length", "0")]).bypass_of_get(), None);
         let fat = Request::get("/").body(Full::<Bytes>::from("x")).unwrap();
@@ -374,7 +374,11 @@ mod tests {
             &["close host"],
             &["closed"],
         ] {
-            assert_eq!(bypass(lines), Some(Reason::ConnectionOption), "{lines:?}");
+            assert_eq!(
+                bypass(lines),
+                Some(CacheReason::ConnectionOption),
+                "{lines:?}"
+            );
         }
     }
 

@@ -12,8 +12,8 @@ use super::{
     vary::VarySpec,
 };
 use crate::cache::{
-    lookup::reason::Reason,
-    policy::{CachePolicy, Ttl, Wishes},
+    lookup::reason::CacheReason,
+    policy::policy::{CachePolicy, Ttl, Wishes},
 };
 
 /// Who asks, and so where the answer may go.
@@ -25,7 +25,7 @@ pub(crate) enum RequestCaller {
     /// route and the answer say so.
     Known {
         digest: [u8; 32],
-        share_where_public: bool,
+        share_public_responses: bool,
     },
     /// A credential that nobody vouches for: shared where the route and the answer say so, and
     /// not kept otherwise.
@@ -86,14 +86,14 @@ pub(crate) fn judge(
     seen: &ResponseFields<'_>,
     wanted: &PolicyWishes<'_>,
     times: &Times<'_>,
-) -> Result<StorageDecision, Reason> {
+) -> Result<StorageDecision, CacheReason> {
     let headers = seen.headers;
     let mut directives = match seen.directives {
         true => ResponseDirectives::of(headers, &rules.targeted),
         false => ResponseDirectives::default(),
     };
     if wanted.said().any(|wishes| wishes.off) {
-        return Err(Reason::Off);
+        return Err(CacheReason::Off);
     }
     directives.private |= wanted.said().any(|wishes| wishes.private);
     let at_most = wanted.said().find_map(|wishes| wishes.at_most(status));
@@ -101,7 +101,7 @@ pub(crate) fn judge(
     let says_shared = says_shared(rules, &directives);
     let shared = shared(caller, says_shared)?;
     if shared && directives.private {
-        return Err(Reason::Private);
+        return Err(CacheReason::Private);
     }
     let mut without = directives.no_cache_fields.clone();
     if shared {
@@ -109,7 +109,7 @@ pub(crate) fn judge(
     }
     let for_one_client = seen.for_one_client && acts_on_one_client(headers, &without);
     if for_one_client && !rules.keep_set_cookie {
-        return Err(Reason::SetCookie);
+        return Err(CacheReason::SetCookie);
     }
     if let Some(reason) = seen.content_type.and_then(stream) {
         return Err(reason);
@@ -149,9 +149,9 @@ fn admit(
     status: StatusCode,
     directives: &ResponseDirectives,
     listed: bool,
-) -> Result<(), Reason> {
+) -> Result<(), CacheReason> {
     if status == StatusCode::PARTIAL_CONTENT {
-        return Err(Reason::Partial);
+        return Err(CacheReason::Partial);
     }
     if let Some(reason) = answers_one_request(status) {
         return Err(reason);
@@ -159,14 +159,14 @@ fn admit(
     // `no-store` beside `must-understand` is for caches that do not understand the status (RFC 9111
     // section 5.2.2.3).
     if directives.must_understand && !is_understood(status) {
-        return Err(Reason::Status);
+        return Err(CacheReason::Status);
     }
     if directives.no_store && !directives.must_understand {
-        return Err(Reason::NoStore);
+        return Err(CacheReason::NoStore);
     }
     match listed || rules.statuses.admit(status) {
         true => Ok(()),
-        false => Err(Reason::Status),
+        false => Err(CacheReason::Status),
     }
 }
 
@@ -176,7 +176,7 @@ fn vary(
     wanted: &PolicyWishes<'_>,
     seen: &ResponseFields<'_>,
     shared: bool,
-) -> Result<VarySpec, Reason> {
+) -> Result<VarySpec, CacheReason> {
     if !seen.vary {
         return Ok(VarySpec::default());
     }
@@ -188,7 +188,7 @@ fn vary(
     let by_route = by_route.and_then(|wishes| wishes.credentials.as_ref());
     let credentials = by_route.unwrap_or(&rules.credential_headers);
     match vary.names().iter().any(|name| credentials.contains(name)) {
-        true => Err(Reason::VaryCredential),
+        true => Err(CacheReason::VaryCredential),
         false => Ok(vary),
     }
 }
@@ -222,12 +222,14 @@ pub(crate) fn is_never_stored(status: StatusCode) -> bool {
 }
 
 /// Returns why a response of this status is for one request alone, if it is.
-fn answers_one_request(status: StatusCode) -> Option<Reason> {
+fn answers_one_request(status: StatusCode) -> Option<CacheReason> {
     match status {
-        StatusCode::NOT_MODIFIED => Some(Reason::Status),
-        StatusCode::PRECONDITION_FAILED | StatusCode::EXPECTATION_FAILED => Some(Reason::Condition),
-        StatusCode::RANGE_NOT_SATISFIABLE => Some(Reason::Range),
-        status => status.is_informational().then_some(Reason::Status),
+        StatusCode::NOT_MODIFIED => Some(CacheReason::Status),
+        StatusCode::PRECONDITION_FAILED | StatusCode::EXPECTATION_FAILED => {
+            Some(CacheReason::Condition)
+        }
+        StatusCode::RANGE_NOT_SATISFIABLE => Some(CacheReason::Range),
+        status => status.is_informational().then_some(CacheReason::Status),
     }
 }
 
@@ -248,14 +250,15 @@ fn says_shared(rules: &Rules, directives: &ResponseDirectives) -> bool {
 }
 
 /// Decides between the shared partition and the caller's own.
-fn shared(caller: &RequestCaller, says_shared: bool) -> Result<bool, Reason> {
+fn shared(caller: &RequestCaller, says_shared: bool) -> Result<bool, CacheReason> {
     match caller {
         RequestCaller::Anonymous => Ok(true),
         RequestCaller::Known {
-            share_where_public, ..
-        } => Ok(*share_where_public && says_shared),
+            share_public_responses,
+            ..
+        } => Ok(*share_public_responses && says_shared),
         RequestCaller::Unvouched if says_shared => Ok(true),
-        RequestCaller::Unvouched => Err(Reason::Credential),
+        RequestCaller::Unvouched => Err(CacheReason::Credential),
     }
 }
 
@@ -341,16 +344,16 @@ fn acts_on_one_client(headers: &HeaderMap, without: &[HeaderName]) -> bool {
 }
 
 /// Returns why an answer is a stream that has no end to wait for.
-fn stream(content_type: &HeaderValue) -> Option<Reason> {
+fn stream(content_type: &HeaderValue) -> Option<CacheReason> {
     let content_type = content_type.as_bytes();
     let begins = |with: &[u8]| {
         let head = content_type.get(..with.len());
         head.is_some_and(|head| head.eq_ignore_ascii_case(with))
     };
     if begins(b"application/grpc") {
-        Some(Reason::Grpc)
+        Some(CacheReason::Grpc)
     } else if begins(b"text/event-stream") {
-        Some(Reason::EventStream)
+        Some(CacheReason::EventStream)
     } else {
         None
     }
@@ -362,13 +365,13 @@ fn freshness(
     lifetime_secs: Option<u32>,
     times: &Times<'_>,
     seen: &ResponseFields<'_>,
-) -> Result<Freshness, Reason> {
+) -> Result<Freshness, CacheReason> {
     let has_validator = seen.validator;
     let lifetime_secs = match lifetime_secs {
         Some(secs) => secs,
         // It may be served after revalidation, which needs a validator.
         None if directives.no_cache && has_validator => 0,
-        None => return Err(Reason::NoFreshness),
+        None => return Err(CacheReason::NoFreshness),
     };
     let initial_age_secs = times.initial_age_secs(seen.headers);
     let freshness = Freshness {
@@ -388,7 +391,7 @@ fn freshness(
         || freshness.if_error_secs > 0;
     let stale = lifetime_secs <= initial_age_secs || freshness.always_validate;
     if stale && !stale_is_of_use {
-        return Err(Reason::Expired);
+        return Err(CacheReason::Expired);
     }
     Ok(freshness)
 }
@@ -406,18 +409,18 @@ mod tests {
     const NOW: Timestamp = Timestamp::from_secs(784_111_777);
     const KNOWN: RequestCaller = RequestCaller::Known {
         digest: [0; 32],
-        share_where_public: false,
+        share_public_responses: false,
     };
     const SHARING: RequestCaller = RequestCaller::Known {
         digest: [0; 32],
-        share_where_public: true,
+        share_public_responses: true,
     };
 
     fn judged(
         caller: RequestCaller,
         status: u16,
         fields: &[(&'static str, &'static str)],
-    ) -> Result<StorageDecision, Reason> {
+    ) -> Result<StorageDecision, CacheReason> {
         let mut headers = HeaderMap::new();
         for (name, value) in fields {
             headers.append(*name, HeaderValue::from_static(value));
@@ -442,7 +445,7 @@ mod tests {
         caller: RequestCaller,
         status: u16,
         fields: &[(&'static str, &'static str)],
-    ) -> Reason {
+    ) -> CacheReason {
         judged(caller, status, fields).unwrap_err()
     }
 
@@ -454,11 +457,11 @@ mod tests {
     fn nothing_is_kept_that_does_not_say_for_how_long() {
         assert_eq!(
             refused(RequestCaller::Anonymous, 200, &[]),
-            Reason::NoFreshness
+            CacheReason::NoFreshness
         );
         assert_eq!(
             refused(RequestCaller::Anonymous, 200, &control("public")),
-            Reason::NoFreshness
+            CacheReason::NoFreshness
         );
         assert!(
             judged(RequestCaller::Anonymous, 200, &control("max-age=1"))
@@ -475,7 +478,7 @@ mod tests {
                 200,
                 &control("private, max-age=9")
             ),
-            Reason::Private
+            CacheReason::Private
         );
         assert!(
             !judged(KNOWN, 200, &control("private, max-age=9"))
@@ -509,7 +512,7 @@ mod tests {
     fn an_answer_to_an_unvouched_credential_is_kept_only_if_it_says_so() {
         assert_eq!(
             refused(RequestCaller::Unvouched, 200, &control("max-age=9")),
-            Reason::Credential
+            CacheReason::Credential
         );
         assert!(
             judged(RequestCaller::Unvouched, 200, &control("public, max-age=9"))
@@ -526,9 +529,9 @@ mod tests {
         ];
         assert_eq!(
             refused(RequestCaller::Anonymous, 200, &lines),
-            Reason::NoStore
+            CacheReason::NoStore
         );
-        assert_eq!(refused(KNOWN, 200, &lines), Reason::NoStore);
+        assert_eq!(refused(KNOWN, 200, &lines), CacheReason::NoStore);
     }
 
     #[test]
@@ -537,7 +540,7 @@ mod tests {
         assert!(judged(RequestCaller::Anonymous, 200, &both).is_ok());
         assert_eq!(
             refused(RequestCaller::Anonymous, 299, &both),
-            Reason::Status
+            CacheReason::Status
         );
     }
 
@@ -546,12 +549,12 @@ mod tests {
         for status in [201, 204, 302, 304, 400, 401, 403, 429, 500, 503] {
             assert_eq!(
                 refused(RequestCaller::Anonymous, status, &control("max-age=9")),
-                Reason::Status
+                CacheReason::Status
             );
         }
         assert_eq!(
             refused(RequestCaller::Anonymous, 206, &control("max-age=9")),
-            Reason::Partial
+            CacheReason::Partial
         );
         for status in [200, 203, 300, 301, 308, 404, 410] {
             assert!(judged(RequestCaller::Anonymous, status, &control("max-age=9")).is_ok());
@@ -563,9 +566,9 @@ mod tests {
         let fields = [("cache-control", "max-age=9"), ("set-cookie", "a=1")];
         assert_eq!(
             refused(RequestCaller::Anonymous, 200, &fields),
-            Reason::SetCookie
+            CacheReason::SetCookie
         );
-        assert_eq!(refused(KNOWN, 200, &fields), Reason::SetCookie);
+        assert_eq!(refused(KNOWN, 200, &fields), CacheReason::SetCookie);
         let spared = [
             ("cache-control", "max-age=9, no-cache=set-cookie"),
             ("set-cookie", "a=1"),
@@ -578,7 +581,7 @@ mod tests {
         let fields = [("cache-control", "max-age=9"), ("vary", "X-Api-Key")];
         assert_eq!(
             refused(RequestCaller::Anonymous, 200, &fields),
-            Reason::VaryCredential
+            CacheReason::VaryCredential
         );
         assert!(judged(KNOWN, 200, &fields).is_ok());
     }
@@ -594,17 +597,20 @@ mod tests {
         };
         assert_eq!(
             stream("text/event-stream;charset=utf-8"),
-            Reason::EventStream
+            CacheReason::EventStream
         );
-        assert_eq!(stream("application/grpc+proto"), Reason::Grpc);
+        assert_eq!(stream("application/grpc+proto"), CacheReason::Grpc);
     }
 
     #[test]
     fn what_is_stale_at_once_is_kept_only_if_it_can_be_validated() {
-        assert_eq!(refused(KNOWN, 200, &control("max-age=0")), Reason::Expired);
+        assert_eq!(
+            refused(KNOWN, 200, &control("max-age=0")),
+            CacheReason::Expired
+        );
         assert_eq!(
             refused(KNOWN, 200, &control("no-cache, max-age=9")),
-            Reason::Expired
+            CacheReason::Expired
         );
         let tagged = [("cache-control", "no-cache"), ("etag", "\"a\"")];
         assert!(

@@ -11,12 +11,12 @@ use http::{
 
 use super::{cache_control::member_end, field_names::FieldNames};
 use crate::{
-    cache::lookup::reason::Reason,
+    cache::lookup::reason::CacheReason,
     core::store_api::store_key::{KeySpace, ShortKeyWriter, StoreKey},
 };
 
 /// The most fields that one answer may vary by.
-const FIELDS_MAX: usize = 8;
+const MAX_FIELDS: usize = 8;
 
 /// The request fields that a URL's answers vary by: sorted, each once.
 #[derive(Clone, Default, PartialEq, Eq)]
@@ -26,21 +26,22 @@ pub struct VarySpec {
 
 impl VarySpec {
     /// Reads all lines of an answer's `Vary`.
-    pub(crate) fn of(headers: &HeaderMap) -> Result<Self, Reason> {
+    pub(crate) fn of(headers: &HeaderMap) -> Result<Self, CacheReason> {
         let mut names = Vec::new();
         for line in headers.get_all(VARY) {
             for name in line.as_bytes().split(|byte| *byte == b',') {
                 match name.trim_ascii() {
                     b"" => {}
-                    b"*" => return Err(Reason::VaryStar),
+                    b"*" => return Err(CacheReason::VaryStar),
                     // What is not a name cannot be compared: it never fits.
                     name => {
-                        names.push(HeaderName::from_bytes(name).map_err(|_| Reason::VaryStar)?);
+                        names
+                            .push(HeaderName::from_bytes(name).map_err(|_| CacheReason::VaryStar)?);
                     }
                 }
             }
         }
-        Self::from_names(names).ok_or(Reason::VaryTooMany)
+        Self::from_names(names).ok_or(CacheReason::VaryTooMany)
     }
 
     /// Creates a spec of these fields. `None` if they are more than a cache looks at.
@@ -49,7 +50,7 @@ impl VarySpec {
         names.dedup();
         match names.len() {
             0 => Some(Self::default()),
-            len if len <= FIELDS_MAX => Some(Self {
+            len if len <= MAX_FIELDS => Some(Self {
                 names: Some(names.into()),
             }),
             _ => None,
@@ -117,16 +118,16 @@ const LISTS: [HeaderName; 5] = [
 pub(crate) struct Variants {
     keys: KeySpace,
     /// Whether preferences are compared by their meaning rather than their spelling.
-    normalise: bool,
+    normalize: bool,
     /// The fields that are compared member by member. All others are compared line by line.
     lists: FieldNames,
 }
 
 impl Variants {
-    pub(crate) fn new(keys: KeySpace, normalise: bool) -> Self {
+    pub(crate) fn new(keys: KeySpace, normalize: bool) -> Self {
         Self {
             keys,
-            normalise,
+            normalize,
             lists: LISTS.into_iter().collect(),
         }
     }
@@ -149,7 +150,7 @@ impl Variants {
         }
         // Absent and empty are two values.
         id.field(&[u8::from(count > 0)]);
-        if self.normalise && (name == ACCEPT_LANGUAGE || name == ACCEPT_ENCODING) {
+        if self.normalize && (name == ACCEPT_LANGUAGE || name == ACCEPT_ENCODING) {
             let members = preferences(lines.iter());
             members.iter().for_each(|member| write(id, member));
         } else {
@@ -246,7 +247,7 @@ mod tests {
         headers
     }
 
-    fn spec(lines: &[&'static str]) -> Result<VarySpec, Reason> {
+    fn spec(lines: &[&'static str]) -> Result<VarySpec, CacheReason> {
         let lines: Vec<_> = lines.iter().map(|line| ("vary", *line)).collect();
         VarySpec::of(&headers(&lines))
     }
@@ -258,17 +259,17 @@ mod tests {
     fn normalised_id(
         vary: &'static str,
         fields: &[(&'static str, &'static str)],
-        normalise: bool,
+        normalize: bool,
     ) -> VariantId {
         let space = StoreKeys::from_secret(&[3; 32]).unwrap().space("v");
-        let (headers, variants) = (headers(fields), Variants::new(space, normalise));
+        let (headers, variants) = (headers(fields), Variants::new(space, normalize));
         Selection::new(&headers, &variants).variant(&spec(&[vary]).unwrap())
     }
 
     #[test]
     fn preferences_that_say_the_same_are_the_same_where_they_are_normalised() {
-        let id = |value, normalise| {
-            normalised_id("accept-language", &[("accept-language", value)], normalise)
+        let id = |value, normalize| {
+            normalised_id("accept-language", &[("accept-language", value)], normalize)
         };
         assert_eq!(id("en, de;q=0.5", true), id("De; q=0.5,eN", true));
         assert_ne!(id("en, de;q=0.5", true), id("en;q=0.5, de", true));
@@ -283,14 +284,14 @@ mod tests {
 
     #[test]
     fn a_star_anywhere_fits_nothing() {
-        assert_eq!(spec(&["a", "b, *"]), Err(Reason::VaryStar));
-        assert_eq!(spec(&["a b"]), Err(Reason::VaryStar));
+        assert_eq!(spec(&["a", "b, *"]), Err(CacheReason::VaryStar));
+        assert_eq!(spec(&["a b"]), Err(CacheReason::VaryStar));
     }
 
     #[test]
     fn more_fields_than_the_bound_are_refused() {
         assert!(spec(&["a,b,c,d,e,f,g,h"]).is_ok());
-        assert_eq!(spec(&["a,b,c,d,e,f,g,h,i"]), Err(Reason::VaryTooMany));
+        assert_eq!(spec(&["a,b,c,d,e,f,g,h,i"]), Err(CacheReason::VaryTooMany));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use http::{HeaderMap, StatusCode};
 use super::{
     facts::{LookupKeys, PartitionKind, Wanted},
     look::{Finding, Look, LookupRole, Stale},
-    reason::Reason,
+    reason::CacheReason,
 };
 use crate::cache::{
     config::Config,
@@ -26,7 +26,7 @@ use crate::cache::{
 /// The use of a stored response for a request.
 pub(super) enum EntryUse {
     /// It is sent. A reason is given if the client asked for a newer one.
-    Serve(Option<Reason>),
+    Serve(Option<CacheReason>),
     /// It is stale, or the client asks for a newer one.
     Validate(Forward),
     /// It is a part that does not hold the requested range.
@@ -70,7 +70,7 @@ impl Look {
         } else if self.may_reload(config) {
             EntryUse::Validate(Forward::Request)
         } else {
-            EntryUse::Serve(Some(Reason::Reloaded))
+            EntryUse::Serve(Some(CacheReason::Reloaded))
         }
     }
 

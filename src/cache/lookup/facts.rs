@@ -13,7 +13,7 @@ use crate::cache::{
         request_facts::{Facts, MethodClass},
         storability::RequestCaller,
     },
-    policy::CachePolicy,
+    policy::policy::CachePolicy,
 };
 
 /// The facts of a request that may be answered from the store. They are read once and never change.
@@ -88,14 +88,14 @@ impl RequestFacts {
             RequestCaller::Anonymous | RequestCaller::Unvouched => LookupKeys::Shared(shared),
             RequestCaller::Known {
                 digest,
-                share_where_public: true,
+                share_public_responses: true,
             } => LookupKeys::Both {
                 own: own(digest),
                 shared,
             },
             RequestCaller::Known {
                 digest,
-                share_where_public: false,
+                share_public_responses: false,
             } => LookupKeys::Own(own(digest)),
         };
         Self {
@@ -105,7 +105,7 @@ impl RequestFacts {
             wanted: Wanted::of(facts),
             precondition: facts.condition
                 && (headers.contains_key(IF_MATCH) || headers.contains_key(IF_UNMODIFIED_SINCE)),
-            asks: match config.rules.heed_requests {
+            asks: match config.rules.honor_request_directives {
                 true => RequestDirectives::of(headers),
                 false => RequestDirectives::default(),
             },

@@ -3,7 +3,7 @@
 use http::{Method, Request, Uri, uri::PathAndQuery};
 use http_body::Body;
 
-use super::{facts::RequestFacts, look::Look, reason::Reason};
+use super::{facts::RequestFacts, look::Look, reason::CacheReason};
 use crate::{
     cache::{
         config::Config,
@@ -14,7 +14,7 @@ use crate::{
             request_facts::{self, Facts, MethodClass},
             storability::RequestCaller,
         },
-        policy::{CachePolicy, Wishes},
+        policy::policy::{CachePolicy, Wishes},
     },
     core::{http::client_uri::ClientUri, identity::Identity, store_api::store_key::StoreKey},
 };
@@ -26,7 +26,7 @@ use crate::{
 )]
 pub(crate) enum RequestPlan {
     /// Nothing: the handler answers, and nothing is kept.
-    Pass(Forward, Reason),
+    Pass(Forward, CacheReason),
     /// The handler changes something: what is kept of it goes.
     Change(Box<UnsafeRequest>),
     /// The store is asked first.
@@ -73,13 +73,13 @@ impl RequestPlan {
             inner,
         };
         match facts.method {
-            MethodClass::Safe => return Self::Pass(Forward::Method, Reason::Method),
+            MethodClass::Safe => return Self::Pass(Forward::Method, CacheReason::Method),
             MethodClass::Unsafe => {
                 let policy = policy.filter(|_| !is_off);
                 return Self::change(config, request, uris, &facts, policy);
             }
             MethodClass::Get | MethodClass::Head if is_off => {
-                return Self::Pass(Forward::Bypass, Reason::Off);
+                return Self::Pass(Forward::Bypass, CacheReason::Off);
             }
             MethodClass::Get | MethodClass::Head => {}
         }
@@ -118,7 +118,7 @@ impl RequestPlan {
     ) -> Self {
         let target = facts.target(uris, request.headers());
         let Some(mut target) = target.filter(|target| !target.has_user_info()) else {
-            return Self::Pass(Forward::Bypass, Reason::Authority);
+            return Self::Pass(Forward::Bypass, CacheReason::Authority);
         };
         let wishes = policy.as_ref().map(CachePolicy::wishes);
         let identity = request.extensions().get::<Identity>();
@@ -144,7 +144,7 @@ impl RequestPlan {
         policy: Option<CachePolicy>,
     ) -> Self {
         let Some(target) = facts.target(uris, request.headers()) else {
-            return Self::Pass(Forward::Method, Reason::Authority);
+            return Self::Pass(Forward::Method, CacheReason::Authority);
         };
         let path_and_query = uris
             .client
@@ -169,7 +169,7 @@ impl PostAsGet {
         policy: Option<CachePolicy>,
     ) -> Option<Self> {
         let is_post = *request.method() == Method::POST;
-        if !config.rules.keep_posts || !is_post || facts.bypass.is_some() {
+        if !config.rules.cache_posts || !is_post || facts.bypass.is_some() {
             return None;
         }
         // Before the request is looked at again: a purge between the two is seen.
@@ -194,20 +194,20 @@ pub(super) fn caller(
     wishes: Option<&Wishes>,
     facts: &Facts<'_>,
     identity: Option<&Identity>,
-) -> Result<RequestCaller, Reason> {
-    let share_where_public = wishes
-        .and_then(|wishes| wishes.share_where_public)
-        .unwrap_or(config.rules.share_where_public);
+) -> Result<RequestCaller, CacheReason> {
+    let share_public_responses = wishes
+        .and_then(|wishes| wishes.share_public_responses)
+        .unwrap_or(config.rules.share_public_responses);
     match identity {
         Some(identity) => Ok(RequestCaller::Known {
             digest: *identity.digest(),
-            share_where_public,
+            share_public_responses,
         }),
         None if !facts.credential => Ok(RequestCaller::Anonymous),
-        None if share_where_public => Ok(RequestCaller::Unvouched),
+        None if share_public_responses => Ok(RequestCaller::Unvouched),
         None => {
             config.placement.report_outside();
-            Err(Reason::CredentialWithoutIdentity)
+            Err(CacheReason::CredentialWithoutIdentity)
         }
     }
 }

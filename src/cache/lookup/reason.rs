@@ -6,7 +6,7 @@
 /// configuration and of the handler's own fields, never of another caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-pub enum Reason {
+pub enum CacheReason {
     /// The method is neither GET nor HEAD.
     Method,
     /// The route's policy says so.
@@ -79,7 +79,7 @@ pub enum Reason {
     Backoff,
 }
 
-impl Reason {
+impl CacheReason {
     /// Returns the reason's name: a token, as `detail` of `Cache-Status` wants it.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -10,7 +10,7 @@ use http::Request;
 use super::{
     entry_use::EntryUse,
     look::{Finding, LedFlight, Look, LookupRole, Stale},
-    reason::Reason,
+    reason::CacheReason,
     step::{LookupEvent, LookupOutcome, LookupResponse, LookupTransition, LookupWait},
 };
 use crate::{
@@ -98,7 +98,7 @@ impl Search<'_> {
 
     /// Returns the record that the request bears. What is made beside it is none of its affairs.
     pub(super) fn record<'r, B>(&self, request: &'r Request<B>) -> Option<&'r RecordHandle> {
-        let record = RecordHandle::of(request.extensions());
+        let record = RecordHandle::from_extensions(request.extensions());
         record.filter(|_| !self.look.refreshes())
     }
 
@@ -178,7 +178,7 @@ impl Search<'_> {
                 && config.backoffs.holds(stale.key.full(), look.round.asked_at)
                 && (shows || look.may_stand_in(config, stale))
             {
-                let response = self.stale(&stale.entry, request, Some(Reason::Backoff));
+                let response = self.stale(&stale.entry, request, Some(CacheReason::Backoff));
                 return Break(LookupOutcome::Answer(LookupResponse::Made(response)));
             }
             if shows {

@@ -5,7 +5,7 @@ use http::{Request, Response, StatusCode};
 
 use super::{
     look::LookupRole,
-    reason::Reason,
+    reason::CacheReason,
     search::Search,
     shown::{Told, Whole},
     step::{LookupResponse, RelayedResponse},
@@ -97,7 +97,7 @@ impl Search<'_> {
         &self,
         entry: &StoredResponse,
         request: &Request<B>,
-        reason: Option<Reason>,
+        reason: Option<CacheReason>,
     ) -> Box<Response<Bytes>> {
         let now = self.config.clock.now();
         let report = Report::hit(CacheSource::Stale, entry.freshness.ttl_secs(now)).reason(reason);
@@ -114,7 +114,7 @@ impl Search<'_> {
             forward: None,
             ..Report::forwarded(CacheSource::Miss, Forward::UriMiss)
         };
-        let report = report.reason(Reason::OnlyIfCached);
+        let report = report.reason(CacheReason::OnlyIfCached);
         self.told(request).report(report, &mut response);
         LookupResponse::Made(Box::new(response))
     }

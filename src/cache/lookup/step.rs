@@ -11,7 +11,7 @@ use std::{
 use bytes::Bytes;
 use http::Response;
 
-use super::reason::Reason;
+use super::reason::CacheReason;
 use crate::{
     cache::{
         entry::entry::StoredResponse,
@@ -137,7 +137,7 @@ impl Future for LookupWait {
 /// A response for which the handler is not called.
 pub(crate) enum LookupResponse {
     /// A stored response, and why it is sent although the client asked for another one, if it did.
-    Fresh(Arc<StoredResponse>, Option<Reason>),
+    Fresh(Arc<StoredResponse>, Option<CacheReason>),
     /// Any other one.
     Made(Box<Response<Bytes>>),
     /// A response that is still being stored.

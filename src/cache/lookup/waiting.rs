@@ -20,7 +20,7 @@ use crate::{
             storable::Storable,
         },
         http::{cache_status::Forward, preconditions, vary::Selection},
-        policy::CachePolicy,
+        policy::policy::CachePolicy,
         store::Lease,
     },
     core::{error::StoreError, framework, store_api::store_key::LongStoreKey},
@@ -46,7 +46,7 @@ impl Search<'_> {
                 Break(LookupOutcome::Call)
             }
             Boarding::Alone => Break(LookupOutcome::Call),
-            Boarding::Wait(wait) => match look.may_wait_for(config.wait_at_most) {
+            Boarding::Wait(wait) => match look.may_wait_for(config.max_wait) {
                 Some(left) => Break(LookupOutcome::Wait(LookupWait::Flight(
                     wait,
                     config.sleep(left),
@@ -60,7 +60,7 @@ impl Search<'_> {
                 }
                 let is_part = look.wanted() == Wanted::Range
                     && !look.can_validate()
-                    && !config.rules.keep_parts;
+                    && !config.rules.cache_partial_content;
                 match look.wanted().is_head() || is_part {
                     true => Break(LookupOutcome::Wait(LookupWait::Turn { has_passed: false })),
                     false => self.lease(request),
@@ -113,7 +113,7 @@ impl Search<'_> {
         };
         let key = keys.get(partition);
         // A part fills nothing that a request for another range could use.
-        let flight = match look.wanted() == Wanted::Range && config.rules.keep_parts {
+        let flight = match look.wanted() == Wanted::Range && config.rules.cache_partial_content {
             true => config.keys.part(key, request.headers()),
             false => match look.stale() {
                 Some(stale) if stale.key == *key => stale.flight(config),

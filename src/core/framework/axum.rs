@@ -112,7 +112,7 @@ mod tests {
 
     fn by_alice(path: &str) -> Request<Body> {
         let mut request = request(path);
-        let alice = Identity::trusted("alice").build();
+        let alice = Identity::builder("alice").build();
         request.extensions_mut().insert(alice);
         request
     }

@@ -49,7 +49,7 @@ impl<T: fmt::Debug + Send + Sync> BodyGuard for T {}
 impl<B> ResponseBody<B> {
     /// Passes an inner body through.
     #[inline]
-    pub fn inner(body: B) -> Self {
+    pub fn new(body: B) -> Self {
         Self {
             kind: BodyKind::Inner { body },
         }

@@ -78,7 +78,7 @@ impl Rejection {
 
     /// Adds a member to the body: a list of strings.
     #[must_use]
-    pub fn member<I>(mut self, name: &'static str, values: I) -> Self
+    pub fn extension_member<I>(mut self, name: &'static str, values: I) -> Self
     where
         I: IntoIterator,
         I::Item: Into<String>,
@@ -199,10 +199,9 @@ pub enum Dialect {
     Grpc,
 }
 
-impl Dialect {
-    /// Returns the dialect of a request. gRPC needs HTTP/2: over another version, a request whose
-    /// content type is that of gRPC is an ordinary one.
-    pub fn of<B>(request: &Request<B>) -> Self {
+/// A request is a gRPC request if its content type is that of gRPC and its version is HTTP/2.
+impl<B> From<&Request<B>> for Dialect {
+    fn from(request: &Request<B>) -> Self {
         let is_grpc = request.headers().get(CONTENT_TYPE).is_some_and(is_grpc);
         if is_grpc && request.version() == Version::HTTP_2 {
             Self::Grpc
@@ -327,7 +326,7 @@ mod tests {
             "Too many requests",
         )
         .retry_after(Duration::from_millis(1_001))
-        .member("violated-policies", ["day\"ly"])
+        .extension_member("violated-policies", ["day\"ly"])
     }
 
     fn response(dialect: Dialect) -> Response<ResponseBody<()>> {

@@ -21,9 +21,8 @@ pub struct RequestHead<'a> {
     pub extensions: &'a Extensions,
 }
 
-impl<'a> RequestHead<'a> {
-    /// Returns the head of a request.
-    pub fn of<B>(request: &'a Request<B>) -> Self {
+impl<'a, B> From<&'a Request<B>> for RequestHead<'a> {
+    fn from(request: &'a Request<B>) -> Self {
         Self {
             method: request.method(),
             uri: request.uri(),

@@ -35,7 +35,7 @@ use super::client_addr::PeerAddr;
 /// #         pub fn remote_addr(&self) -> Option<std::net::SocketAddr> { Some(self.0) }
 /// #     }
 /// # } } }
-/// use portcullis::{PeerAddr, PeerAddrLayer};
+/// use portcullis::{PeerAddr, net::PeerAddrLayer};
 /// use tonic::transport::server::TcpConnectInfo;
 ///
 /// let peer_addr = PeerAddrLayer::new(|extensions| extensions.get::<TcpConnectInfo>()?.remote_addr());

@@ -4,7 +4,7 @@ use std::{any::Any, mem, sync::Arc};
 
 use super::{
     record::{Beside, RecordHandle, Sheet},
-    slots::RecordSlots,
+    slots::RecordData,
 };
 
 /// A record in the making, as whoever keeps it holds it.
@@ -35,7 +35,7 @@ impl<T: Beside + 'static> KeptRecord<T> {
     }
 
     /// Takes what has been written: the record is about to be emitted.
-    pub(crate) fn take(&self) -> RecordSlots {
+    pub(crate) fn take(&self) -> RecordData {
         mem::take(&mut *self.sheet.lock())
     }
 }

@@ -22,4 +22,4 @@ pub use self::outcome::{
 #[cfg(feature = "access-log")]
 pub(crate) use self::record::Beside;
 pub use self::record::RecordHandle;
-pub use self::slots::{FieldValue, RecordSlots, StoreCall};
+pub use self::slots::{FieldValue, RecordData, StoreCall};

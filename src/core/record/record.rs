@@ -14,7 +14,7 @@ use http::Extensions;
 
 use super::{
     outcome::{AuthOutcome, CacheOutcome, RateLimitOutcome},
-    slots::{FieldValue, RecordSlots, StoreCall},
+    slots::{FieldValue, RecordData, StoreCall},
 };
 use crate::core::http::request_id::RequestId;
 
@@ -25,7 +25,7 @@ use crate::core::http::request_id::RequestId;
 /// A clone is the same record.
 ///
 /// ```
-/// use portcullis::RecordHandle;
+/// use portcullis::outcome::RecordHandle;
 ///
 /// let record = RecordHandle::default();
 /// record.set_field("order.id", 42_i64);
@@ -39,7 +39,7 @@ pub struct RecordHandle {
 /// What layers and handlers write on, and beside it what whoever keeps the record knows itself: one
 /// allocation for both.
 pub(super) struct Sheet<T: ?Sized> {
-    slots: Mutex<RecordSlots>,
+    slots: Mutex<RecordData>,
     pub(super) beside: T,
 }
 
@@ -73,7 +73,7 @@ impl<T> Sheet<T> {
 }
 
 impl<T: ?Sized> Sheet<T> {
-    pub(super) fn lock(&self) -> MutexGuard<'_, RecordSlots> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, RecordData> {
         // Each write is one assignment: what a panicking writer left behind is whole.
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -90,7 +90,7 @@ impl Default for RecordHandle {
 impl RecordHandle {
     /// Returns the handle in a request's extensions, if an access log put one there.
     #[inline]
-    pub fn of(extensions: &Extensions) -> Option<&Self> {
+    pub fn from_extensions(extensions: &Extensions) -> Option<&Self> {
         if !ARE_KEPT.load(Ordering::Relaxed) {
             return None;
         }
@@ -114,7 +114,7 @@ impl RecordHandle {
 
     /// Writes a field of the handler's own, in the place of one of the same name.
     ///
-    /// A record takes [`RecordSlots::FIELDS_MAX`] fields; further ones are counted and left out.
+    /// A record takes [`RecordData::MAX_FIELDS`] fields; further ones are counted and left out.
     pub fn set_field(&self, name: impl Into<Cow<'static, str>>, value: impl Into<FieldValue>) {
         self.lock().set_field(name.into(), value.into());
     }
@@ -135,10 +135,10 @@ impl RecordHandle {
 
     /// Adds a question to a store that the request waited for, or that the store did not answer.
     ///
-    /// A record takes [`RecordSlots::STORE_CALLS_MAX`] of them; further ones are left out.
+    /// A record takes [`RecordData::MAX_STORE_CALLS`] of them; further ones are left out.
     pub fn push_store_call(&self, call: StoreCall) {
         let calls = &mut self.lock().store_calls;
-        if calls.len() < RecordSlots::STORE_CALLS_MAX {
+        if calls.len() < RecordData::MAX_STORE_CALLS {
             calls.push(call);
         }
     }
@@ -149,11 +149,11 @@ impl RecordHandle {
     }
 
     /// Reads what has been written so far.
-    pub fn read<T>(&self, read: impl FnOnce(&RecordSlots) -> T) -> T {
+    pub fn read<T>(&self, read: impl FnOnce(&RecordData) -> T) -> T {
         read(&self.lock())
     }
 
-    pub(super) fn lock(&self) -> MutexGuard<'_, RecordSlots> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, RecordData> {
         self.sheet.lock()
     }
 }
@@ -187,7 +187,7 @@ mod tests {
             record.set_field(format!("f{number}"), i64::from(number));
         }
         record.read(|slots| {
-            assert_eq!(slots.fields().len(), RecordSlots::FIELDS_MAX);
+            assert_eq!(slots.fields().len(), RecordData::MAX_FIELDS);
             assert_eq!(slots.fields_left_out(), 8);
         });
     }

@@ -9,7 +9,7 @@ use crate::core::error::StoreErrorKind;
 
 /// What the layers and the handler have written of one request.
 #[derive(Debug, Default)]
-pub struct RecordSlots {
+pub struct RecordData {
     pub(super) auth: Option<AuthOutcome>,
     pub(super) rate_limits: SmallVec<[RateLimitOutcome; 2]>,
     pub(super) cache: Option<CacheOutcome>,
@@ -20,12 +20,12 @@ pub struct RecordSlots {
     fields_left_out: u32,
 }
 
-impl RecordSlots {
+impl RecordData {
     /// The most fields of a handler's own that one record takes.
-    pub const FIELDS_MAX: usize = 32;
+    pub const MAX_FIELDS: usize = 32;
 
     /// The most questions to stores that one record takes.
-    pub const STORE_CALLS_MAX: usize = 16;
+    pub const MAX_STORE_CALLS: usize = 16;
 
     /// Returns what authentication found, if it stood in the request's way.
     pub fn auth(&self) -> Option<&AuthOutcome> {
@@ -71,7 +71,7 @@ impl RecordSlots {
     pub(super) fn set_field(&mut self, name: Cow<'static, str>, value: FieldValue) {
         if let Some((_, old)) = self.fields.iter_mut().find(|(own, _)| *own == name) {
             *old = value;
-        } else if self.fields.len() < Self::FIELDS_MAX {
+        } else if self.fields.len() < Self::MAX_FIELDS {
             self.fields.push((name, value));
         } else {
             self.fields_left_out += 1;

@@ -44,8 +44,8 @@ impl Deadline {
 
     /// Returns the deadline for a store that may have one of its own: where nobody has asked for
     /// another, that is enough.
-    pub(crate) fn beside(self, has_deadline: bool) -> Self {
-        match self.is_default && has_deadline {
+    pub(crate) fn beside(self, has_timeout: bool) -> Self {
+        match self.is_default && has_timeout {
             true => Self::default(),
             false => self,
         }

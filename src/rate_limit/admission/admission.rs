@@ -25,7 +25,7 @@ use crate::rate_limit::{
 /// Begins the admission of a request.
 #[inline]
 pub(crate) fn begin<B>(config: &Arc<RateLimitConfig>, request: &mut Request<B>) -> Progress {
-    let head = RequestHead::of(request);
+    let head = RequestHead::from(&*request);
     match config.callers.access(&head) {
         Ok(Access::Limited) => {}
         Ok(Access::Exempt) => return Progress::exempt(request),
@@ -36,7 +36,7 @@ pub(crate) fn begin<B>(config: &Arc<RateLimitConfig>, request: &mut Request<B>) 
             return Progress::reject_undecided(config, request, rejections::address_unknown());
         }
     }
-    match &config.charging.options.policies_by {
+    match &config.charging.options.policies_with {
         Some(look_up) => Progress::Wait(PendingAdmission::Choosing(look_up(&head))),
         None => check(config, request, config.charging.policies(&head)),
     }
@@ -94,7 +94,7 @@ fn check_chosen<B>(
 ) -> Progress {
     let set = match list {
         Some(list) => Chosen::Latest(list.0),
-        None => config.charging.policies(&RequestHead::of(request)),
+        None => config.charging.policies(&RequestHead::from(&*request)),
     };
     if set.delays() && config.queue.is_none() {
         return Progress::reject_undecided(config, request, rejections::runtime_missing());
@@ -108,7 +108,7 @@ fn check<B>(config: &Arc<RateLimitConfig>, request: &mut Request<B>, set: Chosen
     if set.policies().is_empty() {
         return Progress::exempt(request);
     }
-    let head = RequestHead::of(request);
+    let head = RequestHead::from(&*request);
     let partition = match config.charging.partition.key(&head) {
         Ok(Some(partition)) => partition,
         Ok(None) => return Progress::exempt(request),

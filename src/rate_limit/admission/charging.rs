@@ -30,8 +30,8 @@ pub(super) type PolicyLookup = Pin<Box<dyn Future<Output = Option<PolicyList>> +
 /// The options of a limiter that decide what a request is charged.
 #[derive(Default)]
 pub(crate) struct ChargingOptions {
-    pub(crate) tier_by: Option<Arc<TierFn>>,
-    pub(crate) policies_by: Option<Arc<PoliciesFn>>,
+    pub(crate) tier_with: Option<Arc<TierFn>>,
+    pub(crate) policies_with: Option<Arc<PoliciesFn>>,
     pub(crate) cost: Option<Arc<CostFn>>,
     /// Whether the cost is an estimate, to be settled later.
     pub(crate) settles: bool,
@@ -50,8 +50,8 @@ pub(crate) struct Charging {
 
 impl ChargingOptions {
     pub(crate) fn tier<'a>(&self, head: &RequestHead<'a>) -> Option<Cow<'a, str>> {
-        match &self.tier_by {
-            Some(tier_by) => tier_by(head),
+        match &self.tier_with {
+            Some(tier_with) => tier_with(head),
             None => {
                 let tier = head.extensions.get().and_then(Identity::tier);
                 tier.map(Cow::Borrowed)
@@ -71,7 +71,7 @@ impl ChargingOptions {
 
     /// Returns whether a function of the application takes part.
     pub(crate) fn has_functions(&self) -> bool {
-        self.tier_by.is_some() || self.policies_by.is_some() || self.cost.is_some()
+        self.tier_with.is_some() || self.policies_with.is_some() || self.cost.is_some()
     }
 }
 

@@ -46,12 +46,12 @@ impl FastAdmission {
         };
         let charge = Charge::new(candidate.policy, 1);
         let store = &config.stores.options.store;
-        let Some((at, decision)) = &store.admit_at_once(&candidate.partition, &charge) else {
+        let Some((at, decision)) = &store.try_take_now(&candidate.partition, &charge) else {
             return Self::NotTaken;
         };
         config.stores.note_reply();
         let fields = config.responses.fields;
-        let record = RecordHandle::of(head.extensions);
+        let record = RecordHandle::from_extensions(head.extensions);
         if fields == RateLimitFields::Off && record.is_none() {
             return Self::Plain;
         }

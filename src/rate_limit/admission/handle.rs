@@ -22,21 +22,21 @@ use crate::{
 };
 
 /// Reads and changes the limits of a layer in use. Created by
-/// [`RateLimitLayer::limits`](crate::rate_limit::RateLimitLayer::limits).
+/// [`RateLimitLayer::handle`](crate::rate_limit::RateLimitLayer::handle).
 #[derive(Clone, Debug)]
-pub struct Limits {
+pub struct RateLimitHandle {
     config: Arc<RateLimitConfig>,
 }
 
-/// The result of [`Limits::take`].
+/// The result of [`RateLimitHandle::take`].
 #[derive(Debug)]
 #[must_use = "it says whether it was admitted"]
-pub struct Taken {
+pub struct Reservation {
     outcome: RateLimitOutcome,
     paid: Option<Paid>,
 }
 
-impl Limits {
+impl RateLimitHandle {
     pub(crate) fn new(config: Arc<RateLimitConfig>) -> Self {
         Self { config }
     }
@@ -51,7 +51,7 @@ impl Limits {
     /// # Errors
     ///
     /// If [`build`](crate::rate_limit::RateLimitLayerBuilder::build) would reject them. Then nothing changes.
-    pub fn replace(
+    pub fn replace_policies(
         &self,
         policies: impl IntoIterator<Item = Policy>,
         tiers: Option<Tiers>,
@@ -76,7 +76,7 @@ impl Limits {
 
     /// Returns the remaining quota of a request with this head; `None` if no policy applies to it.
     ///
-    /// Lists of callers and [`policies_by`](crate::rate_limit::RateLimitLayerBuilder::policies_by) are not
+    /// Lists of callers and [`policies_with`](crate::rate_limit::RateLimitLayerBuilder::policies_with) are not
     /// consulted, here and in the other methods.
     ///
     /// # Errors
@@ -115,8 +115,8 @@ impl Limits {
     ///     .policy(Policy::fixed_window("messages", Quota::per_minute(10))?)
     ///     .build()?;
     /// # let mut upgrade = http::Request::new(());
-    /// # upgrade.extensions_mut().insert(Identity::trusted("k1").build());
-    /// let (limits, head) = (layer.limits(), RequestHead::of(&upgrade));
+    /// # upgrade.extensions_mut().insert(Identity::builder("k1").build());
+    /// let (limits, head) = (layer.handle(), RequestHead::from(&upgrade));
     /// let taken = limits.take(&head, 4).await?.expect("its caller is known");
     /// assert!(taken.is_admitted());
     /// // Three of the four messages failed.
@@ -133,7 +133,7 @@ impl Limits {
         &self,
         head: &RequestHead<'_>,
         cost: u64,
-    ) -> Result<Option<Taken>, StoreError> {
+    ) -> Result<Option<Reservation>, StoreError> {
         let Some((partition, set)) = self.config.charging.find(head) else {
             return Ok(None);
         };
@@ -147,7 +147,7 @@ impl Limits {
         let charged = ruling.charged().map(|decisions| {
             stores.charged(&DecidingStore::Main, partition, &set, &costs, decisions)
         });
-        Ok(Some(Taken {
+        Ok(Some(Reservation {
             outcome: ruling.outcome(ruling.delay(&costs)),
             paid: charged,
         }))
@@ -159,7 +159,7 @@ impl Limits {
     /// # Errors
     ///
     /// If the store fails.
-    pub async fn refund(&self, taken: Taken, amount: u64) -> Result<(), StoreError> {
+    pub async fn refund(&self, taken: Reservation, amount: u64) -> Result<(), StoreError> {
         match &taken.paid {
             Some(paid) => paid.refund(amount).await,
             None => Ok(()),
@@ -196,7 +196,7 @@ impl Limits {
     }
 }
 
-impl Taken {
+impl Reservation {
     /// Returns whether the request was admitted and charged.
     pub fn is_admitted(&self) -> bool {
         self.paid.is_some()

@@ -120,7 +120,7 @@ impl<'a> LimitCheck<'a> {
         let options = &config.charging.options;
         Some(LimitCheck {
             partition: self.partition,
-            costs: options.costs(&set, &RequestHead::of(request)),
+            costs: options.costs(&set, &RequestHead::from(request)),
             set: Chosen::Latest(set),
             store,
         })
@@ -201,7 +201,11 @@ impl<'a> LimitCheck<'a> {
         let outcome = || ruling.outcome(delayed);
         let mut note = match config.responses.exposes_outcome {
             true => Note::exposed(request.extensions_mut(), lines, outcome()),
-            false => Note::admitted(RecordHandle::of(request.extensions()), lines, outcome),
+            false => Note::admitted(
+                RecordHandle::from_extensions(request.extensions()),
+                lines,
+                outcome,
+            ),
         };
         if config.bans.as_ref().is_some_and(|bans| bans.counts_auth()) {
             let subject = self.subject(config, request);
@@ -236,7 +240,7 @@ impl<'a> LimitCheck<'a> {
     }
 
     fn subject<B>(&self, config: &RateLimitConfig, request: &Request<B>) -> Arc<str> {
-        let head = RequestHead::of(request);
+        let head = RequestHead::from(request);
         config.charging.partition.subject(&self.partition, &head)
     }
 

@@ -86,7 +86,7 @@ impl Note {
         lines: LimitLines,
         outcome: RateLimitOutcome,
     ) -> Self {
-        match RecordHandle::of(extensions) {
+        match RecordHandle::from_extensions(extensions) {
             Some(record) => Self::admitted(Some(record), lines, || outcome),
             None => Self {
                 lines,

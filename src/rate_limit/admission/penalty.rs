@@ -97,7 +97,7 @@ impl Penalty {
     /// Limiters on one store whose penalties have the same name and the same [`ban_for`](Self::ban_for)
     /// share the bans of a partition. Penalties whose bans last for different times never affect one
     /// another.
-    pub fn named(mut self, name: impl Into<String>) -> Self {
+    pub fn name(mut self, name: impl Into<String>) -> Self {
         self.name = name.into();
         self
     }
@@ -172,7 +172,7 @@ impl Bans {
             "Request not satisfied due to detection of abnormal request pattern",
         )
         .retry_after(said.reset_after())
-        .member("violated-policies", [self.ban.name()]);
+        .extension_member("violated-policies", [self.ban.name()]);
         let wait = said.reset_after();
         let name = Arc::clone(self.ban.shared_name());
         let outcome = PolicyOutcome::denied(name, 1, 0, Some(wait), wait);

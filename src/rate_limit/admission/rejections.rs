@@ -25,7 +25,7 @@ pub(super) fn quota_exceeded(
     decisions: &Decisions,
     jitter: Duration,
 ) -> Rejection {
-    if denying(set, decisions).any(|(_, decision)| decision.is_never()) {
+    if denying(set, decisions).any(|(_, decision)| decision.is_unsatisfiable()) {
         return exceeded(set, decisions).detail("The request costs more than the quota ever holds");
     }
     exceeded(set, decisions).retry_after(longest_wait(set, decisions).saturating_add(jitter))
@@ -50,7 +50,7 @@ fn exceeded(set: &PolicySet, decisions: &Decisions) -> Rejection {
         Cow::Borrowed("https://iana.org/assignments/http-problem-types#quota-exceeded"),
         "Request cannot be satisfied as assigned quota has been exceeded",
     )
-    .member(
+    .extension_member(
         "violated-policies",
         denying(set, decisions).map(|(policy, _)| policy.name()),
     )

@@ -30,7 +30,7 @@ use crate::rate_limit::policy::policy_set::PolicySet;
 ///
 /// // In a handler, or in what makes the response's body.
 /// fn answered(extensions: &http::Extensions, tokens_in: u64, tokens_out: u64) {
-///     if let Some(settlement) = Settlement::of(extensions) {
+///     if let Some(settlement) = Settlement::from_extensions(extensions) {
 ///         settlement.set_for("tokens", tokens_in + tokens_out);
 ///     }
 /// }
@@ -52,7 +52,7 @@ const UNKNOWN: u64 = u64::MAX;
 
 impl Settlement {
     /// Returns the one in a request's extensions, if a limiter put one there.
-    pub fn of(extensions: &Extensions) -> Option<&Self> {
+    pub fn from_extensions(extensions: &Extensions) -> Option<&Self> {
         extensions.get()
     }
 

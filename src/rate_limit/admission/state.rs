@@ -74,7 +74,7 @@ impl Progress {
     pub(super) fn exempt<B>(request: &Request<B>) -> Self {
         let skipped = || RateLimitOutcome::new(RateLimitDecision::Skipped, []);
         Self::admit(Note::admitted(
-            RecordHandle::of(request.extensions()),
+            RecordHandle::from_extensions(request.extensions()),
             LimitLines::None,
             skipped,
         ))
@@ -87,7 +87,7 @@ impl Progress {
         note: Note,
     ) -> Self {
         let responder = config.responses.responder.clone();
-        let rejected = RejectedRequest::new(rejection, Dialect::of(request), responder, note);
+        let rejected = RejectedRequest::new(rejection, Dialect::from(request), responder, note);
         Self::End(AdmissionEnd::Reject(Box::new(rejected)))
     }
 

@@ -38,7 +38,11 @@ impl<'a> Charge<'a> {
 /// A store reads all states, asks this, and writes them all back, as one step.
 ///
 /// ```
-/// use portcullis::{Timestamp, rate_limit::{Charge, Policy, Quota, State, decide_all}};
+/// use portcullis::{
+///     Timestamp,
+///     rate_limit::{Policy, Quota},
+///     store::backend::{Charge, State, decide_all},
+/// };
 ///
 /// let two = Policy::fixed_window("two", Quota::per_minute(2))?;
 /// let one = Policy::fixed_window("one", Quota::per_minute(1))?;
@@ -67,10 +71,10 @@ pub fn decide_all(charges: &[Charge<'_>], states: &mut [State], now: Timestamp) 
 
 /// What a store remembers of one partition under one policy.
 #[derive(Debug)]
-pub enum Memory<'a> {
+pub enum StateRef<'a> {
     /// Three words: any policy can be decided on them.
     State(&'a mut State),
-    /// A log, for a policy that [keeps one](Policy::keeps_a_log).
+    /// A log, for a policy that [keeps one](Policy::requires_log).
     Log(&'a mut Log),
 }
 
@@ -81,7 +85,7 @@ pub enum Memory<'a> {
 /// If there are fewer memories than charges, or a log for a policy that keeps none.
 pub fn decide_all_with_logs(
     charges: &[Charge<'_>],
-    memories: &mut [Memory<'_>],
+    memories: &mut [StateRef<'_>],
     now: Timestamp,
 ) -> Decisions {
     settle(charges, memories, now)
@@ -137,7 +141,7 @@ impl Recall for State {
     }
 }
 
-impl Recall for Memory<'_> {
+impl Recall for StateRef<'_> {
     /// A state; for a log, whether to record the charge.
     type Next = Result<State, bool>;
 

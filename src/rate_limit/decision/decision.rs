@@ -33,12 +33,12 @@ pub struct Receipt(Timestamp);
 
 impl Receipt {
     /// Creates the receipt of a charge that is forgotten from this moment on.
-    pub const fn until(forgotten_at: Timestamp) -> Self {
-        Self(forgotten_at)
+    pub const fn new(expires_at: Timestamp) -> Self {
+        Self(expires_at)
     }
 
     /// Returns the moment from which the charge is forgotten.
-    pub const fn forgotten_at(self) -> Timestamp {
+    pub const fn expires_at(self) -> Timestamp {
         self.0
     }
 }
@@ -142,7 +142,7 @@ impl Decision {
     }
 
     /// Returns whether the request asks for more than the quota ever holds.
-    pub fn is_never(&self) -> bool {
+    pub fn is_unsatisfiable(&self) -> bool {
         self.verdict() == DecisionKind::Never
     }
 
@@ -247,7 +247,7 @@ mod tests {
     #[test]
     fn a_decision_says_what_it_was_made_of() {
         let reset = Duration::from_secs(3);
-        let paid = Receipt::until(Timestamp::from_secs(9));
+        let paid = Receipt::new(Timestamp::from_secs(9));
         let admitted = Decision::admitted(1 << 53, reset, paid);
         assert_eq!((admitted.remaining(), admitted.receipt()), (1 << 53, paid));
         assert!(admitted.is_admitted() && admitted.retry_after().is_none());
@@ -255,11 +255,11 @@ mod tests {
         let denied = Decision::denied(7, reset, wait);
         assert_eq!((denied.retry_after(), denied.reset_after()), (wait, reset));
         assert_eq!(
-            (denied.receipt(), denied.is_never()),
+            (denied.receipt(), denied.is_unsatisfiable()),
             (Receipt::default(), false)
         );
         let never = Decision::denied(u64::MAX, reset, None);
-        assert!(never.is_never() && !never.is_admitted());
+        assert!(never.is_unsatisfiable() && !never.is_admitted());
     }
 
     #[test]

@@ -12,7 +12,7 @@ use crate::{
 ///
 /// Set for a limiter by
 /// [`RateLimitLayerBuilder::on_store_error`](crate::rate_limit::RateLimitLayerBuilder::on_store_error), and for
-/// one of its policies by [`Policy::when_store_fails`]. Defaults to [`Deny`](Self::Deny), because a
+/// one of its policies by [`Policy::on_store_error`]. Defaults to [`Deny`](Self::Deny), because a
 /// limiter has no second store. With one, named by [`local`](Self::local), an outage of the store
 /// neither stops the service nor lifts all limits.
 ///
@@ -132,7 +132,7 @@ impl OnStoreError {
         let value = format!("`Local` for policy `{}`", policy.name());
         let problem =
             "the limiter does not have this local store, and a policy has none of its own";
-        let error = ConfigError::new("when_store_fails", value, problem);
+        let error = ConfigError::new("on_store_error", value, problem);
         Err(error.fix("set `on_store_error` of the limiter to a clone of the same `OnStoreError`"))
     }
 }
@@ -152,14 +152,14 @@ impl Policy {
     /// use portcullis::rate_limit::{OnStoreError, Policy, Quota};
     ///
     /// // No paid request is admitted without a count, and bursts are not limited meanwhile.
-    /// let paid = Policy::calendar_month("paid", 50_000)?.when_store_fails(OnStoreError::Deny);
+    /// let paid = Policy::calendar_month("paid", 50_000)?.on_store_error(OnStoreError::Deny);
     /// let burst = Policy::token_bucket("burst", Quota::per_second(10))?
-    ///     .when_store_fails(OnStoreError::Allow);
+    ///     .on_store_error(OnStoreError::Allow);
     /// # let _ = (paid, burst);
     /// # Ok::<(), portcullis::ConfigError>(())
     /// ```
     #[must_use]
-    pub fn when_store_fails(self, action: OnStoreError) -> Self {
+    pub fn on_store_error(self, action: OnStoreError) -> Self {
         self.with_failure_override(action.as_override())
     }
 }

@@ -90,8 +90,8 @@ impl StoreOptions {
         }
         let problem =
             "no store replies within it, so every request is decided as if the store failed";
-        let error = ConfigError::new("store_deadline", "0ns", problem);
-        Err(error.fix("set some tens of milliseconds, or call `without_store_deadline`"))
+        let error = ConfigError::new("store_timeout", "0ns", problem);
+        Err(error.fix("set some tens of milliseconds, or call `without_store_timeout`"))
     }
 
     /// # Errors
@@ -110,7 +110,7 @@ impl StoreOptions {
 impl Stores {
     pub(crate) fn new(options: StoreOptions, audit: Audit) -> Self {
         let watch = StoreWatch::new("rate_limit", audit);
-        let deadline = options.deadline.beside(options.store.has_deadline());
+        let deadline = options.deadline.beside(options.store.has_timeout());
         Self {
             background: Arc::new(BackgroundStore::new(&options.store, &watch)),
             local: options.on_error.store().map(LocalStore::new).map(Arc::new),
@@ -140,7 +140,7 @@ impl Stores {
         match store {
             DecidingStore::Main => {
                 let reply = self.options.store.take(partition, charges);
-                let record = || RecordHandle::of(extensions).cloned();
+                let record = || RecordHandle::from_extensions(extensions).cloned();
                 self.watch.over(self.options.deadline.bound(reply), record)
             }
             DecidingStore::Local(local, _) => local.take(partition, charges),

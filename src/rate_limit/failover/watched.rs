@@ -73,7 +73,7 @@ impl RateLimitStore for BackgroundStore {
         self.store.can_settle()
     }
 
-    fn has_deadline(&self) -> bool {
-        self.store.has_deadline()
+    fn has_timeout(&self) -> bool {
+        self.store.has_timeout()
     }
 }

@@ -6,7 +6,7 @@ use crate::{
     core::{
         identity::Identity,
         net::{
-            client_addr::{ClientAddrResolver, MissingClientAddr},
+            client_addr::{ClientAddrResolver, MissingClientAddrError},
             ip_network::IpNetwork,
         },
     },
@@ -16,9 +16,9 @@ use crate::{
 /// A list of callers, by network or by identity.
 ///
 /// ```
-/// use portcullis::{ClientAddrResolver, rate_limit::Callers};
+/// use portcullis::{ClientAddrResolver, rate_limit::CallerList};
 ///
-/// let office = Callers::new()
+/// let office = CallerList::new()
 ///     .networks(ClientAddrResolver::default(), ["203.0.113.0/24".parse()?])
 ///     .lineages(["monitoring"]);
 /// # let _ = office;
@@ -26,13 +26,13 @@ use crate::{
 /// ```
 #[derive(Clone, Default)]
 #[must_use]
-pub struct Callers {
+pub struct CallerList {
     networks: Vec<(ClientAddrResolver, Vec<IpNetwork>)>,
     lineages: Vec<String>,
     owners: Vec<String>,
 }
 
-impl Callers {
+impl CallerList {
     /// Creates an empty list.
     pub fn new() -> Self {
         Self::default()
@@ -71,7 +71,7 @@ impl Callers {
 
     /// Returns whether the list includes the caller of a request.
     #[inline]
-    fn include(&self, head: &RequestHead<'_>) -> Result<bool, MissingClientAddr> {
+    fn include(&self, head: &RequestHead<'_>) -> Result<bool, MissingClientAddrError> {
         Ok(!self.is_empty() && self.include_one(head)?)
     }
 
@@ -86,7 +86,7 @@ impl Callers {
     }
 
     #[inline(never)]
-    fn include_one(&self, head: &RequestHead<'_>) -> Result<bool, MissingClientAddr> {
+    fn include_one(&self, head: &RequestHead<'_>) -> Result<bool, MissingClientAddrError> {
         if let Some(identity) = head.extensions.get::<Identity>() {
             let is = |name: Option<&str>, names: &[String]| {
                 name.is_some_and(|name| names.iter().any(|one| one == name))
@@ -111,8 +111,8 @@ type SkipFn = dyn Fn(&RequestHead<'_>) -> bool + Send + Sync;
 /// The callers that a limiter denies, and the requests that it exempts.
 #[derive(Default)]
 pub(crate) struct CallerRules {
-    pub(crate) deny: Callers,
-    pub(crate) allow: Callers,
+    pub(crate) deny: CallerList,
+    pub(crate) allow: CallerList,
     pub(crate) skip: Option<Arc<SkipFn>>,
 }
 
@@ -127,7 +127,7 @@ pub(crate) enum Access {
 impl CallerRules {
     /// Returns the treatment of a request. Denials take precedence.
     #[inline]
-    pub(crate) fn access(&self, head: &RequestHead<'_>) -> Result<Access, MissingClientAddr> {
+    pub(crate) fn access(&self, head: &RequestHead<'_>) -> Result<Access, MissingClientAddrError> {
         if self.deny.include(head)? {
             return Ok(Access::Denied);
         }
@@ -154,14 +154,14 @@ impl CallerRules {
     }
 }
 
-impl fmt::Debug for Callers {
+impl fmt::Debug for CallerList {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let networks: usize = self
             .networks
             .iter()
             .map(|(_, networks)| networks.len())
             .sum();
-        f.debug_struct("Callers")
+        f.debug_struct("CallerList")
             .field("networks", &networks)
             .field("lineages", &self.lineages.len())
             .field("owners", &self.owners.len())

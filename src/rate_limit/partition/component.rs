@@ -10,7 +10,7 @@ use crate::{
     core::{
         framework,
         identity::Identity,
-        net::client_addr::{ClientAddrResolver, MissingClientAddr},
+        net::client_addr::{ClientAddrResolver, MissingClientAddrError},
         store_api::store_key::{KeySpace, ShortKeyWriter, StoreKey},
     },
     rate_limit::request_head::RequestHead,
@@ -36,7 +36,7 @@ pub(crate) fn write_all(
     components: &[Component],
     key: &mut ShortKeyWriter,
     head: &RequestHead<'_>,
-) -> Result<bool, MissingClientAddr> {
+) -> Result<bool, MissingClientAddrError> {
     for component in components {
         if !component.write(key, head)? {
             return Ok(false);
@@ -61,34 +61,34 @@ impl Component {
         &self,
         space: &KeySpace,
         head: &RequestHead<'_>,
-    ) -> Result<Option<StoreKey>, MissingClientAddr> {
+    ) -> Result<Option<StoreKey>, MissingClientAddrError> {
         // No list of fields has the key of a field alone: what stands in place of the usual is one.
         let instead = |field: &[u8]| space.short().field(field).finish();
         Ok(match self {
             Self::ClientAddr(resolver) => {
                 let addr = resolver.resolve(head.extensions, head.headers)?;
-                Some(addr.key_in(space))
+                Some(addr.store_key(space))
             }
-            Self::Identity => identity(head).map(|who| space.short_of(who.lineage().as_bytes())),
+            Self::Identity => identity(head).map(|who| space.short_key(who.lineage().as_bytes())),
             Self::Owner => identity(head).map(|who| match who.owner() {
-                Some(owner) => space.short_of(owner.as_bytes()),
+                Some(owner) => space.short_key(owner.as_bytes()),
                 None => instead(who.lineage().as_bytes()),
             }),
             Self::Header(name) => Some(match HeaderField::of(name, head) {
-                HeaderField::Text(value) => space.short_of(value),
-                HeaderField::Host(name) => space.short_of(&name),
+                HeaderField::Text(value) => space.short_key(value),
+                HeaderField::Host(name) => space.short_key(&name),
                 HeaderField::Addr(addr) => instead(&addr),
                 HeaderField::Missing => instead(b""),
             }),
             Self::Method => Some(match known_method(head.method) {
-                Some(method) => space.short_of(method.as_bytes()),
+                Some(method) => space.short_key(method.as_bytes()),
                 None => instead(b""),
             }),
             Self::Route => Some(match framework::matched_path(head.extensions) {
-                Some(route) => space.short_of(route.as_bytes()),
+                Some(route) => space.short_key(route.as_bytes()),
                 None => instead(b""),
             }),
-            Self::By(find) => find(head).map(|bytes| space.short_of(&bytes)),
+            Self::By(find) => find(head).map(|bytes| space.short_key(&bytes)),
         })
     }
 
@@ -97,7 +97,7 @@ impl Component {
         &self,
         key: &mut ShortKeyWriter,
         head: &RequestHead<'_>,
-    ) -> Result<bool, MissingClientAddr> {
+    ) -> Result<bool, MissingClientAddrError> {
         // The name of the key space tells the components. If a component has several forms, a field
         // before its value tells which.
         let found = match self {

@@ -48,7 +48,7 @@ impl Partition {
         Self::one(Component::ClientAddr(resolver))
     }
 
-    /// Counts by the lineage of the caller's [`Identity`], so a rotated key keeps its count.
+    /// Counts by the lineage of the caller's [`Identity`](crate::Identity), so a rotated key keeps its count.
     ///
     /// Requests without an identity are in no partition, and are not limited; see [`or`](Self::or).
     pub fn identity() -> Self {
@@ -92,7 +92,7 @@ impl Partition {
 
     /// Counts by the value that a function returns. Requests for which it returns `None` are in no
     /// partition, and are not limited.
-    pub fn by<F>(find: F) -> Self
+    pub fn from_fn<F>(find: F) -> Self
     where
         F: Fn(&RequestHead<'_>) -> Option<Vec<u8>> + Send + Sync + 'static,
     {
@@ -152,7 +152,7 @@ mod tests {
     }
 
     fn key(partition: &Partition, request: &Request<()>) -> Option<StoreKey> {
-        match partition.in_store(&keys()).key(&RequestHead::of(request)) {
+        match partition.in_store(&keys()).key(&RequestHead::from(request)) {
             Ok(key) => key,
             Err(missing) => panic!("{missing}"),
         }
@@ -173,13 +173,13 @@ mod tests {
     }
 
     fn who(id: &str) -> Identity {
-        Identity::trusted(id).build()
+        Identity::builder(id).build()
     }
 
     #[test]
     fn a_rotated_key_keeps_its_count_and_another_has_its_own() {
         let by = Partition::identity();
-        let rotated = Identity::trusted("k2").lineage("k1").build();
+        let rotated = Identity::builder("k2").lineage("k1").build();
         let first = key(&by, &from(Some(who("k1")), &[]));
         assert_eq!(key(&by, &from(Some(rotated), &[])), first);
         assert_ne!(key(&by, &from(Some(who("k2")), &[])), first);
@@ -188,7 +188,7 @@ mod tests {
 
     #[test]
     fn an_owner_is_no_lineage_of_the_same_name() {
-        let owned = Identity::trusted("k").owner("acme").build();
+        let owned = Identity::builder("k").owner("acme").build();
         let by = Partition::owner();
         assert_ne!(
             key(&by, &from(Some(owned), &[])),
@@ -226,7 +226,7 @@ mod tests {
         let by = Partition::client_addr(ClientAddrResolver::default());
         let key = by
             .in_store(&keys())
-            .key(&RequestHead::of(&Request::new(())));
+            .key(&RequestHead::from(&Request::new(())));
         assert!(key.is_err());
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::component::{Alternative, Component, identity, write_all};
 use crate::{
     core::{
-        net::client_addr::MissingClientAddr,
+        net::client_addr::MissingClientAddrError,
         store_api::store_key::{KeySpace, StoreKey},
     },
     rate_limit::request_head::RequestHead,
@@ -43,7 +43,7 @@ impl StoredPartition {
             return None;
         }
         let spaces = self.alternatives.iter().map(|(space, _)| space);
-        Some(spaces.map(|space| space.short_of(b"comparison")).collect())
+        Some(spaces.map(|space| space.short_key(b"comparison")).collect())
     }
 
     /// Returns the subject of audit events: the id of the API key, else the network of the client if
@@ -94,7 +94,7 @@ impl StoredPartition {
     pub(crate) fn key(
         &self,
         head: &RequestHead<'_>,
-    ) -> Result<Option<StoreKey>, MissingClientAddr> {
+    ) -> Result<Option<StoreKey>, MissingClientAddrError> {
         for (space, components) in &self.alternatives {
             // Nearly all partitions have one component.
             if let [component] = &components[..] {
@@ -124,7 +124,7 @@ impl SingleComponent {
     #[inline(always)]
     pub(crate) fn key(&self, head: &RequestHead<'_>) -> Option<StoreKey> {
         if let Component::ClientAddr(resolver) = &self.component {
-            return resolver.key_in(&self.space, head.extensions, head.headers);
+            return resolver.store_key(&self.space, head.extensions, head.headers);
         }
         self.component.key_alone(&self.space, head).ok()?
     }

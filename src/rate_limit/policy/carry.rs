@@ -25,7 +25,7 @@ impl Policy {
     /// policy, remove the call.
     ///
     /// Not needed where only the limit or the burst changes, nor for
-    /// [`Limits::replace`](crate::rate_limit::Limits::replace).
+    /// [`RateLimitHandle::replace_policies`](crate::rate_limit::RateLimitHandle::replace_policies).
     ///
     /// ```
     /// use portcullis::rate_limit::{Policy, Quota};

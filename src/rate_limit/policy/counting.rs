@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{params::Terms, policy::Policy, sync_mode::Mode};
+use super::{params::PolicyParams, policy::Policy, sync_mode::SyncMode};
 use crate::{
     core::time::Timestamp,
     rate_limit::decision::{
@@ -13,21 +13,23 @@ use crate::{
 
 impl Policy {
     /// Returns how many requests of cost 1 this number of instances may admit beyond the policy, in
-    /// any stretch of time, because of how they [count](Mode).
+    /// any stretch of time, because of how they [count](SyncMode).
     ///
     /// Lost connections and lost replies do not raise this bound. An instance that is killed and
     /// started again counts as one more instance, in the window in which it was killed.
     pub fn max_over_admission(&self, instances: u32) -> u64 {
-        match self.counting_mode() {
-            Mode::Exact => 0,
-            Mode::Lease { instances: of } if self.algorithm.is_bucket() => {
+        match self.sync_mode() {
+            SyncMode::Exact => 0,
+            SyncMode::Leased { instances: of } if self.algorithm.is_bucket() => {
                 // Each holds at most one lease, which was gained when the bucket was full.
                 let lease = self.capacity() / (2 * u64::from(of.get()));
                 lease.saturating_mul(instances.into())
             }
             // What is taken ahead of a window is spent in that window, or not at all.
-            Mode::Lease { .. } => 0,
-            Mode::Debt { most } => u64::from(most.get()) * u64::from(instances),
+            SyncMode::Leased { .. } => 0,
+            SyncMode::Deferred {
+                max_unreported: most,
+            } => u64::from(most.get()) * u64::from(instances),
         }
     }
 
@@ -48,7 +50,7 @@ impl Policy {
     }
 
     /// Returns the policy in numbers, for a store that decides elsewhere than in this process.
-    pub fn terms(&self) -> Terms {
+    pub fn terms(&self) -> PolicyParams {
         self.algorithm.terms()
     }
 
@@ -84,7 +86,7 @@ impl Policy {
 
     /// Returns whether the policy counts exactly only in a [`Log`].
     #[inline]
-    pub fn keeps_a_log(&self) -> bool {
+    pub fn requires_log(&self) -> bool {
         self.algorithm.log().is_some()
     }
 

@@ -13,12 +13,12 @@
 /// parts a microsecond has, and "its parts" how many of them the time is longer. All numbers are
 /// at most 2^53.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Terms {
+pub struct PolicyParams {
     letter: char,
     numbers: [u64; 6],
 }
 
-impl Terms {
+impl PolicyParams {
     pub(crate) fn new(letter: char, numbers: [u64; 6]) -> Self {
         Self { letter, numbers }
     }

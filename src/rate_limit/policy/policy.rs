@@ -9,7 +9,7 @@ use std::{
 use super::{
     policy_id::PolicyId,
     quota::{Quota, QuotaPeriod},
-    sync_mode::Mode,
+    sync_mode::SyncMode,
 };
 use crate::{
     core::{error::ConfigError, time::Timestamp},
@@ -44,7 +44,7 @@ use crate::{
 /// A change of the quota refills nothing. A window keeps its count: 10 used of 10 become 10 used of
 /// 1000. A bucket keeps the share that is left: a spent one stays spent, and a half-full one stays
 /// half full, to within a microsecond of the time it takes to fill. This applies to
-/// [`Limits::replace`](crate::rate_limit::Limits::replace), to any two policies that share a count, and, where a
+/// [`RateLimitHandle::replace_policies`](crate::rate_limit::RateLimitHandle::replace_policies), to any two policies that share a count, and, where a
 /// deployment changes the window, to a policy that [replaces](Self::replacing) another.
 ///
 /// # Choosing an algorithm
@@ -80,9 +80,9 @@ pub struct Policy {
     pub(super) id: u64,
     pub(super) scope: u64,
     pub(super) shadow: bool,
-    pub(super) mode: Mode,
-    pub(super) when_store_fails: Option<FailureOverride>,
-    pub(super) bears_coarse_time: bool,
+    pub(super) mode: SyncMode,
+    pub(super) on_store_error: Option<FailureOverride>,
+    pub(super) tolerates_coarse_clock: bool,
     pub(super) previous: Option<Arc<Previous>>,
 }
 
@@ -185,9 +185,9 @@ impl Policy {
             algorithm,
             scope: 0,
             shadow: false,
-            mode: Mode::Exact,
-            when_store_fails: None,
-            bears_coarse_time: algorithm.horizon_micros() >= 100_000
+            mode: SyncMode::Exact,
+            on_store_error: None,
+            tolerates_coarse_clock: algorithm.horizon_micros() >= 100_000
                 && algorithm.log().is_none()
                 && algorithm.queue().is_none(),
             previous: None,
@@ -222,33 +222,33 @@ impl Policy {
 
     /// Sets how the instances that share a store count together. Exactly by default.
     #[must_use]
-    pub fn mode(mut self, mode: Mode) -> Self {
+    pub fn with_sync_mode(mut self, mode: SyncMode) -> Self {
         self.mode = mode;
         self
     }
 
     /// Returns how the instances that share a store count together.
-    pub fn counting_mode(&self) -> Mode {
+    pub fn sync_mode(&self) -> SyncMode {
         if self.algorithm.queue().is_some() || self.algorithm.log().is_some() {
-            return Mode::Exact;
+            return SyncMode::Exact;
         }
         self.mode
     }
 
     /// Returns whether a mode was set that this algorithm does not support.
     pub(crate) fn ignores_mode(&self) -> bool {
-        self.mode != self.counting_mode()
+        self.mode != self.sync_mode()
     }
 
     /// Sets the rule for requests while the limiter's store fails.
     pub(crate) fn with_failure_override(mut self, rule: FailureOverride) -> Self {
-        self.when_store_fails = Some(rule);
+        self.on_store_error = Some(rule);
         self
     }
 
     /// Returns the rule for requests while the limiter's store fails, if the policy has one.
     pub(crate) fn failure_override(&self) -> Option<FailureOverride> {
-        self.when_store_fails
+        self.on_store_error
     }
 
     /// Returns the policy by which each of so many instances has its part of the quota, under the
@@ -301,8 +301,8 @@ impl Policy {
     /// Returns whether a time that is some milliseconds late decides as well: whether the window
     /// is at least a tenth of a second, and neither moments nor turns are kept.
     #[inline]
-    pub fn bears_coarse_time(&self) -> bool {
-        self.bears_coarse_time
+    pub fn tolerates_coarse_clock(&self) -> bool {
+        self.tolerates_coarse_clock
     }
 
     pub(crate) fn algorithm(&self) -> &Algorithm {
@@ -397,16 +397,20 @@ mod tests {
     #[test]
     fn a_lease_of_a_bucket_admits_at_most_half_a_burst_more_and_that_of_a_window_nothing() {
         let (quota, four) = (Quota::per_second(1_000), NonZeroU32::new(4).unwrap());
-        let mode = Mode::auto(quota.limit(), four);
+        let mode = SyncMode::auto(quota.limit(), four);
         let bucket = Policy::token_bucket("b", quota).unwrap();
         assert_eq!(bucket.max_over_admission(4), 0);
-        assert_eq!(bucket.mode(mode).max_over_admission(4), 500);
-        let window = Policy::sliding_window("w", quota).unwrap().mode(mode);
+        assert_eq!(bucket.with_sync_mode(mode).max_over_admission(4), 500);
+        let window = Policy::sliding_window("w", quota)
+            .unwrap()
+            .with_sync_mode(mode);
         assert_eq!(window.max_over_admission(4), 0);
         let (three, window) = (NonZeroU32::new(3).unwrap(), window.clone());
-        let owing = window.mode(Mode::Debt { most: three });
+        let owing = window.with_sync_mode(SyncMode::Deferred {
+            max_unreported: three,
+        });
         assert_eq!(owing.max_over_admission(4), 12);
         let queue = Policy::leaky_queue("q", quota, Duration::from_secs(1)).unwrap();
-        assert_eq!(queue.mode(mode).counting_mode(), Mode::Exact);
+        assert_eq!(queue.with_sync_mode(mode).sync_mode(), SyncMode::Exact);
     }
 }

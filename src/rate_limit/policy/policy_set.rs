@@ -198,7 +198,7 @@ fn is_local(policy: &Policy) -> bool {
 
 /// A list of policies for the requests that a function assigns to it.
 ///
-/// For [`RateLimitLayerBuilder::policies_by`](crate::rate_limit::RateLimitLayerBuilder::policies_by). Clones share
+/// For [`RateLimitLayerBuilder::policies_with`](crate::rate_limit::RateLimitLayerBuilder::policies_with). Clones share
 /// the list, so create it once and clone it for each request.
 ///
 /// ```

@@ -41,7 +41,7 @@ impl LimitSpec<'_> {
         (sets.policies()).try_for_each(|policy| on_error.check_override(policy))?;
         self.check_runtime(&sets)?;
         sets.each().try_for_each(|set| self.check_stores(set))?;
-        let sets = sets.with_tiers_by_function(self.charging.tier_by.is_some());
+        let sets = sets.with_tiers_by_function(self.charging.tier_with.is_some());
         self.notices(&sets)?.report();
         Ok(sets)
     }
@@ -88,7 +88,7 @@ impl LimitSpec<'_> {
 
     /// Returns whether a request may have policies that are not known when the limiter is built.
     fn has_others(&self) -> bool {
-        self.charging.policies_by.is_some() || self.reads.any()
+        self.charging.policies_with.is_some() || self.reads.any()
     }
 }
 

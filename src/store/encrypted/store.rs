@@ -10,8 +10,11 @@ use std::{
 
 use crate::{
     cache::{
-        CacheKey, CacheStore, Fence, Found, Lease, LeaseToken, Lookup, PurgeMode, PurgeTarget, Put,
-        PutOutcome, Selection, StoredResponse, Touch,
+        CacheStore, PurgeMode,
+        backend::{
+            CacheKey, Fence, Found, Lease, LeaseToken, Lookup, PurgeTarget, Put, PutOutcome,
+            Selection, StoredResponse, Touch,
+        },
     },
     core::{
         error::{ConfigError, StoreError},
@@ -43,7 +46,7 @@ use bytes::Bytes;
 /// let now = EncryptionKey::new(2, b"thirty-two bytes or more, from a secret manager")?;
 /// let before = EncryptionKey::new(1, b"what was encrypted under this can still be read")?;
 /// let store = EncryptedStore::builder(MemoryStore::new(), now)
-///     .former_key(before)
+///     .previous_key(before)
 ///     .build()?;
 /// let cache = CacheLayer::new(store);
 /// # let _ = cache;
@@ -71,7 +74,7 @@ impl<S: CacheStore> EncryptedStore<S> {
     }
 
     /// Returns the store that keeps what is encrypted.
-    pub fn inner(&self) -> &S {
+    pub fn get_ref(&self) -> &S {
         &self.inner
     }
 }
@@ -95,7 +98,7 @@ impl<S: CacheStore> EncryptedStoreBuilder<S> {
     /// Adds a key under which nothing is encrypted any more, or not yet: what was encrypted under
     /// it can be read. A validation does not renew it, so a former key is of no use any more once
     /// the answers that it encrypted have served their time.
-    pub fn former_key(mut self, key: EncryptionKey) -> Self {
+    pub fn previous_key(mut self, key: EncryptionKey) -> Self {
         self.keys.push(key);
         self
     }
@@ -110,7 +113,7 @@ impl<S: CacheStore> EncryptedStoreBuilder<S> {
         ids.sort_unstable();
         if let Some(twice) = ids.windows(2).find(|pair| pair[0] == pair[1]) {
             let problem = "two keys of one id cannot be told apart";
-            return Err(ConfigError::new("former_key", twice[0], problem)
+            return Err(ConfigError::new("previous_key", twice[0], problem)
                 .fix("give each key an id of its own, and never use one again"));
         }
         Ok(EncryptedStore {
@@ -267,7 +270,7 @@ impl<S: CacheStore> CacheStore for EncryptedStore<S> {
         self.inner.release(key, token)
     }
 
-    fn has_deadline(&self) -> bool {
-        self.inner.has_deadline()
+    fn has_timeout(&self) -> bool {
+        self.inner.has_timeout()
     }
 }

@@ -15,9 +15,9 @@ pub(super) struct MemoryContext {
 /// The maximum size of the table of each layer.
 #[derive(Clone, Debug)]
 pub(super) struct MemoryLimits {
-    pub(super) api_keys_max: usize,
-    pub(super) rate_limit_partitions_max: usize,
-    pub(super) cache_bytes_max: u64,
-    pub(super) log_records_max: usize,
-    pub(super) log_bytes_max: usize,
+    pub(super) max_api_keys: usize,
+    pub(super) max_rate_limit_partitions: usize,
+    pub(super) max_cache_bytes: u64,
+    pub(super) max_log_records: usize,
+    pub(super) max_log_bytes: usize,
 }

@@ -33,8 +33,8 @@ use crate::core::{
 /// use portcullis::store::MemoryStore;
 ///
 /// let store = MemoryStore::builder()
-///     .cache_bytes_max(256 << 20)
-///     .rate_limit_partitions_max(1_000_000)
+///     .max_cache_bytes(256 << 20)
+///     .max_rate_limit_partitions(1_000_000)
 ///     .build()?;
 /// # let _ = store;
 /// # Ok::<(), portcullis::ConfigError>(())
@@ -68,11 +68,11 @@ impl MemoryStore {
         MemoryStoreBuilder {
             clock: None,
             bounds: MemoryLimits {
-                api_keys_max: 100_000,
-                rate_limit_partitions_max: 100_000,
-                cache_bytes_max: 64 << 20,
-                log_records_max: 1_000,
-                log_bytes_max: 1 << 20,
+                max_api_keys: 100_000,
+                max_rate_limit_partitions: 100_000,
+                max_cache_bytes: 64 << 20,
+                max_log_records: 1_000,
+                max_log_bytes: 1 << 20,
             },
         }
     }
@@ -108,8 +108,8 @@ impl MemoryStoreBuilder {
     }
 
     /// Sets how many API keys the store holds at most. 100 000 by default.
-    pub fn api_keys_max(mut self, keys: usize) -> Self {
-        self.bounds.api_keys_max = keys;
+    pub fn max_api_keys(mut self, keys: usize) -> Self {
+        self.bounds.max_api_keys = keys;
         self
     }
 
@@ -118,27 +118,27 @@ impl MemoryStoreBuilder {
     ///
     /// Each takes 45 bytes, and all together 280 kB more, from the first request on. Sliding logs remember up to 8
     /// moments for each beside that, of 16 bytes, as they need them.
-    pub fn rate_limit_partitions_max(mut self, partitions: usize) -> Self {
-        self.bounds.rate_limit_partitions_max = partitions;
+    pub fn max_rate_limit_partitions(mut self, partitions: usize) -> Self {
+        self.bounds.max_rate_limit_partitions = partitions;
         self
     }
 
     /// Sets how many bytes of answers are held at most, headers and index included. 64 MiB by
     /// default.
-    pub fn cache_bytes_max(mut self, bytes: u64) -> Self {
-        self.bounds.cache_bytes_max = bytes;
+    pub fn max_cache_bytes(mut self, bytes: u64) -> Self {
+        self.bounds.max_cache_bytes = bytes;
         self
     }
 
     /// Sets how many log records are held at most. 1 000 by default.
-    pub fn log_records_max(mut self, records: usize) -> Self {
-        self.bounds.log_records_max = records;
+    pub fn max_log_records(mut self, records: usize) -> Self {
+        self.bounds.max_log_records = records;
         self
     }
 
     /// Sets how many bytes of log records are held at most. 1 MiB by default.
-    pub fn log_bytes_max(mut self, bytes: usize) -> Self {
-        self.bounds.log_bytes_max = bytes;
+    pub fn max_log_bytes(mut self, bytes: usize) -> Self {
+        self.bounds.max_log_bytes = bytes;
         self
     }
 
@@ -150,14 +150,14 @@ impl MemoryStoreBuilder {
     pub fn build(self) -> Result<MemoryStore, ConfigError> {
         let bounds = &self.bounds;
         let named = [
-            ("api_keys_max", bounds.api_keys_max == 0),
+            ("max_api_keys", bounds.max_api_keys == 0),
             (
-                "rate_limit_partitions_max",
-                bounds.rate_limit_partitions_max == 0,
+                "max_rate_limit_partitions",
+                bounds.max_rate_limit_partitions == 0,
             ),
-            ("cache_bytes_max", bounds.cache_bytes_max == 0),
-            ("log_records_max", bounds.log_records_max == 0),
-            ("log_bytes_max", bounds.log_bytes_max == 0),
+            ("max_cache_bytes", bounds.max_cache_bytes == 0),
+            ("max_log_records", bounds.max_log_records == 0),
+            ("max_log_bytes", bounds.max_log_bytes == 0),
         ];
         match named.into_iter().find(|(_, zero)| *zero) {
             Some((option, _)) => {

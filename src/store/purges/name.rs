@@ -2,7 +2,7 @@
 
 use std::hash::{Hash, Hasher};
 
-use crate::cache::{CacheKey, PurgeTarget, StoredResponse};
+use crate::cache::backend::{CacheKey, PurgeTarget, StoredResponse};
 
 /// The memory of each name: its cell, and its slot in the map that finds the cell.
 pub(crate) const NAME_BYTES: usize = 128;

@@ -43,7 +43,7 @@ use self::rate_limit::RateLimitState;
 use self::rate_limit::close as close_rate_limits;
 
 #[cfg(feature = "api-key")]
-pub use self::api_key::Receipts;
+pub use self::api_key::InvalidationAcks;
 #[cfg(all(feature = "cache", feature = "memory"))]
 pub(super) use self::cache::{NAME_BYTES, Purged, SeenEntry};
 #[cfg(all(feature = "cache", feature = "memory"))]

@@ -26,7 +26,7 @@ use std::{fmt, sync::Arc};
 /// default: an instance with another secret would count for itself.
 ///
 /// ```no_run
-/// use portcullis::{StoreKeys, store::{RedisConfig, RedisStore}};
+/// use portcullis::store::{StoreKeys, RedisConfig, RedisStore};
 ///
 /// # fn main() -> Result<(), portcullis::ConfigError> {
 /// # let secret_of_all_instances = [7; 32];
@@ -44,7 +44,7 @@ use std::{fmt, sync::Arc};
 /// server that replies slowly gets as much time as its replies take, at most eight times the timeout, and
 /// a process that was busy while a reply arrived reads it before a call fails.
 ///
-/// After a silence of 50 ms while a call waits ([`silence_max`](RedisConfig::silence_max)), or five
+/// After a silence of 50 ms while a call waits ([`idle_timeout`](RedisConfig::idle_timeout)), or five
 /// rounds of calls without a reply, all calls fail at once, and a task tries to connect once per second.
 /// Such calls fail with [`Misconfigured`](crate::StoreErrorKind::Misconfigured) if the server refuses the
 /// credentials or the protocol version, and with [`Unavailable`](crate::StoreErrorKind::Unavailable)
@@ -110,7 +110,7 @@ impl RedisStore {
     ///
     /// # Errors
     ///
-    /// If no reply arrives within [`api_key_deadline`](RedisConfig::api_key_deadline), or if the server
+    /// If no reply arrives within [`api_key_timeout`](RedisConfig::api_key_timeout), or if the server
     /// cannot be used. The error's [`source`](std::error::Error::source) then names the server and the
     /// reason, such as `cannot use 127.0.0.1:6379: WRONGPASS ...`; a password is never part of it. The
     /// kind is [`Misconfigured`](crate::StoreErrorKind::Misconfigured) if the server refuses the
@@ -136,7 +136,7 @@ impl RedisStore {
     /// If the provider fails or times out, or a server refuses the credentials twice. Each failure is
     /// reported as a notice, and connections keep their previous credentials. The kind is
     /// [`Misconfigured`](crate::StoreErrorKind::Misconfigured) if a server refuses the credentials, or
-    /// if the store has no [`credentials`](RedisConfig::credentials) provider.
+    /// if the store has no [`credentials`](RedisConfig::credentials_provider) provider.
     pub async fn reauthenticate(&self) -> Result<(), StoreError> {
         self.shared.link.reauthenticate().await
     }

@@ -2,16 +2,16 @@
 
 use super::store::TieredStore;
 use crate::{
-    access_log::{LogEntry, LogQuery, LogStore, Trail},
+    access_log::{LogEntry, LogQuery, LogStore, LogStream},
     core::store_api::store_future::StoreFuture,
 };
 
 impl LogStore for TieredStore {
-    fn append(&self, trail: Trail, batch: &[LogEntry]) -> StoreFuture<()> {
+    fn append(&self, trail: LogStream, batch: &[LogEntry]) -> StoreFuture<()> {
         self.far.append(trail, batch)
     }
 
-    fn recent(&self, trail: Trail, query: &LogQuery) -> StoreFuture<Vec<LogEntry>> {
+    fn recent(&self, trail: LogStream, query: &LogQuery) -> StoreFuture<Vec<LogEntry>> {
         self.far.recent(trail, query)
     }
 }

@@ -2,13 +2,17 @@
 
 use super::store::TieredStore;
 use crate::{
-    api_key::{ApiKeyStore, ChangeFeed, KeyCreation, KeyId, KeyPage, KeyQuery, KeyUse, StoredKey},
+    api_key::{
+        ApiKeyStore, KeyId, KeyQuery,
+        backend::{ChangeNotifications, KeyCreation, KeyUse},
+        record::{KeyPage, StoredKey},
+    },
     core::{store_api::store_future::StoreFuture, time::Timestamp},
 };
 
 impl ApiKeyStore for TieredStore {
-    fn has_deadline(&self) -> bool {
-        ApiKeyStore::has_deadline(&self.far)
+    fn has_timeout(&self) -> bool {
+        ApiKeyStore::has_timeout(&self.far)
     }
 
     fn find(&self, id: KeyId) -> StoreFuture<Option<StoredKey>> {
@@ -35,15 +39,15 @@ impl ApiKeyStore for TieredStore {
         self.far.list(query)
     }
 
-    fn touch(&self, uses: Vec<KeyUse>) -> StoreFuture<()> {
-        self.far.touch(uses)
+    fn record_uses(&self, uses: Vec<KeyUse>) -> StoreFuture<()> {
+        self.far.record_uses(uses)
     }
 
     fn purge(&self, before: Timestamp, max: usize) -> StoreFuture<usize> {
         self.far.purge(before, max)
     }
 
-    fn changes(&self) -> ChangeFeed {
+    fn changes(&self) -> ChangeNotifications {
         ApiKeyStore::changes(&self.far)
     }
 }

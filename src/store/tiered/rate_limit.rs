@@ -6,7 +6,10 @@ use crate::{
         store_future::StoreFuture,
         store_key::{StoreKey, StoreKeys},
     },
-    rate_limit::{Charge, Decisions, Policy, RateLimitStore, Refund},
+    rate_limit::{
+        Policy, RateLimitStore,
+        backend::{Charge, Decisions, Refund},
+    },
 };
 
 impl RateLimitStore for TieredStore {
@@ -14,8 +17,8 @@ impl RateLimitStore for TieredStore {
         RateLimitStore::keys(&self.far)
     }
 
-    fn has_deadline(&self) -> bool {
-        RateLimitStore::has_deadline(&self.far)
+    fn has_timeout(&self) -> bool {
+        RateLimitStore::has_timeout(&self.far)
     }
 
     fn charge(&self, partition: &StoreKey, charges: &[Charge<'_>]) -> StoreFuture<()> {

@@ -20,9 +20,8 @@ use crate::store::RedisStore;
 ///
 /// ```no_run
 /// use portcullis::{
-///     StoreKeys,
 ///     cache::CacheLayer,
-///     store::{RedisConfig, RedisStore, TieredStore},
+///     store::{StoreKeys, RedisConfig, RedisStore, TieredStore},
 /// };
 ///
 /// # fn main() -> Result<(), portcullis::ConfigError> {
@@ -43,10 +42,10 @@ pub struct TieredStore {
 
 impl TieredStore {
     /// Puts memory for so many bytes of answers before a store on a server.
-    pub fn new(server: RedisStore, near_bytes_max: u64) -> Self {
+    pub fn new(server: RedisStore, max_near_bytes: u64) -> Self {
         Self {
             far: server,
-            near: Arc::new(Near::new(near_bytes_max)),
+            near: Arc::new(Near::new(max_near_bytes)),
         }
     }
 

@@ -18,12 +18,15 @@ use http::{
 use http_body::{Body, Frame};
 use http_body_util::{BodyExt, Full};
 use portcullis::{
-    AuthDenial, AuthOutcome, BoxError, CacheOutcome, CacheSource, ClientAddrResolver, Identity,
-    ManualClock, PeerAddr, PolicyOutcome, RateLimitDecision, RateLimitOutcome, RecordHandle,
-    Timestamp, TrustedProxies,
+    BoxError, ClientAddrResolver, Identity, ManualClock, PeerAddr, Timestamp, TrustedProxies,
     access_log::{
-        AccessLogBuilder, AccessLogLayer, JsonLines, Level, LogEntry, LogQuery, LogStats, LogStore,
-        Names, PrettyLines, RecentRecords, Record, Sink, Trail, Trust,
+        AccessLogLayer, AccessLogLayerBuilder, FieldNaming, LogEntry, LogLevel, LogQuery, LogStats,
+        LogStore, LogStream, Record, Sink, Trust,
+        sinks::{JsonLines, PrettyLines, RecentRecords},
+    },
+    outcome::{
+        AuthDenial, AuthOutcome, CacheOutcome, CacheSource, PolicyOutcome, RateLimitDecision,
+        RateLimitOutcome, RecordHandle,
     },
     store::MemoryStore,
 };
@@ -33,7 +36,7 @@ use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
 use crate::support::{get, header, request, text};
 
 /// A layer with a clock of the test's, and what shows its records.
-fn log(told: impl FnOnce(AccessLogBuilder) -> AccessLogBuilder) -> (AccessLogLayer, Log) {
+fn log(told: impl FnOnce(AccessLogLayerBuilder) -> AccessLogLayerBuilder) -> (AccessLogLayer, Log) {
     let recent = RecentRecords::default();
     let clock = ManualClock::default();
     let builder = AccessLogLayer::builder()
@@ -396,9 +399,9 @@ async fn a_thousand_requests_at_once_leave_a_thousand_records() {
 async fn what_the_layers_inside_say_stands_in_the_one_record() {
     let (layer, log) = default_log();
     let app = layer.layer(service_fn(async |request: Request<Full<Bytes>>| {
-        let record = RecordHandle::of(request.extensions()).unwrap();
+        let record = RecordHandle::from_extensions(request.extensions()).unwrap();
         record.set_auth(AuthOutcome::Allowed(
-            Identity::trusted("key_7").tier("pro").build(),
+            Identity::builder("key_7").tier("pro").build(),
         ));
         let policy = |name: &str, remaining| {
             PolicyOutcome::allowed(name.into(), 10, remaining, Duration::from_secs(60))
@@ -445,7 +448,7 @@ async fn what_the_layers_inside_say_stands_in_the_one_record() {
 async fn who_turned_the_request_away_stands_in_the_record() {
     let (layer, log) = default_log();
     let app = layer.layer(service_fn(async |request: Request<Full<Bytes>>| {
-        let record = RecordHandle::of(request.extensions()).unwrap();
+        let record = RecordHandle::from_extensions(request.extensions()).unwrap();
         record.set_auth(AuthOutcome::Denied {
             reason: AuthDenial::Revoked,
             key_id: Some("key_7".into()),
@@ -481,7 +484,7 @@ async fn who_turned_the_request_away_stands_in_the_record() {
 async fn a_skipped_request_leaves_no_record_and_no_trace_in_the_response() {
     let (layer, log) = log(|builder| builder.skip(|head| head.uri.path() == "/healthz"));
     let app = layer.layer(service_fn(async |request: Request<Full<Bytes>>| {
-        assert!(RecordHandle::of(request.extensions()).is_none());
+        assert!(RecordHandle::from_extensions(request.extensions()).is_none());
         ok(full("up"))
     }));
     let response = app.oneshot(get("/healthz")).await.unwrap();
@@ -661,10 +664,10 @@ async fn the_level_is_the_users_to_choose_and_little_ones_may_be_left_out() {
     let (layer, log) = log(|builder| {
         builder
             .level(|record| match record.status() {
-                Some(StatusCode::NOT_FOUND) => Level::Error,
+                Some(StatusCode::NOT_FOUND) => LogLevel::Error,
                 _ => record.level(),
             })
-            .min_level(Level::Warn)
+            .min_level(LogLevel::Warn)
     });
     let app = layer.layer(service_fn(async |request: Request<Full<Bytes>>| {
         let mut response = Response::new(Full::<Bytes>::default());
@@ -754,16 +757,16 @@ async fn a_sink_that_panics_costs_the_record_and_not_the_request() {
 
 #[tokio::test]
 async fn each_convention_names_the_fields_its_own_way() {
-    let keys = async |names: Names| {
-        let recent = RecentRecords::default().names(names);
+    let keys = async |names: FieldNaming| {
+        let recent = RecentRecords::default().field_naming(names);
         let app = AccessLogLayer::new(recent.clone()).layer(service_fn(nothing));
         app.oneshot(get("/a")).await.unwrap();
         serde_json::from_str::<Value>(&recent.last().unwrap()).unwrap()
     };
-    let ecs = keys(Names::Ecs).await;
+    let ecs = keys(FieldNaming::Ecs).await;
     assert!(ecs["event.duration"].is_u64(), "ECS counts nanoseconds");
     assert_eq!(ecs["log.level"], "INFO");
-    let short = keys(Names::Short).await;
+    let short = keys(FieldNaming::Short).await;
     assert_eq!(short["path"], "/a");
     assert_eq!(short["status"], 200);
 }
@@ -784,21 +787,21 @@ async fn a_request_passes_with_any_body_through_any_inner_service() {
 
 #[tokio::test]
 async fn a_store_in_memory_shows_the_latest_of_each_trail_and_forgets_the_oldest() {
-    let store = MemoryStore::builder().log_records_max(3).build().unwrap();
+    let store = MemoryStore::builder().max_log_records(3).build().unwrap();
     let entry = |second| LogEntry::new(Timestamp::from_secs(second), format!("{{\"n\":{second}}}"));
     let batch: Vec<_> = (1..=5).map(entry).collect();
-    store.append(Trail::Access, &batch).await.unwrap();
-    store.append(Trail::Audit, &batch[..1]).await.unwrap();
+    store.append(LogStream::Access, &batch).await.unwrap();
+    store.append(LogStream::Audit, &batch[..1]).await.unwrap();
     let latest = |trail, query| {
         let store = store.clone();
         async move { store.recent(trail, &query).await.unwrap() }
     };
     let [one, three, four, five] = [1, 3, 4, 5].map(entry);
-    let all = latest(Trail::Access, LogQuery::default()).await;
+    let all = latest(LogStream::Access, LogQuery::default()).await;
     assert_eq!(all, [five, four.clone(), three]);
     let until = LogQuery::latest(1).until(Timestamp::from_secs(4));
-    assert_eq!(latest(Trail::Access, until).await, [four]);
-    assert_eq!(latest(Trail::Audit, LogQuery::default()).await, [one]);
+    assert_eq!(latest(LogStream::Access, until).await, [four]);
+    assert_eq!(latest(LogStream::Audit, LogQuery::default()).await, [one]);
 }
 
 #[tokio::test]
@@ -810,8 +813,8 @@ async fn a_pretty_line_is_for_people() {
         .build()
         .unwrap();
     let app = layer.layer(service_fn(async |request: Request<Full<Bytes>>| {
-        let record = RecordHandle::of(request.extensions()).unwrap();
-        record.set_auth(AuthOutcome::Allowed(Identity::trusted("key_7").build()));
+        let record = RecordHandle::from_extensions(request.extensions()).unwrap();
+        record.set_auth(AuthOutcome::Allowed(Identity::builder("key_7").build()));
         record.set_cache(CacheOutcome::new(CacheSource::Miss));
         record.set_field("order.id", 42_i64);
         ok(full("abc"))

@@ -3,7 +3,7 @@
 use axum::{Router, body::Body, routing::get};
 use http::{Request, Response};
 use portcullis::access_log::{
-    AccessLogLayer, CountRequestBodyLayer, RecentRecords, RecordRouteLayer, RequestLog,
+    AccessLogLayer, CountRequestBodyLayer, RecordRouteLayer, RequestLog, sinks::RecentRecords,
 };
 use serde_json::Value;
 use tower::{Layer, Service, ServiceExt};

@@ -12,11 +12,13 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, Version};
 use http_body::{Body, Frame};
 use http_body_util::{BodyExt, Full};
 use portcullis::{
-    AuthOutcome, Gate, Identity, RateLimitDecision, RateLimitOutcome, RecordHandle,
+    Gate, Identity,
     access_log::{
-        AccessLogBuilder, AccessLogLayer, Level, Observer, RecentRecords, Record, Sink, Trust,
+        AccessLogLayer, AccessLogLayerBuilder, LogLevel, Observer, Record, Sink, Trust,
+        sinks::RecentRecords,
     },
     cache::CacheLayer,
+    outcome::{AuthOutcome, RateLimitDecision, RateLimitOutcome, RecordHandle},
     store::MemoryStore,
 };
 use serde_json::Value;
@@ -24,7 +26,9 @@ use tower::{Layer, ServiceExt, service_fn};
 
 use crate::support::{get, request, text};
 
-fn log(told: impl FnOnce(AccessLogBuilder) -> AccessLogBuilder) -> (AccessLogLayer, RecentRecords) {
+fn log(
+    told: impl FnOnce(AccessLogLayerBuilder) -> AccessLogLayerBuilder,
+) -> (AccessLogLayer, RecentRecords) {
     let recent = RecentRecords::default();
     let builder = AccessLogLayer::builder().sink(recent.clone());
     (told(builder).build().unwrap(), recent)
@@ -36,13 +40,13 @@ fn last(recent: &RecentRecords) -> Value {
 
 /// Sends a request to a handler that writes into its record, and returns the record.
 async fn record_of(
-    told: impl FnOnce(AccessLogBuilder) -> AccessLogBuilder,
+    told: impl FnOnce(AccessLogLayerBuilder) -> AccessLogLayerBuilder,
     request: Request<Full<Bytes>>,
     write: impl Fn(&RecordHandle) + Clone + Send + Sync,
 ) -> Value {
     let (layer, recent) = log(told);
     let app = layer.layer(service_fn(async |request: Request<Full<Bytes>>| {
-        write(RecordHandle::of(request.extensions()).unwrap());
+        write(RecordHandle::from_extensions(request.extensions()).unwrap());
         Ok::<_, Infallible>(Response::new(Full::<Bytes>::default()))
     }));
     app.oneshot(request).await.unwrap();
@@ -80,7 +84,7 @@ async fn a_record_has_a_name_of_its_own_where_the_request_brings_one() {
         request
     };
     let nothing = |_: &RecordHandle| {};
-    let trusting = |log: AccessLogBuilder| log.trust_request_id(Trust::Everybody);
+    let trusting = |log: AccessLogLayerBuilder| log.trust_request_id(Trust::Everybody);
     let first = record_of(trusting, named(), nothing).await;
     let second = record_of(trusting, named(), nothing).await;
     assert_eq!(
@@ -95,15 +99,15 @@ async fn a_record_has_a_name_of_its_own_where_the_request_brings_one() {
 #[tokio::test]
 async fn who_owns_the_key_is_written_by_choice_and_as_a_digest_if_that_is_the_choice() {
     let by_freya = |record: &RecordHandle| {
-        let freya = Identity::trusted("key_7").owner("freya").build();
+        let freya = Identity::builder("key_7").owner("freya").build();
         record.set_auth(AuthOutcome::Allowed(freya));
     };
     let record = record_of(|log| log, get("/"), by_freya).await;
     assert!(!record.to_string().contains("freya"), "{record}");
     assert!(record.get("user.hash").is_none());
-    let record = record_of(AccessLogBuilder::user_id, get("/"), by_freya).await;
+    let record = record_of(AccessLogLayerBuilder::include_user_id, get("/"), by_freya).await;
     assert_eq!(record["user.id"], "freya");
-    let hashed = |log: AccessLogBuilder| log.user_hash("a secret of the log's");
+    let hashed = |log: AccessLogLayerBuilder| log.include_user_hash("a secret of the log's");
     let record = record_of(hashed, get("/"), by_freya).await;
     assert_eq!(record["user.hash"].as_str().unwrap().len(), 32);
     assert!(!record.to_string().contains("freya"), "{record}");
@@ -111,7 +115,7 @@ async fn who_owns_the_key_is_written_by_choice_and_as_a_digest_if_that_is_the_ch
 
 #[tokio::test]
 async fn the_caches_key_is_written_as_a_digest_by_choice() {
-    let (layer, recent) = log(AccessLogBuilder::cache_key_hash);
+    let (layer, recent) = log(AccessLogLayerBuilder::include_cache_key_hash);
     let (plain, silent) = log(|log| log);
     let cache = CacheLayer::new(MemoryStore::new());
     let handler = || {
@@ -246,24 +250,24 @@ impl Sink for Panics {
         panic!("a sink of the user's")
     }
 
-    fn takes(&self, _: Level) -> bool {
+    fn is_enabled(&self, _: LogLevel) -> bool {
         panic!("a sink of the user's")
     }
 }
 
 impl Observer for Panics {
-    fn arrived(&self, _: &Method) {
+    fn on_request(&self, _: &Method) {
         panic!("an observer of the user's")
     }
 
-    fn ended(&self, _: &Record<'_>) {
+    fn on_record(&self, _: &Record<'_>) {
         panic!("an observer of the user's")
     }
 }
 
 #[tokio::test]
 async fn functions_of_the_users_that_panic_cost_neither_the_request_nor_its_record() {
-    let panicking = |log: AccessLogBuilder| {
+    let panicking = |log: AccessLogLayerBuilder| {
         log.skip(|_| panic!("a function of the user's"))
             .level(|_| panic!("a function of the user's"))
             .observer(Panics)
@@ -295,21 +299,21 @@ struct TakesInfo;
 impl Sink for TakesInfo {
     fn write(&self, _: &Record<'_>) {}
 
-    fn takes(&self, level: Level) -> bool {
-        level <= Level::Info
+    fn is_enabled(&self, level: LogLevel) -> bool {
+        level <= LogLevel::Info
     }
 }
 
 #[tokio::test]
 async fn where_no_sink_takes_what_is_emitted_requests_pass_as_if_there_were_no_log() {
-    for (min_level, is_kept) in [(Level::Info, true), (Level::Warn, false)] {
+    for (min_level, is_kept) in [(LogLevel::Info, true), (LogLevel::Warn, false)] {
         let layer = AccessLogLayer::builder()
             .sink(TakesInfo)
             .min_level(min_level)
             .build()
             .unwrap();
         let app = layer.layer(service_fn(async |request: Request<Full<Bytes>>| {
-            let has_record = RecordHandle::of(request.extensions()).is_some();
+            let has_record = RecordHandle::from_extensions(request.extensions()).is_some();
             let body = Full::<Bytes>::from(has_record.to_string());
             Ok::<_, Infallible>(Response::new(body))
         }));

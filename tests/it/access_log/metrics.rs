@@ -14,14 +14,18 @@ use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusRecorder};
 use portcullis::{
-    AuditEvent, Auditor, AuthDenial, AuthOutcome, CacheOutcome, CacheSource, ClientAddrResolver,
-    ManualClock, PeerAddr, PolicyOutcome, RateLimitDecision, RateLimitOutcome, RecordHandle,
-    StoreCall, StoreErrorKind, StoreFuture, TokioRuntime,
+    AuditEvent, Auditor, ClientAddrResolver, ManualClock, PeerAddr, StoreErrorKind, StoreFuture,
+    TokioRuntime,
     access_log::{
-        AccessLogLayer, CountRequestBodyLayer, Level, LogEntry, LogQuery, LogQueue, LogStore,
-        Losses, Metrics, RecentRecords, Record, Sink, Trail,
+        AccessLogLayer, CountRequestBodyLayer, DropCounts, LogEntry, LogLevel, LogQuery, LogStore,
+        LogStream, Record, Sink,
+        sinks::{LogQueue, Metrics, RecentRecords},
     },
     cache::CacheLayer,
+    outcome::{
+        AuthDenial, AuthOutcome, CacheOutcome, CacheSource, PolicyOutcome, RateLimitDecision,
+        RateLimitOutcome, RecordHandle, StoreCall,
+    },
     rate_limit::{OnStoreError, Partition, Policy, Quota, RateLimitLayer},
     store::MemoryStore,
 };
@@ -67,7 +71,7 @@ async fn answer(_: Request<Full<Bytes>>) -> Answer {
 fn a_request_is_counted_by_method_route_and_status() {
     let scrape = scraped(async |metrics| {
         let app = layer(metrics).layer(service_fn(async |request: Request<Full<Bytes>>| {
-            let record = RecordHandle::of(request.extensions()).unwrap();
+            let record = RecordHandle::from_extensions(request.extensions()).unwrap();
             record.set_route("/users/{id}");
             answer(request).await
         }));
@@ -211,7 +215,7 @@ fn sampling_and_levels_leave_the_counts_whole() {
             .sink(RecentRecords::default())
             .observer(metrics)
             .sample_one_in(1_000_000)
-            .min_level(Level::Error)
+            .min_level(LogLevel::Error)
             .build()
             .unwrap();
         for _ in 0..50 {
@@ -225,8 +229,8 @@ fn sampling_and_levels_leave_the_counts_whole() {
 async fn everything(metrics: Metrics) {
     let layer = layer(metrics);
     let app = layer.layer(CountRequestBodyLayer.layer(service_fn(
-        async |request: Request<portcullis::access_log::CountedBody<Full<Bytes>>>| {
-            let record = RecordHandle::of(request.extensions()).unwrap();
+        async |request: Request<portcullis::access_log::body::CountedBody<Full<Bytes>>>| {
+            let record = RecordHandle::from_extensions(request.extensions()).unwrap();
             record.set_auth(AuthOutcome::Denied {
                 reason: AuthDenial::Revoked,
                 key_id: None,
@@ -253,7 +257,7 @@ async fn everything(metrics: Metrics) {
 fn what_a_local_store_decided_is_counted_apart() {
     let scrape = scraped(async |metrics| {
         let app = layer(metrics).layer(service_fn(async |request: Request<Full<Bytes>>| {
-            let record = RecordHandle::of(request.extensions()).unwrap();
+            let record = RecordHandle::from_extensions(request.extensions()).unwrap();
             let (kind, wait) = (StoreErrorKind::Timeout, std::time::Duration::from_secs(1));
             let policy = PolicyOutcome::denied("daily".into(), 1, 0, Some(wait), wait);
             let decision = RateLimitDecision::LocallyDenied(kind);
@@ -275,7 +279,7 @@ fn what_a_local_store_decided_is_counted_apart() {
 #[test]
 fn why_an_answer_was_not_stored_is_counted_also_where_only_its_end_has_shown_it() {
     let scrape = scraped(async |metrics| {
-        let cache = CacheLayer::secure(MemoryStore::new()).body_bytes_max(8);
+        let cache = CacheLayer::secure(MemoryStore::new()).max_body_bytes(8);
         let handler = service_fn(async |request: Request<Full<Bytes>>| {
             let mut response = Response::builder().header("cache-control", "max-age=60");
             if request.uri().path() == "/private" {
@@ -334,11 +338,11 @@ fn what_the_logs_own_store_takes_and_how_it_fails_is_counted() {
     struct Down;
 
     impl LogStore for Down {
-        fn append(&self, _: Trail, _: &[LogEntry]) -> StoreFuture<()> {
+        fn append(&self, _: LogStream, _: &[LogEntry]) -> StoreFuture<()> {
             StoreFuture::pending(async { Err(StoreErrorKind::Unavailable.into()) })
         }
 
-        fn recent(&self, _: Trail, _: &LogQuery) -> StoreFuture<Vec<LogEntry>> {
+        fn recent(&self, _: LogStream, _: &LogQuery) -> StoreFuture<Vec<LogEntry>> {
             StoreFuture::ready(Vec::new())
         }
     }
@@ -376,10 +380,14 @@ fn all_losses_are_counted_whoever_lost_the_record() {
             assert_ne!(record.path(), "/panic", "as it was asked");
         }
 
-        fn losses(&self) -> Losses {
-            let mut losses = Losses::default();
-            (losses.queue_full, losses.store_failed, losses.writer_failed) = (3, 4, 5);
-            losses
+        fn drop_counts(&self) -> DropCounts {
+            let mut drop_counts = DropCounts::default();
+            (
+                drop_counts.queue_full,
+                drop_counts.store_failed,
+                drop_counts.writer_failed,
+            ) = (3, 4, 5);
+            drop_counts
         }
     }
 

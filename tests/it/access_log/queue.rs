@@ -14,9 +14,13 @@ use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body_util::Full;
 use portcullis::{
-    AuditEvent, Auditor, AuthDenial, AuthOutcome, ManualClock, RecordHandle, Runtime, StoreError,
-    StoreErrorKind, StoreFuture, Task, TokioRuntime,
-    access_log::{AccessLogLayer, LogEntry, LogQuery, LogQueue, LogQueueBuilder, LogStore, Trail},
+    AuditEvent, Auditor, ManualClock, Runtime, StoreError, StoreErrorKind, StoreFuture, Task,
+    TokioRuntime,
+    access_log::{
+        AccessLogLayer, LogEntry, LogQuery, LogStore, LogStream,
+        sinks::{LogQueue, LogQueueBuilder},
+    },
+    outcome::{AuthDenial, AuthOutcome, RecordHandle},
     store::MemoryStore,
 };
 use serde_json::Value;
@@ -112,7 +116,7 @@ impl Moody {
 }
 
 impl LogStore for Moody {
-    fn append(&self, _: Trail, batch: &[LogEntry]) -> StoreFuture<()> {
+    fn append(&self, _: LogStream, batch: &[LogEntry]) -> StoreFuture<()> {
         match *self.mood.lock().unwrap() {
             Mood::Fine => {
                 let parse = |entry: &LogEntry| serde_json::from_slice(&entry.json).unwrap();
@@ -127,7 +131,7 @@ impl LogStore for Moody {
         }
     }
 
-    fn recent(&self, _: Trail, _: &LogQuery) -> StoreFuture<Vec<LogEntry>> {
+    fn recent(&self, _: LogStream, _: &LogQuery) -> StoreFuture<Vec<LogEntry>> {
         StoreFuture::ready(Vec::new())
     }
 }
@@ -173,22 +177,22 @@ impl Set {
 
 #[tokio::test]
 async fn records_are_stored_together_when_the_first_has_waited_long_enough() {
-    let set = set(|queue| queue.linger(Duration::from_millis(250)));
+    let set = set(|queue| queue.flush_interval(Duration::from_millis(250)));
     set.ask("/1").await;
     set.ask("/2").await;
     settle().await;
     assert!(set.store.batches().is_empty());
-    assert_eq!(set.queue.waiting(), 2);
+    assert_eq!(set.queue.pending(), 2);
     set.sleepers.tick().await;
     assert_eq!(set.store.batches().len(), 1);
     assert_eq!(set.store.paths(), ["/1", "/2"]);
-    assert_eq!(set.queue.waiting(), 0);
+    assert_eq!(set.queue.pending(), 0);
     assert_eq!(set.sleepers.slept(), [Duration::from_millis(250)]);
 }
 
 #[tokio::test]
 async fn a_full_batch_does_not_wait() {
-    let set = set(|queue| queue.batch_max(2));
+    let set = set(|queue| queue.max_batch(2));
     for path in ["/1", "/2"] {
         set.ask(path).await;
     }
@@ -198,7 +202,7 @@ async fn a_full_batch_does_not_wait() {
 
 #[tokio::test]
 async fn a_batch_that_fills_while_its_task_waits_wakes_it() {
-    let set = set(|queue| queue.batch_max(2));
+    let set = set(|queue| queue.max_batch(2));
     set.ask("/1").await;
     settle().await;
     assert!(set.store.batches().is_empty());
@@ -238,7 +242,7 @@ async fn a_store_that_is_down_is_left_alone_longer_each_time_and_then_gets_all_o
         set.sleepers.tick().await;
     }
     assert_eq!(set.store.paths(), ["/1", "/2"]);
-    assert_eq!(set.queue.losses(Trail::Access).total(), 0);
+    assert_eq!(set.queue.drop_counts(LogStream::Access).total(), 0);
 }
 
 #[tokio::test]
@@ -247,7 +251,7 @@ async fn a_batch_that_the_store_refuses_is_lost_and_the_loss_stands_in_the_log()
     set.store.is(Mood::Fails(StoreErrorKind::Corrupt));
     set.ask("/lost").await;
     set.sleepers.tick().await;
-    assert_eq!(set.queue.losses(Trail::Access).store_failed, 1);
+    assert_eq!(set.queue.drop_counts(LogStream::Access).store_failed, 1);
     set.store.is(Mood::Fine);
     set.ask("/kept").await;
     for _ in 0..3 {
@@ -271,12 +275,12 @@ async fn a_store_that_never_answers_costs_its_batch_and_no_request() {
     set.sleepers.tick().await;
     set.ask("/later").await;
     assert_eq!(
-        set.queue.losses(Trail::Access).total(),
+        set.queue.drop_counts(LogStream::Access).total(),
         0,
         "the deadline is not over"
     );
     set.sleepers.tick().await;
-    assert_eq!(set.queue.losses(Trail::Access).store_failed, 1);
+    assert_eq!(set.queue.drop_counts(LogStream::Access).store_failed, 1);
     set.store.is(Mood::Fine);
     set.sleepers.tick().await;
     assert_eq!(set.store.paths(), ["/later"]);
@@ -284,23 +288,23 @@ async fn a_store_that_never_answers_costs_its_batch_and_no_request() {
 
 #[tokio::test]
 async fn a_full_queue_loses_what_went_well_first_and_counts_exactly() {
-    let set = set(|queue| queue.records_max(16));
+    let set = set(|queue| queue.max_records(16));
     set.store.is(Mood::NeverAnswers);
     for number in 0..100 {
         set.ask(&format!("/{number}")).await;
     }
     assert_eq!(
         (
-            set.queue.waiting(),
-            set.queue.losses(Trail::Access).queue_full
+            set.queue.pending(),
+            set.queue.drop_counts(LogStream::Access).queue_full
         ),
         (12, 88)
     );
     set.ask("/fail").await;
     assert_eq!(
         (
-            set.queue.waiting(),
-            set.queue.losses(Trail::Access).queue_full
+            set.queue.pending(),
+            set.queue.drop_counts(LogStream::Access).queue_full
         ),
         (13, 88)
     );
@@ -332,7 +336,7 @@ async fn a_flush_waits_for_what_is_on_its_way_to_the_store_already() {
     set.store.is(Mood::NeverAnswers);
     set.ask("/1").await;
     set.sleepers.tick().await;
-    assert_eq!(set.queue.waiting(), 0, "a task has taken it");
+    assert_eq!(set.queue.pending(), 0, "a task has taken it");
     let flush = tokio::spawn({
         let queue = set.queue.clone();
         async move { queue.flush().await }
@@ -342,7 +346,7 @@ async fn a_flush_waits_for_what_is_on_its_way_to_the_store_already() {
     // The deadline of the batch is over.
     set.sleepers.tick().await;
     assert!(flush.await.unwrap());
-    assert_eq!(set.queue.losses(Trail::Access).store_failed, 1);
+    assert_eq!(set.queue.drop_counts(LogStream::Access).store_failed, 1);
 }
 
 #[tokio::test]
@@ -356,7 +360,7 @@ async fn a_flush_that_is_given_up_counts_its_batch_as_lost() {
         let polled = std::future::poll_fn(|cx| std::task::Poll::Ready(flush.as_mut().poll(cx)));
         assert!(polled.await.is_pending());
     }
-    assert_eq!(set.queue.losses(Trail::Access).store_failed, 1);
+    assert_eq!(set.queue.drop_counts(LogStream::Access).store_failed, 1);
 }
 
 #[tokio::test]
@@ -374,7 +378,7 @@ async fn records_in_a_store_can_be_read_again() {
     }
     assert!(queue.flush().await);
     let latest = store
-        .recent(Trail::Access, &LogQuery::latest(1))
+        .recent(LogStream::Access, &LogQuery::latest(1))
         .await
         .unwrap();
     let latest: Value = serde_json::from_slice(&latest[0].json).unwrap();
@@ -385,9 +389,9 @@ async fn records_in_a_store_can_be_read_again() {
 fn a_queue_without_room_is_not_built() {
     let builder = || LogQueue::builder(MemoryStore::new(), TokioRuntime);
     let option = |builder: LogQueueBuilder| builder.build().unwrap_err().option();
-    assert_eq!(option(builder().records_max(7)), "records_max");
-    assert_eq!(option(builder().bytes_max(1_000)), "bytes_max");
-    assert_eq!(option(builder().batch_max(0)), "batch_max");
+    assert_eq!(option(builder().max_records(7)), "max_records");
+    assert_eq!(option(builder().max_bytes(1_000)), "max_bytes");
+    assert_eq!(option(builder().max_batch(0)), "max_batch");
 }
 
 #[tokio::test]
@@ -402,7 +406,7 @@ async fn audit_events_go_to_a_trail_of_their_own_and_denials_are_among_them() {
         .build()
         .unwrap();
     let app = layer.layer(service_fn(async |request: Request<Full<Bytes>>| {
-        let record = RecordHandle::of(request.extensions()).unwrap();
+        let record = RecordHandle::from_extensions(request.extensions()).unwrap();
         record.set_auth(AuthOutcome::Denied {
             reason: AuthDenial::Expired,
             key_id: Some("key_7".into()),
@@ -420,7 +424,7 @@ async fn audit_events_go_to_a_trail_of_their_own_and_denials_are_among_them() {
     queue.audit_now(&revoked).await.unwrap();
     assert!(queue.flush().await);
     let audit = store
-        .recent(Trail::Audit, &LogQuery::default())
+        .recent(LogStream::Audit, &LogQuery::default())
         .await
         .unwrap();
     let audit: Vec<Value> = audit
@@ -444,7 +448,7 @@ async fn audit_events_go_to_a_trail_of_their_own_and_denials_are_among_them() {
     assert_eq!(audit[1]["portcullis.auth.key_id"], "key_7");
     assert_eq!(audit[2]["portcullis.audit.by"], "alice");
     let access = store
-        .recent(Trail::Access, &LogQuery::default())
+        .recent(LogStream::Access, &LogQuery::default())
         .await
         .unwrap();
     assert_eq!(access.len(), 1);
@@ -452,11 +456,11 @@ async fn audit_events_go_to_a_trail_of_their_own_and_denials_are_among_them() {
 
 #[tokio::test]
 async fn a_flood_of_requests_takes_no_room_from_audit_events() {
-    let set = set(|queue| queue.records_max(16));
+    let set = set(|queue| queue.max_records(16));
     for number in 0..100 {
         set.ask(&format!("/fail/{number}")).await;
     }
-    assert_eq!(set.queue.waiting(), 14);
+    assert_eq!(set.queue.pending(), 14);
     set.queue.audit(&AuditEvent::ConfigWarning {
         message: "two\nlines".into(),
     });
@@ -530,11 +534,11 @@ async fn the_trail_of_audit_events_tells_of_the_records_store_once_for_each_chan
 #[tokio::test]
 async fn audit_events_that_are_lost_are_counted_apart_and_told_in_their_trail() {
     let trail = Moody::default();
-    let set = set(|queue| queue.records_max(16).audit_store(trail.clone()));
+    let set = set(|queue| queue.max_records(16).audit_store(trail.clone()));
     trail.is(Mood::NeverAnswers);
     (0..5).for_each(|_| set.queue.audit(&store_is_up()));
-    assert_eq!(set.queue.losses(Trail::Audit).queue_full, 3);
-    assert_eq!(set.queue.losses(Trail::Access).total(), 0);
+    assert_eq!(set.queue.drop_counts(LogStream::Audit).queue_full, 3);
+    assert_eq!(set.queue.drop_counts(LogStream::Access).total(), 0);
     assert_eq!(set.queue.lost(), 3);
     trail.is(Mood::Fine);
     assert!(set.queue.flush().await);
@@ -560,11 +564,11 @@ async fn events_from_outside_of_the_runtime_wait_for_the_next_one_or_a_flush() {
         thread.join().unwrap();
     };
     let count = async || {
-        let stored = store.recent(Trail::Audit, &LogQuery::latest(10)).await;
+        let stored = store.recent(LogStream::Audit, &LogQuery::latest(10)).await;
         stored.unwrap().len()
     };
     audit_outside(event("first"));
-    assert_eq!(queue.waiting(), 1, "it is not lost, and nothing panics");
+    assert_eq!(queue.pending(), 1, "it is not lost, and nothing panics");
     assert!(queue.flush().await);
     assert_eq!(count().await, 1);
     audit_outside(event("second"));

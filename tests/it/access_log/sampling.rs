@@ -6,8 +6,9 @@ use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body_util::Full;
 use portcullis::{
-    AuthDenial, AuthOutcome, ManualClock, PeerAddr, RecordHandle,
-    access_log::{AccessLogBuilder, AccessLogLayer, Level, LogStats, RecentRecords},
+    ManualClock, PeerAddr,
+    access_log::{AccessLogLayer, AccessLogLayerBuilder, LogLevel, LogStats, sinks::RecentRecords},
+    outcome::{AuthDenial, AuthOutcome, RecordHandle},
 };
 use serde_json::Value;
 use tower::{Layer, Service, ServiceExt, service_fn};
@@ -21,7 +22,7 @@ struct Set {
     stats: LogStats,
 }
 
-fn set(told: impl FnOnce(AccessLogBuilder) -> AccessLogBuilder) -> Set {
+fn set(told: impl FnOnce(AccessLogLayerBuilder) -> AccessLogLayerBuilder) -> Set {
     let recent = RecentRecords::new(10_000, 100 << 20);
     let clock = ManualClock::default();
     let builder = AccessLogLayer::builder()
@@ -50,7 +51,7 @@ impl Set {
                     "/panic" => panic!("a handler of the user's"),
                     path if path.starts_with("/denied") => {
                         *response.status_mut() = StatusCode::UNAUTHORIZED;
-                        let record = RecordHandle::of(request.extensions()).unwrap();
+                        let record = RecordHandle::from_extensions(request.extensions()).unwrap();
                         record.set_auth(AuthOutcome::Denied {
                             reason: AuthDenial::Revoked,
                             key_id: Some(path.into()),
@@ -99,7 +100,7 @@ async fn what_went_wrong_is_kept_however_few_are() {
             .sample_one_in(u32::MAX)
             .slow_after(Duration::from_secs(2))
             .level(|record| match record.path().as_ref() {
-                "/warned" => Level::Warn,
+                "/warned" => LogLevel::Warn,
                 _ => record.level(),
             })
     });
@@ -133,7 +134,7 @@ async fn what_went_wrong_is_kept_however_few_are() {
 
 #[tokio::test]
 async fn repeated_denials_are_one_record_now_and_one_for_the_rest() {
-    let set = set(|builder| builder.fold_denials(Duration::from_secs(10)));
+    let set = set(|builder| builder.aggregate_denials(Duration::from_secs(10)));
     for _ in 0..50 {
         set.ask("/denied/a").await;
     }
@@ -156,7 +157,7 @@ async fn repeated_denials_are_one_record_now_and_one_for_the_rest() {
 
 #[tokio::test]
 async fn what_is_still_folded_is_recorded_when_the_layer_is_gone() {
-    let set = set(|builder| builder.fold_denials(Duration::from_secs(10)));
+    let set = set(|builder| builder.aggregate_denials(Duration::from_secs(10)));
     for _ in 0..3 {
         set.ask("/denied").await;
     }

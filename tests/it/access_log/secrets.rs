@@ -10,11 +10,12 @@ use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use portcullis::{
-    AuthDenial, AuthOutcome, BoxError, RecordHandle, TokioRuntime,
+    BoxError, TokioRuntime,
     access_log::{
-        AccessLogLayer, JsonLines, Level, LogQuery, LogQueue, LogStore, Names, PrettyLines,
-        RecentRecords, Trail, Trust,
+        AccessLogLayer, FieldNaming, LogLevel, LogQuery, LogStore, LogStream, Trust,
+        sinks::{JsonLines, LogQueue, PrettyLines, RecentRecords},
     },
+    outcome::{AuthDenial, AuthOutcome, RecordHandle},
     store::MemoryStore,
 };
 use proptest::prelude::*;
@@ -97,9 +98,9 @@ impl Write for Paper {
 
 /// All sinks that keep what they are given, with all names.
 fn infested_layer() -> (AccessLogLayer, Vec<RecentRecords>, Paper, Kept) {
-    let kept: Vec<_> = [Names::Otel, Names::Ecs, Names::Short]
+    let kept: Vec<_> = [FieldNaming::Otel, FieldNaming::Ecs, FieldNaming::Short]
         .into_iter()
-        .map(|names| RecentRecords::default().names(names))
+        .map(|names| RecentRecords::default().field_naming(names))
         .collect();
     let builder = kept
         .iter()
@@ -115,8 +116,8 @@ fn infested_layer() -> (AccessLogLayer, Vec<RecentRecords>, Paper, Kept) {
         .sink(JsonLines::direct(paper.clone()))
         .sink(queue.clone())
         .auditor(queue.clone())
-        .min_level(Level::Debug)
-        .secret_path("/reset/{token}")
+        .min_level(LogLevel::Debug)
+        .redact_path("/reset/{token}")
         .query_values(["page"])
         .build()
         .unwrap();
@@ -133,7 +134,7 @@ impl Kept {
     /// Returns the records and the audit events.
     async fn texts(&self) -> [String; 2] {
         assert!(self.queue.flush().await);
-        let mut texts = [Trail::Access, Trail::Audit].map(|trail| (trail, String::new()));
+        let mut texts = [LogStream::Access, LogStream::Audit].map(|trail| (trail, String::new()));
         for (trail, text) in &mut texts {
             let entries = self
                 .store
@@ -174,7 +175,7 @@ async fn a_secret_in_any_part_of_a_request_or_a_response_is_never_written() {
         let app = layer.layer(service_fn(
             move |request: Request<Full<Bytes>>| async move {
                 // As a layer says that turned the caller away.
-                let record = RecordHandle::of(request.extensions()).unwrap();
+                let record = RecordHandle::from_extensions(request.extensions()).unwrap();
                 record.set_auth(AuthOutcome::Denied {
                     reason: AuthDenial::Malformed,
                     key_id: None,
@@ -223,7 +224,7 @@ async fn a_credential_under_the_users_own_header_is_not_written_once_it_is_named
     let mine = HeaderName::from_static("x-partner-token");
     let error = AccessLogLayer::builder()
         .request_headers([mine.clone()])
-        .secret_headers([mine])
+        .redact_headers([mine])
         .build()
         .unwrap_err();
     assert_eq!(error.value(), "x-partner-token");
@@ -276,7 +277,7 @@ async fn record_of(
         .build()
         .unwrap();
     let app = layer.layer(service_fn(async |request: Request<Full<Bytes>>| {
-        write(RecordHandle::of(request.extensions()).unwrap());
+        write(RecordHandle::from_extensions(request.extensions()).unwrap());
         Ok::<_, Infallible>(Response::new(Full::<Bytes>::default()))
     }));
     app.oneshot(request).await.unwrap();
@@ -384,7 +385,7 @@ async fn line_of(patterns: &[&str], path: &str) -> String {
     let recent = RecentRecords::default();
     let layer = patterns.iter().fold(
         AccessLogLayer::builder().sink(recent.clone()),
-        |layer, pattern| layer.secret_path(*pattern),
+        |layer, pattern| layer.redact_path(*pattern),
     );
     let app = layer.build().unwrap().layer(service_fn(async |_| {
         Ok::<_, Infallible>(Response::new(Full::<Bytes>::default()))

@@ -7,7 +7,7 @@ use http::{HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
 use hyper::{body::Incoming, server::conn::http1};
 use hyper_util::{rt::TokioIo, service::TowerToHyperService};
-use portcullis::access_log::{AccessLogLayer, Names, Record, Sink};
+use portcullis::access_log::{AccessLogLayer, FieldNaming, Record, Sink};
 use serde_json::Value;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -26,7 +26,9 @@ struct Told(Mutex<UnboundedSender<Value>>);
 
 impl Sink for Told {
     fn write(&self, record: &Record<'_>) {
-        let json = record.with_json_line(Names::Otel, |line| serde_json::from_slice(line).unwrap());
+        let json = record.with_json_line(FieldNaming::Otel, |line| {
+            serde_json::from_slice(line).unwrap()
+        });
         let _ = self.0.lock().unwrap().send(json);
     }
 }

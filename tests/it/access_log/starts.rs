@@ -13,11 +13,12 @@ use http::{HeaderValue, Method, Request, Response, StatusCode, header::UPGRADE};
 use http_body::{Body, Frame};
 use http_body_util::{BodyExt, Full};
 use portcullis::{
-    AuthOutcome, Identity, RecordHandle, Task,
+    Identity, Task,
     access_log::{
-        AccessLogBuilder, AccessLogLayer, Level, LogStats, Names, PrettyLines, RecentRecords,
-        Record, Sink,
+        AccessLogLayer, AccessLogLayerBuilder, FieldNaming, LogLevel, LogStats, Record, Sink,
+        sinks::{PrettyLines, RecentRecords},
     },
+    outcome::{AuthOutcome, RecordHandle},
 };
 use serde_json::Value;
 use tower::{Layer, Service, ServiceExt, service_fn};
@@ -31,7 +32,7 @@ struct Log {
     stats: LogStats,
 }
 
-fn log(build: impl FnOnce(AccessLogBuilder) -> AccessLogBuilder) -> Log {
+fn log(build: impl FnOnce(AccessLogLayerBuilder) -> AccessLogLayerBuilder) -> Log {
     let recent = RecentRecords::new(10_000, 100 << 20);
     let builder = AccessLogLayer::builder().sink(recent.clone());
     let layer = build(builder).build().unwrap();
@@ -42,7 +43,7 @@ fn log(build: impl FnOnce(AccessLogBuilder) -> AccessLogBuilder) -> Log {
     }
 }
 
-fn all(log: AccessLogBuilder) -> AccessLogBuilder {
+fn all(log: AccessLogLayerBuilder) -> AccessLogLayerBuilder {
     log.start_records(|_| true)
 }
 
@@ -66,8 +67,8 @@ impl Log {
                 let mut response = Response::new(Full::<Bytes>::from("data: 1\n\n"));
                 match request.uri().path() {
                     "/events" => {
-                        let record = RecordHandle::of(request.extensions()).unwrap();
-                        let caller = Identity::trusted("key_7").build();
+                        let record = RecordHandle::from_extensions(request.extensions()).unwrap();
+                        let caller = Identity::builder("key_7").build();
                         record.set_auth(AuthOutcome::Allowed(caller));
                         let stream = HeaderValue::from_static("text/event-stream; charset=utf-8");
                         response.headers_mut().insert("content-type", stream);
@@ -177,7 +178,7 @@ async fn predicates_choose_requests_by_their_head() {
 
 #[tokio::test]
 async fn streams_have_a_start_record_when_their_response_begins() {
-    let log = log(AccessLogBuilder::start_records_of_streams);
+    let log = log(AccessLogLayerBuilder::start_records_for_streams);
     for path in ["/", "/events", "/upgrade", "/fail", "/panic"] {
         log.send(get(path)).await;
     }
@@ -292,7 +293,7 @@ impl Body for Late {
 
 #[tokio::test]
 async fn request_has_one_start_record_however_many_options_match() {
-    let log = log(|log| all(all(log)).start_records_of_streams());
+    let log = log(|log| all(all(log)).start_records_for_streams());
     log.send(get("/events")).await;
     assert_eq!(log.starts().len(), 1);
     assert_eq!((log.stats.started(), log.stats.emitted()), (1, 1));
@@ -302,7 +303,7 @@ async fn request_has_one_start_record_however_many_options_match() {
 async fn start_record_is_redacted_as_the_record_of_the_end() {
     let log = log(|log| {
         all(log)
-            .secret_path("/reset/{token}")
+            .redact_path("/reset/{token}")
             .request_headers([http::header::USER_AGENT])
     });
     let mut request = get("/reset/s3cret?page=s3cret&s3cret");
@@ -355,7 +356,7 @@ async fn start_records_and_their_ends_are_sampled_alike() {
 
 #[tokio::test]
 async fn levels_and_predicates_that_panic_apply_to_start_records() {
-    let quiet = log(|log| all(log).min_level(Level::Warn));
+    let quiet = log(|log| all(log).min_level(LogLevel::Warn));
     quiet.send(get("/fail")).await;
     assert!(
         quiet.starts().is_empty(),
@@ -364,9 +365,9 @@ async fn levels_and_predicates_that_panic_apply_to_start_records() {
     assert_eq!(quiet.records().len(), 1);
     let raised = log(|log| {
         all(log)
-            .min_level(Level::Warn)
+            .min_level(LogLevel::Warn)
             .level(|record| match record.is_start() {
-                true => Level::Warn,
+                true => LogLevel::Warn,
                 false => record.level(),
             })
     });
@@ -422,8 +423,11 @@ async fn start_records_are_distinct_in_every_form() {
     let lines: Vec<&str> = text.lines().collect();
     assert!(lines[0].ends_with("--- GET /a started"), "{text}");
     assert!(lines[1].contains(" 200 GET /a "), "{text}");
-    for (names, field) in [(Names::Ecs, "event.action"), (Names::Short, "event")] {
-        let recent = RecentRecords::default().names(names);
+    for (names, field) in [
+        (FieldNaming::Ecs, "event.action"),
+        (FieldNaming::Short, "event"),
+    ] {
+        let recent = RecentRecords::default().field_naming(names);
         let layer = AccessLogLayer::builder()
             .sink(recent.clone())
             .start_records(|_| true);

@@ -2,7 +2,7 @@
 
 use portcullis::{
     StoreFuture,
-    access_log::{LogEntry, LogQuery, LogStore, Trail},
+    access_log::{LogEntry, LogQuery, LogStore, LogStream},
     conformance,
     store::MemoryStore,
 };
@@ -18,12 +18,12 @@ async fn a_store_that_mixes_its_trails_is_found_out() {
     struct Mixed(MemoryStore);
 
     impl LogStore for Mixed {
-        fn append(&self, _: Trail, batch: &[LogEntry]) -> StoreFuture<()> {
-            self.0.append(Trail::Access, batch)
+        fn append(&self, _: LogStream, batch: &[LogEntry]) -> StoreFuture<()> {
+            self.0.append(LogStream::Access, batch)
         }
 
-        fn recent(&self, _: Trail, query: &LogQuery) -> StoreFuture<Vec<LogEntry>> {
-            self.0.recent(Trail::Access, query)
+        fn recent(&self, _: LogStream, query: &LogQuery) -> StoreFuture<Vec<LogEntry>> {
+            self.0.recent(LogStream::Access, query)
         }
     }
 

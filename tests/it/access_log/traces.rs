@@ -14,8 +14,8 @@ use http_body_util::Full;
 use portcullis::{
     PeerAddr,
     access_log::{
-        AccessLogBuilder, AccessLogLayer, JsonLines, Names, PrettyLines, RecentRecords, RequestLog,
-        TraceContext, Trust,
+        AccessLogLayer, AccessLogLayerBuilder, FieldNaming, RequestLog, TraceContext, Trust,
+        sinks::{JsonLines, PrettyLines, RecentRecords},
     },
 };
 use serde_json::Value;
@@ -64,7 +64,7 @@ impl Seen {
 }
 
 async fn send(
-    build: impl FnOnce(AccessLogBuilder) -> AccessLogBuilder,
+    build: impl FnOnce(AccessLogLayerBuilder) -> AccessLogLayerBuilder,
     request: Request<Full<Bytes>>,
 ) -> Seen {
     let recent = RecentRecords::default();
@@ -146,7 +146,7 @@ async fn invalid_traceparent_leaves_no_ids_and_starts_a_new_trace_where_ids_are_
         let mut request = with(&lines);
         let state = HeaderValue::from_static("vendor=of-another-trace");
         request.headers_mut().insert("tracestate", state);
-        let seen = send(AccessLogBuilder::create_trace_ids, request).await;
+        let seen = send(AccessLogLayerBuilder::create_trace_ids, request).await;
         seen.assert_consistent();
         assert_ne!(seen.record["trace_id"], TRACE_ID, "{lines:?}");
         assert!(!seen.has("parent_id"));
@@ -159,7 +159,7 @@ async fn invalid_traceparent_leaves_no_ids_and_starts_a_new_trace_where_ids_are_
 async fn later_version_is_read_and_continued_as_version_00() {
     for longer in ["", "-what-follows"] {
         let later = format!("{}{longer}", traceparent("01").replacen("00", "cc", 1));
-        let seen = send(AccessLogBuilder::create_trace_ids, with(&[&later])).await;
+        let seen = send(AccessLogLayerBuilder::create_trace_ids, with(&[&later])).await;
         seen.assert_consistent();
         assert_eq!(seen.record["parent_id"], CALLER);
         assert!(seen.traceparent().unwrap().starts_with("00-"));
@@ -173,7 +173,7 @@ async fn created_ids_continue_a_trusted_trace_and_reach_the_handler() {
         let mut request = with(&[&traceparent(sent)]);
         let state = HeaderValue::from_static("vendor=kept");
         request.headers_mut().insert("tracestate", state);
-        let seen = send(AccessLogBuilder::create_trace_ids, request).await;
+        let seen = send(AccessLogLayerBuilder::create_trace_ids, request).await;
         seen.assert_consistent();
         assert_eq!(seen.record["trace_id"], TRACE_ID);
         assert_eq!(seen.record["parent_id"], CALLER);
@@ -186,7 +186,7 @@ async fn created_ids_continue_a_trusted_trace_and_reach_the_handler() {
 #[tokio::test]
 async fn created_ids_are_random_and_nothing_of_an_untrusted_trace_is_left() {
     let untrusting =
-        |log: AccessLogBuilder| log.trust_traceparent(Trust::Nobody).create_trace_ids();
+        |log: AccessLogLayerBuilder| log.trust_traceparent(Trust::Nobody).create_trace_ids();
     let one = send(untrusting, with(&[&traceparent("01")])).await;
     let other = send(untrusting, with(&[&traceparent("01")])).await;
     for seen in [&one, &other] {
@@ -273,8 +273,8 @@ async fn hook_that_returns_the_callers_span_or_panics_gives_none() {
     let trace_id = u128::from_str_radix(TRACE_ID, 16).unwrap().to_be_bytes();
     let caller = u64::from_str_radix(CALLER, 16).unwrap().to_be_bytes();
     let remote = TraceContext::new(trace_id, caller, 1).unwrap();
-    let returns = move |log: AccessLogBuilder| log.trace_ids(move || Some(remote));
-    let panics = |log: AccessLogBuilder| log.trace_ids(|| panic!("a hook of the application"));
+    let returns = move |log: AccessLogLayerBuilder| log.trace_ids(move || Some(remote));
+    let panics = |log: AccessLogLayerBuilder| log.trace_ids(|| panic!("a hook of the application"));
     for seen in [
         send(returns, with(&[&traceparent("01")])).await,
         send(panics, with(&[&traceparent("01")])).await,
@@ -303,11 +303,11 @@ async fn hook_is_called_at_the_head_and_again_at_the_end_if_there_was_no_span() 
 
 #[tokio::test]
 async fn ids_are_created_only_where_the_hook_knows_none() {
-    let known = |log: AccessLogBuilder| log.create_trace_ids().trace_ids(|| Some(span(1, 2)));
+    let known = |log: AccessLogLayerBuilder| log.create_trace_ids().trace_ids(|| Some(span(1, 2)));
     let seen = send(known, with(&[&traceparent("01")])).await;
     assert_eq!(seen.record["span_id"], "02".repeat(8));
     assert_eq!(seen.traceparent(), Some(&*traceparent("01")));
-    let unknown = |log: AccessLogBuilder| log.create_trace_ids().trace_ids(|| None);
+    let unknown = |log: AccessLogLayerBuilder| log.create_trace_ids().trace_ids(|| None);
     let seen = send(unknown, with(&[&traceparent("01")])).await;
     seen.assert_consistent();
     assert_eq!(seen.record["parent_id"], CALLER);
@@ -324,7 +324,7 @@ async fn span_that_is_set_inside_has_priority_and_the_first_call_counts() {
     let app = layer
         .unwrap()
         .layer(service_fn(async |request: Request<Full<Bytes>>| {
-            let log = RequestLog::of(request.extensions());
+            let log = RequestLog::from_extensions(request.extensions());
             log.set_span(span(3, 4));
             log.set_span(span(5, 6));
             Ok::<_, Infallible>(Response::new(Full::<Bytes>::default()))
@@ -353,13 +353,13 @@ async fn request_that_is_dropped_has_its_ids_too() {
 #[tokio::test]
 async fn each_convention_names_the_ids_its_own_way() {
     for (names, [trace, span, parent]) in [
-        (Names::Otel, ["trace_id", "span_id", "parent_id"]),
-        (Names::Ecs, ["trace.id", "span.id", "parent.id"]),
-        (Names::Short, ["trace_id", "span_id", "parent_id"]),
+        (FieldNaming::Otel, ["trace_id", "span_id", "parent_id"]),
+        (FieldNaming::Ecs, ["trace.id", "span.id", "parent.id"]),
+        (FieldNaming::Short, ["trace_id", "span_id", "parent_id"]),
     ] {
         let paper = Paper::default();
         let layer = AccessLogLayer::builder()
-            .sink(JsonLines::direct(paper.clone()).names(names))
+            .sink(JsonLines::direct(paper.clone()).field_naming(names))
             .create_trace_ids()
             .build();
         let app = layer

@@ -12,7 +12,10 @@ use http::{Request, Response, StatusCode};
 use http_body_util::Full;
 use portcullis::{
     AuditEvent, Auditor, ManualClock,
-    access_log::{AccessLogLayer, JsonLines, Losses, PrettyLines, Sink},
+    access_log::{
+        AccessLogLayer, DropCounts, Sink,
+        sinks::{JsonLines, PrettyLines},
+    },
 };
 use serde_json::Value;
 use tower::{Layer, ServiceExt, service_fn};
@@ -77,24 +80,28 @@ fn paths(records: &[Value]) -> Vec<&str> {
     path.flatten().collect()
 }
 
-fn losses(writer_failed: u64) -> Losses {
-    let mut losses = Losses::default();
-    losses.writer_failed = writer_failed;
-    losses
+fn drop_counts(writer_failed: u64) -> DropCounts {
+    let mut drop_counts = DropCounts::default();
+    drop_counts.writer_failed = writer_failed;
+    drop_counts
 }
 
 #[tokio::test]
 async fn a_writer_that_never_returns_holds_up_no_request_and_what_matters_least_is_lost_first() {
     let (writer, let_through, paper) = gated();
-    let lines = JsonLines::writer(writer).bytes_max(64 << 10);
+    let lines = JsonLines::writer(writer).max_bytes(64 << 10);
     ask(lines.clone(), ["/ok"; 1_000]).await;
-    let lost = lines.losses().queue_full;
+    let lost = lines.drop_counts().queue_full;
     assert!((1..1_000).contains(&lost), "{lost}");
     ask(lines.clone(), ["/fail"; 3]).await;
     lines.audit(&AuditEvent::StoreUp {
         store: "redis".into(),
     });
-    assert_eq!(lines.losses().queue_full, lost, "the others have room left");
+    assert_eq!(
+        lines.drop_counts().queue_full,
+        lost,
+        "the others have room left"
+    );
     ask(lines.clone(), ["/fail"; 1_000]).await;
     lines.audit(&AuditEvent::StoreUp {
         store: "redis".into(),
@@ -103,7 +110,7 @@ async fn a_writer_that_never_returns_holds_up_no_request_and_what_matters_least_
 
     drop(let_through);
     assert!(lines.flush(LONG));
-    let lost = lines.losses();
+    let lost = lines.drop_counts();
     ask(lines.clone(), ["/last"]).await;
     assert!(lines.flush(LONG));
     let records = paper.records();
@@ -141,7 +148,7 @@ async fn a_slow_writer_gets_all_lines_in_order_and_no_request_waits() {
     drop(let_through);
     assert!(lines.flush(LONG));
     assert_eq!(paths(&paper.records()), sent);
-    assert_eq!(lines.losses(), Losses::default());
+    assert_eq!(lines.drop_counts(), DropCounts::default());
 }
 
 #[tokio::test]
@@ -152,7 +159,7 @@ async fn what_a_writer_refuses_is_counted_and_told_when_it_takes_again() {
         paper.is(mood);
         ask(lines.clone(), ["/1", "/2"]).await;
         assert!(lines.flush(LONG), "what is lost does not wait");
-        assert_eq!(lines.losses(), losses(2));
+        assert_eq!(lines.drop_counts(), drop_counts(2));
         paper.is(Mood::Fine);
         ask(lines.clone(), ["/3"]).await;
         assert!(lines.flush(LONG));
@@ -171,7 +178,7 @@ async fn a_line_that_was_torn_is_ended_and_counts_as_lost() {
     paper.is(Mood::Tears(20));
     ask(lines.clone(), ["/torn"]).await;
     assert!(lines.flush(LONG));
-    assert_eq!(lines.losses(), losses(1));
+    assert_eq!(lines.drop_counts(), drop_counts(1));
     paper.is(Mood::Fine);
     ask(lines.clone(), ["/whole"]).await;
     assert!(lines.flush(LONG));
@@ -193,7 +200,7 @@ async fn a_writer_that_keeps_lines_back_is_flushed_and_its_failure_counts() {
     paper.is(Mood::FailsToFlush);
     ask(lines.clone(), ["/perhaps"]).await;
     assert!(lines.flush(LONG));
-    assert_eq!(lines.losses(), losses(1));
+    assert_eq!(lines.drop_counts(), drop_counts(1));
 }
 
 #[tokio::test]
@@ -230,7 +237,7 @@ async fn lines_for_people_hold_up_no_request_either_and_tell_of_losses() {
         "{text}"
     );
     assert!(text.ends_with("GET /2 0.0ms 0B\n"), "{text}");
-    assert_eq!(lines.losses(), losses(1));
+    assert_eq!(lines.drop_counts(), drop_counts(1));
 }
 
 #[tokio::test]
@@ -239,7 +246,7 @@ async fn what_a_direct_writer_refuses_is_counted_and_told_when_it_takes_again() 
     let lines = JsonLines::direct(paper.clone());
     paper.is(Mood::Fails);
     ask(lines.clone(), ["/1", "/2"]).await;
-    assert_eq!(lines.losses(), losses(2));
+    assert_eq!(lines.drop_counts(), drop_counts(2));
     paper.is(Mood::Fine);
     ask(lines.clone(), ["/3"]).await;
     let records = paper.records();

@@ -46,9 +46,9 @@ impl Office {
         Self::open(keys, |head: &Parts| {
             let says = head.headers.get("x-i-am").map(|value| value.as_bytes());
             StoreFuture::ready(match says {
-                Some(b"root") => Some(Administrator::of_all("root")),
+                Some(b"root") => Some(Administrator::global("root")),
                 Some(b"acme") => Some(
-                    Administrator::of_owner("customer", "acme")
+                    Administrator::for_owner("customer", "acme")
                         .may_grant_scopes(["data.read"])
                         .may_grant_tiers(["free"]),
                 ),
@@ -257,9 +257,7 @@ async fn pages_hold_each_key_once_and_lists_can_be_of_an_owner_or_of_what_needs_
     };
     let (mut found, mut after) = (Vec::new(), String::new());
     loop {
-        let page = office
-            .get("root", &format!("/keys?page_max=3{after}"))
-            .await;
+        let page = office.get("root", &format!("/keys?limit=3{after}")).await;
         found.extend(ids(&page));
         match page.body["next"].as_str() {
             Some(next) => after = format!("&after={next}"),
@@ -282,14 +280,14 @@ async fn pages_hold_each_key_once_and_lists_can_be_of_an_owner_or_of_what_needs_
         .get("root", &format!("/keys?unused_since={}", now - 5))
         .await;
     assert_eq!(ids(&unused), made[..2]);
-    let former = office.get("root", "/keys?former_pepper=true").await;
+    let former = office.get("root", "/keys?outdated_pepper=true").await;
     assert_eq!(ids(&former), [""; 0]);
     for wrong in [
         "/keys?unused_since=1&expiring_within_secs=1",
-        "/keys?former_pepper=maybe",
+        "/keys?previous_pepper=maybe",
         "/keys?after=x",
         "/keys?after=1-x",
-        "/keys?page_max=-1",
+        "/keys?limit=-1",
         "/keys?owner=a&owner=b",
         "/keys?owner=%ff",
         "/keys?ownr=a",
@@ -571,7 +569,7 @@ async fn an_authorizer_that_panics_or_fails_lets_nobody_in() {
     let office = Office::open(Keys::new(), |_: &Parts| {
         StoreFuture::pending(async {
             YieldOnce::new().await;
-            Ok(Some(Administrator::of_all("late")))
+            Ok(Some(Administrator::global("late")))
         })
     });
     assert_eq!(office.get("root", "/keys").await.status, StatusCode::OK);
@@ -583,13 +581,13 @@ async fn keys_manage_keys_behind_the_layer_on_a_store_that_answers_later() {
     let ring: KeyRing = ring(SlowStore::over(MemoryStore::new()), &clock);
     let manager = KeyManager::new(&ring);
     let root = manager
-        .create(NewKey::of_owner("acme").scopes(["keys.manage"]))
+        .create(NewKey::new("acme").scopes(["keys.manage"]))
         .await
         .unwrap();
     let by_scope = |head: &Parts| {
         let caller = head.extensions.get::<Identity>();
         let caller = caller.filter(|caller| caller.has_scope("keys.manage"));
-        StoreFuture::ready(caller.map(|caller| Administrator::of_all(caller.key_id())))
+        StoreFuture::ready(caller.map(|caller| Administrator::global(caller.key_id())))
     };
     let app = Router::new()
         .nest("/admin", admin::router(manager.clone(), by_scope))

@@ -6,8 +6,9 @@ use http::{Method, StatusCode, request::Parts};
 use portcullis::{
     AuditEvent, Auditor, Clock, ManualClock, StoreFuture,
     api_key::{
-        KeyError, KeyManager, KeyRing, KeyState, KeyUpdate, NewKey,
+        KeyError, KeyManager, KeyRing, KeyUpdate, NewKey,
         admin::{self, Administrator},
+        record::KeyState,
     },
     store::MemoryStore,
 };
@@ -164,8 +165,8 @@ async fn a_name_makes_nobody_an_administrator_of_the_service() {
             .get("x-i-am")
             .is_some_and(|name| name == "root");
         let admin = match is_root {
-            true => Administrator::of_all("alice"),
-            false => Administrator::of_owner("alice", "acme").may_grant_scopes(["data.read"]),
+            true => Administrator::global("alice"),
+            false => Administrator::for_owner("alice", "acme").may_grant_scopes(["data.read"]),
         };
         StoreFuture::ready(Some(admin))
     });
@@ -269,8 +270,8 @@ async fn an_owner_cannot_return_a_scope_or_a_tier_that_the_service_took_away() {
             .get("x-i-am")
             .is_some_and(|name| name == "root");
         let admin = match is_root {
-            true => Administrator::of_all("root"),
-            false => Administrator::of_owner("customer", "acme")
+            true => Administrator::global("root"),
+            false => Administrator::for_owner("customer", "acme")
                 .may_grant_scopes(["data.read", "data.write"])
                 .may_grant_tiers(["free", "pro"]),
         };
@@ -359,7 +360,7 @@ async fn a_later_decision_of_the_service_is_audited_and_one_of_the_owner_is_not(
         .unwrap();
     let service = KeyManager::new(&ring).acting_as("root");
     let owner = KeyManager::new(&ring).acting_for_owner("customer");
-    let key = service.create(NewKey::of_owner("acme")).await.unwrap();
+    let key = service.create(NewKey::new("acme")).await.unwrap();
     heard.0.lock().unwrap().clear();
     let by = |name: &str| Some(name.to_owned());
 
@@ -394,7 +395,7 @@ async fn a_later_decision_of_the_service_is_audited_and_one_of_the_owner_is_not(
         [("revoked", by("customer")), ("revoked", by("root"))]
     );
 
-    let leaked = service.create(NewKey::of_owner("acme")).await.unwrap();
+    let leaked = service.create(NewKey::new("acme")).await.unwrap();
     owner.revoke(leaked.id(), "lost").await.unwrap();
     heard.0.lock().unwrap().clear();
     service.report_leaked(leaked.expose_secret()).await.unwrap();
@@ -426,7 +427,7 @@ async fn a_manager_that_acts_for_the_owner_sets_no_allowances() {
 async fn the_services_decisions_hold_after_a_restart() {
     let store = MemoryStore::new();
     let office = Office::open(Keys::kept_in(store.clone()), |_: &Parts| {
-        StoreFuture::ready(Some(Administrator::of_all("root")))
+        StoreFuture::ready(Some(Administrator::global("root")))
     });
     let (id, _) = office
         .create(json!({"owner": "acme", "scopes": ["data.read"]}))
@@ -435,7 +436,7 @@ async fn the_services_decisions_hold_after_a_restart() {
     let now = office.keys.clock.wall();
     let update = KeyUpdate::new().expires_at(now + Duration::from_secs(DAY));
     let record = manager.update(id.parse().unwrap(), update).await.unwrap();
-    let read = portcullis::api_key::KeyRecord::from_bytes(&record.to_bytes()).unwrap();
+    let read = portcullis::api_key::record::KeyRecord::from_bytes(&record.to_bytes()).unwrap();
     let elsewhere = MemoryStore::new();
     portcullis::api_key::ApiKeyStore::create(&elsewhere, read.into())
         .await
@@ -488,7 +489,7 @@ async fn the_maximum_of_keys_is_the_administrators_or_the_managers() {
     let keys = Keys::new();
     let manager = keys.manager.max_keys_per_owner(2);
     let router = admin::router(manager, |head: &Parts| {
-        let admin = Administrator::of_owner("customer", "acme");
+        let admin = Administrator::for_owner("customer", "acme");
         let is_small = head
             .headers
             .get("x-i-am")

@@ -14,10 +14,14 @@ use http::{StatusCode, request::Parts};
 use portcullis::{
     Clock, ManualClock, StoreErrorKind, StoreFuture, Timestamp,
     api_key::{
-        ApiKeyStore, ChangeFeed, KeyError, KeyId, KeyManager, KeyPage, KeyQuery, KeyStatus,
-        KeyUpdate, KeyUse, NewKey, StoredKey, admin::Administrator,
+        ApiKeyStore, KeyError, KeyId, KeyManager, KeyQuery, KeyUpdate, NewKey,
+        admin::Administrator,
+        record::{KeyPage, KeyStatus, StoredKey},
     },
-    store::MemoryStore,
+    store::{
+        MemoryStore,
+        backend::{ChangeNotifications, KeyUse},
+    },
 };
 use serde_json::{Value, json};
 
@@ -82,16 +86,16 @@ impl ApiKeyStore for Meanwhile {
         self.store.list(query)
     }
 
-    fn touch(&self, uses: Vec<KeyUse>) -> StoreFuture<()> {
-        self.store.touch(uses)
+    fn record_uses(&self, uses: Vec<KeyUse>) -> StoreFuture<()> {
+        self.store.record_uses(uses)
     }
 
     fn purge(&self, before: Timestamp, max: usize) -> StoreFuture<usize> {
         self.store.purge(before, max)
     }
 
-    fn changes(&self) -> ChangeFeed {
-        ChangeFeed::Immediate
+    fn changes(&self) -> ChangeNotifications {
+        ChangeNotifications::Immediate
     }
 }
 
@@ -111,8 +115,8 @@ fn office(keys: Keys) -> Office {
             .get("x-i-am")
             .is_some_and(|name| name == "root");
         let admin = match is_root {
-            true => Administrator::of_all("root"),
-            false => Administrator::of_owner("customer", "acme").may_grant_scopes(["data.read"]),
+            true => Administrator::global("root"),
+            false => Administrator::for_owner("customer", "acme").may_grant_scopes(["data.read"]),
         };
         StoreFuture::ready(Some(admin))
     })
@@ -131,7 +135,7 @@ async fn a_key_that_gains_rights_meanwhile_is_not_handed_out() {
         ] {
             let store = Meanwhile::new();
             let operator = Keys::kept_in(store.store.clone());
-            let new = NewKey::of_owner("acme").scopes(["data.read"]);
+            let new = NewKey::new("acme").scopes(["data.read"]);
             let key = operator.create(new).await;
             let (manager, id) = (operator.manager.clone(), key.id());
             let office = office(Keys::kept_in(store.clone()));
@@ -164,7 +168,7 @@ async fn a_successor_has_no_right_that_was_taken_away_meanwhile() {
         let store = Meanwhile::new();
         let keys = Keys::kept_in(store.clone());
         let operator = Keys::kept_in(store.store.clone()).manager;
-        let new = NewKey::of_owner("acme").scopes(["data.read", "data.write"]);
+        let new = NewKey::new("acme").scopes(["data.read", "data.write"]);
         let key = keys.create(new).await;
         let (manager, id) = (operator.clone(), key.id());
         store.after(finds, move || {
@@ -183,9 +187,7 @@ async fn a_key_that_is_disabled_meanwhile_is_not_rotated_or_enabled() {
     for finds in 1..=2 {
         let store = Meanwhile::new();
         let keys = Keys::kept_in(store.clone());
-        let key = keys
-            .create(NewKey::of_owner("acme").scopes(["data.read"]))
-            .await;
+        let key = keys.create(NewKey::new("acme").scopes(["data.read"])).await;
         let operator = Keys::kept_in(store.store.clone()).manager;
         let office = office(keys);
         let id = key.id();
@@ -337,7 +339,7 @@ async fn keys_that_are_created_at_once_never_exceed_the_maximum() {
     let created: Vec<_> = (0..40)
         .map(|_| {
             let manager = manager.clone();
-            tokio::spawn(async move { manager.create(NewKey::of_owner("acme")).await })
+            tokio::spawn(async move { manager.create(NewKey::new("acme")).await })
         })
         .collect();
     let mut made = 0;
@@ -360,7 +362,7 @@ async fn a_store_that_only_lists_keeps_to_the_maximum() {
     let created: Vec<_> = (0..20)
         .map(|_| {
             let manager = manager.clone();
-            tokio::spawn(async move { manager.create(NewKey::of_owner("acme")).await })
+            tokio::spawn(async move { manager.create(NewKey::new("acme")).await })
         })
         .collect();
     let mut made = 0;
@@ -372,14 +374,14 @@ async fn a_store_that_only_lists_keeps_to_the_maximum() {
         }
     }
     assert_eq!(made, 3);
-    let create = || manager.create(NewKey::of_owner("acme"));
+    let create = || manager.create(NewKey::new("acme"));
     let refused = create().await;
     assert!(matches!(refused, Err(KeyError::TooManyKeys)), "{refused:?}");
     let page = manager.list(KeyQuery::all()).await.unwrap();
     manager.revoke(page.keys[0].record.id(), "").await.unwrap();
     create().await.unwrap();
     let none = manager.max_keys_per_owner(0);
-    let refused = none.create(NewKey::of_owner("other")).await;
+    let refused = none.create(NewKey::new("other")).await;
     assert!(matches!(refused, Err(KeyError::TooManyKeys)), "{refused:?}");
 }
 
@@ -394,25 +396,25 @@ async fn records_of_ended_keys_are_bounded_until_they_are_purged() {
         };
         let manager = keys.manager.max_keys_per_owner(2);
         for _ in 0..20 {
-            let key = manager.create(NewKey::of_owner("acme")).await.unwrap();
+            let key = manager.create(NewKey::new("acme")).await.unwrap();
             manager.revoke(key.id(), "").await.unwrap();
         }
-        let refused = manager.create(NewKey::of_owner("acme")).await;
+        let refused = manager.create(NewKey::new("acme")).await;
         assert!(matches!(refused, Err(KeyError::TooManyKeys)), "{refused:?}");
         keys.clock.advance(DAY);
         assert_eq!(manager.purge(Duration::ZERO).await.unwrap(), 20);
-        manager.create(NewKey::of_owner("acme")).await.unwrap();
+        manager.create(NewKey::new("acme")).await.unwrap();
     }
 }
 
 /// A full store and a full owner are two errors.
 #[tokio::test]
 async fn a_full_store_is_not_a_full_owner() {
-    let store = MemoryStore::builder().api_keys_max(1).build().unwrap();
+    let store = MemoryStore::builder().max_api_keys(1).build().unwrap();
     let keys = Keys::kept_in(store);
     let manager = keys.manager.max_keys_per_owner(9);
-    manager.create(NewKey::of_owner("acme")).await.unwrap();
-    match manager.create(NewKey::of_owner("acme")).await {
+    manager.create(NewKey::new("acme")).await.unwrap();
+    match manager.create(NewKey::new("acme")).await {
         Err(KeyError::Store(error)) => assert_eq!(error.kind(), StoreErrorKind::Full),
         other => panic!("{other:?}"),
     }

@@ -7,7 +7,7 @@ use http::{Method, Request, StatusCode};
 use http_body_util::Full;
 use portcullis::{
     PeerAddr, StoreErrorKind, StoreFuture,
-    api_key::{ApiKeyLayer, Constraints, Credential, KeyRing, NewKey, Pepper, Verified, Verifier},
+    api_key::{ApiKeyLayer, Constraints, Credential, KeyRing, NewKey, Pepper, Verdict, Verifier},
     store::MemoryStore,
 };
 
@@ -154,7 +154,7 @@ type Ask = dyn Fn(&str) -> Request<Full<Bytes>>;
 /// Returns a key for each reason for which one can be no good.
 async fn no_good(keys: &Keys) -> Vec<(&'static str, String)> {
     let hour = Duration::from_secs(3_600);
-    let new = || NewKey::of_owner("acme");
+    let new = || NewKey::new("acme");
     let good = keys.reader().await;
     let (revoked, disabled) = (keys.reader().await, keys.reader().await);
     keys.manager.revoke(revoked.id(), "").await.unwrap();
@@ -244,7 +244,7 @@ async fn a_key_that_may_not_be_used_so() {
         Constraints::new().origins(["https://app.example"]),
     ] {
         let key = keys
-            .create(NewKey::of_owner("acme").constraints(constraints))
+            .create(NewKey::new("acme").constraints(constraints))
             .await;
         row.check(
             "a constraint",
@@ -314,7 +314,7 @@ async fn a_store_that_does_not_answer() {
 struct Panics;
 
 impl Verifier for Panics {
-    fn verify(&self, _: &Credential<'_>) -> StoreFuture<Verified> {
+    fn verify(&self, _: &Credential<'_>) -> StoreFuture<Verdict> {
         panic!("a verifier of the user's")
     }
 }

@@ -6,14 +6,14 @@ use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use portcullis::{
-    AuthDenial, AuthOutcome, ConfigError, Identity, ManualClock, RecordHandle, ResponseBody,
-    StoreErrorKind, StoreFuture, Timestamp,
+    ConfigError, Identity, ManualClock, ResponseBody, StoreErrorKind, StoreFuture, Timestamp,
     api_key::{
         ApiKeyLayer, ApiKeyLayerBuilder, ApiKeyStore, GeneratedKey, KeyError, KeyId, KeyManager,
-        KeyPage, KeyQuery, KeyRing, KeySource, KeyUse, NewKey, Pepper, RequireScopesLayer,
-        StoredKey,
+        KeyQuery, KeyRing, KeySource, NewKey, Pepper, RequireScopesLayer,
+        record::{KeyPage, StoredKey},
     },
-    store::MemoryStore,
+    outcome::{AuthDenial, AuthOutcome, RecordHandle},
+    store::{MemoryStore, backend::KeyUse},
 };
 use tower::{Layer, Service, ServiceExt, service_fn};
 
@@ -37,7 +37,7 @@ pub(crate) fn ring(store: impl ApiKeyStore, clock: &ManualClock) -> KeyRing {
         .pepper(pepper())
         .clock(clock.clone())
         // A test says itself when a store answers.
-        .without_store_deadline()
+        .without_store_timeout()
         .build()
         .unwrap()
 }
@@ -62,7 +62,7 @@ impl Keys {
     }
 
     pub(crate) async fn reader(&self) -> GeneratedKey {
-        self.create(NewKey::of_owner("acme").tier("pro").scopes(["data.read"]))
+        self.create(NewKey::new("acme").tier("pro").scopes(["data.read"]))
             .await
     }
 
@@ -182,7 +182,7 @@ async fn each_key_that_is_no_good_is_answered_with_the_same_bytes() {
     let keys = Keys::new();
     let now = Timestamp::from_secs(1_767_225_600);
     let hour = Duration::from_secs(3_600);
-    let new = || NewKey::of_owner("acme");
+    let new = || NewKey::new("acme");
     let good = keys.reader().await;
     let revoked = keys.reader().await;
     keys.manager.revoke(revoked.id(), "leaked").await.unwrap();
@@ -307,7 +307,7 @@ async fn the_handler_never_sees_the_key_unless_it_is_told_to() {
         let seen = text(keys.send(request).await).await;
         assert_eq!(seen, "acme {}");
     }
-    let layer = keys.layer().keep_credential().build().unwrap();
+    let layer = keys.layer().forward_credential().build().unwrap();
     let seen = text(send(layer, with_key(key.expose_secret())).await).await;
     assert_eq!(seen, r#"acme {"x-api-key": Sensitive}"#);
 }
@@ -340,7 +340,7 @@ async fn a_revoked_key_is_turned_away_at_the_next_request() {
 #[tokio::test]
 async fn a_key_expires_by_the_calendar() {
     let keys = Keys::new();
-    let new = NewKey::of_owner("acme").expires_in(Duration::from_secs(60));
+    let new = NewKey::new("acme").expires_in(Duration::from_secs(60));
     let key = keys.create(new).await;
     let send = || keys.send(with_key(key.expose_secret()));
     keys.clock.advance(Duration::from_secs(59));
@@ -449,7 +449,7 @@ impl ApiKeyStore for Failing {
         StoreFuture::failed(self.0)
     }
 
-    fn touch(&self, _: Vec<KeyUse>) -> StoreFuture<()> {
+    fn record_uses(&self, _: Vec<KeyUse>) -> StoreFuture<()> {
         StoreFuture::failed(self.0)
     }
 
@@ -535,11 +535,11 @@ fn what_cannot_work_is_refused_before_the_first_request() {
 
 #[tokio::test]
 async fn a_full_store_makes_no_key_and_forgets_none() {
-    let store = MemoryStore::builder().api_keys_max(2).build().unwrap();
+    let store = MemoryStore::builder().max_api_keys(2).build().unwrap();
     let keys = Keys::kept_in(store);
     let first = keys.reader().await;
     keys.reader().await;
-    match keys.manager.create(NewKey::of_owner("acme")).await {
+    match keys.manager.create(NewKey::new("acme")).await {
         Err(KeyError::Store(error)) => assert_eq!(error.kind(), StoreErrorKind::Full),
         other => panic!("{other:?}"),
     }
@@ -555,17 +555,17 @@ async fn pages_hold_each_key_of_an_owner_once_while_others_are_made() {
     let mut made = Vec::new();
     for number in 0..10 {
         made.push(keys.reader().await.id());
-        keys.create(NewKey::of_owner("other")).await;
+        keys.create(NewKey::new("other")).await;
         if number % 3 == 0 {
             keys.clock.advance(Duration::from_secs(1));
         }
     }
     let mut found = Vec::new();
-    let mut query = KeyQuery::of_owner("acme").page_max(3);
+    let mut query = KeyQuery::for_owner("acme").limit(3);
     loop {
         let page = keys.manager.list(query.clone()).await.unwrap();
         found.extend(page.keys.iter().map(|listed| listed.record.id()));
-        keys.create(NewKey::of_owner("other")).await;
+        keys.create(NewKey::new("other")).await;
         match page.next {
             Some(next) => query = query.after(next),
             None => break,

@@ -8,11 +8,15 @@ use std::{
 
 use http::StatusCode;
 use portcullis::{
-    AuditEvent, Auditor, AuthDenial, ManualClock, PeerAddr, TokioRuntime,
-    access_log::{AccessLogLayer, LogQuery, LogQueue, LogStore, RecentRecords, Trail},
+    AuditEvent, Auditor, ManualClock, PeerAddr, TokioRuntime,
+    access_log::{
+        AccessLogLayer, LogQuery, LogStore, LogStream,
+        sinks::{LogQueue, RecentRecords},
+    },
     api_key::{
         ApiKeyLayer, ApiKeyStore, KeyManager, KeyRing, KeyUpdate, NewKey, RequireScopesLayer,
     },
+    outcome::AuthDenial,
     store::MemoryStore,
 };
 use tower::{Layer, ServiceExt, service_fn};
@@ -61,7 +65,7 @@ fn ring(auditor: impl Auditor, clock: &ManualClock) -> KeyRing {
 async fn each_change_is_told_once_and_says_by_whom() {
     let (ears, clock) = (Ears::default(), ManualClock::default());
     let manager = KeyManager::new(&ring(ears.clone(), &clock)).acting_as("alice");
-    let key = manager.create(NewKey::of_owner("acme")).await.unwrap();
+    let key = manager.create(NewKey::new("acme")).await.unwrap();
     let by = Some("alice".into());
     let key_id: Arc<str> = key.id().as_str().into();
     assert_eq!(ears.heard(), [AuditEvent::KeyCreated { key_id, by }]);
@@ -75,7 +79,7 @@ async fn each_change_is_told_once_and_says_by_whom() {
     let heir = manager.rotate(key.id(), HOUR).await.unwrap();
     manager.revoke(heir.id(), "").await.unwrap();
     manager.report_leaked(key.expose_secret()).await.unwrap();
-    let short = manager.create(NewKey::of_owner("acme")).await.unwrap();
+    let short = manager.create(NewKey::new("acme")).await.unwrap();
     manager.expire(short.id()).await.unwrap();
     clock.advance(HOUR);
     assert_eq!(manager.purge(Duration::ZERO).await.unwrap(), 3);
@@ -105,7 +109,7 @@ async fn a_panicking_auditor_undoes_no_change() {
         ..Ears::default()
     };
     let manager = KeyManager::new(&ring(ears.clone(), &ManualClock::default()));
-    let key = manager.create(NewKey::of_owner("acme")).await.unwrap();
+    let key = manager.create(NewKey::new("acme")).await.unwrap();
     let revoked = manager.revoke(key.id(), "").await.unwrap();
     assert_eq!(revoked.version(), 2);
     assert_eq!(ears.names(), ["key_created", "key_revoked"]);
@@ -116,7 +120,7 @@ async fn a_caller_that_is_turned_away_is_told_of_with_its_address_and_the_key_th
     let (ears, clock) = (Ears::default(), ManualClock::default());
     let ring = ring(Ears::default(), &clock);
     let manager = KeyManager::new(&ring);
-    let key = manager.create(NewKey::of_owner("acme")).await.unwrap();
+    let key = manager.create(NewKey::new("acme")).await.unwrap();
     let layer = ApiKeyLayer::builder(&ring)
         .auditor(ears.clone())
         .build()
@@ -167,7 +171,7 @@ async fn a_record_without_the_rings_seal_is_told_of() {
     let (ears, store) = (Ears::default(), MemoryStore::new());
     let builder = || KeyRing::builder("acmepay", store.clone()).pepper(pepper());
     let unsealed = KeyManager::new(&builder().build().unwrap());
-    let key = unsealed.create(NewKey::of_owner("acme")).await.unwrap();
+    let key = unsealed.create(NewKey::new("acme")).await.unwrap();
     let ring = builder()
         .seal_records()
         .auditor(ears.clone())
@@ -189,10 +193,10 @@ async fn the_access_logs_queue_keeps_what_becomes_of_keys() {
         .unwrap();
     let manager = KeyManager::new(&ring(queue.clone(), &ManualClock::default()));
     let manager = manager.acting_as("alice");
-    let key = manager.create(NewKey::of_owner("acme")).await.unwrap();
+    let key = manager.create(NewKey::new("acme")).await.unwrap();
     manager.report_leaked(key.expose_secret()).await.unwrap();
     assert!(queue.flush().await);
-    let latest_first = log.recent(Trail::Audit, &LogQuery::default()).await;
+    let latest_first = log.recent(LogStream::Audit, &LogQuery::default()).await;
     let latest_first = latest_first.unwrap();
     assert_eq!(latest_first.len(), 2);
     for (entry, name) in latest_first.iter().zip(["key_leaked", "key_created"]) {

@@ -13,12 +13,15 @@ use http_body_util::Full;
 use metrics_exporter_prometheus::PrometheusBuilder;
 use portcullis::{
     AuditEvent, Auditor, StoreErrorKind, StoreFuture,
-    access_log::{AccessLogLayer, JsonLines, Level, Metrics, PrettyLines, TracingSink},
+    access_log::{
+        AccessLogLayer, LogLevel,
+        sinks::{JsonLines, Metrics, PrettyLines, TracingSink},
+    },
     api_key::{
-        ApiKeyLayer, Credential, ForeignHash, ForeignKey, ForeignKeys, KeyManager, KeyQuery,
-        KeyRing, KeySource, KeyUpdate, KeyedTag, NewKey, Pepper, RequireScopesLayer, StaticKeys,
-        Verified, Verifier,
+        ApiKeyLayer, Credential, KeyManager, KeyQuery, KeyRing, KeySource, KeyUpdate, KeyedTag,
+        NewKey, Pepper, RequireScopesLayer, StaticKeys, Verdict, Verifier,
         admin::{self, Administrator},
+        import::{ImportedHash, ImportedKey, ImportedKeys},
     },
 };
 use serde_json::{Value, json};
@@ -129,9 +132,9 @@ impl Visit for Fields<'_> {
 struct Fails;
 
 impl Verifier for Fails {
-    fn verify(&self, credential: &Credential<'_>) -> StoreFuture<Verified> {
+    fn verify(&self, credential: &Credential<'_>) -> StoreFuture<Verdict> {
         assert!(!format!("{credential:?}").contains("Lh4TqYw7"));
-        StoreFuture::ready(Verified::NotMine)
+        StoreFuture::ready(Verdict::NotRecognized)
     }
 }
 
@@ -145,12 +148,12 @@ fn hex(key: &str) -> String {
 fn ring(store: SlowStore, paper: &Paper) -> KeyRing {
     let pepper = Pepper::new(1, PEPPER).unwrap();
     let tag = KeyedTag::new(TAG).unwrap();
-    let foreign = ForeignKeys::by_sha256();
+    let foreign = ImportedKeys::by_sha256();
     paper.add((&pepper, &tag, &foreign));
     let builder = KeyRing::builder("acmepay", store)
         .pepper(pepper)
         .keyed_tag(tag)
-        .foreign_keys(foreign)
+        .imported_keys(foreign)
         .seal_records()
         .count_uses()
         .auditor(paper.clone());
@@ -197,18 +200,18 @@ async fn all_that_happens(paper: &Paper) -> Vec<String> {
         .sink(JsonLines::direct(paper.clone()))
         .sink(PrettyLines::direct(paper.clone()))
         .sink(TracingSink)
-        .span(Level::Error)
+        .span(LogLevel::Error)
         .observer(Metrics::new())
         .auditor(paper.clone())
         .build()
         .unwrap();
-    let fixed = StaticKeys::new().key(STATIC, portcullis::Identity::trusted("fixed").build());
+    let fixed = StaticKeys::new().key(STATIC, portcullis::Identity::builder("fixed").build());
     let sources = [
         KeySource::x_api_key(),
         KeySource::bearer(),
         KeySource::basic(),
         KeySource::cookie("key").unwrap(),
-        KeySource::query_parameter_that_will_leak_into_logs("key").unwrap(),
+        KeySource::insecure_query_parameter("key").unwrap(),
     ];
     let layer = ApiKeyLayer::builder(&ring)
         .sources(sources)
@@ -225,12 +228,9 @@ async fn all_that_happens(paper: &Paper) -> Vec<String> {
         RequireScopesLayer::all(["a"]),
     ));
 
-    let hash = ForeignHash::sha256(&hex(FORMER)).unwrap();
-    let (new, foreign) = (
-        NewKey::of_owner("acme").scopes(["a"]),
-        ForeignKey::new(hash),
-    );
-    paper.add((&new, &foreign, ForeignHash::sha256(FORMER).unwrap_err()));
+    let hash = ImportedHash::sha256(&hex(FORMER)).unwrap();
+    let (new, foreign) = (NewKey::new("acme").scopes(["a"]), ImportedKey::new(hash));
+    paper.add((&new, &foreign, ImportedHash::sha256(FORMER).unwrap_err()));
     paper.add(manager.import(new.clone(), foreign.clone()).await);
     paper.add(manager.import(new.clone(), foreign).await);
     let key = manager.create(new.clone()).await.unwrap();
@@ -251,7 +251,11 @@ async fn all_that_happens(paper: &Paper) -> Vec<String> {
             for request in everywhere(presented) {
                 let response = service.clone().oneshot(request).await.unwrap();
                 paper.add((response.status(), response.headers(), response.extensions()));
-                paper.add(response.extensions().get::<portcullis::AuthOutcome>());
+                paper.add(
+                    response
+                        .extensions()
+                        .get::<portcullis::outcome::AuthOutcome>(),
+                );
                 paper.add(crate::support::text(response).await);
             }
         }
@@ -301,7 +305,7 @@ async fn managed_over_http(
     known: &[String],
 ) -> Vec<String> {
     let authorizer = |head: &Parts| match head.headers.get("x-i-am") {
-        Some(_) => StoreFuture::ready(Some(Administrator::of_all("root"))),
+        Some(_) => StoreFuture::ready(Some(Administrator::global("root"))),
         None => StoreFuture::failed(StoreErrorKind::Unavailable),
     };
     let router: Router = admin::router(manager.clone(), authorizer);
@@ -326,7 +330,7 @@ async fn managed_over_http(
             json!({"owner": "acme", "credits": secret}),
         ),
         (Method::POST, "/keys".to_owned(), json!(secret)),
-        (Method::GET, "/keys?page_max=5".to_owned(), Value::Null),
+        (Method::GET, "/keys?limit=5".to_owned(), Value::Null),
         (Method::GET, format!("/keys?after={secret}"), Value::Null),
         (Method::POST, "/leaked".to_owned(), json!({"key": known[1]})),
         (Method::POST, "/leaked".to_owned(), json!({"key": STRANGE})),

@@ -2,9 +2,12 @@
 
 use portcullis::{
     StoreErrorKind, StoreFuture, Timestamp,
-    api_key::{ApiKeyStore, KeyId, KeyPage, KeyQuery, KeyUse, StoredKey},
+    api_key::{
+        ApiKeyStore, KeyId, KeyQuery,
+        record::{KeyPage, StoredKey},
+    },
     conformance,
-    store::MemoryStore,
+    store::{MemoryStore, backend::KeyUse},
 };
 
 #[tokio::test]
@@ -88,13 +91,13 @@ impl ApiKeyStore for Faulty {
         StoreFuture::ready(page)
     }
 
-    fn touch(&self, uses: Vec<KeyUse>) -> StoreFuture<()> {
+    fn record_uses(&self, uses: Vec<KeyUse>) -> StoreFuture<()> {
         match self.1 {
             Fault::SetsTheLastUse => {
                 let once = |used: KeyUse| KeyUse::new(used.id, used.at, 1);
-                self.0.touch(uses.into_iter().map(once).collect())
+                self.0.record_uses(uses.into_iter().map(once).collect())
             }
-            _ => self.0.touch(uses),
+            _ => self.0.record_uses(uses),
         }
     }
 

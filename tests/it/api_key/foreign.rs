@@ -4,12 +4,14 @@ use std::time::Duration;
 
 use http::StatusCode;
 use portcullis::{
-    AuthDenial, Identity, ManualClock, StoreFuture,
+    Identity, ManualClock, StoreFuture,
     api_key::{
-        ApiKeyStore, Credential, DigestAlgorithm, ForeignAlgorithm, ForeignHash, ForeignKey,
-        ForeignKeys, Invalid, KeyError, KeyManager, KeyQuery, KeyRing, KeyRingBuilder, NewKey,
-        Verified, Verifier,
+        ApiKeyStore, Credential, InvalidKeySpec, KeyError, KeyManager, KeyQuery, KeyRing,
+        KeyRingBuilder, NewKey, Verdict, Verifier,
+        import::{ImportedHash, ImportedKey, ImportedKeys},
+        record::{DigestAlgorithm, ImportedAlgorithm},
     },
+    outcome::AuthDenial,
     store::MemoryStore,
 };
 use sha2::{Digest, Sha256, Sha512};
@@ -23,12 +25,12 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn sha256(key: &str) -> ForeignHash {
-    ForeignHash::sha256(&hex(&Sha256::digest(key))).unwrap()
+fn sha256(key: &str) -> ImportedHash {
+    ImportedHash::sha256(&hex(&Sha256::digest(key))).unwrap()
 }
 
-fn sha512(key: &str) -> ForeignHash {
-    ForeignHash::sha512(&hex(&Sha512::digest(key))).unwrap()
+fn sha512(key: &str) -> ImportedHash {
+    ImportedHash::sha512(&hex(&Sha512::digest(key))).unwrap()
 }
 
 fn builder(store: impl ApiKeyStore, clock: &ManualClock) -> KeyRingBuilder {
@@ -37,10 +39,10 @@ fn builder(store: impl ApiKeyStore, clock: &ManualClock) -> KeyRingBuilder {
         .clock(clock.clone())
 }
 
-fn keys(store: impl ApiKeyStore, foreign: ForeignKeys) -> Keys {
+fn keys(store: impl ApiKeyStore, foreign: ImportedKeys) -> Keys {
     let clock = ManualClock::default();
     let ring = builder(store, &clock)
-        .foreign_keys(foreign)
+        .imported_keys(foreign)
         .build()
         .unwrap();
     Keys {
@@ -51,7 +53,7 @@ fn keys(store: impl ApiKeyStore, foreign: ForeignKeys) -> Keys {
 }
 
 fn acme() -> NewKey {
-    NewKey::of_owner("acme").scopes(["data.read"])
+    NewKey::new("acme").scopes(["data.read"])
 }
 
 impl Keys {
@@ -64,14 +66,14 @@ impl Keys {
 async fn an_imported_key_is_good_at_once_and_digested_anew_when_it_is_used() {
     for (rule, hash, kind) in [
         (
-            ForeignKeys::by_sha256(),
+            ImportedKeys::by_sha256(),
             sha256(FORMER),
-            ForeignAlgorithm::Sha256,
+            ImportedAlgorithm::Sha256,
         ),
         (
-            ForeignKeys::by_sha512(),
+            ImportedKeys::by_sha512(),
             sha512(FORMER),
-            ForeignAlgorithm::Sha512,
+            ImportedAlgorithm::Sha512,
         ),
     ] {
         for slow in [false, true] {
@@ -82,18 +84,18 @@ async fn an_imported_key_is_good_at_once_and_digested_anew_when_it_is_used() {
             };
             let record = keys
                 .manager
-                .import(acme(), ForeignKey::new(hash.clone()))
+                .import(acme(), ImportedKey::new(hash.clone()))
                 .await;
             let id = record.unwrap().id();
             let kept = async || store.find(id).await.unwrap().unwrap();
-            let foreign = DigestAlgorithm::Foreign {
+            let foreign = DigestAlgorithm::Imported {
                 hash: kind,
                 pepper_id: Some(1),
             };
             assert_eq!(kept().await.algorithm(), foreign);
             let former = keys
                 .manager
-                .under_former_pepper(KeyQuery::all())
+                .list_outdated_pepper(KeyQuery::all())
                 .await
                 .unwrap();
             assert_eq!(former.keys.len(), 1);
@@ -124,9 +126,9 @@ async fn an_imported_key_is_good_at_once_and_digested_anew_when_it_is_used() {
 /// Threat A2: a key of the former system that is not known is answered like any wrong key.
 #[tokio::test]
 async fn a_wrong_foreign_key_is_answered_by_the_same_bytes_as_any() {
-    let keys = keys(MemoryStore::new(), ForeignKeys::by_sha256());
+    let keys = keys(MemoryStore::new(), ImportedKeys::by_sha256());
     keys.manager
-        .import(acme(), ForeignKey::new(sha256(FORMER)))
+        .import(acme(), ImportedKey::new(sha256(FORMER)))
         .await
         .unwrap();
     let expected = bytes_of(keys.send(with_key(&unknown_key().await)).await).await;
@@ -144,8 +146,8 @@ async fn a_wrong_foreign_key_is_answered_by_the_same_bytes_as_any() {
 /// Threat A14: who reads the store finds no hash of the former system's in it.
 #[tokio::test]
 async fn the_former_hash_is_not_kept_as_it_was() {
-    let keys = keys(MemoryStore::new(), ForeignKeys::by_sha256());
-    let key = ForeignKey::new(sha256(FORMER));
+    let keys = keys(MemoryStore::new(), ImportedKeys::by_sha256());
+    let key = ImportedKey::new(sha256(FORMER));
     let record = keys.manager.import(acme(), key).await.unwrap();
     let (bytes, hash) = (record.to_bytes(), Sha256::digest(FORMER));
     assert!(!bytes.windows(8).any(|eight| eight == &hash[..8]));
@@ -153,30 +155,30 @@ async fn the_former_hash_is_not_kept_as_it_was() {
 
 #[tokio::test]
 async fn a_key_is_imported_once_and_where_it_would_be_found() {
-    let by_hash = keys(MemoryStore::new(), ForeignKeys::by_sha256());
+    let by_hash = keys(MemoryStore::new(), ImportedKeys::by_sha256());
     let manager = &by_hash.manager;
-    let key = || ForeignKey::new(sha256(FORMER));
+    let key = || ImportedKey::new(sha256(FORMER));
     manager.import(acme(), key()).await.unwrap();
     let again = manager.import(acme(), key()).await;
     assert!(matches!(again, Err(KeyError::Conflict)), "{again:?}");
     let field = |error: KeyError| match error {
-        KeyError::Invalid(invalid) => Invalid::field(&invalid),
+        KeyError::Invalid(invalid) => InvalidKeySpec::field(&invalid),
         other => panic!("{other:?}"),
     };
     let other_hash = manager
-        .import(acme(), ForeignKey::new(sha512(FORMER)))
+        .import(acme(), ImportedKey::new(sha512(FORMER)))
         .await;
     assert_eq!(field(other_hash.unwrap_err()), "foreign key");
     let nowhere = Keys::new().manager.import(acme(), key()).await;
     assert_eq!(field(nowhere.unwrap_err()), "foreign key");
-    let nobodys = manager.import(NewKey::of_owner(""), key()).await;
+    let nobodys = manager.import(NewKey::new(""), key()).await;
     assert_eq!(field(nobodys.unwrap_err()), "owner");
 }
 
 #[tokio::test]
 async fn an_imported_key_is_reported_and_rotated_like_any() {
-    let keys = keys(MemoryStore::new(), ForeignKeys::by_sha256());
-    let key = ForeignKey::new(sha256(FORMER));
+    let keys = keys(MemoryStore::new(), ImportedKeys::by_sha256());
+    let key = ImportedKey::new(sha256(FORMER));
     let record = keys.manager.import(acme(), key).await.unwrap();
     let heir = keys
         .manager
@@ -198,12 +200,12 @@ async fn an_imported_key_is_reported_and_rotated_like_any() {
 struct Other(&'static str);
 
 impl Verifier for Other {
-    fn verify(&self, credential: &Credential<'_>) -> StoreFuture<Verified> {
+    fn verify(&self, credential: &Credential<'_>) -> StoreFuture<Verdict> {
         StoreFuture::ready(if credential.expose_secret() == self.0.as_bytes() {
-            let caller = Identity::trusted("other").owner("other").build();
-            Verified::Caller(caller)
+            let caller = Identity::builder("other").owner("other").build();
+            Verdict::Caller(caller)
         } else {
-            Verified::NotMine
+            Verdict::NotRecognized
         })
     }
 }
@@ -211,9 +213,9 @@ impl Verifier for Other {
 #[tokio::test]
 async fn verifiers_are_asked_before_a_key_is_taken_for_a_foreign_one() {
     const TOKEN: &str = "some.other.token.of.theirs";
-    let keys = keys(MemoryStore::new(), ForeignKeys::by_sha256());
+    let keys = keys(MemoryStore::new(), ImportedKeys::by_sha256());
     keys.manager
-        .import(acme(), ForeignKey::new(sha256(FORMER)))
+        .import(acme(), ImportedKey::new(sha256(FORMER)))
         .await
         .unwrap();
     let layer = keys.layer().verifier(Other(TOKEN)).build().unwrap();
@@ -226,12 +228,12 @@ async fn verifiers_are_asked_before_a_key_is_taken_for_a_foreign_one() {
 /// Threat X1: the user's function that finds the public part may panic.
 #[tokio::test]
 async fn a_public_part_that_panics_is_answered_for_by_500() {
-    let rule = ForeignKeys::by_public_part(|key| {
+    let rule = ImportedKeys::by_public_part(|key| {
         assert_ne!(key, "sk_panic_panic_panic", "as it was asked");
         key.get(..7)
     });
     let keys = keys(MemoryStore::new(), rule);
-    let key = ForeignKey::new(sha256(FORMER)).found_by("sk_prod");
+    let key = ImportedKey::new(sha256(FORMER)).with_public_part("sk_prod");
     keys.manager.import(acme(), key).await.unwrap();
     let panicked = keys.status_of("sk_panic_panic_panic").await;
     assert_eq!(panicked, StatusCode::INTERNAL_SERVER_ERROR);
@@ -268,8 +270,8 @@ pub(crate) mod argon2 {
         text
     }
 
-    fn hash_of(key: &str) -> ForeignHash {
-        ForeignHash::argon2(&hash_text(key)).unwrap()
+    fn hash_of(key: &str) -> ImportedHash {
+        ImportedHash::argon2(&hash_text(key)).unwrap()
     }
 
     pub(crate) fn hash_text(key: &str) -> String {
@@ -283,15 +285,15 @@ pub(crate) mod argon2 {
         format!("$argon2id$v=19$m=64,t=1,p=1${salt}${output}")
     }
 
-    fn by_part() -> ForeignKeys {
-        ForeignKeys::by_public_part(|key| key.split_once('.').map(|(part, _)| part))
+    fn by_part() -> ImportedKeys {
+        ImportedKeys::by_public_part(|key| key.split_once('.').map(|(part, _)| part))
     }
 
     const KEY: &str = "pk7d2.the-secret-of-a-user";
 
     async fn imported(store: impl ApiKeyStore) -> Keys {
         let keys = keys(store, by_part());
-        let key = ForeignKey::new(hash_of(KEY)).found_by("pk7d2");
+        let key = ImportedKey::new(hash_of(KEY)).with_public_part("pk7d2");
         keys.manager.import(acme(), key).await.unwrap();
         keys
     }

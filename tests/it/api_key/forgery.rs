@@ -3,8 +3,9 @@
 use http::StatusCode;
 use portcullis::{
     api_key::{
-        ApiKeyStore, ForeignHash, ForeignKey, ForeignKeys, GeneratedKey, KeyError, KeyManager,
-        KeyRecord, KeyRing, KeyRingBuilder, NewKey, Pepper, StoredKey,
+        ApiKeyStore, GeneratedKey, KeyError, KeyManager, KeyRing, KeyRingBuilder, NewKey, Pepper,
+        import::{ImportedHash, ImportedKey, ImportedKeys},
+        record::{KeyRecord, StoredKey},
     },
     store::MemoryStore,
 };
@@ -16,7 +17,7 @@ use crate::support::slow_store::SlowStore;
 fn victim(store: impl ApiKeyStore) -> KeyRingBuilder {
     KeyRing::builder("acmepay", store)
         .pepper(pepper())
-        .without_store_deadline()
+        .without_store_timeout()
 }
 
 /// A key with every right, made under a pepper that the victim does not have.
@@ -25,7 +26,7 @@ pub(crate) async fn made_elsewhere() -> GeneratedKey {
         .pepper(Pepper::random(9))
         .build()
         .unwrap();
-    let new = NewKey::of_owner("acme").scopes(["admin"]);
+    let new = NewKey::new("acme").scopes(["admin"]);
     KeyManager::new(&own).create(new).await.unwrap()
 }
 
@@ -40,7 +41,7 @@ async fn status(ring: &KeyRing, key: &str) -> StatusCode {
 #[tokio::test]
 async fn a_sealed_record_is_rejected_after_any_single_byte_edit() {
     let ring = victim(MemoryStore::new()).seal_records().build().unwrap();
-    let new = NewKey::of_owner("acme")
+    let new = NewKey::new("acme")
         .name("ci")
         .tier("pro")
         .scopes(["data.read"])
@@ -71,7 +72,7 @@ async fn an_unsealed_record_protects_the_secret_and_not_the_rights() {
     let store = MemoryStore::new();
     let ring = victim(store.clone()).build().unwrap();
     let key = KeyManager::new(&ring)
-        .create(NewKey::of_owner("acme").scopes(["read"]))
+        .create(NewKey::new("acme").scopes(["read"]))
         .await
         .unwrap();
     let bytes = key.record().to_bytes();
@@ -87,24 +88,24 @@ async fn an_unsealed_record_protects_the_secret_and_not_the_rights() {
     assert_eq!(refused, StatusCode::INTERNAL_SERVER_ERROR);
 }
 
-fn sha256(key: &str) -> ForeignHash {
+fn sha256(key: &str) -> ImportedHash {
     let hex: String = Sha256::digest(key)
         .iter()
         .map(|byte| format!("{byte:02x}"))
         .collect();
-    ForeignHash::sha256(&hex).unwrap()
+    ImportedHash::sha256(&hex).unwrap()
 }
 
 /// A foreign digest counts only under the id by which foreign keys are found.
 #[tokio::test]
 async fn a_foreign_digest_under_the_id_of_another_key_is_rejected() {
-    let imports = victim(MemoryStore::new()).foreign_keys(ForeignKeys::by_sha256());
+    let imports = victim(MemoryStore::new()).imported_keys(ImportedKeys::by_sha256());
     let imports = imports.build().unwrap();
     let key = made_elsewhere().await;
     // The digest of a key of our own form, as an import has it.
-    let foreign = ForeignKey::new(sha256(key.expose_secret()));
+    let foreign = ImportedKey::new(sha256(key.expose_secret()));
     let imported = KeyManager::new(&imports)
-        .import(NewKey::of_owner("acme"), foreign)
+        .import(NewKey::new("acme"), foreign)
         .await
         .unwrap();
     let bytes = imported.to_bytes();
@@ -114,13 +115,13 @@ async fn a_foreign_digest_under_the_id_of_another_key_is_rejected() {
         bytes[5..21].copy_from_slice(key.id().as_str().as_bytes());
         bytes
     };
-    for foreign in [None, Some(ForeignKeys::by_sha256())] {
+    for foreign in [None, Some(ImportedKeys::by_sha256())] {
         let store = MemoryStore::new();
         let record = KeyRecord::from_bytes(&moved).unwrap();
         assert_eq!(record.id(), key.id());
         store.create(record.into()).await.unwrap();
         let ring = match foreign {
-            Some(foreign) => victim(store).foreign_keys(foreign),
+            Some(foreign) => victim(store).imported_keys(foreign),
             None => victim(store),
         };
         let ring = ring.build().unwrap();
@@ -138,12 +139,12 @@ async fn a_foreign_digest_under_the_id_of_another_key_is_rejected() {
 #[tokio::test]
 async fn a_renewed_digest_is_not_written_into_another_keys_record() {
     let store = SlowStore::over(MemoryStore::new());
-    let by_part = || ForeignKeys::by_public_part(|key| key.split('.').next());
-    let ring = victim(store).foreign_keys(by_part()).build().unwrap();
+    let by_part = || ImportedKeys::by_public_part(|key| key.split('.').next());
+    let ring = victim(store).imported_keys(by_part()).build().unwrap();
     let manager = KeyManager::new(&ring);
     let import = async |key: &str| {
-        let foreign = ForeignKey::new(sha256(key)).found_by("pk7d2");
-        manager.import(NewKey::of_owner("acme"), foreign).await
+        let foreign = ImportedKey::new(sha256(key)).with_public_part("pk7d2");
+        manager.import(NewKey::new("acme"), foreign).await
     };
     let (old, new) = ("pk7d2.the-secret-of-before", "pk7d2.the-secret-of-today");
     let id = import(old).await.unwrap().id();
@@ -182,8 +183,8 @@ mod argon2 {
         KeyRecord::from_bytes(&bytes).unwrap()
     }
 
-    fn by_part() -> ForeignKeys {
-        ForeignKeys::by_public_part(|key| key.split_once('.').map(|(part, _)| part))
+    fn by_part() -> ImportedKeys {
+        ImportedKeys::by_public_part(|key| key.split_once('.').map(|(part, _)| part))
     }
 
     #[derive(Clone, Debug, Default)]
@@ -197,7 +198,7 @@ mod argon2 {
 
     #[tokio::test]
     async fn a_forged_slow_hash_makes_no_key_and_is_reported() {
-        for foreign in [None, Some(by_part()), Some(ForeignKeys::by_sha256())] {
+        for foreign in [None, Some(by_part()), Some(ImportedKeys::by_sha256())] {
             for slow in [false, true] {
                 let (store, heard) = (MemoryStore::new(), Heard::default());
                 let key = made_elsewhere().await;
@@ -208,7 +209,7 @@ mod argon2 {
                     true => victim(SlowStore::over(store)),
                 };
                 let ring = match foreign.clone() {
-                    Some(foreign) => ring.foreign_keys(foreign),
+                    Some(foreign) => ring.imported_keys(foreign),
                     None => ring,
                 };
                 let ring = ring.auditor(heard.clone()).build().unwrap();
@@ -229,13 +230,13 @@ mod argon2 {
         const OWN: &str = "pk7d2.the-secret-of-a-thief";
         let store = MemoryStore::new();
         let ring = victim(store.clone())
-            .foreign_keys(by_part())
+            .imported_keys(by_part())
             .build()
             .unwrap();
-        let foreign = ForeignHash::argon2(&hash_text(KEY)).unwrap();
-        let foreign = ForeignKey::new(foreign).found_by("pk7d2");
+        let foreign = ImportedHash::argon2(&hash_text(KEY)).unwrap();
+        let foreign = ImportedKey::new(foreign).with_public_part("pk7d2");
         let manager = KeyManager::new(&ring);
-        let imported = manager.import(NewKey::of_owner("acme"), foreign).await;
+        let imported = manager.import(NewKey::new("acme"), foreign).await;
         let imported = imported.unwrap();
         let (bytes, hash) = (imported.to_bytes(), hash_text(KEY));
         let at = bytes
@@ -258,11 +259,11 @@ mod argon2 {
     async fn an_imported_slow_hash_counts_only_where_foreign_keys_are_configured() {
         const KEY: &str = "pk7d2.the-secret-of-a-user";
         let store = MemoryStore::new();
-        let before = victim(store.clone()).foreign_keys(by_part());
-        let foreign = ForeignHash::argon2(&hash_text(KEY)).unwrap();
-        let foreign = ForeignKey::new(foreign).found_by("pk7d2");
+        let before = victim(store.clone()).imported_keys(by_part());
+        let foreign = ImportedHash::argon2(&hash_text(KEY)).unwrap();
+        let foreign = ImportedKey::new(foreign).with_public_part("pk7d2");
         KeyManager::new(&before.build().unwrap())
-            .import(NewKey::of_owner("acme"), foreign)
+            .import(NewKey::new("acme"), foreign)
             .await
             .unwrap();
         let without = victim(store.clone()).build().unwrap();
@@ -270,14 +271,14 @@ mod argon2 {
         let other = |id| Pepper::new(id, [7, 8].repeat(16)).unwrap();
         let rotated = KeyRing::builder("acmepay", store.clone())
             .pepper(other(2))
-            .foreign_keys(by_part());
+            .imported_keys(by_part());
         let forgotten = rotated.build().unwrap();
         let refused = status(&forgotten, KEY).await;
         assert_eq!(refused, StatusCode::INTERNAL_SERVER_ERROR);
         let rotated = KeyRing::builder("acmepay", store)
             .pepper(other(2))
-            .former_pepper(pepper())
-            .foreign_keys(by_part());
+            .previous_pepper(pepper())
+            .imported_keys(by_part());
         assert_eq!(status(&rotated.build().unwrap(), KEY).await, StatusCode::OK);
     }
 }

@@ -13,13 +13,18 @@ use bytes::Bytes;
 use http::{Request, StatusCode};
 use http_body_util::Full;
 use portcullis::{
-    AuthDenial, Identity, ManualClock, PeerAddr, StoreErrorKind, StoreFuture, Timestamp,
+    Identity, ManualClock, PeerAddr, StoreErrorKind, StoreFuture, Timestamp,
     api_key::{
-        ApiKeyLayer, ApiKeyLayerBuilder, ApiKeyStore, ChangeFeed, Credential, ForeignHash,
-        ForeignKey, ForeignKeys, KeyChanges, KeyId, KeyManager, KeyPage, KeyQuery, KeyRing,
-        KeySource, KeyUse, NewKey, StoredKey, Verified, Verifier,
+        ApiKeyLayer, ApiKeyLayerBuilder, ApiKeyStore, Credential, KeyId, KeyManager, KeyQuery,
+        KeyRing, KeySource, NewKey, Verdict, Verifier,
+        import::{ImportedHash, ImportedKey, ImportedKeys},
+        record::{KeyPage, StoredKey},
     },
-    store::MemoryStore,
+    outcome::AuthDenial,
+    store::{
+        MemoryStore,
+        backend::{ChangeNotifications, KeyChangeFeed, KeyUse},
+    },
 };
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -49,11 +54,11 @@ const NAT: &str = "203.0.113.9";
 struct Tokens {
     asked: Arc<AtomicUsize>,
     is_slow: bool,
-    others: fn() -> Result<Verified, StoreErrorKind>,
+    others: fn() -> Result<Verdict, StoreErrorKind>,
 }
 
 impl Tokens {
-    fn new(is_slow: bool, others: fn() -> Result<Verified, StoreErrorKind>) -> Self {
+    fn new(is_slow: bool, others: fn() -> Result<Verdict, StoreErrorKind>) -> Self {
         let asked = Arc::default();
         Self {
             asked,
@@ -68,11 +73,11 @@ impl Tokens {
 }
 
 impl Verifier for Tokens {
-    fn verify(&self, credential: &Credential<'_>) -> StoreFuture<Verified> {
+    fn verify(&self, credential: &Credential<'_>) -> StoreFuture<Verdict> {
         self.asked.fetch_add(1, Ordering::SeqCst);
         let verified = match credential.expose_secret() {
-            b"0042" => Ok(Verified::Caller(
-                Identity::trusted("bob").owner("bob").build(),
+            b"0042" => Ok(Verdict::Caller(
+                Identity::builder("bob").owner("bob").build(),
             )),
             _ => (self.others)(),
         };
@@ -87,12 +92,12 @@ impl Verifier for Tokens {
     }
 }
 
-fn rejected() -> Result<Verified, StoreErrorKind> {
-    Ok(Verified::Rejected)
+fn rejected() -> Result<Verdict, StoreErrorKind> {
+    Ok(Verdict::Rejected)
 }
 
-fn not_mine() -> Result<Verified, StoreErrorKind> {
-    Ok(Verified::NotMine)
+fn not_mine() -> Result<Verdict, StoreErrorKind> {
+    Ok(Verdict::NotRecognized)
 }
 
 fn limited(keys: &Keys, verifier: &Tokens) -> ApiKeyLayerBuilder {
@@ -268,20 +273,17 @@ async fn a_guessed_foreign_key_is_not_let_in_beyond_the_limit() {
         let ring = ring
             .pepper(pepper())
             .clock(clock)
-            .without_store_deadline()
-            .foreign_keys(ForeignKeys::by_sha256())
+            .without_store_timeout()
+            .imported_keys(ImportedKeys::by_sha256())
             .build()
             .unwrap();
         let hex: String = Sha256::digest(FOREIGN)
             .iter()
             .map(|byte| format!("{byte:02x}"))
             .collect();
-        let foreign = ForeignKey::new(ForeignHash::sha256(&hex).unwrap());
+        let foreign = ImportedKey::new(ImportedHash::sha256(&hex).unwrap());
         let manager = KeyManager::new(&ring);
-        manager
-            .import(NewKey::of_owner("acme"), foreign)
-            .await
-            .unwrap();
+        manager.import(NewKey::new("acme"), foreign).await.unwrap();
         let layer = ApiKeyLayer::builder(&ring).failure_limit(3, MINUTE);
         let layer = layer.build().unwrap();
         let ask = |key: &str, address| send(layer.clone(), at(with_key(key), address));
@@ -301,13 +303,13 @@ async fn a_guessed_foreign_key_is_not_let_in_beyond_the_limit() {
 #[derive(Clone)]
 struct Server {
     store: MemoryStore,
-    changes: KeyChanges,
+    changes: KeyChangeFeed,
     finds: Arc<AtomicUsize>,
 }
 
 impl Server {
     fn new() -> Self {
-        let changes = KeyChanges::new();
+        let changes = KeyChangeFeed::new();
         changes.connected();
         Self {
             store: MemoryStore::new(),
@@ -339,16 +341,16 @@ impl ApiKeyStore for Server {
         self.store.list(query)
     }
 
-    fn touch(&self, uses: Vec<KeyUse>) -> StoreFuture<()> {
-        self.store.touch(uses)
+    fn record_uses(&self, uses: Vec<KeyUse>) -> StoreFuture<()> {
+        self.store.record_uses(uses)
     }
 
     fn purge(&self, before: Timestamp, max: usize) -> StoreFuture<usize> {
         self.store.purge(before, max)
     }
 
-    fn changes(&self) -> ChangeFeed {
-        ChangeFeed::Announced(self.changes.clone())
+    fn changes(&self) -> ChangeNotifications {
+        ChangeNotifications::Feed(self.changes.clone())
     }
 }
 
@@ -553,7 +555,7 @@ async fn each_rejection_of_a_bearer_token_names_it() {
     };
     let unavailable = (|| Err(StoreErrorKind::Timeout)) as fn() -> _;
     let broken = (|| panic!("as it was asked")) as fn() -> _;
-    let known = (|| Ok(Verified::Caller(Identity::trusted("bob").build()))) as fn() -> _;
+    let known = (|| Ok(Verdict::Caller(Identity::builder("bob").build()))) as fn() -> _;
     for (others, limit, requests, status, title) in [
         (
             rejected as fn() -> _,

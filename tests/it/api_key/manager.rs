@@ -10,13 +10,14 @@ use std::{
 
 use http::StatusCode;
 use portcullis::{
-    AuthDenial, AuthOutcome, Clock, Identity, ManualClock, Runtime, StoreErrorKind, StoreFuture,
-    Task, Timestamp,
+    Clock, Identity, ManualClock, Runtime, StoreErrorKind, StoreFuture, Task, Timestamp,
     api_key::{
-        ApiKeyStore, GeneratedKey, KeyError, KeyId, KeyManager, KeyPage, KeyQuery, KeyRecord,
-        KeyRing, KeyState, KeyStatus, KeyUpdate, KeyUse, NewKey, Pepper, StoredKey,
+        ApiKeyStore, GeneratedKey, KeyError, KeyId, KeyManager, KeyQuery, KeyRing, KeyUpdate,
+        NewKey, Pepper,
+        record::{KeyPage, KeyRecord, KeyState, KeyStatus, StoredKey},
     },
-    store::MemoryStore,
+    outcome::{AuthDenial, AuthOutcome},
+    store::{MemoryStore, backend::KeyUse},
 };
 
 use super::api_key::{Keys, denial, outcome, pepper, unknown_key, with_key};
@@ -32,7 +33,7 @@ impl Keys {
     /// Returns who the layer says calls with this key.
     async fn identity(&self, key: &GeneratedKey) -> Identity {
         let mut request = with_key(key.expose_secret());
-        let record = portcullis::RecordHandle::default();
+        let record = portcullis::outcome::RecordHandle::default();
         request.extensions_mut().insert(record);
         let response = self.send(request).await;
         match outcome(&response) {
@@ -162,11 +163,11 @@ async fn of_many_updates_for_one_version_one_wins() {
 #[tokio::test]
 async fn what_is_out_of_bounds_is_refused_by_name() {
     let keys = Keys::new();
-    let new = || NewKey::of_owner("acme");
+    let new = || NewKey::new("acme");
     let long = "x".repeat(300);
     let wrong = [
-        (NewKey::of_owner(""), "owner"),
-        (NewKey::of_owner(long.clone()), "owner"),
+        (NewKey::new(""), "owner"),
+        (NewKey::new(long.clone()), "owner"),
         (new().name(long.clone()), "name"),
         (new().tier(long.clone()), "tier"),
         (new().scopes(["a b"]), "scopes"),
@@ -191,7 +192,7 @@ async fn what_is_out_of_bounds_is_refused_by_name() {
 #[tokio::test]
 async fn a_rotated_key_is_accepted_until_the_overlap_ends_and_its_heir_has_all_that_it_had() {
     let keys = Keys::new();
-    let new = NewKey::of_owner("acme")
+    let new = NewKey::new("acme")
         .tier("pro")
         .scopes(["a"])
         .metadata("k", "v");
@@ -265,8 +266,8 @@ impl ApiKeyStore for Unheard {
         self.store.list(query)
     }
 
-    fn touch(&self, uses: Vec<KeyUse>) -> StoreFuture<()> {
-        ApiKeyStore::touch(&self.store, uses)
+    fn record_uses(&self, uses: Vec<KeyUse>) -> StoreFuture<()> {
+        ApiKeyStore::record_uses(&self.store, uses)
     }
 
     fn purge(&self, before: Timestamp, max: usize) -> StoreFuture<usize> {
@@ -300,7 +301,7 @@ async fn a_leaked_key_is_rotated_without_overlap() {
 #[tokio::test]
 async fn the_overlap_ends_with_the_key_that_it_is_for() {
     let keys = Keys::new();
-    let old = keys.create(NewKey::of_owner("acme").expires_in(HOUR)).await;
+    let old = keys.create(NewKey::new("acme").expires_in(HOUR)).await;
     keys.manager.rotate(old.id(), 9 * HOUR).await.unwrap();
     keys.clock.advance(HOUR);
     assert_eq!(keys.status(&old).await, StatusCode::UNAUTHORIZED);
@@ -322,13 +323,17 @@ async fn a_line_has_two_keys_at_most() {
         .await
         .unwrap();
     assert_eq!(third.record().lineage(), first.id());
-    let accepted = |page: portcullis::api_key::KeyPage| {
+    let accepted = |page: portcullis::api_key::record::KeyPage| {
         let now = keys.clock.wall();
         let keys = page.keys.into_iter();
         keys.filter(|listed| listed.record.status_at(now) == KeyStatus::Active)
             .count()
     };
-    let page = keys.manager.list(KeyQuery::of_owner("acme")).await.unwrap();
+    let page = keys
+        .manager
+        .list(KeyQuery::for_owner("acme"))
+        .await
+        .unwrap();
     assert_eq!(accepted(page), 2);
 }
 
@@ -376,10 +381,8 @@ async fn a_key_that_a_scanner_found_is_switched_off_and_a_strangers_is_not() {
 async fn ended_keys_are_purged_once_their_retention_is_over() {
     let keys = Keys::new();
     let (kept, revoked) = (keys.reader().await, keys.reader().await);
-    let expired = keys.create(NewKey::of_owner("acme").expires_in(HOUR)).await;
-    let later = keys
-        .create(NewKey::of_owner("acme").expires_in(3 * HOUR))
-        .await;
+    let expired = keys.create(NewKey::new("acme").expires_in(HOUR)).await;
+    let later = keys.create(NewKey::new("acme").expires_in(3 * HOUR)).await;
     keys.manager.revoke(revoked.id(), "").await.unwrap();
     keys.clock.advance(2 * HOUR);
     assert_eq!(keys.manager.purge(9 * HOUR).await.unwrap(), 0);
@@ -404,13 +407,12 @@ async fn ended_keys_are_purged_once_their_retention_is_over() {
 #[tokio::test]
 async fn keys_that_end_soon_are_found() {
     let keys = Keys::new();
-    let soon = keys.create(NewKey::of_owner("acme").expires_in(HOUR)).await;
-    keys.create(NewKey::of_owner("acme").expires_in(9 * HOUR))
-        .await;
+    let soon = keys.create(NewKey::new("acme").expires_in(HOUR)).await;
+    keys.create(NewKey::new("acme").expires_in(9 * HOUR)).await;
     keys.reader().await;
     let page = keys
         .manager
-        .expiring_within(2 * HOUR, KeyQuery::all())
+        .list_expiring_within(2 * HOUR, KeyQuery::all())
         .await
         .unwrap();
     let found: Vec<_> = page.keys.iter().map(|listed| listed.record.id()).collect();
@@ -427,8 +429,8 @@ async fn uses_are_told_to_the_store_when_they_are_flushed_and_not_before() {
         .build()
         .unwrap();
     let manager = KeyManager::new(&ring);
-    let used = manager.create(NewKey::of_owner("acme")).await.unwrap();
-    let unused = manager.create(NewKey::of_owner("acme")).await.unwrap();
+    let used = manager.create(NewKey::new("acme")).await.unwrap();
+    let unused = manager.create(NewKey::new("acme")).await.unwrap();
     let layer = portcullis::api_key::ApiKeyLayer::builder(&ring)
         .build()
         .unwrap();
@@ -454,7 +456,7 @@ async fn uses_are_told_to_the_store_when_they_are_flushed_and_not_before() {
     );
 
     let page = manager
-        .unused_since(clock.wall(), KeyQuery::all())
+        .list_unused_since(clock.wall(), KeyQuery::all())
         .await
         .unwrap();
     let found: Vec<_> = page.keys.iter().map(|listed| listed.record.id()).collect();
@@ -489,7 +491,7 @@ async fn uses_are_told_at_each_interval_as_long_as_the_ring_is_there() {
     assert_eq!(build(Duration::ZERO).unwrap_err().option(), "flush_every");
     let ring = build(Duration::from_secs(30)).unwrap();
     let manager = KeyManager::new(&ring);
-    let key = manager.create(NewKey::of_owner("acme")).await.unwrap();
+    let key = manager.create(NewKey::new("acme")).await.unwrap();
     let layer = portcullis::api_key::ApiKeyLayer::builder(&ring)
         .build()
         .unwrap();
@@ -530,14 +532,14 @@ async fn a_pepper_is_rotated_key_by_key_as_they_are_used_until_the_former_can_go
     let builder = || KeyRing::builder("acmepay", store.clone());
     let before = builder().pepper(pepper_of(1)).build().unwrap();
     let manager = KeyManager::new(&before);
-    let used = manager.create(NewKey::of_owner("acme")).await.unwrap();
-    let unused = manager.create(NewKey::of_owner("acme")).await.unwrap();
+    let used = manager.create(NewKey::new("acme")).await.unwrap();
+    let unused = manager.create(NewKey::new("acme")).await.unwrap();
 
-    let during = builder().pepper(pepper_of(2)).former_pepper(pepper_of(1));
+    let during = builder().pepper(pepper_of(2)).previous_pepper(pepper_of(1));
     let during = during.build().unwrap();
     let manager = KeyManager::new(&during);
     let old = async || {
-        let page = manager.under_former_pepper(KeyQuery::all()).await.unwrap();
+        let page = manager.list_outdated_pepper(KeyQuery::all()).await.unwrap();
         page.keys
             .iter()
             .map(|listed| listed.record.id())
@@ -566,7 +568,7 @@ async fn a_service_that_had_no_pepper_gets_one_without_new_keys() {
     let builder = || KeyRing::builder("acmepay", store.clone());
     let before = builder().without_pepper().build().unwrap();
     let key = KeyManager::new(&before)
-        .create(NewKey::of_owner("acme"))
+        .create(NewKey::new("acme"))
         .await
         .unwrap();
     let abrupt = builder().pepper(pepper_of(1)).build().unwrap();
@@ -576,7 +578,7 @@ async fn a_service_that_had_no_pepper_gets_one_without_new_keys() {
     );
     let gentle = builder()
         .pepper(pepper_of(1))
-        .formerly_without_pepper()
+        .accept_unpeppered()
         .build()
         .unwrap();
     assert_eq!(status(&gentle, &key).await, StatusCode::OK);
@@ -592,7 +594,7 @@ async fn a_record_that_was_changed_in_the_store_is_not_believed() {
     let ring = builder().seal_records().build().unwrap();
     let manager = KeyManager::new(&ring);
     let key = manager
-        .create(NewKey::of_owner("acme").scopes(["read"]))
+        .create(NewKey::new("acme").scopes(["read"]))
         .await
         .unwrap();
     assert_eq!(status(&ring, &key).await, StatusCode::OK);
@@ -616,7 +618,7 @@ async fn a_record_that_was_changed_in_the_store_is_not_believed() {
 
     // A ring that does not seal makes keys that this one does not believe.
     let unsealed = KeyManager::new(&builder().build().unwrap());
-    let key = unsealed.create(NewKey::of_owner("acme")).await.unwrap();
+    let key = unsealed.create(NewKey::new("acme")).await.unwrap();
     assert_eq!(status(&ring, &key).await, StatusCode::INTERNAL_SERVER_ERROR);
     let sealed_with_nothing = KeyRing::builder("acmepay", store.clone()).without_pepper();
     let refused = sealed_with_nothing.seal_records().build().unwrap_err();

@@ -13,13 +13,16 @@ use bytes::Bytes;
 use http::{Request, StatusCode};
 use http_body_util::Full;
 use portcullis::{
-    AuthDenial, ConfigError, ManualClock, PeerAddr, StoreError, StoreErrorKind, StoreFuture,
-    Timestamp,
+    ConfigError, ManualClock, PeerAddr, StoreError, StoreErrorKind, StoreFuture, Timestamp,
     api_key::{
-        ApiKeyLayer, ApiKeyStore, ChangeFeed, KeyChanges, KeyId, KeyManager, KeyPage, KeyQuery,
-        KeyRing, KeyUse, KeyedTag, NewKey, StoredKey,
+        ApiKeyLayer, ApiKeyStore, KeyId, KeyManager, KeyQuery, KeyRing, KeyedTag, NewKey,
+        record::{KeyPage, StoredKey},
     },
-    store::MemoryStore,
+    outcome::AuthDenial,
+    store::{
+        MemoryStore,
+        backend::{ChangeNotifications, KeyChangeFeed, KeyUse},
+    },
 };
 use tokio::sync::Semaphore;
 use tower::{Layer, ServiceExt, service_fn};
@@ -31,14 +34,14 @@ use crate::support::header;
 #[derive(Clone)]
 struct Remote {
     records: MemoryStore,
-    feed: ChangeFeed,
+    feed: ChangeNotifications,
     finds: Arc<AtomicU64>,
     gate: Arc<Semaphore>,
     failure: Arc<std::sync::Mutex<Option<StoreErrorKind>>>,
 }
 
 impl Remote {
-    fn new(feed: ChangeFeed) -> Self {
+    fn new(feed: ChangeNotifications) -> Self {
         Self {
             records: MemoryStore::new(),
             feed,
@@ -48,10 +51,13 @@ impl Remote {
         }
     }
 
-    fn announced() -> (Self, KeyChanges) {
-        let changes = KeyChanges::new();
+    fn announced() -> (Self, KeyChangeFeed) {
+        let changes = KeyChangeFeed::new();
         changes.connected();
-        (Self::new(ChangeFeed::Announced(changes.clone())), changes)
+        (
+            Self::new(ChangeNotifications::Feed(changes.clone())),
+            changes,
+        )
     }
 
     fn finds(&self) -> u64 {
@@ -104,15 +110,15 @@ impl ApiKeyStore for Remote {
         self.records.list(query)
     }
 
-    fn touch(&self, uses: Vec<KeyUse>) -> StoreFuture<()> {
-        self.records.touch(uses)
+    fn record_uses(&self, uses: Vec<KeyUse>) -> StoreFuture<()> {
+        self.records.record_uses(uses)
     }
 
     fn purge(&self, before: Timestamp, max: usize) -> StoreFuture<usize> {
         self.records.purge(before, max)
     }
 
-    fn changes(&self) -> ChangeFeed {
+    fn changes(&self) -> ChangeNotifications {
         self.feed.clone()
     }
 }
@@ -175,7 +181,7 @@ async fn a_warm_key_costs_the_store_nothing_for_ten_seconds() {
 
 #[tokio::test]
 async fn a_store_that_announces_nothing_is_asked_each_time_unless_the_ring_is_told_otherwise() {
-    let store = Remote::new(ChangeFeed::Unannounced);
+    let store = Remote::new(ChangeNotifications::None);
     let keys = Keys::kept_in(store.clone());
     let key = keys.reader().await;
     for _ in 0..3 {
@@ -184,7 +190,7 @@ async fn a_store_that_announces_nothing_is_asked_each_time_unless_the_ring_is_to
     assert_eq!(store.finds(), 3);
     let told = KeyRing::builder("acmepay", store.clone())
         .pepper(pepper())
-        .remember_keys_for(Duration::from_secs(2))
+        .key_cache_ttl(Duration::from_secs(2))
         .clock(keys.clock.clone())
         .build();
     let layer = ApiKeyLayer::builder(&told.unwrap()).build().unwrap();
@@ -198,9 +204,9 @@ async fn a_store_that_announces_nothing_is_asked_each_time_unless_the_ring_is_to
 fn remembering_for_more_than_ten_seconds_is_refused() {
     let ring = KeyRing::builder("acmepay", MemoryStore::new())
         .pepper(pepper())
-        .remember_keys_for(Duration::from_secs(11))
+        .key_cache_ttl(Duration::from_secs(11))
         .build();
-    assert_eq!(ring.unwrap_err().option(), "remember_keys_for");
+    assert_eq!(ring.unwrap_err().option(), "key_cache_ttl");
 }
 
 /// Threat A7: what this process changes, it knows.
@@ -441,15 +447,13 @@ async fn a_flood_of_keys_with_a_forged_tag_never_reaches_the_store() {
     let builder = || {
         KeyRing::builder("acmepay", store.clone())
             .pepper(pepper())
-            .without_store_deadline()
+            .without_store_timeout()
     };
     let tag = |first: u8| KeyedTag::new((first..first + 32).collect::<Vec<u8>>()).unwrap();
     let before = KeyManager::new(&builder().build().unwrap());
     let ring = builder().keyed_tag(tag(0)).build().unwrap();
-    let former = before.create(NewKey::of_owner("acme")).await.unwrap();
-    let key = KeyManager::new(&ring)
-        .create(NewKey::of_owner("acme"))
-        .await;
+    let former = before.create(NewKey::new("acme")).await.unwrap();
+    let key = KeyManager::new(&ring).create(NewKey::new("acme")).await;
     let key = key.unwrap();
     let ask = async |ring: &KeyRing, key: &str| {
         let layer = ApiKeyLayer::builder(ring).build().unwrap();
@@ -472,8 +476,8 @@ async fn a_flood_of_keys_with_a_forged_tag_never_reaches_the_store() {
         ask(&ring, former.expose_secret()).await,
         StatusCode::UNAUTHORIZED
     );
-    let later = builder().keyed_tag(tag(1)).former_keyed_tag(tag(0));
-    let later = later.formerly_without_tag().build().unwrap();
+    let later = builder().keyed_tag(tag(1)).previous_keyed_tag(tag(0));
+    let later = later.accept_untagged().build().unwrap();
     assert_eq!(ask(&later, former.expose_secret()).await, StatusCode::OK);
     assert_eq!(ask(&later, key.expose_secret()).await, StatusCode::OK);
     let later = builder().keyed_tag(tag(1)).build().unwrap();
@@ -481,7 +485,7 @@ async fn a_flood_of_keys_with_a_forged_tag_never_reaches_the_store() {
         ask(&later, key.expose_secret()).await,
         StatusCode::UNAUTHORIZED
     );
-    let unnamed = builder().former_keyed_tag(tag(0)).build().unwrap_err();
+    let unnamed = builder().previous_keyed_tag(tag(0)).build().unwrap_err();
     assert_eq!(unnamed.option(), "keyed_tag");
 }
 
@@ -645,8 +649,8 @@ async fn a_question_that_panics_leaves_the_layer_whole() {
             self.0.list(query)
         }
 
-        fn touch(&self, uses: Vec<KeyUse>) -> StoreFuture<()> {
-            self.0.touch(uses)
+        fn record_uses(&self, uses: Vec<KeyUse>) -> StoreFuture<()> {
+            self.0.record_uses(uses)
         }
 
         fn purge(&self, before: Timestamp, max: usize) -> StoreFuture<usize> {

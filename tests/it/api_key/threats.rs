@@ -14,12 +14,12 @@ use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use portcullis::{
-    AuthDenial, AuthOutcome, ClientAddrResolver, Identity, PeerAddr, Responder, StoreErrorKind,
-    StoreFuture, TrustedProxies,
+    ClientAddrResolver, Identity, PeerAddr, Responder, StoreErrorKind, StoreFuture, TrustedProxies,
     api_key::{
-        Constraints, Credential, KeySource, NewKey, RequireScopesLayer, StaticKeys, Verified,
+        Constraints, Credential, KeySource, NewKey, RequireScopesLayer, StaticKeys, Verdict,
         Verifier,
     },
+    outcome::{AuthDenial, AuthOutcome},
     rate_limit::{Partition, Policy, Quota, RateLimitLayer},
     store::MemoryStore,
 };
@@ -125,9 +125,7 @@ async fn no_way_of_writing_a_path_gets_around_a_routes_scopes() {
 async fn a_key_for_a_network_is_no_good_from_elsewhere_whatever_is_claimed() {
     let keys = Keys::new();
     let office = Constraints::new().networks(["203.0.113.0/24".parse().unwrap()]);
-    let key = keys
-        .create(NewKey::of_owner("acme").constraints(office))
-        .await;
+    let key = keys.create(NewKey::new("acme").constraints(office)).await;
     let request = || with_key(key.expose_secret());
     let forwarded = |from: &str| {
         let mut request = request();
@@ -173,9 +171,7 @@ async fn a_restricted_key_is_refused_without_a_word_about_why() {
     let reads = Constraints::new()
         .methods([Method::GET])
         .origins(["https://app.example"]);
-    let key = keys
-        .create(NewKey::of_owner("acme").constraints(reads))
-        .await;
+    let key = keys.create(NewKey::new("acme").constraints(reads)).await;
     let request = |origin: &str| {
         let mut request = with_key(key.expose_secret());
         request
@@ -257,7 +253,7 @@ async fn a_key_in_the_query_is_no_key_unless_it_was_asked_for() {
     let request = || support::get(&format!("/p?a=b&key={}&c=d", key.expose_secret()));
     let response = keys.send(request()).await;
     assert_eq!(denial(&response), AuthDenial::Missing);
-    let query = KeySource::query_parameter_that_will_leak_into_logs("key").unwrap();
+    let query = KeySource::insecure_query_parameter("key").unwrap();
     let layer = keys.layer().sources([query]).build().unwrap();
     let seen = |request: Request<Full<Bytes>>| {
         let uri = request.uri().to_string();
@@ -300,33 +296,33 @@ const TOKEN: &str = "a-token-that-is-no-key-of-the-ring";
 #[derive(Clone)]
 struct Says {
     asked: Arc<AtomicU64>,
-    answer: fn() -> StoreFuture<Verified>,
+    answer: fn() -> StoreFuture<Verdict>,
 }
 
 impl Says {
-    fn new(answer: fn() -> StoreFuture<Verified>) -> Self {
+    fn new(answer: fn() -> StoreFuture<Verdict>) -> Self {
         let asked = Arc::default();
         Self { asked, answer }
     }
 }
 
 impl Verifier for Says {
-    fn verify(&self, _: &Credential<'_>) -> StoreFuture<Verified> {
+    fn verify(&self, _: &Credential<'_>) -> StoreFuture<Verdict> {
         self.asked.fetch_add(1, Ordering::SeqCst);
         (self.answer)()
     }
 }
 
-fn known() -> Verified {
-    Verified::Caller(
-        Identity::trusted("user-7")
+fn known() -> Verdict {
+    Verdict::Caller(
+        Identity::builder("user-7")
             .owner("bob")
             .scopes(["a"])
             .build(),
     )
 }
 
-fn later(answer: Verified) -> StoreFuture<Verified> {
+fn later(answer: Verdict) -> StoreFuture<Verdict> {
     StoreFuture::pending(async move {
         tokio::task::yield_now().await;
         Ok(answer)
@@ -336,8 +332,8 @@ fn later(answer: Verified) -> StoreFuture<Verified> {
 #[tokio::test]
 async fn verifiers_are_asked_in_order_until_one_decides_at_once_or_later() {
     let keys = Keys::new();
-    let not_mine = Says::new(|| StoreFuture::ready(Verified::NotMine));
-    let not_mine_later = Says::new(|| later(Verified::NotMine));
+    let not_mine = Says::new(|| StoreFuture::ready(Verdict::NotRecognized));
+    let not_mine_later = Says::new(|| later(Verdict::NotRecognized));
     let knows_later = Says::new(|| later(known()));
     let never = Says::new(|| panic!("nobody asks further"));
     let layer = keys
@@ -368,9 +364,9 @@ async fn a_credential_that_is_nobodys_or_rejected_is_answered_like_any_wrong_key
     let keys = Keys::new();
     let garbage = bytes_of(keys.send(with_key("garbage")).await).await;
     for answer in [
-        (|| StoreFuture::ready(Verified::NotMine)) as fn() -> StoreFuture<Verified>,
-        || StoreFuture::ready(Verified::Rejected),
-        || later(Verified::Rejected),
+        (|| StoreFuture::ready(Verdict::NotRecognized)) as fn() -> StoreFuture<Verdict>,
+        || StoreFuture::ready(Verdict::Rejected),
+        || later(Verdict::Rejected),
     ] {
         let layer = keys.layer().verifier(Says::new(answer)).build().unwrap();
         assert_eq!(bytes_of(send(layer, with_key(TOKEN)).await).await, garbage);
@@ -380,7 +376,7 @@ async fn a_credential_that_is_nobodys_or_rejected_is_answered_like_any_wrong_key
 #[tokio::test]
 async fn rejected_credentials_count_as_failures_of_their_address() {
     let keys = Keys::new();
-    let rejects = Says::new(|| StoreFuture::ready(Verified::Rejected));
+    let rejects = Says::new(|| StoreFuture::ready(Verdict::Rejected));
     let layer = keys
         .layer()
         .verifier(rejects)
@@ -400,7 +396,7 @@ async fn rejected_credentials_count_as_failures_of_their_address() {
 async fn a_verifier_that_fails_stops_the_chain() {
     let keys = Keys::new();
     for failing in [
-        (|| StoreFuture::failed(StoreErrorKind::Unavailable)) as fn() -> StoreFuture<Verified>,
+        (|| StoreFuture::failed(StoreErrorKind::Unavailable)) as fn() -> StoreFuture<Verdict>,
         || StoreFuture::pending(async { Err(StoreErrorKind::Timeout.into()) }),
     ] {
         let weaker = Says::new(|| StoreFuture::ready(known()));
@@ -419,7 +415,7 @@ async fn a_verifier_that_fails_stops_the_chain() {
 async fn a_verifier_that_panics_is_answered_for_by_500() {
     let keys = Keys::new();
     for panicking in [
-        (|| panic!("a verifier of the user's")) as fn() -> StoreFuture<Verified>,
+        (|| panic!("a verifier of the user's")) as fn() -> StoreFuture<Verdict>,
         || StoreFuture::pending(async { panic!("a verifier of the user's") }),
     ] {
         let layer = keys.layer().verifier(Says::new(panicking)).build().unwrap();
@@ -434,7 +430,7 @@ async fn a_verifier_that_panics_is_answered_for_by_500() {
 #[tokio::test]
 async fn a_static_key_is_known_beside_the_ring_and_has_scopes_like_any() {
     let keys = Keys::new();
-    let caller = Identity::trusted("billing")
+    let caller = Identity::builder("billing")
         .owner("billing")
         .scopes(["a"])
         .build();

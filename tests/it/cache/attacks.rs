@@ -17,12 +17,12 @@ use http::{Method, Request, Response, StatusCode};
 use http_body::{Body, Frame};
 use http_body_util::{BodyExt, Full};
 use portcullis::{
-    ManualClock, StoreFuture, StoreKeys,
-    cache::{
-        CacheKey, CacheLayer, CachePolicy, CacheStore, Lookup, Purge, PurgeMode, PurgeTarget, Put,
-        PutOutcome, Selection, Touch,
+    ManualClock, StoreFuture,
+    cache::{CacheLayer, CachePolicy, CacheStore, Purge, PurgeMode},
+    store::{
+        MemoryStore, StoreKeys,
+        backend::{CacheKey, Lookup, PurgeTarget, Put, PutOutcome, Selection, Touch},
     },
-    store::MemoryStore,
 };
 use tower::{Layer, ServiceExt, service_fn};
 
@@ -316,7 +316,7 @@ async fn post_that_bypasses_the_cache_is_not_kept_for_a_get() {
         let posted = [("cache-control", "max-age=60"), ("content-location", "/a")];
         for is_fat in [false, true] {
             let clock = ManualClock::default();
-            let builder = CacheLayer::rfc(MemoryStore::with_clock(clock.clone())).keep_posts(true);
+            let builder = CacheLayer::rfc(MemoryStore::with_clock(clock.clone())).cache_posts(true);
             let app = App::built(
                 Handler::new(move |_, _| answer(&posted, "")),
                 clock,
@@ -516,7 +516,7 @@ async fn no_answer_to_a_condition_or_a_range_of_one_request_is_kept_for_others()
     ] {
         // Not where every status is kept, nor where a route asks for this very one.
         let code = StatusCode::from_u16(status).unwrap();
-        let policy = CachePolicy::new().keep_status(code, Duration::from_secs(60));
+        let policy = CachePolicy::new().cache_status_code(code, Duration::from_secs(60));
         let app = App::rfc(Handler::new(move |request, _| {
             let mut response = answer(FRESH, "");
             if request.headers().contains_key(field.0) {
@@ -601,7 +601,7 @@ async fn an_answer_by_a_credential_that_says_so_in_vary_is_not_shared() {
                 response.headers_mut().insert("vary", by.parse().unwrap());
                 response
             }),
-            |builder| builder.share_where_public(true),
+            |builder| builder.share_public_responses(true),
         );
         app.get("/a").await;
         assert!(!app.get("/a").await.is_hit(), "`Vary: {by}` was shared");
@@ -727,8 +727,8 @@ async fn a_range_that_is_not_stored_is_no_reason_to_fetch_the_whole() {
 #[tokio::test]
 async fn a_flood_of_urls_does_not_drive_out_what_is_asked_for_often() {
     let store = MemoryStore::builder()
-        .cache_bytes_max(4 << 20)
-        .rate_limit_partitions_max(1)
+        .max_cache_bytes(4 << 20)
+        .max_rate_limit_partitions(1)
         .build()
         .unwrap();
     let app = App::built(

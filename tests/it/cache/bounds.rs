@@ -138,8 +138,8 @@ async fn what_is_being_stored_at_one_moment_is_bounded() {
     let clock = ManualClock::default();
     let layer = CacheLayer::secure(MemoryStore::builder().clock(clock.clone()).build().unwrap())
         .clock(clock.clone())
-        .filling_bytes_max(100)
-        .filling_time_max(Duration::from_secs(30))
+        .max_fill_bytes(100)
+        .fill_timeout(Duration::from_secs(30))
         .build()
         .unwrap();
     let service = layer.layer(service_fn(slow));
@@ -184,7 +184,7 @@ async fn an_answer_that_gave_way_streams_on_and_is_not_kept() {
     let clock = ManualClock::default();
     let layer = CacheLayer::secure(MemoryStore::builder().clock(clock.clone()).build().unwrap())
         .clock(clock.clone())
-        .filling_bytes_max(100)
+        .max_fill_bytes(100)
         .build()
         .unwrap();
     let (send, receive) = mpsc::unbounded_channel();
@@ -221,12 +221,12 @@ async fn an_answer_that_gave_way_streams_on_and_is_not_kept() {
 
 #[test]
 fn a_flood_of_urls_and_variants_stays_within_the_bytes() {
-    const BYTES_MAX: u64 = 4 << 20;
+    const MAX_BYTES: u64 = 4 << 20;
     let mut kept = None;
     let allocated = measure(|| {
         let store = MemoryStore::builder()
-            .cache_bytes_max(BYTES_MAX)
-            .rate_limit_partitions_max(1)
+            .max_cache_bytes(MAX_BYTES)
+            .max_rate_limit_partitions(1)
             .build()
             .unwrap();
         let fields = &[("cache-control", "max-age=60"), ("vary", "accept, x-v")];
@@ -245,9 +245,9 @@ fn a_flood_of_urls_and_variants_stays_within_the_bytes() {
         kept = Some(service);
     });
     let held = u64::try_from(allocated.bytes_current).unwrap();
-    assert!(held <= BYTES_MAX + BYTES_MAX / 10, "{held} bytes are held");
+    assert!(held <= MAX_BYTES + MAX_BYTES / 10, "{held} bytes are held");
     assert!(
-        held >= BYTES_MAX / 2,
+        held >= MAX_BYTES / 2,
         "{held} bytes are held: too little is kept"
     );
 }

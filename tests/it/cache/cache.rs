@@ -15,13 +15,16 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use portcullis::{
-    CacheSource, Identity, ManualClock, RecordHandle, StoreErrorKind, StoreFuture, StoreKeys,
+    Identity, ManualClock, StoreErrorKind, StoreFuture,
     cache::{
-        Cache, CacheBody, CacheKey, CacheLayer, CacheLayerBuilder, CachePolicy, CachePurger,
-        CacheStore, CacheTags, Lookup, Purge, PurgeMode, PurgeTarget, Put, PutOutcome, Selection,
-        Touch,
+        Cache, CacheLayer, CacheLayerBuilder, CachePolicy, CachePurger, CacheStore, CacheTags,
+        Purge, PurgeMode, body::CacheBody,
     },
-    store::MemoryStore,
+    outcome::{CacheSource, RecordHandle},
+    store::{
+        MemoryStore, StoreKeys,
+        backend::{CacheKey, Lookup, PurgeTarget, Put, PutOutcome, Selection, Touch},
+    },
 };
 use tower::{Layer, Service, ServiceExt};
 
@@ -172,7 +175,7 @@ impl Seen {
 }
 
 pub(crate) fn caller(key_id: &str) -> Identity {
-    Identity::trusted(key_id).build()
+    Identity::builder(key_id).build()
 }
 
 pub(crate) fn get_as(uri: &str, caller: &Identity) -> Request<Full<Bytes>> {
@@ -270,10 +273,10 @@ async fn each_caller_gets_an_answer_of_its_own() {
 async fn a_caller_whose_rights_change_sees_nothing_that_it_got_with_the_former_ones() {
     let app = App::new(Handler::with(FRESH));
     let rights = [
-        Identity::trusted("k").scopes(["admin"]).build(),
-        Identity::trusted("k").build(),
-        Identity::trusted("k").tier("pro").build(),
-        Identity::trusted("k").tier("free").build(),
+        Identity::builder("k").scopes(["admin"]).build(),
+        Identity::builder("k").build(),
+        Identity::builder("k").tier("pro").build(),
+        Identity::builder("k").tier("free").build(),
     ];
     for _ in 0..2 {
         for (call, rights) in (1..).zip(&rights) {
@@ -341,7 +344,7 @@ async fn what_is_public_is_shared_among_callers_only_where_the_route_says_so() {
     apart.send(get_as("/a", &one)).await;
     assert_eq!(apart.send(get_as("/a", &two)).await.body, "call 2");
 
-    let sharing = App::configured(handler(), |builder| builder.share_where_public(true));
+    let sharing = App::configured(handler(), |builder| builder.share_public_responses(true));
     sharing.send(get_as("/a", &one)).await;
     assert_eq!(sharing.send(get_as("/a", &two)).await.body, "call 1");
     assert_eq!(sharing.get("/a").await.body, "call 1");
@@ -357,7 +360,7 @@ async fn what_is_public_is_shared_among_callers_only_where_the_route_says_so() {
 #[tokio::test]
 async fn what_is_not_public_is_not_shared_even_where_the_route_shares() {
     let app = App::configured(Handler::with(FRESH), |builder| {
-        builder.share_where_public(true)
+        builder.share_public_responses(true)
     });
     let (one, two) = (caller("one"), caller("two"));
     assert_eq!(app.send(get_as("/a", &one)).await.body, "call 1");
@@ -476,7 +479,7 @@ async fn answers_that_vary_stand_side_by_side() {
 #[tokio::test]
 async fn the_oldest_variant_goes_when_there_are_too_many() {
     let handler = Handler::with(&[("cache-control", "max-age=60"), ("vary", "accept")]);
-    let app = App::configured(handler, |builder| builder.variants_max(2));
+    let app = App::configured(handler, |builder| builder.max_variants(2));
     for accept in ["a", "b", "c"] {
         app.send(get_with("/a", &[("accept", accept)])).await;
     }
@@ -527,7 +530,7 @@ async fn repeated_fields_are_given_again_as_they_were() {
 #[tokio::test]
 async fn a_body_larger_than_the_bound_streams_through_and_is_not_kept() {
     let handler = Handler::new(|_, _| answer(FRESH, vec![b'x'; 11]));
-    let app = App::configured(handler, |builder| builder.body_bytes_max(10));
+    let app = App::configured(handler, |builder| builder.max_body_bytes(10));
     let seen = app.get("/a").await;
     assert_eq!(seen.body.len(), 11);
     assert_eq!(
@@ -539,7 +542,7 @@ async fn a_body_larger_than_the_bound_streams_through_and_is_not_kept() {
 
 #[tokio::test]
 async fn a_body_that_the_client_did_not_read_to_its_end_is_not_kept() {
-    let app = App::configured(Handler::with(FRESH), |builder| builder.finish_bytes_max(0));
+    let app = App::configured(Handler::with(FRESH), |builder| builder.max_finish_bytes(0));
     drop(app.service.clone().oneshot(get("/a")).await.unwrap());
     assert_eq!(app.get("/a").await.body, "call 2");
 }
@@ -591,7 +594,7 @@ async fn the_record_and_the_response_say_what_the_cache_did() {
         let response = app.service.clone().oneshot(request).await.unwrap();
         let told = response
             .extensions()
-            .get::<portcullis::CacheOutcome>()
+            .get::<portcullis::outcome::CacheOutcome>()
             .unwrap()
             .clone();
         assert_eq!(told.source, source);
@@ -659,8 +662,8 @@ fn a_wrong_option_is_named_before_the_first_request() {
         option(builder().credential_header("a b")),
         "credential_header"
     );
-    assert_eq!(option(builder().body_bytes_max(0)), "body_bytes_max");
-    assert_eq!(option(builder().variants_max(0)), "variants_max");
+    assert_eq!(option(builder().max_body_bytes(0)), "max_body_bytes");
+    assert_eq!(option(builder().max_variants(0)), "max_variants");
 }
 
 /// A store that answers a little later, as one on a server does, or not at all.
@@ -719,7 +722,7 @@ async fn a_store_that_answers_later_serves_as_well() {
     let app = App::built(
         Handler::with(FRESH),
         clock,
-        builder.share_where_public(true),
+        builder.share_public_responses(true),
     );
     let one = caller("one");
     assert_eq!(app.send(get_as("/a", &one)).await.body, "call 1");
@@ -894,7 +897,7 @@ async fn a_routes_policy_keeps_it_out_or_apart() {
     let off = app.send(with(CachePolicy::new().off(), get("/a"))).await;
     assert_eq!(off.cache_status(), "portcullis; fwd=bypass; detail=off");
 
-    let shared = || CachePolicy::new().share_where_public(true);
+    let shared = || CachePolicy::new().share_public_responses(true);
     let (one, two) = (caller("one"), caller("two"));
     app.send(with(shared(), get_as("/b", &one))).await;
     assert!(app.send(with(shared(), get_as("/b", &two))).await.is_hit());

@@ -231,10 +231,10 @@ async fn a_leader_that_fails_hands_over_to_one() {
 
 #[tokio::test]
 async fn a_leader_whose_client_does_not_read_delays_nobody() {
-    for finish_bytes_max in [0, 256 << 10] {
+    for max_finish_bytes in [0, 256 << 10] {
         let slow = Slow::new();
         slow.open();
-        let service = slow.cached(FRESH, |builder| builder.finish_bytes_max(finish_bytes_max));
+        let service = slow.cached(FRESH, |builder| builder.max_finish_bytes(max_finish_bytes));
         let unread = service.clone().oneshot(get("/a")).await.unwrap();
         let follower = tokio::spawn(body(service, get("/a")));
         assert_eq!(follower.await.unwrap(), "call 1");
@@ -295,7 +295,7 @@ async fn what_is_none_for_the_store_lets_all_go_at_once() {
 #[tokio::test]
 async fn more_than_the_bound_do_not_wait() {
     let slow = Slow::new();
-    let service = slow.cached(FRESH, |builder| builder.waiters_max(1));
+    let service = slow.cached(FRESH, |builder| builder.max_waiters(1));
     let asking = [(); 3].map(|()| tokio::spawn(body(service.clone(), get("/a"))));
     while slow.calls() < 2 {
         tokio::task::yield_now().await;

@@ -28,7 +28,7 @@ fn app_of(fields: &'static [(&'static str, &'static str)]) -> App {
         &Method::POST => answer(&[], ""),
         _ => answer(fields, long()),
     });
-    App::configured(handler, |builder| builder.compress_from(1_000))
+    App::configured(handler, |builder| builder.compression_threshold(1_000))
 }
 
 /// Asks for an answer that is kept from then on.
@@ -142,7 +142,7 @@ async fn what_still_holds_stays_compressed_and_is_shown_in_either_form() {
         }
         answer(TEXT, long())
     });
-    let app = App::configured(handler, |builder| builder.compress_from(1_000));
+    let app = App::configured(handler, |builder| builder.compression_threshold(1_000));
     app.get("/a").await;
     let_all_run().await;
     for fields in [&[][..], GZIP] {
@@ -230,7 +230,7 @@ async fn a_cache_that_does_not_compress_shows_what_another_one_has_compressed_to
     let cached = |compresses: bool| -> Cache<Handler> {
         let builder = CacheLayer::secure(store.clone());
         let builder = match compresses {
-            true => builder.compress_from(1_000),
+            true => builder.compression_threshold(1_000),
             false => builder,
         };
         builder.build().unwrap().layer(handler.clone())

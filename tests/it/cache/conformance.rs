@@ -8,13 +8,16 @@ use std::{
 };
 
 use portcullis::{
-    Clock, ManualClock, StoreFuture, StoreKey, StoreKeys, Timestamp,
-    cache::{
-        CacheKey, CacheStore, Fence, Found, Lease, LeaseToken, Lookup, PurgeMode, PurgeTarget, Put,
-        PutOutcome, Selection, Stamp, StoredResponse, Touch,
-    },
+    Clock, ManualClock, StoreFuture, Timestamp,
+    cache::{CacheStore, PurgeMode},
     conformance,
-    store::MemoryStore,
+    store::{
+        MemoryStore, StoreKeys,
+        backend::{
+            CacheKey, Fence, Found, Lease, LeaseToken, Lookup, PurgeTarget, Put, PutOutcome,
+            Selection, Stamp, StoreKey, StoredResponse, Touch,
+        },
+    },
 };
 
 #[tokio::test]
@@ -29,7 +32,7 @@ async fn a_small_store_in_memory_keeps_every_promise() {
     let clock = ManualClock::default();
     let store = MemoryStore::builder()
         .clock(clock.clone())
-        .cache_bytes_max(4 << 20)
+        .max_cache_bytes(4 << 20)
         .build()
         .unwrap();
     conformance::cache(&store, async |time| clock.advance(time)).await;
@@ -167,8 +170,8 @@ impl CacheStore for Wrong {
             Fault::KeepsForEver => put.retain = Duration::from_secs(1 << 30),
             // As if it had been looked up just now.
             Fault::IgnoresFences => put.fence = Fence(1 + *self.purges.lock().unwrap()),
-            Fault::KeepsAllVariants => put.variants_max = 1_000,
-            Fault::KeepsOneVariant => put.variants_max = 1,
+            Fault::KeepsAllVariants => put.max_variants = 1_000,
+            Fault::KeepsOneVariant => put.max_variants = 1,
             Fault::KeepsNothing => return StoreFuture::ready(PutOutcome::Stored),
             _ => {}
         }
@@ -184,7 +187,7 @@ impl CacheStore for Wrong {
                     entry: Arc::clone(&touch.entry),
                     fence: touch.fence,
                     retain: touch.retain,
-                    variants_max: 16,
+                    max_variants: 16,
                 };
                 let outcome = Self::now_or_never(self.memory.put(put));
                 StoreFuture::ready(outcome == PutOutcome::Stored)

@@ -134,8 +134,8 @@ async fn ours(case: &Case) -> Verdict {
     let clock = ManualClock::new(NOW);
     let store = MemoryStore::builder()
         .clock(clock.clone())
-        .rate_limit_partitions_max(1)
-        .cache_bytes_max(1 << 20)
+        .max_rate_limit_partitions(1)
+        .max_cache_bytes(1 << 20)
         .build()
         .unwrap();
     assert_eq!(clock.wall(), NOW);

@@ -11,12 +11,14 @@ use std::{
 use bytes::Bytes;
 use http::Method;
 use portcullis::{
-    ManualClock, StoreFuture, StoreKeys,
-    cache::{
-        CacheKey, CacheLayer, CacheStore, Found, Lookup, Purge, PurgeMode, PurgeTarget, Put,
-        PutOutcome, Selection, StoredResponse, Touch,
+    ManualClock, StoreFuture,
+    cache::{CacheLayer, CacheStore, Purge, PurgeMode},
+    store::{
+        EncryptedStore, EncryptionKey, MemoryStore, StoreKeys,
+        backend::{
+            CacheKey, Found, Lookup, PurgeTarget, Put, PutOutcome, Selection, StoredResponse, Touch,
+        },
     },
-    store::{EncryptedStore, EncryptionKey, MemoryStore},
 };
 
 use super::cache::{App, Handler, answer, caller, get_as, get_with};
@@ -110,7 +112,7 @@ impl CacheStore for Spied {
         CacheStore::purge(&self.memory, targets, mode)
     }
 
-    fn has_deadline(&self) -> bool {
+    fn has_timeout(&self) -> bool {
         true
     }
 }
@@ -124,7 +126,7 @@ fn encrypted(store: Spied, now: u16, former: &[u16]) -> EncryptedStore<Spied> {
     let builder = EncryptedStore::builder(store, key(now));
     let former = former.iter().map(|id| key(*id));
     former
-        .fold(builder, |builder, key| builder.former_key(key))
+        .fold(builder, |builder, key| builder.previous_key(key))
         .build()
         .unwrap()
 }
@@ -387,16 +389,16 @@ async fn what_is_encrypted_is_purged_and_chosen_as_ever() {
 #[test]
 fn two_keys_of_one_id_are_refused() {
     let builder = EncryptedStore::builder(MemoryStore::new(), key(1));
-    let error = builder.former_key(key(1)).build().unwrap_err();
-    assert_eq!((error.option(), error.value()), ("former_key", "1"));
+    let error = builder.previous_key(key(1)).build().unwrap_err();
+    assert_eq!((error.option(), error.value()), ("previous_key", "1"));
 }
 
 #[test]
 fn an_encrypted_store_has_the_deadline_of_the_one_that_it_wraps() {
     let spied = Spied::new(&ManualClock::default());
-    assert!(encrypted(spied, 1, &[]).has_deadline());
+    assert!(encrypted(spied, 1, &[]).has_timeout());
     let memory = EncryptedStore::builder(MemoryStore::new(), key(1)).build();
-    assert!(!memory.unwrap().has_deadline());
+    assert!(!memory.unwrap().has_timeout());
 }
 
 #[cfg(feature = "test-util")]

@@ -12,7 +12,7 @@ use http::{HeaderMap, Request, Response};
 use http_body::{Body, Frame};
 use http_body_util::{BodyExt, Full};
 use portcullis::{
-    access_log::{AccessLogLayer, RecentRecords},
+    access_log::{AccessLogLayer, sinks::RecentRecords},
     cache::{CacheLayer, CachePurger, Purge, PurgeMode},
     store::MemoryStore,
 };
@@ -62,8 +62,8 @@ async fn recorded(
     let recent = RecentRecords::default();
     let log = AccessLogLayer::builder().sink(recent.clone()).build();
     let cache = CacheLayer::secure(MemoryStore::new())
-        .body_bytes_max(8)
-        .finish_bytes_max(0)
+        .max_body_bytes(8)
+        .max_finish_bytes(0)
         .build()
         .unwrap();
     let handler = service_fn(move |_: Request<Full<Bytes>>| {

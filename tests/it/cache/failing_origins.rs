@@ -186,9 +186,7 @@ async fn a_hanging_origin_holds_up_each_request_at_most_once() {
 #[tokio::test]
 async fn beside_a_hung_leader_requests_for_an_unstorable_url_do_not_wait() {
     let origin = Origin::new(|_, call| Ok(answer(&[], format!("call {call}"))));
-    let site = Site::secure(&origin, |builder| {
-        builder.wait_at_most(Duration::from_secs(5))
-    });
+    let site = Site::secure(&origin, |builder| builder.max_wait(Duration::from_secs(5)));
     let burst = site.start_all([get("/a"), get("/a")]).await;
     assert_eq!(origin.calls(), 1);
     site.advance_secs(6).await;
@@ -225,7 +223,7 @@ async fn a_request_that_accepts_errors_is_sent_the_stale_response_in_a_pause_too
         ))
     });
     origin.open();
-    let site = Site::secure(&origin, |builder| builder.heed_requests(true));
+    let site = Site::secure(&origin, |builder| builder.honor_request_directives(true));
     site.send(get("/a")).await.unwrap();
     site.advance_secs(3).await;
     origin.responds(|_, _| Err("connection refused"));

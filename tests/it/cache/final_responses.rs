@@ -117,7 +117,7 @@ async fn a_broken_body_invalidates_the_stored_response() {
     let stale: Fields = &[("cache-control", "max-age=1, stale-if-error=600")];
     let origin = Origin::new(move |_, _| Ok(response(200, stale, "old")));
     origin.open();
-    let site = Site::secure(&origin, |builder| builder.body_bytes_max(8));
+    let site = Site::secure(&origin, |builder| builder.max_body_bytes(8));
     assert_eq!(site.send(get("/a")).await.unwrap().body, "old");
     site.advance_secs(3).await;
     origin.responds(move |_, _| Ok(response(200, stale, "a body that is too large")));

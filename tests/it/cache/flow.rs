@@ -20,7 +20,7 @@ use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body::{Body, Frame};
 use http_body_util::{BodyExt, Full};
 use portcullis::{
-    cache::{CacheLayer, InterruptedError, Purge, PurgeMode},
+    cache::{CacheLayer, Purge, PurgeMode, body::InterruptedError},
     store::MemoryStore,
 };
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
@@ -191,7 +191,7 @@ fn long(fields: Fields, polled: &Arc<AtomicUsize>) -> Response<Long> {
 async fn a_body_that_is_too_large_is_not_read_to_its_end_on_behalf_of_a_condition() {
     let polled = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&polled);
-    let layer = CacheLayer::secure(MemoryStore::new()).body_bytes_max(8 << 10);
+    let layer = CacheLayer::secure(MemoryStore::new()).max_body_bytes(8 << 10);
     let service = layer
         .build()
         .unwrap()
@@ -214,7 +214,7 @@ async fn a_refresh_does_not_read_a_body_that_is_not_stored() {
     let layer = CacheLayer::secure(MemoryStore::with_clock(hands.clock.clone()))
         .clock(hands.clock.clone())
         .runtime(hands.clone())
-        .body_bytes_max(LONG_FRAMES as u64 * 64);
+        .max_body_bytes(LONG_FRAMES as u64 * 64);
     let service = layer
         .build()
         .unwrap()
@@ -295,7 +295,7 @@ async fn asked_within_the_body() -> Bytes {
         std::future::ready(Ok::<_, Infallible>(response))
     });
     // Nothing is read ahead of the client.
-    let layer = CacheLayer::secure(MemoryStore::new()).finish_bytes_max(0);
+    let layer = CacheLayer::secure(MemoryStore::new()).max_finish_bytes(0);
     let service = layer.build().unwrap().layer(handler);
     let asked = service.clone();
     *ask.lock().unwrap() = Some(Box::new(move || {
@@ -310,7 +310,7 @@ async fn asked_within_the_body() -> Bytes {
 async fn stale_while_revalidate_refreshes_without_collapsing() {
     const STALE: Fields = &[("cache-control", "max-age=1, stale-while-revalidate=600")];
     let origin = open(|call| response(200, STALE, if call == 1 { "old" } else { "new" }));
-    let site = Site::secure(&origin, |builder| builder.waiters_max(0));
+    let site = Site::secure(&origin, |builder| builder.max_waiters(0));
     site.send(get("/a")).await.unwrap();
     site.advance_secs(2).await;
     assert_eq!(site.send(get("/a")).await.unwrap().body, "old");
@@ -515,7 +515,7 @@ async fn an_older_response_that_ends_late_does_not_replace_a_newer_one() {
         let (send, newer) = streamed(control);
         let (_, newest) = streamed("max-age=60");
         let next = in_order([older, newer, newest]);
-        let layer = CacheLayer::secure(MemoryStore::new()).waiters_max(0);
+        let layer = CacheLayer::secure(MemoryStore::new()).max_waiters(0);
         let service = layer
             .build()
             .unwrap()
@@ -568,7 +568,7 @@ async fn a_final_response_invalidates_an_entry_stored_while_the_handler_was_aske
                 _ => response(503, &[], "failed"),
             })
         });
-        let site = Site::secure(&origin, |builder| builder.waiters_max(0));
+        let site = Site::secure(&origin, |builder| builder.max_waiters(0));
         if stored_before == 1 {
             origin.let_through(1);
             site.send(get("/a")).await.unwrap();
@@ -600,7 +600,7 @@ async fn a_final_response_invalidates_an_entry_confirmed_while_the_handler_was_a
                 _ => response(503, &[], "failed"),
             })
         });
-        let site = Site::secure(&origin, |builder| builder.waiters_max(0));
+        let site = Site::secure(&origin, |builder| builder.max_waiters(0));
         origin.let_through(1);
         site.send(get("/a")).await.unwrap();
         let overlapping = site.start_all([get("/a"), get("/a")]).await;
@@ -624,7 +624,7 @@ async fn a_final_response_leaves_other_variants_stored_while_the_handler_was_ask
             _ => response(200, VARIED, "b"),
         })
     });
-    let site = Site::secure(&origin, |builder| builder.waiters_max(0));
+    let site = Site::secure(&origin, |builder| builder.max_waiters(0));
     let asked = ["a", "b"].map(|accept| get_with("/a", &[("accept", accept)]));
     let overlapping = site.start_all(asked).await;
     for call in [2, 1] {
@@ -703,7 +703,7 @@ async fn a_final_response_replaces_a_stored_part() {
             })
         });
         origin.open();
-        let site = Site::secure(&origin, |builder| builder.keep_parts(true));
+        let site = Site::secure(&origin, |builder| builder.cache_partial_content(true));
         let part = |range| get_with("/a", &[("range", range)]);
         site.send(part("bytes=0-2")).await.unwrap();
         assert_eq!(site.send(part("bytes=0-2")).await.unwrap().body, "old");

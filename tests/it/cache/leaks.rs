@@ -202,7 +202,7 @@ async fn what_one_user_of_an_application_brought_is_not_for_another() {
         let client = ours(handler(FRESH));
         let ask = |user: &'static str| {
             let mut request = get_with("/a", &[(name, user)]);
-            let application = Identity::trusted("application").build();
+            let application = Identity::builder("application").build();
             request.extensions_mut().insert(application);
             body(&client, request)
         };
@@ -214,7 +214,7 @@ async fn what_one_user_of_an_application_brought_is_not_for_another() {
 
 #[tokio::test]
 async fn callers_that_differ_in_one_part_alone_share_nothing() {
-    let alice = || Identity::trusted("alice");
+    let alice = || Identity::builder("alice");
     let allowance = |text: &str| text.parse::<Allowance>().unwrap();
     let callers = [
         alice(),
@@ -259,7 +259,7 @@ async fn change_of_a_key_in_any_part_is_seen_by_the_next_request() {
         .build()
         .unwrap();
     let manager = KeyManager::new(&ring);
-    let key = manager.create(NewKey::of_owner("acme")).await.unwrap();
+    let key = manager.create(NewKey::new("acme")).await.unwrap();
     let cached = ours(answering(|request| {
         let caller = request.extensions().get::<Identity>().unwrap();
         let tier = caller.tier();

@@ -231,13 +231,13 @@ async fn key_in_the_query_is_removed_from_the_clients_url_too() {
         .build()
         .unwrap();
     let manager = KeyManager::new(&ring);
-    let first = manager.create(NewKey::of_owner("one")).await.unwrap();
-    let second = manager.create(NewKey::of_owner("two")).await.unwrap();
-    let keys = ApiKeyLayer::builder(&ring)
-        .sources([KeySource::query_parameter_that_will_leak_into_logs("key").unwrap()]);
+    let first = manager.create(NewKey::new("one")).await.unwrap();
+    let second = manager.create(NewKey::new("two")).await.unwrap();
+    let keys =
+        ApiKeyLayer::builder(&ring).sources([KeySource::insecure_query_parameter("key").unwrap()]);
     let keys = keys.build().unwrap();
     let cache = CacheLayer::secure(store)
-        .share_where_public(true)
+        .share_public_responses(true)
         .build()
         .unwrap();
     let show = async |OriginalUri(uri): OriginalUri| {

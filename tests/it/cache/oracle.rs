@@ -26,7 +26,7 @@ use http_body::{Body, Frame};
 use http_body_util::Full;
 use portcullis::{
     ClientUri, Identity, ManualClock, Runtime, Task,
-    cache::{Cache, CacheBody, CacheLayer, CachePurger, Purge, PurgeMode},
+    cache::{Cache, CacheLayer, CachePurger, Purge, PurgeMode, body::CacheBody},
     store::MemoryStore,
 };
 use tower::{Layer, Service};
@@ -296,20 +296,20 @@ impl World {
         let (clock, tasks, origin) = (ManualClock::default(), Tasks::default(), Origin::default());
         let store = MemoryStore::builder()
             .clock(clock.clone())
-            .cache_bytes_max(1 << 20)
-            .rate_limit_partitions_max(1)
+            .max_cache_bytes(1 << 20)
+            .max_rate_limit_partitions(1)
             .build()
             .unwrap();
         let layer = CacheLayer::secure(store)
             .clock(clock.clone())
             .runtime(tasks.clone())
             // So little that answers whose clients go away are finished, in every other world.
-            .body_bytes_max(if seed.is_multiple_of(2) {
+            .max_body_bytes(if seed.is_multiple_of(2) {
                 1 << 10
             } else {
                 1 << 20
             })
-            .share_where_public(shares)
+            .share_public_responses(shares)
             .build()
             .unwrap();
         Self {
@@ -435,7 +435,7 @@ impl World {
 
     fn identity(&self, who: usize) -> Option<Identity> {
         let rights = self.rights.get(who)?;
-        let one = Identity::trusted("one");
+        let one = Identity::builder("one");
         let identity = match self.flaw {
             Flaw::AllAreOne => one,
             Flaw::None | Flaw::NestsAreOne => {

@@ -24,12 +24,14 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
 use portcullis::{
-    Clock, Identity, ManualClock, Runtime, StoreFuture, StoreKeys, Task,
-    cache::{
-        Cache, CacheBody, CacheKey, CacheLayer, CachePurger, CacheStore, Fence, Lookup, Purge,
-        PurgeMode, PurgeTarget, Put, PutOutcome, Selection, StoredResponse, Touch,
+    Clock, Identity, ManualClock, Runtime, StoreFuture, Task,
+    cache::{Cache, CacheLayer, CachePurger, CacheStore, Purge, PurgeMode, body::CacheBody},
+    store::{
+        MemoryStore, StoreKeys,
+        backend::{
+            CacheKey, Fence, Lookup, PurgeTarget, Put, PutOutcome, Selection, StoredResponse, Touch,
+        },
     },
-    store::MemoryStore,
 };
 use tower::{Layer, Service};
 
@@ -686,8 +688,8 @@ impl World {
         let store = Store {
             inner: MemoryStore::builder()
                 .clock(clock.clone())
-                .cache_bytes_max(1 << 20)
-                .rate_limit_partitions_max(1)
+                .max_cache_bytes(1 << 20)
+                .max_rate_limit_partitions(1)
                 .build()
                 .unwrap(),
             touches: fault != Fault::NoTouch,
@@ -705,10 +707,10 @@ impl World {
         let layer = builder
             .clock(clock.clone())
             .runtime(tasks.clone())
-            .wait_at_most(WAIT_AT_MOST)
+            .max_wait(WAIT_AT_MOST)
             .refresh_timeout(WAIT_AT_MOST)
-            .finish_bytes_max(if dice.one_in(3) { 0 } else { 1 << 10 })
-            .waiters_max(if is_calm || !dice.one_in(4) {
+            .max_finish_bytes(if dice.one_in(3) { 0 } else { 1 << 10 })
+            .max_waiters(if is_calm || !dice.one_in(4) {
                 64
             } else {
                 dice.roll(2) as usize
@@ -814,7 +816,7 @@ impl World {
         };
         let mut request = request(method.clone(), PATHS[place.path]);
         if place.who == 1 {
-            let identity = Identity::trusted("caller").build();
+            let identity = Identity::builder("caller").build();
             request.extensions_mut().insert(identity);
         }
         request.extensions_mut().insert(place);

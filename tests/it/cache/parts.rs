@@ -207,7 +207,9 @@ async fn no_part_is_kept_by_default() {
         seen.cache_status(),
         "portcullis; fwd=uri-miss; detail=partial"
     );
-    let app = App::configured(parted(Some("\"v1\"")), |builder| builder.keep_parts(true));
+    let app = App::configured(parted(Some("\"v1\"")), |builder| {
+        builder.cache_partial_content(true)
+    });
     app.send(range("bytes=0-4")).await;
     assert!(app.send(range("bytes=0-4")).await.is_hit());
 }

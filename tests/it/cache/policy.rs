@@ -36,8 +36,8 @@ fn secs(secs: u64) -> Duration {
 #[tokio::test]
 async fn a_status_that_a_route_keeps_is_kept_for_so_long_at_most() {
     let policy = CachePolicy::new()
-        .keep_status(StatusCode::INTERNAL_SERVER_ERROR, secs(3))
-        .keep_status(StatusCode::NOT_FOUND, secs(5));
+        .cache_status_code(StatusCode::INTERNAL_SERVER_ERROR, secs(3))
+        .cache_status_code(StatusCode::NOT_FOUND, secs(5));
     for (status, fields, ttl) in [
         (StatusCode::INTERNAL_SERVER_ERROR, &[][..], 3),
         (
@@ -73,7 +73,7 @@ async fn a_status_that_a_route_keeps_is_kept_for_so_long_at_most() {
 
 #[tokio::test]
 async fn a_status_is_kept_on_no_other_route_and_against_no_word_of_its_own() {
-    let policy = CachePolicy::new().keep_status(StatusCode::BAD_GATEWAY, secs(3));
+    let policy = CachePolicy::new().cache_status_code(StatusCode::BAD_GATEWAY, secs(3));
     for fields in [
         &[("cache-control", "no-store")][..],
         &[("set-cookie", "a=1")][..],
@@ -87,7 +87,7 @@ async fn a_status_is_kept_on_no_other_route_and_against_no_word_of_its_own() {
         assert!(!again.is_hit(), "{fields:?}");
     }
     let app = App::new(failing(StatusCode::BAD_GATEWAY, FRESH));
-    let other = CachePolicy::new().keep_status(StatusCode::NOT_FOUND, secs(3));
+    let other = CachePolicy::new().cache_status_code(StatusCode::NOT_FOUND, secs(3));
     for policy in [CachePolicy::new(), other] {
         let seen = app.send(under(policy, get("/a"))).await;
         assert_eq!(
@@ -103,7 +103,7 @@ async fn a_handler_keeps_one_answer_of_a_status_itself() {
         let mut response = answer(&[], format!("call {call}"));
         *response.status_mut() = StatusCode::NOT_FOUND;
         if request.uri() == "/gone" {
-            let policy = CachePolicy::new().keep_status(StatusCode::NOT_FOUND, secs(2));
+            let policy = CachePolicy::new().cache_status_code(StatusCode::NOT_FOUND, secs(2));
             response.extensions_mut().insert(policy);
         }
         response
@@ -116,7 +116,7 @@ async fn a_handler_keeps_one_answer_of_a_status_itself() {
 
 #[tokio::test]
 async fn an_error_that_is_kept_for_one_caller_is_not_anothers() {
-    let policy = CachePolicy::new().keep_status(StatusCode::FORBIDDEN, secs(3));
+    let policy = CachePolicy::new().cache_status_code(StatusCode::FORBIDDEN, secs(3));
     let app = App::new(failing(StatusCode::FORBIDDEN, &[]));
     let asks = |who| app.send(under(policy.clone(), get_as("/a", &caller(who))));
     asks("one").await;
@@ -240,7 +240,7 @@ async fn what_varies_by_a_routes_credential_is_not_shared() {
 async fn a_private_route_keeps_for_known_callers_alone() {
     let public = &[("cache-control", "public, max-age=60")];
     let app = App::configured(Handler::with(public), |builder| {
-        builder.share_where_public(true)
+        builder.share_public_responses(true)
     });
     let route = CachePolicy::new().private();
     let asks = |who| app.send(under(route.clone(), get_as("/a", &caller(who))));
@@ -258,7 +258,7 @@ async fn a_private_route_keeps_for_known_callers_alone() {
 async fn a_shared_route_shares_what_says_that_it_is_public() {
     let public = &[("cache-control", "public, max-age=60")];
     let app = App::new(Handler::with(public));
-    let route = CachePolicy::new().share_where_public(true);
+    let route = CachePolicy::new().share_public_responses(true);
     app.send(under(route.clone(), get_as("/a", &caller("one"))))
         .await;
     assert!(
@@ -303,7 +303,7 @@ async fn the_layers_own_policy_is_for_requests_that_bear_none() {
 fn by_path(builder: CacheLayerBuilder) -> CacheLayerBuilder {
     let paged = CachePolicy::new().query(["page"]);
     let off = CachePolicy::new().off();
-    builder.policy_by(move |head| match head.uri.path() {
+    builder.policy_with(move |head| match head.uri.path() {
         "/paged" => Some(paged.clone()),
         "/off" => Some(off.clone()),
         _ => None,
@@ -346,7 +346,7 @@ async fn function_reads_method_fields_and_extensions() {
     let seen = Arc::new(Mutex::new(Vec::new()));
     let seen_by_function = Arc::clone(&seen);
     let app = App::configured(Handler::with(FRESH), |builder| {
-        builder.policy_by(move |head| {
+        builder.policy_with(move |head| {
             let caller = head.extensions.get::<Identity>();
             seen_by_function.lock().unwrap().push((
                 head.method.clone(),
@@ -378,7 +378,7 @@ async fn function_reads_method_fields_and_extensions() {
 async fn function_separates_callers_by_fields_that_it_names_as_credentials() {
     let app = App::configured(Handler::with(FRESH), |builder| {
         let by_session = CachePolicy::new().credentials([HeaderName::from_static("x-session")]);
-        builder.policy_by(move |_| Some(by_session.clone()))
+        builder.policy_with(move |_| Some(by_session.clone()))
     });
     let with_session = || get_with("/a", &[("x-session", "s1")]);
     app.send(with_session()).await;

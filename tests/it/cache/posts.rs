@@ -20,7 +20,7 @@ const AS_GOT: &[(&str, &str)] = &[
 ];
 
 fn app(handler: Handler) -> App {
-    configured(handler, |builder| builder.keep_posts(true))
+    configured(handler, |builder| builder.cache_posts(true))
 }
 
 fn configured(

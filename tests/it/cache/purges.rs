@@ -4,9 +4,11 @@ use bytes::Bytes;
 use http::{HeaderValue, Method, Request};
 use http_body_util::Full;
 use portcullis::{
-    StoreKey,
-    cache::{CacheLayer, CachePurger, CacheStore, Purge, PurgeMode, PurgeTarget},
-    store::MemoryStore,
+    cache::{CacheLayer, CachePurger, CacheStore, Purge, PurgeMode},
+    store::{
+        MemoryStore,
+        backend::{PurgeTarget, StoreKey},
+    },
 };
 
 use super::cache::{App, Handler, caller, get_as, get_with};

@@ -149,7 +149,9 @@ async fn concurrent_requests_of_every_kind_are_one_call() {
             for leader in kinds {
                 let stored: Fields = &[("cache-control", "max-age=1"), ("etag", "\"a\"")];
                 let origin = Origin::new(move |_, call| Ok(answer(stored, format!("call {call}"))));
-                let site = Site::built(&origin, profile, |builder| builder.keep_parts(false));
+                let site = Site::built(&origin, profile, |builder| {
+                    builder.cache_partial_content(false)
+                });
                 if is_stale {
                     origin.let_through(1);
                     site.send(get("/a")).await.unwrap();

@@ -177,7 +177,7 @@ async fn a_store_that_does_not_answer_holds_up_no_change() {
     let hands = Hands::default();
     let store = Shared::over(&hands);
     let one = Process::configured(&hands, &store, FRESH, |builder| {
-        builder.store_deadline(Duration::from_millis(7))
+        builder.store_timeout(Duration::from_millis(7))
     });
     one.open();
     store.hangs.store(true, Ordering::SeqCst);
@@ -267,7 +267,7 @@ async fn an_answer_whose_client_goes_away_is_dropped_if_too_much_is_left() {
     for most in [0, 4] {
         let hands = Hands::default();
         let store = Shared::over(&hands);
-        let pieces = left_by_its_client(&hands, &store, |builder| builder.finish_bytes_max(most));
+        let pieces = left_by_its_client(&hands, &store, |builder| builder.max_finish_bytes(most));
         let pieces = pieces.await;
         assert!(pieces.send(Bytes::from_static(b"56789")).is_err());
         assert_eq!(store.holder(), None);
@@ -284,7 +284,7 @@ async fn no_more_answers_than_a_few_are_finished_without_their_clients_at_once()
         let response = Response::builder().header("cache-control", "max-age=60");
         std::future::ready(Ok::<_, Infallible>(response.body(Pieces(body)).unwrap()))
     });
-    let cache = CacheLayer::secure(MemoryStore::new()).body_bytes_max(1_000);
+    let cache = CacheLayer::secure(MemoryStore::new()).max_body_bytes(1_000);
     let service = cache
         .runtime(Hands::default())
         .build()
@@ -311,7 +311,7 @@ async fn an_answer_is_finished_no_longer_than_others_would_wait() {
     let hands = Hands::default();
     let store = Shared::over(&hands);
     let pieces = left_by_its_client(&hands, &store, |builder| {
-        builder.wait_at_most(Duration::from_secs(2))
+        builder.max_wait(Duration::from_secs(2))
     });
     let pieces = pieces.await;
     let_all_run().await;

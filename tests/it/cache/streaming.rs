@@ -17,13 +17,15 @@ use http_body_util::{BodyExt, Full};
 use hyper::{body::Incoming, client::conn::http1 as client, server::conn::http1 as server};
 use hyper_util::{rt::TokioIo, service::TowerToHyperService};
 use portcullis::{
-    ManualClock, StoreFuture, StoreKeys,
-    access_log::{AccessLogLayer, RecentRecords},
-    cache::{
-        CacheKey, CacheLayer, CacheStore, Fence, InterruptedError, Lookup, Purge, PurgeMode,
-        PurgeTarget, Put, PutOutcome, Selection, StoredResponse, Touch,
+    ManualClock, StoreFuture,
+    access_log::{AccessLogLayer, sinks::RecentRecords},
+    cache::{CacheLayer, CacheStore, Purge, PurgeMode, body::InterruptedError},
+    store::{
+        MemoryStore, StoreKeys,
+        backend::{
+            CacheKey, Fence, Lookup, PurgeTarget, Put, PutOutcome, Selection, StoredResponse, Touch,
+        },
     },
-    store::MemoryStore,
 };
 use serde_json::Value;
 use tokio::{
@@ -267,7 +269,7 @@ fn pieces(count: usize) -> Vec<u8> {
 /// A cache that stores bodies of up to 8 KiB.
 fn small(origin: &Trickle) -> Streaming {
     Streaming::built(origin, CacheLayer::secure, |builder| {
-        builder.body_bytes_max(8 << 10)
+        builder.max_body_bytes(8 << 10)
     })
 }
 
@@ -369,7 +371,7 @@ async fn leader_that_leaves_while_it_stalls_an_oversized_body_sets_the_streams_f
 #[tokio::test]
 async fn stream_that_keeps_up_outlives_the_budget_of_fills_and_one_that_lags_is_interrupted() {
     let site = Streaming::built(&Trickle::with(FRESH), CacheLayer::secure, |builder| {
-        builder.filling_bytes_max(16 << 10)
+        builder.max_fill_bytes(16 << 10)
     });
     let _leader = site.client(get("/a")).await;
     let waiter = site.client(get("/a")).await;
@@ -711,7 +713,7 @@ async fn refresh_in_the_background_is_streamed_to_requests_that_take_no_stale_re
 #[tokio::test]
 async fn requests_beyond_the_maximum_call_the_handler() {
     let site = Streaming::built(&Trickle::with(FRESH), CacheLayer::secure, |builder| {
-        builder.waiters_max(2)
+        builder.max_waiters(2)
     });
     let mut clients = Vec::<Client>::new();
     for _ in 0..4 {
@@ -747,7 +749,7 @@ async fn stale_response_does_not_stand_in_after_the_head_of_a_streamed_refresh()
         head
     });
     let site = Streaming::built(&origin, CacheLayer::secure, |builder| {
-        builder.waiters_max(1)
+        builder.max_waiters(1)
     });
     let _first = site.client(get("/a")).await;
     origin.sends(1, "old").await;
@@ -920,7 +922,7 @@ async fn response_that_is_stored_compressed_is_streamed_as_it_arrives() {
         ("content-type", "text/plain"),
     ];
     let site = Streaming::built(&Trickle::with(fields), CacheLayer::secure, |builder| {
-        builder.compress_from(1)
+        builder.compression_threshold(1)
     });
     let asking = || get_with("/a", &[("accept-encoding", "gzip")]);
     let leader = site.client(asking()).await;

@@ -239,7 +239,7 @@ async fn post_is_kept_if_its_content_location_is_another_spelling_of_its_target(
         ("/a", "/%41", false),
     ] {
         let clock = ManualClock::default();
-        let builder = CacheLayer::rfc(MemoryStore::with_clock(clock.clone())).keep_posts(true);
+        let builder = CacheLayer::rfc(MemoryStore::with_clock(clock.clone())).cache_posts(true);
         let handler = Handler::new(move |_, call| {
             let mut response = answer(FRESH, format!("call {call}"));
             let value = reference.parse().unwrap();

@@ -180,7 +180,7 @@ async fn targeted_field_decides_about_sharing_only_where_it_is_listed() {
             ("cache-control", control),
             ("cdn-cache-control", targeted),
         ]);
-        let shares = |builder: CacheLayerBuilder| builder.share_where_public(true);
+        let shares = |builder: CacheLayerBuilder| builder.share_public_responses(true);
         let listed = both_profiles(&handler, |builder| shares(builder).targeted_field(CDN));
         let unlisted = both_profiles(&handler, shares);
         for (app, is_shared) in listed

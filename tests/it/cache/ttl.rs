@@ -75,7 +75,7 @@ fn is_stored(report: &str) -> bool {
 async fn ttl_applies_to_no_status_but_200_and_203_unless_listed() {
     let listed = |policy: CachePolicy, status| {
         let status = StatusCode::from_u16(status).unwrap();
-        policy.keep_status(status, Duration::from_secs(7_200))
+        policy.cache_status_code(status, Duration::from_secs(7_200))
     };
     for profile in PROFILES {
         for status in 200..600 {
@@ -242,7 +242,7 @@ async fn no_ttl_makes_a_forbidden_response_storable() {
 
 #[tokio::test]
 async fn set_cookie_takes_no_lifetime_from_a_listed_status() {
-    let policy = override_ttl(60).keep_status(StatusCode::NOT_FOUND, Duration::from_secs(5));
+    let policy = override_ttl(60).cache_status_code(StatusCode::NOT_FOUND, Duration::from_secs(5));
     let cookie = &[("set-cookie", "a=1")];
     assert_eq!(
         report(Rfc, &policy, 404, cookie).await,
@@ -301,8 +301,9 @@ async fn ttl_shares_nothing_that_a_credential_requested() {
 
 #[tokio::test]
 async fn listed_status_limits_every_lifetime() {
-    let listed =
-        |policy: CachePolicy| policy.keep_status(StatusCode::NOT_FOUND, Duration::from_secs(5));
+    let listed = |policy: CachePolicy| {
+        policy.cache_status_code(StatusCode::NOT_FOUND, Duration::from_secs(5))
+    };
     let stated = |value| -> Fields {
         match value {
             0 => &[],
@@ -329,7 +330,7 @@ async fn listed_status_limits_every_lifetime() {
             assert_eq!(report, format!("stored; ttl={ttl}"), "{policy:?} {states}");
         }
     }
-    let policy = override_ttl(60).keep_status(StatusCode::OK, Duration::from_secs(5));
+    let policy = override_ttl(60).cache_status_code(StatusCode::OK, Duration::from_secs(5));
     assert_eq!(report(Secure, &policy, 200, &[]).await, "stored; ttl=5");
 }
 
@@ -409,7 +410,7 @@ async fn revalidation_of_a_listed_status_stays_within_its_limit() {
         };
         response
     });
-    let policy = override_ttl(60).keep_status(StatusCode::NOT_FOUND, Duration::from_secs(5));
+    let policy = override_ttl(60).cache_status_code(StatusCode::NOT_FOUND, Duration::from_secs(5));
     let app = app(Secure, policy, handler);
     app.get("/a").await;
     app.advance_secs(6);
@@ -528,7 +529,7 @@ async fn post_is_stored_only_with_a_lifetime_of_its_own() {
     ] {
         let clock = ManualClock::default();
         let builder = CacheLayer::secure(MemoryStore::with_clock(clock.clone()))
-            .keep_posts(true)
+            .cache_posts(true)
             .policy(default_ttl(60));
         let app = App::built(responding(200, fields), clock, builder);
         app.send(request(Method::POST, "/a")).await;

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use http::{Method, Request, StatusCode};
 use http_body_util::Full;
 use portcullis::{
-    access_log::{AccessLogLayer, RecentRecords},
+    access_log::{AccessLogLayer, sinks::RecentRecords},
     cache::{CacheLayer, CachePolicy},
     store::MemoryStore,
 };

@@ -161,7 +161,7 @@ async fn what_is_found_to_be_for_one_caller_when_it_is_validated_is_shared_no_mo
     ] {
         let shared = &[("cache-control", "public, max-age=10"), ("etag", "\"v1\"")];
         let app = App::configured(turning(shared, then), |builder| {
-            builder.share_where_public(true)
+            builder.share_public_responses(true)
         });
         let one = caller("one");
         app.send(get_as("/a", &one)).await;
@@ -551,7 +551,7 @@ fn reloading(configure: impl FnOnce(CacheLayerBuilder) -> CacheLayerBuilder) -> 
 
 #[tokio::test]
 async fn a_client_may_have_what_is_fresh_made_anew_so_often_and_no_more() {
-    let app = reloading(|builder| builder.reloads_max(2, Duration::from_secs(5)));
+    let app = reloading(|builder| builder.max_reloads(2, Duration::from_secs(5)));
     for wish in ["no-cache", "min-fresh=60"] {
         app.get(&format!("/{wish}")).await;
         let reload = || app.send(get_with(&format!("/{wish}"), &[("cache-control", wish)]));
@@ -581,14 +581,16 @@ async fn what_a_request_asks_of_the_cache_is_heeded_by_choice() {
     let app = App::new(Handler::with(TAGGED));
     app.get("/a").await;
     assert!(app.send(get_with("/a", &no_cache)).await.is_hit());
-    let app = App::configured(Handler::with(TAGGED), |builder| builder.heed_requests(true));
+    let app = App::configured(Handler::with(TAGGED), |builder| {
+        builder.honor_request_directives(true)
+    });
     app.get("/a").await;
     assert!(!app.send(get_with("/a", &no_cache)).await.is_hit());
 }
 
 #[tokio::test]
 async fn the_key_is_shown_by_choice_and_says_nothing_but_that_two_are_the_same() {
-    let app = reloading(CacheLayerBuilder::show_key);
+    let app = reloading(CacheLayerBuilder::expose_key);
     let key = |seen: &str| {
         let (_, key) = seen.split_once("; key=\"").unwrap();
         key.split('"').next().unwrap().to_owned()

@@ -9,11 +9,11 @@ use bytes::Bytes;
 use http::{Request, Response, StatusCode, header::CACHE_CONTROL};
 use http_body_util::Full;
 use portcullis::{
-    AuditEvent, Auditor, AuthDenial, ClientAddrResolver, Gate, Identity, ManualClock, PeerAddr,
-    StoreErrorKind,
-    access_log::{AccessLogLayer, RecentRecords},
+    AuditEvent, Auditor, ClientAddrResolver, Gate, Identity, ManualClock, PeerAddr, StoreErrorKind,
+    access_log::{AccessLogLayer, sinks::RecentRecords},
     api_key::{ApiKeyLayer, KeyManager, KeyRing, NewKey, Pepper},
     cache::CacheLayer,
+    outcome::AuthDenial,
     rate_limit::{OnStoreError, Partition, Policy, Quota, RateLimitLayer, RequestHead},
     store::MemoryStore,
 };
@@ -91,7 +91,7 @@ impl House {
     ) -> Gate<AccessLogLayer, RateLimitLayer, ApiKeyLayer, tower_layer::Identity, CacheLayer> {
         Gate::new()
             .access_log(self.log.clone())
-            .limit_addresses(self.limiter())
+            .rate_limit_by_address(self.limiter())
             .api_keys(ApiKeyLayer::builder(&self.ring).build().unwrap())
             .cache(CacheLayer::new(self.answers.clone()))
     }
@@ -142,7 +142,7 @@ async fn the_gates_auditor_hears_of_keys_and_once_of_each_caller_that_is_turned_
     let gate = house.gate().auditor(ears.clone()).build().unwrap();
     let app = gate.layer(service_fn(answer));
     let key = KeyManager::new(&house.ring)
-        .create(NewKey::of_owner("freya"))
+        .create(NewKey::new("freya"))
         .await
         .unwrap();
     let key_id: Arc<str> = key.id().as_str().into();
@@ -179,7 +179,7 @@ async fn each_layers_store_is_told_of_once_when_it_stops_answering_and_once_when
     let gate = house.gate().auditor(ears.clone()).build().unwrap();
     let app = gate.layer(service_fn(answer));
     let key = KeyManager::new(&house.ring)
-        .create(NewKey::of_owner("freya"))
+        .create(NewKey::new("freya"))
         .await
         .unwrap();
     let key = key.expose_secret();
@@ -219,7 +219,7 @@ async fn a_layer_that_was_given_an_auditor_keeps_it() {
         .auditor(gates.clone())
         .without_api_keys()
         .cache(cache.build().unwrap())
-        .limit_addresses(house.limiter());
+        .rate_limit_by_address(house.limiter());
     let app = gate.build().unwrap().layer(service_fn(answer));
     house.answers.is_down(true);
     house.limits.is_down(true);
@@ -280,9 +280,9 @@ async fn a_limits_store_that_fails_beside_the_requests_is_heard_of_once_and_when
         .build()
         .unwrap();
     let mut request = get("/");
-    let caller = Identity::trusted("k1").build();
+    let caller = Identity::builder("k1").build();
     request.extensions_mut().insert(caller);
-    let (limits, head) = (layer.limits(), RequestHead::of(&request));
+    let (limits, head) = (layer.handle(), RequestHead::from(&request));
     let taken = limits.take(&head, 5).await.unwrap().unwrap();
     assert_eq!(ears.heard().len(), 0);
 

@@ -10,9 +10,10 @@ use bytes::Bytes;
 use http::{Request, Response, StatusCode, header::CACHE_CONTROL};
 use http_body_util::Full;
 use portcullis::{
-    AuditEvent, Auditor, AuthOutcome, Identity, StoreErrorKind,
+    AuditEvent, Auditor, Identity, StoreErrorKind,
     api_key::{ApiKeyLayer, KeyError, KeyManager, KeyQuery, KeyRing, NewKey},
     cache::CacheLayer,
+    outcome::AuthOutcome,
     rate_limit::{OnStoreError, Partition, Policy, Quota, RateLimitLayer},
     store::MemoryStore,
 };
@@ -41,7 +42,7 @@ async fn a_key_that_the_store_says_nothing_of_is_answered_503_in_time() {
         .build()
         .unwrap();
     let manager = KeyManager::new(&ring);
-    let key = manager.create(NewKey::of_owner("acme")).await.unwrap();
+    let key = manager.create(NewKey::new("acme")).await.unwrap();
     let layer = ApiKeyLayer::builder(&ring).build().unwrap();
     let ask = || {
         let service = layer.layer(service_fn(handler));
@@ -73,10 +74,10 @@ async fn a_key_that_the_store_says_nothing_of_is_answered_503_in_time() {
 #[test]
 fn a_deadline_of_no_time_is_refused() {
     let builder = || KeyRing::builder("acmepay", MemoryStore::new()).pepper(pepper());
-    let refused = builder().store_deadline(Duration::ZERO).build();
-    assert_eq!(refused.unwrap_err().option(), "store_deadline");
-    let refused = builder().manager_deadline(Duration::ZERO).build();
-    assert_eq!(refused.unwrap_err().option(), "manager_deadline");
+    let refused = builder().store_timeout(Duration::ZERO).build();
+    assert_eq!(refused.unwrap_err().option(), "store_timeout");
+    let refused = builder().manager_timeout(Duration::ZERO).build();
+    assert_eq!(refused.unwrap_err().option(), "manager_timeout");
 }
 
 /// Hears when a store goes and comes.
@@ -100,7 +101,7 @@ async fn who_manages_keys_waits_in_bounds_and_the_auditor_hears_of_the_store() {
         .build()
         .unwrap();
     let manager = KeyManager::new(&ring);
-    let key = manager.create(NewKey::of_owner("acme")).await.unwrap();
+    let key = manager.create(NewKey::new("acme")).await.unwrap();
     let layer = ApiKeyLayer::builder(&ring).build().unwrap();
     let used = layer.layer(service_fn(handler));
     let used = used.oneshot(with_key(key.expose_secret())).await.unwrap();
@@ -114,7 +115,7 @@ async fn who_manages_keys_waits_in_bounds_and_the_auditor_hears_of_the_store() {
             async move { ring.flush().await.unwrap_err().kind() }
         }),
         managed(&manager, |m| async move {
-            m.create(NewKey::of_owner("acme")).await.map(drop)
+            m.create(NewKey::new("acme")).await.map(drop)
         }),
         managed(&manager, |m| async move {
             m.list(KeyQuery::all()).await.map(drop)
@@ -173,7 +174,7 @@ async fn a_limiter_whose_store_says_nothing_decides_as_for_one_that_fails() {
         let mut request = get("/");
         request
             .extensions_mut()
-            .insert(Identity::trusted("k1").build());
+            .insert(Identity::builder("k1").build());
         tokio::spawn(layer.layer(service_fn(handler_of_all)).oneshot(request))
     };
     store.is_silent(true);
@@ -192,7 +193,7 @@ async fn a_limiter_whose_store_says_nothing_decides_as_for_one_that_fails() {
     assert_eq!(response.status(), StatusCode::TOO_MANY_REQUESTS);
 
     bell.still();
-    let patient = builder().without_store_deadline().build().unwrap();
+    let patient = builder().without_store_timeout().build().unwrap();
     let asked = ask(patient);
     bell.ring();
     settle(&asked).await;

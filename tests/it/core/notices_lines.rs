@@ -16,7 +16,10 @@ use http::{Extensions, HeaderMap, Request, Response};
 use http_body_util::Full;
 use portcullis::{
     AuditEvent, Auditor, ClientAddrResolver,
-    access_log::{AccessLogLayer, JsonLines, Losses, Names, PrettyLines, Sink},
+    access_log::{
+        AccessLogLayer, DropCounts, FieldNaming, Sink,
+        sinks::{JsonLines, PrettyLines},
+    },
 };
 use serde_json::Value;
 use tower::{Layer, ServiceExt, service_fn};
@@ -104,7 +107,7 @@ fn notice_amid_json_is_json() {
 #[test]
 fn notice_has_the_names_of_its_log() {
     if alone::is_child() {
-        let lines = JsonLines::stderr().names(Names::Short);
+        let lines = JsonLines::stderr().field_naming(FieldNaming::Short);
         emit_notice();
         return drop(lines);
     }
@@ -260,9 +263,9 @@ fn full_disk_is_one_notice_with_file_error_and_fix() {
             for part in ["`/dev/full`", "No space left on device", "free space"] {
                 assert!(notice.contains(part), "{part}: {notice}");
             }
-            let mut losses = Losses::default();
-            losses.writer_failed = 15;
-            assert_eq!(log.lines.losses(), losses);
+            let mut drop_counts = DropCounts::default();
+            drop_counts.writer_failed = 15;
+            assert_eq!(log.lines.drop_counts(), drop_counts);
         }
     });
 }

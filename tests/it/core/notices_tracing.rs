@@ -11,7 +11,10 @@ use http::{Request, Response};
 use http_body_util::Full;
 use portcullis::{
     ClientAddrResolver, PeerAddr,
-    access_log::{AccessLogLayer, Level, RecentRecords, TracingSink},
+    access_log::{
+        AccessLogLayer, LogLevel,
+        sinks::{RecentRecords, TracingSink},
+    },
 };
 use tower::{Layer, ServiceExt, service_fn};
 use tracing::{
@@ -103,14 +106,14 @@ fn span_without_a_subscriber_is_one_notice_with_its_fix() {
     if alone::is_child() {
         return send_requests(|| {
             let builder = AccessLogLayer::builder().sink(RecentRecords::default());
-            builder.span(Level::Info).build().unwrap()
+            builder.span(LogLevel::Info).build().unwrap()
         });
     }
     let output = alone::run(name);
     let notices = alone::notices(&output);
     let ours = notices
         .iter()
-        .filter(|it| it.contains("AccessLogBuilder::span"));
+        .filter(|it| it.contains("AccessLogLayerBuilder::span"));
     assert_eq!(ours.count(), 1, "{notices:#?}");
 }
 

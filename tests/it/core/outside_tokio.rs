@@ -11,7 +11,7 @@ use http::{Request, Response, StatusCode};
 use http_body_util::Full;
 use portcullis::{
     Identity, Runtime, TokioRuntime,
-    access_log::{AccessLogLayer, LogQuery, LogQueue, LogStore, Trail},
+    access_log::{AccessLogLayer, LogQuery, LogStore, LogStream, sinks::LogQueue},
     api_key::{ApiKeyLayer, KeyManager, KeyQuery, KeyRing, NewKey, Pepper},
     rate_limit::{Partition, Policy, Quota, RateLimitLayer},
     store::MemoryStore,
@@ -63,7 +63,7 @@ fn queue_of_a_limiter_admits_in_turn() {
     let begun = Instant::now();
     for _ in 0..3 {
         let mut request = get("/");
-        let identity = Identity::trusted("k1").build();
+        let identity = Identity::builder("k1").build();
         request.extensions_mut().insert(identity);
         let response = block_on(layer.layer(service_fn(served)).oneshot(request));
         assert_eq!(response.unwrap().status(), StatusCode::OK);
@@ -80,7 +80,7 @@ fn log_queue_stores_records() {
     let layer = AccessLogLayer::new(queue.clone());
     block_on(layer.layer(service_fn(served)).oneshot(get("/1"))).unwrap();
     assert!(block_on(queue.flush()));
-    let stored = block_on(store.recent(Trail::Access, &LogQuery::latest(2)));
+    let stored = block_on(store.recent(LogStream::Access, &LogQuery::latest(2)));
     assert_eq!((stored.unwrap().len(), layer.stats().failed()), (1, 0));
 }
 
@@ -93,7 +93,7 @@ fn key_ring_flushes_its_counts() {
         .build()
         .unwrap();
     let manager = KeyManager::new(&ring);
-    let key = block_on(manager.create(NewKey::of_owner("freya"))).unwrap();
+    let key = block_on(manager.create(NewKey::new("freya"))).unwrap();
     let layer = ApiKeyLayer::builder(&ring).build().unwrap();
     let mut request = get("/");
     let value = key.expose_secret().parse().unwrap();

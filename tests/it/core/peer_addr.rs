@@ -10,8 +10,9 @@ use bytes::Bytes;
 use http::{HeaderValue, Request, Response, Version, header::CONTENT_TYPE};
 use http_body_util::Full;
 use portcullis::{
-    ClientAddrResolver, ManualClock, PeerAddr, PeerAddrLayer, ResponseBody,
-    access_log::{AccessLogLayer, RecentRecords},
+    ClientAddrResolver, ManualClock, PeerAddr, ResponseBody,
+    access_log::{AccessLogLayer, sinks::RecentRecords},
+    net::PeerAddrLayer,
     rate_limit::{Partition, Policy, Quota, RateLimitLayer},
     store::MemoryStore,
 };

@@ -14,13 +14,15 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::Full;
 use portcullis::{
-    Identity, ManualClock, RateLimitDecision, RateLimitOutcome, RecordHandle, StoreErrorKind,
-    StoreFuture, StoreKey, StoreKeys,
+    Identity, ManualClock, StoreErrorKind, StoreFuture,
+    outcome::{RateLimitDecision, RateLimitOutcome, RecordHandle},
     rate_limit::{
-        Charge, Decisions, OnStoreError, Partition, Policy, Quota, RateLimitLayer, RateLimitStore,
-        Refund, RequestHead,
+        OnStoreError, Partition, Policy, Quota, RateLimitLayer, RateLimitStore, RequestHead,
     },
-    store::MemoryStore,
+    store::{
+        MemoryStore, StoreKeys,
+        backend::{Charge, Decisions, Refund, StoreKey},
+    },
 };
 use tokio::sync::oneshot;
 use tower::{Layer, ServiceExt, service_fn};
@@ -214,13 +216,13 @@ impl Scene {
     /// Returns the amount that the server has counted of the policy.
     async fn counted(&self, policy: &Policy) -> u64 {
         let request = as_caller(Request::new(()));
-        let left = self.layer.limits().peek(&RequestHead::of(&request)).await;
+        let left = self.layer.handle().peek(&RequestHead::from(&request)).await;
         policy.capacity() - left.unwrap().unwrap().policies[0].remaining
     }
 }
 
 fn as_caller<B>(mut request: Request<B>) -> Request<B> {
-    let caller = Identity::trusted("k1").build();
+    let caller = Identity::builder("k1").build();
     request.extensions_mut().insert(caller);
     request
 }
@@ -434,7 +436,11 @@ async fn a_change_of_quota_or_window_during_an_outage_frees_no_local_share() {
         assert_eq!(scene.admitted(40).await, 25);
         for quota in [hour(100), day(100), hour(100)] {
             let policy = make("p", quota).unwrap();
-            scene.layer.limits().replace([policy], None).unwrap();
+            scene
+                .layer
+                .handle()
+                .replace_policies([policy], None)
+                .unwrap();
             scene.server.takes([Lost]);
             assert_eq!(scene.admitted(40).await, 0, "{which}, {quota}");
         }
@@ -447,7 +453,11 @@ async fn a_reset_frees_the_local_share_too() {
     scene.server.takes([Lost]);
     assert_eq!(scene.admitted(40).await, 25);
     let request = as_caller(Request::new(()));
-    let reset = scene.layer.limits().reset(&RequestHead::of(&request)).await;
+    let reset = scene
+        .layer
+        .handle()
+        .reset(&RequestHead::from(&request))
+        .await;
     reset.unwrap();
     assert_eq!(scene.admitted(40).await, 25);
 }

@@ -8,7 +8,7 @@ use http_body_util::Full;
 use portcullis::{
     ConfigError, Identity, ManualClock, ResponseBody,
     rate_limit::{
-        Limits, Partition, Penalty, Policy, Quota, RateLimitLayer, RateLimitLayerBuilder,
+        Partition, Penalty, Policy, Quota, RateLimitHandle, RateLimitLayer, RateLimitLayerBuilder,
         RequestHead, Tiers,
     },
     store::MemoryStore,
@@ -41,7 +41,7 @@ fn layer(store: &MemoryStore, policy: Policy) -> RateLimitLayer {
 
 fn by(tier: &str) -> Request<Full<Bytes>> {
     let mut request = get("/");
-    let caller = Identity::trusted("caller").tier(tier).build();
+    let caller = Identity::builder("caller").tier(tier).build();
     request.extensions_mut().insert(caller);
     request
 }
@@ -69,15 +69,15 @@ async fn admitted(layer: &RateLimitLayer, tier: &str, requests: u32) -> u32 {
     admitted
 }
 
-async fn take(limits: &Limits, cost: u64) -> bool {
+async fn take(limits: &RateLimitHandle, cost: u64) -> bool {
     let request = by("any");
-    let taken = limits.take(&RequestHead::of(&request), cost).await;
+    let taken = limits.take(&RequestHead::from(&request), cost).await;
     taken.unwrap().unwrap().is_admitted()
 }
 
-async fn left(limits: &Limits) -> u64 {
+async fn left(limits: &RateLimitHandle) -> u64 {
     let request = by("any");
-    let outcome = limits.peek(&RequestHead::of(&request)).await.unwrap();
+    let outcome = limits.peek(&RequestHead::from(&request)).await.unwrap();
     outcome.unwrap().policies[0].remaining
 }
 
@@ -180,9 +180,11 @@ async fn replaced_window_keeps_the_count_that_was_used() {
         {
             for used in [0, 1, from.limit() / 2, from.limit()] {
                 let store = MemoryStore::with_clock(ManualClock::default());
-                let limits = layer(&store, make("calls", from).unwrap()).limits();
+                let limits = layer(&store, make("calls", from).unwrap()).handle();
                 assert!(take(&limits, used).await);
-                limits.replace([make("calls", to).unwrap()], None).unwrap();
+                limits
+                    .replace_policies([make("calls", to).unwrap()], None)
+                    .unwrap();
                 let expected = to.limit().saturating_sub(used);
                 assert_eq!(left(&limits).await, expected, "{used} of {from} to {to}");
             }
@@ -199,9 +201,11 @@ async fn replaced_bucket_keeps_the_share_that_is_left() {
         {
             for used in [0, 1, from.limit() / 2, from.limit()] {
                 let store = MemoryStore::with_clock(ManualClock::default());
-                let limits = layer(&store, make("calls", from).unwrap()).limits();
+                let limits = layer(&store, make("calls", from).unwrap()).handle();
                 assert!(take(&limits, used).await);
-                limits.replace([make("calls", to).unwrap()], None).unwrap();
+                limits
+                    .replace_policies([make("calls", to).unwrap()], None)
+                    .unwrap();
                 let exact = to.limit() * (from.limit() - used) / from.limit();
                 let said = left(&limits).await;
                 // A share that is no whole microsecond may be rounded.
@@ -230,9 +234,9 @@ async fn changed_burst_keeps_the_share_that_is_left() {
         (60, 30, 4, 2),
     ] {
         let store = MemoryStore::with_clock(ManualClock::default());
-        assert!(take(&layer(&store, bucket(from)).limits(), used).await);
+        assert!(take(&layer(&store, bucket(from)).handle(), used).await);
         // By a replacement, and by a deployment on the same store.
-        assert_eq!(left(&layer(&store, bucket(to)).limits()).await, expected);
+        assert_eq!(left(&layer(&store, bucket(to)).handle()).await, expected);
     }
 }
 
@@ -242,18 +246,22 @@ async fn replacing_back_and_forth_refills_nothing() {
         let clock = ManualClock::default();
         let store = MemoryStore::with_clock(clock.clone());
         let policy = |quota| [make("calls", quota).unwrap()];
-        let limits = layer(&store, make("calls", Quota::per_hour(10)).unwrap()).limits();
+        let limits = layer(&store, make("calls", Quota::per_hour(10)).unwrap()).handle();
         assert!(take(&limits, 5).await);
         for quota in [Quota::per_day(10), Quota::per_hour(10), Quota::per_day(10)] {
-            limits.replace(policy(quota), None).unwrap();
+            limits.replace_policies(policy(quota), None).unwrap();
             // A queue's places are no whole microseconds: each change may round one away.
             assert!((4..=5).contains(&left(&limits).await));
         }
         let rest = left(&limits).await;
         assert!(take(&limits, rest).await);
         // Nobody asks while the second of three counts.
-        limits.replace(policy(Quota::per_minute(10)), None).unwrap();
-        limits.replace(policy(Quota::per_hour(10)), None).unwrap();
+        limits
+            .replace_policies(policy(Quota::per_minute(10)), None)
+            .unwrap();
+        limits
+            .replace_policies(policy(Quota::per_hour(10)), None)
+            .unwrap();
         assert_eq!(left(&limits).await, 0);
         assert!(!take(&limits, 1).await);
         // A sliding window still counts a share of the previous hour.
@@ -267,10 +275,10 @@ async fn spent_bucket_fills_at_the_rate_that_replaced_it() {
     let clock = ManualClock::default();
     let store = MemoryStore::with_clock(clock.clone());
     let bucket = |quota| Policy::token_bucket("calls", quota).unwrap();
-    let limits = layer(&store, bucket(Quota::per_second(10))).limits();
+    let limits = layer(&store, bucket(Quota::per_second(10))).handle();
     assert!(take(&limits, 10).await);
     limits
-        .replace([bucket(Quota::per_hour(1_000))], None)
+        .replace_policies([bucket(Quota::per_hour(1_000))], None)
         .unwrap();
     for gained in 0..5 {
         assert_eq!(left(&limits).await, gained);
@@ -286,9 +294,9 @@ async fn deployment_with_another_window_carries_over_and_leaves_the_previous_cou
         let store = MemoryStore::with_clock(ManualClock::default());
         let previous = make("calls", Quota::per_day(10)).unwrap();
         let next = make("calls", Quota::per_hour(10)).unwrap();
-        let old = layer(&store, previous.clone()).limits();
+        let old = layer(&store, previous.clone()).handle();
         assert!(take(&old, 10).await);
-        let new = layer(&store, next.replacing(&previous).unwrap()).limits();
+        let new = layer(&store, next.replacing(&previous).unwrap()).handle();
         assert_eq!(left(&new).await, 0);
         assert!(!take(&new, 1).await && !take(&old, 1).await);
     }
@@ -305,10 +313,10 @@ async fn replaced_tier_keeps_the_counts_of_its_callers() {
         .tiers(tiers(Quota::per_second(10)))
         .build()
         .unwrap()
-        .limits();
+        .handle();
     assert!(take(&limits, 10).await);
     limits
-        .replace([], Some(tiers(Quota::per_hour(1_000))))
+        .replace_policies([], Some(tiers(Quota::per_hour(1_000))))
         .unwrap();
     assert_eq!(left(&limits).await, 990);
 }
@@ -317,10 +325,12 @@ async fn replaced_tier_keeps_the_counts_of_its_callers() {
 async fn reset_also_forgets_what_would_carry_over() {
     let store = MemoryStore::with_clock(ManualClock::default());
     let window = |quota| Policy::fixed_window("calls", quota).unwrap();
-    let limits = layer(&store, window(Quota::per_minute(10))).limits();
+    let limits = layer(&store, window(Quota::per_minute(10))).handle();
     assert!(take(&limits, 10).await);
-    limits.replace([window(Quota::per_hour(10))], None).unwrap();
+    limits
+        .replace_policies([window(Quota::per_hour(10))], None)
+        .unwrap();
     let request = by("any");
-    limits.reset(&RequestHead::of(&request)).await.unwrap();
+    limits.reset(&RequestHead::from(&request)).await.unwrap();
     assert_eq!(left(&limits).await, 10);
 }

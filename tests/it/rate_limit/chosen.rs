@@ -6,7 +6,8 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::Full;
 use portcullis::{
-    ClientAddrResolver, Identity, ManualClock, RateLimitOutcome, ResponseBody,
+    ClientAddrResolver, Identity, ManualClock, ResponseBody,
+    outcome::RateLimitOutcome,
     rate_limit::{
         OnStoreError, Partition, Policy, PolicyList, Quota, RateLimitFields, RateLimitLayer,
         RequestHead,
@@ -23,7 +24,7 @@ fn window(name: &str, limit: u64) -> Policy {
 
 fn request(uri: &str) -> Request<Full<Bytes>> {
     let mut request = get(uri);
-    let caller = Identity::trusted("k1").build();
+    let caller = Identity::builder("k1").build();
     request.extensions_mut().insert(caller);
     request
 }
@@ -58,7 +59,7 @@ async fn policies_may_be_chosen_by_a_function_that_waits() {
         };
         let layer = builder
             .policy(window("one", 1))
-            .policies_by(by_path)
+            .policies_with(by_path)
             .fields(RateLimitFields::Draft11)
             .build()
             .unwrap();
@@ -83,7 +84,7 @@ async fn policies_may_be_chosen_by_a_function_that_waits() {
 #[tokio::test]
 async fn chosen_policies_are_divided_where_a_local_store_decides() {
     let layer = RateLimitLayer::builder(Failing::default(), Partition::identity())
-        .policies_by(by_path)
+        .policies_with(by_path)
         .on_store_error(OnStoreError::local(MemoryStore::new(), 2))
         .build()
         .unwrap();
@@ -95,7 +96,7 @@ async fn chosen_policies_are_divided_where_a_local_store_decides() {
 async fn a_request_whose_policies_are_chosen_and_whose_address_is_not_known_is_a_500() {
     let by_addr = Partition::client_addr(ClientAddrResolver::default());
     let layer = RateLimitLayer::builder(MemoryStore::new(), by_addr)
-        .policies_by(by_path)
+        .policies_with(by_path)
         .build()
         .unwrap();
     assert_eq!(send(&layer, "/two").await.status(), 500);
@@ -108,7 +109,7 @@ async fn a_handler_can_read_what_is_left_where_it_is_told() {
         let builder = RateLimitLayer::builder(MemoryStore::new(), Partition::identity())
             .policy(window("few", 3));
         let builder = if tells {
-            builder.tell_handlers()
+            builder.expose_outcome()
         } else {
             builder
         };
@@ -132,8 +133,8 @@ async fn limits_can_be_looked_at_charged_and_reset_beside_the_requests() {
         .policy(window("few", 5))
         .build()
         .unwrap();
-    let (limits, request) = (layer.limits(), request("/"));
-    let head = RequestHead::of(&request);
+    let (limits, request) = (layer.handle(), request("/"));
+    let head = RequestHead::from(&request);
     let left = async || limits.peek(&head).await.unwrap().unwrap().policies[0].remaining;
     assert_eq!((left().await, left().await), (5, 5));
     limits.charge(&head, 3).await.unwrap();
@@ -144,7 +145,7 @@ async fn limits_can_be_looked_at_charged_and_reset_beside_the_requests() {
     limits.reset(&head).await.unwrap();
     assert_eq!(left().await, 5);
     let nobody = get("/");
-    let nothing = limits.peek(&RequestHead::of(&nobody)).await.unwrap();
+    let nothing = limits.peek(&RequestHead::from(&nobody)).await.unwrap();
     assert_eq!(nothing, None);
 }
 
@@ -158,8 +159,8 @@ async fn what_was_taken_beside_the_requests_can_be_given_back_and_no_more_than_t
         .policy(Policy::token_bucket("more", Quota::new(20, ten)).unwrap())
         .build()
         .unwrap();
-    let (limits, request) = (layer.limits(), request("/"));
-    let head = RequestHead::of(&request);
+    let (limits, request) = (layer.handle(), request("/"));
+    let head = RequestHead::from(&request);
     let left = async || {
         let policies = limits.peek(&head).await.unwrap().unwrap().policies;
         [policies[0].remaining, policies[1].remaining]
@@ -188,7 +189,7 @@ async fn what_was_taken_beside_the_requests_can_be_given_back_and_no_more_than_t
     assert_eq!(left().await, [0, 10]);
     assert!(
         limits
-            .take(&RequestHead::of(&get("/")), 1)
+            .take(&RequestHead::from(&get("/")), 1)
             .await
             .unwrap()
             .is_none()
@@ -204,8 +205,8 @@ async fn who_takes_a_turn_in_a_queue_beside_the_requests_is_told_how_long_to_wai
         .policy(Policy::leaky_queue("queue", Quota::per_second(1), 2 * second).unwrap())
         .build()
         .unwrap();
-    let (limits, request) = (layer.limits(), request("/"));
-    let head = RequestHead::of(&request);
+    let (limits, request) = (layer.handle(), request("/"));
+    let head = RequestHead::from(&request);
     for wait in [0, 1, 2] {
         let taken = limits.take(&head, 1).await.unwrap().unwrap();
         assert_eq!(
@@ -221,7 +222,7 @@ async fn a_request_that_is_dropped_while_its_policies_are_chosen_is_charged_noth
     let clock = ManualClock::default();
     let layer = RateLimitLayer::builder(MemoryStore::with_clock(clock), Partition::identity())
         .policy(window("one", 1))
-        .policies_by(by_path)
+        .policies_with(by_path)
         .build()
         .unwrap();
     let inner = service_fn(async |_: Request<Full<Bytes>>| {

@@ -3,9 +3,12 @@
 use std::{panic::AssertUnwindSafe, time::Duration};
 
 use portcullis::{
-    ManualClock, StoreFuture, StoreKey, StoreKeys, conformance,
-    rate_limit::{Charge, Decisions, Policy, Quota, RateLimitStore, Refund},
-    store::MemoryStore,
+    ManualClock, StoreFuture, conformance,
+    rate_limit::{Policy, Quota, RateLimitStore},
+    store::{
+        MemoryStore, StoreKeys,
+        backend::{Charge, Decisions, Refund, StoreKey},
+    },
 };
 
 #[tokio::test]

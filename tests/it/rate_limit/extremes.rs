@@ -5,10 +5,14 @@ use std::{num::NonZeroU32, time::Duration};
 use portcullis::{
     Identity, ManualClock, Timestamp,
     rate_limit::{
-        Charge, Decision, Log, Memory, Mode, OnStoreError, Partition, Penalty, Policy, Quota,
-        RateLimitLayer, Receipt, RequestHead, State, decide_all, decide_all_with_logs,
+        OnStoreError, Partition, Penalty, Policy, Quota, RateLimitLayer, RequestHead, SyncMode,
     },
-    store::MemoryStore,
+    store::{
+        MemoryStore,
+        backend::{
+            Charge, Decision, Log, Receipt, State, StateRef, decide_all, decide_all_with_logs,
+        },
+    },
 };
 use proptest::{collection::vec, prelude::*};
 
@@ -70,7 +74,7 @@ fn policies(quota: Quota, wait: Duration) -> Vec<Policy> {
 /// Does everything with a policy that takes a number.
 fn exercise(policy: &Policy, words: [u64; 3], [now, later, cost, paid]: [u64; 4]) {
     let at = Timestamp::from_micros;
-    let receipt = Receipt::until(at(paid));
+    let receipt = Receipt::new(at(paid));
     let (decision, state) = policy.decide(State::from_words(words), at(now), cost);
     policy.delay(&decision);
     let state = policy.charge(state, at(later), cost);
@@ -82,8 +86,8 @@ fn exercise(policy: &Policy, words: [u64; 3], [now, later, cost, paid]: [u64; 4]
 
     let mut log = Log::default();
     for (now, cost) in [(now, 1), (later, cost), (paid, cost), (now, u64::MAX)] {
-        let mut memory = match policy.keeps_a_log() {
-            true => [Memory::Log(&mut log)],
+        let mut memory = match policy.requires_log() {
+            true => [StateRef::Log(&mut log)],
             false => continue,
         };
         let charges = [Charge::new(policy, cost)];
@@ -139,10 +143,10 @@ proptest! {
         instances in 1_u32..,
     ) {
         let at = Timestamp::from_micros(at);
-        let admitted = Decision::admitted(left, reset, Receipt::until(at));
+        let admitted = Decision::admitted(left, reset, Receipt::new(at));
         let denied = Decision::denied(left, reset, Some(wait));
         let _ = format!("{admitted:?} {denied:?} {:?} {:?}", at + reset, at - wait);
-        let _ = Mode::auto(limit, NonZeroU32::new(instances).unwrap());
+        let _ = SyncMode::auto(limit, NonZeroU32::new(instances).unwrap());
     }
 
     #[test]
@@ -164,14 +168,14 @@ proptest! {
                 .policy(policy)
                 .penalty(penalty.clone())
                 .retry_jitter(jitter)
-                .store_deadline(jitter)
-                .waiters_max(usize::MAX)
+                .store_timeout(jitter)
+                .max_waiters(usize::MAX)
                 .on_store_error(local)
                 .build();
             let Ok(layer) = built else { continue };
             let mut request = get("/");
-            request.extensions_mut().insert(Identity::trusted("caller").build());
-            let (limits, head) = (layer.limits(), RequestHead::of(&request));
+            request.extensions_mut().insert(Identity::builder("caller").build());
+            let (limits, head) = (layer.handle(), RequestHead::from(&request));
             for (cost, pause) in &steps {
                 runtime.block_on(async {
                     let _ = limits.charge(&head, *cost).await;

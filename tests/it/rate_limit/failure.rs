@@ -13,13 +13,16 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::Full;
 use portcullis::{
-    Identity, ManualClock, RateLimitDecision, RateLimitOutcome, RecordHandle, ResponseBody,
-    StoreErrorKind, StoreFuture, StoreKey, StoreKeys,
+    Identity, ManualClock, ResponseBody, StoreErrorKind, StoreFuture,
+    outcome::{RateLimitDecision, RateLimitOutcome, RecordHandle},
     rate_limit::{
-        Charge, Decisions, OnStoreError, Partition, Policy, Quota, RateLimitFields, RateLimitLayer,
-        RateLimitLayerBuilder, RateLimitStore, Refund, Tiers,
+        OnStoreError, Partition, Policy, Quota, RateLimitFields, RateLimitLayer,
+        RateLimitLayerBuilder, RateLimitStore, Tiers,
     },
-    store::MemoryStore,
+    store::{
+        MemoryStore, StoreKeys,
+        backend::{Charge, Decisions, Refund, StoreKey},
+    },
 };
 use tower::{Layer, ServiceExt, service_fn};
 
@@ -116,7 +119,7 @@ fn local(clock: &ManualClock, share: u32) -> OnStoreError {
 async fn send_as(caller: &str, layer: &RateLimitLayer) -> (Reply, RateLimitOutcome) {
     let record = RecordHandle::default();
     let mut request = get("/");
-    let identity = Identity::trusted(caller).tier("pro").build();
+    let identity = Identity::builder(caller).tier("pro").build();
     request.extensions_mut().insert(identity);
     request.extensions_mut().insert(record.clone());
     let inner = service_fn(|_: Request<Full<Bytes>>| async {
@@ -288,7 +291,7 @@ async fn limits_of_tiers_and_limits_that_were_changed_are_divided_too() {
     let layer = limiter(&server, local(&clock, 2)).tiers(tiers).build();
     let layer = layer.unwrap();
     assert_eq!(admitted(&layer).await, 3);
-    layer.limits().replace([window(10)], None).unwrap();
+    layer.handle().replace_policies([window(10)], None).unwrap();
     assert_eq!(admitted(&layer).await, 2);
 }
 
@@ -368,7 +371,7 @@ async fn strictest_policy_decides_while_the_store_fails() {
     let other = |action: OnStoreError| {
         let quota = Quota::new(9, Duration::from_secs(10));
         let other = Policy::fixed_window("other", quota).unwrap();
-        other.when_store_fails(action)
+        other.on_store_error(action)
     };
     for says in BOTH {
         let clock = ManualClock::default();
@@ -384,7 +387,7 @@ async fn strictest_policy_decides_while_the_store_fails() {
             let case = format!("{own:?}, {others:?}, {says:?}");
             let server = Server::new(says, &clock);
             let few = window(2);
-            let few = own.map_or(few.clone(), |own| few.when_store_fails(own));
+            let few = own.map_or(few.clone(), |own| few.on_store_error(own));
             let layer = limiter(&server, local.clone()).policy(few);
             let layer = match others {
                 Some(action) => layer.policy(other(action)),
@@ -409,7 +412,7 @@ async fn computes_cost_once_for_each_store_that_decides() {
         let calls = Arc::new(AtomicU32::new(0));
         let counted = Arc::clone(&calls);
         let layer = limiter(&server, local(&clock, 1)).policy(window(9));
-        let layer = layer.tell_handlers().cost(move |_, _| {
+        let layer = layer.expose_outcome().cost(move |_, _| {
             counted.fetch_add(1, Ordering::SeqCst);
             2
         });
@@ -431,7 +434,7 @@ fn rejects_local_store_of_a_policy_that_is_not_the_limiters() {
         share,
     };
     let build = |limiters: OnStoreError| {
-        let policy = window(1).when_store_fails(with_share(2));
+        let policy = window(1).on_store_error(with_share(2));
         limiter(&server, limiters).policy(policy).build()
     };
     for other in [
@@ -441,7 +444,7 @@ fn rejects_local_store_of_a_policy_that_is_not_the_limiters() {
         local(&clock, 2),
     ] {
         let error = build(other).unwrap_err();
-        assert_eq!(error.option(), "when_store_fails");
+        assert_eq!(error.option(), "on_store_error");
     }
     assert!(build(with_share(2)).is_ok());
 }

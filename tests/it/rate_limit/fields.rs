@@ -7,7 +7,7 @@ use http::{Request, Response, header::HeaderName};
 use http_body_util::Full;
 use portcullis::{
     ManualClock,
-    rate_limit::{Partition, Policy, Quota, RateLimitFields, RateLimitLayer, ResetForm},
+    rate_limit::{Partition, Policy, Quota, RateLimitFields, RateLimitLayer, ResetFormat},
     store::MemoryStore,
 };
 use proptest::prelude::*;
@@ -115,7 +115,7 @@ fn send(layer: &RateLimitLayer) -> (u16, List, List) {
 fn limiter(policies: impl IntoIterator<Item = Policy>) -> RateLimitLayer {
     let store = MemoryStore::builder()
         .clock(ManualClock::default())
-        .rate_limit_partitions_max(1)
+        .max_rate_limit_partitions(1)
         .build()
         .unwrap();
     let by = Partition::header(HeaderName::from_static("x-nobody"));
@@ -187,7 +187,7 @@ fn no_more_than_the_quota_is_ever_said_to_remain() {
 fn legacy(store: &MemoryStore, name: &str, limit: u64) -> RateLimitLayer {
     RateLimitLayer::builder(store.clone(), Partition::method())
         .policy(Policy::fixed_window(name, Quota::per_minute(limit)).unwrap())
-        .fields(RateLimitFields::XRateLimit(ResetForm::Delta))
+        .fields(RateLimitFields::XRateLimit(ResetFormat::Delta))
         .build()
         .unwrap()
 }

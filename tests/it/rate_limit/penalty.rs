@@ -10,9 +10,9 @@ use bytes::Bytes;
 use http::{HeaderValue, Request, Response, StatusCode, Version, header::CONTENT_TYPE};
 use http_body_util::Full;
 use portcullis::{
-    AuditEvent, Auditor, ClientAddrResolver, Identity, ManualClock, PeerAddr, RateLimitDecision,
-    RateLimitOutcome, ResponseBody,
+    AuditEvent, Auditor, ClientAddrResolver, Identity, ManualClock, PeerAddr, ResponseBody,
     api_key::{ApiKeyLayer, KeyRing, Pepper},
+    outcome::{RateLimitDecision, RateLimitOutcome},
     rate_limit::{
         Partition, Penalty, Policy, Quota, RateLimitLayer, RateLimitLayerBuilder, RequestHead,
     },
@@ -158,7 +158,7 @@ async fn instances_on_one_store_share_their_bans_and_a_reset_lifts_one() {
     clock.advance(Duration::from_secs(1));
     assert_eq!(send(&other, 9).await.status(), 429);
     let request = request(9);
-    let lifted = other.limits().reset(&RequestHead::of(&request)).await;
+    let lifted = other.handle().reset(&RequestHead::from(&request)).await;
     lifted.unwrap();
     assert_eq!(send(&one, 9).await.status(), 200);
 }
@@ -170,12 +170,12 @@ async fn a_store_on_a_server_bans_too_and_a_caller_is_named_by_its_key() {
     let layer = RateLimitLayer::builder(store, Partition::identity())
         .policy(Policy::fixed_window("second", Quota::per_second(1)).unwrap())
         .auditor(trail.clone())
-        .penalty(penalty().named("box"))
+        .penalty(penalty().name("box"))
         .build()
         .unwrap();
     let send = async || {
         let mut request = get("/");
-        let caller = Identity::trusted("k1").build();
+        let caller = Identity::builder("k1").build();
         request.extensions_mut().insert(caller);
         let inner = service_fn(async |_: Request<Full<Bytes>>| {
             Ok::<_, Infallible>(Response::new(Full::<Bytes>::default()))
@@ -212,7 +212,7 @@ async fn the_auditor_is_told_what_a_policy_that_only_watches_would_have_denied()
         .unwrap();
     for _ in 0..2 {
         let mut request = get("/");
-        let caller = Identity::trusted("k1").build();
+        let caller = Identity::builder("k1").build();
         request.extensions_mut().insert(caller);
         let inner = service_fn(async |_: Request<Full<Bytes>>| {
             Ok::<_, Infallible>(Response::new(Full::<Bytes>::default()))
@@ -233,8 +233,8 @@ fn a_penalty_that_makes_no_sense_is_refused() {
         Penalty::after(0),
         Penalty::after(1).ban_for(Duration::ZERO),
         Penalty::after(1).denials_within(Duration::ZERO),
-        Penalty::after(1).named(""),
-        Penalty::after(1).named("n".repeat(60)),
+        Penalty::after(1).name(""),
+        Penalty::after(1).name("n".repeat(60)),
     ] {
         let builder = limiter(MemoryStore::new(), &Trail::default());
         assert!(builder.penalty(penalty).build().is_err());

@@ -13,7 +13,8 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::Full;
 use portcullis::{
-    Clock, Identity, ManualClock, RateLimitDecision, RateLimitOutcome, RecordHandle, ResponseBody,
+    Clock, Identity, ManualClock, ResponseBody,
+    outcome::{RateLimitDecision, RateLimitOutcome, RecordHandle},
     rate_limit::{
         OnStoreError, Partition, Policy, Quota, RateLimitFields, RateLimitLayer,
         RateLimitLayerBuilder,
@@ -74,7 +75,7 @@ impl Rig {
 
     fn request(&self) -> Request<Full<Bytes>> {
         let mut request = get("/");
-        let identity = Identity::trusted("k1").build();
+        let identity = Identity::builder("k1").build();
         request.extensions_mut().insert(identity);
         request
     }
@@ -274,7 +275,7 @@ async fn what_costs_nothing_waits_for_nobody_and_a_queue_that_only_watches_delay
 
 #[tokio::test]
 async fn more_than_may_wait_in_all_are_turned_away_and_charged_nothing() {
-    let rig = Rig::new(|layer| layer.policy(ten_per_second(MILLI * 1_000)).waiters_max(2));
+    let rig = Rig::new(|layer| layer.policy(ten_per_second(MILLI * 1_000)).max_waiters(2));
     let _calls = [rig.send().await, rig.send().await, rig.send().await];
     for _ in 0..3 {
         let crowded = rig.call().await.unwrap();

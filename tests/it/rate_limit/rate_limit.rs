@@ -13,13 +13,16 @@ use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body_util::Full;
 use portcullis::{
-    ClientAddrResolver, Identity, ManualClock, PeerAddr, RateLimitDecision, RateLimitOutcome,
-    RecordHandle, ResponseBody, StoreErrorKind, StoreFuture, StoreKey, StoreKeys,
+    ClientAddrResolver, Identity, ManualClock, PeerAddr, ResponseBody, StoreErrorKind, StoreFuture,
+    outcome::{RateLimitDecision, RateLimitOutcome, RecordHandle},
     rate_limit::{
-        Callers, Charge, Decisions, OnStoreError, Partition, Penalty, Policy, Quota,
-        RateLimitFields, RateLimitLayer, RateLimitLayerBuilder, RateLimitStore, Refund, Tiers,
+        CallerList, OnStoreError, Partition, Penalty, Policy, Quota, RateLimitFields,
+        RateLimitLayer, RateLimitLayerBuilder, RateLimitStore, Tiers,
     },
-    store::MemoryStore,
+    store::{
+        MemoryStore, StoreKeys,
+        backend::{Charge, Decisions, Refund, StoreKey},
+    },
 };
 use tower::{Layer, Service, ServiceExt, service_fn, util::BoxCloneSyncService};
 
@@ -57,7 +60,7 @@ fn by(identity: Identity) -> Request<Full<Bytes>> {
 }
 
 fn caller(key_id: &str, tier: &str) -> Identity {
-    Identity::trusted(key_id).tier(tier).build()
+    Identity::builder(key_id).tier(tier).build()
 }
 
 fn by_addr() -> Partition {
@@ -168,7 +171,7 @@ async fn each_tier_has_its_own_quota_and_a_caller_of_none_has_the_fallbacks() {
         (caller("k1", "free"), 10),
         (caller("k2", "pro"), 100),
         (caller("k3", "unheard of"), 10),
-        (Identity::trusted("k4").build(), 10),
+        (Identity::builder("k4").build(), 10),
     ] {
         for _ in 0..quota {
             assert_eq!(send(&app, by(caller.clone())).await.status(), 200);
@@ -393,12 +396,12 @@ async fn callers_on_the_lists_are_let_in_uncounted_or_not_at_all() {
     let layer = builder
         .policy(window("few", 1))
         .allow(
-            Callers::new()
+            CallerList::new()
                 .networks(resolver(), network("203.0.113.0/24"))
                 .owners(["acme"]),
         )
         .deny(
-            Callers::new()
+            CallerList::new()
                 .networks(resolver(), network("203.0.113.66"))
                 .lineages(["spam"]),
         )
@@ -412,7 +415,7 @@ async fn callers_on_the_lists_are_let_in_uncounted_or_not_at_all() {
     };
     for _ in 0..3 {
         assert_eq!(send(&app, from("203.0.113.9")).await.status(), 200);
-        let acme = Identity::trusted("k").owner("acme").build();
+        let acme = Identity::builder("k").owner("acme").build();
         assert_eq!(send(&app, with(acme)).await.status(), 200);
         assert_eq!(send(&app, get("/healthz")).await.status(), 500);
         let mut healthz = from("198.51.100.9");
@@ -421,7 +424,7 @@ async fn callers_on_the_lists_are_let_in_uncounted_or_not_at_all() {
     }
     let served = calls.load(Ordering::SeqCst);
     assert_eq!(send(&app, from("203.0.113.66")).await.status(), 403);
-    let spam = Identity::trusted("k9").lineage("spam").build();
+    let spam = Identity::builder("k9").lineage("spam").build();
     assert_eq!(send(&app, with(spam)).await.status(), 403);
     assert_eq!(calls.load(Ordering::SeqCst), served);
 }
@@ -434,7 +437,7 @@ async fn the_tier_may_be_chosen_by_the_request() {
         .tier("write", [window("write", 1)]);
     let layer = builder
         .tiers(tiers)
-        .tier_by(|head| {
+        .tier_with(|head| {
             Some(
                 if head.method == "POST" {
                     "write"
@@ -473,11 +476,14 @@ async fn limits_change_while_they_are_in_use_and_what_was_used_stays_used() {
         };
         assert_eq!(spend().await, 10);
         layer
-            .limits()
-            .replace([policy("caller", 15)], None)
+            .handle()
+            .replace_policies([policy("caller", 15)], None)
             .unwrap();
         assert_eq!(spend().await, more);
-        layer.limits().replace([policy("caller", 5)], None).unwrap();
+        layer
+            .handle()
+            .replace_policies([policy("caller", 5)], None)
+            .unwrap();
         assert_eq!(spend().await, 0);
     }
 }
@@ -487,7 +493,7 @@ async fn limits_that_make_no_sense_change_nothing() {
     let (builder, _clock) = memory(by_addr());
     let layer = builder.policy(window("few", 1)).build().unwrap();
     let (app, _) = app(&layer);
-    assert!(layer.limits().replace([], None).is_err());
+    assert!(layer.handle().replace_policies([], None).is_err());
     assert_eq!(send(&app, from("203.0.113.9")).await.status(), 200);
     assert_eq!(send(&app, from("203.0.113.9")).await.status(), 429);
 }
@@ -720,7 +726,7 @@ async fn tasks_that_hammer_one_key_and_a_thousand_are_admitted_exactly_the_limit
                     let charges: Vec<_> = policies.iter().map(|one| Charge::new(one, 1)).collect();
                     let own = |key: &u64| (task + key) % 64 < tasks_of_each;
                     for key in (0..keys).filter(own) {
-                        let partition = space.short_of(&key.to_le_bytes());
+                        let partition = space.short_key(&key.to_le_bytes());
                         let answer = store.take(&partition, &charges).await.unwrap();
                         let counted = u32::from(answer.is_admitted());
                         admitted[key as usize].fetch_add(counted, Ordering::Relaxed);
@@ -867,7 +873,7 @@ fn with_follow_ups() -> [RateLimitLayerBuilder; 4] {
     let limiter = || RateLimitLayer::builder(MemoryStore::new(), Partition::identity());
     [
         limiter().policy(wide.clone()).settle(),
-        limiter().policy(wide.clone()).tell_handlers(),
+        limiter().policy(wide.clone()).expose_outcome(),
         limiter()
             .policy(wide)
             .penalty(Penalty::after(1).failed_auth()),

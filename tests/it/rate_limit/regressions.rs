@@ -6,13 +6,13 @@ use bytes::Bytes;
 use http::{HeaderName, Request, Response};
 use http_body_util::{BodyExt, Empty, Full};
 use portcullis::{
-    ClientAddrResolver, ForwardedHeader, ManualClock, PeerAddr, ResponseBody, Timestamp,
-    TrustedProxies,
-    rate_limit::{
-        Charge, Partition, Policy, Quota, RateLimitFields, RateLimitLayer, RateLimitStore, Receipt,
-        Refund, State,
+    ClientAddrResolver, ManualClock, PeerAddr, ResponseBody, Timestamp, TrustedProxies,
+    net::ForwardedHeader,
+    rate_limit::{Partition, Policy, Quota, RateLimitFields, RateLimitLayer, RateLimitStore},
+    store::{
+        MemoryStore,
+        backend::{Charge, Receipt, Refund, State},
     },
-    store::MemoryStore,
 };
 use tower::{Layer, Service, ServiceExt, service_fn};
 
@@ -403,14 +403,14 @@ fn nothing_slips_through_after_a_costly_request() {
 fn a_flood_of_new_clients_does_not_make_the_memory_grow() {
     let store = MemoryStore::builder()
         .clock(ManualClock::default())
-        .rate_limit_partitions_max(1_000)
+        .max_rate_limit_partitions(1_000)
         .build()
         .unwrap();
     let policy = Policy::token_bucket("bucket", Quota::per_minute(2)).unwrap();
     let space = RateLimitStore::keys(&store).space("test");
     let take = |client: u64| {
         let charge = [Charge::new(&policy, 1)];
-        let key = space.short_of(&client.to_le_bytes());
+        let key = space.short_key(&client.to_le_bytes());
         store.take(&key, &charge).into_ready().ok().unwrap()
     };
     assert!(take(0).unwrap().is_admitted() && take(0).unwrap().is_admitted());
@@ -552,7 +552,7 @@ fn a_cost_that_never_fits_says_so_and_changes_nothing() {
     for mut client in each(10, secs(10)) {
         client.take(4);
         let (never, _) = client.policy.decide(client.state, client.now, 11);
-        assert!(never.is_never());
+        assert!(never.is_unsatisfiable());
         assert_eq!(never.retry_after(), None);
         assert_eq!(never.remaining(), 6, "{}", client.policy.name());
         assert!(!client.take(11));

@@ -76,13 +76,15 @@ impl Rig {
         let mut request = get("/");
         request
             .extensions_mut()
-            .insert(Identity::trusted("k1").build());
+            .insert(Identity::builder("k1").build());
         request
     }
 
     fn call(&self, cost: Option<u64>, end: End) -> Call {
         let handler = move |request: Request<Full<Bytes>>| {
-            let settlement = Settlement::of(request.extensions()).unwrap().clone();
+            let settlement = Settlement::from_extensions(request.extensions())
+                .unwrap()
+                .clone();
             async move {
                 if let Some(cost) = cost {
                     settlement.set(cost);
@@ -104,8 +106,8 @@ impl Rig {
 
     async fn left(&self) -> u64 {
         let request = Self::request();
-        let peek = self.layer.limits();
-        let outcome = peek.peek(&RequestHead::of(&request)).await.unwrap();
+        let peek = self.layer.handle();
+        let outcome = peek.peek(&RequestHead::from(&request)).await.unwrap();
         outcome.unwrap().policies[0].remaining
     }
 
@@ -200,7 +202,7 @@ async fn each_policy_has_a_true_cost_of_its_own_and_two_limiters_are_both_told()
         limiter(["other", "tokens"]),
     );
     let handler = service_fn(async |request: Request<Full<Bytes>>| {
-        let settlement = Settlement::of(request.extensions()).unwrap();
+        let settlement = Settlement::from_extensions(request.extensions()).unwrap();
         settlement.add_for("tokens", 20);
         settlement.add_for("tokens", 22);
         Ok::<_, Infallible>(Response::new(Full::<Bytes>::default()))
@@ -209,7 +211,7 @@ async fn each_policy_has_a_true_cost_of_its_own_and_two_limiters_are_both_told()
     drop(reply.await.unwrap());
     for layer in [outer, inner] {
         let request = Rig::request();
-        let outcome = layer.limits().peek(&RequestHead::of(&request)).await;
+        let outcome = layer.handle().peek(&RequestHead::from(&request)).await;
         let policies = outcome.unwrap().unwrap().policies;
         let left = policies.iter().map(|policy| policy.remaining);
         assert_eq!(left.collect::<Vec<_>>(), [99, 58]);
@@ -228,14 +230,16 @@ async fn a_store_on_a_server_is_settled_with_beside_the_request() {
         .unwrap();
     for cost in [0, 7] {
         let handler = service_fn(move |request: Request<Full<Bytes>>| {
-            Settlement::of(request.extensions()).unwrap().set(cost);
+            Settlement::from_extensions(request.extensions())
+                .unwrap()
+                .set(cost);
             async { Ok::<_, Infallible>(Response::new(Full::<Bytes>::default())) }
         });
         drop(layer.layer(handler).oneshot(Rig::request()).await.unwrap());
         let_all_run().await;
     }
     let request = Rig::request();
-    let left = layer.limits().peek(&RequestHead::of(&request)).await;
+    let left = layer.handle().peek(&RequestHead::from(&request)).await;
     assert_eq!(left.unwrap().unwrap().policies[0].remaining, 93);
 }
 

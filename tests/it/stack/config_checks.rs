@@ -11,17 +11,17 @@ use bytes::Bytes;
 use http::{HeaderName, Request, Response, StatusCode};
 use http_body_util::Full;
 use portcullis::{
-    ClientAddrResolver, ConfigError, ForwardedHeader, Gate, Identity, ManualClock, PeerAddr,
-    TrustedProxies,
+    ClientAddrResolver, ConfigError, Gate, Identity, ManualClock, PeerAddr, TrustedProxies,
     access_log::AccessLogLayer,
     api_key::{
         ApiKeyLayer, ApiKeyLayerBuilder, KeyManager, KeyRing, KeySource, NewKey, Pepper,
         RequireScopesLayer,
     },
     cache::{CacheLayer, CachePolicy},
+    net::ForwardedHeader,
     rate_limit::{
-        Callers, Mode, OnStoreError, Partition, Penalty, Policy, Quota, RateLimitLayer,
-        RateLimitLayerBuilder, Tiers,
+        CallerList, OnStoreError, Partition, Penalty, Policy, Quota, RateLimitLayer,
+        RateLimitLayerBuilder, SyncMode, Tiers,
     },
     store::MemoryStore,
 };
@@ -44,7 +44,7 @@ struct Keys {
 
 impl Keys {
     async fn new() -> Self {
-        Self::with(NewKey::of_owner("freya").tier("pro").scopes(["data.read"])).await
+        Self::with(NewKey::new("freya").tier("pro").scopes(["data.read"])).await
     }
 
     async fn with(key: NewKey) -> Self {
@@ -156,8 +156,8 @@ fn limiter_that_reads_the_identity_outside_of_the_keys_is_reported_once() {
             limiter(Partition::owner()),
             limiter(Partition::identity().or(address())),
             limits(address()).tiers(tiers()).build().unwrap(),
-            listed(Callers::new().lineages(["k1"])).build().unwrap(),
-            listed(Callers::new().owners(["loki"])).build().unwrap(),
+            listed(CallerList::new().lineages(["k1"])).build().unwrap(),
+            listed(CallerList::new().owners(["loki"])).build().unwrap(),
             limits(Partition::identity())
                 .policy(policy("calls", 100))
                 .credits()
@@ -192,7 +192,7 @@ fn limiter_outside_of_another_layer_that_authenticates_is_reported_once() {
     reports(name, &[LIMITER_OUTSIDE; 2], async {
         let authenticate = || {
             MapRequestLayer::new(|mut request: Request<Full<Bytes>>| {
-                let who = Identity::trusted("user-1").scopes(["data.read"]).build();
+                let who = Identity::builder("user-1").scopes(["data.read"]).build();
                 request.extensions_mut().insert(who);
                 request
             })
@@ -222,9 +222,9 @@ fn gate_with_callers_that_may_be_anonymous_is_silent() {
             };
             let gate = Gate::new()
                 .access_log(AccessLogLayer::json_lines(std::io::sink()))
-                .limit_addresses(counted("address", address()).build().unwrap())
+                .rate_limit_by_address(counted("address", address()).build().unwrap())
                 .api_keys(keys.builder().optional().build().unwrap())
-                .limit_callers(
+                .rate_limit_by_identity(
                     counted("caller", Partition::identity())
                         .tiers(tiers())
                         .build()
@@ -250,7 +250,7 @@ fn tiers_by_a_function_need_no_identity() {
             let by_method = || {
                 limits(address())
                     .tiers(tiers())
-                    .tier_by(|head| Some(head.method.as_str().into()))
+                    .tier_with(|head| Some(head.method.as_str().into()))
                     .build()
                     .unwrap()
             };
@@ -260,7 +260,10 @@ fn tiers_by_a_function_need_no_identity() {
                 .into_inner();
             send(layers, || keys.request()).await;
             // Nor does the gate reject them.
-            Gate::new().limit_addresses(by_method()).build().unwrap();
+            Gate::new()
+                .rate_limit_by_address(by_method())
+                .build()
+                .unwrap();
         },
     );
 }
@@ -363,7 +366,7 @@ fn cache_that_is_applied_twice_is_reported_once() {
     reports(name, &expected, async {
         let cache = |store| {
             CacheLayer::secure(store)
-                .wait_at_most(Duration::from_millis(1))
+                .max_wait(Duration::from_millis(1))
                 .build()
                 .unwrap()
         };
@@ -385,7 +388,7 @@ fn keys_inside_of_keys_that_remove_the_credential_are_reported_once() {
     let expected: [&[&str]; 2] = [&[
         "`ApiKeyLayer` is `inside of another one`",
         "never finds a key",
-        "`keep_credential`",
+        "`forward_credential`",
     ]; 2];
     reports(name, &expected, async {
         let keys = Keys::new().await;
@@ -404,7 +407,7 @@ fn keys_inside_of_keys_that_leave_a_credential_are_silent() {
     let name = "stack::config_checks::keys_inside_of_keys_that_leave_a_credential_are_silent";
     is_silent(name, async {
         let keys = Keys::new().await;
-        let keeping = keys.builder().keep_credential().build().unwrap();
+        let keeping = keys.builder().forward_credential().build().unwrap();
         let layers = ServiceBuilder::new().layer(keeping).layer(keys.layer());
         let statuses = send(layers.into_inner(), || keys.request()).await;
         assert_eq!(statuses, [StatusCode::OK; 4]);
@@ -469,7 +472,7 @@ fn policy_that_is_inserted_inside_of_the_cache_is_reported_once() {
     let expected: [&[&str]; 2] = [&[
         "`CachePolicy` is `inserted inside of the cache`",
         "no effect",
-        "`CacheLayerBuilder::policy_by`",
+        "`CacheLayerBuilder::policy_with`",
     ]; 2];
     reports(name, &expected, async {
         let off = || inserting(CachePolicy::new().off());
@@ -500,7 +503,7 @@ fn policies_that_the_cache_reads_are_silent() {
             // Chosen by a function, and by the handler for its response.
             let chosen = off.clone();
             let by_function = CacheLayer::secure(MemoryStore::new())
-                .policy_by(move |_| Some(chosen.clone()))
+                .policy_with(move |_| Some(chosen.clone()))
                 .build()
                 .unwrap();
             let respond =
@@ -551,7 +554,7 @@ fn tier_without_limits_is_reported_once() {
                 .tiers(tiers())
                 .build()
                 .unwrap();
-            send(limiter, || of(Identity::trusted("k1").tier(tier).build())).await;
+            send(limiter, || of(Identity::builder("k1").tier(tier).build())).await;
         }
     });
 }
@@ -566,15 +569,15 @@ fn tiers_that_are_named_or_absent_are_silent() {
                 .build()
                 .unwrap();
             for tier in ["free", "pro"] {
-                let caller = || of(Identity::trusted("k1").tier(tier).build());
+                let caller = || of(Identity::builder("k1").tier(tier).build());
                 send(limiter.clone(), caller).await;
             }
-            send(limiter.clone(), || of(Identity::trusted("k1").build())).await;
+            send(limiter.clone(), || of(Identity::builder("k1").build())).await;
             limiter
-                .limits()
-                .replace([], Some(tiers().tier("gold", [policy("gold", 5)])))
+                .handle()
+                .replace_policies([], Some(tiers().tier("gold", [policy("gold", 5)])))
                 .unwrap();
-            let gold = || of(Identity::trusted("k1").tier("gold").build());
+            let gold = || of(Identity::builder("k1").tier("gold").build());
             send(limiter, gold).await;
         },
     );
@@ -605,7 +608,7 @@ fn scope_that_a_key_lacks_is_silent() {
     is_silent(
         "stack::config_checks::scope_that_a_key_lacks_is_silent",
         async {
-            let both = NewKey::of_owner("freya").scopes(["data.read", "DATA.READ"]);
+            let both = NewKey::new("freya").scopes(["data.read", "DATA.READ"]);
             let keys = Keys::with(both).await;
             for wanted in ["data.write", "DATA.READ"] {
                 let layers = ServiceBuilder::new()
@@ -620,7 +623,7 @@ fn scope_that_a_key_lacks_is_silent() {
 #[cfg(feature = "tracing")]
 #[test]
 fn tracing_sink_without_a_subscriber_is_reported_once() {
-    use portcullis::access_log::TracingSink;
+    use portcullis::access_log::sinks::TracingSink;
 
     let name = "stack::config_checks::tracing_sink_without_a_subscriber_is_reported_once";
     let expected: [&[&str]; 1] = [&[
@@ -637,15 +640,15 @@ fn tracing_sink_without_a_subscriber_is_reported_once() {
 fn empty_key_id_is_reported_once() {
     let name = "stack::config_checks::empty_key_id_is_reported_once";
     let expected: [&[&str]; 1] = [&[
-        "`Identity::trusted` is `an empty key id`",
+        "`Identity::builder` is `an empty key id`",
         "one to the rate limiter",
         "an id of its own",
     ]];
     reports(name, &expected, async {
         for _ in 0..3 {
-            Identity::trusted("").owner("acme").build();
+            Identity::builder("").owner("acme").build();
         }
-        Identity::trusted("k1").build();
+        Identity::builder("k1").build();
     });
 }
 
@@ -680,7 +683,7 @@ fn policies_with_counts_of_their_own_are_silent() {
         };
         // A layer that is no longer in use, as after a reload.
         drop(build(address(), policy("calls", 10)));
-        let by_two = |tenant: &'static [u8]| Partition::by(move |_| Some(tenant.to_vec()));
+        let by_two = |tenant: &'static [u8]| Partition::from_fn(move |_| Some(tenant.to_vec()));
         let per_hour = Policy::fixed_window("calls", Quota::per_hour(9)).unwrap();
         let _live = (
             build(address(), policy("calls", 20)),
@@ -738,14 +741,14 @@ fn modes_that_do_not_fit_the_limit_are_reported_once() {
     let name = "stack::config_checks::modes_that_do_not_fit_the_limit_are_reported_once";
     let expected: [&[&str]; 4] = [
         &[
-            "`Mode::Debt::most` is `20`",
+            "`SyncMode::Deferred::max_unreported` is `20`",
             "limit of policy `calls`, 10",
-            "`Mode::auto`",
+            "`SyncMode::auto`",
         ],
         &[
-            "`Mode::Lease::instances` is `6`",
+            "`SyncMode::Leased::instances` is `6`",
             "policy `calls`, 10",
-            "`Mode::Exact`",
+            "`SyncMode::Exact`",
         ],
         &[
             "`mode` is `of policy `log``",
@@ -760,8 +763,10 @@ fn modes_that_do_not_fit_the_limit_are_reported_once() {
     ];
     reports(name, &expected, async {
         let some = |number| NonZeroU32::new(number).unwrap();
-        let debt = |most| Mode::Debt { most: some(most) };
-        let lease = |instances| Mode::Lease {
+        let debt = |most| SyncMode::Deferred {
+            max_unreported: some(most),
+        };
+        let lease = |instances| SyncMode::Leased {
             instances: some(instances),
         };
         let build = |policies: Vec<Policy>| {
@@ -771,22 +776,22 @@ fn modes_that_do_not_fit_the_limit_are_reported_once() {
             limits.build().unwrap()
         };
         let log = Policy::sliding_log("log", Quota::per_minute(10)).unwrap();
-        build(vec![policy("calls", 10).mode(debt(20))]);
-        build(vec![policy("calls", 10).mode(lease(6))]);
-        build(vec![log.clone().mode(lease(2))]);
+        build(vec![policy("calls", 10).with_sync_mode(debt(20))]);
+        build(vec![policy("calls", 10).with_sync_mode(lease(6))]);
+        build(vec![log.clone().with_sync_mode(lease(2))]);
         build(vec![
-            policy("calls", 10).mode(lease(2)),
+            policy("calls", 10).with_sync_mode(lease(2)),
             policy("daily", 10),
         ]);
         // What fits.
-        build(vec![policy("calls", 10).mode(debt(10))]);
+        build(vec![policy("calls", 10).with_sync_mode(debt(10))]);
         build(vec![
-            policy("calls", 10).mode(lease(5)),
-            policy("daily", 10).mode(lease(2)),
+            policy("calls", 10).with_sync_mode(lease(5)),
+            policy("daily", 10).with_sync_mode(lease(2)),
         ]);
         build(vec![log, policy("calls", 1_000)]);
         build(vec![
-            policy("calls", 1_000).mode(Mode::auto(1_000, some(3))),
+            policy("calls", 1_000).with_sync_mode(SyncMode::auto(1_000, some(3))),
         ]);
     });
 }
@@ -855,7 +860,9 @@ fn field_that_a_trusted_proxy_does_not_write_is_reported_once() {
         .await;
         let log = AccessLogLayer::builder()
             .client_addr(resolver(ForwardedHeader::XForwardedFor))
-            .sink(portcullis::access_log::JsonLines::direct(std::io::sink()));
+            .sink(portcullis::access_log::sinks::JsonLines::direct(
+                std::io::sink(),
+            ));
         send(log.build().unwrap(), || behind([10, 0, 0, 1], "forwarded")).await;
     });
 }
@@ -871,7 +878,9 @@ fn proxy_beside_the_trusted_ones_is_reported_once() {
     reports(name, &expected, async {
         let log = AccessLogLayer::builder()
             .client_addr(resolver(ForwardedHeader::XForwardedFor))
-            .sink(portcullis::access_log::JsonLines::direct(std::io::sink()))
+            .sink(portcullis::access_log::sinks::JsonLines::direct(
+                std::io::sink(),
+            ))
             .build()
             .unwrap();
         // Any client of the Internet may send the field.
@@ -915,26 +924,26 @@ async fn scopes_that_are_required_twice_are_refused() {
 #[test]
 fn limiter_that_never_asks_its_store_or_lets_nobody_wait_is_refused() {
     let calls = || limits(address()).policy(policy("calls", 10));
-    let never = calls().store_deadline(Duration::ZERO);
+    let never = calls().store_timeout(Duration::ZERO);
     assert_names(
         never.build(),
-        "store_deadline",
+        "store_timeout",
         "0ns",
-        "`without_store_deadline`",
+        "`without_store_timeout`",
     );
-    calls().without_store_deadline().build().unwrap();
+    calls().without_store_timeout().build().unwrap();
     let wait = Duration::from_secs(1);
     let queue = Policy::leaky_queue("queue", Quota::per_second(10), wait).unwrap();
     let runtime = portcullis::TokioRuntime;
     let queued = || limits(address()).policy(queue.clone()).runtime(runtime);
     assert_names(
-        queued().waiters_max(0).build(),
-        "waiters_max",
+        queued().max_waiters(0).build(),
+        "max_waiters",
         "0",
         "at least 1",
     );
-    queued().waiters_max(1).build().unwrap();
-    calls().waiters_max(0).build().unwrap();
+    queued().max_waiters(1).build().unwrap();
+    calls().max_waiters(0).build().unwrap();
 }
 
 #[test]
@@ -956,13 +965,21 @@ fn cache_options_that_contradict_one_another_are_refused() {
 fn status_that_is_never_stored_is_reported_once() {
     let name = "stack::config_checks::status_that_is_never_stored_is_reported_once";
     let expected: [&[&str]; 2] = [
-        &["`keep_status` is `304`", "never stored", "remove the call"],
-        &["`keep_status` is `416`", "never stored", "remove the call"],
+        &[
+            "`cache_status_code` is `304`",
+            "never stored",
+            "remove the call",
+        ],
+        &[
+            "`cache_status_code` is `416`",
+            "never stored",
+            "remove the call",
+        ],
     ];
     reports(name, &expected, async {
         for status in [304, 416, 502, 404] {
             let kept = StatusCode::from_u16(status).unwrap();
-            let policy = CachePolicy::new().keep_status(kept, Duration::from_secs(5));
+            let policy = CachePolicy::new().cache_status_code(kept, Duration::from_secs(5));
             let cache = CacheLayer::secure(MemoryStore::new()).policy(policy);
             cache.build().unwrap();
         }
@@ -971,14 +988,14 @@ fn status_that_is_never_stored_is_reported_once() {
 
 #[test]
 fn secret_path_that_matches_no_path_is_refused() {
-    let log = |pattern: &str| AccessLogLayer::builder().secret_path(pattern).build();
+    let log = |pattern: &str| AccessLogLayer::builder().redact_path(pattern).build();
     for wrong in [
         "/reset/{token}/of-{user}",
         "/reset/{token}?code={code}",
         "/files/*/{name}",
         "/reset/{token}#top",
     ] {
-        assert_names(log(wrong), "secret_path", wrong, "`/reset/{token}`");
+        assert_names(log(wrong), "redact_path", wrong, "`/reset/{token}`");
     }
     for right in [
         "/reset/{token}",
@@ -1054,7 +1071,7 @@ mod routed {
         let expected: [&[&str]; 1] = [&[
             "`CachePolicy` is `inserted inside of the cache`",
             "no effect",
-            "`CacheLayerBuilder::policy_by`",
+            "`CacheLayerBuilder::policy_with`",
         ]];
         reports(name, &expected, async {
             let policy = Extension(CachePolicy::new().off());
@@ -1092,11 +1109,14 @@ async fn list_of_lineages_where_the_gate_limits_addresses_is_refused() {
         let limits = limits(address()).policy(policy("calls", 100));
         let limiter = limits.deny(callers).build().unwrap();
         let gate = Gate::new().api_keys(keys.layer());
-        gate.limit_addresses(limiter).build()
+        gate.rate_limit_by_address(limiter).build()
     };
-    let refused = denying(Callers::new().lineages(["k1"]));
-    let (option, value) = ("limit_addresses", "counted by identity, owner or tier");
-    assert_names(refused, option, value, "`limit_callers`");
+    let refused = denying(CallerList::new().lineages(["k1"]));
+    let (option, value) = (
+        "rate_limit_by_address",
+        "counted by identity, owner or tier",
+    );
+    assert_names(refused, option, value, "`rate_limit_by_identity`");
     let office = ["192.0.2.0/24".parse().unwrap()];
-    denying(Callers::new().networks(ClientAddrResolver::default(), office)).unwrap();
+    denying(CallerList::new().networks(ClientAddrResolver::default(), office)).unwrap();
 }

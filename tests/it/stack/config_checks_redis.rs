@@ -1,11 +1,11 @@
 //! Configurations of a Redis server, and of what is stored there, that can hardly be meant.
 
 use portcullis::{
-    ClientAddrResolver, StoreKeys,
+    ClientAddrResolver,
     api_key::{KeyRing, Pepper},
     cache::CacheLayer,
     rate_limit::{Partition, Policy, Quota, RateLimitLayer},
-    store::{MemoryStore, RedisConfig, RedisStore},
+    store::{MemoryStore, RedisConfig, RedisStore, StoreKeys},
 };
 
 use crate::support::{

@@ -44,7 +44,7 @@ fn request<B: Default>(stack: &Stack) -> Request<B> {
     let peer = PeerAddr(([203, 0, 113, 9], 4711).into());
     request.extensions_mut().insert(peer);
     // For the layers that stand alone here, inside of authentication.
-    let identity = Identity::trusted("tested alone").build();
+    let identity = Identity::builder("tested alone").build();
     request.extensions_mut().insert(identity);
     request
 }

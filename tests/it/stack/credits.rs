@@ -85,10 +85,8 @@ fn per_day(amount: u64) -> Allowance {
 async fn credits_are_spent_and_refilled_and_a_key_without_any_is_not_held_to_some() {
     let house = House::new();
     let limits = house.limits().credits().build().unwrap();
-    let key = house
-        .create(NewKey::of_owner("acme").credits(per_day(3)))
-        .await;
-    let free = house.create(NewKey::of_owner("acme")).await;
+    let key = house.create(NewKey::new("acme").credits(per_day(3))).await;
+    let free = house.create(NewKey::new("acme")).await;
     assert_eq!(house.admitted(&limits, &key, 5).await, 3);
     assert_eq!(house.admitted(&limits, &free, 50).await, 50);
 
@@ -108,9 +106,7 @@ async fn credits_are_spent_and_refilled_and_a_key_without_any_is_not_held_to_som
 async fn a_change_of_credits_holds_at_once_and_what_was_used_stays_used() {
     let house = House::new();
     let limits = house.limits().credits().build().unwrap();
-    let key = house
-        .create(NewKey::of_owner("acme").credits(per_day(3)))
-        .await;
+    let key = house.create(NewKey::new("acme").credits(per_day(3))).await;
     assert_eq!(house.admitted(&limits, &key, 5).await, 3);
     let update = |credits| {
         house
@@ -133,9 +129,7 @@ async fn a_change_of_credits_holds_at_once_and_what_was_used_stays_used() {
 async fn a_rotated_key_and_its_heir_have_one_purse() {
     let house = House::new();
     let limits = house.limits().credits().build().unwrap();
-    let key = house
-        .create(NewKey::of_owner("acme").credits(per_day(4)))
-        .await;
+    let key = house.create(NewKey::new("acme").credits(per_day(4))).await;
     assert_eq!(house.admitted(&limits, &key, 2).await, 2);
     let heir = house.manager.rotate(key.id(), HOUR).await.unwrap();
     assert_eq!(heir.record().credits(), Some(per_day(4)));
@@ -149,10 +143,8 @@ async fn a_rotated_key_and_its_heir_have_one_purse() {
 async fn a_wrong_secret_behind_a_known_id_spends_no_credits() {
     let house = House::new();
     let limits = house.limits().credits().build().unwrap();
-    let key = house
-        .create(NewKey::of_owner("acme").credits(per_day(2)))
-        .await;
-    let other = House::new().create(NewKey::of_owner("acme")).await;
+    let key = house.create(NewKey::new("acme").credits(per_day(2))).await;
+    let other = House::new().create(NewKey::new("acme")).await;
     // The known id before another key's secret: the checksum is made to fit.
     let known = key.expose_secret();
     let forged = forged(known, other.expose_secret());
@@ -168,9 +160,7 @@ async fn credits_by_the_month_come_back_on_its_first_day() {
     let house = House::new();
     let limits = house.limits().credits().build().unwrap();
     let monthly = Allowance::per_month(2).unwrap();
-    let key = house
-        .create(NewKey::of_owner("acme").credits(monthly))
-        .await;
+    let key = house.create(NewKey::new("acme").credits(monthly)).await;
     // The clock begins with the year.
     house.clock.advance(30 * DAY);
     assert_eq!(house.admitted(&limits, &key, 9).await, 2);
@@ -194,9 +184,7 @@ async fn denied_by_the_tier_a_request_costs_no_credits_and_the_other_way_round()
         .fields(RateLimitFields::Draft11)
         .build()
         .unwrap();
-    let key = house
-        .create(NewKey::of_owner("acme").credits(per_day(6)))
-        .await;
+    let key = house.create(NewKey::new("acme").credits(per_day(6))).await;
     let ask = async |path: &str| {
         let mut request = with_key(key.expose_secret());
         *request.uri_mut() = path.parse().unwrap();
@@ -222,12 +210,12 @@ async fn a_keys_own_limit_stands_in_the_place_of_its_tiers() {
         .limits()
         .policy(minute("all", 50))
         .tiers(Tiers::new("any").tier("any", [minute("tier", 2)]))
-        .own_limits()
+        .per_key_limits()
         .build()
         .unwrap();
     let own: Allowance = "10/minute".parse().unwrap();
-    let key = house.create(NewKey::of_owner("acme").limit(own)).await;
-    let plain = house.create(NewKey::of_owner("acme")).await;
+    let key = house.create(NewKey::new("acme").limit(own)).await;
+    let plain = house.create(NewKey::new("acme")).await;
     assert_eq!(house.admitted(&limits, &plain, 9).await, 2);
     assert_eq!(house.admitted(&limits, &key, 20).await, 10);
     let update = |limit| {
@@ -249,9 +237,7 @@ async fn a_limiter_that_is_not_told_to_charges_no_credits() {
     let house = House::new();
     let policy = Policy::fixed_window("all", Quota::per_minute(5)).unwrap();
     let limits = house.limits().policy(policy).build().unwrap();
-    let key = house
-        .create(NewKey::of_owner("acme").credits(per_day(1)))
-        .await;
+    let key = house.create(NewKey::new("acme").credits(per_day(1))).await;
     assert_eq!(house.admitted(&limits, &key, 9).await, 5);
 }
 
@@ -264,9 +250,7 @@ async fn while_the_store_fails_an_instance_admits_its_share_of_the_credits() {
         .on_store_error(OnStoreError::local(house.store.clone(), 4))
         .build()
         .unwrap();
-    let key = house
-        .create(NewKey::of_owner("acme").credits(per_day(10)))
-        .await;
+    let key = house.create(NewKey::new("acme").credits(per_day(10))).await;
     assert_eq!(house.admitted(&limits, &key, 20).await, 3);
 }
 
@@ -278,9 +262,7 @@ async fn a_store_that_answers_later_charges_the_same() {
         .credits()
         .build()
         .unwrap();
-    let key = house
-        .create(NewKey::of_owner("acme").credits(per_day(3)))
-        .await;
+    let key = house.create(NewKey::new("acme").credits(per_day(3))).await;
     assert_eq!(house.admitted(&limits, &key, 9).await, 3);
 }
 
@@ -289,7 +271,7 @@ async fn so_many_different_credits_as_there_are_keys_are_each_kept_apart() {
     let house = House::new();
     let limits = house.limits().credits().build().unwrap();
     let ask = async |number: u64, credits: u64| {
-        let caller = Identity::trusted(format!("k{number}"));
+        let caller = Identity::builder(format!("k{number}"));
         let mut request = crate::support::get("/");
         let caller = caller.credits(per_day(credits)).build();
         request.extensions_mut().insert(caller);

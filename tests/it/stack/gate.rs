@@ -58,12 +58,15 @@ async fn a_cache_outside_of_authentication_is_refused() {
 #[tokio::test]
 async fn limits_by_caller_without_keys_are_refused() {
     let stack = stack().await;
-    let gate = Gate::new().limit_callers(stack.callers.clone());
+    let gate = Gate::new().rate_limit_by_identity(stack.callers.clone());
     let error = gate.clone().build().unwrap_err();
-    assert_names(&error, "limit_callers", "identity", "`api_keys`");
+    assert_names(&error, "rate_limit_by_identity", "identity", "`api_keys`");
     gate.without_api_keys().build().unwrap();
     // Limits by address need no keys, in either place.
-    Gate::new().limit_callers(stack.addresses).build().unwrap();
+    Gate::new()
+        .rate_limit_by_identity(stack.addresses)
+        .build()
+        .unwrap();
 }
 
 #[tokio::test]
@@ -71,12 +74,12 @@ async fn limits_before_the_keys_that_count_by_caller_are_refused() {
     let stack = stack().await;
     let gate = Gate::new()
         .api_keys(stack.api_keys)
-        .limit_addresses(stack.callers);
+        .rate_limit_by_address(stack.callers);
     assert_names(
         &gate.build().unwrap_err(),
-        "limit_addresses",
+        "rate_limit_by_address",
         "identity",
-        "`limit_callers`",
+        "`rate_limit_by_identity`",
     );
 }
 
@@ -112,9 +115,9 @@ async fn layers_stand_in_the_safe_order_whatever_order_they_came_in() {
     let stack = stack().await;
     let backwards = Gate::new()
         .cache(stack.cache.clone())
-        .limit_callers(stack.callers.clone())
+        .rate_limit_by_identity(stack.callers.clone())
         .api_keys(stack.api_keys.clone())
-        .limit_addresses(stack.addresses.clone())
+        .rate_limit_by_address(stack.addresses.clone())
         .access_log(stack.access_log.clone())
         .build()
         .unwrap();
@@ -201,7 +204,7 @@ async fn a_revoked_key_gets_nothing_from_the_store_either() {
         .build()
         .unwrap();
     let manager = KeyManager::new(&ring);
-    let key = manager.create(NewKey::of_owner("freya")).await.unwrap();
+    let key = manager.create(NewKey::new("freya")).await.unwrap();
     let cache = CacheLayer::secure(store).clock(clock).build().unwrap();
     let gate = Gate::new()
         .api_keys(ApiKeyLayer::builder(&ring).build().unwrap())

@@ -8,8 +8,11 @@ use http_body::Body;
 use http_body_util::{BodyExt, Full};
 use portcullis::{
     ManualClock, PeerAddr, ResponseBody,
-    access_log::{AccessLogBody, CountRequestBodyLayer, CountedBody},
-    cache::CacheBody,
+    access_log::{
+        CountRequestBodyLayer,
+        body::{AccessLogBody, CountedBody},
+    },
+    cache::body::CacheBody,
     store::MemoryStore,
 };
 use tower::{ServiceBuilder, ServiceExt, service_fn};
@@ -72,7 +75,7 @@ async fn each_layer_composes_with_the_layers_of_tower_http() {
                 Ok::<_, Infallible>(Response::new(long_body()))
             });
             let mut request = with_key(&stack);
-            let identity = portcullis::Identity::trusted("tested alone").build();
+            let identity = portcullis::Identity::builder("tested alone").build();
             request.extensions_mut().insert(identity);
             let response = service.oneshot(request).await.unwrap();
             assert_eq!(response.status(), 200, $name);

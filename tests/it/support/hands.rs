@@ -9,9 +9,12 @@ use std::{
 };
 
 use portcullis::{
-    Clock, ManualClock, Runtime, StoreErrorKind, StoreFuture, StoreKey, StoreKeys, Task,
-    rate_limit::{Charge, Decisions, Policy, RateLimitStore, Refund},
-    store::MemoryStore,
+    Clock, ManualClock, Runtime, StoreErrorKind, StoreFuture, Task,
+    rate_limit::{Policy, RateLimitStore},
+    store::{
+        MemoryStore, StoreKeys,
+        backend::{Charge, Decisions, Refund, StoreKey},
+    },
 };
 
 /// Sleeps by a clock that stands still until it is moved.

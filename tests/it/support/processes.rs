@@ -16,13 +16,15 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::Full;
 use portcullis::{
-    StoreFuture, StoreKeys,
-    cache::{
-        Cache, CacheBody, CacheKey, CacheLayer, CacheLayerBuilder, CacheStore, Fence, Lease,
-        LeaseToken, Lookup, PurgeMode, PurgeTarget, Put, PutOutcome, Selection, StoredResponse,
-        Touch,
+    StoreFuture,
+    cache::{Cache, CacheLayer, CacheLayerBuilder, CacheStore, PurgeMode, body::CacheBody},
+    store::{
+        MemoryStore, StoreKeys,
+        backend::{
+            CacheKey, Fence, Lease, LeaseToken, Lookup, PurgeTarget, Put, PutOutcome, Selection,
+            StoredResponse, Touch,
+        },
     },
-    store::MemoryStore,
 };
 use tokio::{sync::Semaphore, task::JoinHandle};
 use tower::{Layer, Service, ServiceExt};

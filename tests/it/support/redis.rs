@@ -10,8 +10,8 @@ pub(crate) use portcullis::test_util::{
     RedisReply as Reply, RedisSentinels as Watched, RedisServer as Server, free_addr,
 };
 use portcullis::{
-    StoreError, StoreKeys,
-    store::{RedisConfig, RedisStore},
+    StoreError,
+    store::{RedisConfig, RedisStore, StoreKeys},
 };
 
 /// A secret that all stores of the tests share.
@@ -24,11 +24,11 @@ pub(crate) fn keys() -> StoreKeys {
 pub(crate) fn patient(config: RedisConfig) -> RedisConfig {
     const LONG: Duration = Duration::from_secs(10);
     config
-        .api_key_deadline(LONG)
-        .cache_deadline(LONG)
-        .connect_deadline(LONG)
-        .rate_limit_deadline(LONG)
-        .silence_max(LONG)
+        .api_key_timeout(LONG)
+        .cache_timeout(LONG)
+        .connect_timeout(LONG)
+        .rate_limit_timeout(LONG)
+        .idle_timeout(LONG)
 }
 
 /// Makes a server a Cluster of one node, and waits until it serves all slots.

@@ -9,14 +9,20 @@ use std::{
 };
 
 use portcullis::{
-    StoreErrorKind, StoreFuture, StoreKey, StoreKeys, Timestamp,
-    api_key::{ApiKeyStore, KeyId, KeyPage, KeyQuery, KeyUse, StoredKey},
-    cache::{
-        CacheKey, CacheStore, Fence, Lease, LeaseToken, Lookup, PurgeMode, PurgeTarget, Put,
-        PutOutcome, Selection, StoredResponse, Touch,
+    StoreErrorKind, StoreFuture, Timestamp,
+    api_key::{
+        ApiKeyStore, KeyId, KeyQuery,
+        record::{KeyPage, StoredKey},
     },
-    rate_limit::{Charge, Decisions, Policy, RateLimitStore, Refund},
-    store::MemoryStore,
+    cache::{CacheStore, PurgeMode},
+    rate_limit::{Policy, RateLimitStore},
+    store::{
+        MemoryStore, StoreKeys,
+        backend::{
+            CacheKey, Charge, Decisions, Fence, KeyUse, Lease, LeaseToken, Lookup, PurgeTarget,
+            Put, PutOutcome, Refund, Selection, StoreKey, StoredResponse, Touch,
+        },
+    },
 };
 
 use super::strict::YieldOnce;
@@ -106,8 +112,8 @@ impl ApiKeyStore for SlowStore {
         self.later(self.store.list(query))
     }
 
-    fn touch(&self, uses: Vec<KeyUse>) -> StoreFuture<()> {
-        self.later(ApiKeyStore::touch(&self.store, uses))
+    fn record_uses(&self, uses: Vec<KeyUse>) -> StoreFuture<()> {
+        self.later(ApiKeyStore::record_uses(&self.store, uses))
     }
 
     fn purge(&self, before: Timestamp, max: usize) -> StoreFuture<usize> {

@@ -2,7 +2,7 @@
 
 use portcullis::{
     ClientAddrResolver, Gate, GateLayer, ManualClock,
-    access_log::{AccessLogLayer, RecentRecords},
+    access_log::{AccessLogLayer, sinks::RecentRecords},
     api_key::{ApiKeyLayer, ApiKeyStore, KeyManager, KeyRing, NewKey, Pepper},
     cache::{CacheLayer, CacheStore},
     rate_limit::{Partition, Policy, Quota, RateLimitLayer, RateLimitStore},
@@ -35,7 +35,7 @@ impl Stack {
             .clock(clock.clone())
             .build()
             .unwrap();
-        let new_key = NewKey::of_owner("freya").scopes(["data.read"]);
+        let new_key = NewKey::new("freya").scopes(["data.read"]);
         let key = KeyManager::new(&ring).create(new_key).await.unwrap();
         let limit = |name, partition| {
             let policy = Policy::fixed_window(name, Quota::per_second(100)).unwrap();
@@ -64,9 +64,9 @@ impl Stack {
     pub(crate) fn gate(&self) -> FullGate {
         Gate::new()
             .access_log(self.access_log.clone())
-            .limit_addresses(self.addresses.clone())
+            .rate_limit_by_address(self.addresses.clone())
             .api_keys(self.api_keys.clone())
-            .limit_callers(self.callers.clone())
+            .rate_limit_by_identity(self.callers.clone())
             .cache(self.cache.clone())
             .build()
             .unwrap()

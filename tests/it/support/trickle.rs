@@ -13,7 +13,10 @@ use http_body::{Body, Frame};
 use http_body_util::{BodyExt, Full};
 use portcullis::{
     BoxError,
-    cache::{Cache, CacheBody, CacheLayer, CacheLayerBuilder, CachePurger, InterruptedError},
+    cache::{
+        Cache, CacheLayer, CacheLayerBuilder, CachePurger,
+        body::{CacheBody, InterruptedError},
+    },
     store::MemoryStore,
 };
 use tokio::{

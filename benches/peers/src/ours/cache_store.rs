@@ -7,14 +7,7 @@ use std::sync::{Arc, Mutex};
 use axum::body::Body;
 use bytes::Bytes;
 use http::{Request, Response, header::CACHE_CONTROL};
-use portcullis::{
-    StoreFuture, StoreKeys,
-    cache::{
-        CacheKey, CacheLayer, CacheStore, Found, Lookup, PurgeMode, PurgeTarget, Put, PutOutcome,
-        Selection, StoredResponse, Touch,
-    },
-    store::MemoryStore,
-};
+use portcullis::{StoreFuture, store::{StoreKeys, backend::{CacheKey, Found, Lookup, PurgeTarget, Put, PutOutcome, Selection, StoredResponse, Touch}, MemoryStore}, cache::{CacheLayer, CacheStore, PurgeMode}};
 use tower::{Layer, service_fn};
 
 use crate::harness::{Case, Unit, Who};
@@ -81,7 +74,7 @@ pub fn objects() -> Arc<Objects> {
 }
 
 pub fn cases() -> Vec<Case> {
-    let store = MemoryStore::builder().cache_bytes_max(STORE_BYTES);
+    let store = MemoryStore::builder().max_cache_bytes(STORE_BYTES);
     let store = store.build().expect("the bound is right");
     let probe = Probe::new(store);
     let mut service = CacheLayer::new(probe).layer(service_fn(|_: Request<Body>| async {

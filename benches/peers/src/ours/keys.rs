@@ -39,7 +39,7 @@ impl Keys {
             .expect("a runtime without I/O");
         let (secrets, identities) = (0..1024)
             .map(|client| {
-                let created = manager.create(NewKey::of_owner(format!("client-{client}")));
+                let created = manager.create(NewKey::new(format!("client-{client}")));
                 let key = runtime.block_on(created).expect("the store has room");
                 let secret = HeaderValue::try_from(key.expose_secret()).expect("keys are ASCII");
                 (secret, key.record().identity().clone())

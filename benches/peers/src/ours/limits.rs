@@ -2,13 +2,7 @@
 
 use std::net::IpAddr;
 
-use portcullis::{
-    ClientAddr, ClientAddrResolver, KeySpace, StoreKey,
-    rate_limit::{
-        Charge, Partition, Policy, Quota, RateLimitFields, RateLimitLayer, RateLimitStore,
-    },
-    store::MemoryStore,
-};
+use portcullis::{ClientAddr, ClientAddrResolver, store::{backend::{KeySpace, StoreKey, Charge}, MemoryStore}, rate_limit::{Partition, Policy, Quota, RateLimitFields, RateLimitLayer, RateLimitStore}};
 use tower::Layer;
 
 use crate::harness::{Case, Unit, Who};
@@ -47,19 +41,19 @@ pub fn cases() -> Vec<Case> {
     ];
     let bytes = || {
         bytes_per_key(Limiter::of_a_million, |limiter, key| {
-            limiter.decide(limiter.space.short_of(key.as_bytes()))
+            limiter.decide(limiter.space.short_key(key.as_bytes()))
         })
     };
     let all = [
         layers,
         decisions::<String, _, _>(Who::Ours, Limiter::of_a_million, |limiter, key| {
-            limiter.decide(limiter.space.short_of(key.as_bytes()));
+            limiter.decide(limiter.space.short_key(key.as_bytes()));
         }),
         decisions::<IpAddr, _, _>(Who::Ours, Limiter::of_a_million, |limiter, key| {
-            limiter.decide(ClientAddr::from(*key).key_in(&limiter.space));
+            limiter.decide(ClientAddr::from(*key).store_key(&limiter.space));
         }),
         decisions::<u64, _, _>(Who::Ours, Limiter::of_a_million, |limiter, key| {
-            limiter.decide(limiter.space.short_of(&key.to_le_bytes()));
+            limiter.decide(limiter.space.short_key(&key.to_le_bytes()));
         }),
         vec![
             Case::gauge("memory/1m", Who::Ours, Unit::Bytes, bytes),
@@ -95,7 +89,7 @@ struct Limiter {
 impl Limiter {
     fn of_a_million() -> Self {
         let store = MemoryStore::builder()
-            .rate_limit_partitions_max(1_000_000)
+            .max_rate_limit_partitions(1_000_000)
             .build()
             .expect("the bound is no zero");
         Self {

@@ -7,9 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Waker};
 use std::time::Duration;
 
-use portcullis::access_log::{
-    AccessLogLayer, JsonLines, Level, LogEntry, LogQuery, LogQueue, LogStore, TracingSink, Trail,
-};
+use portcullis::access_log::{AccessLogLayer, sinks::{JsonLines, LogQueue, TracingSink}, Level, LogEntry, LogQuery, LogStore, LogStream};
 use portcullis::{Runtime, StoreFuture, Task};
 use tower::Layer;
 
@@ -113,11 +111,11 @@ impl Runtime for BetweenRequests {
 struct Forgets;
 
 impl LogStore for Forgets {
-    fn append(&self, _: Trail, _: &[LogEntry]) -> StoreFuture<()> {
+    fn append(&self, _: LogStream, _: &[LogEntry]) -> StoreFuture<()> {
         StoreFuture::ready(())
     }
 
-    fn recent(&self, _: Trail, _: &LogQuery) -> StoreFuture<Vec<LogEntry>> {
+    fn recent(&self, _: LogStream, _: &LogQuery) -> StoreFuture<Vec<LogEntry>> {
         StoreFuture::ready(Vec::new())
     }
 }

@@ -58,7 +58,7 @@ fn post(number: u64) -> Request<Body> {
 }
 
 fn in_memory(entries: usize) -> Run {
-    let store = MemoryStore::builder().cache_bytes_max(BYTES);
+    let store = MemoryStore::builder().max_cache_bytes(BYTES);
     let store = store.build().expect("the bound is right");
     let origin = CachedOrigin::default();
     let mut service = CacheLayer::new(store).layer(origin.service());

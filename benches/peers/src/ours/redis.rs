@@ -10,14 +10,7 @@ use std::time::Duration;
 
 use axum::body::{Body, to_bytes};
 use http::{HeaderValue, Request, Response};
-use portcullis::{
-    Gate, StoreKey, TokioRuntime,
-    access_log::{AccessLogLayer, JsonLines, LogQueue},
-    api_key::{ApiKeyLayer, KeyManager, KeyRing, NewKey, Pepper},
-    cache::CacheLayer,
-    rate_limit::{Charge, Mode, Partition, Policy, Quota, RateLimitLayer, RateLimitStore},
-    store::TieredStore,
-};
+use portcullis::{Gate, store::{backend::{StoreKey, Charge}, TieredStore}, TokioRuntime, access_log::{AccessLogLayer, sinks::{JsonLines, LogQueue}}, api_key::{ApiKeyLayer, KeyManager, KeyRing, NewKey, Pepper}, cache::CacheLayer, rate_limit::{Mode, Partition, Policy, Quota, RateLimitLayer, RateLimitStore}};
 use tower::{Layer, Service, ServiceExt, util::BoxCloneSyncService};
 
 use crate::harness::{Case, Rate, Unit, Who};
@@ -34,7 +27,7 @@ const INSTANCES: NonZeroU32 = NonZeroU32::new(4).unwrap();
 pub fn cases() -> Vec<Case> {
     let server = Rc::new(Server::start());
     let (window, bucket) = (wide_window(), wide_bucket());
-    let leased = wide_window().mode(Mode::Lease {
+    let leased = wide_window().with_sync_mode(Mode::Lease {
         instances: INSTANCES,
     });
     let (exact, exact_bucket) = ("redis/exact/64", "redis/exact_bucket/64");
@@ -78,7 +71,7 @@ fn wide_bucket() -> Policy {
 
 /// Returns the one partition by which all rows are asked.
 fn partition() -> StoreKey {
-    keys().space("peers").short_of(b"client")
+    keys().space("peers").short_key(b"client")
 }
 
 /// Decides by one policy on one caller, with as many tasks as all rows have.
@@ -89,7 +82,7 @@ fn decisions(server: &Rc<Server>, policy: &Policy) -> Rate {
 /// The same on as many callers as all suites have, one after the other.
 fn decisions_of_many(server: &Rc<Server>, policy: &Policy) -> Rate {
     let space = keys().space("peers");
-    let partitions = (0..1_024_u32).map(|number| space.short_of(&number.to_le_bytes()));
+    let partitions = (0..1_024_u32).map(|number| space.short_key(&number.to_le_bytes()));
     decisions_of(server, policy, partitions.collect())
 }
 
@@ -171,7 +164,7 @@ impl State {
             Policy::fixed_window("hour", Quota::per_hour(limit)),
             Policy::sliding_window("day", Quota::per_day(limit)),
         ];
-        policies.map(|policy| policy.expect("the quotas are within bounds").mode(mode))
+        policies.map(|policy| policy.expect("the quotas are within bounds").with_sync_mode(mode))
     }
 }
 
@@ -186,7 +179,7 @@ fn commands_for_each_request(state: State) -> f64 {
         let mut callers = Vec::new();
         for caller in 0..CALLERS {
             let key = manager
-                .create(NewKey::of_owner(format!("client-{caller}")))
+                .create(NewKey::new(format!("client-{caller}")))
                 .await;
             let key = key.expect("the server has room");
             callers.push(HeaderValue::try_from(key.expose_secret()).expect("keys are ASCII"));
@@ -247,7 +240,7 @@ fn instance(server: &Server, state: State, origin: &CachedOrigin) -> App {
         .into_iter()
         .fold(limits, |limits, policy| limits.policy(policy));
     let cache = CacheLayer::secure(TieredStore::new(store, 16 << 20))
-        .share_where_public(matches!(state, State::NewKey));
+        .share_public_responses(matches!(state, State::NewKey));
     let gate = Gate::new()
         .access_log(AccessLogLayer::new(JsonLines::direct(io::sink())))
         .api_keys(
@@ -255,7 +248,7 @@ fn instance(server: &Server, state: State, origin: &CachedOrigin) -> App {
                 .build()
                 .expect("the defaults are valid"),
         )
-        .limit_callers(limits.build().expect("the policies fit one another"))
+        .rate_limit_by_identity(limits.build().expect("the policies fit one another"))
         .cache(cache.build().expect("the defaults are valid"))
         .build()
         .expect("the layers fit one another");
@@ -392,7 +385,7 @@ fn bytes_of_a_key() -> f64 {
     let (server, runtime) = (Server::start(), runtime());
     let manager = KeyManager::new(&ring(&server));
     for owner in 0..MANY {
-        let made = manager.create(NewKey::of_owner(format!("owner-{owner}")));
+        let made = manager.create(NewKey::new(format!("owner-{owner}")));
         runtime.block_on(made).expect("the server has room");
     }
     memory_of(&server, ":k:{", &[]) as f64 / MANY as f64

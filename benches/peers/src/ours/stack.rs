@@ -5,14 +5,7 @@ use std::io;
 
 use axum::body::Body;
 use http::{Request, Response};
-use portcullis::{
-    ClientAddrResolver, Gate, GateLayer,
-    access_log::{AccessLogLayer, JsonLines},
-    api_key::ApiKeyLayer,
-    cache::CacheLayer,
-    rate_limit::{Partition, RateLimitFields, RateLimitLayer},
-    store::MemoryStore,
-};
+use portcullis::{ClientAddrResolver, Gate, GateLayer, access_log::{AccessLogLayer, sinks::JsonLines}, api_key::ApiKeyLayer, cache::CacheLayer, rate_limit::{Partition, RateLimitFields, RateLimitLayer}, store::MemoryStore};
 use tower::{Layer, Service};
 
 use super::{keys::Keys, limits};
@@ -111,9 +104,9 @@ pub fn gate(keys: &Keys, fields: RateLimitFields) -> FullGate {
     let by_address = Partition::client_addr(ClientAddrResolver::default());
     Gate::new()
         .access_log(AccessLogLayer::new(JsonLines::direct(io::sink())))
-        .limit_addresses(limit(store.clone(), by_address, fields))
+        .rate_limit_by_address(limit(store.clone(), by_address, fields))
         .api_keys(keys.layer())
-        .limit_callers(limit(store.clone(), Partition::identity(), fields))
+        .rate_limit_by_identity(limit(store.clone(), Partition::identity(), fields))
         .cache(CacheLayer::new(store))
         .build()
         .expect("the layers fit one another")

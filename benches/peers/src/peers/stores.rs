@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use portcullis::cache::StoredResponse;
+use portcullis::store::backend::StoredResponse;
 
 use crate::harness::{Case, Unit, Who};
 use crate::ours::cache_store::{objects, weight};

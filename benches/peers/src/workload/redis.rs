@@ -6,7 +6,7 @@ use std::net::TcpStream;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use portcullis::StoreKeys;
+use portcullis::store::StoreKeys;
 use portcullis::store::{RedisConfig, RedisStore};
 pub(crate) use portcullis::test_util::RedisServer as Server;
 use tokio::runtime::{Builder, Runtime};
@@ -34,10 +34,10 @@ pub fn runtime() -> Runtime {
 /// Returns a store with a connection of its own.
 pub fn store(server: &Server) -> RedisStore {
     let config = RedisConfig::single(server.url())
-        .rate_limit_deadline(PATIENCE)
-        .api_key_deadline(PATIENCE)
-        .cache_deadline(PATIENCE)
-        .silence_max(PATIENCE);
+        .rate_limit_timeout(PATIENCE)
+        .api_key_timeout(PATIENCE)
+        .cache_timeout(PATIENCE)
+        .idle_timeout(PATIENCE);
     RedisStore::new(config, keys()).expect("the server is where it is")
 }
 

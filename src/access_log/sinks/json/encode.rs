@@ -17,7 +17,7 @@ use crate::{
     access_log::record::{
         record::Record,
         redact::{SHORT_BYTES_MAX, TEXT_BYTES_MAX, capped, hide_keys},
-        schema::{Field, Names},
+        schema::{Field, FieldNaming},
     },
     core::{
         json,
@@ -39,7 +39,7 @@ impl Record<'_> {
     /// Writes the record as one line of JSON into a buffer that the thread keeps, and shows it.
     ///
     /// The line is one object and ends with a line feed: no other control stands in it.
-    pub fn with_json_line<T>(&self, names: Names, show: impl FnOnce(&[u8]) -> T) -> T {
+    pub fn with_json_line<T>(&self, names: FieldNaming, show: impl FnOnce(&[u8]) -> T) -> T {
         thread_local! {
             static LINE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
         }
@@ -59,11 +59,11 @@ impl Record<'_> {
 
     /// Returns the handler's own fields as a JSON object, if it wrote any.
     pub fn fields_json(&self) -> Option<String> {
-        if self.slots().fields().is_empty() {
+        if self.data().fields().is_empty() {
             return None;
         }
         let mut out = vec![b'{'];
-        let names = Names::Otel;
+        let names = FieldNaming::Otel;
         Object {
             out: &mut out,
             names,
@@ -75,7 +75,7 @@ impl Record<'_> {
 }
 
 /// Appends a record as a JSON object.
-fn push_object(out: &mut Vec<u8>, record: &Record<'_>, names: Names) {
+fn push_object(out: &mut Vec<u8>, record: &Record<'_>, names: FieldNaming) {
     out.push(b'{');
     let mut object = Object { out, names };
     object.head(record);
@@ -89,7 +89,7 @@ fn push_object(out: &mut Vec<u8>, record: &Record<'_>, names: Names) {
 impl Object<'_> {
     fn head(&mut self, record: &Record<'_>) {
         self.preamble(record.arrived_at(), record.level(), event_name(record));
-        self.plain_bytes(Field::RecordUid, record.uid().as_bytes());
+        self.plain_bytes(Field::RecordUid, record.record_id().as_bytes());
         self.plain_bytes(Field::RequestId, record.request_id().as_bytes());
         self.trace(record);
     }
@@ -166,7 +166,7 @@ impl Object<'_> {
         if let Some(status) = record.grpc_status() {
             self.word(Field::GrpcStatus, status);
         }
-        self.word(Field::Outcome, record.outcome().as_str());
+        self.word(Field::RequestOutcome, record.outcome().as_str());
         if let Some(error) = record.error_type() {
             self.plain(Field::ErrorType, error);
         }
@@ -198,7 +198,7 @@ impl Object<'_> {
     }
 
     fn layers(&mut self, record: &Record<'_>) {
-        if let Some(auth) = record.slots().auth() {
+        if let Some(auth) = record.data().auth() {
             self.auth(auth);
         }
         if let Some(user) = record.user() {
@@ -265,7 +265,7 @@ impl Object<'_> {
     /// Writes the handler's own fields. One that is named like a field of ours stands under
     /// `field.`: no name stands twice in an object.
     fn fields(&mut self, record: &Record<'_>) {
-        for (name, value) in record.slots().fields() {
+        for (name, value) in record.data().fields() {
             let name = capped(name, SHORT_BYTES_MAX);
             if self.names.contains(&name) {
                 json::push_name(self.out, &format!("field.{name}"));
@@ -274,7 +274,7 @@ impl Object<'_> {
             }
             self.value(value);
         }
-        match record.slots().fields_left_out() {
+        match record.data().fields_left_out() {
             0 => {}
             left_out => self.int(Field::FieldsLeftOut, left_out),
         }
@@ -334,8 +334,8 @@ impl Object<'_> {
     /// Writes how long the request took: in seconds, but for ECS, which counts nanoseconds.
     fn duration(&mut self, duration: Duration) {
         match self.names {
-            Names::Ecs => self.int(Field::Duration, micros(duration).saturating_mul(1_000)),
-            Names::Otel | Names::Short => self.secs(Field::Duration, duration),
+            FieldNaming::Ecs => self.int(Field::Duration, micros(duration).saturating_mul(1_000)),
+            FieldNaming::Otel | FieldNaming::Short => self.secs(Field::Duration, duration),
         }
     }
 }

@@ -5,39 +5,39 @@ use std::net::IpAddr;
 use super::object::Object;
 use crate::{
     access_log::{
-        emit::level::Level,
+        emit::level::LogLevel,
         record::{
             redact::{TEXT_BYTES_MAX, capped},
-            schema::{Field, LOSS_EVENT_NAME, NOTICE_EVENT_NAME, Names},
+            schema::{Field, FieldNaming, LOSS_EVENT_NAME, NOTICE_EVENT_NAME},
         },
     },
     core::{audit::AuditEvent, error::StoreErrorKind, time::Timestamp},
 };
 
 /// Returns a line, without its line feed, that tells of records that were lost.
-pub(crate) fn loss(names: Names, at: Timestamp, reason: &str, lost: u64) -> Vec<u8> {
-    event(names, at, Level::Warn, LOSS_EVENT_NAME, |object| {
+pub(crate) fn loss(names: FieldNaming, at: Timestamp, reason: &str, lost: u64) -> Vec<u8> {
+    event(names, at, LogLevel::Warn, LOSS_EVENT_NAME, |object| {
         object.text(Field::ErrorType, reason);
         object.int(Field::Lost, lost);
     })
 }
 
 /// Returns the line of a notice, without its line feed.
-pub(crate) fn notice(names: Names, at: Timestamp, message: &str) -> Vec<u8> {
-    event(names, at, Level::Warn, NOTICE_EVENT_NAME, |object| {
+pub(crate) fn notice(names: FieldNaming, at: Timestamp, message: &str) -> Vec<u8> {
+    event(names, at, LogLevel::Warn, NOTICE_EVENT_NAME, |object| {
         object.text(Field::AuditMessage, &capped(message, TEXT_BYTES_MAX));
     })
 }
 
 /// Returns the line of an audit event, without its line feed.
-pub(crate) fn audit(names: Names, at: Timestamp, audited: &AuditEvent) -> Vec<u8> {
+pub(crate) fn audit(names: FieldNaming, at: Timestamp, audited: &AuditEvent) -> Vec<u8> {
     let level = audit_level(audited);
     event(names, at, level, audited.name(), |object| {
         object.audit(audited)
     })
 }
 
-fn audit_level(event: &AuditEvent) -> Level {
+fn audit_level(event: &AuditEvent) -> LogLevel {
     match event {
         AuditEvent::KeyCreated { .. }
         | AuditEvent::KeyRotated { .. }
@@ -49,23 +49,23 @@ fn audit_level(event: &AuditEvent) -> Level {
         | AuditEvent::KeyExpired { .. }
         | AuditEvent::KeysPurged { .. }
         | AuditEvent::LimitExceededInShadow { .. }
-        | AuditEvent::StoreUp { .. } => Level::Info,
+        | AuditEvent::StoreUp { .. } => LogLevel::Info,
         AuditEvent::AuthDenied { .. }
         | AuditEvent::KeyLeaked { .. }
         | AuditEvent::BanRaised { .. }
         | AuditEvent::CacheRefreshFailed { .. }
-        | AuditEvent::ConfigWarning { .. } => Level::Warn,
+        | AuditEvent::ConfigWarning { .. } => LogLevel::Warn,
         AuditEvent::KeyRecordForged { .. }
         | AuditEvent::StoreDown { .. }
-        | AuditEvent::StoreRejected { .. } => Level::Error,
+        | AuditEvent::StoreRejected { .. } => LogLevel::Error,
     }
 }
 
 /// Returns the line of an event that is no request.
 fn event(
-    names: Names,
+    names: FieldNaming,
     at: Timestamp,
-    level: Level,
+    level: LogLevel,
     name: &'static str,
     rest: impl FnOnce(&mut Object<'_>),
 ) -> Vec<u8> {

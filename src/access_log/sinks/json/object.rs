@@ -9,10 +9,10 @@ use super::{
 };
 use crate::{
     access_log::{
-        emit::level::Level,
+        emit::level::LogLevel,
         record::{
             redact::{SHORT_BYTES_MAX, capped, hide_keys},
-            schema::{EVENT_NAME, Field, Names, SCHEMA_VERSION},
+            schema::{EVENT_NAME, Field, FieldNaming, SCHEMA_VERSION},
         },
     },
     core::{json, time::Timestamp},
@@ -24,12 +24,12 @@ static ACCESS_RECORD: FixedMembers<4> = FixedMembers::new();
 /// A JSON object that is being written.
 pub(super) struct Object<'a> {
     pub(super) out: &'a mut Vec<u8>,
-    pub(super) names: Names,
+    pub(super) names: FieldNaming,
 }
 
 impl Object<'_> {
     /// Writes what every line begins with.
-    pub(super) fn preamble(&mut self, at: Timestamp, level: Level, name: &'static str) {
+    pub(super) fn preamble(&mut self, at: Timestamp, level: LogLevel, name: &'static str) {
         // The first member of the object: no comma.
         let member = self.names.member(Field::Timestamp);
         self.out.extend_from_slice(&member.as_bytes()[1..]);
@@ -41,7 +41,7 @@ impl Object<'_> {
     }
 
     /// Writes what kind of a line it is.
-    pub(super) fn kind(&mut self, level: Level, name: &'static str) {
+    pub(super) fn kind(&mut self, level: LogLevel, name: &'static str) {
         self.word(Field::SeverityText, level.as_str());
         self.int(Field::SeverityNumber, level.severity_number());
         self.word(Field::EventName, name);

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     access_log::{
-        emit::{losses::Losses, weight::Weight},
+        emit::{drop_counts::DropCounts, weight::Weight},
         sinks::target::LogTarget,
     },
     core::{
@@ -94,10 +94,10 @@ impl LineOutput {
     }
 
     /// Sets how many bytes may wait.
-    pub(in crate::access_log) fn set_bytes_max(&self, bytes_max: usize) {
+    pub(in crate::access_log) fn set_bytes_max(&self, max_bytes: usize) {
         match &self.way {
             Way::Direct { .. } => {}
-            Way::Queued(queue) => queue.state().bytes_max = bytes_max,
+            Way::Queued(queue) => queue.state().max_bytes = max_bytes,
         }
     }
 
@@ -120,13 +120,13 @@ impl LineOutput {
     }
 
     /// Returns how many lines were lost so far, and why.
-    pub(crate) fn losses(&self) -> Losses {
+    pub(crate) fn drop_counts(&self) -> DropCounts {
         match &self.way {
-            Way::Direct { lost, .. } => Losses {
+            Way::Direct { lost, .. } => DropCounts {
                 writer_failed: lost.load(Ordering::Relaxed),
-                ..Losses::default()
+                ..DropCounts::default()
             },
-            Way::Queued(queue) => queue.state().losses,
+            Way::Queued(queue) => queue.state().drop_counts,
         }
     }
 
@@ -182,7 +182,7 @@ impl Drop for LineOutput {
 impl fmt::Debug for LineOutput {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Lines")
-            .field("losses", &self.losses())
+            .field("drop_counts", &self.drop_counts())
             .finish_non_exhaustive()
     }
 }

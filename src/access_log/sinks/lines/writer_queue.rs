@@ -10,14 +10,14 @@ use std::{
 use super::{line_format::Words, pen::Pen};
 use crate::{
     access_log::{
-        emit::{losses::Losses, weight::Weight},
+        emit::{drop_counts::DropCounts, weight::Weight},
         sinks::target::LogTarget,
     },
     core::{runtime, time::Timestamp},
 };
 
 /// How many bytes of lines wait for the writer at most, unless it is told otherwise.
-const BYTES_MAX: usize = 4 << 20;
+const MAX_BYTES: usize = 4 << 20;
 
 /// How long the thread leaves lines to gather after it has written.
 const LINGER: Duration = Duration::from_millis(10);
@@ -47,12 +47,12 @@ pub(super) struct WriterState {
     pub(super) waiting: Vec<u8>,
     /// The number of bytes that the writer has been given and not taken yet: they count as waiting.
     pub(super) under_way_bytes: usize,
-    pub(super) bytes_max: usize,
+    pub(super) max_bytes: usize,
     /// When the latest line was made.
     pub(super) latest: Timestamp,
-    pub(super) losses: Losses,
+    pub(super) drop_counts: DropCounts,
     /// Losses that a line tells of.
-    pub(super) told: Losses,
+    pub(super) told: DropCounts,
     thread: WriterThread,
     /// Nobody is left to write lines, or somebody waits for what there is.
     pub(super) hurry: bool,
@@ -82,10 +82,10 @@ impl Default for WriterState {
             writer: None,
             waiting: Vec::new(),
             under_way_bytes: 0,
-            bytes_max: BYTES_MAX,
+            max_bytes: MAX_BYTES,
             latest: Timestamp::EPOCH,
-            losses: Losses::default(),
-            told: Losses::default(),
+            drop_counts: DropCounts::default(),
+            told: DropCounts::default(),
             thread: WriterThread::NotStarted,
             hurry: false,
             closed: false,
@@ -100,7 +100,7 @@ impl WriterState {
             Weight::Important => 7,
             Weight::Audit => 8,
         };
-        self.bytes_max / 8 * eighths
+        self.max_bytes / 8 * eighths
     }
 
     fn is_idle(&self) -> bool {
@@ -129,7 +129,7 @@ impl WriterQueue {
         let mut state = self.state();
         let waiting = state.waiting.len() + state.under_way_bytes;
         if waiting + line.len() > state.room(weight) {
-            state.losses.queue_full += 1;
+            state.drop_counts.queue_full += 1;
             return PushOutcome::Nothing;
         }
         state.waiting.extend_from_slice(line);
@@ -190,23 +190,23 @@ impl WriterQueue {
             self.has_written(lost);
             batch.clear();
             batch.shrink_to(KEPT_BYTES_MAX);
-            self.linger();
+            self.flush_interval();
         }
     }
 
     /// Waits for lines, and takes them over. Returns what was lost and not told yet, or nothing when
     /// all is over.
-    fn next(&self, batch: &mut Vec<u8>) -> Option<Losses> {
+    fn next(&self, batch: &mut Vec<u8>) -> Option<DropCounts> {
         let mut state = self.state();
         while state.waiting.is_empty() && !state.closed {
             state.thread = WriterThread::Parked;
             state = wait(&self.to_write, state);
         }
         state.thread = WriterThread::Working;
-        let untold = state.losses - state.told;
+        let untold = state.drop_counts - state.told;
         if state.waiting.is_empty() {
             // The last words, if there are any, and they are said once.
-            state.told = state.losses;
+            state.told = state.drop_counts;
             return (untold.total() > 0).then_some(untold);
         }
         mem::swap(batch, &mut state.waiting);
@@ -215,7 +215,7 @@ impl WriterQueue {
     }
 
     /// Writes how many lines were lost. If that is lost too, it is told with later losses.
-    fn tell(&self, untold: Losses, pen: &mut Pen, words: &dyn Words) {
+    fn tell(&self, untold: DropCounts, pen: &mut Pen, words: &dyn Words) {
         if untold.total() == 0 {
             return;
         }
@@ -233,13 +233,13 @@ impl WriterQueue {
     fn has_written(&self, lost: u64) {
         let mut state = self.state();
         state.under_way_bytes = 0;
-        state.losses.writer_failed += lost;
+        state.drop_counts.writer_failed += lost;
         drop(state);
         self.written.notify_all();
     }
 
     /// Lets lines gather, so that a busy thread is not woken for each.
-    fn linger(&self) {
+    fn flush_interval(&self) {
         let mut state = self.state();
         state.thread = WriterThread::Lingering;
         let gathering = |state: &mut WriterState| {

@@ -6,9 +6,9 @@ use super::{inner::LogQueueInner, lane::Lane, queue::LogQueue};
 use crate::{
     access_log::{
         emit::observer::Observer,
-        record::schema::Names,
+        record::schema::FieldNaming,
         sinks::backlog::BacklogBounds,
-        store::{LogStore, Trail},
+        store::{LogStore, LogStream},
     },
     core::{
         error::ConfigError,
@@ -26,13 +26,13 @@ impl LogQueue {
             observers: Vec::new(),
             runtime: Arc::new(runtime),
             clock: None,
-            names: Names::default(),
+            names: FieldNaming::default(),
             bounds: BacklogBounds {
                 entries_max: 8_192,
-                bytes_max: 8 << 20,
+                max_bytes: 8 << 20,
             },
-            batch_max: 512,
-            linger: Duration::from_secs(1),
+            max_batch: 512,
+            flush_interval: Duration::from_secs(1),
             deadline: Duration::from_secs(5),
         }
     }
@@ -46,10 +46,10 @@ pub struct LogQueueBuilder {
     observers: Vec<Arc<dyn Observer>>,
     runtime: Arc<dyn Runtime>,
     clock: Option<Arc<dyn Clock>>,
-    names: Names,
+    names: FieldNaming,
     bounds: BacklogBounds,
-    batch_max: usize,
-    linger: Duration,
+    max_batch: usize,
+    flush_interval: Duration,
     deadline: Duration,
 }
 
@@ -71,37 +71,37 @@ impl LogQueueBuilder {
     }
 
     /// Sets how many records may wait. 8 192 by default.
-    pub fn records_max(mut self, records: usize) -> Self {
+    pub fn max_records(mut self, records: usize) -> Self {
         self.bounds.entries_max = records;
         self
     }
 
     /// Sets how many bytes of records may wait. 8 MiB by default.
-    pub fn bytes_max(mut self, bytes: usize) -> Self {
-        self.bounds.bytes_max = bytes;
+    pub fn max_bytes(mut self, bytes: usize) -> Self {
+        self.bounds.max_bytes = bytes;
         self
     }
 
     /// Sets how many records are stored by one call. 512 by default.
-    pub fn batch_max(mut self, records: usize) -> Self {
-        self.batch_max = records;
+    pub fn max_batch(mut self, records: usize) -> Self {
+        self.max_batch = records;
         self
     }
 
     /// Sets how long a record waits for others to be stored with. 1 s by default.
-    pub fn linger(mut self, linger: Duration) -> Self {
-        self.linger = linger;
+    pub fn flush_interval(mut self, flush_interval: Duration) -> Self {
+        self.flush_interval = flush_interval;
         self
     }
 
     /// Sets how long the store has to take a batch. 5 s by default; then the batch is lost.
-    pub fn deadline(mut self, deadline: Duration) -> Self {
+    pub fn store_timeout(mut self, deadline: Duration) -> Self {
         self.deadline = deadline;
         self
     }
 
     /// Sets by whose convention the fields are named: OpenTelemetry's by default.
-    pub fn names(mut self, names: Names) -> Self {
+    pub fn field_naming(mut self, names: FieldNaming) -> Self {
         self.names = names;
         self
     }
@@ -121,19 +121,19 @@ impl LogQueueBuilder {
         let problem = "a queue of no room loses each record";
         if self.bounds.entries_max < 8 {
             return Err(
-                ConfigError::new("records_max", self.bounds.entries_max, problem)
+                ConfigError::new("max_records", self.bounds.entries_max, problem)
                     .fix("give at least 8, or leave the default"),
             );
         }
-        if self.bounds.bytes_max < 64 << 10 {
+        if self.bounds.max_bytes < 64 << 10 {
             return Err(
-                ConfigError::new("bytes_max", self.bounds.bytes_max, problem)
+                ConfigError::new("max_bytes", self.bounds.max_bytes, problem)
                     .fix("give at least 65536, or leave the default"),
             );
         }
-        if self.batch_max == 0 {
+        if self.max_batch == 0 {
             return Err(
-                ConfigError::new("batch_max", 0, "an empty batch stores nothing")
+                ConfigError::new("max_batch", 0, "an empty batch stores nothing")
                     .fix("give at least 1, or leave the default"),
             );
         }
@@ -141,15 +141,15 @@ impl LogQueueBuilder {
         let audit_store = self.audit_store.unwrap_or_else(|| Arc::clone(&self.store));
         Ok(LogQueue {
             shared: Arc::new(LogQueueInner {
-                access: Lane::new(Trail::Access, self.store, self.bounds),
-                audit: Lane::new(Trail::Audit, audit_store, self.bounds),
+                access: Lane::new(LogStream::Access, self.store, self.bounds),
+                audit: Lane::new(LogStream::Audit, audit_store, self.bounds),
                 watches,
                 observers: self.observers,
                 runtime: self.runtime,
                 clock: self.clock.unwrap_or_else(|| Arc::new(SystemClock::new())),
                 names: self.names,
-                batch_max: self.batch_max,
-                linger: self.linger,
+                max_batch: self.max_batch,
+                flush_interval: self.flush_interval,
                 deadline: self.deadline,
             }),
         })

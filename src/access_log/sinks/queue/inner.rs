@@ -12,9 +12,9 @@ use super::lane::{Down, Lane, UnderWay};
 use crate::{
     access_log::{
         emit::{observer::Observer, weight::Weight},
-        record::schema::Names,
+        record::schema::FieldNaming,
         sinks::json::event,
-        store::{LogEntry, Trail},
+        store::{LogEntry, LogStream},
     },
     core::{
         audit::AuditEvent,
@@ -36,9 +36,9 @@ pub(super) struct LogQueueInner {
     pub(super) observers: Vec<Arc<dyn Observer>>,
     pub(super) runtime: Arc<dyn Runtime>,
     pub(super) clock: Arc<dyn Clock>,
-    pub(super) names: Names,
-    pub(super) batch_max: usize,
-    pub(super) linger: Duration,
+    pub(super) names: FieldNaming,
+    pub(super) max_batch: usize,
+    pub(super) flush_interval: Duration,
     pub(super) deadline: Duration,
 }
 
@@ -46,7 +46,7 @@ pub(super) struct LogQueueInner {
 /// another.
 struct AtWork {
     shared: Arc<LogQueueInner>,
-    trail: Trail,
+    trail: LogStream,
     ended: bool,
 }
 
@@ -56,8 +56,8 @@ impl AtWork {
         let mut pause = None;
         while !self.has_ended() {
             let lane = self.shared.lane(self.trail);
-            self.shared.linger(lane, pause).await;
-            let last = pause.unwrap_or(self.shared.linger);
+            self.shared.flush_interval(lane, pause).await;
+            let last = pause.unwrap_or(self.shared.flush_interval);
             pause = match self.shared.deliver(lane).await {
                 Ok(()) => None,
                 Err(Down) => Some((last * 2).min(PAUSE_MAX)),
@@ -85,23 +85,23 @@ impl Drop for AtWork {
 }
 
 impl LogQueueInner {
-    pub(super) fn lane(&self, trail: Trail) -> &Lane {
+    pub(super) fn lane(&self, trail: LogStream) -> &Lane {
         match trail {
-            Trail::Access => &self.access,
-            Trail::Audit => &self.audit,
+            LogStream::Access => &self.access,
+            LogStream::Audit => &self.audit,
         }
     }
 
-    pub(super) fn offer(shared: &Arc<Self>, trail: Trail, weight: Weight, entry: LogEntry) {
+    pub(super) fn offer(shared: &Arc<Self>, trail: LogStream, weight: Weight, entry: LogEntry) {
         let mut state = shared.lane(trail).state();
         state.backlog.offer(weight, entry);
-        let due = state.backlog.waiting() >= shared.batch_max;
+        let due = state.backlog.waiting() >= shared.max_batch;
         let waker = if due { state.waker.take() } else { None };
         // Notices are audit events that come from any thread, such as that of a writer: outside of the
         // runtime they wait for the next event or for a flush.
         let can_start = match trail {
-            Trail::Access => true,
-            Trail::Audit => shared.runtime.can_spawn(),
+            LogStream::Access => true,
+            LogStream::Audit => shared.runtime.can_spawn(),
         };
         let starts = can_start && !state.at_work;
         state.at_work |= starts;
@@ -126,12 +126,12 @@ impl LogQueueInner {
 
     /// Waits until a batch is full or the oldest entry has waited long enough; after a failure,
     /// until the pause is over.
-    async fn linger(&self, lane: &Lane, pause: Option<Duration>) {
-        let mut sleep = self.runtime.sleep(pause.unwrap_or(self.linger));
+    async fn flush_interval(&self, lane: &Lane, pause: Option<Duration>) {
+        let mut sleep = self.runtime.sleep(pause.unwrap_or(self.flush_interval));
         poll_fn(|cx| {
             if pause.is_none() {
                 let mut state = lane.state();
-                if state.backlog.waiting() >= self.batch_max {
+                if state.backlog.waiting() >= self.max_batch {
                     return Poll::Ready(());
                 }
                 state.waker = Some(cx.waker().clone());
@@ -143,7 +143,7 @@ impl LogQueueInner {
 
     /// Stores what waits, and tells the store of losses.
     pub(super) async fn deliver(self: &Arc<Self>, lane: &Lane) -> Result<(), Down> {
-        while let Some(batch) = UnderWay::take(lane, self.batch_max) {
+        while let Some(batch) = UnderWay::take(lane, self.max_batch) {
             let answer = self.append(lane, batch.entries()).await;
             self.note(lane, &answer);
             batch.end(answer)?;
@@ -177,11 +177,11 @@ impl LogQueueInner {
     /// Tells the observers how a store answered, and after how long if that was waited for.
     fn observe(&self, lane: &Lane, waited: Option<Duration>, answer: &Result<(), StoreError>) {
         let layer = match lane.trail {
-            Trail::Access => "access_log",
-            Trail::Audit => "audit",
+            LogStream::Access => "access_log",
+            LogStream::Audit => "audit",
         };
         let call = StoreCall::new(layer, waited, answer.as_ref().err().map(StoreError::kind));
-        self.each_observer(|observer| observer.stored(&call));
+        self.each_observer(|observer| observer.on_store_call(&call));
     }
 
     /// Tells each observer. One that panics costs nothing else.
@@ -193,7 +193,7 @@ impl LogQueueInner {
 
     /// Makes an audit event of it when the records' store stops answering, and when it answers again.
     fn note(self: &Arc<Self>, lane: &Lane, answer: &Result<(), StoreError>) {
-        if !self.watches || lane.trail != Trail::Access {
+        if !self.watches || lane.trail != LogStream::Access {
             return;
         }
         let store = Arc::from("access_log");
@@ -206,16 +206,16 @@ impl LogQueueInner {
             },
             Ok(()) | Err(_) => return,
         };
-        Self::offer(self, Trail::Audit, Weight::Audit, self.audited(&event));
+        Self::offer(self, LogStream::Audit, Weight::Audit, self.audited(&event));
     }
 
     /// Stores how many entries were lost since that was last told.
     async fn tell_losses(&self, lane: &Lane) -> Result<(), Down> {
-        let (losses, told) = {
+        let (drop_counts, told) = {
             let state = lane.state();
-            (state.backlog.losses(), state.told)
+            (state.backlog.drop_counts(), state.told)
         };
-        let news = losses - told;
+        let news = drop_counts - told;
         let at = self.clock.wall();
         let entries: Vec<_> = news
             .each()
@@ -227,7 +227,7 @@ impl LogQueueInner {
         }
         match self.append(lane, &entries).await {
             Ok(()) => {
-                lane.state().told = losses;
+                lane.state().told = drop_counts;
                 Ok(())
             }
             Err(_) => Err(Down),

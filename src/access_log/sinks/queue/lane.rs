@@ -8,16 +8,16 @@ use std::{
 
 use crate::{
     access_log::{
-        emit::losses::Losses,
+        emit::drop_counts::DropCounts,
         sinks::backlog::{Backlog, BacklogBounds},
-        store::{LogEntry, LogStore, Trail},
+        store::{LogEntry, LogStore, LogStream},
     },
     core::error::StoreError,
 };
 
 /// The way of one trail's entries.
 pub(super) struct Lane {
-    pub(super) trail: Trail,
+    pub(super) trail: LogStream,
     pub(super) store: Arc<dyn LogStore>,
     pub(super) is_down: AtomicBool,
     pub(super) state: Mutex<LaneState>,
@@ -26,7 +26,7 @@ pub(super) struct Lane {
 pub(super) struct LaneState {
     pub(super) backlog: Backlog,
     /// Losses that an entry in the store tells of.
-    pub(super) told: Losses,
+    pub(super) told: DropCounts,
     /// Whether a task is at work, or about to be.
     pub(super) at_work: bool,
     /// Who is to be woken when a batch is full.
@@ -41,14 +41,14 @@ pub(super) struct LaneState {
 pub(super) struct Down;
 
 impl Lane {
-    pub(super) fn new(trail: Trail, store: Arc<dyn LogStore>, bounds: BacklogBounds) -> Self {
+    pub(super) fn new(trail: LogStream, store: Arc<dyn LogStore>, bounds: BacklogBounds) -> Self {
         Self {
             trail,
             store,
             is_down: AtomicBool::new(false),
             state: Mutex::new(LaneState {
                 backlog: Backlog::new(bounds),
-                told: Losses::default(),
+                told: DropCounts::default(),
                 at_work: false,
                 waker: None,
                 under_way: 0,
@@ -90,9 +90,9 @@ pub(super) struct UnderWay<'a> {
 }
 
 impl<'a> UnderWay<'a> {
-    pub(super) fn take(lane: &'a Lane, batch_max: usize) -> Option<Self> {
+    pub(super) fn take(lane: &'a Lane, max_batch: usize) -> Option<Self> {
         let mut state = lane.state();
-        let batch = Some(state.backlog.take(batch_max)?);
+        let batch = Some(state.backlog.take(max_batch)?);
         state.under_way += 1;
         Some(Self { lane, batch })
     }

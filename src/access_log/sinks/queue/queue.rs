@@ -5,10 +5,10 @@ use std::{fmt, future::poll_fn, sync::Arc};
 use super::inner::LogQueueInner;
 use crate::{
     access_log::{
-        emit::{losses::Losses, weight::Weight},
+        emit::{drop_counts::DropCounts, weight::Weight},
         record::record::Record,
         sinks::sink::Sink,
-        store::{LogEntry, Trail},
+        store::{LogEntry, LogStream},
     },
     core::{
         audit::{AuditEvent, Auditor},
@@ -29,12 +29,12 @@ use crate::{
 ///
 /// It is an [`Auditor`] too. Audit events have the last eighth of the room to themselves, a task of
 /// their own, so that no record stands in their way, and a trail of their own, in the same store or
-/// in [another](crate::access_log::LogQueueBuilder::audit_store).
+/// in [another](crate::access_log::sinks::LogQueueBuilder::audit_store).
 ///
 /// ```
 /// use portcullis::{
 ///     TokioRuntime,
-///     access_log::{AccessLogLayer, LogQueue},
+///     access_log::{AccessLogLayer, sinks::LogQueue},
 ///     store::MemoryStore,
 /// };
 ///
@@ -55,13 +55,13 @@ pub struct LogQueue {
 
 impl LogQueue {
     /// Returns how many records and events wait to be stored.
-    pub fn waiting(&self) -> usize {
+    pub fn pending(&self) -> usize {
         self.shared.access.waiting() + self.shared.audit.waiting()
     }
 
     /// Returns how many entries of this trail were lost so far, and why.
-    pub fn losses(&self, trail: Trail) -> Losses {
-        self.shared.lane(trail).state().backlog.losses()
+    pub fn drop_counts(&self, trail: LogStream) -> DropCounts {
+        self.shared.lane(trail).state().backlog.drop_counts()
     }
 
     /// Stores an audit event now, and returns once the store has it: for what may not be lost
@@ -86,13 +86,13 @@ impl LogQueue {
         for lane in [&shared.audit, &shared.access] {
             poll_fn(|cx| lane.poll_idle(cx)).await;
         }
-        audit.is_ok() && access.is_ok() && self.waiting() == 0
+        audit.is_ok() && access.is_ok() && self.pending() == 0
     }
 
     fn offer(&self, weight: Weight, entry: LogEntry) {
         let trail = match weight {
-            Weight::Routine | Weight::Important => Trail::Access,
-            Weight::Audit => Trail::Audit,
+            Weight::Routine | Weight::Important => LogStream::Access,
+            Weight::Audit => LogStream::Audit,
         };
         LogQueueInner::offer(&self.shared, trail, weight, entry);
     }
@@ -107,29 +107,29 @@ impl Sink for LogQueue {
         self.offer(Weight::of(record), entry);
     }
 
-    fn losses(&self) -> Losses {
-        Self::losses(self, Trail::Access)
+    fn drop_counts(&self) -> DropCounts {
+        Self::drop_counts(self, LogStream::Access)
     }
 }
 
 impl Auditor for LogQueue {
     fn audit(&self, event: &AuditEvent) {
         self.shared
-            .each_observer(|observer| observer.audited(event));
+            .each_observer(|observer| observer.on_audit(event));
         self.offer(Weight::Audit, self.shared.audited(event));
     }
 
     fn lost(&self) -> u64 {
-        self.losses(Trail::Audit).total()
+        self.drop_counts(LogStream::Audit).total()
     }
 }
 
 impl fmt::Debug for LogQueue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("LogQueue")
-            .field("waiting", &self.waiting())
-            .field("losses", &self.losses(Trail::Access))
-            .field("audit_losses", &self.losses(Trail::Audit))
+            .field("waiting", &self.pending())
+            .field("drop_counts", &self.drop_counts(LogStream::Access))
+            .field("audit_drop_counts", &self.drop_counts(LogStream::Audit))
             .finish_non_exhaustive()
     }
 }

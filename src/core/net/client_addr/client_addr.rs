@@ -54,13 +54,13 @@ impl ClientAddr {
 
     /// Returns the key by which a store tells this client from all others of a space.
     #[inline]
-    pub fn key_in(&self, space: &KeySpace) -> StoreKey {
+    pub fn store_key(&self, space: &KeySpace) -> StoreKey {
         match self.ip {
             IpAddr::V4(ip) => key_of_ipv4(ip, space),
             IpAddr::V6(_) => {
                 // Beyond the prefix all is zero, and the prefix stands in the first byte.
                 let named = 1 + usize::from(self.ipv6_prefix.div_ceil(8));
-                space.short_of(&self.partition_bytes()[..named])
+                space.short_key(&self.partition_bytes()[..named])
             }
         }
     }
@@ -92,5 +92,5 @@ impl fmt::Display for ClientAddr {
 #[inline]
 pub(super) fn key_of_ipv4(ip: Ipv4Addr, space: &KeySpace) -> StoreKey {
     let [a, b, c, d] = ip.octets();
-    space.short_of(&[4, a, b, c, d])
+    space.short_key(&[4, a, b, c, d])
 }

@@ -9,5 +9,5 @@ mod trusted_proxies;
 pub use self::client_addr::ClientAddr;
 #[cfg(feature = "access-log")]
 pub(crate) use self::resolver::peer_addr;
-pub use self::resolver::{ClientAddrResolver, MissingClientAddr, PeerAddr};
+pub use self::resolver::{ClientAddrResolver, MissingClientAddrError, PeerAddr};
 pub use self::trusted_proxies::{ForwardedHeader, TrustedProxies};

@@ -15,7 +15,7 @@ impl ClientAddrResolver {
     /// Returns the key of the client that [`resolve`](Self::resolve) finds, without a word to the
     /// operator: for who asks that too, of each client that is new.
     #[inline(always)]
-    pub(crate) fn key_in(
+    pub(crate) fn store_key(
         &self,
         space: &KeySpace,
         extensions: &Extensions,
@@ -26,6 +26,6 @@ impl ClientAddrResolver {
             return Some(key_of_ipv4(*peer.ip(), space));
         }
         let client = self.client(peer.ip().to_canonical(), headers);
-        Some(client.key_in(space))
+        Some(client.store_key(space))
     }
 }

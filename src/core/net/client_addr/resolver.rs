@@ -25,7 +25,7 @@ const PROXIES_CHECKED_MAX: u32 = 1_024;
 ///
 /// A server on bare hyper inserts it into each request. It has priority over the address that a
 /// framework left there; axum's `ConnectInfo<SocketAddr>` needs no `PeerAddr`. For tonic and other
-/// servers, [`PeerAddrLayer`](crate::PeerAddrLayer) inserts it.
+/// servers, [`PeerAddrLayer`](crate::net::PeerAddrLayer) inserts it.
 ///
 /// A Unix socket has no peer address. If the proxy connects through one, insert a loopback address:
 /// `PeerAddr(([127, 0, 0, 1], 0).into())` is the address of the proxy, the first hop to be trusted.
@@ -130,7 +130,7 @@ impl ClientAddrResolver {
         &self,
         extensions: &Extensions,
         headers: &HeaderMap,
-    ) -> Result<ClientAddr, MissingClientAddr> {
+    ) -> Result<ClientAddr, MissingClientAddrError> {
         Ok(self.resolve_behind(peer_ip(extensions)?, headers))
     }
 
@@ -240,10 +240,10 @@ impl Default for ClientAddrResolver {
     "the client's address is not known: serve with \
      `into_make_service_with_connect_info::<SocketAddr>()` (axum, with portcullis's feature `axum`), \
      or insert `portcullis::PeerAddr(addr)` into each request's extensions (hyper; for tonic's \
-     `TcpConnectInfo` by `portcullis::PeerAddrLayer`)"
+     `TcpConnectInfo` by `portcullis::net::PeerAddrLayer`)"
 )]
 #[non_exhaustive]
-pub struct MissingClientAddr;
+pub struct MissingClientAddrError;
 
 fn other_header(own: ForwardedHeader, other: ForwardedHeader) -> ConfigError {
     let problem = format!(
@@ -263,14 +263,14 @@ pub(crate) fn peer_addr(extensions: &Extensions) -> Option<&SocketAddr> {
     inserted.or_else(|| framework::peer_addr(extensions))
 }
 
-fn peer_ip(extensions: &Extensions) -> Result<IpAddr, MissingClientAddr> {
+fn peer_ip(extensions: &Extensions) -> Result<IpAddr, MissingClientAddrError> {
     static SAID: AtomicBool = AtomicBool::new(false);
 
     match peer_addr(extensions) {
         Some(addr) => Ok(addr.ip().to_canonical()),
         None => {
-            notice::once(&SAID, || MissingClientAddr.to_string());
-            Err(MissingClientAddr)
+            notice::once(&SAID, || MissingClientAddrError.to_string());
+            Err(MissingClientAddrError)
         }
     }
 }
@@ -643,7 +643,7 @@ mod tests {
         for one in &clients {
             for other in &clients {
                 let same = one.partition_bytes() == other.partition_bytes();
-                assert_eq!(one.key_in(&space) == other.key_in(&space), same);
+                assert_eq!(one.store_key(&space) == other.store_key(&space), same);
             }
         }
     }

@@ -19,7 +19,7 @@ use crate::core::{crypto::mac::BlockMac, error::ConfigError};
 /// each of them counts and caches for itself.
 ///
 /// ```
-/// use portcullis::StoreKeys;
+/// use portcullis::store::StoreKeys;
 ///
 /// let keys = StoreKeys::from_secret(b"thirty-two bytes or more, from a secret manager")?;
 /// let space = keys.space("checkout");
@@ -131,7 +131,7 @@ impl KeySpace {
 
     /// Returns the key of one field: what [`short`](Self::short) is for several, at once.
     #[inline]
-    pub fn short_of(&self, field: &[u8]) -> StoreKey {
+    pub fn short_key(&self, field: &[u8]) -> StoreKey {
         StoreKey(self.single.hash(field).as_bytes())
     }
 
@@ -184,10 +184,10 @@ mod tests {
     #[test]
     fn a_field_alone_has_another_key_than_in_a_list() {
         let space = keys().space("s");
-        assert_eq!(space.short_of(b"x"), space.short_of(b"x"));
-        assert_ne!(space.short_of(b"x"), space.short_of(b"y"));
-        assert_ne!(space.short_of(b"x"), space.short().field(b"x").finish());
-        assert_ne!(space.short_of(b"x"), keys().space("t").short_of(b"x"));
+        assert_eq!(space.short_key(b"x"), space.short_key(b"x"));
+        assert_ne!(space.short_key(b"x"), space.short_key(b"y"));
+        assert_ne!(space.short_key(b"x"), space.short().field(b"x").finish());
+        assert_ne!(space.short_key(b"x"), keys().space("t").short_key(b"x"));
     }
 
     #[test]

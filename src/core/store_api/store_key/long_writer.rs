@@ -10,7 +10,7 @@ use super::{
 /// Digests fields into a [`LongStoreKey`]. Each field is prefixed by its length, so that distinct
 /// lists of fields are distinct inputs.
 ///
-/// As with a [`ShortKeyWriter`], fields are gathered and digested at once, a long one by its own
+/// As with a [`ShortKeyWriter`](crate::store::backend::ShortKeyWriter), fields are gathered and digested at once, a long one by its own
 /// digest.
 pub struct LongKeyWriter<'a> {
     pub(super) mac: &'a LongMac,

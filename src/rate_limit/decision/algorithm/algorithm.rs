@@ -16,7 +16,7 @@ use crate::{
     core::{error::ConfigError, time::Timestamp},
     rate_limit::{
         decision::decision::{Decision, Receipt},
-        policy::{params::Terms, quota::Quota},
+        policy::{params::PolicyParams, quota::Quota},
     },
 };
 
@@ -297,7 +297,7 @@ impl Algorithm {
     }
 
     /// Returns what a translation decides by.
-    pub(crate) fn terms(&self) -> Terms {
+    pub(crate) fn terms(&self) -> PolicyParams {
         let window = |limit, window| [limit, window, 0, 0, 0, 0];
         let numbers = match self {
             Self::FixedWindow(fixed) => window(fixed.limit(), fixed.window_micros()),
@@ -308,7 +308,7 @@ impl Algorithm {
             Self::LeakyBucket(bucket) => bucket.mirror().numbers(),
             Self::LeakyQueue(queue) => queue.mirror().numbers(),
         };
-        Terms::new(self.letter(), numbers)
+        PolicyParams::new(self.letter(), numbers)
     }
 
     /// Returns the log's algorithm, if it is one.
@@ -502,7 +502,7 @@ mod tests {
             prop_assert!(!memory.admits(now, left + 1));
 
             let decision = memory.clone().take(now, cost);
-            prop_assert_eq!(decision.is_never(), cost > capacity);
+            prop_assert_eq!(decision.is_unsatisfiable(), cost > capacity);
             if let Some(wait) = decision.retry_after() {
                 let wait = wait.as_micros() as u64;
                 prop_assert!(!memory.admits(now + wait - 1, cost));
@@ -625,7 +625,7 @@ mod tests {
             for cost in costs {
                 memory.take(10_000_000, cost);
             }
-            let over = memory.state.forget_at().max(at(10_000_000));
+            let over = memory.state.expires_at().max(at(10_000_000));
             for algorithm in [algorithm, other] {
                 let (_, looked) = algorithm.decide(memory.state, over, 0);
                 prop_assert_eq!(looked, State::NONE);

@@ -79,11 +79,11 @@ impl FixedWindow {
 
     /// Gives back what was charged to the window that the receipt is for, and to no later one.
     pub(super) fn refund(&self, state: State, now: Timestamp, paid: Receipt, amount: u64) -> State {
-        if !state.is_alive(now) || state.forget_at != paid.forgotten_at() {
+        if !state.is_alive(now) || state.expires_at != paid.expires_at() {
             return state;
         }
         self.state(
-            state.forget_at.as_micros(),
+            state.expires_at.as_micros(),
             state.words[0].saturating_sub(amount),
         )
     }
@@ -104,7 +104,7 @@ impl FixedWindow {
         }
         let end = match self.alignment {
             Alignment::FirstRequest => {
-                let left = state.forget_at.as_micros() - changed_at;
+                let left = state.expires_at.as_micros() - changed_at;
                 let left = left.min(previous.window_micros);
                 changed_at + mul_div_up(left, self.window_micros, previous.window_micros)
             }
@@ -124,7 +124,7 @@ impl FixedWindow {
             return carried;
         }
         let used = own.words[0].max(carried.words[0]);
-        self.state(own.forget_at.as_micros(), used)
+        self.state(own.expires_at.as_micros(), used)
     }
 
     /// Returns the end of the window that is open, and what has been used in it.
@@ -134,7 +134,7 @@ impl FixedWindow {
             // A window that ends later than one from now on would was opened by a clock that has
             // since gone back. Its count stands; its end is brought nearer if it went back by far.
             let (end, latest) = (
-                state.forget_at.as_micros(),
+                state.expires_at.as_micros(),
                 now.as_micros() + self.window_micros,
             );
             let end = if end > latest + SLACK_MICROS {
@@ -235,19 +235,19 @@ mod tests {
     fn an_anchored_window_begins_with_its_first_request() {
         let window = window(2, Alignment::FirstRequest);
         let (first, state) = window.decide(State::NONE, at(7_000_000), 1);
-        assert_eq!((first.remaining(), state.forget_at()), (1, at(17_000_000)));
+        assert_eq!((first.remaining(), state.expires_at()), (1, at(17_000_000)));
         let (_, state) = window.decide(state, at(16_999_999), 1);
         let (denied, _) = window.decide(state, at(16_999_999), 1);
         assert_eq!(denied.retry_after(), Some(Duration::from_micros(1)));
         let (fresh, state) = window.decide(state, at(17_000_000), 1);
         assert!(fresh.is_admitted());
-        assert_eq!(state.forget_at(), at(27_000_000));
+        assert_eq!(state.expires_at(), at(27_000_000));
     }
 
     #[test]
     fn an_aligned_window_ends_with_the_clocks() {
         let (_, state) = window(2, Alignment::Clock).decide(State::NONE, at(7_000_000), 1);
-        assert_eq!(state.forget_at(), at(WINDOW));
+        assert_eq!(state.expires_at(), at(WINDOW));
     }
 
     #[test]
@@ -268,7 +268,7 @@ mod tests {
         .map(|(_, now, end)| (now, end))
         {
             let (_, state) = month.decide(State::NONE, Timestamp::from_secs(now), 1);
-            assert_eq!(state.forget_at(), Timestamp::from_secs(end), "{now}");
+            assert_eq!(state.expires_at(), Timestamp::from_secs(end), "{now}");
         }
     }
 
@@ -285,7 +285,7 @@ mod tests {
             (4_102_444_800, 4_133_980_800),
         ] {
             let (_, state) = year.decide(State::NONE, Timestamp::from_secs(now), 1);
-            assert_eq!(state.forget_at(), Timestamp::from_secs(end), "{now}");
+            assert_eq!(state.expires_at(), Timestamp::from_secs(end), "{now}");
         }
     }
 
@@ -304,7 +304,7 @@ mod tests {
     #[test]
     fn a_cost_above_the_limit_is_never_admitted_and_never_charged() {
         let (decision, state) = window(2, Alignment::Clock).decide(State::NONE, at(1), 3);
-        assert!(decision.is_never());
+        assert!(decision.is_unsatisfiable());
         assert_eq!(decision.retry_after(), None);
         assert_eq!(state, State::NONE);
     }
@@ -412,7 +412,7 @@ mod tests {
                 state = window.decide(state, at(now), cost).1;
             }
             let (decision, _) = window.decide(state, at(now), cost);
-            prop_assert_eq!(decision.is_never(), cost > limit);
+            prop_assert_eq!(decision.is_unsatisfiable(), cost > limit);
             if let Some(wait) = decision.retry_after() {
                 let wait = wait.as_micros() as u64;
                 prop_assert!(!window.decide(state, at(now + wait - 1), cost).0.is_admitted());

@@ -98,7 +98,7 @@ impl LeakyQueue {
     /// Gives a place back, if nobody stands behind it: who does keeps the turn that was given.
     pub(super) fn refund(&self, state: State, now: Timestamp, paid: Receipt, amount: u64) -> State {
         // Turns are a microsecond apart at least: an equal moment is the same charge's.
-        if state.forget_at() != paid.forgotten_at() {
+        if state.expires_at() != paid.expires_at() {
             return state;
         }
         self.mirror.refund(state, now, paid, amount)
@@ -180,7 +180,7 @@ mod tests {
     #[test]
     fn what_costs_more_than_the_queue_holds_is_never_admitted_and_never_charged() {
         let (decision, state) = queue(Quota::per_second(10), 100_000).decide(State::NONE, at(1), 3);
-        assert!(decision.is_never() && !state.is_alive(at(1)));
+        assert!(decision.is_unsatisfiable() && !state.is_alive(at(1)));
     }
 
     #[test]
@@ -358,7 +358,7 @@ mod tests {
                 state = queue.decide(state, at(now), cost).1;
             }
             let (decision, _) = queue.decide(state, at(now), cost);
-            prop_assert_eq!(decision.is_never(), cost > queue.mirror().capacity());
+            prop_assert_eq!(decision.is_unsatisfiable(), cost > queue.mirror().capacity());
             if let Some(wait) = decision.retry_after() {
                 let wait = wait.as_micros() as u64;
                 prop_assert!(!queue.decide(state, at(now + wait - 1), cost).0.is_admitted());

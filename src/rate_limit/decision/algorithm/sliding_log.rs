@@ -26,19 +26,19 @@ pub(crate) struct SlidingLog {
 
 /// What a sliding log remembers of one partition.
 ///
-/// A store that can keep it as one value counts exactly; see [`Memory`](crate::rate_limit::Memory).
+/// A store that can keep it as one value counts exactly; see [`Memory`](crate::store::backend::StateRef).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Log {
     /// When, and how much; ascending, each moment once, nothing of zero.
     entries: VecDeque<(u64, u64)>,
     used: u64,
-    forget_at: Timestamp,
+    expires_at: Timestamp,
 }
 
 impl Log {
     /// Returns the moment from which the log equals an empty one.
-    pub fn forget_at(&self) -> Timestamp {
-        self.forget_at
+    pub fn expires_at(&self) -> Timestamp {
+        self.expires_at
     }
 
     /// Returns how many moments are remembered.
@@ -105,7 +105,7 @@ impl SlidingLog {
             Some(_) | None => log.entries.push_back((now, cost)),
         }
         log.used += cost;
-        log.forget_at = Timestamp::from_micros(now + self.window_micros);
+        log.expires_at = Timestamp::from_micros(now + self.window_micros);
     }
 
     /// Charges what has been used already, as if it came now.
@@ -117,7 +117,7 @@ impl SlidingLog {
 
     /// Gives back what was charged at the moment that the receipt is for.
     pub(crate) fn refund(&self, log: &mut Log, paid: Receipt, amount: u64) {
-        let at = paid.forgotten_at().as_micros();
+        let at = paid.expires_at().as_micros();
         let found = log
             .entries
             .iter()
@@ -163,7 +163,7 @@ impl SlidingLog {
             let later = log.entries.partition_point(|(at, _)| *at < now);
             let used = log.entries.drain(later..).map(|(_, used)| used).sum();
             log.entries.push_back((now, used));
-            log.forget_at = Timestamp::from_micros(now + self.window_micros);
+            log.expires_at = Timestamp::from_micros(now + self.window_micros);
         }
     }
 
@@ -294,7 +294,7 @@ mod tests {
                 take(&policy, &mut log, now, cost);
             }
             let decision = policy.decide(&mut log.clone(), at(now), cost);
-            prop_assert_eq!(decision.is_never(), cost > limit);
+            prop_assert_eq!(decision.is_unsatisfiable(), cost > limit);
             let then = |wait: u64| policy.decide(&mut log.clone(), at(now + wait), cost);
             if let Some(wait) = decision.retry_after() {
                 let wait = wait.as_micros() as u64;

@@ -88,7 +88,7 @@ impl SlidingWindow {
     /// Gives back what was charged to the window that the receipt is for, while it is in sight.
     pub(super) fn refund(&self, state: State, now: Timestamp, paid: Receipt, amount: u64) -> State {
         let mut counts = self.counts(state, now.as_micros());
-        let until = paid.forgotten_at().as_micros();
+        let until = paid.expires_at().as_micros();
         if until == counts.start + 2 * self.window_micros {
             counts.this = counts.this.saturating_sub(amount);
         } else if until == counts.start + self.window_micros {
@@ -135,7 +135,7 @@ impl SlidingWindow {
         let window = self.window_micros;
         let [this, last] = state.words;
         let aligned = now - now % window;
-        let until = state.forget_at.as_micros();
+        let until = state.expires_at.as_micros();
         let (start, this, last) = if until <= now {
             (aligned, 0, 0)
         } else if until > now + 2 * window {
@@ -280,7 +280,7 @@ mod tests {
     #[test]
     fn a_cost_above_the_limit_is_never_admitted_and_never_charged() {
         let (decision, state) = window(2).decide(State::NONE, at(1), 3);
-        assert!(decision.is_never());
+        assert!(decision.is_unsatisfiable());
         assert_eq!(state, State::NONE);
     }
 
@@ -386,7 +386,7 @@ mod tests {
                 state = window.decide(state, at(now), cost).1;
             }
             let (decision, _) = window.decide(state, at(now), cost);
-            prop_assert_eq!(decision.is_never(), cost > limit);
+            prop_assert_eq!(decision.is_unsatisfiable(), cost > limit);
             if let Some(wait) = decision.retry_after() {
                 let wait = wait.as_micros() as u64;
                 prop_assert!(!window.decide(state, at(now + wait - 1), cost).0.is_admitted());

@@ -8,7 +8,7 @@ use crate::{core::time::Timestamp, rate_limit::policy::quota::EXACT_MAX};
 /// none at all, and may be forgotten. The other two are the algorithm's own.
 ///
 /// ```
-/// use portcullis::{Timestamp, rate_limit::State};
+/// use portcullis::{Timestamp, store::backend::State};
 ///
 /// let state = State::from_words([Timestamp::from_secs(60).as_micros(), 7, 0]);
 /// assert!(state.is_alive(Timestamp::from_secs(59)));
@@ -16,7 +16,7 @@ use crate::{core::time::Timestamp, rate_limit::policy::quota::EXACT_MAX};
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct State {
-    pub(super) forget_at: Timestamp,
+    pub(super) expires_at: Timestamp,
     pub(super) words: [u64; 2],
 }
 
@@ -24,31 +24,31 @@ impl State {
     /// Nothing is remembered.
     pub const NONE: Self = Self::new(Timestamp::EPOCH, [0, 0]);
 
-    pub(super) const fn new(forget_at: Timestamp, words: [u64; 2]) -> Self {
-        Self { forget_at, words }
+    pub(super) const fn new(expires_at: Timestamp, words: [u64; 2]) -> Self {
+        Self { expires_at, words }
     }
 
     /// Takes a state from the words that a store kept.
     #[inline]
-    pub const fn from_words([forget_at, one, two]: [u64; 3]) -> Self {
-        Self::new(Timestamp::from_micros(forget_at), [one, two])
+    pub const fn from_words([expires_at, one, two]: [u64; 3]) -> Self {
+        Self::new(Timestamp::from_micros(expires_at), [one, two])
     }
 
     /// Returns the words for a store to keep.
     #[inline]
     pub const fn to_words(self) -> [u64; 3] {
-        [self.forget_at.as_micros(), self.words[0], self.words[1]]
+        [self.expires_at.as_micros(), self.words[0], self.words[1]]
     }
 
     /// Returns the moment from which the state equals none.
-    pub const fn forget_at(self) -> Timestamp {
-        self.forget_at
+    pub const fn expires_at(self) -> Timestamp {
+        self.expires_at
     }
 
     /// Returns whether there is still something to remember.
     #[inline]
     pub fn is_alive(self, now: Timestamp) -> bool {
-        now < self.forget_at
+        now < self.expires_at
     }
 }
 

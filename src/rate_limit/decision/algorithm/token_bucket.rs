@@ -82,7 +82,7 @@ impl TokenBucket {
         cost: u64,
     ) -> Option<(Decision, State)> {
         let (interval, refill) = (self.pace.interval.micros, self.refill.micros);
-        let missing = state.forget_at.as_micros().saturating_sub(now.as_micros());
+        let missing = state.expires_at.as_micros().saturating_sub(now.as_micros());
         let is_of_other_quota = missing > 0 && state.words[1] != self.mark();
         // A bucket that misses more than an empty one owes, or its clock has gone back.
         if self.pace.parts != 1 || cost > self.pace.burst || is_of_other_quota || missing > refill {
@@ -115,13 +115,13 @@ impl TokenBucket {
             let decision = Decision::admitted_micros(
                 self.remaining(then_missing),
                 then_missing.rounded_up(),
-                charged.forget_at,
+                charged.expires_at,
             );
             (decision, charged)
         } else if cost == 0 {
             // The bucket owes more than it holds: who asks for nothing passes all the same.
             let kept = self.state_of(missing, now);
-            let decision = Decision::admitted_micros(0, missing.rounded_up(), kept.forget_at);
+            let decision = Decision::admitted_micros(0, missing.rounded_up(), kept.expires_at);
             (decision, kept)
         } else {
             let decision = Decision::denied_micros(
@@ -138,7 +138,7 @@ impl TokenBucket {
         let missing = self.missing(state, now);
         let price = self.pace.times(amount.min(self.pace.burst));
         let outstanding = paid
-            .forgotten_at()
+            .expires_at()
             .as_micros()
             .saturating_sub(now.as_micros());
         let outstanding = Span {
@@ -196,7 +196,7 @@ impl TokenBucket {
     #[cold]
     fn scaled(&self, state: State, now: Timestamp, refill: u64) -> Span {
         let whole = |micros| Span { micros, parts: 0 };
-        let missing = state.forget_at.as_micros().saturating_sub(now.as_micros());
+        let missing = state.expires_at.as_micros().saturating_sub(now.as_micros());
         let missing = missing - u64::from(state.words[0] > 0 && missing > 0);
         let refill = refill.max(1);
         let owes = state.words[1] & 1 == 1;
@@ -226,7 +226,7 @@ impl TokenBucket {
             return self.scaled(state, now, refill.min(MICROS_MAX));
         }
         let parts = state.words[0];
-        let micros = state.forget_at.as_micros() - now.as_micros();
+        let micros = state.expires_at.as_micros() - now.as_micros();
         let missing = if parts == 0 || parts >= self.pace.parts {
             // Parts of another quota's microsecond: the whole one counts.
             Span { micros, parts: 0 }
@@ -336,7 +336,7 @@ mod tests {
     #[test]
     fn a_cost_above_the_burst_is_never_admitted_and_never_charged() {
         let (decision, state) = bucket(Quota::per_second(10)).decide(State::NONE, at(1), 11);
-        assert!(decision.is_never());
+        assert!(decision.is_unsatisfiable());
         assert_eq!(decision.retry_after(), None);
         assert!(!state.is_alive(at(1)));
     }
@@ -368,7 +368,7 @@ mod tests {
         for back in [1, 4_000, 999_999] {
             let (denied, kept) = bucket.decide(state, at(900_000_000 - back), 1);
             assert_eq!((denied.is_admitted(), denied.remaining()), (false, 0));
-            assert_eq!(kept.forget_at, state.forget_at);
+            assert_eq!(kept.expires_at, state.expires_at);
         }
     }
 
@@ -522,7 +522,7 @@ mod tests {
                 state = bucket.decide(state, at(now), cost).1;
             }
             let (decision, _) = bucket.decide(state, at(now), cost);
-            prop_assert_eq!(decision.is_never(), cost > quota.burst_size());
+            prop_assert_eq!(decision.is_unsatisfiable(), cost > quota.burst_size());
             if let Some(wait) = decision.retry_after() {
                 let wait = wait.as_micros() as u64;
                 prop_assert!(!bucket.decide(state, at(now + wait - 1), cost).0.is_admitted());

@@ -6,7 +6,7 @@ use std::{
 };
 
 use crate::{
-    access_log::{Ring, Trail},
+    access_log::{LogStream, Ring},
     store::memory::context::MemoryContext,
 };
 
@@ -19,17 +19,17 @@ pub(crate) struct LogRings {
 impl LogRings {
     pub(crate) fn new(context: &MemoryContext) -> Self {
         let bounds = &context.limits;
-        let ring = || Mutex::new(Ring::new(bounds.log_records_max, bounds.log_bytes_max));
+        let ring = || Mutex::new(Ring::new(bounds.max_log_records, bounds.max_log_bytes));
         Self {
             access: ring(),
             audit: ring(),
         }
     }
 
-    pub(super) fn trail(&self, trail: Trail) -> MutexGuard<'_, Ring> {
+    pub(super) fn trail(&self, trail: LogStream) -> MutexGuard<'_, Ring> {
         let ring = match trail {
-            Trail::Access => &self.access,
-            Trail::Audit => &self.audit,
+            LogStream::Access => &self.access,
+            LogStream::Audit => &self.audit,
         };
         ring.lock().unwrap_or_else(PoisonError::into_inner)
     }

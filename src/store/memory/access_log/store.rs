@@ -1,13 +1,13 @@
 //! The access log's part of the store in memory.
 
 use crate::{
-    access_log::{LogEntry, LogQuery, LogStore, Trail},
+    access_log::{LogEntry, LogQuery, LogStore, LogStream},
     core::store_api::store_future::StoreFuture,
     store::memory::store::MemoryStore,
 };
 
 impl LogStore for MemoryStore {
-    fn append(&self, trail: Trail, batch: &[LogEntry]) -> StoreFuture<()> {
+    fn append(&self, trail: LogStream, batch: &[LogEntry]) -> StoreFuture<()> {
         let mut ring = self.shared.access_log.trail(trail);
         for entry in batch {
             ring.push(entry.clone());
@@ -15,7 +15,7 @@ impl LogStore for MemoryStore {
         StoreFuture::ready(())
     }
 
-    fn recent(&self, trail: Trail, query: &LogQuery) -> StoreFuture<Vec<LogEntry>> {
+    fn recent(&self, trail: LogStream, query: &LogQuery) -> StoreFuture<Vec<LogEntry>> {
         StoreFuture::ready(self.shared.access_log.trail(trail).recent(query))
     }
 }

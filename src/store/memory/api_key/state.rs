@@ -9,7 +9,9 @@ use dashmap::DashMap;
 
 use crate::{
     api_key::{
-        KeyCount, KeyCreation, KeyCursor, KeyId, KeyPage, KeyQuery, KeyUse, ListedKey, StoredKey,
+        KeyId, KeyQuery,
+        backend::{KeyCount, KeyCreation, KeyUse},
+        record::{KeyCursor, KeyPage, ListedKey, StoredKey},
     },
     core::{error::StoreErrorKind, time::Timestamp},
     store::memory::context::MemoryContext,
@@ -45,7 +47,7 @@ impl ApiKeyTable {
         Self {
             kept: DashMap::new(),
             orders: Mutex::default(),
-            keys_max: context.limits.api_keys_max,
+            keys_max: context.limits.max_api_keys,
         }
     }
 
@@ -65,7 +67,7 @@ impl ApiKeyTable {
     ) -> Result<KeyCreation, StoreErrorKind> {
         let mut orders = self.orders();
         if self.is_full(&orders, &record, max_keys) {
-            return Ok(KeyCreation::OwnerFull);
+            return Ok(KeyCreation::OwnerLimitReached);
         }
         self.insert(&mut orders, record)?;
         Ok(KeyCreation::Created)
@@ -73,7 +75,7 @@ impl ApiKeyTable {
 
     fn is_full(&self, orders: &Orders, new: &StoredKey, max_keys: usize) -> bool {
         let mut count = KeyCount::new(new.created_at(), max_keys);
-        let query = KeyQuery::of_owner(new.owner());
+        let query = KeyQuery::for_owner(new.owner());
         let full = orders.places(&query).any(|place| {
             let own = self.kept.get(&place.id);
             own.is_some_and(|own| count.is_full_with(&own.record))
@@ -114,12 +116,12 @@ impl ApiKeyTable {
     }
 
     pub(super) fn list(&self, query: &KeyQuery) -> KeyPage {
-        let page_max = query.page_max.clamp(1, KeyQuery::PAGE_MAX);
+        let limit = query.limit.clamp(1, KeyQuery::MAX_LIMIT);
         let orders = self.orders();
         // One more than fits tells whether there is a next page.
-        let mut places: Vec<KeyCursor> = orders.places(query).take(page_max + 1).collect();
-        let more = places.len() > page_max;
-        places.truncate(page_max);
+        let mut places: Vec<KeyCursor> = orders.places(query).take(limit + 1).collect();
+        let more = places.len() > limit;
+        places.truncate(limit);
         let next = places.last().copied().filter(|_| more);
         let keys = places.iter().filter_map(|place| self.listed(place.id));
         KeyPage::new(keys.collect(), next)
@@ -134,7 +136,7 @@ impl ApiKeyTable {
         ))
     }
 
-    pub(super) fn touch(&self, uses: &[KeyUse]) {
+    pub(super) fn record_uses(&self, uses: &[KeyUse]) {
         for one in uses {
             if let Some(mut kept) = self.kept.get_mut(&one.id) {
                 kept.last_used_at = kept.last_used_at.max(Some(one.at));
@@ -158,7 +160,7 @@ impl ApiKeyTable {
 
 impl Orders {
     fn add(&mut self, record: &StoredKey) {
-        let place = KeyCursor::of(record);
+        let place = KeyCursor::from(record);
         self.by_creation.insert(place);
         self.by_owner.insert((record.owner().to_owned(), place));
         if let Some(end) = record.ended_at() {
@@ -167,7 +169,7 @@ impl Orders {
     }
 
     fn remove(&mut self, record: &StoredKey) {
-        let place = KeyCursor::of(record);
+        let place = KeyCursor::from(record);
         self.by_creation.remove(&place);
         self.by_owner.remove(&(record.owner().to_owned(), place));
         if let Some(end) = record.ended_at() {
@@ -186,8 +188,8 @@ impl Orders {
             (Some(owner), after) => {
                 let from = after.unwrap_or_else(first_place);
                 let places = self.by_owner.range((owner.clone(), from)..);
-                let of_owner = places.take_while(move |(own, _)| own == owner);
-                Box::new(of_owner.map(|(_, place)| *place).filter(behind))
+                let for_owner = places.take_while(move |(own, _)| own == owner);
+                Box::new(for_owner.map(|(_, place)| *place).filter(behind))
             }
         }
     }

@@ -1,7 +1,11 @@
 //! The records of keys, in memory.
 
 use crate::{
-    api_key::{ApiKeyStore, ChangeFeed, KeyCreation, KeyId, KeyPage, KeyQuery, KeyUse, StoredKey},
+    api_key::{
+        ApiKeyStore, KeyId, KeyQuery,
+        backend::{ChangeNotifications, KeyCreation, KeyUse},
+        record::{KeyPage, StoredKey},
+    },
     core::{store_api::store_future::StoreFuture, time::Timestamp},
     store::memory::store::MemoryStore,
 };
@@ -35,8 +39,8 @@ impl ApiKeyStore for MemoryStore {
         StoreFuture::ready(self.shared.api_key.list(&query))
     }
 
-    fn touch(&self, uses: Vec<KeyUse>) -> StoreFuture<()> {
-        self.shared.api_key.touch(&uses);
+    fn record_uses(&self, uses: Vec<KeyUse>) -> StoreFuture<()> {
+        self.shared.api_key.record_uses(&uses);
         StoreFuture::ready(())
     }
 
@@ -44,7 +48,7 @@ impl ApiKeyStore for MemoryStore {
         StoreFuture::ready(self.shared.api_key.purge(before, max))
     }
 
-    fn changes(&self) -> ChangeFeed {
-        ChangeFeed::Immediate
+    fn changes(&self) -> ChangeNotifications {
+        ChangeNotifications::Immediate
     }
 }

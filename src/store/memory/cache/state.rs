@@ -14,7 +14,7 @@ use quick_cache::{
 };
 
 use crate::{
-    cache::{
+    cache::backend::{
         CacheKey, Fence, Found, Lookup, Put, PutOutcome, Selection, Stamp, StoredResponse, Touch,
         VariantId, VarySpec,
     },
@@ -71,15 +71,15 @@ struct Indexed {
 
 impl CacheTable {
     pub(crate) fn new(context: &MemoryContext) -> Self {
-        let bytes_max = context.limits.cache_bytes_max;
-        let shards = (bytes_max / SHARD_BYTES_MIN).clamp(1, 16);
+        let max_bytes = context.limits.max_cache_bytes;
+        let shards = (max_bytes / SHARD_BYTES_MIN).clamp(1, 16);
         // Rounded down: the map would round up, and leave each part too small.
         let shards = 1 << shards.ilog2();
-        let items = (bytes_max / 8_192).clamp(64, 1 << 20);
+        let items = (max_bytes / 8_192).clamp(64, 1 << 20);
         let options = OptionsBuilder::new()
             .shards(shards)
             .estimated_items_capacity(usize::try_from(items).expect("at most 2^20"))
-            .weight_capacity(bytes_max)
+            .weight_capacity(max_bytes)
             .build()
             .expect("all that is needed is set");
         Self {
@@ -171,13 +171,13 @@ impl CacheTable {
         if answer.entry.vary().is_empty() {
             self.slots.insert(root, CacheSlot::Answer(answer));
         } else {
-            self.put_variant(root, answer, put.variants_max);
+            self.put_variant(root, answer, put.max_variants);
         }
         PutOutcome::Stored
     }
 
     /// Stores an entry under its variant, and removes the oldest variants beyond the maximum.
-    fn put_variant(&self, root: SlotKey, answer: MemoryEntry, variants_max: usize) {
+    fn put_variant(&self, root: SlotKey, answer: MemoryEntry, max_variants: usize) {
         let indexed = Indexed {
             spec: answer.entry.vary().clone(),
             variant: answer.entry.variant(),
@@ -187,7 +187,7 @@ impl CacheTable {
         if let Some(CacheSlot::Index(old)) = self.slots.peek(&root) {
             index.extend(old.iter().filter(|old| old.variant != variant).cloned());
         }
-        for gone in index.drain(variants_max.clamp(1, index.len())..) {
+        for gone in index.drain(max_variants.clamp(1, index.len())..) {
             self.slots.remove(&root.variant(gone.variant));
         }
         self.slots.insert(root, CacheSlot::Index(index.into()));
@@ -299,7 +299,8 @@ mod tests {
     use super::*;
     use crate::{
         cache::{
-            CacheStore, PurgeMode, PurgeTarget,
+            CacheStore, PurgeMode,
+            backend::PurgeTarget,
             sample::{Sample, Samples},
         },
         core::{
@@ -311,11 +312,11 @@ mod tests {
 
     const LONG: Duration = Duration::from_secs(3_600);
 
-    fn store(bytes_max: u64) -> (MemoryStore, Samples) {
+    fn store(max_bytes: u64) -> (MemoryStore, Samples) {
         let builder = MemoryStore::builder().clock(ManualClock::default());
         // A purge by a name that collides with another one may refuse a fill.
         let keys = StoreKeys::from_secret(&[7; 32]).unwrap();
-        let store = builder.cache_bytes_max(bytes_max).with_keys(keys);
+        let store = builder.max_cache_bytes(max_bytes).with_keys(keys);
         let samples = Samples::new(CacheStore::keys(&store), "test");
         (store, samples)
     }
@@ -388,7 +389,7 @@ mod tests {
             entry: samples.answer(sample),
             fence,
             retain: LONG,
-            variants_max: 16,
+            max_variants: 16,
         };
         store.put(put).into_ready().ok().unwrap().unwrap()
     }

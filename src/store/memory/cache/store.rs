@@ -6,8 +6,10 @@
 
 use crate::{
     cache::{
-        CacheKey, CacheStore, Fence, Lookup, PurgeMode, PurgeTarget, Put, PutOutcome, Selection,
-        StoredResponse, Touch,
+        CacheStore, PurgeMode,
+        backend::{
+            CacheKey, Fence, Lookup, PurgeTarget, Put, PutOutcome, Selection, StoredResponse, Touch,
+        },
     },
     core::store_api::{store_future::StoreFuture, store_key::StoreKeys},
     store::{

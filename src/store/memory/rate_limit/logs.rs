@@ -7,7 +7,7 @@ use std::{
 
 use crate::{
     core::{store_api::store_key::StoreKey, time::Timestamp},
-    rate_limit::Log,
+    rate_limit::backend::Log,
 };
 
 /// The logs are kept in so many shards, each under a lock of its own.
@@ -113,9 +113,9 @@ impl Shard {
     fn has_room(&mut self, more: usize, moments_max: usize, now: Timestamp) -> bool {
         let fits = |moments: usize| moments + more <= moments_max;
         if !fits(self.moments) && self.sweep_at <= now {
-            self.logs.retain(|_, log| log.forget_at() > now);
+            self.logs.retain(|_, log| log.expires_at() > now);
             self.moments = self.logs.values().map(weight).sum();
-            let next = self.logs.values().map(Log::forget_at).min();
+            let next = self.logs.values().map(Log::expires_at).min();
             self.sweep_at = next.unwrap_or_default();
         }
         fits(self.moments)
@@ -134,7 +134,10 @@ mod tests {
     use super::*;
     use crate::{
         core::store_api::store_key::StoreKeys,
-        rate_limit::{Charge, Memory, Policy, Quota, decide_all_with_logs},
+        rate_limit::{
+            Policy, Quota,
+            backend::{Charge, StateRef, decide_all_with_logs},
+        },
     };
 
     const NOW: Timestamp = Timestamp::from_secs(1_000);
@@ -147,7 +150,7 @@ mod tests {
 
     fn take(logs: &Logs, partition: &StoreKey, policy: &Policy, now: Timestamp) -> Option<bool> {
         logs.change(partition, &[policy.id()], now, |logs| {
-            let mut memories = [Memory::Log(&mut logs[0])];
+            let mut memories = [StateRef::Log(&mut logs[0])];
             decide_all_with_logs(&[Charge::new(policy, 1)], &mut memories, now).is_admitted()
         })
     }

@@ -21,7 +21,10 @@ use crate::{
         time::{Clock, Timestamp},
     },
     rate_limit::{
-        Charge, Decision, Decisions, Log, Memory, Policy, State, decide_all, decide_all_with_logs,
+        Policy,
+        backend::{
+            Charge, Decision, Decisions, Log, State, StateRef, decide_all, decide_all_with_logs,
+        },
     },
     store::memory::context::MemoryContext,
 };
@@ -41,9 +44,9 @@ impl RateLimitTable {
         Self {
             clock: Arc::clone(&context.clock),
             keys: context.keys.clone(),
-            states_max: context.limits.rate_limit_partitions_max,
+            states_max: context.limits.max_rate_limit_partitions,
             table: OnceLock::new(),
-            logs: Logs::new(context.limits.rate_limit_partitions_max),
+            logs: Logs::new(context.limits.max_rate_limit_partitions),
         }
     }
 
@@ -59,7 +62,7 @@ impl RateLimitTable {
         partition: &StoreKey,
         charge: &Charge<'_>,
     ) -> Option<(Timestamp, Decision)> {
-        if !charge.policy.bears_coarse_time() || charge.policy.has_previous() {
+        if !charge.policy.tolerates_coarse_clock() || charge.policy.has_previous() {
             return None;
         }
         let now = self.clock.coarse();
@@ -85,7 +88,7 @@ impl RateLimitTable {
         self.carry_all(partition, charges.iter().map(|charge| charge.policy));
         if charges
             .iter()
-            .all(|charge| charge.policy.bears_coarse_time())
+            .all(|charge| charge.policy.tolerates_coarse_clock())
         {
             match self.take_at(partition, charges, self.clock.coarse()) {
                 Some(decisions) if decisions.is_admitted() => return StoreFuture::ready(decisions),
@@ -104,7 +107,7 @@ impl RateLimitTable {
         charges: &[Charge<'_>],
         now: Timestamp,
     ) -> Option<Decisions> {
-        if charges.iter().any(|charge| charge.policy.keeps_a_log()) {
+        if charges.iter().any(|charge| charge.policy.requires_log()) {
             return self.take_with_logs(partition, charges, now);
         }
         let keys = keys(partition, charges.iter().map(|charge| charge.policy));
@@ -119,9 +122,11 @@ impl RateLimitTable {
         charges: &[Charge<'_>],
         now: Timestamp,
     ) -> Option<Decisions> {
-        let words = charges.iter().filter(|charge| !charge.policy.keeps_a_log());
+        let words = charges
+            .iter()
+            .filter(|charge| !charge.policy.requires_log());
         let keys = keys(partition, words.map(|charge| charge.policy));
-        let logged = charges.iter().filter(|charge| charge.policy.keeps_a_log());
+        let logged = charges.iter().filter(|charge| charge.policy.requires_log());
         let ids: SmallVec<[u64; 4]> = logged.map(|charge| charge.policy.id()).collect();
         self.logs.change(partition, &ids, now, |logs| {
             let mut decide = |states: &mut [State]| {
@@ -140,7 +145,7 @@ impl RateLimitTable {
         let now = self.time_for(charges.iter().map(|charge| charge.policy));
         let (mut states, mut logs) = (SmallVec::<[State; 4]>::new(), Vec::new());
         for charge in charges {
-            if charge.policy.keeps_a_log() {
+            if charge.policy.requires_log() {
                 logs.push(self.logs.read(partition, charge.policy.id()));
             } else {
                 states.push(self.table().read(key(partition, charge.policy)));
@@ -154,7 +159,7 @@ impl RateLimitTable {
         let Charge { policy, cost } = *charge;
         self.carry_all(partition, [policy]);
         let now = self.time_for([policy]);
-        if policy.keeps_a_log() {
+        if policy.requires_log() {
             let charge = |logs: &mut [Log]| policy.charge_log(&mut logs[0], now, cost);
             let charged = self.logs.change(partition, &[policy.id()], now, charge);
             return charged.is_some();
@@ -193,7 +198,7 @@ impl RateLimitTable {
         };
         self.carry_all(partition, [carry.previous()]);
         let (own, previous) = (policy.id(), carry.previous().id());
-        if policy.keeps_a_log() {
+        if policy.requires_log() {
             let previous = self.logs.read(partition, previous);
             if previous.is_empty() {
                 return;
@@ -215,7 +220,7 @@ impl RateLimitTable {
     /// Returns the time that these policies are decided by first: a window that is over for one
     /// question is not open for the next.
     fn time_for<'a>(&self, policies: impl IntoIterator<Item = &'a Policy>) -> Timestamp {
-        if policies.into_iter().all(Policy::bears_coarse_time) {
+        if policies.into_iter().all(Policy::tolerates_coarse_clock) {
             self.clock.coarse()
         } else {
             self.clock.now()
@@ -243,13 +248,13 @@ fn memories<'a>(
     charges: &[Charge<'_>],
     states: &'a mut [State],
     logs: &'a mut [Log],
-) -> SmallVec<[Memory<'a>; 4]> {
+) -> SmallVec<[StateRef<'a>; 4]> {
     let (mut states, mut logs) = (states.iter_mut(), logs.iter_mut());
     let memory = |charge: &Charge<'_>| {
-        if charge.policy.keeps_a_log() {
-            logs.next().map(Memory::Log)
+        if charge.policy.requires_log() {
+            logs.next().map(StateRef::Log)
         } else {
-            states.next().map(Memory::State)
+            states.next().map(StateRef::State)
         }
     };
     charges.iter().filter_map(memory).collect()

@@ -9,7 +9,10 @@ use crate::{
         },
         time::Timestamp,
     },
-    rate_limit::{Charge, Decision, Decisions, Log, Policy, RateLimitStore, Refund, State},
+    rate_limit::{
+        Policy, RateLimitStore,
+        backend::{Charge, Decision, Decisions, Log, Refund, State},
+    },
     store::memory::store::MemoryStore,
 };
 
@@ -28,7 +31,7 @@ impl RateLimitStore for MemoryStore {
         limits.take_at_length(partition, charges)
     }
 
-    fn admit_at_once(
+    fn try_take_now(
         &self,
         partition: &StoreKey,
         charge: &Charge<'_>,
@@ -36,7 +39,7 @@ impl RateLimitStore for MemoryStore {
         self.shared.rate_limit.admit_known(partition, charge)
     }
 
-    fn admits_at_once(&self) -> bool {
+    fn can_take_now(&self) -> bool {
         true
     }
 
@@ -65,7 +68,7 @@ impl RateLimitStore for MemoryStore {
             amount,
         } in refunds
         {
-            if policy.keeps_a_log() {
+            if policy.requires_log() {
                 let give_back = |log: &mut Log| policy.refund_log(log, *receipt, *amount);
                 limits.logs.change_known(partition, policy.id(), give_back);
             } else {

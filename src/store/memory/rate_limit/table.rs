@@ -43,7 +43,7 @@ use super::seam::{
 };
 use crate::{
     core::{store_api::store_key::StoreKey, time::Timestamp},
-    rate_limit::State,
+    rate_limit::backend::State,
 };
 
 /// The slots that are read before the tags are.
@@ -117,7 +117,7 @@ pub(super) struct Table {
 #[repr(align(32))]
 struct Slot {
     fingerprint: AtomicU64,
-    forget_at: AtomicU64,
+    expires_at: AtomicU64,
     one: AtomicU64,
     two: AtomicU64,
 }
@@ -560,23 +560,23 @@ impl Slot {
     /// Locks the slot unless it is locked.
     #[inline]
     fn hold_at_once(&self) -> Option<Held<'_>> {
-        let forget_at = self.forget_at.load(Ordering::Relaxed);
-        if forget_at & LOCKED != 0 || !self.try_lock(forget_at) {
+        let expires_at = self.expires_at.load(Ordering::Relaxed);
+        if expires_at & LOCKED != 0 || !self.try_lock(expires_at) {
             return None;
         }
         let words = [&self.one, &self.two].map(|word| word.load(Ordering::Relaxed));
         Some(Held {
             slot: self,
-            state: State::from_words([forget_at, words[0], words[1]]),
+            state: State::from_words([expires_at, words[0], words[1]]),
         })
     }
 
     #[inline]
-    fn try_lock(&self, forget_at: u64) -> bool {
-        self.forget_at
+    fn try_lock(&self, expires_at: u64) -> bool {
+        self.expires_at
             .compare_exchange_weak(
-                forget_at,
-                forget_at | LOCKED,
+                expires_at,
+                expires_at | LOCKED,
                 Ordering::Acquire,
                 Ordering::Relaxed,
             )
@@ -585,8 +585,8 @@ impl Slot {
 
     /// Gives the slot to another key, unless its state is alive. The group is locked.
     fn give(&self, fingerprint: u64, state: State, now: Timestamp) -> Option<Held<'_>> {
-        let alive = |forget_at: u64| Timestamp::from_micros(forget_at & !LOCKED) > now;
-        if alive(self.forget_at.load(Ordering::Relaxed)) {
+        let alive = |expires_at: u64| Timestamp::from_micros(expires_at & !LOCKED) > now;
+        if alive(self.expires_at.load(Ordering::Relaxed)) {
             return None;
         }
         // Its key may have been charged just now.
@@ -603,10 +603,10 @@ impl Slot {
 impl Drop for Held<'_> {
     #[inline]
     fn drop(&mut self) {
-        let [forget_at, one, two] = self.state.to_words();
+        let [expires_at, one, two] = self.state.to_words();
         self.slot.one.store(one, Ordering::Relaxed);
         self.slot.two.store(two, Ordering::Relaxed);
-        self.slot.forget_at.store(forget_at, Ordering::Release);
+        self.slot.expires_at.store(expires_at, Ordering::Release);
     }
 }
 
@@ -619,7 +619,10 @@ mod tests {
     use super::*;
     use crate::{
         core::store_api::store_key::StoreKeys,
-        rate_limit::{Charge, Policy, Quota, decide_all},
+        rate_limit::{
+            Policy, Quota,
+            backend::{Charge, decide_all},
+        },
     };
 
     const NOW: Timestamp = Timestamp::from_secs(1_000);

@@ -3,7 +3,7 @@
 use std::{fmt, time::Duration};
 
 use crate::{
-    access_log::Trail, core::store_api::store_key::StoreKeys,
+    access_log::LogStream, core::store_api::store_key::StoreKeys,
     store::redis::connection::client::Link,
 };
 
@@ -26,10 +26,10 @@ impl LogStreams {
     }
 
     /// Returns the stream of a trail, and for how long it is kept.
-    pub(super) fn trail(&self, trail: Trail) -> (&[u8], Duration) {
+    pub(super) fn trail(&self, trail: LogStream) -> (&[u8], Duration) {
         match trail {
-            Trail::Access => (&self.access, ACCESS_FOR),
-            Trail::Audit => (&self.audit, AUDIT_FOR),
+            LogStream::Access => (&self.access, ACCESS_FOR),
+            LogStream::Audit => (&self.audit, AUDIT_FOR),
         }
     }
 }

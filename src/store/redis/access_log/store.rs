@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 use redis::Value;
 
 use crate::{
-    access_log::{LogEntry, LogQuery, LogStore, Trail},
+    access_log::{LogEntry, LogQuery, LogStore, LogStream},
     core::{
         error::{StoreError, StoreErrorKind},
         store_api::store_future::StoreFuture,
@@ -26,7 +26,7 @@ static RECENT: LazyLock<Script> =
 const PIECE: usize = 1_000;
 
 impl RedisStore {
-    fn begin_log(&self, trail: Trail) -> Result<CallTurn, StoreError> {
+    fn begin_log(&self, trail: LogStream) -> Result<CallTurn, StoreError> {
         let link = &self.shared.link;
         let (stream, _) = self.shared.access_log.trail(trail);
         link.begin(stream, link.deadlines().access_log)
@@ -35,7 +35,7 @@ impl RedisStore {
     /// Looks at a piece of a trail, and returns what is asked for in it, and where to go on.
     async fn piece(
         &self,
-        trail: Trail,
+        trail: LogStream,
         from: &[u8],
         query: &LogQuery,
         wanted: usize,
@@ -72,7 +72,7 @@ fn read(answer: &[Value]) -> Option<(Vec<u8>, Vec<LogEntry>)> {
 }
 
 impl LogStore for RedisStore {
-    fn append(&self, trail: Trail, batch: &[LogEntry]) -> StoreFuture<()> {
+    fn append(&self, trail: LogStream, batch: &[LogEntry]) -> StoreFuture<()> {
         if batch.is_empty() {
             return StoreFuture::ready(());
         }
@@ -82,7 +82,7 @@ impl LogStore for RedisStore {
         };
         let (stream, kept_for) = self.shared.access_log.trail(trail);
         let mut call = APPEND.call(&[stream]);
-        call.arg(self.shared.bounds.log_records_max)
+        call.arg(self.shared.bounds.max_log_records)
             .arg(kept_for.as_millis() as u64);
         for LogEntry { at, json } in batch {
             call.arg(at.as_micros()).arg(&json[..]);
@@ -90,7 +90,7 @@ impl LogStore for RedisStore {
         StoreFuture::pending(async move { turn.script(call).await.map(drop) })
     }
 
-    fn recent(&self, trail: Trail, query: &LogQuery) -> StoreFuture<Vec<LogEntry>> {
+    fn recent(&self, trail: LogStream, query: &LogQuery) -> StoreFuture<Vec<LogEntry>> {
         let (store, query) = (self.clone(), query.clone());
         StoreFuture::pending(async move {
             let (mut from, mut entries) = (b"+".to_vec(), Vec::new());

@@ -5,5 +5,5 @@ mod receipts;
 mod state;
 mod store;
 
-pub use self::receipts::Receipts;
+pub use self::receipts::InvalidationAcks;
 pub(super) use self::state::ApiKeyNames;

@@ -25,16 +25,16 @@ const PAUSE: Duration = Duration::from_millis(5);
 /// The number of instances that have heard of all that was changed before they were asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Receipts {
+pub struct InvalidationAcks {
     /// How many said so.
     pub heard: u64,
     /// How many listen to the server that was asked.
     pub listening: u64,
 }
 
-impl Receipts {
+impl InvalidationAcks {
     /// Returns whether all who listen have heard.
-    pub fn are_complete(&self) -> bool {
+    pub fn is_complete(&self) -> bool {
         self.heard >= self.listening
     }
 }
@@ -54,8 +54,8 @@ impl RedisStore {
     /// # async fn revoke(manager: KeyManager, store: RedisStore, id: KeyId)
     /// # -> Result<(), Box<dyn std::error::Error>> {
     /// manager.revoke(id, "it leaked").await?;
-    /// let receipts = store.changes_heard(Duration::from_secs(1)).await?;
-    /// assert!(receipts.are_complete());
+    /// let receipts = store.wait_for_invalidation_acks(Duration::from_secs(1)).await?;
+    /// assert!(receipts.is_complete());
     /// # Ok(())
     /// # }
     /// ```
@@ -63,7 +63,10 @@ impl RedisStore {
     /// # Errors
     ///
     /// If the server cannot be asked.
-    pub async fn changes_heard(&self, at_most: Duration) -> Result<Receipts, StoreError> {
+    pub async fn wait_for_invalidation_acks(
+        &self,
+        at_most: Duration,
+    ) -> Result<InvalidationAcks, StoreError> {
         let link = &self.shared.link;
         let nonce = getrandom::u64().map_err(|_| StoreErrorKind::Unavailable)?;
         let mark = format!("{nonce:016x}");
@@ -82,7 +85,7 @@ impl RedisStore {
         loop {
             let heard = count(link, &key, at_most).await?;
             if heard >= listening || begun.now() - start >= at_most {
-                return Ok(Receipts { heard, listening });
+                return Ok(InvalidationAcks { heard, listening });
             }
             link.runtime().sleep(PAUSE).await;
         }

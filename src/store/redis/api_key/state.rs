@@ -6,7 +6,7 @@ use std::{
 };
 
 use crate::{
-    api_key::{KeyChanges, KeyId},
+    api_key::{KeyId, backend::KeyChangeFeed},
     core::store_api::store_key::{KeySpace, StoreKeys},
     store::redis::{
         api_key::acknowledge::acknowledge,
@@ -21,7 +21,7 @@ use crate::{
 pub(crate) struct ApiKeyNames {
     pub(super) names: KeyDataNames,
     pub(super) owners: KeySpace,
-    pub(super) changes: KeyChanges,
+    pub(super) changes: KeyChangeFeed,
     /// What is heard of changes, from the first look-up on.
     listening: Mutex<Option<Listening>>,
 }
@@ -51,7 +51,7 @@ impl ApiKeyNames {
                 channel: link.name("keys"),
             },
             owners: keys.space("portcullis-v1 owner of keys"),
-            changes: KeyChanges::new(),
+            changes: KeyChangeFeed::new(),
             listening: Mutex::default(),
         }
     }
@@ -76,7 +76,7 @@ impl ApiKeyNames {
 
     /// Returns what stands for an owner, whatever it is called.
     pub(super) fn owner(&self, owner: &str) -> String {
-        self.owners.short_of(owner.as_bytes()).to_string()
+        self.owners.short_key(owner.as_bytes()).to_string()
     }
 
     pub(super) fn order_of(&self, owner: &str) -> Vec<u8> {
@@ -85,7 +85,7 @@ impl ApiKeyNames {
 }
 
 /// Tells the rings what was heard.
-fn pass_on(changes: &KeyChanges, news: &News) {
+fn pass_on(changes: &KeyChangeFeed, news: &News) {
     match news {
         News::Up => changes.connected(),
         News::Down => changes.lost(),

@@ -14,8 +14,9 @@ use redis::Value;
 
 use crate::{
     api_key::{
-        ApiKeyStore, ChangeFeed, KeyCount, KeyCreation, KeyCursor, KeyId, KeyPage, KeyQuery,
-        KeyRecord, KeyUse, ListedKey, StoredKey,
+        ApiKeyStore, KeyId, KeyQuery,
+        backend::{ChangeNotifications, KeyCount, KeyCreation, KeyUse},
+        record::{KeyCursor, KeyPage, KeyRecord, ListedKey, StoredKey},
     },
     core::{
         error::{StoreError, StoreErrorKind},
@@ -107,7 +108,7 @@ fn page(answer: &[Value]) -> Result<KeyPage, StoreError> {
         keys.push(ListedKey::new(from_bytes(bytes)?, last_used_at, uses));
     }
     let last = keys.last().filter(|_| *more == 1);
-    let next = last.map(|last| KeyCursor::of(&last.record));
+    let next = last.map(|last| KeyCursor::from(&last.record));
     Ok(KeyPage::new(keys, next))
 }
 
@@ -177,7 +178,7 @@ impl RedisStore {
         self.manage(call, |answer| match answer.first() {
             Some(Value::BulkString(said)) => match &said[..] {
                 b"kept" => Ok(KeyCreation::Created),
-                b"full" => Ok(KeyCreation::OwnerFull),
+                b"full" => Ok(KeyCreation::OwnerLimitReached),
                 b"missing" => Err(StoreErrorKind::NotFound.into()),
                 b"conflict" => Err(StoreErrorKind::Conflict.into()),
                 _ => Err(corrupt("the record cannot be read")),
@@ -188,7 +189,7 @@ impl RedisStore {
 }
 
 impl ApiKeyStore for RedisStore {
-    fn has_deadline(&self) -> bool {
+    fn has_timeout(&self) -> bool {
         true
     }
 
@@ -239,11 +240,11 @@ impl ApiKeyStore for RedisStore {
         };
         let mut call = LIST.call(&[&names.records, &names.uses, &order]);
         call.arg(from)
-            .arg(query.page_max.clamp(1, KeyQuery::PAGE_MAX));
+            .arg(query.limit.clamp(1, KeyQuery::MAX_LIMIT));
         self.manage(call, |answer| page(&answer))
     }
 
-    fn touch(&self, uses: Vec<KeyUse>) -> StoreFuture<()> {
+    fn record_uses(&self, uses: Vec<KeyUse>) -> StoreFuture<()> {
         if uses.is_empty() {
             return StoreFuture::ready(());
         }
@@ -271,9 +272,9 @@ impl ApiKeyStore for RedisStore {
         })
     }
 
-    fn changes(&self) -> ChangeFeed {
+    fn changes(&self) -> ChangeNotifications {
         self.shared.server_check.note_api_keys();
-        ChangeFeed::Announced(self.shared.api_key.changes.clone())
+        ChangeNotifications::Feed(self.shared.api_key.changes.clone())
     }
 }
 

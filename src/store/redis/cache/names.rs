@@ -1,7 +1,7 @@
 //! Names by which entries are purged, as they stand on a server.
 
 use crate::{
-    cache::{CacheKey, PurgeTarget, StoredResponse},
+    cache::backend::{CacheKey, PurgeTarget, StoredResponse},
     core::store_api::store_key::StoreKey,
     store::redis::connection::client::push_base64,
 };

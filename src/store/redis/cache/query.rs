@@ -9,7 +9,7 @@ use bytes::Bytes;
 use redis::Value;
 
 use crate::{
-    cache::{CacheKey, Fence, Found, Lookup, Stamp, StoredResponse, VariantId, VarySpec},
+    cache::backend::{CacheKey, Fence, Found, Lookup, Stamp, StoredResponse, VariantId, VarySpec},
     core::error::{StoreError, StoreErrorKind},
     store::redis::{connection::script::Script, store::RedisInner},
 };

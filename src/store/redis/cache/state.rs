@@ -6,7 +6,7 @@ use std::{
 };
 
 use crate::{
-    cache::{CacheKey, VarySpec},
+    cache::backend::{CacheKey, VarySpec},
     core::store_api::store_key::{StoreKey, StoreKeys},
     store::redis::{
         cache::names::PurgeNames,

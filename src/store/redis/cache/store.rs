@@ -22,8 +22,11 @@ use super::{
 };
 use crate::{
     cache::{
-        CacheKey, CacheStore, Fence, Lease, LeaseToken, Lookup, PurgeMode, PurgeTarget, Put,
-        PutOutcome, Selection, StoredResponse, Touch, VarySpec,
+        CacheStore, PurgeMode,
+        backend::{
+            CacheKey, Fence, Lease, LeaseToken, Lookup, PurgeTarget, Put, PutOutcome, Selection,
+            StoredResponse, Touch, VarySpec,
+        },
     },
     core::{
         error::StoreError,
@@ -125,7 +128,7 @@ impl RedisStore {
 }
 
 impl CacheStore for RedisStore {
-    fn has_deadline(&self) -> bool {
+    fn has_timeout(&self) -> bool {
         true
     }
 
@@ -144,7 +147,7 @@ impl CacheStore for RedisStore {
         let part = &self.shared.cache;
         let body = put.entry.body();
         let head = match put.entry.encode_head() {
-            Some(head) if body.len() <= self.shared.bounds.cache_body_bytes_max => head,
+            Some(head) if body.len() <= self.shared.bounds.max_cache_body_bytes => head,
             Some(_) | None => return StoreFuture::ready(PutOutcome::TooLarge),
         };
         let Ok(fresh) = fresh_token() else {
@@ -161,7 +164,7 @@ impl CacheStore for RedisStore {
             .arg(&put.key.full().as_bytes()[..])
             .arg(names.as_bytes())
             .arg(millis(put.retain))
-            .arg(put.variants_max.max(1))
+            .arg(put.max_variants.max(1))
             .arg(head)
             .arg(&body[..])
             .arg(&fresh[..]);

@@ -12,14 +12,14 @@ use crate::core::error::BoxError;
 
 impl RedisConfig {
     /// Sets the username, in place of the URL's.
-    pub fn user(mut self, user: impl Into<String>) -> Self {
+    pub fn username(mut self, user: impl Into<String>) -> Self {
         self.login.username = Some(user.into());
         self
     }
 
     /// Sets the password, in place of the URL's.
     ///
-    /// For a password that changes while the service runs, see [`credentials`](Self::credentials).
+    /// For a password that changes while the service runs, see [`credentials`](Self::credentials_provider).
     pub fn password(mut self, password: impl Into<String>) -> Self {
         self.login.password = Some(Zeroizing::new(password.into()));
         self
@@ -44,12 +44,12 @@ impl RedisConfig {
     /// second. The notice holds the text of the error, so keep secrets out of it.
     ///
     /// It replaces the credentials of the URL. Sentinels have
-    /// [`sentinel_credentials`](Self::sentinel_credentials).
+    /// [`sentinel_credentials`](Self::sentinel_credentials_provider).
     ///
     /// ```
     /// use portcullis::store::{RedisConfig, RedisCredentials};
     ///
-    /// let config = RedisConfig::single("redis://127.0.0.1:6379").credentials(|| async {
+    /// let config = RedisConfig::single("redis://127.0.0.1:6379").credentials_provider(|| async {
     ///     let password = std::fs::read_to_string("/run/secrets/redis")?;
     ///     Ok::<_, std::io::Error>(RedisCredentials::new("acme", password.trim()))
     /// });
@@ -58,9 +58,9 @@ impl RedisConfig {
     ///
     /// # Errors
     ///
-    /// [`RedisStore::new`](crate::store::redis::store::RedisStore::new) rejects it together with [`user`](Self::user) or
+    /// [`RedisStore::new`](crate::store::redis::store::RedisStore::new) rejects it together with [`user`](Self::username) or
     /// [`password`](Self::password).
-    pub fn credentials<F, Fut, E>(mut self, provider: F) -> Self
+    pub fn credentials_provider<F, Fut, E>(mut self, provider: F) -> Self
     where
         F: Fn() -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<RedisCredentials, E>> + Send + 'static,
@@ -71,12 +71,12 @@ impl RedisConfig {
     }
 
     /// Sets a function that returns the current credentials for the Sentinels, in place of the
-    /// URLs'. It is called like that of [`credentials`](Self::credentials).
+    /// URLs'. It is called like that of [`credentials`](Self::credentials_provider).
     ///
     /// # Errors
     ///
     /// [`RedisStore::new`](crate::store::redis::store::RedisStore::new) rejects it on a store without Sentinels.
-    pub fn sentinel_credentials<F, Fut, E>(mut self, provider: F) -> Self
+    pub fn sentinel_credentials_provider<F, Fut, E>(mut self, provider: F) -> Self
     where
         F: Fn() -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<RedisCredentials, E>> + Send + 'static,
@@ -86,11 +86,11 @@ impl RedisConfig {
         self
     }
 
-    /// Sets how long a call of [`credentials`](Self::credentials) or
-    /// [`sentinel_credentials`](Self::sentinel_credentials) may take.
+    /// Sets how long a call of [`credentials`](Self::credentials_provider) or
+    /// [`sentinel_credentials`](Self::sentinel_credentials_provider) may take.
     ///
     /// Defaults to 5 s; must be positive and at most 60 s. Requests do not wait that long: they wait for a
-    /// connection for [`connect_deadline`](Self::connect_deadline) at most.
+    /// connection for [`connect_timeout`](Self::connect_timeout) at most.
     pub fn credentials_timeout(mut self, timeout: Duration) -> Self {
         self.login.timeout = timeout;
         self

@@ -21,7 +21,7 @@ use crate::{
 /// let watched = RedisConfig::sentinel(["redis://10.0.0.1:26379", "redis://10.0.0.2:26379"], "main")
 ///     .password("from a secret manager")
 ///     .prefix("acme")
-///     .rate_limit_deadline(Duration::from_millis(40));
+///     .rate_limit_timeout(Duration::from_millis(40));
 /// let many = RedisConfig::cluster(["redis://10.0.1.1:6379", "redis://10.0.1.2:6379"]);
 /// # let _ = (one, watched, many);
 /// ```
@@ -43,7 +43,7 @@ pub struct RedisConfig {
     name: Arc<str>,
     prefix: String,
     deadlines: Deadlines,
-    calls_max: usize,
+    max_pending_calls: usize,
     bounds: RedisBounds,
     auditor: Option<Arc<dyn Auditor>>,
 }
@@ -64,10 +64,10 @@ pub(crate) struct Deadlines {
 /// How much is kept.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RedisBounds {
-    pub(crate) cache_body_bytes_max: usize,
-    pub(crate) log_records_max: usize,
-    pub(crate) denials_max: usize,
-    pub(crate) batch_max: usize,
+    pub(crate) max_cache_body_bytes: usize,
+    pub(crate) max_log_records: usize,
+    pub(crate) max_cached_denials: usize,
+    pub(crate) max_batch: usize,
 }
 
 impl RedisConfig {
@@ -80,7 +80,7 @@ impl RedisConfig {
     ///
     /// The store asks them each time it connects, also after the server has become a replica. The
     /// username and the password of a URL authenticate to that Sentinel only; the server has
-    /// [`user`](Self::user), [`password`](Self::password) or [`credentials`](Self::credentials), and
+    /// [`user`](Self::username), [`password`](Self::password) or [`credentials`](Self::credentials_provider), and
     /// [`database`](Self::database). It is reached over TLS if the first Sentinel is, and speaks the
     /// protocol version of the URLs.
     pub fn sentinel<U: Into<String>>(
@@ -118,12 +118,12 @@ impl RedisConfig {
                 silence: Duration::from_millis(50),
                 connect: Duration::from_millis(250),
             },
-            calls_max: 1_024,
+            max_pending_calls: 1_024,
             bounds: RedisBounds {
-                cache_body_bytes_max: 1 << 20,
-                log_records_max: 100_000,
-                denials_max: 10_000,
-                batch_max: 32,
+                max_cache_body_bytes: 1 << 20,
+                max_log_records: 100_000,
+                max_cached_denials: 10_000,
+                max_batch: 32,
             },
             auditor: None,
         }
@@ -146,25 +146,25 @@ impl RedisConfig {
     ///
     /// While the server replies slowly a call waits as long as its replies take, at most eight times the
     /// timeout. A silent server gets no more than the timeout.
-    pub fn rate_limit_deadline(mut self, deadline: Duration) -> Self {
+    pub fn rate_limit_timeout(mut self, deadline: Duration) -> Self {
         self.deadlines.rate_limit = deadline;
         self
     }
 
     /// Sets the timeout of lookups of API keys: 1 ms to 60 s. Defaults to 50 ms.
     ///
-    /// As with [`rate_limit_deadline`](Self::rate_limit_deadline), a slow server gets up to eight times
+    /// As with [`rate_limit_timeout`](Self::rate_limit_timeout), a slow server gets up to eight times
     /// as long.
-    pub fn api_key_deadline(mut self, deadline: Duration) -> Self {
+    pub fn api_key_timeout(mut self, deadline: Duration) -> Self {
         self.deadlines.api_key = deadline;
         self
     }
 
     /// Sets the timeout of the cache's calls: 1 ms to 60 s. Defaults to 25 ms.
     ///
-    /// As with [`rate_limit_deadline`](Self::rate_limit_deadline), a slow server gets up to eight times
+    /// As with [`rate_limit_timeout`](Self::rate_limit_timeout), a slow server gets up to eight times
     /// as long.
-    pub fn cache_deadline(mut self, deadline: Duration) -> Self {
+    pub fn cache_timeout(mut self, deadline: Duration) -> Self {
         self.deadlines.cache = deadline;
         self
     }
@@ -177,7 +177,7 @@ impl RedisConfig {
     /// their latency, and at most four times as long as is set. Whatever is set, a server also
     /// counts as unavailable after five rounds of calls in a row without a reply; calls that wait
     /// together are one round.
-    pub fn silence_max(mut self, silence: Duration) -> Self {
+    pub fn idle_timeout(mut self, silence: Duration) -> Self {
         self.deadlines.silence = silence;
         self
     }
@@ -187,15 +187,15 @@ impl RedisConfig {
     ///
     /// A call waits for a connection no longer than its own timeout. The server counts as unavailable
     /// once the attempt fails or this time has passed.
-    pub fn connect_deadline(mut self, deadline: Duration) -> Self {
+    pub fn connect_timeout(mut self, deadline: Duration) -> Self {
         self.deadlines.connect = deadline;
         self
     }
 
     /// Sets how many calls may wait for one server at once; one more fails at once. 1 024 by
     /// default.
-    pub fn calls_max(mut self, calls: usize) -> Self {
-        self.calls_max = calls;
+    pub fn max_pending_calls(mut self, calls: usize) -> Self {
+        self.max_pending_calls = calls;
         self
     }
 
@@ -205,8 +205,8 @@ impl RedisConfig {
     /// Who was denied and asks again too soon is denied by the same functions on what the server
     /// said, without asking it. That is exact as long as others only spend: a refund or a reset by
     /// another instance shows once the time is over that the denial said.
-    pub fn denials_max(mut self, partitions: usize) -> Self {
-        self.bounds.denials_max = partitions;
+    pub fn max_cached_denials(mut self, partitions: usize) -> Self {
+        self.bounds.max_cached_denials = partitions;
         self
     }
 
@@ -216,22 +216,22 @@ impl RedisConfig {
     /// Decisions go together that come while four calls for others are under way; who comes before
     /// waits for nobody. Each is made as if it came alone. A server does nothing else meanwhile: 32
     /// take it some 200 µs. On a Cluster each goes alone: a call can be about one slot only.
-    pub fn batch_max(mut self, decisions: usize) -> Self {
-        self.bounds.batch_max = decisions;
+    pub fn max_batch(mut self, decisions: usize) -> Self {
+        self.bounds.max_batch = decisions;
         self
     }
 
     /// Sets how long the body of an answer in the cache is at most; one that is longer is not kept.
     /// 1 MiB by default: while one passes, no other answer does.
-    pub fn cache_body_bytes_max(mut self, bytes: usize) -> Self {
-        self.bounds.cache_body_bytes_max = bytes;
+    pub fn max_cache_body_bytes(mut self, bytes: usize) -> Self {
+        self.bounds.max_cache_body_bytes = bytes;
         self
     }
 
     /// Sets about how many records each trail of the log has at most; beyond that the oldest go.
     /// 100 000 by default.
-    pub fn log_records_max(mut self, records: usize) -> Self {
-        self.bounds.log_records_max = records;
+    pub fn max_log_records(mut self, records: usize) -> Self {
+        self.bounds.max_log_records = records;
         self
     }
 
@@ -244,11 +244,11 @@ impl RedisConfig {
     /// Checks the whole.
     pub(crate) fn check(self) -> Result<Checked, ConfigError> {
         let deadlines = [
-            ("rate_limit_deadline", self.deadlines.rate_limit),
-            ("api_key_deadline", self.deadlines.api_key),
-            ("cache_deadline", self.deadlines.cache),
-            ("silence_max", self.deadlines.silence),
-            ("connect_deadline", self.deadlines.connect),
+            ("rate_limit_timeout", self.deadlines.rate_limit),
+            ("api_key_timeout", self.deadlines.api_key),
+            ("cache_timeout", self.deadlines.cache),
+            ("idle_timeout", self.deadlines.silence),
+            ("connect_timeout", self.deadlines.connect),
             ("credentials_timeout", self.login.timeout),
         ];
         for (option, deadline) in deadlines {
@@ -257,34 +257,36 @@ impl RedisConfig {
         check_prefix(&self.prefix)?;
         let has_sentinels = matches!(self.servers, Servers::Sentinel { .. });
         self.login.check(has_sentinels)?;
-        if self.bounds.log_records_max == 0 {
+        if self.bounds.max_log_records == 0 {
             return Err(ConfigError::new(
-                "log_records_max",
+                "max_log_records",
                 0,
                 "a log without bounds fills the server",
             )
             .fix("give at least 1, or leave the default"));
         }
-        if !(1..=255).contains(&self.bounds.batch_max) {
+        if !(1..=255).contains(&self.bounds.max_batch) {
             return Err(ConfigError::new(
-                "batch_max",
-                self.bounds.batch_max,
+                "max_batch",
+                self.bounds.max_batch,
                 "a call of the script decides at least one request, and at most 255",
             )
             .fix("give 1 to 255, or leave the default"));
         }
-        if self.calls_max == 0 {
-            return Err(
-                ConfigError::new("calls_max", 0, "a store that may not be called is none")
-                    .fix("give at least 1, or leave the default"),
-            );
+        if self.max_pending_calls == 0 {
+            return Err(ConfigError::new(
+                "max_pending_calls",
+                0,
+                "a store that may not be called is none",
+            )
+            .fix("give at least 1, or leave the default"));
         }
         Ok(Checked {
             route: self.servers.route(&self.login, &self.tls)?,
             name: self.name,
             prefix: self.prefix,
             deadlines: self.deadlines,
-            calls_max: self.calls_max,
+            max_pending_calls: self.max_pending_calls,
             bounds: self.bounds,
             auditor: self.auditor,
         })
@@ -297,7 +299,7 @@ pub(crate) struct Checked {
     pub(crate) name: Arc<str>,
     pub(crate) prefix: String,
     pub(crate) deadlines: Deadlines,
-    pub(crate) calls_max: usize,
+    pub(crate) max_pending_calls: usize,
     pub(crate) bounds: RedisBounds,
     pub(crate) auditor: Option<Arc<dyn Auditor>>,
 }
@@ -336,7 +338,7 @@ impl fmt::Debug for RedisConfig {
             .field("servers", &self.servers)
             .field("prefix", &self.prefix)
             .field("deadlines", &self.deadlines)
-            .field("calls_max", &self.calls_max)
+            .field("max_pending_calls", &self.max_pending_calls)
             .finish_non_exhaustive()
     }
 }
@@ -357,14 +359,14 @@ mod tests {
         let one = || RedisConfig::single("redis://h");
         assert_eq!(refused(one().prefix("a{b}")), "prefix");
         assert_eq!(refused(one().prefix("")), "prefix");
-        assert_eq!(refused(one().calls_max(0)), "calls_max");
-        assert_eq!(refused(one().log_records_max(0)), "log_records_max");
-        let never = one().cache_deadline(Duration::ZERO);
-        assert_eq!(refused(never), "cache_deadline");
-        let never = one().silence_max(Duration::ZERO);
-        assert_eq!(refused(never), "silence_max");
-        let for_ever = one().connect_deadline(Duration::MAX);
-        assert_eq!(refused(for_ever), "connect_deadline");
+        assert_eq!(refused(one().max_pending_calls(0)), "max_pending_calls");
+        assert_eq!(refused(one().max_log_records(0)), "max_log_records");
+        let never = one().cache_timeout(Duration::ZERO);
+        assert_eq!(refused(never), "cache_timeout");
+        let never = one().idle_timeout(Duration::ZERO);
+        assert_eq!(refused(never), "idle_timeout");
+        let for_ever = one().connect_timeout(Duration::MAX);
+        assert_eq!(refused(for_ever), "connect_timeout");
         assert_eq!(refused(RedisConfig::single("h")), "redis url");
         let nobody: [&str; 0] = [];
         assert_eq!(refused(RedisConfig::sentinel(nobody, "main")), "redis url");

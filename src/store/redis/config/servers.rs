@@ -96,7 +96,7 @@ fn parse_all(urls: &[String], tls: &Tls) -> Result<Vec<Address>, ConfigError> {
         return Err(error("several servers are not found by a socket's path"));
     }
     // A server that another one names is spoken to in the same version.
-    let protocol = Protocol::of_all(addresses.iter().map(Address::protocol))?;
+    let protocol = Protocol::global(addresses.iter().map(Address::protocol))?;
     let addresses = addresses.into_iter();
     Ok(addresses.map(|it| it.with_protocol(protocol)).collect())
 }

@@ -8,7 +8,7 @@ impl RedisConfig {
     ///
     /// Servers are reached over TLS if their URLs begin with `rediss://`. Their certificates are
     /// checked, always; TLS is of version 1.2 or 1.3.
-    pub fn certificate_authorities(mut self, pem: impl Into<Vec<u8>>) -> Self {
+    pub fn root_certificates(mut self, pem: impl Into<Vec<u8>>) -> Self {
         self.tls.set_authorities(pem.into());
         self
     }

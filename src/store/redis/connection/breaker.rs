@@ -108,9 +108,9 @@ impl Pulse {
         &mut self,
         now: Timestamp,
         begun: Timestamp,
-        silence_max: Duration,
+        idle_timeout: Duration,
     ) -> bool {
-        self.missed(now, begun) || self.silence(now) >= self.silence_limit(silence_max)
+        self.missed(now, begun) || self.silence(now) >= self.silence_limit(idle_timeout)
     }
 
     /// The same of a call in a process that was late all the while: only rounds count.
@@ -145,7 +145,7 @@ impl Pulse {
         now: Timestamp,
         begun: Timestamp,
         timeout: Duration,
-        silence_max: Duration,
+        idle_timeout: Duration,
     ) -> Duration {
         let longest = timeout.saturating_mul(SLOW_MAX);
         let is_served = self.heard_at.is_some_and(|heard_at| heard_at > begun);
@@ -153,15 +153,15 @@ impl Pulse {
             true => longest,
             false => self.latency.expected().max(timeout).min(longest),
         };
-        let limit = self.silence_limit(silence_max);
+        let limit = self.silence_limit(idle_timeout);
         let until_silent = limit.saturating_sub(self.silence(now));
         in_all.saturating_sub(now - begun).min(until_silent)
     }
 
     /// Returns the silence after which the server counts as unavailable.
-    fn silence_limit(&self, silence_max: Duration) -> Duration {
+    fn silence_limit(&self, idle_timeout: Duration) -> Duration {
         let slow = self.latency.once().saturating_mul(SILENT_LATENCIES);
-        slow.clamp(silence_max, silence_max.saturating_mul(SILENT_MAX))
+        slow.clamp(idle_timeout, idle_timeout.saturating_mul(SILENT_MAX))
     }
 
     fn silence(&self, now: Timestamp) -> Duration {

@@ -41,8 +41,8 @@ pub(crate) struct Link {
     ground: Arc<Ground>,
     prefix: String,
     deadlines: Deadlines,
-    denials_max: usize,
-    batch_max: usize,
+    max_cached_denials: usize,
+    max_batch: usize,
 }
 
 impl Link {
@@ -51,9 +51,9 @@ impl Link {
             runtime: Arc::new(ConnectionRuntime),
             clock: Arc::new(SystemClock::new()),
             watch: ConnectionWatch::new(checked.name, checked.auditor),
-            calls_max: checked.calls_max,
-            silence_max: checked.deadlines.silence,
-            connect_deadline: checked.deadlines.connect,
+            max_pending_calls: checked.max_pending_calls,
+            idle_timeout: checked.deadlines.silence,
+            connect_timeout: checked.deadlines.connect,
             renewed: Notify::new(),
             renewals: AtomicU64::new(0),
         });
@@ -69,8 +69,8 @@ impl Link {
             ground,
             prefix: checked.prefix,
             deadlines: checked.deadlines,
-            denials_max: checked.bounds.denials_max,
-            batch_max: checked.bounds.batch_max,
+            max_cached_denials: checked.bounds.max_cached_denials,
+            max_batch: checked.bounds.max_batch,
         }
     }
 
@@ -138,12 +138,12 @@ impl Link {
         Listening::begin(&self.router, Arc::clone(&self.ground), channel, on_news)
     }
 
-    pub(crate) fn batch_max(&self) -> usize {
-        self.batch_max
+    pub(crate) fn max_batch(&self) -> usize {
+        self.max_batch
     }
 
-    pub(crate) fn denials_max(&self) -> usize {
-        self.denials_max
+    pub(crate) fn max_cached_denials(&self) -> usize {
+        self.max_cached_denials
     }
 
     /// Returns the time of this process, which never goes back.

@@ -22,11 +22,11 @@ pub(crate) struct Ground {
     pub(crate) runtime: Arc<dyn Runtime>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) watch: ConnectionWatch,
-    pub(crate) calls_max: usize,
+    pub(crate) max_pending_calls: usize,
     /// So long a server that was asked may say nothing at all.
-    pub(crate) silence_max: Duration,
+    pub(crate) idle_timeout: Duration,
     /// So long a call waits for a connection that is being made.
-    pub(crate) connect_deadline: Duration,
+    pub(crate) connect_timeout: Duration,
     /// Notified when open connections have authenticated with new credentials.
     pub(crate) renewed: Notify,
     /// The number of times that new credentials were announced.

@@ -136,8 +136,8 @@ impl Node {
         state.listen(now);
         match state.phase {
             NodePhase::Up(_) => {
-                let silence_max = self.ground.silence_max;
-                state.pulse.patience(now, begun, timeout, silence_max)
+                let idle_timeout = self.ground.idle_timeout;
+                state.pulse.patience(now, begun, timeout, idle_timeout)
             }
             // The attempt to connect decides.
             NodePhase::Idle | NodePhase::Waiting | NodePhase::Down(_) | NodePhase::Closed => {
@@ -214,7 +214,7 @@ impl Node {
         if !matches!(state.phase, NodePhase::Up(_)) || state.generation != generation {
             return;
         }
-        if self.next_attempt_in(&state) > self.ground.connect_deadline {
+        if self.next_attempt_in(&state) > self.ground.connect_timeout {
             // It was lost as soon as it was made: nobody waits for the next one.
             self.give_up(&mut state, &StoreErrorKind::Unavailable.into());
             return;
@@ -282,7 +282,7 @@ impl Node {
         }
         self.ground.watch.connects.add_one();
         let mut attempt = pin!(self.open());
-        let soon = self.ground.connect_deadline;
+        let soon = self.ground.connect_timeout;
         let connected = match self.ground.in_time(soon, attempt.as_mut()).await {
             Some(connected) => connected,
             None => {
@@ -309,9 +309,9 @@ impl Node {
     }
 
     async fn open(&self) -> Result<(MultiplexedConnection, Driver), Fault> {
-        let timeout = ATTEMPT_MAX.max(self.ground.connect_deadline);
+        let timeout = ATTEMPT_MAX.max(self.ground.connect_timeout);
         let wire = self.endpoint.open(&self.ground, timeout).await?;
-        let shared = wire.share(self.ground.calls_max).await;
+        let shared = wire.share(self.ground.max_pending_calls).await;
         shared.map_err(|error| Fault::of_setup(&error))
     }
 

@@ -37,7 +37,7 @@ impl Node {
         if matches!(state.phase, NodePhase::Down(_)) && state.attempts.strong_count() == 0 {
             state.phase = NodePhase::Idle;
         }
-        let is_full = state.pulse.waiting() >= self.ground.calls_max;
+        let is_full = state.pulse.waiting() >= self.ground.max_pending_calls;
         let full = is_full || self.is_on_trial(&mut state);
         let full = full.then_some(StoreErrorKind::Unavailable);
         if let Some(kind) = state.phase.refused().or(full) {
@@ -171,7 +171,7 @@ impl Pass {
         let is_gone = match verdict {
             Liveness::Late => state.pulse.missed(now, begun),
             Liveness::Silent | Liveness::Answered | Liveness::Lost | Liveness::Denied => {
-                state.pulse.failed(now, begun, node.ground.silence_max)
+                state.pulse.failed(now, begun, node.ground.idle_timeout)
             }
         };
         if is_gone {

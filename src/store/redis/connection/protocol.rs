@@ -64,7 +64,7 @@ impl Protocol {
     /// # Errors
     ///
     /// If they contradict one another.
-    pub(crate) fn of_all(asked: impl Iterator<Item = Self>) -> Result<Self, ConfigError> {
+    pub(crate) fn global(asked: impl Iterator<Item = Self>) -> Result<Self, ConfigError> {
         let mut explicit = asked.filter(|protocol| *protocol != Self::Negotiated);
         let first = explicit.next().unwrap_or_default();
         if explicit.all(|protocol| protocol == first) {
@@ -141,7 +141,7 @@ mod tests {
     #[test]
     fn urls_of_one_store_must_agree() {
         use Protocol::{Negotiated, Resp2, Resp3};
-        let all = |asked: &[Protocol]| Protocol::of_all(asked.iter().copied());
+        let all = |asked: &[Protocol]| Protocol::global(asked.iter().copied());
         assert_eq!(all(&[Negotiated, Negotiated]).unwrap(), Negotiated);
         assert_eq!(all(&[Negotiated, Resp2]).unwrap(), Resp2);
         assert_eq!(all(&[Resp3, Negotiated, Resp3]).unwrap(), Resp3);

@@ -105,14 +105,14 @@ impl Tls {
             roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
             if roots.is_empty() {
                 let problem = "the system believes no authority";
-                return Err(ConfigError::new("certificate_authorities", "none", problem)
+                return Err(ConfigError::new("root_certificates", "none", problem)
                     .fix("install `ca-certificates`, or give the authority of the servers"));
             }
             return Ok(roots);
         };
         let refused = |error: &dyn fmt::Display| {
             let problem = format!("it cannot be read as certificates in PEM: {error}");
-            ConfigError::new("certificate_authorities", "not shown", problem)
+            ConfigError::new("root_certificates", "not shown", problem)
                 .fix("give the bytes of a file that begins with `-----BEGIN CERTIFICATE-----`")
         };
         for certificate in CertificateDer::pem_slice_iter(pem) {

@@ -14,7 +14,10 @@ use crate::{
         store_api::{binary::BinaryWriter, store_future::StoreFuture, store_key::StoreKey},
         time::Timestamp,
     },
-    rate_limit::{Carry, Charge, Policy},
+    rate_limit::{
+        Policy,
+        backend::{Carry, Charge},
+    },
     store::redis::store::RedisStore,
 };
 
@@ -77,7 +80,7 @@ impl RedisStore {
         let mut logs = Vec::new();
         for (policy, carry) in carries {
             pack(&mut packed, policy, carry, now);
-            if policy.keeps_a_log() {
+            if policy.requires_log() {
                 logs.extend([log_key(&key, policy), log_key(&key, carry.previous())]);
             }
         }

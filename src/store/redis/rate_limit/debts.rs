@@ -17,7 +17,10 @@ use crate::{
         store_api::store_key::StoreKey,
         time::Timestamp,
     },
-    rate_limit::{Charge, Decisions, Mode, Policy, State, decide_all},
+    rate_limit::{
+        Policy, SyncMode,
+        backend::{Charge, Decisions, State, decide_all},
+    },
 };
 
 /// Of so many partitions at most something is admitted without asking.
@@ -110,9 +113,11 @@ pub(super) fn may_owe(charges: &[Charge<'_>]) -> bool {
 }
 
 fn most_of(policy: &Policy) -> Option<u64> {
-    match policy.counting_mode() {
-        Mode::Debt { most } => Some(most.get().into()),
-        Mode::Exact | Mode::Lease { .. } => None,
+    match policy.sync_mode() {
+        SyncMode::Deferred {
+            max_unreported: most,
+        } => Some(most.get().into()),
+        SyncMode::Exact | SyncMode::Leased { .. } => None,
     }
 }
 
@@ -212,7 +217,7 @@ impl Debt {
     fn doubt(&mut self, amount: u64, now: Timestamp) {
         let two_windows = self.policy.quota().window().saturating_mul(2);
         let until = match self.view.take() {
-            Some(view) => now + (view.state.forget_at() - view.server_now(now)),
+            Some(view) => now + (view.state.expires_at() - view.server_now(now)),
             None => now + two_windows,
         };
         self.uncertain = self.uncertain(now) + amount;
@@ -425,14 +430,16 @@ mod tests {
         StoreKeys::from_secret(&[7; 32])
             .unwrap()
             .space("debts")
-            .short_of(b"x")
+            .short_key(b"x")
     }
 
     fn policy(limit: u64) -> Policy {
         let most = NonZeroU32::new(4).unwrap();
         Policy::aligned_window("p", Quota::per_minute(limit))
             .unwrap()
-            .mode(Mode::Debt { most })
+            .with_sync_mode(SyncMode::Deferred {
+                max_unreported: most,
+            })
     }
 
     /// Learns that so many were used at this moment, by the server's clock as by ours.
@@ -599,7 +606,7 @@ mod tests {
                     Policy::token_bucket,
                 ][*which];
                 let policy = make(&number.to_string(), quota).unwrap();
-                policy.mode(Mode::Debt { most })
+                policy.with_sync_mode(SyncMode::Deferred { max_unreported: most })
             });
             let policies: Vec<Policy> = policies.collect();
             let mut scene = Instances {

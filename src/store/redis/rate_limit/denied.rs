@@ -12,7 +12,9 @@ use smallvec::SmallVec;
 
 use crate::{
     core::{store_api::store_key::StoreKey, time::Timestamp, ttl_map::TtlMap},
-    rate_limit::{Charge, Decisions, Log, Memory, State, decide_all, decide_all_with_logs},
+    rate_limit::backend::{
+        Charge, Decisions, Log, State, StateRef, decide_all, decide_all_with_logs,
+    },
 };
 
 /// The states by which partitions were denied, as the server had them.
@@ -75,7 +77,7 @@ impl DenialMemory {
             .collect::<Option<SmallVec<[State; 4]>>>()?;
         // No earlier than it is at the server: a denial never lasts longer than was said.
         let at_the_server = known.at + (now - known.asked_at);
-        let keep_logs = charges.iter().any(|charge| charge.policy.keeps_a_log());
+        let keep_logs = charges.iter().any(|charge| charge.policy.requires_log());
         let decisions = match keep_logs {
             true => decide_with_logs(charges, &mut states, at_the_server)?,
             false => decide_all(charges, &mut states, at_the_server),
@@ -176,17 +178,17 @@ fn decide_with_logs(
     states: &mut [State],
     now: Timestamp,
 ) -> Option<Decisions> {
-    let log_of = |(charge, state): (&Charge<'_>, &State)| match charge.policy.keeps_a_log() {
+    let log_of = |(charge, state): (&Charge<'_>, &State)| match charge.policy.requires_log() {
         true => known_log(charge, *state, now).map(Some),
         false => Some(None),
     };
     let logs = charges.iter().zip(&*states).map(log_of);
     let mut logs: Vec<Option<Log>> = logs.collect::<Option<_>>()?;
     let memories = logs.iter_mut().zip(states).map(|(log, state)| match log {
-        Some(log) => Memory::Log(log),
-        None => Memory::State(state),
+        Some(log) => StateRef::Log(log),
+        None => StateRef::State(state),
     });
-    let mut memories: Vec<Memory<'_>> = memories.collect();
+    let mut memories: Vec<StateRef<'_>> = memories.collect();
     Some(decide_all_with_logs(charges, &mut memories, now))
 }
 
@@ -201,11 +203,11 @@ fn known_log(charge: &Charge<'_>, state: State, now: Timestamp) -> Option<Log> {
     let came_at = |leaves: Timestamp| leaves - window;
     let oldest_leaves = Timestamp::from_micros(oldest_leaves);
     // Once one has left, or if more than one must leave, more entries count than are known.
-    let is_never = charge.cost > policy.capacity();
-    let is_known = is_never || used + charge.cost <= policy.capacity() + 1;
+    let is_unsatisfiable = charge.cost > policy.capacity();
+    let is_known = is_unsatisfiable || used + charge.cost <= policy.capacity() + 1;
     (now < oldest_leaves && is_known).then(|| {
         policy.charge_log(&mut log, came_at(oldest_leaves), 1);
-        policy.charge_log(&mut log, came_at(state.forget_at()), used - 1);
+        policy.charge_log(&mut log, came_at(state.expires_at()), used - 1);
         log
     })
 }
@@ -240,7 +242,7 @@ mod tests {
         StoreKeys::from_secret(&[7; 32])
             .unwrap()
             .space("denied")
-            .short_of(&[number])
+            .short_key(&[number])
     }
 
     fn bucket() -> Policy {

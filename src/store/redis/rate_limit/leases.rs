@@ -14,7 +14,10 @@ use smallvec::SmallVec;
 use super::question::{Ahead, Unspent};
 use crate::{
     core::{store_api::store_key::StoreKey, time::Timestamp},
-    rate_limit::{Charge, Decision, Decisions, Mode, Policy, Receipt},
+    rate_limit::{
+        Policy, SyncMode,
+        backend::{Charge, Decision, Decisions, Receipt},
+    },
 };
 
 /// The most partitions of which tokens are leased. Requests of others are decided by the server.
@@ -98,9 +101,9 @@ pub(super) struct Return {
 
 /// Returns the divisor of the remaining tokens that gives a lease; 0 to lease nothing.
 pub(super) fn divisor(charges: &[Charge<'_>]) -> u64 {
-    let of = |charge: &Charge<'_>| match charge.policy.counting_mode() {
-        Mode::Exact | Mode::Debt { .. } => 0,
-        Mode::Lease { instances } => 2 * u64::from(instances.get()),
+    let of = |charge: &Charge<'_>| match charge.policy.sync_mode() {
+        SyncMode::Exact | SyncMode::Deferred { .. } => 0,
+        SyncMode::Leased { instances } => 2 * u64::from(instances.get()),
     };
     // All of a request's policies, or none: a policy that the server decides decides all.
     match charges.iter().map(of).min() {
@@ -145,7 +148,7 @@ impl Lease {
 
     /// Returns whether tokens still are of the window that they were taken from.
     fn is_good(&self, granted: &Granted, now: Timestamp) -> bool {
-        let until = granted.receipt.forgotten_at();
+        let until = granted.receipt.expires_at();
         let until = match self.policy.terms().letter() {
             // A state is forgotten a window after the window that it belongs to.
             's' => until - Duration::from_micros(self.policy.terms().numbers()[1]),
@@ -230,7 +233,7 @@ impl Leases {
             let server_now = granted.server_now(now);
             at.get_or_insert(server_now);
             let remaining = granted.left + lease.unspent.tokens;
-            let reset_after = granted.receipt.forgotten_at() - server_now;
+            let reset_after = granted.receipt.expires_at() - server_now;
             each.push(Decision::admitted(remaining, reset_after, granted.receipt));
         }
         Some(Decisions::new(true, at?, each))
@@ -461,21 +464,21 @@ mod tests {
         StoreKeys::from_secret(&[7; 32])
             .unwrap()
             .space("leases")
-            .short_of(b"x")
+            .short_key(b"x")
     }
 
     fn policy() -> Policy {
         let instances = NonZeroU32::new(4).unwrap();
         Policy::fixed_window("p", Quota::per_minute(1_000))
             .unwrap()
-            .mode(Mode::Lease { instances })
+            .with_sync_mode(SyncMode::Leased { instances })
     }
 
     fn granted(tokens: u64, until_millis: u64) -> Granted {
         Granted {
             tokens,
             left: 100,
-            receipt: Receipt::until(at(until_millis)),
+            receipt: Receipt::new(at(until_millis)),
             at: at(50_000),
             asked_at: at(0),
         }

@@ -11,7 +11,10 @@ use crate::{
         store_api::binary::{BinaryReader, BinaryWriter},
         time::Timestamp,
     },
-    rate_limit::{Charge, Decision, Decisions, Policy, Receipt, State},
+    rate_limit::{
+        Policy,
+        backend::{Charge, Decision, Decisions, Receipt, State},
+    },
     store::redis::connection::error::Fault,
 };
 
@@ -158,7 +161,7 @@ pub(super) fn log_keys<'a>(
     key: &[u8],
     policies: impl IntoIterator<Item = &'a Policy>,
 ) -> Vec<Vec<u8>> {
-    let logs = policies.into_iter().filter(|policy| policy.keeps_a_log());
+    let logs = policies.into_iter().filter(|policy| policy.requires_log());
     logs.map(|policy| log_key(key, policy)).collect()
 }
 
@@ -251,7 +254,7 @@ fn read_reply(
         let said = read_numbers::<6>(bytes)?;
         each.push(read_decision(said));
         let [.., tokens, until] = said;
-        ahead.push((tokens, Receipt::until(Timestamp::from_micros(until))));
+        ahead.push((tokens, Receipt::new(Timestamp::from_micros(until))));
     }
     let mut states = SmallVec::new();
     if !is_admitted || question.wish.tells() {
@@ -283,7 +286,7 @@ fn read_decision([verdict, remaining, reset_after, detail, ..]: [u64; 6]) -> Dec
     let reset_after = Duration::from_micros(reset_after);
     match verdict {
         0 => {
-            let receipt = Receipt::until(Timestamp::from_micros(detail));
+            let receipt = Receipt::new(Timestamp::from_micros(detail));
             Decision::admitted(remaining, reset_after, receipt)
         }
         1 => Decision::denied(remaining, reset_after, Some(Duration::from_micros(detail))),

@@ -22,10 +22,10 @@ pub(crate) struct RateLimitState {
 impl RateLimitState {
     pub(crate) fn new(link: &Arc<Link>, _: &StoreKeys) -> Self {
         Self {
-            denied: DenialMemory::new(link.denials_max()),
+            denied: DenialMemory::new(link.max_cached_denials()),
             leases: Leases::new(),
             debts: Debts::default(),
-            batches: Batches::new(link, link.batch_max()),
+            batches: Batches::new(link, link.max_batch()),
             carried: Carried::default(),
             is_tended: AtomicBool::new(false),
         }

@@ -24,7 +24,10 @@ use crate::{
         },
         time::Timestamp,
     },
-    rate_limit::{Charge, Decisions, Policy, RateLimitStore, Refund},
+    rate_limit::{
+        Policy, RateLimitStore,
+        backend::{Charge, Decisions, Refund},
+    },
     store::redis::{
         connection::client::CallTurn,
         store::{RedisInner, RedisStore},
@@ -68,7 +71,7 @@ impl RedisStore {
 }
 
 impl RateLimitStore for RedisStore {
-    fn has_deadline(&self) -> bool {
+    fn has_timeout(&self) -> bool {
         true
     }
 
@@ -299,7 +302,7 @@ fn pack_refunds(refunds: &[Refund<'_>]) -> Vec<u8> {
     let mut packed = BinaryWriter::with_capacity(refunds.len() * REFUND_BYTES);
     for refund in refunds {
         push_policy(&mut packed, refund.policy);
-        let receipt = refund.receipt.forgotten_at().as_micros();
+        let receipt = refund.receipt.expires_at().as_micros();
         push_numbers(&mut packed, [receipt, refund.amount.min(COST_MAX)]);
         push_numbers(&mut packed, refund.policy.terms().numbers());
     }
@@ -309,7 +312,7 @@ fn pack_refunds(refunds: &[Refund<'_>]) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rate_limit::{Quota, Receipt};
+    use crate::rate_limit::{Quota, backend::Receipt};
 
     #[test]
     fn a_refund_takes_the_bytes_that_the_script_reads() {

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     core::{runtime::Runtime, store_api::store_key::StoreKey},
-    rate_limit::{Charge, Policy},
+    rate_limit::{Policy, backend::Charge},
     store::redis::store::{RedisInner, RedisStore},
 };
 

@@ -3,7 +3,7 @@
 -- ARGV: number, id, record, version that is expected or '', what the orders of owners begin with,
 -- channel, message; and '' '' '', or the most keys of the owner, the most records, the moment.
 -- Returns number, 'kept' | 'missing' | 'conflict' | 'corrupt' | 'full', how many heard of it.
-local records, all, ends, of_owner = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local records, all, ends, for_owner = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local number, id, new, expected, owners = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local never = string.rep('\255', 8)
 
@@ -33,13 +33,13 @@ if ARGV[8] ~= '' then
     end
     return true
   end
-  local total = redis.call('ZCARD', of_owner)
+  local total = redis.call('ZCARD', for_owner)
   if total >= most_records then
     return {number, 'full'}
   end
   local live, after = total, '-'
   while live >= most do
-    local places = redis.call('ZRANGEBYLEX', of_owner, after, '+', 'LIMIT', 0, 500)
+    local places = redis.call('ZRANGEBYLEX', for_owner, after, '+', 'LIMIT', 0, 500)
     if #places == 0 then
       return {number, 'full'}
     end
@@ -67,7 +67,7 @@ if old then
 end
 local place = new:sub(10, 17) .. id
 redis.call('ZADD', all, 0, place)
-redis.call('ZADD', of_owner, 0, place)
+redis.call('ZADD', for_owner, 0, place)
 if new:sub(18, 25) ~= never then
   redis.call('ZADD', ends, 0, new:sub(18, 25) .. id)
 end

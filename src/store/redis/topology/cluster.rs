@@ -351,7 +351,7 @@ impl fmt::Debug for Cluster {
 
 /// Asks a node which nodes have which slots.
 async fn ask(address: &Address, ground: &Ground) -> Result<Told, Fault> {
-    let timeout = ground.connect_deadline;
+    let timeout = ground.connect_timeout;
     let mut wire = address.open(ground, timeout, None).await?;
     let mut question = redis::cmd("CLUSTER");
     question.arg("SLOTS");

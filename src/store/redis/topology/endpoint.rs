@@ -93,7 +93,7 @@ async fn ask_sentinel(
     sentinels: &Sentinels,
     ground: &Ground,
 ) -> Result<Address, Fault> {
-    let timeout = ground.connect_deadline;
+    let timeout = ground.connect_timeout;
     let mut wire = sentinel.open(ground, timeout, None).await?;
     let mut question = redis::cmd("SENTINEL");
     question.arg("GET-MASTER-ADDR-BY-NAME").arg(&sentinels.main);

@@ -12,7 +12,10 @@ use std::{
 use quick_cache::{Weighter, unsync::Cache};
 
 use crate::{
-    cache::{CacheKey, Fence, Found, Lookup, PurgeMode, Stamp, StoredResponse, VariantId},
+    cache::{
+        PurgeMode,
+        backend::{CacheKey, Fence, Found, Lookup, Stamp, StoredResponse, VariantId},
+    },
     core::time::{Clock, SystemClock, Timestamp},
     store::{
         RedisStore,
@@ -62,8 +65,8 @@ struct NearEntry {
 }
 
 impl Near {
-    pub(crate) fn new(bytes_max: u64) -> Self {
-        let each = (bytes_max / PARTS as u64).max(1);
+    pub(crate) fn new(max_bytes: u64) -> Self {
+        let each = (max_bytes / PARTS as u64).max(1);
         let items = usize::try_from(each / 4_096).unwrap_or(usize::MAX);
         Self {
             parts: std::array::from_fn(|_| {
@@ -224,7 +227,7 @@ mod tests {
     use super::*;
     use crate::{
         cache::{
-            PurgeTarget,
+            backend::PurgeTarget,
             sample::{Sample, Samples},
         },
         core::store_api::store_key::{StoreKey, StoreKeys},

@@ -5,8 +5,11 @@ use std::{sync::Arc, time::Duration};
 
 use crate::{
     cache::{
-        CacheKey, CacheStore, Fence, Lease, LeaseToken, Lookup, PurgeMode, PurgeTarget, Put,
-        PutOutcome, Selection, StoredResponse, Touch,
+        CacheStore, PurgeMode,
+        backend::{
+            CacheKey, Fence, Lease, LeaseToken, Lookup, PurgeTarget, Put, PutOutcome, Selection,
+            StoredResponse, Touch,
+        },
     },
     core::store_api::{store_future::StoreFuture, store_key::StoreKeys},
     store::{purges::Name, tiered::store::TieredStore},
@@ -17,8 +20,8 @@ impl CacheStore for TieredStore {
         CacheStore::keys(&self.far)
     }
 
-    fn has_deadline(&self) -> bool {
-        CacheStore::has_deadline(&self.far)
+    fn has_timeout(&self) -> bool {
+        CacheStore::has_timeout(&self.far)
     }
 
     fn get(&self, key: &CacheKey, selection: &Selection<'_>) -> StoreFuture<Lookup> {

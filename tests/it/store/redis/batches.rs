@@ -4,9 +4,12 @@
 use std::{num::NonZeroU32, time::Duration};
 
 use portcullis::{
-    StoreErrorKind, StoreKey,
-    rate_limit::{Charge, Mode, Policy, Quota, RateLimitStore},
-    store::{RedisConfig, RedisStore},
+    StoreErrorKind,
+    rate_limit::{Policy, Quota, RateLimitStore, SyncMode},
+    store::{
+        RedisConfig, RedisStore,
+        backend::{Charge, StoreKey},
+    },
 };
 use tokio::task::JoinSet;
 
@@ -20,7 +23,7 @@ fn store(url: String) -> RedisStore {
 }
 
 fn partition(number: u64) -> StoreKey {
-    keys().space("batches").short_of(&number.to_le_bytes())
+    keys().space("batches").short_key(&number.to_le_bytes())
 }
 
 fn policies() -> [Policy; 2] {
@@ -73,7 +76,7 @@ async fn used(store: &RedisStore, policy: &Policy, partition: &StoreKey) -> u64 
 async fn who_comes_while_others_are_decided_shares_a_call_and_who_comes_alone_has_one() {
     let server = Server::start();
     let (together, policies) = (store(server.url()), policies());
-    let config = patient(RedisConfig::single(server.url())).batch_max(1);
+    let config = patient(RedisConfig::single(server.url())).max_batch(1);
     let apart = RedisStore::new(config, keys()).unwrap();
     let asked = async |store: &RedisStore, tasks: bool| {
         let before = server.calls_of("evalsha");
@@ -108,7 +111,7 @@ async fn many_at_once_take_no_more_ahead_than_a_few_and_leave_the_other_instance
     let quota = Quota::per_hour(1_000_000);
     let policy = Policy::fixed_window("leased", quota)
         .unwrap()
-        .mode(Mode::Lease {
+        .with_sync_mode(SyncMode::Leased {
             instances: NonZeroU32::new(4).unwrap(),
         });
     let policies = [policy];
@@ -150,7 +153,7 @@ async fn what_is_wrong_with_one_key_fails_nobody_beside_it() {
 #[tokio::test]
 async fn who_goes_away_while_waiting_takes_nobody_along_and_is_charged_once_at_most() {
     let server = Server::start();
-    let proxy = Proxy::before(server.addr());
+    let proxy = Proxy::new(server.addr());
     let (store, [policy, _]) = (store(proxy.url()), policies());
     let charge = [Charge::new(&policy, 1)];
     store.take(&partition(0), &charge).await.unwrap();
@@ -189,11 +192,11 @@ async fn who_goes_away_while_waiting_takes_nobody_along_and_is_charged_once_at_m
 #[tokio::test]
 async fn a_call_for_many_that_is_not_answered_charges_each_once_at_most() {
     let server = Server::start();
-    let proxy = Proxy::before(server.addr());
+    let proxy = Proxy::new(server.addr());
     let long = Duration::from_secs(10);
     let config = patient(RedisConfig::single(proxy.url()))
-        .rate_limit_deadline(Duration::from_millis(300))
-        .silence_max(long);
+        .rate_limit_timeout(Duration::from_millis(300))
+        .idle_timeout(long);
     let store = RedisStore::new(config, keys()).unwrap();
     let [policy, _] = policies();
     let one = std::slice::from_ref(&policy);
@@ -238,9 +241,9 @@ async fn scripts_that_are_forgotten_while_many_ask_fail_nobody() {
 #[test]
 fn a_batch_of_none_or_of_more_than_a_byte_counts_is_refused() {
     for decisions in [0, 256] {
-        let config = RedisConfig::single("redis://127.0.0.1:1").batch_max(decisions);
+        let config = RedisConfig::single("redis://127.0.0.1:1").max_batch(decisions);
         let error = RedisStore::new(config, keys()).unwrap_err();
-        assert_eq!(error.option(), "batch_max");
+        assert_eq!(error.option(), "max_batch");
     }
 }
 

@@ -7,12 +7,12 @@ use std::{
 
 use http::Method;
 use portcullis::{
-    ManualClock, StoreFuture, StoreKey,
-    cache::{
-        CacheKey, CacheLayer, CacheStore, Lookup, Purge, PurgeMode, PurgeTarget, Put, PutOutcome,
-        Selection, Touch,
+    ManualClock, StoreFuture,
+    cache::{CacheLayer, CacheStore, Purge, PurgeMode},
+    store::{
+        RedisConfig, RedisStore,
+        backend::{CacheKey, Lookup, PurgeTarget, Put, PutOutcome, Selection, StoreKey, Touch},
     },
-    store::{RedisConfig, RedisStore},
 };
 use tokio::task::JoinSet;
 
@@ -217,7 +217,7 @@ struct Probe {
 }
 
 impl CacheStore for Probe {
-    fn keys(&self) -> &portcullis::StoreKeys {
+    fn keys(&self) -> &portcullis::store::StoreKeys {
         CacheStore::keys(&self.store)
     }
 

@@ -13,11 +13,13 @@ use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use portcullis::{
-    StoreKey,
     api_key::{ApiKeyStore, KeyManager, KeyRing, NewKey},
     cache::{CacheLayer, Purge, PurgeMode},
-    rate_limit::{Charge, Policy, Quota, RateLimitStore},
-    store::{RedisConfig, RedisStore},
+    rate_limit::{Policy, Quota, RateLimitStore},
+    store::{
+        RedisConfig, RedisStore,
+        backend::{Charge, StoreKey},
+    },
 };
 use tower::{Layer, ServiceExt, service_fn, util::BoxCloneService};
 
@@ -31,17 +33,17 @@ use crate::{
 };
 
 fn partition(number: u64) -> StoreKey {
-    keys().space("cluster").short_of(&number.to_le_bytes())
+    keys().space("cluster").short_key(&number.to_le_bytes())
 }
 
 fn hasty(config: RedisConfig) -> RedisStore {
     // Who dies is noticed soon; who lives may take its time on a busy machine.
     let config = config
-        .rate_limit_deadline(Duration::from_secs(2))
-        .api_key_deadline(Duration::from_secs(2))
-        .cache_deadline(Duration::from_secs(2))
-        .connect_deadline(Duration::from_secs(2))
-        .silence_max(Duration::from_secs(2));
+        .rate_limit_timeout(Duration::from_secs(2))
+        .api_key_timeout(Duration::from_secs(2))
+        .cache_timeout(Duration::from_secs(2))
+        .connect_timeout(Duration::from_secs(2))
+        .idle_timeout(Duration::from_secs(2));
     RedisStore::new(config, keys()).unwrap()
 }
 
@@ -73,7 +75,7 @@ async fn a_node_that_dies_hurts_its_slots_alone_until_its_replica_takes_over() {
         .pepper(pepper())
         .build()
         .unwrap();
-    let key = KeyManager::new(&ring).create(NewKey::of_owner("a")).await;
+    let key = KeyManager::new(&ring).create(NewKey::new("a")).await;
     let id = key.unwrap().id();
     let answers = Answers::new(&store);
     answers.until_all_hit().await;

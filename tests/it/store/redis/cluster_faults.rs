@@ -7,10 +7,13 @@ use std::{
 };
 
 use portcullis::{
-    StoreErrorKind, StoreKey,
+    StoreErrorKind,
     api_key::{ApiKeyStore, KeyId, KeyManager, KeyRing, NewKey},
-    rate_limit::{Charge, Policy, Quota, RateLimitStore},
-    store::{RedisConfig, RedisStore},
+    rate_limit::{Policy, Quota, RateLimitStore},
+    store::{
+        RedisConfig, RedisStore,
+        backend::{Charge, StoreKey},
+    },
 };
 
 use crate::{
@@ -58,10 +61,10 @@ struct Seen {
 
 fn store(cluster: &Cluster, deadline: Duration) -> RedisStore {
     let config = RedisConfig::cluster(cluster.urls())
-        .rate_limit_deadline(deadline)
-        .api_key_deadline(deadline)
-        .connect_deadline(deadline)
-        .silence_max(deadline);
+        .rate_limit_timeout(deadline)
+        .api_key_timeout(deadline)
+        .connect_timeout(deadline)
+        .idle_timeout(deadline);
     RedisStore::new(config, keys()).unwrap()
 }
 
@@ -84,27 +87,27 @@ impl Scene {
         let setting_up = store(&cluster, Duration::from_secs(10));
         let ring = KeyRing::builder("acmepay", setting_up.clone()).pepper(pepper());
         let manager = KeyManager::new(&ring.build().unwrap());
-        let key = manager.create(NewKey::of_owner("a")).await.unwrap().id();
-        let mains = cluster.mains();
-        let has_keys = |number: &usize| count_of(&mains[*number], ":k:{") > 0;
+        let key = manager.create(NewKey::new("a")).await.unwrap().id();
+        let primaries = cluster.primaries();
+        let has_keys = |number: &usize| count_of(&primaries[*number], ":k:{") > 0;
         let node = (0..3).find(has_keys).unwrap();
         let policy = Policy::fixed_window("p", Quota::per_hour(LIMIT)).unwrap();
         let (mut near, mut far, mut number) = (None, Vec::new(), 0_u64);
         while near.is_none() || far.len() < 4 {
             number += 1;
-            let partition = keys().space("faults").short_of(&number.to_le_bytes());
-            let before = count_of(&mains[node], ":l:{");
+            let partition = keys().space("faults").short_key(&number.to_le_bytes());
+            let before = count_of(&primaries[node], ":l:{");
             let taken = setting_up.take(&partition, &[Charge::new(&policy, 1)]);
             taken.await.unwrap();
-            match count_of(&mains[node], ":l:{") > before {
+            match count_of(&primaries[node], ":l:{") > before {
                 true => near = near.or(Some(partition)),
                 false => far.push(partition),
             }
         }
         // From now on the node is where the proxy is, for all that ask.
-        let proxy = Proxy::before(mains[node].addr());
+        let proxy = Proxy::new(primaries[node].addr());
         let port = proxy.addr().port().to_string();
-        mains[node].ask(&["CONFIG", "SET", "cluster-announce-port", &port]);
+        primaries[node].ask(&["CONFIG", "SET", "cluster-announce-port", &port]);
         until(async || {
             let slots = |server: &Server| server.ask(&["CLUSTER", "SLOTS"]).as_text();
             cluster
@@ -128,7 +131,7 @@ impl Scene {
     }
 
     fn main(&self) -> &Server {
-        &self.cluster.mains()[self.node]
+        &self.cluster.primaries()[self.node]
     }
 
     async fn take(&self, partition: &StoreKey) -> Option<StoreErrorKind> {

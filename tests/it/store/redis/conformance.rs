@@ -45,7 +45,7 @@ async fn one_server_keeps_every_promise_by_the_rights_that_the_guide_names() {
     let server = Server::start();
     assert_eq!(server.ask(&words), Reply::text("OK"), "{words:?}");
     let config = RedisConfig::single(server.url())
-        .user("portcullis")
+        .username("portcullis")
         .password("password")
         .prefix("acme");
     let store = RedisStore::new(patient(config), keys()).unwrap();
@@ -53,7 +53,10 @@ async fn one_server_keeps_every_promise_by_the_rights_that_the_guide_names() {
     keeps_every_promise(&store).await;
     check_expiry(&server);
     // What a service does besides: who revokes waits until all have heard.
-    store.changes_heard(Duration::from_secs(1)).await.unwrap();
+    store
+        .wait_for_invalidation_acks(Duration::from_secs(1))
+        .await
+        .unwrap();
     let log = server.ask(&["ACL", "LOG"]).as_text();
     assert_eq!(log, "", "refused: {log}");
 }

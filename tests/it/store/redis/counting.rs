@@ -11,8 +11,8 @@ use std::{
 
 use http::{HeaderName, Request, Response, StatusCode};
 use portcullis::{
-    RateLimitDecision, RateLimitOutcome, RecordHandle,
-    rate_limit::{Mode, OnStoreError, Partition, Policy, Quota, RateLimitLayer},
+    outcome::{RateLimitDecision, RateLimitOutcome, RecordHandle},
+    rate_limit::{OnStoreError, Partition, Policy, Quota, RateLimitLayer, SyncMode},
     store::{MemoryStore, RedisConfig, RedisStore},
 };
 use tower::{Layer, ServiceExt, service_fn};
@@ -43,15 +43,15 @@ enum Counting {
 }
 
 impl Counting {
-    fn mode(self) -> Mode {
+    fn sync_mode(self) -> SyncMode {
         let some = |number| NonZeroU32::new(number).unwrap();
         match self {
-            Self::Exact | Self::Local => Mode::Exact,
-            Self::Leased => Mode::Lease {
+            Self::Exact | Self::Local => SyncMode::Exact,
+            Self::Leased => SyncMode::Leased {
                 instances: some(INSTANCES),
             },
-            Self::Deferred => Mode::Debt {
-                most: some(DEFERRED),
+            Self::Deferred => SyncMode::Deferred {
+                max_unreported: some(DEFERRED),
             },
         }
     }
@@ -121,9 +121,7 @@ struct Fleet {
 
 impl Fleet {
     fn before(server: &Server, counting: Counting) -> Self {
-        let proxies: Vec<_> = (0..INSTANCES)
-            .map(|_| Proxy::before(server.addr()))
-            .collect();
+        let proxies: Vec<_> = (0..INSTANCES).map(|_| Proxy::new(server.addr())).collect();
         let store = |proxy: &Proxy| {
             let config = RedisConfig::single(proxy.url()).prefix(format!("{counting:?}"));
             RedisStore::new(config, keys()).unwrap()
@@ -145,7 +143,7 @@ impl Fleet {
             2 => Policy::calendar_month(&name, LIMIT),
             _ => Policy::sliding_window(&name, day),
         };
-        let policy = policy.unwrap().mode(self.counting.mode());
+        let policy = policy.unwrap().with_sync_mode(self.counting.sync_mode());
         let instance = |store: &RedisStore| {
             let by = Partition::header(HeaderName::from_static("x-seed"));
             let layer = RateLimitLayer::builder(store.clone(), by)

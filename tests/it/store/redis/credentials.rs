@@ -16,9 +16,9 @@ use http::{Request, Response, StatusCode};
 use http_body_util::Full;
 use portcullis::{
     StoreError, StoreErrorKind, TokioRuntime,
-    access_log::{AccessLogLayer, LogQuery, LogQueue, LogStore, Trail},
-    rate_limit::{Charge, Policy, Quota, RateLimitStore},
-    store::{RedisConfig, RedisCredentials, RedisStore},
+    access_log::{AccessLogLayer, LogQuery, LogStore, LogStream, sinks::LogQueue},
+    rate_limit::{Policy, Quota, RateLimitStore},
+    store::{RedisConfig, RedisCredentials, RedisStore, backend::Charge},
 };
 use tower::{Layer, ServiceExt, service_fn};
 
@@ -61,7 +61,7 @@ impl Vault {
 
     fn of(&self, config: RedisConfig) -> RedisConfig {
         let vault = self.clone();
-        patient(config).credentials(move || vault.clone().credentials())
+        patient(config).credentials_provider(move || vault.clone().credentials())
     }
 
     fn store(&self, config: RedisConfig) -> RedisStore {
@@ -88,7 +88,7 @@ fn single(server: &Server) -> RedisConfig {
 
 async fn take(store: &RedisStore) -> Result<(), StoreError> {
     let policy = Policy::fixed_window("p", Quota::per_hour(1_000_000)).unwrap();
-    let partition = keys().space("credentials").short_of(b"one");
+    let partition = keys().space("credentials").short_key(b"one");
     store.take(&partition, &[Charge::new(&policy, 1)]).await?;
     Ok(())
 }
@@ -205,7 +205,7 @@ async fn refused_password_asks_the_provider_once_more() {
         add_user(&server, "acme", "second");
         let vault = Vault::with("acme", "first");
         let asked = vault.clone();
-        let config = patient(single(&server)).credentials(move || {
+        let config = patient(single(&server)).credentials_provider(move || {
             let vault = asked.clone();
             async move {
                 let credentials = vault.clone().credentials().await;
@@ -240,7 +240,7 @@ async fn password_that_stays_wrong_is_misconfigured_and_asked_for_twice_per_atte
 #[tokio::test]
 async fn provider_that_fails_hangs_or_panics_is_unavailable_until_it_recovers() {
     #[derive(Clone, Copy, Debug)]
-    enum Mode {
+    enum SyncMode {
         Fail,
         Hang,
         Panic,
@@ -249,24 +249,30 @@ async fn provider_that_fails_hangs_or_panics_is_unavailable_until_it_recovers() 
     let server = server();
     for (mode, reason) in [
         (
-            Mode::Fail,
+            SyncMode::Fail,
             "the credentials provider failed: the vault is sealed",
         ),
-        (Mode::Hang, "the credentials provider timed out after 50ms"),
-        (Mode::Panic, "the credentials provider failed: it panicked"),
+        (
+            SyncMode::Hang,
+            "the credentials provider timed out after 50ms",
+        ),
+        (
+            SyncMode::Panic,
+            "the credentials provider failed: it panicked",
+        ),
     ] {
         let current = Arc::new(Mutex::new(mode));
         let asked = Arc::clone(&current);
         let config = patient(single(&server))
             .credentials_timeout(Duration::from_millis(50))
-            .credentials(move || {
+            .credentials_provider(move || {
                 let mode = *asked.lock().unwrap();
                 async move {
                     match mode {
-                        Mode::Fail => Err(io::Error::other("the vault is sealed")),
-                        Mode::Hang => pending().await,
-                        Mode::Panic => panic!("the provider of the test"),
-                        Mode::Work => Ok(RedisCredentials::new("acme", "first")),
+                        SyncMode::Fail => Err(io::Error::other("the vault is sealed")),
+                        SyncMode::Hang => pending().await,
+                        SyncMode::Panic => panic!("the provider of the test"),
+                        SyncMode::Work => Ok(RedisCredentials::new("acme", "first")),
                     }
                 }
             });
@@ -276,7 +282,7 @@ async fn provider_that_fails_hangs_or_panics_is_unavailable_until_it_recovers() 
         assert!(source(&error).contains(reason), "{error:?}");
         let call = take(&store).await.unwrap_err();
         assert_eq!(call.kind(), StoreErrorKind::Unavailable);
-        *current.lock().unwrap() = Mode::Work;
+        *current.lock().unwrap() = SyncMode::Work;
         until_up(&store).await;
         // Open connections go on with what they have.
         *current.lock().unwrap() = mode;
@@ -290,10 +296,10 @@ async fn provider_that_fails_hangs_or_panics_is_unavailable_until_it_recovers() 
 async fn request_waits_for_a_slow_provider_no_longer_than_for_a_connection() {
     let server = server();
     let config = RedisConfig::single(server.url())
-        .api_key_deadline(Duration::from_secs(5))
-        .silence_max(Duration::from_secs(5))
-        .connect_deadline(Duration::from_millis(100))
-        .credentials(async || {
+        .api_key_timeout(Duration::from_secs(5))
+        .idle_timeout(Duration::from_secs(5))
+        .connect_timeout(Duration::from_millis(100))
+        .credentials_provider(async || {
             tokio::time::sleep(Duration::from_millis(1_500)).await;
             Ok::<_, io::Error>(RedisCredentials::new("acme", "first"))
         });
@@ -331,7 +337,7 @@ async fn connection_that_is_being_opened_during_a_rotation_uses_the_new_credenti
     let vault = Vault::with("acme", "first");
     let gate = Arc::new(tokio::sync::Semaphore::new(0));
     let (asked, passage) = (vault.clone(), Arc::clone(&gate));
-    let config = patient(single(&server)).credentials(move || {
+    let config = patient(single(&server)).credentials_provider(move || {
         let (vault, passage) = (asked.clone(), Arc::clone(&passage));
         async move {
             let credentials = vault.clone().credentials().await;
@@ -412,12 +418,12 @@ async fn log_records_wait_while_the_password_is_refused() {
     });
     layer.layer(inner).oneshot(get("/1")).await.unwrap();
     assert!(!queue.flush().await);
-    let losses = queue.losses(Trail::Access);
-    assert_eq!((losses.store_failed, queue.waiting()), (0, 1));
+    let drop_counts = queue.drop_counts(LogStream::Access);
+    assert_eq!((drop_counts.store_failed, queue.pending()), (0, 1));
     vault.set("acme", "first");
     until_up(&store).await;
     assert!(queue.flush().await);
-    let stored = store.recent(Trail::Access, &LogQuery::latest(2)).await;
+    let stored = store.recent(LogStream::Access, &LogQuery::latest(2)).await;
     assert_eq!(stored.unwrap().len(), 1);
 }
 
@@ -443,7 +449,7 @@ async fn sentinels_and_the_main_server_have_providers_of_their_own() {
     let config = || RedisConfig::sentinel([sentinel.url()], "main");
     let config = vault
         .of(config())
-        .sentinel_credentials(move || asked.clone().credentials());
+        .sentinel_credentials_provider(move || asked.clone().credentials());
     let store = RedisStore::new(config, keys()).unwrap();
     let error = failed_ping(&store).await;
     assert!(source(&error).contains("WRONGPASS "), "{error:?}");
@@ -486,11 +492,11 @@ async fn nodes_of_a_cluster_are_reauthenticated() {
 #[test]
 fn rejects_options_that_contradict_a_provider() {
     let provider = async || Ok::<_, io::Error>(RedisCredentials::password("hunter2"));
-    let single = || RedisConfig::single("redis://h").credentials(provider);
-    let sentinel = RedisConfig::single("redis://h").sentinel_credentials(provider);
+    let single = || RedisConfig::single("redis://h").credentials_provider(provider);
+    let sentinel = RedisConfig::single("redis://h").sentinel_credentials_provider(provider);
     for (config, option) in [
         (single().password("hunter2"), "credentials"),
-        (single().user("acme"), "credentials"),
+        (single().username("acme"), "credentials"),
         (
             single().credentials_timeout(Duration::ZERO),
             "credentials_timeout",

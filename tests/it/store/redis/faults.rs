@@ -13,9 +13,9 @@ use bytes::Bytes;
 use http::{HeaderName, Response, StatusCode};
 use http_body_util::Full;
 use portcullis::{
-    RateLimitOutcome,
-    rate_limit::{Charge, OnStoreError, Partition, Policy, Quota, RateLimitLayer, RateLimitStore},
-    store::{MemoryStore, RedisConfig, RedisStore},
+    outcome::RateLimitOutcome,
+    rate_limit::{OnStoreError, Partition, Policy, Quota, RateLimitLayer, RateLimitStore},
+    store::{MemoryStore, RedisConfig, RedisStore, backend::Charge},
 };
 use tower::{Layer, ServiceExt, service_fn, util::BoxCloneService};
 
@@ -52,12 +52,12 @@ struct Seen {
 
 impl Scene {
     async fn new() -> Self {
-        Self::by(|config| config.rate_limit_deadline(DEADLINE)).await
+        Self::by(|config| config.rate_limit_timeout(DEADLINE)).await
     }
 
     async fn by(waiting: fn(RedisConfig) -> RedisConfig) -> Self {
         let server = Server::start();
-        let proxy = Proxy::before(server.addr());
+        let proxy = Proxy::new(server.addr());
         let config = waiting(RedisConfig::single(proxy.url()));
         let store = RedisStore::new(config, keys()).unwrap();
         let policy = Policy::fixed_window("all", Quota::per_hour(LIMIT)).unwrap();
@@ -167,7 +167,7 @@ impl Scene {
     async fn is_sound(&self) {
         assert_eq!(self.server.keys_without_expiry(), [""; 0]);
         let policy = Policy::fixed_window("after", Quota::per_hour(1)).unwrap();
-        let partition = keys().space("after").short_of(b"after");
+        let partition = keys().space("after").short_key(b"after");
         let charge = [Charge::new(&policy, 1)];
         assert!(
             self.store
@@ -333,10 +333,10 @@ async fn forgotten_scripts_and_forgotten_data_fail_no_request() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_flush_forgets_is_at_most_one_more_limit() {
     let scene = Scene::new().await;
-    let config = patient(RedisConfig::single(scene.server.url())).denials_max(0);
+    let config = patient(RedisConfig::single(scene.server.url())).max_cached_denials(0);
     let store = RedisStore::new(config, keys()).unwrap();
     let policy = Policy::fixed_window("small", Quota::per_hour(5)).unwrap();
-    let partition = keys().space("flush").short_of(b"flush");
+    let partition = keys().space("flush").short_key(b"flush");
     let charge = [Charge::new(&policy, 1)];
     let mut admitted = 0;
     for round in 0..20 {
@@ -361,7 +361,7 @@ async fn a_swallowed_reply_charges_once_and_shifts_nobodys_answer() {
                 // Each asks of a limit of its own: an answer to another call would show it.
                 let name = format!("limit-{number}");
                 let policy = Policy::fixed_window(&name, Quota::per_hour(1_000 + number)).unwrap();
-                let partition = keys().space("swallow").short_of(&number.to_le_bytes());
+                let partition = keys().space("swallow").short_key(&number.to_le_bytes());
                 let taken = store.take(&partition, &[Charge::new(&policy, 1)]).await;
                 taken.map(|taken| (number, taken.each()[0].remaining()))
             }));

@@ -13,7 +13,7 @@ use http::{Request, StatusCode};
 use http_body_util::Full;
 use portcullis::{
     TokioRuntime,
-    access_log::{AccessLogLayer, LogQueue, Trail},
+    access_log::{AccessLogLayer, LogStream, sinks::LogQueue},
     api_key::{ApiKeyLayer, KeyManager, KeyRing, NewKey, Pepper},
     cache::CacheLayer,
     store::{RedisConfig, RedisStore},
@@ -66,20 +66,20 @@ impl Scene {
 
     async fn waiting(deadline: Duration) -> Self {
         let server = Server::start();
-        let proxy = Proxy::before(server.addr());
+        let proxy = Proxy::new(server.addr());
         let config = RedisConfig::single(proxy.url())
-            .api_key_deadline(deadline)
-            .cache_deadline(deadline);
+            .api_key_timeout(deadline)
+            .cache_timeout(deadline);
         let store = RedisStore::new(config, keys()).unwrap();
         // Nothing is remembered: each request asks.
         let ring = KeyRing::builder("acmepay", store.clone())
             .pepper(Pepper::random(1))
-            .remember_keys_for(Duration::ZERO)
+            .key_cache_ttl(Duration::ZERO)
             .build()
             .unwrap();
-        let key = KeyManager::new(&ring).create(NewKey::of_owner("a")).await;
+        let key = KeyManager::new(&ring).create(NewKey::new("a")).await;
         let queue = LogQueue::builder(store.clone(), TokioRuntime)
-            .linger(Duration::from_millis(20))
+            .flush_interval(Duration::from_millis(20))
             .build()
             .unwrap();
         let (calls, others) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
@@ -174,7 +174,7 @@ impl Scene {
         let stored = self.server.ask(&["XLEN", "portcullis:log:access"]).as_int();
         let (stored, lost) = (
             stored as usize,
-            self.queue.losses(Trail::Access).total() as usize,
+            self.queue.drop_counts(LogStream::Access).total() as usize,
         );
         let logged = self.logged.load(Ordering::Relaxed);
         if is_data_kept {
@@ -329,7 +329,8 @@ async fn a_full_server_still_knows_keys_and_loses_records() {
     scene.server.ask(&["CONFIG", "SET", "maxmemory", "1"]);
     let seen = scene.load(Duration::from_millis(400)).await;
     check(&scene, &seen, &[]);
-    let lost = scene.queue.losses(Trail::Access).store_failed + scene.queue.waiting() as u64;
+    let lost =
+        scene.queue.drop_counts(LogStream::Access).store_failed + scene.queue.pending() as u64;
     assert!(lost > 0, "nothing was lost");
     scene.server.ask(&["CONFIG", "SET", "maxmemory", "0"]);
     scene.is_sound(true).await;

@@ -14,7 +14,7 @@ use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use portcullis::{
     ClientAddrResolver, Gate, GateLayer, PeerAddr, TokioRuntime,
-    access_log::{AccessLogLayer, LogQuery, LogQueue, LogStore, Trail},
+    access_log::{AccessLogLayer, LogQuery, LogStore, LogStream, sinks::LogQueue},
     api_key::{ApiKeyLayer, KeyManager, KeyRing, NewKey},
     cache::{CacheLayer, CachePurger, Purge, PurgeMode},
     rate_limit::{Partition, Policy, Quota, RateLimitLayer},
@@ -69,9 +69,9 @@ impl Instance {
         let purger = cache.purger();
         let gate = Gate::new()
             .access_log(AccessLogLayer::new(queue.clone()))
-            .limit_addresses(limit("address", by_address, 1_000))
+            .rate_limit_by_address(limit("address", by_address, 1_000))
             .api_keys(ApiKeyLayer::builder(&ring).build().unwrap())
-            .limit_callers(limit("caller", Partition::identity(), LIMIT))
+            .rate_limit_by_identity(limit("caller", Partition::identity(), LIMIT))
             .cache(cache)
             .build()
             .unwrap();
@@ -110,7 +110,7 @@ async fn two_instances_are_one_gate() {
     let server = Server::start();
     let calls = Arc::default();
     let (one, other) = (Instance::at(&server, &calls), Instance::at(&server, &calls));
-    let new = NewKey::of_owner("freya").scopes(["data.read"]);
+    let new = NewKey::new("freya").scopes(["data.read"]);
     let key = one.manager.create(new).await.unwrap();
     let secret = key.expose_secret();
     let url = "http://acme.test/data?token=canary-of-a-query";
@@ -136,7 +136,7 @@ async fn two_instances_are_one_gate() {
         assert!(instance.queue.flush().await);
     }
     let all = LogQuery::latest(1_000);
-    let records = one.store.recent(Trail::Access, &all).await.unwrap();
+    let records = one.store.recent(LogStream::Access, &all).await.unwrap();
     assert_eq!(records.len() as u64, LIMIT + 3);
 
     // Whoever reads the server learns no secret.
@@ -157,7 +157,7 @@ async fn whatever_is_asked_for_names_are_well_formed() {
     let server = Server::start();
     let instance = Instance::at(&server, &Arc::default());
     for odd in ["\r\nFLUSHALL\r\n", "*", "{", "}{", "a b", "ä", "\u{1}"] {
-        let key = instance.manager.create(NewKey::of_owner(odd)).await;
+        let key = instance.manager.create(NewKey::new(odd)).await;
         let key = key.unwrap().expose_secret().to_owned();
         for path in [
             "/*",
@@ -193,10 +193,10 @@ async fn an_acl_user_needs_no_more_than_the_guide_says() {
     assert_eq!(server.ask(&words).as_text(), "OK");
 
     let config = RedisConfig::single(server.url())
-        .user("portcullis")
+        .username("portcullis")
         .password("password");
     let instance = Instance::by(config, &Arc::default());
-    let key = instance.manager.create(NewKey::of_owner("freya")).await;
+    let key = instance.manager.create(NewKey::new("freya")).await;
     let key = key.unwrap();
     let url = "http://acme.test/data";
     for _ in 0..3 {
@@ -207,10 +207,15 @@ async fn an_acl_user_needs_no_more_than_the_guide_says() {
     let purged = instance.purger.purge(purge, PurgeMode::Hard);
     purged.await.unwrap();
     assert!(instance.queue.flush().await);
-    let records = instance.store.recent(Trail::Access, &LogQuery::default());
+    let records = instance
+        .store
+        .recent(LogStream::Access, &LogQuery::default());
     assert_eq!(records.await.unwrap().len(), 3);
     instance.manager.revoke(key.id(), "a test").await.unwrap();
-    let heard = instance.store.changes_heard(Duration::from_secs(2)).await;
-    assert!(heard.unwrap().are_complete());
+    let heard = instance
+        .store
+        .wait_for_invalidation_acks(Duration::from_secs(2))
+        .await;
+    assert!(heard.unwrap().is_complete());
     instance.manager.purge(Duration::ZERO).await.unwrap();
 }

@@ -90,7 +90,7 @@ pub(crate) async fn new_key(
     instance: &Instance,
     owner: &str,
 ) -> (portcullis::api_key::KeyId, String) {
-    let key = instance.manager().create(NewKey::of_owner(owner)).await;
+    let key = instance.manager().create(NewKey::new(owner)).await;
     let key = key.unwrap();
     (key.id(), key.expose_secret().to_owned())
 }
@@ -165,11 +165,11 @@ async fn without_the_channel_nothing_is_remembered_and_a_revocation_is_seen() {
 async fn an_instance_that_is_cut_off_stops_trusting_what_it_remembers() {
     let server = Server::start();
     let manager = Instance::at(&server.url());
-    let proxy = Proxy::before(server.addr());
+    let proxy = Proxy::new(server.addr());
     // It notices a silence within the time of the test.
     let config = patient(RedisConfig::single(proxy.url()))
-        .api_key_deadline(Duration::from_secs(1))
-        .silence_max(Duration::from_secs(1));
+        .api_key_timeout(Duration::from_secs(1))
+        .idle_timeout(Duration::from_secs(1));
     let instance = Instance::over(RedisStore::new(config, keys()).unwrap());
     let (id, key) = new_key(&manager, "acme").await;
     instance.warm(&key, &server).await;
@@ -225,10 +225,10 @@ async fn a_swallowed_answer_lets_nobody_be_taken_for_another() {
         let (_, key) = new_key(&manager, &owner).await;
         all.push((owner, key));
     }
-    let proxy = Proxy::before(server.addr());
+    let proxy = Proxy::new(server.addr());
     // Whose answer is swallowed waits for it no longer than this.
     let config = patient(RedisConfig::single(proxy.url()));
-    let config = config.api_key_deadline(Duration::from_millis(300));
+    let config = config.api_key_timeout(Duration::from_millis(300));
     let behind = RedisStore::new(config, keys()).unwrap();
     let (mut known, mut unknown) = (0, 0);
     for round in 0..6 {
@@ -288,7 +288,7 @@ async fn whatever_an_owner_is_called_names_are_well_formed_and_hold_no_secret() 
     }
     let page = instance
         .manager()
-        .list(KeyQuery::of_owner("{"))
+        .list(KeyQuery::for_owner("{"))
         .await
         .unwrap();
     assert_eq!(page.keys.len(), 1);
@@ -300,7 +300,7 @@ async fn a_full_server_refuses_a_key_and_keeps_nothing_of_it() {
     let instance = Instance::at(&server.url());
     let (id, key) = new_key(&instance, "acme").await;
     server.ask(&["CONFIG", "SET", "maxmemory", "1"]);
-    let refused = instance.manager().create(NewKey::of_owner("acme")).await;
+    let refused = instance.manager().create(NewKey::new("acme")).await;
     assert!(refused.is_err());
     let revoked = instance.manager().revoke(id, "a test").await;
     assert!(revoked.is_err());
@@ -372,7 +372,7 @@ async fn a_key_takes_what_the_guide_says() {
     let server = Server::start();
     let instance = Instance::at(&server.url());
     for _ in 0..KEYS {
-        let new = NewKey::of_owner("acme").tier("pro").scopes(["data.read"]);
+        let new = NewKey::new("acme").tier("pro").scopes(["data.read"]);
         instance.manager().create(new).await.unwrap();
     }
     let usage = |name: &String| {
@@ -397,8 +397,11 @@ async fn whoever_revokes_may_wait_until_all_have_heard() {
             instance.warm(&key, &server).await;
         }
         manager.manager().revoke(id, "a test").await.unwrap();
-        let receipts = own.changes_heard(Duration::from_secs(5)).await.unwrap();
-        assert!(receipts.are_complete(), "{receipts:?}");
+        let receipts = own
+            .wait_for_invalidation_acks(Duration::from_secs(5))
+            .await
+            .unwrap();
+        assert!(receipts.is_complete(), "{receipts:?}");
         assert!(receipts.listening >= 4, "{receipts:?}");
         for instance in &instances {
             assert_eq!(instance.status(&key).await, StatusCode::UNAUTHORIZED);

@@ -3,12 +3,15 @@
 use std::time::Duration;
 
 use portcullis::{
-    StoreErrorKind, StoreKey,
-    rate_limit::{
-        Charge, Decisions, Log, Memory, Policy, Quota, RateLimitStore, Receipt, Refund, State,
-        decide_all_with_logs,
+    StoreErrorKind,
+    rate_limit::{Policy, Quota, RateLimitStore},
+    store::{
+        RedisConfig, RedisStore,
+        backend::{
+            Charge, Decisions, Log, Receipt, Refund, State, StateRef, StoreKey,
+            decide_all_with_logs,
+        },
     },
-    store::{RedisConfig, RedisStore},
 };
 
 use crate::support::redis::{Server, keys, patient};
@@ -21,7 +24,7 @@ fn store(server: &Server) -> RedisStore {
 }
 
 fn partition(number: u64) -> StoreKey {
-    keys().space("logs").short_of(&number.to_le_bytes())
+    keys().space("logs").short_key(&number.to_le_bytes())
 }
 
 fn log_of(limit: u64, window: Duration) -> Policy {
@@ -57,9 +60,9 @@ impl Model {
     fn expected(&mut self, costs: [u64; 3], said: &Decisions, peek: bool) -> Decisions {
         let ([mut one, mut two], mut state) = (self.logs.clone(), self.state);
         let mut memories = [
-            Memory::Log(&mut one),
-            Memory::State(&mut state),
-            Memory::Log(&mut two),
+            StateRef::Log(&mut one),
+            StateRef::State(&mut state),
+            StateRef::Log(&mut two),
         ];
         let decisions = decide_all_with_logs(&self.charges(costs), &mut memories, said.at());
         if !peek {

@@ -8,11 +8,11 @@ use std::{
 
 use http::{HeaderName, Request, Response, StatusCode};
 use portcullis::{
-    RecordHandle,
+    outcome::RecordHandle,
     rate_limit::{
-        Charge, Mode, OnStoreError, Partition, Policy, Quota, RateLimitLayer, RateLimitStore,
+        OnStoreError, Partition, Policy, Quota, RateLimitLayer, RateLimitStore, SyncMode,
     },
-    store::{MemoryStore, RedisConfig, RedisStore},
+    store::{MemoryStore, RedisConfig, RedisStore, backend::Charge},
 };
 use tower::{Layer, ServiceExt, service_fn};
 
@@ -21,7 +21,7 @@ use crate::support::redis::{Fault, Proxy, Server, keys};
 const DEADLINE: Duration = Duration::from_millis(25);
 
 fn store(proxy: &Proxy) -> RedisStore {
-    let config = RedisConfig::single(proxy.url()).rate_limit_deadline(DEADLINE);
+    let config = RedisConfig::single(proxy.url()).rate_limit_timeout(DEADLINE);
     RedisStore::new(config, keys()).unwrap()
 }
 
@@ -66,7 +66,7 @@ async fn admitted(layer: &RateLimitLayer, requests: usize) -> u64 {
 async fn freezes_that_lose_charges_admit_no_more_than_the_limit_and_one_share() {
     for (share, part) in [(4, 25), (1, 100)] {
         let server = Server::start();
-        let proxy = Proxy::before(server.addr());
+        let proxy = Proxy::new(server.addr());
         let by = Partition::header(HeaderName::from_static("x-nobody-sends-this"));
         let layer = RateLimitLayer::builder(store(&proxy), by)
             .policy(Policy::fixed_window("calls", day(100)).unwrap())
@@ -92,20 +92,24 @@ async fn freezes_that_lose_charges_admit_no_more_than_the_limit_and_one_share() 
 async fn resets_admit_no_more_than_deferred_instances_may_owe() {
     const LIMIT: u64 = 6_000;
     let server = Server::start();
-    let proxies = [0, 1, 2].map(|_| Proxy::before(server.addr()));
+    let proxies = [0, 1, 2].map(|_| Proxy::new(server.addr()));
     let most = NonZeroU32::new(40).unwrap();
     let policies = [
         Policy::fixed_window("anchored", day(LIMIT)).unwrap(),
         Policy::aligned_window("aligned", day(LIMIT + 500)).unwrap(),
         Policy::sliding_window("sliding", day(LIMIT + 500)).unwrap(),
     ]
-    .map(|policy| policy.mode(Mode::Debt { most }));
+    .map(|policy| {
+        policy.with_sync_mode(SyncMode::Deferred {
+            max_unreported: most,
+        })
+    });
     let bound = policies[0].max_over_admission(3);
     let begun = Instant::now();
     let tasks = proxies.each_ref().map(|proxy| {
         let (store, policies) = (store(proxy), policies.clone());
         tokio::spawn(async move {
-            let partition = keys().space("resets").short_of(b"one");
+            let partition = keys().space("resets").short_key(b"one");
             let charges: Vec<_> = policies.iter().map(|it| Charge::new(it, 1)).collect();
             let (mut admitted, mut denied) = (0_u64, 0);
             while denied < 3 {

@@ -8,10 +8,10 @@ use std::{
 use http::StatusCode;
 use portcullis::{
     StoreErrorKind,
-    access_log::{LogEntry, LogQuery, LogStore, Trail},
+    access_log::{LogEntry, LogQuery, LogStore, LogStream},
     cache::{CacheLayer, Purge, PurgeMode},
-    rate_limit::{Charge, Mode, Policy, Quota, RateLimitStore},
-    store::{RedisConfig, RedisStore, TieredStore},
+    rate_limit::{Policy, Quota, RateLimitStore, SyncMode},
+    store::{RedisConfig, RedisStore, TieredStore, backend::Charge},
 };
 
 use super::keys::{Instance as KeyInstance, new_key};
@@ -26,7 +26,7 @@ fn store(url: &str) -> RedisStore {
 }
 
 async fn admitted(store: &RedisStore, policy: &Policy, calls: usize) -> usize {
-    let partition = keys().space("outside").short_of(b"one");
+    let partition = keys().space("outside").short_key(b"one");
     let mut admitted = 0;
     for _ in 0..calls {
         let taken = store.take(&partition, &[Charge::new(policy, 1)]).await;
@@ -43,12 +43,12 @@ async fn serves(server: &Server) {
     assert_eq!(admitted(&one, &policy, 60).await, 60);
     assert_eq!(admitted(&other, &policy, 60).await, 40);
     let leased = Policy::fixed_window("q", Quota::per_hour(100)).unwrap();
-    let leased = leased.mode(Mode::auto(100, std::num::NonZeroU32::MIN));
+    let leased = leased.with_sync_mode(SyncMode::auto(100, std::num::NonZeroU32::MIN));
     assert_eq!(admitted(&one, &leased, 10).await, 10);
 
     let entry = LogEntry::new(portcullis::Timestamp::from_secs(1), b"{}".to_vec());
-    one.append(Trail::Access, &[entry]).await.unwrap();
-    let read = other.recent(Trail::Access, &LogQuery::latest(2)).await;
+    one.append(LogStream::Access, &[entry]).await.unwrap();
+    let read = other.recent(LogStream::Access, &LogQuery::latest(2)).await;
     assert_eq!(read.unwrap().len(), 1);
 
     let (manager, instance) = (KeyInstance::at(&url), KeyInstance::over(other.clone()));
@@ -118,8 +118,8 @@ fn on_a_thread<T: Send + 'static>(future: impl Future<Output = T> + Send + 'stat
 #[test]
 fn calls_keep_their_deadline_and_the_store_heals() {
     let server = Server::start();
-    let proxy = Proxy::before(server.addr());
-    let config = RedisConfig::single(proxy.url()).api_key_deadline(Duration::from_millis(500));
+    let proxy = Proxy::new(server.addr());
+    let config = RedisConfig::single(proxy.url()).api_key_timeout(Duration::from_millis(500));
     let store = RedisStore::new(config, keys()).unwrap();
     block_on(until_up(&store));
     proxy.set(Fault::BlackHole);

@@ -10,8 +10,8 @@ use http::StatusCode;
 use portcullis::{
     AuditEvent, Auditor, StoreError, StoreErrorKind,
     cache::{CacheLayer, Purge, PurgeMode},
-    rate_limit::{Charge, Policy, Quota, RateLimitStore},
-    store::{RedisConfig, RedisStore, TieredStore},
+    rate_limit::{Policy, Quota, RateLimitStore},
+    store::{RedisConfig, RedisStore, TieredStore, backend::Charge},
 };
 
 use super::keys::{Instance as KeyInstance, new_key};
@@ -33,7 +33,7 @@ fn store(url: &str) -> RedisStore {
 /// Returns how many of three requests are admitted by a limit of two that both stores count.
 async fn admitted_of_three(stores: [&RedisStore; 2]) -> usize {
     let policy = Policy::fixed_window("p", Quota::per_hour(2)).unwrap();
-    let partition = keys().space("protocol").short_of(b"one");
+    let partition = keys().space("protocol").short_key(b"one");
     let mut admitted = 0;
     for store in [stores[0], stores[1], stores[0]] {
         let taken = store.take(&partition, &[Charge::new(&policy, 1)]).await;
@@ -270,7 +270,7 @@ impl Auditor for Outages {
 /// Returns the errors of a call, until one was made while the outage was known.
 async fn refused_calls(store: &RedisStore) -> Vec<StoreError> {
     let policy = Policy::fixed_window("p", Quota::per_hour(2)).unwrap();
-    let partition = keys().space("protocol").short_of(b"one");
+    let partition = keys().space("protocol").short_key(b"one");
     let mut errors = Vec::new();
     for _ in 0..5 {
         let taken = store.take(&partition, &[Charge::new(&policy, 1)]).await;

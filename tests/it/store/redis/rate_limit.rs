@@ -8,9 +8,12 @@ use std::{
 
 use http::{Method, StatusCode};
 use portcullis::{
-    StoreErrorKind, StoreKey,
-    rate_limit::{Charge, Mode, Policy, Quota, RateLimitStore, Refund},
-    store::{RedisConfig, RedisStore},
+    StoreErrorKind,
+    rate_limit::{Policy, Quota, RateLimitStore, SyncMode},
+    store::{
+        RedisConfig, RedisStore,
+        backend::{Charge, Refund, StoreKey},
+    },
 };
 
 use crate::support::{
@@ -24,12 +27,12 @@ fn store(server: &Server) -> RedisStore {
 
 /// A store that asks the server each time.
 fn asking(server: &Server) -> RedisStore {
-    let config = patient(RedisConfig::single(server.url())).denials_max(0);
+    let config = patient(RedisConfig::single(server.url())).max_cached_denials(0);
     RedisStore::new(config, keys()).unwrap()
 }
 
 fn partition(number: u64) -> StoreKey {
-    keys().space("test").short_of(&number.to_le_bytes())
+    keys().space("test").short_key(&number.to_le_bytes())
 }
 
 fn each(limit: u64) -> Vec<Policy> {
@@ -334,7 +337,7 @@ async fn contest(stores: &[RedisStore], policy: &Policy, partition: StoreKey) ->
 
 fn leased(policy: Policy) -> Policy {
     let instances = NonZeroU32::new(8).unwrap();
-    policy.mode(Mode::Lease { instances })
+    policy.with_sync_mode(SyncMode::Leased { instances })
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -406,7 +409,9 @@ async fn one_busy_instance_asks_once_for_many_and_gives_back_what_lies_idle() {
 
 fn owing(policy: Policy, most: u32) -> Policy {
     let most = NonZeroU32::new(most).unwrap();
-    policy.mode(Mode::Debt { most })
+    policy.with_sync_mode(SyncMode::Deferred {
+        max_unreported: most,
+    })
 }
 
 /// Returns what a server has counted, as numbers, of the one policy of the one partition there.
@@ -519,7 +524,7 @@ async fn leases_deny_few_wrongly_while_traffic_shifts_between_instances() {
     let four = NonZeroU32::new(4).unwrap();
     let policy = Policy::calendar_month("p", LIMIT.into())
         .unwrap()
-        .mode(Mode::Lease { instances: four });
+        .with_sync_mode(SyncMode::Leased { instances: four });
     let (partition, charge) = (partition(1), [Charge::new(&policy, 1)]);
     // All that the limit has is asked for within six seconds, of one instance, of another, and of
     // all: each denial is one too much.
@@ -584,9 +589,9 @@ async fn a_partition_takes_what_the_guide_says() {
 #[tokio::test]
 async fn lease_whose_reply_was_lost_is_returned_by_the_next_question() {
     let server = Server::start();
-    let proxy = Proxy::before(server.addr());
+    let proxy = Proxy::new(server.addr());
     let timeout = Duration::from_millis(250);
-    let config = patient(RedisConfig::single(proxy.url())).rate_limit_deadline(timeout);
+    let config = patient(RedisConfig::single(proxy.url())).rate_limit_timeout(timeout);
     let other = store(&server);
     let day = |limit| Quota::new(limit, Duration::from_secs(86_400));
     for (number, policies) in [

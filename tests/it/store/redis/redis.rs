@@ -20,8 +20,8 @@ fn store(url: &str) -> RedisStore {
 fn short(url: &str) -> RedisConfig {
     let little = Duration::from_millis(250);
     patient(RedisConfig::single(url))
-        .api_key_deadline(little)
-        .silence_max(little)
+        .api_key_timeout(little)
+        .idle_timeout(little)
 }
 
 /// Remembers what it was told.
@@ -144,7 +144,7 @@ async fn a_frozen_server_costs_its_deadline_and_then_nothing_until_it_thaws() {
 async fn calls_that_wait_are_woken_when_the_server_is_given_up() {
     let server = Server::start();
     let slow = Duration::from_secs(20);
-    let config = short(&server.url()).api_key_deadline(slow);
+    let config = short(&server.url()).api_key_timeout(slow);
     let store = RedisStore::new(config, keys()).unwrap();
     store.ping().await.unwrap();
     let begun = Instant::now();
@@ -209,7 +209,7 @@ async fn a_replica_is_no_server_to_write_to() {
 #[tokio::test]
 async fn more_calls_than_may_wait_fail_at_once() {
     let server = Server::start();
-    let config = short(&server.url()).calls_max(2);
+    let config = short(&server.url()).max_pending_calls(2);
     let store = RedisStore::new(config, keys()).unwrap();
     store.ping().await.unwrap();
     server.freeze();
@@ -223,7 +223,7 @@ async fn more_calls_than_may_wait_fail_at_once() {
 #[tokio::test]
 async fn a_closed_store_answers_what_was_asked_and_nothing_more() {
     let server = Server::start();
-    let proxy = Proxy::before(server.addr());
+    let proxy = Proxy::new(server.addr());
     let store = store(&proxy.url());
     store.ping().await.unwrap();
     proxy.set(Fault::Delay(Duration::from_millis(10)));

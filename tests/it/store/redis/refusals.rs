@@ -11,7 +11,7 @@ use http::{Request, Response, StatusCode};
 use http_body_util::Full;
 use portcullis::{
     AuditEvent, Auditor, ClientAddrResolver, PeerAddr, StoreErrorKind,
-    access_log::{LogEntry, LogStore, Trail},
+    access_log::{LogEntry, LogStore, LogStream},
     api_key::{ApiKeyLayer, KeyManager, KeyRing, NewKey, Pepper},
     rate_limit::{Partition, Policy, Quota, RateLimitLayer},
     store::{RedisConfig, RedisStats, RedisStore},
@@ -61,7 +61,7 @@ async fn ping_returns_the_reason_for_which_a_server_cannot_be_used() {
     for (config, kind, reason) in [
         (single().password("hunter2"), Misconfigured, &wrong),
         (
-            single().user("alice").password("hunter2"),
+            single().username("alice").password("hunter2"),
             Misconfigured,
             &wrong,
         ),
@@ -170,7 +170,7 @@ async fn each_refusal_of_a_server_is_counted_and_reported_once_by_its_cause() {
         }
         // Not by the limiter alone: the log is a write as well.
         let entry = LogEntry::new(portcullis::Timestamp::from_secs(1), b"{}".to_vec());
-        let error = store.append(Trail::Access, &[entry]).await.unwrap_err();
+        let error = store.append(LogStream::Access, &[entry]).await.unwrap_err();
         assert_eq!(error.kind(), case.kind);
         assert!(source(&error).starts_with(case.code), "{error:?}");
         assert_eq!((case.count)(&store.stats()), 6, "{:?}", store.stats());
@@ -197,7 +197,7 @@ fn limited(server: &Server, rights: &[&str], refusals: &Refusals) -> RedisStore 
     let user = ["ACL", "SETUSER", "limited", "on", ">password", "~*", "&*"];
     server.ask(&[&user[..], &["+@all"], rights].concat());
     let config = patient(RedisConfig::single(server.url()))
-        .user("limited")
+        .username("limited")
         .password("password")
         .auditor(refusals.clone());
     RedisStore::new(config, keys()).unwrap()
@@ -215,7 +215,7 @@ async fn refused_subscription_is_counted_and_reported() {
     let (server, refusals) = (Server::start(), Refusals::default());
     let store = limited(&server, &["-subscribe"], &refusals);
     let ring = ring(&store);
-    let new_key = NewKey::of_owner("freya");
+    let new_key = NewKey::new("freya");
     let key = KeyManager::new(&ring).create(new_key).await.unwrap();
     let inner = service_fn(async |_: Request<Full<Bytes>>| {
         Ok::<_, Infallible>(Response::new(Full::<Bytes>::default()))
@@ -241,7 +241,7 @@ async fn permission_that_a_script_lacks_is_counted_as_such() {
     // A change of a key is published by its script.
     let store = limited(&server, &["resetchannels"], &refusals);
     let manager = KeyManager::new(&ring(&store));
-    assert!(manager.create(NewKey::of_owner("freya")).await.is_err());
+    assert!(manager.create(NewKey::new("freya")).await.is_err());
     assert_eq!(store.stats().rejected_noperm, 1, "{:?}", store.stats());
     let (_, kind, cause) = refusals.all().remove(0);
     assert_eq!(kind, StoreErrorKind::Misconfigured);

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use portcullis::{
     ConfigError, Timestamp,
-    rate_limit::{
-        Charge, Decision, Decisions, Log, Memory, Policy, Quota, Receipt, State,
-        decide_all_with_logs,
+    rate_limit::{Policy, Quota},
+    store::backend::{
+        Charge, Decision, Decisions, Log, Receipt, State, StateRef, decide_all_with_logs,
     },
 };
 
@@ -269,9 +269,9 @@ fn replay(policy: &Policy, steps: &mut [Step]) -> Vec<[u64; 7]> {
                 Step::Refund { now, paid, amount } => {
                     is_own = !is_own;
                     if let Some(receipt) = paid_last.filter(|_| is_own) {
-                        *paid = receipt.forgotten_at().as_micros();
+                        *paid = receipt.expires_at().as_micros();
                     }
-                    let receipt = Receipt::until(at(*paid));
+                    let receipt = Receipt::new(at(*paid));
                     state = policy.refund(state, at(*now), receipt, *amount);
                 }
                 Step::Charge { now, amount } => state = policy.charge(state, at(*now), *amount),
@@ -290,7 +290,7 @@ fn replay_log(policy: &Policy, steps: &mut [Step]) -> Vec<[u64; 7]> {
     let at = Timestamp::from_micros;
     let take = |log: &mut Log, now: u64, cost: u64| {
         let charge = [Charge::new(policy, cost)];
-        decide_all_with_logs(&charge, &mut [Memory::Log(log)], at(now)).each()[0]
+        decide_all_with_logs(&charge, &mut [StateRef::Log(log)], at(now)).each()[0]
     };
     steps
         .iter_mut()
@@ -311,9 +311,9 @@ fn replay_log(policy: &Policy, steps: &mut [Step]) -> Vec<[u64; 7]> {
                 Step::Refund { paid, amount, .. } => {
                     is_own = !is_own;
                     if let Some(receipt) = paid_last.filter(|_| is_own) {
-                        *paid = receipt.forgotten_at().as_micros();
+                        *paid = receipt.expires_at().as_micros();
                     }
-                    policy.refund_log(&mut log, Receipt::until(at(*paid)), *amount);
+                    policy.refund_log(&mut log, Receipt::new(at(*paid)), *amount);
                 }
                 Step::Charge { amount, .. } => policy.charge_log(&mut log, at(now), *amount),
                 Step::Set(_) => unreachable!("replaced above"),
@@ -329,7 +329,7 @@ fn words(decision: &Decision) -> [u64; 4] {
     let micros = |time: Duration| time.as_micros() as u64;
     let (remaining, reset) = (decision.remaining(), micros(decision.reset_after()));
     if decision.is_admitted() {
-        let receipt = decision.receipt().forgotten_at().as_micros();
+        let receipt = decision.receipt().expires_at().as_micros();
         [0, remaining, reset, receipt]
     } else if let Some(wait) = decision.retry_after() {
         [1, remaining, reset, micros(wait)]
@@ -619,7 +619,7 @@ impl Caller {
                 _ => 1 + random.below(2),
             };
             charges.push(Charge::new(policy, cost));
-            if policy.keeps_a_log() {
+            if policy.requires_log() {
                 keys.push(format!("{}:{}", self.key, policy.id()));
             }
             asked.extend(policy.id().to_le_bytes());
@@ -639,7 +639,7 @@ impl Caller {
             }
             if !decisions.is_admitted() || wish == b'd' {
                 for (at, policy) in policies.iter().enumerate() {
-                    expected.extend(doubles(match policy.keeps_a_log() {
+                    expected.extend(doubles(match policy.requires_log() {
                         true => log_words(policy, &logs[at], now),
                         false => states[at].to_words(),
                     }));
@@ -656,10 +656,12 @@ impl Caller {
 
 fn decide(charges: &[Charge<'_>], states: &mut [State], logs: &mut [Log], now: u64) -> Decisions {
     let memories = charges.iter().zip(states).zip(logs);
-    let memories = memories.map(|((charge, state), log)| match charge.policy.keeps_a_log() {
-        true => Memory::Log(log),
-        false => Memory::State(state),
-    });
+    let memories = memories.map(
+        |((charge, state), log)| match charge.policy.requires_log() {
+            true => StateRef::Log(log),
+            false => StateRef::State(state),
+        },
+    );
     let mut memories: Vec<_> = memories.collect();
     decide_all_with_logs(charges, &mut memories, Timestamp::from_micros(now))
 }

@@ -3,9 +3,8 @@
 use std::{collections::HashSet, io::Read};
 
 use portcullis::{
-    StoreKeys,
-    access_log::{LogQuery, LogStore, Trail},
-    store::{RedisConfig, RedisStore},
+    access_log::{LogQuery, LogStore, LogStream},
+    store::{RedisConfig, RedisStore, StoreKeys},
 };
 
 use crate::{
@@ -52,7 +51,9 @@ async fn records_of_running_requests_are_in_the_store_when_the_process_has_ended
             assert!(rest.contains("line 5 of 5"), "{signal}: {rest}");
         }
         assert_eq!(example.wait().code(), Some(0), "{signal}");
-        let stored = store.recent(Trail::Access, &LogQuery::latest(1_000)).await;
+        let stored = store
+            .recent(LogStream::Access, &LogQuery::latest(1_000))
+            .await;
         let text = |entry: &portcullis::access_log::LogEntry| {
             String::from_utf8(entry.json.to_vec()).unwrap()
         };

@@ -106,7 +106,7 @@ fn starve(time: Duration) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn reply_that_waits_in_the_socket_of_a_late_process_is_read() {
     let server = Server::start();
-    let proxy = Proxy::before(server.addr());
+    let proxy = Proxy::new(server.addr());
     let scene = Scene::new(proxy.url());
     scene.until_up().await;
     // The replies arrive while no thread of the runtime runs.
@@ -164,7 +164,7 @@ async fn process_that_connects_late_reports_no_outage() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn server_that_takes_20_ms_for_each_command_fails_no_request() {
     let server = Server::start();
-    let proxy = Proxy::before(server.addr());
+    let proxy = Proxy::new(server.addr());
     let scene = Scene::new(proxy.url());
     scene.until_up().await;
     proxy.set(Fault::Delay(Duration::from_millis(10)));
@@ -182,7 +182,7 @@ async fn server_that_takes_20_ms_for_each_command_fails_no_request() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn server_that_becomes_40_ms_slower_costs_no_outage() {
     let server = Server::start();
-    let proxy = Proxy::before(server.addr());
+    let proxy = Proxy::new(server.addr());
     let scene = Scene::new(proxy.url());
     scene.until_up().await;
     proxy.set(Fault::Delay(Duration::from_millis(20)));

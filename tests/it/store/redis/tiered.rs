@@ -8,9 +8,11 @@ use std::{
 };
 
 use portcullis::{
-    StoreKey,
-    cache::{CacheLayer, CacheStore, Purge, PurgeMode, PurgeTarget},
-    store::{RedisConfig, RedisStore, TieredStore},
+    cache::{CacheLayer, CacheStore, Purge, PurgeMode},
+    store::{
+        RedisConfig, RedisStore, TieredStore,
+        backend::{PurgeTarget, StoreKey},
+    },
 };
 
 use crate::support::{

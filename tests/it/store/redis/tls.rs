@@ -148,7 +148,7 @@ async fn over_tls_a_server_is_believed_by_its_authority_and_its_name() {
     let options = files.options(&port);
     let options: Vec<&str> = options.iter().map(String::as_str).collect();
     let server = Server::with(&options);
-    let config = || RedisConfig::single(url(&port)).certificate_authorities(authority.pem.as_str());
+    let config = || RedisConfig::single(url(&port)).root_certificates(authority.pem.as_str());
     assert_eq!(connect(config()).await, Ok(()));
 
     // Who is not believed is told apart from who is away.
@@ -157,10 +157,10 @@ async fn over_tls_a_server_is_believed_by_its_authority_and_its_name() {
     assert_eq!(connect(wrong_name).await, misconfigured);
     let right_name = config().certificate_name("127.0.0.1");
     assert_eq!(connect(right_name).await, Ok(()));
-    let wrong_authority = config().certificate_authorities(other.pem.as_str());
+    let wrong_authority = config().root_certificates(other.pem.as_str());
     assert_eq!(connect(wrong_authority).await, misconfigured);
     let both = format!("{}{}", other.pem, authority.pem);
-    let either = config().certificate_authorities(both);
+    let either = config().root_certificates(both);
     assert_eq!(connect(either).await, Ok(()));
 
     // A server that asks for a certificate gets one.
@@ -189,14 +189,13 @@ async fn sentinels_and_a_cluster_are_reached_over_tls_too() {
     let (sentinel, sentinel_port) = start(Server::sentinel, &["--tls-replication", "yes"]);
     sentinel.ask(&["SENTINEL", "MONITOR", "main", "127.0.0.1", &main_port, "1"]);
     let watched = RedisConfig::sentinel([url(&sentinel_port)], "main")
-        .certificate_authorities(authority.pem.as_str());
+        .root_certificates(authority.pem.as_str());
     assert_eq!(connect(watched).await, Ok(()));
 
     let cluster = ["--cluster-enabled", "yes", "--tls-cluster", "yes"];
     let (node, node_port) = start(Server::with, &cluster);
     node.ask(&["CLUSTER", "ADDSLOTSRANGE", "0", "16383"]);
-    let cluster =
-        RedisConfig::cluster([url(&node_port)]).certificate_authorities(authority.pem.as_str());
+    let cluster = RedisConfig::cluster([url(&node_port)]).root_certificates(authority.pem.as_str());
     assert_eq!(connect(cluster).await, Ok(()));
 }
 
@@ -205,11 +204,8 @@ fn what_tls_cannot_be_made_of_is_refused_before_the_first_call() {
     let authority = Authority::new();
     let one = || RedisConfig::single("rediss://redis.example");
     let refusals = [
-        (
-            one().certificate_authorities("no PEM"),
-            "certificate_authorities",
-        ),
-        (one().certificate_authorities(""), "certificate_authorities"),
+        (one().root_certificates("no PEM"), "root_certificates"),
+        (one().root_certificates(""), "root_certificates"),
         (one().certificate_name("no name"), "certificate_name"),
         (RedisConfig::single("rediss://h/#insecure"), "redis url"),
     ];
@@ -220,7 +216,7 @@ fn what_tls_cannot_be_made_of_is_refused_before_the_first_call() {
     let ((certificate, _), (_, key)) = (authority.sign("a"), authority.sign("b"));
     for key in [key.as_str(), "hunter2"] {
         let config = one()
-            .certificate_authorities(authority.pem.as_str())
+            .root_certificates(authority.pem.as_str())
             .client_certificate(certificate.as_str(), key);
         assert!(!format!("{config:?}").contains(key));
         let error = refused(config);

@@ -5,7 +5,7 @@ use std::ops::{Add, Sub};
 /// The number of records that were lost, and why.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Losses {
+pub struct DropCounts {
     /// Lost because the queue was full.
     pub queue_full: u64,
     /// Lost because the store failed, or did not answer in time.
@@ -16,7 +16,7 @@ pub struct Losses {
     pub panicked: u64,
 }
 
-impl Losses {
+impl DropCounts {
     /// Returns how many were lost in all.
     pub fn total(&self) -> u64 {
         self.each().map(|(_, lost)| lost).sum()
@@ -34,7 +34,7 @@ impl Losses {
     }
 }
 
-impl Add for Losses {
+impl Add for DropCounts {
     type Output = Self;
 
     fn add(self, other: Self) -> Self {
@@ -47,7 +47,7 @@ impl Add for Losses {
     }
 }
 
-impl Sub for Losses {
+impl Sub for DropCounts {
     type Output = Self;
 
     /// Returns what was lost since `earlier`.
@@ -67,13 +67,13 @@ mod tests {
 
     #[test]
     fn each_loss_counts_once() {
-        let mut first = Losses::default();
+        let mut first = DropCounts::default();
         (first.queue_full, first.store_failed) = (1, 2);
         (first.writer_failed, first.panicked) = (4, 8);
         assert_eq!((first.total(), (first + first).total()), (15, 30));
         assert_eq!(
             (first + first - first, first - first - first),
-            (first, Losses::default())
+            (first, DropCounts::default())
         );
     }
 }

@@ -15,7 +15,7 @@ const PROBED_MAX: u32 = 256;
 
 /// The probes of one cache.
 #[derive(Debug)]
-pub(super) struct Probes {
+pub(in crate::cache) struct Probes {
     left: AtomicU32,
     is_said: AtomicBool,
 }
@@ -32,7 +32,7 @@ impl Default for Probes {
 impl Probes {
     /// Returns whether the next request is probed.
     #[inline]
-    pub(super) fn is_open(&self) -> bool {
+    pub(in crate::cache) fn is_open(&self) -> bool {
         self.left.load(Ordering::Relaxed) > 0
     }
 }
@@ -42,7 +42,7 @@ impl Probes {
 /// Extensions drop a value where it lies, together with all others. A value that another one replaces is
 /// moved out first, and dropped at another address.
 #[derive(Clone, Debug)]
-pub(super) struct Probe {
+pub(in crate::cache) struct Probe {
     probes: Arc<Probes>,
     address: Arc<AtomicUsize>,
 }
@@ -57,7 +57,7 @@ impl PartialEq for Probe {
 impl Eq for Probe {}
 
 impl Probe {
-    pub(super) fn new(probes: &Arc<Probes>) -> Self {
+    pub(in crate::cache) fn new(probes: &Arc<Probes>) -> Self {
         let left = probes.left.load(Ordering::Relaxed);
         probes.left.store(left.saturating_sub(1), Ordering::Relaxed);
         Self {
@@ -67,14 +67,14 @@ impl Probe {
     }
 
     /// Notes where the value lies in the extensions.
-    pub(super) fn placed_at<T>(&self, value: &T) {
+    pub(in crate::cache) fn placed_at<T>(&self, value: &T) {
         let address = ptr::from_ref(value).addr();
         self.address.store(address, Ordering::Relaxed);
     }
 
     /// Notes where the value is dropped.
     #[cold]
-    pub(super) fn dropped_at<T>(&self, value: &T) {
+    pub(in crate::cache) fn dropped_at<T>(&self, value: &T) {
         let placed_at = self.address.load(Ordering::Relaxed);
         if placed_at != 0 && placed_at != ptr::from_ref(value).addr() {
             self.probes.left.store(0, Ordering::Relaxed);
@@ -91,7 +91,7 @@ fn too_late() -> ConfigError {
          has no effect",
     )
     .fix(
-        "choose it by `CacheLayerBuilder::policy_by`, insert it in a layer outside of the cache, or apply \
+        "choose it by `CacheLayerBuilder::policy_with`, insert it in a layer outside of the cache, or apply \
          the cache to the route inside of the layer that inserts it",
     )
 }

@@ -4,17 +4,15 @@ use std::{sync::Arc, time::Duration};
 
 use http::{HeaderName, StatusCode, Uri, uri::PathAndQuery};
 
-use super::{
-    http::field_names::FieldNames,
-    policy_probe::{Probe, Probes},
-};
+use super::policy_probe::{Probe, Probes};
+use crate::cache::http::field_names::FieldNames;
 
 /// Caching options of one route or one response.
 ///
 /// In a request's extensions, where a layer around the cache puts it, a policy applies to the route.
 /// Requests without one have the policy that
-/// [`CacheLayerBuilder::policy_by`](super::CacheLayerBuilder::policy_by) chooses, else that of
-/// [`CacheLayerBuilder::policy`](super::CacheLayerBuilder::policy). In a response's extensions, where the handler puts it, it applies to that response and has
+/// [`CacheLayerBuilder::policy_with`](crate::cache::CacheLayerBuilder::policy_with) chooses, else that of
+/// [`CacheLayerBuilder::policy`](crate::cache::CacheLayerBuilder::policy). In a response's extensions, where the handler puts it, it applies to that response and has
 /// priority over the route's. An option that is not set leaves the cache's default in place.
 ///
 /// A policy on a response is not stored with it. A handler that sets one repeats it on a `304`.
@@ -30,7 +28,7 @@ use super::{
 /// request.extensions_mut().insert(
 ///     CachePolicy::new()
 ///         .query(["page", "per_page"])
-///         .keep_status(StatusCode::NOT_FOUND, Duration::from_secs(5)),
+///         .cache_status_code(StatusCode::NOT_FOUND, Duration::from_secs(5)),
 /// );
 ///
 /// // For one response: fresh for 30 seconds unless its fields state another lifetime.
@@ -67,7 +65,7 @@ impl Drop for CachePolicy {
 
 /// A freshness lifetime that the application sets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Ttl {
+pub(in crate::cache) enum Ttl {
     /// For responses that state none.
     Default(Duration),
     /// For all responses.
@@ -76,15 +74,15 @@ pub(super) enum Ttl {
 
 /// What a policy says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Wishes {
-    pub(super) off: bool,
-    pub(super) share_where_public: Option<bool>,
-    pub(super) vary_by: Vec<HeaderName>,
+pub(in crate::cache) struct Wishes {
+    pub(in crate::cache) off: bool,
+    pub(in crate::cache) share_public_responses: Option<bool>,
+    pub(in crate::cache) vary_by: Vec<HeaderName>,
     default_ttl: Option<Duration>,
     override_ttl: Option<Duration>,
-    pub(super) private: bool,
-    pub(super) collapse: Option<bool>,
-    pub(super) credentials: Option<FieldNames>,
+    pub(in crate::cache) private: bool,
+    pub(in crate::cache) collapse: Option<bool>,
+    pub(in crate::cache) credentials: Option<FieldNames>,
     query: Option<Vec<String>>,
     statuses: Vec<(StatusCode, Duration)>,
     /// Set in a policy that the cache itself left in a request.
@@ -104,8 +102,8 @@ impl CachePolicy {
 
     /// On a request: shares answers among callers where they say `public` or `s-maxage`, or does
     /// not.
-    pub fn share_where_public(self, share: bool) -> Self {
-        self.with(|wishes| wishes.share_where_public = Some(share))
+    pub fn share_public_responses(self, share: bool) -> Self {
+        self.with(|wishes| wishes.share_public_responses = Some(share))
     }
 
     /// On a request: keeps answers apart by these fields, whether or not they say that they vary.
@@ -115,7 +113,7 @@ impl CachePolicy {
 
     /// Sets the freshness lifetime of responses that state none. Not set by default.
     ///
-    /// It applies to `200`, `203` and `206`, and to statuses that [`keep_status`](Self::keep_status)
+    /// It applies to `200`, `203` and `206`, and to statuses that [`cache_status_code`](Self::cache_status_code)
     /// lists. A lifetime that a response states has priority, even one of zero: `max-age`,
     /// `s-maxage`, `Expires` (also one that cannot be read), or a targeted field. The default TTL has
     /// priority over heuristic freshness.
@@ -169,7 +167,7 @@ impl CachePolicy {
     /// statuses that no client can cause for others, as it could with a request that is too long or
     /// has a wrong credential. Responses to the condition or range of one request (304, 412, 416,
     /// 417) are never stored.
-    pub fn keep_status(self, status: StatusCode, at_most: Duration) -> Self {
+    pub fn cache_status_code(self, status: StatusCode, at_most: Duration) -> Self {
         self.with(|wishes| {
             wishes.statuses.retain(|(kept, _)| *kept != status);
             wishes.statuses.push((status, at_most));
@@ -203,7 +201,7 @@ impl CachePolicy {
     }
 
     /// Returns a copy that notices if another policy replaces it, and its probe.
-    pub(super) fn probed(&self, probes: &Arc<Probes>) -> (Self, Probe) {
+    pub(in crate::cache) fn probed(&self, probes: &Arc<Probes>) -> (Self, Probe) {
         let probe = Probe::new(probes);
         (self.with_probe(Some(probe.clone())), probe)
     }
@@ -220,35 +218,35 @@ impl CachePolicy {
 
     /// Returns whether the application made the policy, and not the cache.
     #[inline]
-    pub(super) fn is_set(&self) -> bool {
+    pub(in crate::cache) fn is_set(&self) -> bool {
         self.wishes.probe.is_none()
     }
 
     /// Returns the statuses that the policy lists.
-    pub(super) fn statuses(&self) -> impl Iterator<Item = StatusCode> {
+    pub(in crate::cache) fn statuses(&self) -> impl Iterator<Item = StatusCode> {
         self.wishes.statuses.iter().map(|(status, _)| *status)
     }
 
-    pub(super) fn wishes(&self) -> &Wishes {
+    pub(in crate::cache) fn wishes(&self) -> &Wishes {
         &self.wishes
     }
 }
 
 impl Wishes {
     /// Returns the TTL of the policy, if it sets one.
-    pub(super) fn ttl(&self) -> Option<Ttl> {
+    pub(in crate::cache) fn ttl(&self) -> Option<Ttl> {
         let default_ttl = self.default_ttl.map(Ttl::Default);
         self.override_ttl.map(Ttl::Override).or(default_ttl)
     }
 
     /// Returns the longest freshness lifetime of responses with this status, if the policy lists it.
-    pub(super) fn at_most(&self, status: StatusCode) -> Option<Duration> {
+    pub(in crate::cache) fn at_most(&self, status: StatusCode) -> Option<Duration> {
         let kept = self.statuses.iter().find(|(kept, _)| *kept == status);
         kept.map(|(_, at_most)| *at_most)
     }
 
     /// Returns the target without the parameters that are dropped, if there are any.
-    pub(super) fn narrowed(&self, uri: &Uri) -> Option<Uri> {
+    pub(in crate::cache) fn narrowed(&self, uri: &Uri) -> Option<Uri> {
         let (names, query) = (self.query.as_ref()?, uri.query()?);
         let mut kept = String::with_capacity(uri.path().len() + query.len() + 1);
         kept.push_str(uri.path());
@@ -303,8 +301,8 @@ mod tests {
     fn the_last_word_on_a_status_counts() {
         let secs = Duration::from_secs;
         let policy = CachePolicy::new()
-            .keep_status(StatusCode::NOT_FOUND, secs(5))
-            .keep_status(StatusCode::NOT_FOUND, secs(6));
+            .cache_status_code(StatusCode::NOT_FOUND, secs(5))
+            .cache_status_code(StatusCode::NOT_FOUND, secs(6));
         assert_eq!(
             policy.wishes().at_most(StatusCode::NOT_FOUND),
             Some(secs(6))

@@ -1,0 +1,4 @@
+//! Caching options of one route or one response.
+
+pub(super) mod policy;
+pub(super) mod policy_probe;
